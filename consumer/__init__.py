@@ -1,0 +1,6 @@
+"""pinstream: commerce events from Kafka to the Pinterest Conversions API, all of them, once, in time.
+
+Start reading at docs/architecture.md; the one control flow is consumer/core/pipeline.py.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,176 @@
+"""The Conversions API over HTTP: one attempt per call, in bounded time; what came back, and nothing decided.
+
+Theory of operation. One aiohttp session with as many connections as requests may be in flight. Redirects are not
+followed: a token must not travel where a redirect points. Bodies of answers are read up to a limit, since an
+answer for 1000 events is some 100 KB and a wrong server may send anything. A failure to get an answer is told by
+its kind (closed set), never by the exception's text, which can hold addresses.
+
+The token comes from a setting or from a file. The file is looked at before each attempt (one `stat`) and read again
+when it changed, so that a mounted secret takes effect without a restart; a halt asks for it explicitly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+
+from consumer.core.interface import Answered, Send, Unanswered
+from consumer.errors import SettingsError
+
+_ANSWER_LIMIT = 16 * 1024 * 1024
+_JSON = "application/json"
+
+
+class Token(Protocol):
+    """Where the access token comes from."""
+
+    def value(self) -> str:
+        """The token of now."""
+
+    def reload(self) -> bool:
+        """Look again; True if it changed."""
+
+
+class FixedToken:
+    """A token given as a setting; it cannot change while we run."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def value(self) -> str:
+        """The token."""
+        return self._token
+
+    def reload(self) -> bool:
+        """It never changes."""
+        return False
+
+
+class FileToken:
+    """A token in a file (a mounted secret), read again when the file changes.
+
+    A file that is missing, empty or unreadable for a moment (a secret being replaced) leaves the last token in
+    force. Raises `SettingsError` if there is none to begin with.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._token = ""
+        self.reload()
+        if not self._token:
+            raise SettingsError(
+                f"PINTEREST_ACCESS_TOKEN_FILE: {path} cannot be read or is empty; put the token in it"
+            )
+
+    def value(self) -> str:
+        """The token; looks at the file first."""
+        if self._stamp() != self._seen:
+            self.reload()
+        return self._token
+
+    def reload(self) -> bool:
+        """Read the file."""
+        stamp = self._stamp()
+        try:
+            token = self._path.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return False
+        if not token:
+            return False
+        changed, self._token, self._seen = token != self._token, token, stamp
+        return changed
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+class ConversionsApi:
+    """Sends batches. `url` is the API's base, without the trailing slash; `timeout` bounds one attempt, in seconds."""
+
+    def __init__(
+        self, url: str, token: Token, *, timeout: float, concurrency: int, test_mode: bool = False, agent: str
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._token = token
+        self._timeout = timeout
+        self._concurrency = concurrency
+        self._params = {"test": "true"} if test_mode else None
+        self._agent = agent
+        self._session: aiohttp.ClientSession | None = None
+
+    async def send(self, command: Send) -> Answered | Unanswered:
+        """POST the batch once. Never raises but when cancelled."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._post(command)
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            return Unanswered(command.number, failure_kind(error))
+
+    async def read_token(self) -> bool:
+        """Look at the token again; True if it is not the one last used."""
+        return self._token.reload()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _post(self, command: Send) -> Answered | Unanswered:
+        url = f"{self._url}/ad_accounts/{command.account}/events"
+        headers = {"Authorization": f"Bearer {self._token.value()}", "Content-Type": _JSON, "Accept": _JSON}
+        session = self._open()
+        async with session.post(
+            url, data=command.body, headers=headers, params=self._params, allow_redirects=False
+        ) as response:
+            body = await _read(response)
+            if len(body) > _ANSWER_LIMIT:
+                return Unanswered(command.number, "answer_too_large")
+            answered = {name.lower(): value for name, value in response.headers.items()}
+            return Answered(command.number, response.status, answered, body)
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=self._concurrency, keepalive_timeout=60)
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(10.0, self._timeout))
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                timeout=timeout,
+                headers={"User-Agent": self._agent},
+                auto_decompress=True,
+            )
+        return self._session
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """All of the body, or one byte more than the limit."""
+    parts, size = [], 0
+    async for part in response.content.iter_chunked(256 * 1024):
+        parts.append(part)
+        size += len(part)
+        if size > _ANSWER_LIMIT:
+            break
+    return b"".join(parts)
+
+
+def failure_kind(error: BaseException) -> str:
+    """Why no answer came, from a closed set."""
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "dns"
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
+        return "tls"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return "connect"
+    if isinstance(error, aiohttp.ClientConnectionError | OSError):
+        return "connection"
+    return "broken_answer"

@@ -1,0 +1,183 @@
+"""What follows from an answer: deliver, refuse, bisect, wait, halt. The branching; `delivery` reads the bytes.
+
+Every path ends in one of four: the event is delivered, it is refused for good, its batch goes back into the queue,
+or it is let go of because it is no longer ours. None of them loses an event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from consumer.core.batching import Batch, halves
+from consumer.core.context import Context
+from consumer.core.dedup import Delivery
+from consumer.core.delivery import (
+    BatchRefused,
+    EventOutcome,
+    NoVerdict,
+    PerEvent,
+    Refused,
+    SomeRefused,
+    Throttled,
+    TooLarge,
+    Verdict,
+    limit_headers,
+    read_answer,
+)
+from consumer.core.dispatch import Dispatcher
+from consumer.core.interface import Answered, Unanswered
+from consumer.core.masking import kind, mask
+from consumer.core.model import Rejection, Stage
+
+REQUEST_ID = "x-pinterest-rid"
+
+
+class Consequences(Protocol):
+    """What the pipeline does with events whose outcome is known."""
+
+    def delivered(self, deliveries: Sequence[Delivery]) -> None:
+        """The API said processed."""
+
+    def refused(self, delivery: Delivery, rejection: Rejection, attempts: int) -> None:
+        """The API refused this event for good."""
+
+    def let_go(self, deliveries: Sequence[Delivery]) -> None:
+        """Undelivered, and no longer ours to deliver."""
+
+
+class Answers:
+    """Applies verdicts to batches."""
+
+    def __init__(self, context: Context, dispatcher: Dispatcher, pipeline: Consequences) -> None:
+        self._context = context
+        self._dispatcher = dispatcher
+        self._pipeline = pipeline
+
+    def answered(self, answer: Answered) -> None:
+        """The API answered an attempt."""
+        batch = self._dispatcher.answered(answer.number)
+        now = self._context.now
+        self._context.counters.bump(self._context.counters.answers, str(answer.status))
+        gate = self._dispatcher.queue(batch.account).gate
+        gate.told(*limit_headers(answer.headers), now.monotonic)
+        verdict = read_answer(answer.status, answer.headers, answer.body, len(batch.deliveries), now.unix)
+        self._apply(batch, verdict, answer.headers.get(REQUEST_ID))
+
+    def unanswered(self, answer: Unanswered) -> None:
+        """No answer came to an attempt."""
+        batch = self._dispatcher.answered(answer.number)
+        self._context.counters.bump(self._context.counters.answers, answer.reason)
+        self._apply(batch, NoVerdict(answer.reason), None)
+
+    def _apply(self, batch: Batch, verdict: Verdict, request_id: str | None) -> None:
+        if isinstance(verdict, NoVerdict):
+            self._no_verdict(batch, verdict.reason, request_id)
+        elif isinstance(verdict, Throttled):
+            self._throttled(batch, verdict.wait)
+        elif isinstance(verdict, Refused):
+            self._dispatcher.refuse(batch.account, verdict.status, verdict.code)
+            self._again(batch, self._context.now.monotonic)
+        else:
+            self._dispatcher.accept(batch.account)
+            self._dispatcher.queue(batch.account).gate.speed_up()
+            self._judged(batch, verdict, request_id)
+
+    def _judged(
+        self, batch: Batch, verdict: PerEvent | SomeRefused | BatchRefused | TooLarge, request_id: str | None
+    ) -> None:
+        if isinstance(verdict, PerEvent):
+            self._per_event(batch, verdict.outcomes)
+        elif isinstance(verdict, SomeRefused):
+            self._some_refused(batch, verdict)
+        elif isinstance(verdict, BatchRefused):
+            self._bisect(batch, "refused", verdict.message, request_id)
+        else:
+            self._bisect(batch, "too_large", "the API says the event is too large", request_id)
+
+    # -- verdicts on events
+
+    def _per_event(self, batch: Batch, outcomes: Sequence[EventOutcome]) -> None:
+        delivered = []
+        for delivery, outcome in zip(batch.deliveries, outcomes, strict=True):
+            if outcome.processed:
+                delivered.append(delivery)
+            else:
+                self._refuse(delivery, outcome.error or "the API gave no reason", batch.attempts)
+            if outcome.warning is not None or outcome.error is not None:
+                self._count_messages(outcome)
+        self._pipeline.delivered(delivered)
+
+    def _some_refused(self, batch: Batch, verdict: SomeRefused) -> None:
+        rest = []
+        for index, delivery in enumerate(batch.deliveries):
+            error = verdict.errors.get(index)
+            if error is None:
+                rest.append(delivery)
+            else:
+                self._refuse(delivery, error or "the API gave no reason", batch.attempts)
+        if rest:
+            again = Batch(self._context.number(), batch.account, rest, batch.attempts)
+            self._again(again, self._context.now.monotonic)
+
+    def _bisect(self, batch: Batch, code: str, message: str, request_id: str | None) -> None:
+        if len(batch.deliveries) == 1:
+            self._refuse(batch.deliveries[0], message or "the API gave no reason", batch.attempts, code)
+            return
+        self._context.counters.bisected += 1
+        self._context.report(
+            "warning", "batch_bisected", events=len(batch.deliveries), code=code, request_id=request_id
+        )
+        for half in halves(batch, self._context.number(), self._context.number()):
+            self._again(half, self._context.now.monotonic)
+
+    def _refuse(self, delivery: Delivery, message: str, attempts: int, code: str = "refused") -> None:
+        rejection = Rejection(Stage.DELIVER, code, mask(message, delivery.body))
+        self._pipeline.refused(delivery, rejection, attempts)
+
+    def _count_messages(self, outcome: EventOutcome) -> None:
+        counters = self._context.counters
+        if outcome.warning is not None:
+            counters.bump(counters.api_warnings, kind(outcome.warning))
+        if outcome.error is not None:
+            counters.bump(counters.api_errors, kind(outcome.error))
+            counters.processed_with_error += outcome.processed
+
+    # -- no verdict on any event
+
+    def _no_verdict(self, batch: Batch, reason: str, request_id: str | None) -> None:
+        context = self._context
+        gate = self._dispatcher.queue(batch.account).gate
+        gate.slow_down()
+        gate.postpone_probe(context.now.monotonic)
+        batch.failures += 1
+        context.counters.bump(context.counters.no_verdicts, reason)
+        context.counters.unclear_offline += sum(1 for one in batch.deliveries if one.offline)
+        delay = context.policy.delivery_backoff.delay(batch.failures, context.jitter())
+        context.report(
+            "warning", "no_verdict", reason=reason, events=len(batch.deliveries), attempt=batch.attempts,
+            retry_in=round(delay, 3), request_id=request_id,
+        )  # fmt: skip
+        self._again(batch, context.now.monotonic + delay)
+
+    def _throttled(self, batch: Batch, wait: float | None) -> None:
+        context = self._context
+        gate = self._dispatcher.queue(batch.account).gate
+        gate.postpone_probe(context.now.monotonic)
+        batch.failures += 1
+        if wait is None:
+            wait = context.policy.delivery_backoff.delay(batch.failures, 0.5 + context.jitter() / 2)
+        wait = min(wait, context.policy.throttle_cap)
+        context.report("warning", "throttled", account=batch.account, seconds=round(wait, 3))
+        gate.close(context.now.monotonic + wait)
+        self._again(batch, context.now.monotonic)
+
+    def _again(self, batch: Batch, at: float) -> None:
+        """Back into the queue, less what is no longer ours."""
+        gone = [one for one in batch.deliveries if not one.accepted]
+        if gone:
+            batch.deliveries = [one for one in batch.deliveries if one.accepted]
+            self._pipeline.let_go(gone)
+        if batch.deliveries:
+            self._context.counters.retried_batches += 1
+            self._dispatcher.queue(batch.account).put_back(batch, at)

@@ -1,0 +1,107 @@
+"""Two-phase deduplication in memory: claim, then confirm or release (design.md, rule 3).
+
+Theory of operation. The first open delivery with a key claims it and leads; later ones with the same key follow
+it. The key store knows only delivered keys. When the leader is delivered and its key is durable, the claim is
+confirmed: followers are duplicates. When the leader is refused, or let go of, the claim is released: the first
+follower that is still ours leads and is tried itself.
+
+A claim is in memory only, so a crash forgets it, and nothing undelivered is ever taken for a duplicate.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from consumer.core.ledger import Span
+from consumer.errors import InvariantViolation
+
+KEY_BYTES = 16
+"""128 bits: among 10**9 keys the chance that any two collide is about 1.5e-21."""
+
+
+def dedup_key(account: str, event_name: str, dedup_id: str) -> bytes:
+    """The key of an event: ad account + event name + event id (pinterest.md, "Answers"), hashed to 16 bytes.
+
+    Hashed so that a key's size is bounded and no id lies readable on disk. Separated by NUL, which none of the
+    first two can hold.
+    """
+    text = f"{account}\0{event_name}\0{dedup_id}"
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+
+
+class Delivery:
+    """A record's way to the API: the record (span and index), its key, and the serialised event."""
+
+    __slots__ = ("account", "body", "event_time", "followers", "index", "key", "name", "offline", "span")
+
+    def __init__(
+        self,
+        span: Span,
+        index: int,
+        account: str,
+        key: bytes,
+        body: bytes,
+        name: str,
+        event_time: int,
+        offline: bool,
+    ) -> None:
+        self.span = span
+        self.index = index
+        self.account = account
+        self.key = key
+        self.body = body
+        self.name = name
+        self.event_time = event_time
+        self.offline = offline
+        self.followers: list[Delivery] | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether its record is still ours to settle."""
+        return self.span.assignment.live
+
+    @property
+    def accepted(self) -> bool:
+        """Whether new work may begin for it: ours, and not being drained."""
+        return self.span.assignment.accepts
+
+
+class Claims:
+    """Who leads each open key."""
+
+    def __init__(self) -> None:
+        self._leaders: dict[bytes, Delivery] = {}
+
+    def __len__(self) -> int:
+        return len(self._leaders)
+
+    def claim(self, delivery: Delivery) -> bool:
+        """True if `delivery` now leads its key; else it follows the one that does."""
+        leader = self._leaders.setdefault(delivery.key, delivery)
+        if leader is delivery:
+            return True
+        if leader.followers is None:
+            leader.followers = []
+        leader.followers.append(delivery)
+        return False
+
+    def confirm(self, leader: Delivery) -> list[Delivery]:
+        """The leader is delivered and its key durable: ends the claim, gives the followers (duplicates now)."""
+        self._end(leader)
+        return leader.followers or []
+
+    def release(self, leader: Delivery) -> Delivery | None:
+        """The leader will not be delivered by us: the first follower still ours leads, and is returned."""
+        self._end(leader)
+        followers = [one for one in leader.followers or () if one.accepted]
+        leader.followers = None
+        if not followers:
+            return None
+        heir, *rest = followers
+        heir.followers = rest or None
+        self._leaders[heir.key] = heir
+        return heir
+
+    def _end(self, leader: Delivery) -> None:
+        if self._leaders.pop(leader.key, None) is not leader:
+            raise InvariantViolation("a claim was ended by one that does not lead it; please report this")

@@ -1,0 +1,211 @@
+"""Reads an answer of the Conversions API into a verdict: what is known of each event of the batch.
+
+Theory of operation. An answer is trusted only as far as it is whole (pinterest.md, "Answers"). A 200 must be
+JSON with one readable status per event, in request order, and counters that agree with them: then each event has
+its outcome. Anything less is no verdict: the batch is undelivered and is sent again with the same event ids.
+400 and 422 refuse the batch for something in it: readable per-event verdicts are used (what failed is refused,
+the rest is sent again), else the batch is bisected. 401, 403 and 404 refuse us, not the events.
+
+Pure functions: bytes in, values out. What follows from a verdict is decided in `pipeline`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+import orjson
+
+
+class EventOutcome(NamedTuple):
+    """What the API said of one event. `processed` False: refused for good. Messages are the API's, unmasked."""
+
+    processed: bool
+    error: str | None
+    warning: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PerEvent:
+    """One outcome per event, in request order."""
+
+    outcomes: Sequence[EventOutcome]
+
+
+@dataclass(frozen=True, slots=True)
+class SomeRefused:
+    """A refused call that says which events were at fault: those are refused, the others are undelivered."""
+
+    errors: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRefused:
+    """Something in the batch is refused, not said what: bisect; a batch of one is refused for good."""
+
+    status: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class TooLarge:
+    """The body is too large: split."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """This token or account is refused: halt."""
+
+    status: int
+    code: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """Too many calls. `wait` in seconds if the answer says how long, else None: back off."""
+
+    wait: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class NoVerdict:
+    """Nothing is known of any event: undelivered. `reason` is from a closed set."""
+
+    reason: str
+
+
+Verdict = PerEvent | SomeRefused | BatchRefused | TooLarge | Refused | Throttled | NoVerdict
+
+_REFUSALS = frozenset({401, 403, 404})
+
+
+def read_answer(
+    status: int, headers: Mapping[str, str], body: bytes, events: int, unix_now: float
+) -> Verdict:
+    """The verdict of an answer to a batch of `events` events. Never raises, whatever the bytes."""
+    if status == 200:
+        return _read_ok(body, events)
+    if status in (400, 422):
+        return _read_refusal(status, body, events)
+    if status == 413:
+        return TooLarge()
+    if status in _REFUSALS:
+        return Refused(status, error_code(body))
+    if status == 429:
+        return Throttled(wait_time(headers, unix_now))
+    return NoVerdict(f"http_{status}")
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except (orjson.JSONDecodeError, RecursionError):
+        return None
+
+
+def _read_ok(body: bytes, events: int) -> Verdict:
+    answer = _parse(body)
+    if not isinstance(answer, dict):
+        return NoVerdict("not_json")
+    outcomes = _outcomes(answer.get("events"), events)
+    if outcomes is None:
+        return NoVerdict("unreadable_outcomes")
+    processed = sum(1 for outcome in outcomes if outcome.processed)
+    # bool is an int in Python: True must not pass for a count of one.
+    counters = (answer.get("num_events_received"), answer.get("num_events_processed"))
+    if any(type(counter) is not int for counter in counters) or counters != (events, processed):
+        return NoVerdict("contradicting_counters")
+    return PerEvent(outcomes)
+
+
+def _outcomes(entries: object, events: int) -> list[EventOutcome] | None:
+    if not isinstance(entries, list) or len(entries) != events:
+        return None
+    outcomes = []
+    for entry in entries:
+        outcome = _outcome(entry)
+        if outcome is None:
+            return None
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _outcome(entry: object) -> EventOutcome | None:
+    if not isinstance(entry, dict):
+        return None
+    status = entry.get("status")
+    if status not in ("processed", "failed"):
+        return None
+    return EventOutcome(
+        status == "processed", _text(entry.get("error_message")), _text(entry.get("warning_message"))
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _read_refusal(status: int, body: bytes, events: int) -> Verdict:
+    answer = _parse(body)
+    if not isinstance(answer, dict):
+        return BatchRefused(status, "")
+    details = answer.get("details")
+    for holder in (answer, details if isinstance(details, dict) else {}):
+        outcomes = _outcomes(holder.get("events"), events)
+        if outcomes is None:
+            continue
+        failed = {
+            index: outcome.error or _text(answer.get("message")) or ""
+            for index, outcome in enumerate(outcomes)
+            if not outcome.processed
+        }
+        if failed:
+            return SomeRefused(failed)
+    return BatchRefused(status, _text(answer.get("message")) or "")
+
+
+def error_code(body: bytes) -> int | None:
+    """The platform's error code in an error body, if it can be read. The body itself may echo secrets."""
+    answer = _parse(body)
+    code = answer.get("code") if isinstance(answer, dict) else None
+    return code if type(code) is int else None
+
+
+def wait_time(headers: Mapping[str, str], unix_now: float) -> float | None:
+    """Seconds a 429 asks us to wait: ``x-ratelimit-reset``, else ``Retry-After``; None: it does not say."""
+    reset = _seconds(headers.get("x-ratelimit-reset"))
+    if reset is not None:
+        return reset
+    retry_after = headers.get("retry-after")
+    seconds = _seconds(retry_after)
+    if seconds is not None or retry_after is None:
+        return seconds
+    return _until_date(retry_after, unix_now)
+
+
+def limit_headers(headers: Mapping[str, str]) -> tuple[int | None, float | None]:
+    """``x-ratelimit-remaining`` (calls) and ``x-ratelimit-reset`` (seconds) of an answer, where readable."""
+    remaining = _seconds(headers.get("x-ratelimit-remaining"))
+    return (None if remaining is None else int(remaining)), _seconds(headers.get("x-ratelimit-reset"))
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        value = float(text) if text is not None else -1.0
+    except ValueError:
+        return None
+    # NaN fails the first comparison, infinity the second.
+    return value if 0 <= value < 1e9 else None
+
+
+def _until_date(text: str, unix_now: float) -> float | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, moment.timestamp() - unix_now)

@@ -1,0 +1,183 @@
+"""Which batch goes next: all accounts' queues and gates, and what is in flight.
+
+Theory of operation. `send` hands out batches until the concurrency of the process is used or nothing may go,
+going round the accounts so that a busy one does not starve the others; a closed gate costs the others nothing
+(lessons.md: rudder-server #4953). A refused token is every account's trouble, a refused account its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from consumer.core.batching import AccountQueue, Batch
+from consumer.core.context import Context
+from consumer.core.dedup import Delivery
+from consumer.core.gate import Gate
+from consumer.core.interface import GiveUp, ReadToken, Send
+from consumer.errors import InvariantViolation
+
+TOKEN_REFUSED = 401
+
+
+class Dispatcher:
+    """The queues of all accounts, in a rotation, and the batches in flight by number."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._queues: dict[str, AccountQueue] = {}
+        self._rotation: list[AccountQueue] = []
+        self._in_flight: dict[int, Batch] = {}
+        self._gave_up = False
+
+    def __iter__(self) -> Iterator[AccountQueue]:
+        return iter(self._queues.values())
+
+    def queue(self, account: str) -> AccountQueue:
+        """The account's queue; made when its first event comes."""
+        queue = self._queues.get(account)
+        if queue is None:
+            queue = AccountQueue(account, self._context.policy, Gate(self._context.policy))
+            self._share_token_halt(queue)
+            self._queues[account] = queue
+            self._rotation.append(queue)
+        return queue
+
+    def in_flight(self) -> Iterator[Delivery]:
+        """All deliveries whose outcome is out there."""
+        for batch in self._in_flight.values():
+            yield from batch.deliveries
+
+    def send(self) -> None:
+        """Emit `Send` for all that may go now."""
+        while len(self._in_flight) < self._context.policy.concurrency:
+            sent = [self._send_one(queue) for queue in list(self._rotation)]
+            if not any(sent):
+                return
+
+    def answered(self, number: int) -> Batch:
+        """An attempt came back; its batch is no longer in flight."""
+        batch = self._in_flight.pop(number, None)
+        if batch is None:
+            raise InvariantViolation(
+                f"an answer came for call {number}, which is not in flight; please report this"
+            )
+        self._queues[batch.account].in_flight -= 1
+        return batch
+
+    def due(self) -> float | None:
+        """When something here is next to be done (monotonic); None: only an answer or a new event can tell."""
+        times = [self._due(queue) for queue in self._queues.values()]
+        return min((at for at in times if at is not None), default=None)
+
+    # -- halts
+
+    def refuse(self, account: str, status: int, code: int | None) -> None:
+        """The token or the account was refused: close the gates concerned, and say so when that is new."""
+        own = self.queue(account)
+        concerned = self._queues.values() if status == TOKEN_REFUSED else (own,)
+        jitter = self._context.jitter()
+        for queue in concerned:
+            began = queue.gate.refuse(status, code, self._context.now.monotonic, jitter)
+            if began and queue.gate.halt is not None:
+                self._context.report(
+                    "error",
+                    "halted",
+                    account=queue.account,
+                    status=status,
+                    code=code,
+                    reason=queue.gate.halt.reason,
+                )
+
+    def accept(self, account: str) -> None:
+        """The token and the account were accepted: end the halt they were under."""
+        own = self._queues[account]
+        for queue in self._queues.values():
+            halt = queue.gate.halt
+            if halt is not None and (queue is own or halt.status == TOKEN_REFUSED):
+                queue.gate.halt = None
+                self._context.report("info", "resumed", account=queue.account)
+
+    def token_read(self, changed: bool) -> None:
+        """The token was read again: those who waited for that may probe now."""
+        for queue in self._queues.values():
+            halt = queue.gate.halt
+            if halt is not None and halt.reading_token:
+                halt.reading_token = False
+                halt.may_probe = True
+                halt.refusals = 1 if changed else halt.refusals
+
+    def tend_halts(self) -> None:
+        """Read the token where a probe is due; give up where patience ran out."""
+        now = self._context.now.monotonic
+        reading = False
+        for queue in self._queues.values():
+            halt = queue.gate.halt
+            if halt is None:
+                continue
+            self._mind_patience(queue, halt.since, halt.reason)
+            if halt.probe_at <= now and not halt.reading_token and not halt.may_probe and not queue.in_flight:
+                halt.reading_token = reading = True
+        if reading:
+            self._context.emit(ReadToken())
+
+    def _mind_patience(self, queue: AccountQueue, since: float, reason: str) -> None:
+        patience = self._context.policy.halt_patience
+        if not patience or self._gave_up or self._context.now.monotonic < since + patience:
+            return
+        self._gave_up = True
+        self._context.emit(GiveUp(f"ad account {queue.account}: {reason} for {patience:.0f} s"))
+
+    def _share_token_halt(self, queue: AccountQueue) -> None:
+        for other in self._queues.values():
+            halt = other.gate.halt
+            if halt is not None and halt.status == TOKEN_REFUSED:
+                queue.gate.refuse(halt.status, halt.code, halt.since, 0.0)
+                return
+
+    # -- one account
+
+    def _send_one(self, queue: AccountQueue) -> bool:
+        context = self._context
+        if len(self._in_flight) >= context.policy.concurrency:
+            return False
+        now = context.now.monotonic
+        opens = queue.gate.opens_at(now, queue.in_flight)
+        if opens is None or opens > now:
+            return False
+        batch = queue.take(now, context.number())
+        if batch is None:
+            return False
+        self._emit(queue, batch)
+        self._rotation.remove(queue)
+        self._rotation.append(queue)
+        return True
+
+    def _emit(self, queue: AccountQueue, batch: Batch) -> None:
+        context = self._context
+        batch.attempts += 1
+        queue.in_flight += 1
+        queue.gate.called(context.now.monotonic)
+        self._in_flight[batch.number] = batch
+        body = batch.body()
+        context.counters.calls += 1
+        context.counters.bytes_sent += len(body)
+        context.counters.events_sent += len(batch.deliveries)
+        context.emit(Send(batch.number, batch.account, body, len(batch.deliveries)))
+
+    def _due(self, queue: AccountQueue) -> float | None:
+        halt, now = queue.gate.halt, self._context.now.monotonic
+        times = []
+        if halt is not None:
+            if not halt.reading_token and not halt.may_probe and not queue.in_flight:
+                times.append(halt.probe_at)
+            if self._context.policy.halt_patience and not self._gave_up:
+                times.append(halt.since + self._context.policy.halt_patience)
+        ready = queue.due()
+        opens = queue.gate.opens_at(now, queue.in_flight)
+        if (
+            ready is not None
+            and opens is not None
+            and len(self._in_flight) < self._context.policy.concurrency
+        ):
+            times.append(max(ready, opens))
+        return min(times, default=None)

@@ -1,0 +1,145 @@
+"""An ad account's gate: quota, throttle, pace, and the halt on a refused token or account.
+
+Theory of operation. A call may go when four things allow it:
+
+* quota: at most `calls_per_minute` calls in any 60 seconds (OAS: 5,000 per ad account), counted exactly;
+* throttle: closed until the moment a 429 named; and where answers say ``x-ratelimit-remaining``, no more calls
+  than remain until ``x-ratelimit-reset``: what the headers say holds (pinterest.md, "Request");
+* pace: calls in flight at once; halved when an attempt gets no verdict or a 429, one more for each success, so
+  that an account in trouble does not hold the connections the others need;
+* halt: a refused token (401) or account (403, 404) is an outage, not a bad event. Nothing goes but one probe at
+  a time, after the token was read again; the first answer that is not a refusal ends it (design.md, rule 7).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+
+from consumer.core.policy import Policy
+
+_MINUTE = 60.0
+
+
+class State(Enum):
+    """What a destination is doing, worst last."""
+
+    OPEN = "open"
+    THROTTLED = "throttled"
+    HALTED = "halted"
+
+
+@dataclass(slots=True)
+class Halt:
+    """A refusal in force. `status` is the HTTP status, `code` the platform's error code; times are monotonic."""
+
+    status: int
+    code: int | None
+    since: float
+    probe_at: float
+    refusals: int = 1
+    reading_token: bool = False
+    may_probe: bool = False
+
+    @property
+    def reason(self) -> str:
+        """What is refused, in words."""
+        what = {401: "the access token is refused", 403: "the token may not use this ad account"}
+        text = what.get(self.status, "the ad account is unknown")
+        return f"{text} (HTTP {self.status}" + (f", code {self.code})" if self.code is not None else ")")
+
+
+class Gate:
+    """Whether, and when, the next call to one ad account may go. All times are monotonic seconds."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._calls: deque[float] = deque()
+        self._remaining: int | None = None
+        self._reset_at = 0.0
+        self.closed_until = 0.0
+        self.pace = float(policy.concurrency)
+        self.halt: Halt | None = None
+
+    def opens_at(self, now: float, in_flight: int) -> float | None:
+        """When the next call may go by this gate (now or earlier: at once); None: only an answer can tell."""
+        if self.halt is not None:
+            return now if self.halt.may_probe and not in_flight else None
+        if in_flight >= int(self.pace):
+            return None
+        return max(self.closed_until, self._quota_at(now), self._pace_at(now))
+
+    def called(self, now: float) -> None:
+        """A call goes out."""
+        self._calls.append(now)
+        if self._remaining is not None:
+            self._remaining = max(0, self._remaining - 1)
+        if self.halt is not None:
+            self.halt.may_probe = False
+
+    def told(self, remaining: int | None, reset: float | None, now: float) -> None:
+        """An answer's rate-limit headers: calls that remain, and seconds until the limit is set back."""
+        if remaining is None or reset is None:
+            return
+        self._remaining = remaining
+        self._reset_at = now + min(reset, self._policy.throttle_cap)
+
+    def close(self, until: float) -> None:
+        """A 429: nothing goes before `until`."""
+        self.closed_until = max(self.closed_until, until)
+        self.slow_down()
+
+    def slow_down(self) -> None:
+        """No verdict came: half as many at once."""
+        self.pace = max(1.0, self.pace / 2)
+
+    def speed_up(self) -> None:
+        """A verdict came: one more at once."""
+        self.pace = min(float(self._policy.concurrency), self.pace + 1)
+
+    def refuse(self, status: int, code: int | None, now: float, jitter: float) -> bool:
+        """A refusal came. True if it begins a halt, False if one is already in force."""
+        if self.halt is None:
+            delay = self._policy.probe_backoff.ceiling(1)
+            self.halt = Halt(status, code, now, now + delay)
+            return True
+        halt = self.halt
+        halt.status, halt.code = status, code
+        halt.refusals += 1
+        halt.may_probe = False
+        # Half of the ceiling is fixed: probing at once, time and again, is what a refused client must not do.
+        halt.probe_at = now + self._policy.probe_backoff.ceiling(halt.refusals) * (0.5 + jitter / 2)
+        return False
+
+    def postpone_probe(self, now: float) -> None:
+        """A probe got no verdict: the halt stands, the next probe comes after the shortest delay."""
+        if self.halt is not None:
+            self.halt.may_probe = False
+            self.halt.probe_at = now + self._policy.probe_backoff.ceiling(1)
+
+    def state(self, now: float) -> State:
+        """For people: halted, throttled (by a 429 or the quota), or open."""
+        if self.halt is not None:
+            return State.HALTED
+        if max(self.closed_until, self._quota_at(now), self._pace_at(now)) > now:
+            return State.THROTTLED
+        return State.OPEN
+
+    def throttled_until(self, now: float) -> float:
+        """When a throttled gate opens, monotonic; in the past when it is open."""
+        return max(self.closed_until, self._quota_at(now), self._pace_at(now))
+
+    def _quota_at(self, now: float) -> float:
+        calls = self._calls
+        while calls and calls[0] <= now - _MINUTE:
+            calls.popleft()
+        if len(calls) < self._policy.calls_per_minute:
+            return now
+        return calls[0] + _MINUTE
+
+    def _pace_at(self, now: float) -> float:
+        if self._remaining is None or now >= self._reset_at:
+            self._remaining = None
+            return now
+        return now if self._remaining else self._reset_at

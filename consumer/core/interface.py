@@ -1,0 +1,312 @@
+"""All that passes between core and shell: inputs in the past tense, commands in the imperative.
+
+The shell feeds one input at a time to `consumer.core.pipeline.Pipeline.handle` and performs the commands it
+gets back. Each command that does something outside is answered by exactly one input, success or failure; a
+command is tried once, and what a failure means is the core's to decide. Numbers (``number``) tie the answer to
+its command; they are unique in a process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from consumer.core.model import Chunk, Position, Record, Rejection, SchemaRef, TopicPartition
+
+
+class Assignment(NamedTuple):
+    """A partition given to us. `epoch` never repeats in a process; `start` is the first offset, if known.
+
+    `commit_start`: commit `start` at once, so that a crash before the first settlement cannot skip records
+    (a new group that begins at the end of a topic).
+    """
+
+    topic: str
+    partition: int
+    epoch: int
+    start: int | None
+    commit_start: bool
+
+
+class DeadLetter(NamedTuple):
+    """A record on its way to the dead-letter topic, with its reason. `at_ms`: milliseconds since 1970."""
+
+    topic: str
+    partition: int
+    record: Record
+    rejection: Rejection
+    attempts: int
+    at_ms: int
+
+
+# ---------------------------------------------------------------------------------------------- inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """The group gave us these partitions."""
+
+    assignments: Sequence[Assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """The group takes these back, in order: drain them, then `Release`. `grace`: seconds until the deadline."""
+
+    partitions: Sequence[TopicPartition]
+    number: int
+    grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """These are another member's already: drop them, commit nothing."""
+
+    partitions: Sequence[TopicPartition]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Records came in."""
+
+    chunks: Sequence[Chunk]
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaFound:
+    """Answers `FetchSchema`: the writer's schema as Avro JSON."""
+
+    ref: SchemaRef
+    schema: str | Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaMissing:
+    """Answers `FetchSchema`: the registry says there is no such schema. Final."""
+
+    ref: SchemaRef
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaUnavailable:
+    """Answers `FetchSchema`: no verdict; the records that need it wait."""
+
+    ref: SchemaRef
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeysLookedUp:
+    """Answers `LookUpKeys`: per key, whether it was delivered within the window."""
+
+    number: int
+    found: Sequence[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class LookUpFailed:
+    """Answers `LookUpKeys`: the key store did not answer."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeysStored:
+    """Answers `StoreKeys`: the keys are durable."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFailed:
+    """Answers `StoreKeys`: not (known to be) durable."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Answers `Send`: the API answered. `headers` are lower-cased."""
+
+    number: int
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """Answers `Send`: no answer came. `reason` is ``timeout``, ``connection``, ``dns``, ``tls``, ... ."""
+
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettersStored:
+    """Answers `StoreDeadLetters`, as far as the broker acknowledged (`stored` in the command's order)."""
+
+    number: int
+    stored: Sequence[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitDone:
+    """Answers `Commit`: which positions the broker took, and why it did not take the others."""
+
+    number: int
+    committed: Sequence[Position]
+    failure: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRead:
+    """Answers `ReadToken`. `changed`: it differs from the one used before."""
+
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EndOffsets:
+    """What the broker last told of where partitions end (high watermarks), for lag."""
+
+    ends: Mapping[TopicPartition, int]
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """Take no more, drain all within `grace` seconds, then `Stop`."""
+
+    grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The time of `next_deadline()` has come."""
+
+
+Input = (
+    Assigned
+    | Revoked
+    | Lost
+    | Fetched
+    | SchemaFound
+    | SchemaMissing
+    | SchemaUnavailable
+    | KeysLookedUp
+    | LookUpFailed
+    | KeysStored
+    | StoreFailed
+    | Answered
+    | Unanswered
+    | DeadLettersStored
+    | CommitDone
+    | TokenRead
+    | EndOffsets
+    | StopRequested
+    | Tick
+)
+
+# -------------------------------------------------------------------------------------------- commands
+
+
+@dataclass(frozen=True, slots=True)
+class FetchSchema:
+    """Ask the registry (or the folder) for this writer's schema."""
+
+    ref: SchemaRef
+
+
+@dataclass(frozen=True, slots=True)
+class LookUpKeys:
+    """Ask the key store which of these were delivered within the window."""
+
+    number: int
+    keys: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreKeys:
+    """Remember these as delivered, durably."""
+
+    number: int
+    keys: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """One attempt to deliver: POST `body` (JSON) to the account's endpoint."""
+
+    number: int
+    account: str
+    body: bytes
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreDeadLetters:
+    """Write these to their dead-letter topics and wait for the broker's acknowledgement."""
+
+    number: int
+    letters: Sequence[DeadLetter]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Commit these positions of live assignments."""
+
+    number: int
+    positions: Sequence[Position]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Answers `Revoked`: commit these in the rebalance itself, then let go."""
+
+    number: int
+    positions: Sequence[Position]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Answers `StopRequested`: all is drained (or the deadline came); commit these and leave the group."""
+
+    positions: Sequence[Position]
+    drained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReadToken:
+    """Read the access token again from where it comes from."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The destination refused for longer than patience: end with the exit code for it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Something worth a log line. `event` is a closed set; `fields` hold no personal data."""
+
+    level: str
+    event: str
+    fields: Mapping[str, str | int | float | None]
+
+
+Command = (
+    FetchSchema
+    | LookUpKeys
+    | StoreKeys
+    | Send
+    | StoreDeadLetters
+    | Commit
+    | Release
+    | Stop
+    | ReadToken
+    | GiveUp
+    | Report
+)

@@ -1,0 +1,72 @@
+"""Masks what the API says of an event before anyone stores or reads it: its messages can echo user data.
+
+Theory of operation. Two nets, one after the other. Every text value of the event itself that could identify a
+person (all but names from closed sets) is replaced where it stands in the message; then whatever looks like an
+address, a digest, an IP address, a token or a long number. What is left says what was wrong, not with whom
+(pinterest.md, "Answers": "any value of the event is masked").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import orjson
+
+MASK = "***"
+_LONGEST = 300
+_PUBLIC = frozenset({"event_name", "action_source", "currency", "language", "partner_name", "opt_out_type"})
+"""Event fields whose values come from closed sets or from our own settings."""
+_SHORTEST = 3
+"""Shorter values (a quantity, a country) identify nobody, and masking them would eat the message."""
+
+_PATTERNS = re.compile(
+    r"""
+      [^\s@"'<>]+@[^\s@"'<>]+              # an e-mail address
+    | \b[0-9a-fA-F]{32,}\b                  # a digest
+    | \b\d{1,3}(?:\.\d{1,3}){3}\b           # IPv4
+    | \b(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}  # IPv6
+    | \b(?:Bearer\s+|pina_)[\w.\-]+         # a token
+    | \+?\d(?:[\s().-]?\d){6,}              # a phone number, or any long number
+    | https?://\S+                          # a page address can hold anything
+    | Mozilla/\S.*                          # a user agent, to its end
+    """,
+    re.VERBOSE,
+)
+
+
+def mask(message: str, body: bytes = b"") -> str:
+    """`message` on one line, at most 300 characters, without any value of the event serialised in `body`."""
+    text = " ".join(message.split())
+    for value in sorted(set(_values(body)), key=len, reverse=True):
+        text = text.replace(value, MASK)
+    return _PATTERNS.sub(MASK, text)[:_LONGEST]
+
+
+def kind(message: str) -> str:
+    """What a message is about, for counting: masked, numbers taken out, at most 80 characters."""
+    return re.sub(r"\d+", "#", mask(message))[:80]
+
+
+def _values(body: bytes) -> Iterator[str]:
+    try:
+        event = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return
+    if not isinstance(event, dict):
+        return
+    for name, value in event.items():
+        if name not in _PUBLIC:
+            yield from _texts(value)
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield from (one for one in {value, " ".join(value.split())} if len(one) >= _SHORTEST)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            if name not in _PUBLIC:
+                yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)

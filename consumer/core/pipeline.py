@@ -1,0 +1,502 @@
+"""The pipeline: told what happened, it says what to do next. The only control flow there is.
+
+Theory of operation. `handle` takes one input and gives the commands that follow; between two inputs nothing
+changes. A record's way: fetched -> tracked in the ledger -> decoded, converted -> claims its key -> looked up in
+the key store -> batched -> sent -> answered -> its key stored -> settled. Each step either ends in a settlement,
+or leaves the record open, and what is open is never committed past.
+
+Where each rule of design.md lives: offsets and fences in `ledger`, claims in `dedup`, what an answer means in
+`delivery`, when a call may go in `gate`, what is written until it is written in `outbox`. Here they meet.
+
+Revoke and stop are one path (`_drain`): no new work, drop what is queued and release its claims, wait for what
+is in flight until the deadline, then say what to commit and let go (rule 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from consumer.core import interface as i
+from consumer.core.answers import Answers
+from consumer.core.context import Context
+from consumer.core.dedup import Claims, Delivery
+from consumer.core.dispatch import Dispatcher
+from consumer.core.intake import Converting, Decoding, Intake, Verdict
+from consumer.core.ledger import AssignmentState, Ledger, Span
+from consumer.core.model import (
+    Chunk,
+    Disposition,
+    Filtered,
+    Instant,
+    Position,
+    Rejection,
+    SchemaRef,
+    TopicPartition,
+)
+from consumer.core.outbox import Outbox
+from consumer.core.parking import Parking
+from consumer.core.policy import Policy
+from consumer.core.statistics import Freshness, Statistics
+from consumer.core.surveyor import survey
+from consumer.errors import InvariantViolation
+
+FETCH_MOST = 1000
+"""Records in one fetch at most: large enough that per-chunk costs vanish, small enough to keep the loop lively."""
+_LETTERS_MOST = 500
+_KEYS_MOST = 10_000
+
+
+class SchemaLearner(Decoding):
+    """A decoder that learns writers' schemas; see `consumer.core.decode.Decoder`."""
+
+    def add_schema(self, ref: SchemaRef, schema_json: Any) -> Rejection | None:
+        """Learn a writer's schema; gives why it can never be read, if so."""
+        raise NotImplementedError
+
+    def add_missing(self, ref: SchemaRef) -> None:
+        """There is no such schema."""
+        raise NotImplementedError
+
+
+class Letter(NamedTuple):
+    """A record on its way to the dead-letter topic."""
+
+    span: Span
+    place: int
+    letter: i.DeadLetter
+
+
+@dataclass(slots=True)
+class _Drain:
+    """Assignments being let go of. `number` answers a `Revoked`; None: the stop."""
+
+    number: int | None
+    states: list[AssignmentState]
+    deadline: float
+
+
+class Pipeline:
+    """The core. Feed it inputs in the order they happened; perform what it says; call again at `next_deadline`."""
+
+    def __init__(
+        self, policy: Policy, decoder: SchemaLearner, converter: Converting, *, seed: int = 0
+    ) -> None:
+        self.policy = policy
+        self.context = Context(policy, seed)
+        self.ledger = Ledger()
+        self.claims = Claims()
+        self.freshness = Freshness()
+        self.dispatcher = Dispatcher(self.context)
+        self.parking = Parking(policy.inner_backoff)
+        self.keys: Outbox[Delivery] = Outbox(policy.inner_backoff, _KEYS_MOST)
+        self.letters: Outbox[Letter] = Outbox(policy.inner_backoff, _LETTERS_MOST)
+        self.stopping = False
+        self.progress_at = 0.0
+        self._decoder = decoder
+        self._intake = Intake(self.context, self.ledger, self.claims, decoder, converter)
+        self._answers = Answers(self.context, self.dispatcher, self)
+        self._looking_up: dict[int, list[Delivery]] = {}
+        self._look_up_again: list[tuple[float, list[Delivery]]] = []
+        self._look_up_failures = 0
+        self._committing: tuple[int, list[tuple[AssignmentState, Position]]] | None = None
+        self._commit_at = 0.0
+        self._drains: list[_Drain] = []
+        self._largest_cost = 1
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            i.Assigned: self._assigned,
+            i.Revoked: self._revoked,
+            i.Lost: self._lost,
+            i.Fetched: self._fetched,
+            i.SchemaFound: self._schema_found,
+            i.SchemaMissing: self._schema_missing,
+            i.SchemaUnavailable: self._schema_unavailable,
+            i.KeysLookedUp: self._keys_looked_up,
+            i.LookUpFailed: self._look_up_failed,
+            i.KeysStored: lambda done: self._keys_stored(done.number, True),
+            i.StoreFailed: lambda done: self._keys_stored(done.number, False),
+            i.Answered: lambda answer: self._answers.answered(answer),
+            i.Unanswered: lambda answer: self._answers.unanswered(answer),
+            i.DeadLettersStored: self._dead_letters_stored,
+            i.CommitDone: self._commit_done,
+            i.TokenRead: lambda read: self.dispatcher.token_read(read.changed),
+            i.EndOffsets: self._end_offsets,
+            i.StopRequested: self._stop_requested,
+            i.Tick: lambda _: None,
+        }
+
+    # -- the three things a shell calls
+
+    def handle(self, happened: i.Input, now: Instant) -> list[i.Command]:
+        """Take in what happened; gives what to do, in order. Raises `InvariantViolation` on a bug, never else."""
+        self.context.begin(now)
+        settled_before = self.ledger.settlements
+        self._handlers[type(happened)](happened)
+        self._go_on()
+        if self.ledger.settlements > settled_before or not self.ledger.open:
+            self.progress_at = now.monotonic
+        return self.context.take()
+
+    def next_deadline(self) -> float | None:
+        """When to feed a `Tick` at the latest, in monotonic seconds; in the past: at once."""
+        times = [
+            self.dispatcher.due(),
+            self.keys.due(),
+            self.letters.due(),
+            self.parking.due(),
+            min((at for at, _ in self._look_up_again), default=None),
+            min((drain.deadline for drain in self._drains), default=None),
+            self._commit_at if self._committing is None else None,
+        ]
+        return min((at for at in times if at is not None), default=None)
+
+    def room(self) -> int:
+        """How many records to fetch now at most; 0: pause. A level, read before each fetch (rules 5 and 8)."""
+        if self.stopping:
+            return 0
+        idle = not self.ledger.open
+        if self._halted():
+            return 1 if idle else 0
+        events = self.policy.max_open_events - self.ledger.open
+        of_size = (self.policy.max_open_bytes - self.ledger.open_bytes) // self._largest_cost
+        # With nothing open there is room for one, however large: else one huge record would stop the line.
+        return max(1 if idle else 0, min(events, of_size, FETCH_MOST))
+
+    def statistics(self, now: Instant) -> Statistics:
+        """A snapshot whose figures agree with each other."""
+        return survey(self, now)
+
+    # -- assignments
+
+    def _assigned(self, happened: i.Assigned) -> None:
+        if self.stopping:
+            return
+        for one in happened.assignments:
+            self.ledger.assign(
+                TopicPartition(one.topic, one.partition), one.epoch, one.start, one.commit_start
+            )
+        self._purge()
+
+    def _lost(self, happened: i.Lost) -> None:
+        released = 0
+        for tp in happened.partitions:
+            state = self.ledger.drop(tp)
+            released += state.open if state is not None else 0
+        self._purge()
+        self.context.report(
+            "warning", "partitions_lost", partitions=len(happened.partitions), released=released
+        )
+
+    def _revoked(self, happened: i.Revoked) -> None:
+        states = [state for state in map(self.ledger.get, happened.partitions) if state is not None]
+        self._drain(_Drain(happened.number, states, self.context.now.monotonic + happened.grace))
+
+    def _stop_requested(self, happened: i.StopRequested) -> None:
+        if self.stopping:
+            return
+        self.stopping = True
+        self._drain(_Drain(None, list(self.ledger), self.context.now.monotonic + happened.grace))
+
+    def _drain(self, drain: _Drain) -> None:
+        for state in drain.states:
+            state.draining = True
+        self._purge()
+        self._drains.append(drain)
+
+    def _purge(self) -> None:
+        """Take what is no longer ours to begin out of every queue, and release its claims."""
+        for queue in self.dispatcher:
+            self.let_go(queue.purge())
+        again, self._look_up_again = self._look_up_again, []
+        for at, deliveries in again:
+            kept = [one for one in deliveries if one.accepted]
+            self.let_go([one for one in deliveries if not one.accepted])
+            if kept:
+                self._look_up_again.append((at, kept))
+        self.parking.purge()
+        self.letters.discard(lambda letter: not letter.span.assignment.live)
+
+    def _end_drains(self) -> None:
+        for drain in list(self._drains):
+            late = self.context.now.monotonic >= drain.deadline
+            if late or not self._busy(drain.states):
+                self._drains.remove(drain)
+                self._finish(drain, late)
+
+    def _busy(self, states: list[AssignmentState]) -> bool:
+        """Whether something of these is out there and may still settle."""
+        concerned = {id(state) for state in states if state.live}
+        if not concerned:
+            return False
+        spans: Iterable[Span] = (
+            *(one.span for one in self.dispatcher.in_flight()),
+            *(one.span for one in self.keys),
+            *(letter.span for letter in self.letters),
+        )
+        return any(id(span.assignment) in concerned for span in spans) or any(
+            id(one.span.assignment) in concerned
+            for leader in (*self.dispatcher.in_flight(), *self.keys)
+            for one in leader.followers or ()
+        )
+
+    def _finish(self, drain: _Drain, late: bool) -> None:
+        positions = self.ledger.final_positions(drain.states)
+        released = 0
+        for state in drain.states:
+            if state.live:
+                released += state.open
+                self.ledger.drop(state.tp)
+        self._purge()
+        if drain.number is None:
+            self.context.report("info", "drained", released=released, in_time=int(not late))
+            self.context.emit(i.Stop(positions, not late))
+        else:
+            self.context.report(
+                "info",
+                "partitions_released",
+                partitions=len(drain.states),
+                released=released,
+                in_time=int(not late),
+            )
+            self.context.emit(i.Release(drain.number, positions))
+
+    # -- intake
+
+    def _fetched(self, happened: i.Fetched) -> None:
+        for chunk in happened.chunks:
+            state = self.ledger.get(TopicPartition(chunk.topic, chunk.partition))
+            if state is None or state.epoch != chunk.epoch or state.draining or not chunk.records:
+                continue
+            self._track(state, chunk)
+
+    def _track(self, state: AssignmentState, chunk: Chunk) -> None:
+        if chunk.records[0].offset <= state.last_seen:
+            state = self._begin_anew(state, chunk)
+        span = self.ledger.track(state, chunk)
+        self._take_in(span, range(len(chunk.records)), chunk.records)
+        # What was settled at once costs nothing any more, but tells how large records come.
+        self._largest_cost = max(max(span.costs), int(self._largest_cost * 0.98), 1)
+
+    def _begin_anew(self, state: AssignmentState, chunk: Chunk) -> AssignmentState:
+        """The position went backwards without a rebalance: nothing known of this assignment holds any more."""
+        self.context.report(
+            "warning", "position_went_back", topic=chunk.topic, partition=chunk.partition, seen=state.last_seen,
+            fetched=chunk.records[0].offset,
+        )  # fmt: skip
+        state = self.ledger.assign(state.tp, state.epoch, chunk.records[0].offset, False)
+        self._purge()
+        return state
+
+    def _take_in(self, span: Span, indexes: Sequence[int], records: list[Any]) -> None:
+        leaders, aside = self._intake.take_in(span, indexes, records)
+        for index, verdict in aside:
+            self._set_aside(span, index, verdict)
+        self._look_up(leaders)
+
+    def _set_aside(self, span: Span, index: int, verdict: Verdict) -> None:
+        if isinstance(verdict, SchemaRef):
+            self.parking.park(verdict, span, index)
+        elif isinstance(verdict, Filtered):
+            self.context.counters.bump(self.context.counters.filtered, verdict.code)
+            self.ledger.settle(span, index, Disposition.FILTERED)
+        else:
+            self.dead_letter(span, index, verdict, 0)
+
+    def _schema_found(self, happened: i.SchemaFound) -> None:
+        rejection = self._decoder.add_schema(happened.ref, happened.schema)
+        self.context.report(
+            "info" if rejection is None else "error", "schema", ref=happened.ref.value,
+            verdict="known" if rejection is None else rejection.code,
+        )  # fmt: skip
+        self._unpark(happened.ref)
+
+    def _schema_missing(self, happened: i.SchemaMissing) -> None:
+        self._decoder.add_missing(happened.ref)
+        self.context.report("error", "schema", ref=happened.ref.value, verdict="no_such_schema")
+        self._unpark(happened.ref)
+
+    def _schema_unavailable(self, happened: i.SchemaUnavailable) -> None:
+        self.context.counters.failures["registry"] += 1
+        self.context.report("warning", "schema_unavailable", ref=happened.ref.value, reason=happened.reason)
+        self.parking.unavailable(happened.ref, self.context.now.monotonic, self.context.jitter())
+
+    def _unpark(self, ref: SchemaRef) -> None:
+        by_span: dict[int, tuple[Span, list[int]]] = {}
+        for span, index in self.parking.answered(ref):
+            if span.assignment.accepts:
+                by_span.setdefault(id(span), (span, []))[1].append(index)
+        for span, indexes in by_span.values():
+            self._take_in(span, indexes, [span.record(index) for index in indexes])
+
+    # -- keys
+
+    def _look_up(self, leaders: list[Delivery]) -> None:
+        if not leaders:
+            return
+        number = self.context.number()
+        self._looking_up[number] = leaders
+        self.context.emit(i.LookUpKeys(number, [one.key for one in leaders]))
+
+    def _keys_looked_up(self, happened: i.KeysLookedUp) -> None:
+        self._look_up_failures = 0
+        leaders = self._looked_up(happened.number)
+        if len(leaders) != len(happened.found):
+            raise InvariantViolation(
+                "a look-up was answered for more or fewer keys than asked; please report this"
+            )
+        now = self.context.now.monotonic
+        for leader, found in zip(leaders, happened.found, strict=True):
+            if found:
+                self._settle_all((leader, *self.claims.confirm(leader)), Disposition.DUPLICATE)
+            elif leader.accepted:
+                self.dispatcher.queue(leader.account).add(leader, now)
+            else:
+                self.let_go([leader])
+
+    def _look_up_failed(self, happened: i.LookUpFailed) -> None:
+        self._look_up_failures += 1
+        self.context.counters.failures["key_store_look_up"] += 1
+        delay = self.policy.inner_backoff.delay(self._look_up_failures, 0.5 + self.context.jitter() / 2)
+        leaders = self._looked_up(happened.number)
+        kept = [one for one in leaders if one.accepted]
+        self.let_go([one for one in leaders if not one.accepted])
+        if kept:
+            self._look_up_again.append((self.context.now.monotonic + delay, kept))
+
+    def _looked_up(self, number: int) -> list[Delivery]:
+        leaders = self._looking_up.pop(number, None)
+        if leaders is None:
+            raise InvariantViolation(f"look-up {number} was answered but not asked; please report this")
+        return leaders
+
+    def _keys_stored(self, number: int, stored: bool) -> None:
+        if not stored:
+            self.context.counters.failures["key_store_write"] += 1
+        flags = [True] * self.keys.writing if stored else None
+        done = self.keys.finish(number, flags, self.context.now.monotonic, self.context.jitter())
+        for leader in done:
+            followers = self.claims.confirm(leader)
+            if followers:
+                self._settle_all(followers, Disposition.DUPLICATE)
+        ours = self._settle_all(done, Disposition.DELIVERED)
+        self.context.counters.delivered_after_release += len(done) - len(ours)
+        self.freshness.add([one.event_time for one in ours], self.context.now.unix)
+        for one in ours:
+            self.context.counters.delivered_by_name[one.name] += 1
+
+    def _settle_all(self, deliveries: Iterable[Delivery], disposition: Disposition) -> list[Delivery]:
+        settle = self.ledger.settle
+        return [one for one in deliveries if settle(one.span, one.index, disposition)]
+
+    # -- what `answers` decides on
+
+    def delivered(self, deliveries: Sequence[Delivery]) -> None:
+        """The API said processed: they count as delivered as soon as their keys are durable."""
+        self.keys.add(deliveries)
+
+    def refused(self, delivery: Delivery, rejection: Rejection, attempts: int) -> None:
+        """The API refused this event for good."""
+        self.let_go([delivery])
+        if delivery.live:
+            self.dead_letter(delivery.span, delivery.index, rejection, attempts)
+
+    def let_go(self, deliveries: Iterable[Delivery]) -> None:
+        """These will not be delivered by us (now): their claims pass to the first follower, which is tried itself."""
+        heirs = [heir for heir in map(self.claims.release, deliveries) if heir is not None]
+        self._look_up(heirs)
+
+    def dead_letter(self, span: Span, index: int, rejection: Rejection, attempts: int) -> None:
+        """The record goes to the dead-letter topic; it settles when the broker has it."""
+        tp = span.assignment.tp
+        at_ms = int(self.context.now.unix * 1000)
+        letter = i.DeadLetter(tp.topic, tp.partition, span.record(index), rejection, attempts, at_ms)
+        self.letters.add([Letter(span, index, letter)])
+
+    def _dead_letters_stored(self, happened: i.DeadLettersStored) -> None:
+        counters = self.context.counters
+        failed = sum(1 for stored in happened.stored if not stored)
+        if failed:
+            counters.failures["dead_letter"] += failed
+            self.context.report("error", "dead_letters_not_stored", count=failed)
+        done = self.letters.finish(
+            happened.number, happened.stored, self.context.now.monotonic, self.context.jitter()
+        )
+        for span, place, letter in done:
+            if self.ledger.settle(span, place, Disposition.DEAD_LETTERED):
+                counters.rejections[(letter.rejection.stage.value, letter.rejection.code)] += 1
+        self.letters.discard(lambda letter: not letter.span.assignment.live)
+
+    # -- commits
+
+    def _commit_done(self, happened: i.CommitDone) -> None:
+        if self._committing is None or self._committing[0] != happened.number:
+            raise InvariantViolation(
+                f"commit {happened.number} was answered but not asked; please report this"
+            )
+        taken = set(happened.committed)
+        for state, position in self._committing[1]:
+            if position in taken:
+                state.committed = position.next_offset
+        self._committing = None
+        if happened.failure is not None:
+            self.context.counters.failures["commit"] += 1
+            self.context.report("warning", "commit_failed", reason=happened.failure)
+
+    def _commit(self) -> None:
+        now = self.context.now.monotonic
+        if self._committing is not None or now < self._commit_at:
+            return
+        self._commit_at = now + self.policy.commit_interval
+        positions = list(self.ledger.committables())
+        if not positions:
+            return
+        number = self.context.number()
+        states = [self.ledger.get(TopicPartition(one.topic, one.partition)) for one in positions]
+        self._committing = (number, [(s, p) for s, p in zip(states, positions, strict=True) if s is not None])
+        self.context.emit(i.Commit(number, positions))
+
+    def _end_offsets(self, happened: i.EndOffsets) -> None:
+        for tp, end in happened.ends.items():
+            state = self.ledger.get(tp)
+            if state is not None:
+                state.end = end
+
+    # -- after every input
+
+    def _go_on(self) -> None:
+        """Begin all that may begin now."""
+        now = self.context.now.monotonic
+        for ref in self.parking.ask(now):
+            self.context.emit(i.FetchSchema(ref))
+        for at, leaders in list(self._look_up_again):
+            if at <= now:
+                self._look_up_again.remove((at, leaders))
+                self._look_up(leaders)
+        self.dispatcher.tend_halts()
+        self.dispatcher.send()
+        self._write_keys(now)
+        self._write_letters(now)
+        self._commit()
+        self._end_drains()
+
+    def _write_keys(self, now: float) -> None:
+        number = self.context.number()
+        keys = [one.key for one in self.keys.begin(number, now)]
+        if keys:
+            self.context.emit(i.StoreKeys(number, keys))
+
+    def _write_letters(self, now: float) -> None:
+        number = self.context.number()
+        letters = [one.letter for one in self.letters.begin(number, now)]
+        if letters:
+            self.context.emit(i.StoreDeadLetters(number, letters))
+
+    def _halted(self) -> bool:
+        """Whether intake stops: every account that has work is halted, or halted ones hold half of the budget."""
+        halted = [queue for queue in self.dispatcher if queue.gate.halt is not None]
+        if not halted:
+            return False
+        held = sum(queue.queued for queue in halted)
+        working = any(queue.queued or queue.in_flight for queue in self.dispatcher if queue.gate.halt is None)
+        return not working or held * 2 >= self.policy.max_open_events

@@ -1,0 +1,49 @@
+"""The frozen values the core goes by: limits, intervals, patience. Their state lives beside.
+
+Times are in seconds, sizes in bytes. Defaults are those of contract.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Full-jitter exponential backoff: uniform between 0 and ``min(cap, base * 2**attempt)``.
+
+    Full jitter spreads a herd best (AWS Architecture Blog, "Exponential Backoff And Jitter").
+    """
+
+    base: float = 0.5
+    cap: float = 30.0
+
+    def ceiling(self, failures: int) -> float:
+        """The longest delay after so many failures in a row (1 is the first)."""
+        return float(min(self.cap, self.base * 2 ** min(failures - 1, 32)))
+
+    def delay(self, failures: int, jitter: float) -> float:
+        """The delay for `jitter`, a uniform random number from 0 to 1."""
+        return self.ceiling(failures) * jitter
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """All that can be set about the pipeline."""
+
+    batch_events: int = 1000
+    batch_bytes: int = 4 * 1024 * 1024
+    linger: float = 0.5
+    concurrency: int = 8
+    calls_per_minute: int = 5000
+    max_open_events: int = 20_000
+    max_open_bytes: int = 128 * 1024 * 1024
+    commit_interval: float = 1.0
+    halt_patience: float = 900.0
+    """How long the destination may refuse this account before giving up; 0 is for ever."""
+    throttle_cap: float = 300.0
+    """The longest a Retry-After or x-ratelimit-reset is obeyed: a header must not stop us for a day."""
+    delivery_backoff: Backoff = Backoff()
+    inner_backoff: Backoff = Backoff(base=0.1, cap=10.0)
+    """For the key store, the dead-letter topic, the registry: near, and needed by all."""
+    probe_backoff: Backoff = Backoff(base=2.0, cap=30.0)

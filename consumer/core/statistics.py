@@ -1,0 +1,173 @@
+"""What the core counts, and the frozen snapshot that page, metrics, /status and tests all read.
+
+Theory of operation. `Counters` only ever grow; each family is a dict over a closed (or capped) set of names, so
+that nothing a shop or the API sends can grow it without bound. `Freshness` is a histogram of event age at
+delivery: the platform wants events within one hour of happening (pinterest.md, "What it is for").
+`Statistics` is taken by `Pipeline.statistics` in one go, between two inputs, so its figures agree.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from consumer.core.ledger import Totals
+
+HOUR = 3600
+AGE_BOUNDS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, HOUR, 7200, 21600, 86400, 172800, 604800)
+"""Upper bounds of the age histogram's buckets, in seconds; one more bucket holds what is older."""
+_MOST_NAMES = 64
+OTHER = "other"
+
+
+class Counters:
+    """Everything counted, by name. `bump` on a capped family counts further names as ``other``."""
+
+    def __init__(self) -> None:
+        self.rejections: Counter[tuple[str, str]] = Counter()
+        """By stage and code."""
+        self.filtered: Counter[str] = Counter()
+        self.delivered_by_name: Counter[str] = Counter()
+        self.convert_warnings: Counter[str] = Counter()
+        self.api_warnings: Counter[str] = Counter()
+        self.api_errors: Counter[str] = Counter()
+        self.answers: Counter[str] = Counter()
+        """By HTTP status, or by why no answer came."""
+        self.no_verdicts: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
+        """Inner ones: key store, dead letters, commits, registry."""
+        self.calls = 0
+        self.bytes_sent = 0
+        self.events_sent = 0
+        self.bisected = 0
+        self.retried_batches = 0
+        self.followers = 0
+        self.unclear_offline = 0
+        """Offline events sent without a verdict: the platform does not deduplicate those."""
+        self.processed_with_error = 0
+        """Processed, yet with an error message: delivered, and worth an alert."""
+        self.delivered_after_release = 0
+        """Delivered for a partition that was no longer ours when the answer came."""
+
+    @staticmethod
+    def bump(family: Counter[str], name: str, by: int = 1) -> None:
+        """Count `name`, or ``other`` once the family has its most names."""
+        family[name if name in family or len(family) < _MOST_NAMES else OTHER] += by
+
+
+class Freshness:
+    """Ages of events at delivery."""
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(AGE_BOUNDS) + 1)
+        self.count = 0
+        self.age_sum = 0.0
+
+    def add(self, event_times: Iterable[int], unix_now: float) -> None:
+        """Events that happened at these times (unix seconds) were delivered now."""
+        buckets, count, total = self.buckets, 0, 0.0
+        for event_time in event_times:
+            age = unix_now - event_time
+            buckets[bisect_left(AGE_BOUNDS, age)] += 1
+            total += age if age > 0 else 0.0
+            count += 1
+        self.count += count
+        self.age_sum += total
+
+    def snapshot(self) -> FreshnessSnapshot:
+        """The figures of now."""
+        within = sum(self.buckets[: AGE_BOUNDS.index(HOUR) + 1])
+        return FreshnessSnapshot(
+            count=self.count,
+            within_hour=within / self.count if self.count else None,
+            p50=self._quantile(0.50),
+            p95=self._quantile(0.95),
+            p99=self._quantile(0.99),
+            age_sum=self.age_sum,
+            buckets=tuple(self.buckets),
+        )
+
+    def _quantile(self, q: float) -> float | None:
+        """The upper bound of the bucket the quantile lies in, in seconds."""
+        if not self.count:
+            return None
+        need, seen = q * self.count, 0
+        for bound, count in zip(AGE_BOUNDS, self.buckets, strict=False):
+            seen += count
+            if seen >= need:
+                return float(bound)
+        return float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class FreshnessSnapshot:
+    """Event age at delivery, in seconds; quantiles are upper bounds of their bucket."""
+
+    count: int
+    within_hour: float | None
+    p50: float | None
+    p95: float | None
+    p99: float | None
+    age_sum: float
+    buckets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStatistics:
+    """One assigned partition. `lag` in records from the committed position; None while the end is not known."""
+
+    topic: str
+    partition: int
+    epoch: int
+    committed: int | None
+    position: int | None
+    end: int | None
+    lag: int | None
+    totals: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class AccountStatistics:
+    """One ad account's gate and queue. Times are seconds from now."""
+
+    account: str
+    state: str
+    reason: str | None
+    queued: int
+    in_flight: int
+    throttled_for: float | None
+    halted_for: float | None
+    next_probe_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """One snapshot of the core; the ledger in it adds up."""
+
+    totals: Totals
+    partitions: Sequence[PartitionStatistics]
+    accounts: Sequence[AccountStatistics]
+    open_bytes: int
+    room: int
+    claims: int
+    waiting_for_schema: int
+    oldest_open_ms: int | None
+    """Kafka timestamp (milliseconds) of the oldest open record."""
+    seconds_since_progress: float
+    """Since something settled, or since nothing was left to settle."""
+    freshness: FreshnessSnapshot
+    counters: Counters
+    stopping: bool
+
+    @property
+    def destination(self) -> str:
+        """The worst state of any account, for one word on the page."""
+        order = ("open", "throttled", "halted")
+        return max((account.state for account in self.accounts), key=order.index, default="open")
+
+
+def by_name(counts: Mapping[str, int]) -> dict[str, int]:
+    """A counter family in a stable order."""
+    return dict(sorted(counts.items()))

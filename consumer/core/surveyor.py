@@ -1,0 +1,75 @@
+"""Takes the snapshot: reads every part of the pipeline between two inputs, changes nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from consumer.core.batching import AccountQueue
+from consumer.core.gate import State
+from consumer.core.ledger import AssignmentState
+from consumer.core.model import Instant
+from consumer.core.statistics import AccountStatistics, PartitionStatistics, Statistics
+
+if TYPE_CHECKING:
+    from consumer.core.pipeline import Pipeline
+
+
+def survey(pipeline: Pipeline, now: Instant) -> Statistics:
+    """The pipeline's figures at `now`; the ledger is checked on the way."""
+    return Statistics(
+        totals=pipeline.ledger.totals(),
+        partitions=tuple(_partition(state) for state in pipeline.ledger),
+        accounts=tuple(_account(queue, now.monotonic) for queue in pipeline.dispatcher),
+        open_bytes=pipeline.ledger.open_bytes,
+        room=pipeline.room(),
+        claims=len(pipeline.claims),
+        waiting_for_schema=len(pipeline.parking),
+        oldest_open_ms=_oldest_open(pipeline),
+        seconds_since_progress=max(0.0, now.monotonic - pipeline.progress_at),
+        freshness=pipeline.freshness.snapshot(),
+        counters=pipeline.context.counters,
+        stopping=pipeline.stopping,
+    )
+
+
+def _partition(state: AssignmentState) -> PartitionStatistics:
+    # What is still to be settled, open records included; where nothing is committed yet, from where reading began.
+    begin = state.committed if state.committed is not None else state.start
+    lag = max(0, state.end - begin) if state.end is not None and begin is not None else None
+    return PartitionStatistics(
+        topic=state.tp.topic,
+        partition=state.tp.partition,
+        epoch=state.epoch,
+        committed=state.committed,
+        position=state.position(),
+        end=state.end,
+        lag=lag,
+        totals=state.totals(),
+    )
+
+
+def _account(queue: AccountQueue, now: float) -> AccountStatistics:
+    gate = queue.gate
+    state = gate.state(now)
+    halt = gate.halt
+    return AccountStatistics(
+        account=queue.account,
+        state=state.value,
+        reason=halt.reason if halt is not None else None,
+        queued=queue.queued,
+        in_flight=queue.in_flight,
+        throttled_for=gate.throttled_until(now) - now if state is State.THROTTLED else None,
+        halted_for=now - halt.since if halt is not None else None,
+        next_probe_in=max(0.0, halt.probe_at - now) if halt is not None else None,
+    )
+
+
+def _oldest_open(pipeline: Pipeline) -> int | None:
+    times = []
+    for state in pipeline.ledger:
+        span = next((one for one in state.spans if one.open), None)
+        if span is not None:
+            timestamp = span.record(span.settled.find(0)).timestamp
+            if timestamp >= 0:
+                times.append(timestamp)
+    return min(times, default=None)

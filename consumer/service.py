@@ -1,0 +1,329 @@
+"""The shell: feeds the core what happened, performs what it says, re-arms one timer. It decides nothing.
+
+Theory of operation. `feed` is synchronous and atomic under asyncio: one input in, commands out, each command begun
+at once as a task of its own; the task's end is the next input. So there are no locks and no queues between stages.
+One loop fetches, reading `Pipeline.room` before each fetch; one timer ticks at `Pipeline.next_deadline`; one slow
+loop keeps house (end offsets, expiry of keys). Rebalances come in through `assigned`, `revoked` and `lost`.
+
+The Protocols below are all it needs of the outside; the adapters fit them by shape. What an adapter raises beyond
+its Protocol is a bug or a dead end, and ends the service: nothing is swallowed, and nothing is committed after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
+
+from consumer.core import interface as i
+from consumer.core.model import Chunk, Instant, Position, TopicPartition
+from consumer.core.pipeline import FETCH_MOST, Pipeline
+from consumer.core.statistics import Statistics
+from consumer.errors import DestinationRefused, KeyStoreError
+
+_FETCH_TIMEOUT = 0.1
+"""Seconds one fetch waits for records: the longest a commit, a pause or a stop waits for the consumer's thread."""
+_HOUSEKEEPING = 2.0
+_CLOSE_TIMEOUT = 10.0
+
+
+class Source(Protocol):
+    """Where records come from and positions go; see `consumer.adapters.kafka`."""
+
+    async def start(self) -> None:
+        """Join the group. Raises `KafkaError`."""
+
+    async def fetch(self, room: int, timeout: float) -> Sequence[Chunk]:
+        """At most `room` records; 0: pause, and poll all the same. Raises `KafkaError` at a dead end."""
+
+    async def commit(self, positions: Sequence[Position]) -> tuple[Sequence[Position], str | None]:
+        """Those the broker took, and why not the others. Tries once, in bounded time; never raises."""
+
+    async def end_offsets(self) -> Mapping[TopicPartition, int]:
+        """Where the assigned partitions end, as last heard."""
+
+    async def close(self, timeout: float) -> None:
+        """Leave the group."""
+
+
+class Api(Protocol):
+    """The Conversions API; see `consumer.adapters.conversions_api`."""
+
+    async def send(self, command: i.Send) -> i.Answered | i.Unanswered:
+        """One attempt, in bounded time. Never raises."""
+
+    async def read_token(self) -> bool:
+        """Read the access token again; True if it changed. Never raises."""
+
+
+class KeyStore(Protocol):
+    """The windowed key store; see `consumer.adapters.key_store`. Raises `KeyStoreError`."""
+
+    async def look_up(self, keys: Sequence[bytes], now: float) -> Sequence[bool]:
+        """Per key, whether it is remembered at `now`."""
+
+    async def remember(self, keys: Sequence[bytes], now: float) -> None:
+        """Durable when it returns."""
+
+    async def expire(self, now: float) -> None:
+        """Bounded housekeeping."""
+
+
+class Schemas(Protocol):
+    """Writers' schemas; see `consumer.adapters.schemas`."""
+
+    async def fetch(self, command: i.FetchSchema) -> i.SchemaFound | i.SchemaMissing | i.SchemaUnavailable:
+        """One attempt, in bounded time. Never raises."""
+
+
+class DeadLetterWriter(Protocol):
+    """The dead-letter topics; see `consumer.adapters.kafka`."""
+
+    async def store(self, letters: Sequence[i.DeadLetter]) -> Sequence[bool]:
+        """Per letter, whether the broker acknowledged it. Bounded; never raises."""
+
+
+class Clock(Protocol):
+    """Both clocks."""
+
+    def now(self) -> Instant:
+        """The moment."""
+
+
+Observer = Callable[[i.Report], None]
+
+
+class Service:
+    """One group member: core, adapters, and the loop between them."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        source: Source,
+        api: Api,
+        key_store: KeyStore,
+        schemas: Schemas,
+        dead_letters: DeadLetterWriter,
+        clock: Clock,
+        report: Observer,
+        grace: float,
+    ) -> None:
+        self.pipeline = pipeline
+        self._source = source
+        self._api = api
+        self._key_store = key_store
+        self._schemas = schemas
+        self._dead_letters = dead_letters
+        self._clock = clock
+        self._report = report
+        self._grace = grace
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._releases: dict[int, asyncio.Future[Sequence[Position]]] = {}
+        self._ended: asyncio.Future[Sequence[Position]] | None = None
+        self._refused: str | None = None
+        self._failed = False
+        self._performers: dict[type, Callable[[Any], None]] = {
+            i.FetchSchema: lambda c: self._begin(self._fetch_schema(c)),
+            i.LookUpKeys: lambda c: self._begin(self._look_up(c)),
+            i.StoreKeys: lambda c: self._begin(self._store_keys(c)),
+            i.Send: lambda c: self._begin(self._send(c)),
+            i.StoreDeadLetters: lambda c: self._begin(self._store_dead_letters(c)),
+            i.Commit: lambda c: self._begin(self._commit(c)),
+            i.ReadToken: lambda c: self._begin(self._read_token()),
+            i.Release: self._release,
+            i.Stop: self._stop,
+            i.GiveUp: self._give_up,
+            i.Report: self._report,
+        }
+
+    # -- for whoever runs it
+
+    async def run(self) -> None:
+        """Serve until `request_stop`.
+
+        Raises what ended it otherwise, and `DestinationRefused` when patience ran out.
+        """
+        self._ended = asyncio.get_running_loop().create_future()
+        background: list[asyncio.Task[None]] = []
+        try:
+            await self._source.start()
+            background = [asyncio.create_task(self._intake()), asyncio.create_task(self._keep_house())]
+            for task in background:
+                task.add_done_callback(self._watch)
+            positions = await self._ended
+            if positions:
+                await self._source.commit(positions)
+        finally:
+            await self._end(background)
+        if self._refused is not None:
+            raise DestinationRefused(self._refused)
+
+    def request_stop(self) -> None:
+        """Take no more, drain within the grace, commit, leave. Calling it again changes nothing."""
+        self.feed(i.StopRequested(self._grace))
+
+    def statistics(self) -> Statistics:
+        """The core's figures of now."""
+        return self.pipeline.statistics(self._clock.now())
+
+    # -- what the group says (the source calls these, on the event loop)
+
+    async def assigned(self, assignments: Sequence[i.Assignment]) -> None:
+        """Partitions are ours."""
+        self._report(i.Report("info", "partitions_assigned", {"partitions": len(assignments)}))
+        self.feed(i.Assigned(assignments))
+
+    async def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
+        """Partitions are taken back: returns what to commit, once they are drained or the grace is over."""
+        if self._failed:
+            return ()
+        number = self.pipeline.context.number()
+        future: asyncio.Future[Sequence[Position]] = asyncio.get_running_loop().create_future()
+        self._releases[number] = future
+        self.feed(i.Revoked(partitions, number, self._grace))
+        return await future
+
+    async def lost(self, partitions: Sequence[TopicPartition]) -> None:
+        """Partitions are another's already."""
+        self.feed(i.Lost(partitions))
+
+    # -- feed, perform, re-arm
+
+    def feed(self, happened: i.Input) -> None:
+        """Tell the core what happened, begin what it says. An error in the core ends the service."""
+        if self._failed:
+            return
+        try:
+            for command in self.pipeline.handle(happened, self._clock.now()):
+                self._performers[type(command)](command)
+        except Exception as error:
+            self._fail(error)
+            return
+        self._rearm()
+
+    def _rearm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        deadline = self.pipeline.next_deadline()
+        if deadline is None or (self._ended is not None and self._ended.done()):
+            self._timer = None
+            return
+        delay = max(0.0, deadline - self._clock.now().monotonic)
+        self._timer = asyncio.get_running_loop().call_later(delay, self.feed, i.Tick())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._watch)
+
+    def _watch(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """End the service. After a failure nothing is committed any more: what is open is read again."""
+        self._failed = True
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_exception(error)
+        for future in self._releases.values():
+            if not future.done():
+                future.set_result(())
+        self._releases.clear()
+
+    # -- the loops
+
+    async def _intake(self) -> None:
+        while True:
+            room = min(self.pipeline.room(), FETCH_MOST)
+            chunks = await self._source.fetch(room, _FETCH_TIMEOUT)
+            if chunks:
+                self.feed(i.Fetched(chunks))
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING)
+            self.feed(i.EndOffsets(await self._source.end_offsets()))
+            try:
+                await self._key_store.expire(self._clock.now().unix)
+            except KeyStoreError as error:
+                self._report(i.Report("warning", "key_store_trouble", {"reason": str(error)}))
+
+    async def _end(self, background: list[asyncio.Task[None]]) -> None:
+        for task in background:
+            task.cancel()
+        # The fetch under way runs in the source's thread; closing waits for it there.
+        await asyncio.gather(*background, return_exceptions=True)
+        try:
+            await self._source.close(_CLOSE_TIMEOUT)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            for left in list(self._tasks):
+                left.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # -- commands
+
+    def _release(self, command: i.Release) -> None:
+        future = self._releases.pop(command.number, None)
+        if future is not None and not future.done():
+            future.set_result(command.positions)
+
+    def _stop(self, command: i.Stop) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(command.positions)
+
+    def _give_up(self, command: i.GiveUp) -> None:
+        self._refused = command.reason
+        asyncio.get_running_loop().call_soon(self.request_stop)
+
+    async def _fetch_schema(self, command: i.FetchSchema) -> None:
+        self.feed(await self._schemas.fetch(command))
+
+    async def _look_up(self, command: i.LookUpKeys) -> None:
+        try:
+            found = await self._key_store.look_up(command.keys, self._clock.now().unix)
+        except KeyStoreError as error:
+            self._report(i.Report("error", "key_store_trouble", {"reason": str(error)}))
+            self.feed(i.LookUpFailed(command.number))
+        else:
+            self.feed(i.KeysLookedUp(command.number, found))
+
+    async def _store_keys(self, command: i.StoreKeys) -> None:
+        try:
+            await self._key_store.remember(command.keys, self._clock.now().unix)
+        except KeyStoreError as error:
+            self._report(i.Report("error", "key_store_trouble", {"reason": str(error)}))
+            self.feed(i.StoreFailed(command.number))
+        else:
+            self.feed(i.KeysStored(command.number))
+
+    async def _send(self, command: i.Send) -> None:
+        self.feed(await self._api.send(command))
+
+    async def _store_dead_letters(self, command: i.StoreDeadLetters) -> None:
+        self.feed(i.DeadLettersStored(command.number, await self._dead_letters.store(command.letters)))
+
+    async def _commit(self, command: i.Commit) -> None:
+        committed, failure = await self._source.commit(command.positions)
+        self.feed(i.CommitDone(command.number, committed, failure))
+
+    async def _read_token(self) -> None:
+        self.feed(i.TokenRead(await self._api.read_token()))
+
+
+class SystemClock:
+    """The machine's clocks: the event loop's monotonic one, so that virtual time moves it, and the wall."""
+
+    def __init__(self, wall: Callable[[], float]) -> None:
+        self._wall = wall
+
+    def now(self) -> Instant:
+        """The moment, on both."""
+        return Instant(asyncio.get_running_loop().time(), self._wall())
