@@ -1,0 +1,37 @@
+# pinstream in a container: `docker run --env-file pinstream.env -v pinstream-state:/var/lib/pinstream pinstream`.
+# The first stage builds, the second holds Python and what was built, and runs as a user without rights.
+
+FROM python:3.11-slim AS build
+WORKDIR /src
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+COPY constraints.txt pyproject.toml README.md ./
+# The build backend is pinned like the rest, so the build itself fetches nothing.
+RUN pip install --constraint constraints.txt pip \
+ && pip install --constraint constraints.txt --group build
+COPY consumer consumer
+COPY schemas schemas
+RUN pip wheel --no-build-isolation --no-deps --wheel-dir /wheels . \
+ && python -m venv /opt/pinstream \
+ && /opt/pinstream/bin/python -m pip install --constraint constraints.txt /wheels/*.whl
+
+FROM python:3.11-slim
+LABEL org.opencontainers.image.title="pinstream" \
+      org.opencontainers.image.description="Commerce events from Kafka to the Pinterest Conversions API" \
+      org.opencontainers.image.licenses="Apache-2.0"
+RUN useradd --system --uid 10001 --home-dir /var/lib/pinstream --shell /usr/sbin/nologin pinstream \
+ && install -d -o pinstream -g pinstream -m 0750 /var/lib/pinstream
+COPY --from=build /opt/pinstream /opt/pinstream
+ENV PATH="/opt/pinstream/bin:$PATH" \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PINSTREAM_STATE_DIR=/var/lib/pinstream
+USER 10001
+WORKDIR /var/lib/pinstream
+VOLUME /var/lib/pinstream
+EXPOSE 8080
+# Healthy is: makes progress. Without an HTTP address there is nothing to ask, and the process itself is the sign.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+  CMD ["python", "-c", "import os, urllib.request; port = os.environ.get('PINSTREAM_HTTP_ADDRESS', ':8080').rpartition(':')[2]; port and urllib.request.urlopen(f'http://127.0.0.1:{port}/healthz', timeout=4)"]
+# Exec form: pinstream is process 1 and gets SIGTERM itself. Give it more than PINSTREAM_SHUTDOWN_GRACE to end.
+ENTRYPOINT ["pinstream"]
+CMD ["run"]

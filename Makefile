@@ -1,0 +1,66 @@
+# What daily work needs; README.md says when. Every target sets up .venv first if it is not there or out of date.
+#   make demo ARGS="--events 10000 --faults"     make test ARGS="tests/core -x"     make simulate SEEDS=3000
+ARGS ?=
+SEEDS ?= 300
+# Two test processes share one Kafka, each file stays in one of them. `WORKERS=0`: all in one, for a debugger.
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+CODE := consumer tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check simulate bench clean
+
+help:
+	@echo "make setup | demo | test | check | simulate | bench | clean   (see README.md)"
+
+setup: $(READY)
+
+demo: $(READY)
+	@$(BIN)/pinstream demo $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+simulate: $(READY)
+	$(BIN)/python -m tests.simulation $(SEEDS)
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist artifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf tests/kafka/target
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The first of these that runs and is new enough. (A pyenv shim may be on the path and still not run.)
+define FIND_PYTHON
+for python in $(PYTHON) python3.11 python3; do \
+	if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; \
+	python=; \
+done; \
+if [ -z "$$python" ]; then \
+	echo "pinstream needs Python 3.11 or newer: install it, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; \
+	exit 1; \
+fi
+endef
+
+# pip first: `--group` needs 25.1. Then the build backend, so that the build is pinned like everything else and
+# fetches nothing by itself.
+$(READY): pyproject.toml constraints.txt
+	@$(FIND_PYTHON); \
+	echo "setting up $(VENV) with $$("$$python" --version); this takes about a minute" >&2; \
+	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
+	@$(PIP) install --constraint constraints.txt pip
+	@$(PIP) install --constraint constraints.txt --group build
+	@$(PIP) install --constraint constraints.txt --group dev --no-build-isolation --editable .
+	@touch $@

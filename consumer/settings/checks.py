@@ -1,0 +1,141 @@
+"""What one field cannot know: contradictions between settings, files that are missing, test mode's limits.
+
+Each check yields one line that names the variable and says what to change; `load` reports the first one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from urllib.parse import urlsplit
+
+from consumer.settings.fields import PinstreamSettings, Settings
+from consumer.settings.passthrough import read_secret_file, registry_variable
+from consumer.settings.values import MAX_TOPIC_LENGTH, parse_header_text
+
+TEST_MODE_BATCH_EVENTS = 20
+"""``?test=true`` processes at most so many events of a request (help page on test events)."""
+TEST_MODE_CALLS_PER_MINUTE = 600
+"""Test mode takes 10 requests a second."""
+PUBLISHED_CALLS_PER_MINUTE = 5000
+"""Per ad account; OpenAPI description 5.23.0."""
+
+
+def token_trouble(settings: Settings, needs: Collection[str]) -> Iterator[str]:
+    """Both, none, or a file without a token in it. The file is looked at only by who needs it."""
+    token, path = settings.pinterest.access_token, settings.pinterest.access_token_file
+    if token and path:
+        yield "PINTEREST_ACCESS_TOKEN and PINTEREST_ACCESS_TOKEN_FILE are both set; keep one of them"
+    if "pinterest" not in needs:
+        return
+    if not token and not path:
+        yield "PINTEREST_ACCESS_TOKEN is not set; set it, or PINTEREST_ACCESS_TOKEN_FILE to the file with the token"
+    elif path:
+        try:
+            parse_header_text(read_secret_file("PINTEREST_ACCESS_TOKEN_FILE", path).strip())
+        except ValueError as error:
+            yield f"PINTEREST_ACCESS_TOKEN_FILE: the text in it {error}"
+
+
+def missing_paths(settings: Settings) -> Iterator[str]:
+    """What has to be there before anything starts. `os.path` takes what we may not look at as absent."""
+    own = settings.pinstream
+    if not os.path.isdir(own.schemas_dir):
+        yield f"PINSTREAM_SCHEMAS_DIR={str(own.schemas_dir)!r}: no such folder; name that of the .avsc files"
+    if own.mapping_file is not None and not os.path.isfile(own.mapping_file):
+        yield f"PINSTREAM_MAPPING_FILE={str(own.mapping_file)!r}: no such file; name a TOML file, or unset it"
+    if os.path.exists(own.state_dir) and not os.path.isdir(own.state_dir):
+        yield f"PINSTREAM_STATE_DIR={str(own.state_dir)!r}: not a folder; name a folder, or a path yet to be made"
+
+
+def contradictions(settings: Settings) -> Iterator[str]:
+    """What is valid by itself and cannot be together; the first one is reported."""
+    yield from _budget_contradictions(settings.pinstream)
+    yield from _time_contradictions(settings.pinstream)
+    yield from _topic_contradictions(settings.kafka.topics, settings.pinstream)
+    pinterest, registry = settings.pinterest, settings.registry
+    if pinterest.ad_account_id and pinterest.ad_account_id in pinterest.extra_ad_account_ids:
+        yield "PINTEREST_EXTRA_AD_ACCOUNT_IDS names PINTEREST_AD_ACCOUNT_ID again; list only further accounts"
+    if registry.properties and not registry.url:
+        yield (
+            f"SCHEMA_REGISTRY_URL is not set, but {registry_variable(next(iter(registry.properties)))} is;"
+            " set the URL too, or remove both"
+        )
+
+
+def _budget_contradictions(own: PinstreamSettings) -> Iterator[str]:
+    if own.batch_events > own.max_open_events:
+        yield (
+            f"PINSTREAM_MAX_OPEN_EVENTS={own.max_open_events} is below"
+            f" PINSTREAM_BATCH_EVENTS={own.batch_events}: no batch could ever fill; raise the one or lower the other"
+        )
+    if own.batch_bytes > own.max_open_bytes:
+        yield (
+            f"PINSTREAM_MAX_OPEN_BYTES={own.max_open_bytes} is below"
+            f" PINSTREAM_BATCH_BYTES={own.batch_bytes}: no batch could ever fill; raise the one or lower the other"
+        )
+
+
+def _time_contradictions(own: PinstreamSettings) -> Iterator[str]:
+    reread = own.commit_interval + own.request_timeout
+    if own.dedup_window <= reread:
+        yield (
+            f"PINSTREAM_DEDUP_WINDOW ({own.dedup_window:g} s) is not above PINSTREAM_COMMIT_INTERVAL +"
+            f" PINSTREAM_REQUEST_TIMEOUT ({reread:g} s): what a crash makes us read again would be sent again"
+        )
+    longest = own.linger + own.request_timeout
+    if own.stall_after <= longest:
+        yield (
+            f"PINSTREAM_STALL_AFTER ({own.stall_after:g} s) is not above PINSTREAM_LINGER +"
+            f" PINSTREAM_REQUEST_TIMEOUT ({longest:g} s): one slow call would look like a stall"
+        )
+
+
+def _topic_contradictions(topics: tuple[str, ...], own: PinstreamSettings) -> Iterator[str]:
+    for topic in topics:
+        if topic.startswith("^"):
+            continue
+        if own.dead_letter_topic_of(topic) in topics:
+            yield (
+                f"PINSTREAM_DEAD_LETTER_TOPIC={own.dead_letter_topic!r} is in KAFKA_TOPICS for the dead letters of"
+                f" {topic!r}: dead letters would be read as events; choose another name"
+            )
+        if len(own.dead_letter_topic_of(topic)) > MAX_TOPIC_LENGTH:
+            yield (
+                f"PINSTREAM_DEAD_LETTER_TOPIC={own.dead_letter_topic!r} makes a name longer than"
+                f" {MAX_TOPIC_LENGTH} characters for {topic[:60]!r}…; shorten it"
+            )
+    if own.dead_letter_topic == "{topic}":
+        yield "PINSTREAM_DEAD_LETTER_TOPIC='{topic}' is the topic itself; write {topic}.dead-letters"
+
+
+def effective(settings: Settings) -> Settings:
+    """The settings as they take effect: test mode has limits of its own."""
+    own, warnings = settings.pinstream, tuple(_warnings(settings))
+    if settings.pinterest.test_mode:
+        limits = {
+            "batch_events": min(own.batch_events, TEST_MODE_BATCH_EVENTS),
+            "calls_per_minute": min(own.calls_per_minute, TEST_MODE_CALLS_PER_MINUTE),
+        }
+        own = own.model_copy(update=limits)
+    return settings.model_copy(update={"pinstream": own, "warnings": warnings})
+
+
+def _warnings(settings: Settings) -> Iterator[str]:
+    """What is allowed, and may still surprise."""
+    kafka, pinterest, own = settings.kafka, settings.pinterest, settings.pinstream
+    if kafka.auto_offset_reset == "latest":
+        yield "KAFKA_AUTO_OFFSET_RESET=latest: a group without offsets skips all that is in the topics now"
+    if any(topic.startswith("^") and not topic.endswith("$") for topic in kafka.topics):
+        yield "KAFKA_TOPICS has a pattern without $ at its end: it matches every topic that begins so"
+    if pinterest.test_mode:
+        yield "PINTEREST_TEST_MODE=true: events are checked, not recorded; 20 events a call, 600 calls a minute"
+    if urlsplit(pinterest.api_url).scheme == "http":
+        yield "PINTEREST_API_URL is not https: token and events travel in the clear; for a sandbox only"
+    if own.calls_per_minute > PUBLISHED_CALLS_PER_MINUTE:
+        yield (
+            f"PINSTREAM_CALLS_PER_MINUTE={own.calls_per_minute} is above the published limit of"
+            f" {PUBLISHED_CALLS_PER_MINUTE} per ad account"
+        )
+    if own.key_store.get_secret_value() == "memory:":
+        yield "PINSTREAM_KEY_STORE=memory: forgets delivered keys at a restart; later duplicates are sent again"

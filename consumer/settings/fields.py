@@ -1,0 +1,349 @@
+"""Every setting, defined once: a field with its variable, default, unit, bounds and reason.
+
+Defaults are written as a person would write them and go through the same parser as what is set. `REGISTRY`
+holds the rows of the settings table in the order of the definitions below. Names, defaults and meanings that the
+contract fixes are as it has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+from consumer.settings.passthrough import number_if_registry_wants_one
+from consumer.settings.values import (
+    HttpAddress,
+    duration,
+    one_of,
+    parse_account,
+    parse_accounts,
+    parse_brokers,
+    parse_dead_letter_topic,
+    parse_flag,
+    parse_full_name,
+    parse_header_text,
+    parse_http_address,
+    parse_key_store,
+    parse_path,
+    parse_topics,
+    parse_url,
+    parse_urls,
+    size,
+    whole,
+)
+
+REQUIRED = "required"
+
+
+class SettingDoc(NamedTuple):
+    """One row of the settings table."""
+
+    name: str
+    default: str
+    """As a person would write it, or in words where it is worked out."""
+    unit: str
+    """What a value is counted in; empty for text."""
+    reason: str
+    secret: bool
+    """Never shown; can also be read from the file that ``X_FILE`` names."""
+    needed_for: str
+    """Which of `load`'s needs cannot do without it; empty if it may always be absent."""
+
+
+REGISTRY: dict[str, SettingDoc] = {}
+"""Variable -> its row; filled by the definitions below."""
+
+
+def _setting(
+    name: str,
+    default: Any,
+    reason: str,
+    *,
+    unit: str = "",
+    shown: str | None = None,
+    secret: bool = False,
+    needed_for: str = "",
+) -> Any:
+    """Register a setting; `default` is ``...`` where `load` works it out, `shown` is how the table has it."""
+    if shown is None:
+        shown = REQUIRED if needed_for else str(default)
+    REGISTRY[name] = SettingDoc(name, shown, unit, reason, secret, needed_for)
+    return Field(default, alias=name)
+
+
+class Group(BaseModel):
+    """Settings that belong together; frozen, and without secrets in its repr."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
+
+
+class KafkaSettings(Group):
+    """Where the records come from."""
+
+    bootstrap_servers: Annotated[str, BeforeValidator(parse_brokers)] = _setting(
+        "KAFKA_BOOTSTRAP_SERVERS",
+        "",
+        "the brokers to start from: host:port, comma-separated",
+        needed_for="kafka",
+    )
+    topics: Annotated[tuple[str, ...], BeforeValidator(parse_topics)] = _setting(
+        "KAFKA_TOPICS",
+        "",
+        "topics to read, comma-separated; an item that starts with ^ is a pattern (POSIX extended)",
+        needed_for="topics",
+    )
+    group_id: str = _setting(
+        "KAFKA_GROUP_ID", "pinstream", "the consumer group; its committed offsets say what is settled"
+    )
+    auto_offset_reset: Annotated[
+        Literal["earliest", "error", "latest"], one_of("earliest", "error", "latest")
+    ] = _setting(
+        "KAFKA_AUTO_OFFSET_RESET",
+        "earliest",
+        "where to start without a valid offset: earliest loses nothing, error stops;"
+        " latest only for a group that has no offsets yet, with a warning",
+    )
+    properties: Mapping[str, SecretStr] = _setting(
+        "KAFKA_…",
+        {},
+        "any other librdkafka property, dots as underscores; what would weaken the delivery guarantee is"
+        " refused by name; passwords and keys also from KAFKA_…_FILE",
+        shown="librdkafka's",
+    )
+
+    def client_properties(self) -> dict[str, str]:
+        """What every librdkafka client is made with, secrets in the clear: not for logs."""
+        revealed = {name: value.get_secret_value() for name, value in self.properties.items()}
+        return {"bootstrap.servers": self.bootstrap_servers, **revealed}
+
+
+class RegistrySettings(Group):
+    """Where writer schemas come from, if not from files."""
+
+    url: Annotated[str, BeforeValidator(parse_urls)] = _setting(
+        "SCHEMA_REGISTRY_URL",
+        "",
+        "a Confluent-compatible registry; without it, schemas come from PINSTREAM_SCHEMAS_DIR",
+        shown="none",
+    )
+    properties: Mapping[str, SecretStr] = _setting(
+        "SCHEMA_REGISTRY_…",
+        {},
+        "any other property of Confluent's registry client, dots as underscores:"
+        " SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO, SCHEMA_REGISTRY_SSL_CA_LOCATION; secrets also from …_FILE",
+        shown="the client's",
+    )
+
+    def client_configuration(self) -> dict[str, str | float]:
+        """What Confluent's registry client is made with, secrets in the clear: not for logs."""
+        revealed = {
+            name: number_if_registry_wants_one(name, value.get_secret_value())
+            for name, value in self.properties.items()
+        }
+        return {"url": self.url, **revealed}
+
+
+class PinterestSettings(Group):
+    """Where the conversion events go."""
+
+    ad_account_id: Annotated[str, BeforeValidator(parse_account)] = _setting(
+        "PINTEREST_AD_ACCOUNT_ID", "", "the ad account that events are for; digits", needed_for="pinterest"
+    )
+    extra_ad_account_ids: Annotated[tuple[str, ...], BeforeValidator(parse_accounts)] = _setting(
+        "PINTEREST_EXTRA_AD_ACCOUNT_IDS",
+        "",
+        "further accounts that a record may name in ad_account_id, comma-separated; each has its own batches,"
+        " quota and gate; a record that names any other is a dead letter",
+        shown="none",
+    )
+    access_token: Annotated[SecretStr | None, BeforeValidator(parse_header_text)] = _setting(
+        "PINTEREST_ACCESS_TOKEN",
+        None,
+        "the Conversions API token; or its file, below",
+        secret=True,
+        shown=REQUIRED,
+    )
+    access_token_file: Annotated[Path | None, BeforeValidator(parse_path)] = _setting(
+        "PINTEREST_ACCESS_TOKEN_FILE",
+        None,
+        "a file with the token; read again when it changes, so that a new token needs no restart",
+        shown="none",
+    )
+    api_url: Annotated[str, BeforeValidator(parse_url)] = _setting(
+        "PINTEREST_API_URL", "https://api.pinterest.com/v5", "the API; point it at a sandbox for tests"
+    )
+    test_mode: Annotated[bool, BeforeValidator(parse_flag)] = _setting(
+        "PINTEREST_TEST_MODE",
+        "false",
+        "sends ?test=true: events are validated, not recorded; at most 20 events a call, 10 calls a second",
+    )
+    partner_name: str | None = _setting(
+        "PINTEREST_PARTNER_NAME",
+        None,
+        "partner_name of every event; a partner gets it from Pinterest",
+        shown="none",
+    )
+
+    @property
+    def ad_account_ids(self) -> tuple[str, ...]:
+        """All accounts that events may go to, the main one first."""
+        return (self.ad_account_id, *self.extra_ad_account_ids)
+
+
+class PinstreamSettings(Group):
+    """How pinstream itself works. Times in seconds, sizes in bytes."""
+
+    schemas_dir: Annotated[Path, BeforeValidator(parse_path)] = _setting(
+        "PINSTREAM_SCHEMAS_DIR",
+        ...,
+        "the .avsc files: the reader schema, and the writers' if no registry is set",
+        shown="the packaged schemas/",
+    )
+    schema_name: Annotated[str, BeforeValidator(parse_full_name)] = _setting(
+        "PINSTREAM_SCHEMA",
+        "commerce.v1.CommerceEvent",
+        "full name of the reader schema in PINSTREAM_SCHEMAS_DIR: the shape the mapping is written for",
+    )
+    wire_format: Annotated[
+        Literal["auto", "confluent", "header", "single-object"],
+        one_of("auto", "confluent", "header", "single-object"),
+    ] = _setting(
+        "PINSTREAM_WIRE_FORMAT",
+        "auto",
+        "how records name their schema: confluent, header, single-object; auto tells them apart by their bytes",
+    )
+    mapping_file: Annotated[Path | None, BeforeValidator(parse_path)] = _setting(
+        "PINSTREAM_MAPPING_FILE",
+        None,
+        "TOML laid over the packaged mapping: how records become conversion events",
+        shown="the packaged mapping",
+    )
+    state_dir: Annotated[Path, BeforeValidator(parse_path)] = _setting(
+        "PINSTREAM_STATE_DIR",
+        ...,
+        "what survives a restart; in the container /var/lib/pinstream",
+        shown="$XDG_STATE_HOME/pinstream or ~/.local/state/pinstream",
+    )
+    key_store: Annotated[SecretStr, BeforeValidator(parse_key_store)] = _setting(
+        "PINSTREAM_KEY_STORE",
+        ...,
+        "where delivered keys are remembered: memory: (forgets at a restart), lmdb:/path, redis://…;"
+        " a URL with a password also from PINSTREAM_KEY_STORE_FILE",
+        shown="lmdb: under the state folder",
+        secret=True,
+    )
+    key_store_max_bytes: Annotated[int, size("1MiB", "1TiB")] = _setting(
+        "PINSTREAM_KEY_STORE_MAX_BYTES",
+        "4GiB",
+        "a hard cap on the key store's disk, so that a full disk is never how one learns of it",
+        unit="size",
+    )
+    dedup_window: Annotated[float, duration("1s", "90d")] = _setting(
+        "PINSTREAM_DEDUP_WINDOW",
+        "48h",
+        "how long a delivered key is remembered; the platform itself deduplicates within 48 hours",
+        unit="duration",
+    )
+    max_event_age: Annotated[float, duration("1m", "365d", zero="no limit")] = _setting(
+        "PINSTREAM_MAX_EVENT_AGE",
+        "7d",
+        "older events are dead letters (expired); conversions older than a week are of no use; 0: no limit",
+        unit="duration",
+    )
+    batch_events: Annotated[int, whole(1, 1000)] = _setting(
+        "PINSTREAM_BATCH_EVENTS",
+        "1000",
+        "the most events in one call; 1000 is the API's limit",
+        unit="events",
+    )
+    batch_bytes: Annotated[int, size("1KiB", "64MiB")] = _setting(
+        "PINSTREAM_BATCH_BYTES",
+        "4MiB",
+        "the most bytes in one call; no limit is documented, others stay under 4 MB",
+        unit="size",
+    )
+    linger: Annotated[float, duration("0s", "10m")] = _setting(
+        "PINSTREAM_LINGER", "500ms", "how long an event waits for its batch to fill", unit="duration"
+    )
+    concurrency: Annotated[int, whole(1, 1000)] = _setting(
+        "PINSTREAM_CONCURRENCY", "8", "requests in flight at once, all accounts together", unit="requests"
+    )
+    calls_per_minute: Annotated[int, whole(1, 1_000_000)] = _setting(
+        "PINSTREAM_CALLS_PER_MINUTE",
+        "5000",
+        "per ad account: the platform's published limit",
+        unit="calls",
+    )
+    request_timeout: Annotated[float, duration("100ms", "10m")] = _setting(
+        "PINSTREAM_REQUEST_TIMEOUT", "30s", "for one call, from connecting to the last byte", unit="duration"
+    )
+    halt_patience: Annotated[float, duration("1s", "365d", zero="for ever")] = _setting(
+        "PINSTREAM_HALT_PATIENCE",
+        "15m",
+        "how long the destination may refuse this token or account before exit 3; 0: for ever",
+        unit="duration",
+    )
+    max_open_events: Annotated[int, whole(1, 10_000_000)] = _setting(
+        "PINSTREAM_MAX_OPEN_EVENTS",
+        "20000",
+        "fetched and not yet settled; one budget for the process, so that memory has a bound",
+        unit="events",
+    )
+    max_open_bytes: Annotated[int, size("64KiB", "64GiB")] = _setting(
+        "PINSTREAM_MAX_OPEN_BYTES", "128MiB", "the same budget in bytes", unit="size"
+    )
+    dead_letter_topic: Annotated[str, BeforeValidator(parse_dead_letter_topic)] = _setting(
+        "PINSTREAM_DEAD_LETTER_TOPIC",
+        "{topic}.dead-letters",
+        "where records go that cannot be delivered; {topic} is the record's topic; it has to exist",
+    )
+    commit_interval: Annotated[float, duration("10ms", "5m")] = _setting(
+        "PINSTREAM_COMMIT_INTERVAL",
+        "1s",
+        "how often settled offsets are committed; after a crash so much is read again",
+        unit="duration",
+    )
+    shutdown_grace: Annotated[float, duration("100ms", "1h")] = _setting(
+        "PINSTREAM_SHUTDOWN_GRACE",
+        "25s",
+        "one deadline for all of the shutdown; below the 30 s after which Kubernetes kills",
+        unit="duration",
+    )
+    stall_after: Annotated[float, duration("1s", "1d")] = _setting(
+        "PINSTREAM_STALL_AFTER",
+        "2m",
+        "lag, and nothing settled for so long: /healthz says sick",
+        unit="duration",
+    )
+    http_address: Annotated[HttpAddress | None, BeforeValidator(parse_http_address)] = _setting(
+        "PINSTREAM_HTTP_ADDRESS", "0.0.0.0:8080", "page, /status, health and metrics; empty turns it off"
+    )
+    log_format: Annotated[Literal["json", "console"] | None, one_of("json", "console")] = _setting(
+        "PINSTREAM_LOG_FORMAT",
+        None,
+        "json: one object a line; console: for people",
+        shown="console on a terminal, else json",
+    )
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], one_of("debug", "info", "warning", "error")
+    ] = _setting("PINSTREAM_LOG_LEVEL", "info", "debug, info, warning or error")
+
+    def dead_letter_topic_of(self, topic: str) -> str:
+        """The dead-letter topic of records of `topic`."""
+        return self.dead_letter_topic.replace("{topic}", topic)
+
+
+class Settings(BaseModel):
+    """Everything that can be set, validated, effective and frozen. No secret is in its repr."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kafka: KafkaSettings
+    registry: RegistrySettings
+    pinterest: PinterestSettings
+    pinstream: PinstreamSettings
+    warnings: tuple[str, ...] = ()
+    """What is allowed but worth a line at start; each names its variable."""

@@ -1,0 +1,225 @@
+"""``KAFKA_…`` and ``SCHEMA_REGISTRY_…`` variables that become properties of the Kafka and registry clients.
+
+``KAFKA_SASL_USERNAME`` is librdkafka's ``sasl.username``: lower case, underscores as dots. Which properties
+exist is librdkafka's to say, when the client is made; which are refused is said here: what would weaken the
+delivery guarantee, contradicts a setting of ours, or cannot be text. The registry's client knows few properties
+and says nothing useful of a wrong one, so they are listed here.
+
+Passwords and keys may come from a file (``KAFKA_SASL_PASSWORD_FILE``). All values are wrapped as secrets, for
+nobody can list all that may be one.
+
+Two sorts of variables look like ours and are not: the service links that Kubernetes puts into every container
+beside a service named ``kafka`` or ``pinstream`` (``KAFKA_PORT=tcp://…``), and what Kafka's own shell scripts
+read (``KAFKA_HEAP_OPTS``). Both are passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from consumer.errors import SettingsError
+
+_COMMITS = "pinstream commits by itself, and only what is settled"
+_CALLBACK = "it is set in code, not as text"
+_SET_BY_US = "pinstream sets it, the delivery guarantee rests on it"
+
+REFUSED_PROPERTIES: Mapping[str, str] = {
+    "enable.auto.commit": _COMMITS,
+    "enable.auto.offset.store": _COMMITS,
+    "auto.commit.enable": _COMMITS,
+    "auto.commit.interval.ms": f"{_COMMITS}; PINSTREAM_COMMIT_INTERVAL says how often",
+    "offset.store.method": _COMMITS,
+    "offset.store.path": _COMMITS,
+    "offset.store.sync.interval.ms": _COMMITS,
+    "auto.offset.reset": "the setting is KAFKA_AUTO_OFFSET_RESET",
+    "group.id": "the setting is KAFKA_GROUP_ID",
+    "bootstrap.servers": "the setting is KAFKA_BOOTSTRAP_SERVERS",
+    "metadata.broker.list": "the setting is KAFKA_BOOTSTRAP_SERVERS",
+    "acks": f"dead letters wait for all replicas: {_SET_BY_US}",
+    "request.required.acks": f"dead letters wait for all replicas: {_SET_BY_US}",
+    "enable.idempotence": f"dead letters are written once: {_SET_BY_US}",
+    "delivery.report.only.error": f"every dead letter's fate has to be known: {_SET_BY_US}",
+    "delivery.timeout.ms": "pinstream sets the time limit of a dead letter itself",
+    "message.timeout.ms": "pinstream sets the time limit of a dead letter itself",
+    "transactional.id": "dead letters are not written in transactions",
+    "enable.partition.eof": _SET_BY_US,
+    "allow.auto.create.topics": "a missing topic has to be an error, not a new and empty topic",
+    "plugin.library.paths": "it would load foreign code into the process",
+    "topic.blacklist": "name the topics to read in KAFKA_TOPICS",
+    "share.acknowledgement.mode": "pinstream reads in consumer groups, not share groups",
+    "enabled_events": _CALLBACK,
+    "opaque": _CALLBACK,
+    "logger": _CALLBACK,
+    "default.topic.config": _CALLBACK,
+    "default_topic_conf": _CALLBACK,
+    "on_commit": _CALLBACK,
+    "on_delivery": _CALLBACK,
+}
+"""librdkafka property -> why it cannot be set. `refusal` adds what no list of names can say."""
+
+FOREIGN_KAFKA_NAME = re.compile(r"KAFKA_(?:HOME|(?:\w+_)?OPTS)")
+"""What Kafka's own shell scripts read from the environment; no librdkafka property is named so."""
+
+_UNDERSCORED = {
+    name.upper(): name
+    for name in ("log_level", "enabled_events", "default_topic_conf", "on_commit", "on_delivery")
+}
+"""The properties that have underscores in their own names, as far as anyone would set them."""
+
+_SECRET_PROPERTY = re.compile(
+    r"(?:.+\.)?(?:password|secret|passphrase)|.+\.key\.pem|sasl\.oauthbearer\.config|sasl\.jaas\.config"
+)
+
+_REGISTRY_NUMBERS = frozenset(
+    (
+        "timeout",
+        "cache.capacity",
+        "cache.latest.ttl.sec",
+        "max.retries",
+        "retries.wait.ms",
+        "retries.max.wait.ms",
+    )
+)
+_REGISTRY_SECRETS = frozenset(
+    ("basic.auth.user.info", "ssl.key.password", "bearer.auth.token", "bearer.auth.client.secret")
+)
+_REGISTRY_TEXTS = frozenset(
+    (
+        "proxy",
+        "ssl.ca.location",
+        "ssl.key.location",
+        "ssl.certificate.location",
+        "bearer.auth.credentials.source",
+        "bearer.auth.logical.cluster",
+        "bearer.auth.identity.pool.id",
+        "bearer.auth.client.id",
+        "bearer.auth.scope",
+        "bearer.auth.issuer.endpoint.url",
+        "bearer.auth.issuer.endpoint.query",
+    )
+)
+_REGISTRY_PROPERTIES = _REGISTRY_NUMBERS | _REGISTRY_SECRETS | _REGISTRY_TEXTS
+_SECRET_FILE_BYTES = 64 * 1024
+"""More is no secret but the wrong file."""
+
+
+def kafka_property(variable: str) -> str:
+    """``KAFKA_SASL_USERNAME`` -> ``sasl.username``."""
+    rest = variable.removeprefix("KAFKA_")
+    return _UNDERSCORED.get(rest) or rest.lower().replace("_", ".")
+
+
+def kafka_variable(name: str) -> str:
+    """``sasl.username`` -> ``KAFKA_SASL_USERNAME``: what to name when librdkafka refuses a property."""
+    return "KAFKA_" + name.upper().replace(".", "_")
+
+
+def registry_variable(name: str) -> str:
+    """``basic.auth.user.info`` -> ``SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO``."""
+    return "SCHEMA_REGISTRY_" + name.upper().replace(".", "_")
+
+
+def refusal(name: str, value: str) -> str | None:
+    """Why this librdkafka property cannot be set to this value; None if it can."""
+    if name in REFUSED_PROPERTIES:
+        return REFUSED_PROPERTIES[name]
+    if name.startswith("test."):
+        return "it would replace the brokers by made-up ones"
+    if name.endswith((".cb", "_cb")):
+        return _CALLBACK
+    if name == "isolation.level" and value.lower() != "read_committed":
+        return "records of aborted transactions would be delivered; leave it at read_committed"
+    return None
+
+
+def service_link_names(environ: Mapping[str, str]) -> frozenset[str]:
+    """The variables that Kubernetes made for its services (and Docker for its links)."""
+    bases = [
+        name.removesuffix("_SERVICE_HOST")
+        for name in environ
+        if name.endswith("_SERVICE_HOST") and name.removesuffix("_HOST") + "_PORT" in environ
+    ]
+    if not bases:
+        return frozenset()
+    base = "|".join(map(re.escape, bases))
+    link = re.compile(rf"(?:{base})_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_[A-Z]+(?:_\w+)?)?)")
+    return frozenset(name for name in environ if link.fullmatch(name))
+
+
+def kafka_properties(environ: Mapping[str, str], passed_over: Collection[str]) -> dict[str, SecretStr]:
+    """librdkafka properties from every ``KAFKA_…`` variable not `passed_over`; `SettingsError` for a refused one."""
+    properties: dict[str, SecretStr] = {}
+    for variable, text in _given("KAFKA_", environ, passed_over):
+        name, value = _value(variable, kafka_property(variable), text, _SECRET_PROPERTY.fullmatch, environ)
+        reason = refusal(name, value)
+        if reason is not None:
+            raise SettingsError(f"{variable} is refused: {reason}; remove it")
+        properties[name] = SecretStr(value)
+    return properties
+
+
+def registry_properties(environ: Mapping[str, str], passed_over: Collection[str]) -> dict[str, SecretStr]:
+    """Registry client properties from every ``SCHEMA_REGISTRY_…`` variable not `passed_over`."""
+    properties: dict[str, SecretStr] = {}
+    for variable, text in _given("SCHEMA_REGISTRY_", environ, passed_over):
+        name = variable.removeprefix("SCHEMA_REGISTRY_").lower().replace("_", ".")
+        name, value = _value(variable, name, text, _REGISTRY_SECRETS.__contains__, environ)
+        if name not in _REGISTRY_PROPERTIES:
+            nearest = registry_variable(
+                get_close_matches(name, sorted(_REGISTRY_PROPERTIES), n=1, cutoff=0)[0]
+            )
+            raise SettingsError(
+                f"{variable} is not a setting of the registry's client; the nearest is {nearest}"
+            )
+        if name in _REGISTRY_NUMBERS and not re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
+            raise SettingsError(f"{variable} is not a number; write digits")
+        properties[name] = SecretStr(value)
+    return properties
+
+
+def number_if_registry_wants_one(name: str, value: str) -> str | float:
+    """The registry's client takes some of its properties as numbers only."""
+    return float(value) if name in _REGISTRY_NUMBERS else value
+
+
+def read_secret_file(variable: str, path: Path) -> str:
+    """The secret in the file that `variable` names, without the line break at its end."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_SECRET_FILE_BYTES + 1)
+        text = raw.decode("utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise SettingsError(f"{variable}: {str(path)!r} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{variable}: {str(path)!r} is not UTF-8 text; is it the right file?") from None
+    if not text.strip() or len(raw) > _SECRET_FILE_BYTES:
+        what = "is larger than 64 KiB" if text.strip() else "is empty"
+        raise SettingsError(f"{variable}: {str(path)!r} {what}; write the secret there, and nothing else")
+    return text
+
+
+def _given(
+    prefix: str, environ: Mapping[str, str], passed_over: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """The variables with this prefix that are set, sorted: the same environment fails the same way."""
+    for name in sorted(environ):
+        if name.startswith(prefix) and name != prefix and name not in passed_over and environ[name].strip():
+            yield name, environ[name]
+
+
+def _value(
+    variable: str, name: str, text: str, is_secret: Callable[[str], object], environ: Mapping[str, str]
+) -> tuple[str, str]:
+    """The property's name and value; ``X_FILE`` of a secret X gives the name of X and what the file holds."""
+    plain = name.removesuffix(".file")
+    if plain == name or not is_secret(plain):
+        return name, text if is_secret(name) else text.strip()
+    twin = variable.removesuffix("_FILE")
+    if environ.get(twin, "").strip():
+        raise SettingsError(f"{variable} and {twin} are both set; keep one of them")
+    return plain, read_secret_file(variable, Path(text.strip()))

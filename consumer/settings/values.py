@@ -1,0 +1,269 @@
+"""How the text of an environment variable becomes a value: durations, sizes, numbers, names, addresses.
+
+Each parser takes text and returns a value, or raises `ValueError` whose message says what was wrong and what
+is allowed, without repeating the text (it may be a secret; whoever reports it decides whether to show it).
+`duration`, `size`, `whole`, `one_of` return a validator for one field with that field's bounds, to be used as
+``Annotated[float, duration("1s", "1h")]`` in a pydantic model. Durations are seconds (float), sizes bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
+_NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]+")
+MAX_TOPIC_LENGTH = 249
+"""Kafka's own limit (org.apache.kafka.common.internals.Topic)."""
+_NOT_IN_EVERY_DIALECT = re.compile(r"\(\?|\\[A-Za-z]|[*+?}]\?")
+_BROKER = re.compile(r"(?:[A-Za-z_]+://)?(?:\[[0-9A-Fa-f:.%]+\]|[^\s:,/@\[\]]+)(?::([0-9]{1,5}))?")
+_FULL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
+_PORTS = 65535
+
+DURATION_FORMS = "a duration such as 500ms, 30s, 15m, 24h or 7d"
+SIZE_FORMS = "a size such as 64KiB, 4MiB, 1GiB or plain bytes"
+
+
+class HttpAddress(NamedTuple):
+    """Where the page, health and metrics are served; port 0 takes any free one."""
+
+    host: str
+    port: int
+
+
+def parse_duration(text: str) -> float:
+    """``500ms``, ``30s``, ``15m``, ``24h``, ``7d`` or ``0``, as seconds."""
+    if text == "0":
+        return 0.0
+    match = _NUMBER_AND_UNIT.fullmatch(text)
+    if match is None or match[2] not in _SECONDS:
+        raise ValueError(f"not a duration; allowed: {DURATION_FORMS}")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def parse_size(text: str) -> int:
+    """``4MiB``, ``64KiB`` or plain bytes, as bytes. Decimal units (MB) are refused: they mean two things."""
+    match = _NUMBER_AND_UNIT.fullmatch(text)
+    if match is None or match[2] not in _BYTES or "." in match[1]:
+        raise ValueError(f"not a size; allowed: {SIZE_FORMS}")
+    return int(match[1]) * _BYTES[match[2]]
+
+
+def parse_whole(text: str) -> int:
+    """ASCII digits, as a whole number."""
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError("not a whole number")
+    return int(text)
+
+
+def duration(low: str, high: str, *, zero: str | None = None) -> BeforeValidator:
+    """A duration from `low` to `high`; ``0`` too if `zero` says what it means."""
+    bounds = parse_duration(low), parse_duration(high)
+    allowed = f"allowed: {low} to {high}" + (f", or 0 for {zero}" if zero else "")
+
+    def validate(text: str) -> float:
+        seconds = parse_duration(text)
+        if not (bounds[0] <= seconds <= bounds[1] or (zero and seconds == 0)):
+            raise ValueError(f"out of bounds; {allowed}")
+        return seconds
+
+    return BeforeValidator(validate)
+
+
+def size(low: str, high: str) -> BeforeValidator:
+    """A size from `low` to `high`."""
+    bounds = parse_size(low), parse_size(high)
+
+    def validate(text: str) -> int:
+        count = parse_size(text)
+        if not bounds[0] <= count <= bounds[1]:
+            raise ValueError(f"out of bounds; allowed: {low} to {high}")
+        return count
+
+    return BeforeValidator(validate)
+
+
+def whole(low: int, high: int) -> BeforeValidator:
+    """A whole number from `low` to `high`."""
+
+    def validate(text: str) -> int:
+        try:
+            number = parse_whole(text)
+        except ValueError as error:
+            raise ValueError(f"{error}; allowed: {low} to {high}") from None
+        if not low <= number <= high:
+            raise ValueError(f"out of bounds; allowed: {low} to {high}")
+        return number
+
+    return BeforeValidator(validate)
+
+
+def one_of(*choices: str) -> BeforeValidator:
+    """One of these words, in any case."""
+
+    def validate(text: str | None) -> str | None:
+        if text is None or text.lower() in choices:
+            return text and text.lower()
+        raise ValueError(f"unknown; allowed: {', '.join(choices)}")
+
+    return BeforeValidator(validate)
+
+
+def parse_flag(text: str) -> bool:
+    """``true`` or ``false``, in any case, and nothing else: ``1`` or ``yes`` could be a slip."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError("not a flag; allowed: true or false")
+    return text.lower() == "true"
+
+
+def split_list(text: str) -> tuple[str, ...]:
+    """A comma-separated list, trimmed, in order, each once; an empty item is an error."""
+    if not text:
+        return ()
+    items = [item.strip() for item in text.split(",")]
+    if not all(items):
+        raise ValueError("an item of the list is empty; remove the surplus comma")
+    return tuple(dict.fromkeys(items))
+
+
+def check_topic(name: str) -> str:
+    """A topic name as Kafka allows it, else `ValueError`."""
+    if not _TOPIC.fullmatch(name) or len(name) > MAX_TOPIC_LENGTH or name in (".", ".."):
+        raise ValueError(
+            f"{name[:60]!r} is no topic name; allowed: letters, digits, '.', '_', '-'; at most {MAX_TOPIC_LENGTH}"
+        )
+    return name
+
+
+def check_topic_pattern(pattern: str) -> str:
+    """A pattern that means the same to everyone who evaluates it, else `ValueError`.
+
+    librdkafka's classic group protocol uses the C library's POSIX extended expressions, KIP-848 brokers RE2.
+    What only one of them knows would match nothing without a word, so it is refused here.
+    """
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"the pattern {pattern[:60]!r} is not a regular expression: {error}") from None
+    if _NOT_IN_EVERY_DIALECT.search(pattern):
+        raise ValueError(
+            f"the pattern {pattern[:60]!r} uses what not every Kafka version knows;"
+            " write it without '(?', lazy repeats and letter escapes such as \\d (use [0-9])"
+        )
+    return pattern
+
+
+def parse_topics(text: str) -> tuple[str, ...]:
+    """Topic names and ``^`` patterns."""
+    topics = split_list(text)
+    for topic in topics:
+        if topic.startswith("^"):
+            check_topic_pattern(topic)
+        else:
+            check_topic(topic)
+    return topics
+
+
+def parse_dead_letter_topic(template: str) -> str:
+    """A topic name in which ``{topic}`` may stand for the record's topic."""
+    rest = template.replace("{topic}", "t", 1)
+    if "{" in rest or "}" in rest:
+        raise ValueError("only {topic} may stand in braces, and once")
+    check_topic(rest)
+    return template
+
+
+def parse_brokers(text: str) -> str:
+    """A comma-separated list of ``host`` or ``host:port``."""
+    for item in split_list(text):
+        match = _BROKER.fullmatch(item)
+        if match is None or (match[1] is not None and not 0 < int(match[1]) <= _PORTS):
+            raise ValueError("not a list of brokers; allowed: host:port, comma-separated")
+    return text
+
+
+def parse_account(text: str) -> str:
+    """An ad account id: 1 to 18 digits (the OpenAPI description's pattern). Empty is left to the caller."""
+    if text and not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError("not an ad account id; allowed: 1 to 18 digits")
+    return text
+
+
+def parse_accounts(text: str) -> tuple[str, ...]:
+    """A comma-separated list of ad account ids."""
+    return tuple(parse_account(item) for item in split_list(text))
+
+
+def parse_url(text: str) -> str:
+    """An http(s) URL without credentials, query or fragment, and without a slash at its end."""
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        valid = False
+    if not valid or re.search(r"\s", text):
+        raise ValueError("not a URL; allowed: http://host[:port][/path] or https://…")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a URL here holds no user or password; remove what stands before the @")
+    if parts.query or parts.fragment:
+        raise ValueError("a URL here ends with its path; remove the query or fragment")
+    return text.rstrip("/")
+
+
+def parse_urls(text: str) -> str:
+    """A comma-separated list of URLs: the registry's client tries one after the other."""
+    return ",".join(parse_url(item) for item in split_list(text))
+
+
+def parse_http_address(text: str) -> HttpAddress | None:
+    """``host:port`` or ``[v6]:port``; empty is none."""
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    v6 = host.startswith("[") and host.endswith("]")
+    if v6:
+        host = host[1:-1]
+    good_host = bool(host) and not re.search(r"[\s/@\[\]]", host) and (v6 or ":" not in host)
+    if not good_host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > _PORTS:
+        raise ValueError("not an address; allowed: host:port such as 0.0.0.0:8080, or empty for none")
+    return HttpAddress(host, int(port))
+
+
+def parse_key_store(text: str) -> str:
+    """``memory:``, ``lmdb:/path``, ``redis://…`` or ``rediss://…``; empty is left to the caller."""
+    scheme, _, rest = text.partition(":")
+    if scheme == "lmdb" and rest:
+        return f"lmdb:{parse_path(rest)}"
+    if text not in ("", "memory:") and not re.fullmatch(r"rediss?://\S+", text):
+        raise ValueError("not a key store; allowed: memory:, lmdb:/path, redis://host:port/db")
+    return text
+
+
+def parse_full_name(text: str) -> str:
+    """An Avro full name: ``namespace.Name``."""
+    if not _FULL_NAME.fullmatch(text):
+        raise ValueError("not an Avro name; allowed: namespace.Name")
+    return text
+
+
+def parse_path(text: str | None) -> Path | None:
+    """A path; a leading ``~`` is the home folder."""
+    try:
+        return None if text is None else Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("'~' has no meaning here: there is no home folder; write the whole path") from None
+
+
+def parse_header_text(text: str | None) -> str | None:
+    """Text fit for an HTTP header: visible ASCII, no blanks. What a token consists of."""
+    if text is not None and not re.fullmatch(r"[\x21-\x7e]+", text):
+        raise ValueError(
+            "has blanks, line breaks or characters that no token has; write only the token there"
+        )
+    return text

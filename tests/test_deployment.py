@@ -1,0 +1,258 @@
+"""Dockerfile, docker-compose.yml, Makefile and pins: they cannot be run here, so they are held against the code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from consumer.cli import main
+from consumer.settings import DEFAULT_NEEDS, Settings, load
+from consumer.settings.values import parse_duration
+
+ROOT = Path(__file__).parent.parent
+NEEDS = {"run": DEFAULT_NEEDS, "check": DEFAULT_NEEDS, "produce": ("kafka",), "sandbox": ()}
+"""What each command that a service runs cannot do without."""
+OUR_PREFIXES = ("PINSTREAM_", "PINTEREST_", "KAFKA_", "SCHEMA_REGISTRY_")
+MAKE_TARGETS = {"setup", "demo", "test", "check", "simulate", "bench", "clean"}
+
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions with their arguments, continued lines joined."""
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text("utf-8"), flags=re.MULTILINE)
+    lines = re.sub(r"\\\n\s*", " ", text).splitlines()
+    return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines if line.strip())]
+
+
+def final_stage() -> list[tuple[str, str]]:
+    """The instructions of the image that is shipped."""
+    found = instructions()
+    return found[max(index for index, (word, _) in enumerate(found) if word == "FROM") :]
+
+
+def image_environment() -> dict[str, str]:
+    """The variables that the image sets."""
+    pairs = [pair for word, rest in final_stage() if word == "ENV" for pair in shlex.split(rest)]
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def settings_of(service: dict[str, Any]) -> Settings:
+    """The settings that a service of ours starts with; a `SettingsError` fails the test."""
+    environ = {"HOME": "/var/lib/pinstream", **image_environment(), **service.get("environment", {})}
+    return load(environ, needs=NEEDS[service["command"][0]])
+
+
+class TestCompose:
+    """Every service's command and variables exist, and what has to fit together does."""
+
+    def test_the_whole_system_is_there(self) -> None:
+        """Kafka, topics, registry, sandbox, producer, pinstream."""
+        assert SERVICES.keys() == {"kafka", "topics", "schema-registry", "sandbox", "producer", "pinstream"}
+        assert OURS.keys() == {"sandbox", "producer", "pinstream"}
+
+    @pytest.mark.parametrize("name", OURS)
+    def test_commands_exist(self, name: str) -> None:
+        """The command line of each service of ours parses: command, options and values."""
+        command, *arguments = OURS[name]["command"]
+        with click.Context(main) as context:
+            found = main.get_command(context, command)
+            assert found is not None, f"pinstream has no command {command}"
+            found.make_context(command, arguments, parent=context)
+
+    @pytest.mark.parametrize("name", OURS)
+    def test_variables_are_settings(self, name: str) -> None:
+        """Every variable of a service of ours is known, valid, and enough for its command."""
+        assert all(variable.startswith(OUR_PREFIXES) for variable in OURS[name].get("environment", {}))
+        settings_of(OURS[name])
+
+    @pytest.mark.parametrize("name", SERVICES)
+    def test_versions_are_fixed(self, name: str) -> None:
+        """No image of today that is another tomorrow."""
+        image, _, tag = SERVICES[name]["image"].rpartition(":")
+        assert image
+        assert re.fullmatch(r"\d+\.\d+\.\d+", tag)
+
+    def test_our_image_has_our_version(self) -> None:
+        """The tag is the version of pyproject.toml."""
+        tags = {service["image"] for service in OURS.values()}
+        assert tags == {f"pinstream:{PYPROJECT['project']['version']}"}
+
+    def test_one_version_of_kafka(self) -> None:
+        """The broker, and what makes its topics."""
+        assert SERVICES["kafka"]["image"] == SERVICES["topics"]["image"]
+
+    def test_everyone_waits_for_what_it_needs(self) -> None:
+        """A service that is waited for has a health check or ends; nobody waits for what is not there."""
+        for service in SERVICES.values():
+            for other, waiting in service.get("depends_on", {}).items():
+                if waiting["condition"] == "service_healthy":
+                    assert SERVICES[other]["healthcheck"]["test"]
+                else:
+                    assert waiting["condition"] == "service_completed_successfully"
+                    assert SERVICES[other]["restart"] == "no"
+        assert SERVICES["pinstream"]["depends_on"].keys() == {"topics", "schema-registry", "sandbox"}
+
+    def test_shutdown_fits_into_the_grace_period(self) -> None:
+        """pinstream ends by itself before Docker kills it."""
+        grace = settings_of(SERVICES["pinstream"]).pinstream.shutdown_grace
+        assert parse_duration(SERVICES["pinstream"]["stop_grace_period"]) > grace
+
+    def test_topics_are_made_before_they_are_used(self) -> None:
+        """The input topic and its dead-letter topic, by the names that pinstream and the producer use."""
+        settings = settings_of(SERVICES["pinstream"])
+        made = re.findall(r"for topic in ([^;]+);", SERVICES["topics"]["command"][0])[0].split()
+        wanted = [
+            *settings.kafka.topics,
+            *map(settings.pinstream.dead_letter_topic_of, settings.kafka.topics),
+        ]
+        assert sorted(made) == sorted(wanted)
+        command = SERVICES["producer"]["command"]
+        assert (command[command.index("--topic") + 1],) == settings.kafka.topics
+
+    def test_addresses_lead_to_services(self) -> None:
+        """Brokers, registry and API are named as the services that listen there."""
+        settings = settings_of(SERVICES["pinstream"])
+        listeners = SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+        assert f"://{settings.kafka.bootstrap_servers}" in listeners
+        assert settings.registry.url == "http://schema-registry:8081"
+        assert "8081" in SERVICES["schema-registry"]["environment"]["SCHEMA_REGISTRY_LISTENERS"]
+        sandbox = SERVICES["sandbox"]["command"]
+        assert settings.pinterest.api_url == f"http://sandbox:{sandbox[sandbox.index('--port') + 1]}/v5"
+
+    def test_ports_are_published_on_loopback_only(self) -> None:
+        """Nothing of a development system is open to the network, and the page's port is where it listens."""
+        for service in SERVICES.values():
+            assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+        address = settings_of(SERVICES["pinstream"]).pinstream.http_address
+        assert address is not None
+        assert SERVICES["pinstream"]["ports"] == [f"127.0.0.1:{address.port}:{address.port}"]
+
+    def test_state_survives(self) -> None:
+        """The state folder is on a volume."""
+        state = settings_of(SERVICES["pinstream"]).pinstream.state_dir
+        assert SERVICES["pinstream"]["volumes"] == [f"pinstream-state:{state}"]
+        assert "pinstream-state" in COMPOSE["volumes"]
+
+
+class TestDockerfile:
+    """The image runs pinstream, pinned, as process 1, without rights."""
+
+    def test_not_root(self) -> None:
+        """The last user set is a number (for Kubernetes' runAsNonRoot), and not 0."""
+        [user] = [rest for word, rest in final_stage() if word == "USER"]
+        assert int(user) > 0
+
+    def test_base_images_are_fixed_and_alike(self) -> None:
+        """Build and run on the same Python."""
+        images = {rest.split(" AS ")[0] for word, rest in instructions() if word == "FROM"}
+        assert images == {"python:3.11-slim"}
+
+    def test_signals_arrive(self) -> None:
+        """Exec form, so that SIGTERM reaches pinstream and not a shell."""
+        found = dict(final_stage())
+        assert (found["ENTRYPOINT"], found["CMD"]) == ('["pinstream"]', '["run"]')
+        assert found["HEALTHCHECK"].partition(" CMD ")[2].startswith('["python", "-c", ')
+
+    def test_the_health_check_is_python(self) -> None:
+        """The health check's one line compiles and asks /healthz."""
+        [_, _, code] = yaml.safe_load(dict(final_stage())["HEALTHCHECK"].partition(" CMD ")[2])
+        compile(code, "HEALTHCHECK", "exec")
+        assert "/healthz" in code
+
+    def test_everything_is_installed_with_the_constraints(self) -> None:
+        """No version is left to the day of the build."""
+        runs = [rest for word, rest in instructions() if word == "RUN"]
+        installs = [part for rest in runs for part in rest.split("&&") if "pip install" in part]
+        assert installs
+        assert all("--constraint constraints.txt" in part for part in installs)
+
+    def test_state_is_on_the_volume(self) -> None:
+        """PINSTREAM_STATE_DIR is the volume, and the contract's path."""
+        found = dict(final_stage())
+        assert image_environment()["PINSTREAM_STATE_DIR"] == found["VOLUME"] == "/var/lib/pinstream"
+
+    def test_what_is_copied_exists_and_is_not_ignored(self) -> None:
+        """Every COPY from the source tree finds its file, through .dockerignore's list."""
+        kept = {
+            line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line[:1] == "!"
+        }
+        copied = [
+            source
+            for word, rest in instructions()
+            if word == "COPY" and "--from" not in rest
+            for source in rest.split()[:-1]
+        ]
+        assert set(copied) == kept
+        assert all((ROOT / source).exists() for source in copied)
+
+
+class TestPins:
+    """Every dependency has a reason and a version."""
+
+    def direct(self) -> list[str]:
+        """All that pyproject.toml asks for, as it is written there, without versions."""
+        groups: list[Any] = [entry for group in PYPROJECT["dependency-groups"].values() for entry in group]
+        requirements = PYPROJECT["project"]["dependencies"] + [
+            entry for entry in groups if isinstance(entry, str)
+        ]
+        return [re.split(r"[<>=~! ]", requirement)[0] for requirement in requirements]
+
+    def test_each_dependency_has_its_reason(self) -> None:
+        """docs/dependencies.md lists exactly the direct dependencies, each with a reason."""
+        text = (ROOT / "docs" / "dependencies.md").read_text("utf-8")
+        listed = re.findall(r"^- `([^`]+)`: \S", text, re.MULTILINE)
+        assert sorted(listed) == sorted(self.direct())
+
+    def test_each_dependency_is_pinned(self) -> None:
+        """constraints.txt has one exact version of each, and of pip."""
+        pins = re.findall(r"^([A-Za-z0-9._-]+)==[^\s;]+$", self.constraints(), re.MULTILINE)
+        names = [re.sub(r"[-_.]+", "-", name).lower() for name in pins]
+        assert len(names) == len(set(names))
+        direct = {re.sub(r"[-_.]+", "-", name.partition("[")[0]).lower() for name in self.direct()}
+        assert direct | {"pip"} <= set(names)
+
+    def test_the_build_backend_is_the_pinned_one(self) -> None:
+        """The build system's requirement and the constraint agree."""
+        [requirement] = PYPROJECT["build-system"]["requires"]
+        assert requirement in self.constraints().splitlines()
+
+    def test_constraints_hold_pins_only(self) -> None:
+        """No address, no path, no range."""
+        for line in self.constraints().splitlines():
+            assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!]+", line)
+
+    def constraints(self) -> str:
+        """The text of constraints.txt."""
+        return (ROOT / "constraints.txt").read_text("utf-8")
+
+
+class TestMake:
+    """The targets of the contract, all of them and no other."""
+
+    def test_targets(self) -> None:
+        """Beside `help`, which lists them."""
+        text = (ROOT / "Makefile").read_text("utf-8")
+        targets = set(re.findall(r"^([a-z]+):", text, re.MULTILINE))
+        assert targets - {"help"} == MAKE_TARGETS
+        phony = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)[0].split()
+        assert set(phony) == targets
+
+    def test_ci_runs_checks_and_all_tests(self) -> None:
+        """.ci/run is what a person runs: make check, make test."""
+        script = ROOT / ".ci" / "run"
+        text = script.read_text("utf-8")
+        assert script.stat().st_mode & 0o111
+        assert "set -euo pipefail" in text
+        assert "make check" in text
+        assert "make test" in text

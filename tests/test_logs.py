@@ -1,0 +1,191 @@
+"""The log: one look for all lines, no secret in any of them, no line ten thousand times."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+import structlog
+from pydantic import SecretStr
+
+from consumer import logs
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """Leave `logging` and structlog as they were."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def lines_of(stream: io.StringIO) -> list[dict[str, Any]]:
+    """The JSON lines written so far."""
+    return [orjson.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_json_lines_hold_time_level_event_and_fields() -> None:
+    """JSON: one object a line, with timestamp, level and event in front."""
+    stream = io.StringIO()
+    logs.configure(log_format="json", stream=stream)
+    structlog.get_logger().info("batch sent", events=3)
+    [line] = lines_of(stream)
+    assert list(line)[:3] == ["timestamp", "level", "event"]
+    assert (line["level"], line["event"], line["events"]) == ("info", "batch sent", 3)
+    assert line["timestamp"].endswith("Z")
+
+
+@pytest.mark.parametrize(("stream", "is_json"), [(io.StringIO(), True), (Terminal(), False)])
+def test_format_follows_the_terminal(stream: io.StringIO, is_json: bool) -> None:
+    """Without a set format a terminal gets readable lines, anything else JSON."""
+    logs.configure(stream=stream)
+    structlog.get_logger().info("started")
+    assert stream.getvalue().startswith("{") is is_json
+    assert "started" in stream.getvalue()
+
+
+def test_level_is_a_threshold() -> None:
+    """Lines below the level are not written."""
+    stream = io.StringIO()
+    logs.configure(log_format="json", level="warning", stream=stream)
+    structlog.get_logger().info("no")
+    structlog.get_logger().error("yes")
+    assert [line["event"] for line in lines_of(stream)] == ["yes"]
+
+
+def test_library_lines_take_the_same_way() -> None:
+    """A warning from `logging` becomes a line of ours that names its logger; its chatter does not."""
+    stream = io.StringIO()
+    logs.configure(log_format="json", stream=stream)
+    logging.getLogger("aiohttp.client").warning("closed %s, Authorization: Bearer abcdefghij", 3)
+    logging.getLogger("aiohttp.client").info("chatter")
+    logging.getLogger("aiohttp.client").log(35, "between the levels")
+    assert [(line["level"], line["logger"]) for line in lines_of(stream)] == [
+        ("warning", "aiohttp.client")
+    ] * 2
+    assert lines_of(stream)[0]["event"] == "closed 3, Authorization: Bearer [redacted]"
+
+
+def test_configuring_twice_does_not_double_lines() -> None:
+    """A second set-up replaces the first."""
+    first, second = io.StringIO(), io.StringIO()
+    logs.configure(log_format="json", stream=first)
+    logs.configure(log_format="json", stream=second)
+    logging.getLogger("library").warning("once")
+    assert (len(lines_of(first)), len(lines_of(second))) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "token",
+        "access_token",
+        "PINTEREST_ACCESS_TOKEN",
+        "sasl.password",
+        "authorization",
+        "api_key",
+        "client_secret",
+    ],
+)
+def test_fields_named_like_secrets_are_masked(field: str) -> None:
+    """What is called a token, password or key is masked, wherever it stands."""
+    event = logs.redact(None, "info", {field: "abc", "inner": {field: ["abc"]}})
+    assert event == {field: logs.MASK, "inner": {field: logs.MASK}}
+
+
+@pytest.mark.parametrize(
+    "field", ["topic", "partition", "token_file", "keys", "event", "tokens_left", "outcome"]
+)
+def test_other_fields_are_left_alone(field: str) -> None:
+    """Masking does not eat what is needed to read a log."""
+    assert logs.redact(None, "info", {field: "orders", "n": 3}) == {field: "orders", "n": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Authorization: Bearer abcDEF123.-_~", "Authorization: Bearer [redacted]"),
+        ("refused pina_AMAQ1234567890", "refused [redacted]"),
+        ("redis://user:pass@host:6379/0", "redis://[redacted]@host:6379/0"),
+        ("https://api.pinterest.com/v5", "https://api.pinterest.com/v5"),
+    ],
+)
+def test_text_that_looks_like_a_secret_is_masked(text: str, shown: str) -> None:
+    """A token in running text is masked by its looks, and the rest of the text stays."""
+    assert logs.redact(None, "info", {"event": text, "many": (text,)}) == {"event": shown, "many": [shown]}
+
+
+def test_exceptions_are_text_without_secrets_or_locals() -> None:
+    """A logged exception shows its trace, masked, and no local variables."""
+    stream = io.StringIO()
+    logs.configure(log_format="json", stream=stream)
+    shopper = "shopper@example.com"
+    try:
+        raise ValueError("Bearer abcdefghijkl")
+    except ValueError:
+        structlog.get_logger().exception("failed")
+    [line] = lines_of(stream)
+    assert "ValueError: Bearer [redacted]" in line["exception"]
+    assert shopper not in stream.getvalue()
+
+
+@pytest.mark.parametrize("value", [10**30, "\ud800", object(), SecretStr("hush"), {1: 2}])
+def test_no_value_breaks_a_line(value: object) -> None:
+    """Whatever a field holds, a line is written, and a wrapped secret stays wrapped."""
+    stream = io.StringIO()
+    logs.configure(log_format="json", stream=stream)
+    structlog.get_logger().info("odd", value=value)
+    assert len(stream.getvalue().splitlines()) == 1
+    assert "hush" not in stream.getvalue()
+
+
+class TestRepeatLimiter:
+    """So many lines of a kind in each interval, and a count of the rest."""
+
+    def setup_method(self) -> None:
+        self.now = 0.0
+        self.limiter = logs.RepeatLimiter(burst=2, interval=10, kinds=2, clock=lambda: self.now)
+
+    def passes(self, event: str, level: str = "info") -> dict[str, Any] | None:
+        """The event after the limiter, None if it was dropped."""
+        try:
+            return dict(self.limiter(None, level, {"event": event}))
+        except structlog.DropEvent:
+            return None
+
+    def test_repeats_beyond_the_burst_are_dropped_and_counted(self) -> None:
+        """The line after the interval says how many were not shown, and only that one."""
+        shown = [self.passes("down") is not None for _ in range(5)]
+        assert shown == [True, True, False, False, False]
+        self.now = 10
+        assert self.passes("down") == {"event": "down", "repeats_not_shown": 3}
+        assert self.passes("down") == {"event": "down"}
+
+    def test_kinds_are_counted_apart(self) -> None:
+        """Another event, or the same at another level, has a count of its own."""
+        for _ in range(3):
+            self.passes("down")
+        assert self.passes("up") is not None
+        assert self.passes("down", "error") is not None
+
+    def test_memory_is_bounded(self) -> None:
+        """Kinds beyond the limit push out the one not seen for longest."""
+        for _ in range(3):
+            self.passes("a")
+        self.passes("b")
+        self.passes("c")
+        assert self.passes("a") == {"event": "a"}

@@ -1,0 +1,510 @@
+"""The settings: names and defaults of the contract, one clear line for whatever cannot be, no secret shown."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer import settings
+from consumer.adapters import kafka
+from consumer.errors import SettingsError
+from consumer.settings import HttpAddress, Settings, load
+from consumer.settings.values import parse_duration, parse_size
+
+ROOT = Path(__file__).parent.parent
+COMPLETE = {
+    "HOME": "/home/shop",
+    "KAFKA_BOOTSTRAP_SERVERS": "kafka-1:9092,kafka-2:9092",
+    "KAFKA_TOPICS": "orders",
+    "PINTEREST_AD_ACCOUNT_ID": "549755885175",
+    "PINTEREST_ACCESS_TOKEN": "pina_hush",
+}
+
+
+def with_(**variables: str) -> Settings:
+    """A complete environment with these on top."""
+    return load(COMPLETE | variables)
+
+
+def refused(**variables: str) -> str:
+    """The one line that refuses a complete environment with these on top."""
+    with pytest.raises(SettingsError) as caught:
+        with_(**variables)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert caught.value.exit_code == 2
+    return message
+
+
+class TestDefaults:
+    """Without being told, pinstream does what contract.md says."""
+
+    def test_contract(self) -> None:
+        """Every default of the contract's table."""
+        s = with_()
+        own = s.pinstream
+        assert (s.kafka.group_id, s.kafka.auto_offset_reset) == ("pinstream", "earliest")
+        assert (s.registry.url, s.registry.properties) == ("", {})
+        assert (s.pinterest.api_url, s.pinterest.test_mode) == ("https://api.pinterest.com/v5", False)
+        assert (s.pinterest.partner_name, s.pinterest.extra_ad_account_ids) == (None, ())
+        assert (own.batch_events, own.batch_bytes, own.linger) == (1000, 4 * 1024**2, 0.5)
+        assert (own.concurrency, own.calls_per_minute) == (8, 5000)
+        assert (own.max_open_events, own.max_open_bytes) == (20000, 128 * 1024**2)
+        assert (own.dedup_window, own.commit_interval, own.shutdown_grace) == (48 * 3600, 1, 25)
+        assert own.dead_letter_topic_of("orders") == "orders.dead-letters"
+        assert own.http_address == HttpAddress("0.0.0.0", 8080)
+        assert (own.log_format, own.log_level, own.mapping_file) == (None, "info", None)
+        assert s.warnings == ()
+
+    def test_beyond_the_contract(self) -> None:
+        """The settings that the contract leaves open."""
+        own = with_().pinstream
+        assert (own.schema_name, own.wire_format) == ("commerce.v1.CommerceEvent", "auto")
+        assert (own.max_event_age, own.request_timeout, own.halt_patience) == (7 * 86400, 30, 900)
+        assert (own.key_store_max_bytes, own.stall_after) == (4 * 1024**3, 120)
+        assert (own.schemas_dir / "commerce_event.avsc").is_file()
+
+    @pytest.mark.parametrize(
+        ("environ", "folder"),
+        [
+            ({}, "/home/shop/.local/state/pinstream"),
+            ({"XDG_STATE_HOME": "/state"}, "/state/pinstream"),
+            ({"XDG_STATE_HOME": "relative"}, "/home/shop/.local/state/pinstream"),
+            ({"PINSTREAM_STATE_DIR": "/var/lib/pinstream"}, "/var/lib/pinstream"),
+        ],
+    )
+    def test_state_folder(self, environ: dict[str, str], folder: str) -> None:
+        """The state folder follows the XDG base directory specification, and the key store lies in it."""
+        own = with_(**environ).pinstream
+        assert own.state_dir == Path(folder)
+        assert own.key_store.get_secret_value() == f"lmdb:{folder}/keys"
+
+    def test_blank_counts_as_not_set(self) -> None:
+        """An empty variable, as compose files make them, means the default; for the HTTP address it means off."""
+        own = with_(PINSTREAM_CONCURRENCY=" ", PINSTREAM_HTTP_ADDRESS="", KAFKA_CLIENT_ID="").pinstream
+        assert own.concurrency == 8
+        assert own.http_address is None
+
+
+class TestNeeds:
+    """A command asks only for what it cannot do without."""
+
+    def test_nothing_needed(self) -> None:
+        """`explain` runs in an empty environment."""
+        assert load({"HOME": "/h"}, needs=()).pinterest.ad_account_id == ""
+
+    @pytest.mark.parametrize(
+        "name",
+        ["KAFKA_BOOTSTRAP_SERVERS", "KAFKA_TOPICS", "PINTEREST_AD_ACCOUNT_ID", "PINTEREST_ACCESS_TOKEN"],
+    )
+    def test_each_required_setting_is_named(self, name: str) -> None:
+        """Whatever `run` needs and is absent or blank is named."""
+        assert refused(**{name: ""}).startswith(f"{name} is not set")
+
+    def test_only_kafka(self) -> None:
+        """`produce` needs the brokers alone."""
+        environ = {"HOME": "/h", "KAFKA_BOOTSTRAP_SERVERS": "b:1"}
+        assert load(environ, needs=("kafka",)).kafka.client_properties() == {"bootstrap.servers": "b:1"}
+
+    def test_a_bad_value_is_refused_even_where_it_is_not_needed(self) -> None:
+        """What is there has to be valid."""
+        with pytest.raises(SettingsError, match="PINTEREST_AD_ACCOUNT_ID"):
+            load({"HOME": "/h", "PINTEREST_AD_ACCOUNT_ID": "abc"}, needs=())
+
+    def test_a_token_file_is_not_opened_by_who_needs_no_token(self, tmp_path: Path) -> None:
+        """`explain` works on a machine where the secret is not mounted."""
+        environ = {"HOME": "/h", "PINTEREST_ACCESS_TOKEN_FILE": str(tmp_path / "absent")}
+        assert load(environ, needs=()).pinterest.access_token_file == tmp_path / "absent"
+
+
+class TestUnknown:
+    """A slip in a name is an error, not a setting that silently does nothing."""
+
+    @pytest.mark.parametrize(
+        ("slip", "meant"),
+        [
+            ("PINSTREAM_BATCH_EVENT", "PINSTREAM_BATCH_EVENTS"),
+            ("PINSTREAM_DEDUPE_WINDOW", "PINSTREAM_DEDUP_WINDOW"),
+            ("PINTEREST_TOKEN", "PINTEREST_ACCESS_TOKEN"),
+            ("PINTEREST_ACCOUNT_ID", "PINTEREST_AD_ACCOUNT_ID"),
+            ("SCHEMA_REGISTRY_BASIC_AUTH_USERINFO", "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO"),
+        ],
+    )
+    def test_unknown_names_the_nearest(self, slip: str, meant: str) -> None:
+        """The line names the variable and the nearest known one, never the value."""
+        message = refused(**{slip: "hush", "SCHEMA_REGISTRY_URL": "http://r"})
+        assert message.startswith(slip)
+        assert meant in message
+        assert "hush" not in message
+
+    def test_kubernetes_service_links_are_passed_over(self) -> None:
+        """What Kubernetes sets beside services named kafka and pinstream is no setting."""
+        links: dict[str, str] = {}
+        for base in ("KAFKA", "PINSTREAM", "PINSTREAM_METRICS", "SCHEMA_REGISTRY"):
+            links |= {
+                f"{base}_SERVICE_HOST": "10.0.0.1",
+                f"{base}_SERVICE_PORT": "9092",
+                f"{base}_SERVICE_PORT_HTTP": "9092",
+                f"{base}_PORT": "tcp://10.0.0.1:9092",
+                f"{base}_PORT_9092_TCP": "tcp://10.0.0.1:9092",
+                f"{base}_PORT_9092_TCP_ADDR": "10.0.0.1",
+            }
+        assert with_(**links) == with_()
+
+    def test_what_looks_like_a_link_without_a_service_is_refused(self) -> None:
+        """Only what Kubernetes made is passed over."""
+        assert refused(PINSTREAM_PORT="8080").startswith("PINSTREAM_PORT is not a setting")
+
+    def test_kafkas_own_shell_variables_are_passed_over(self) -> None:
+        """A machine with Kafka's scripts on it has these."""
+        assert with_(KAFKA_HOME="/opt/kafka", KAFKA_HEAP_OPTS="-Xmx1G", KAFKA_OPTS="-D") == with_()
+
+
+BAD_VALUES = {
+    "KAFKA_BOOTSTRAP_SERVERS": ["host:port", "a b:9092", "a:9092,,b:9092", "a:99999", "a:0"],
+    "KAFKA_TOPICS": ["a,,b", ",", "a b", "ümlaut", "..", "x" * 250, "^a[", "^a\\d", "^(?:a)", "^a.*?"],
+    "KAFKA_AUTO_OFFSET_RESET": ["beginning", "none"],
+    "SCHEMA_REGISTRY_URL": ["registry:8081", "http://", "http://u:hush@r:1", "ftp://r", "http://r:1,x"],
+    "SCHEMA_REGISTRY_TIMEOUT": ["5s"],
+    "PINTEREST_AD_ACCOUNT_ID": ["abc", "1234567890123456789", "١٢", "-1", "1 2"],
+    "PINTEREST_EXTRA_AD_ACCOUNT_IDS": ["1,,2", "1,x"],
+    "PINTEREST_ACCESS_TOKEN": ["two words", "tökén", "a\nb"],
+    "PINTEREST_API_URL": ["api.pinterest.com", "https://x?y=1", "https://a b/", "https://x:99999"],
+    "PINTEREST_TEST_MODE": ["1", "yes", "tru"],
+    "PINSTREAM_SCHEMAS_DIR": ["/nowhere/at/all"],
+    "PINSTREAM_SCHEMA": ["commerce..v1", "1x", "a-b"],
+    "PINSTREAM_WIRE_FORMAT": ["avro"],
+    "PINSTREAM_MAPPING_FILE": ["/nowhere/at/all.toml"],
+    "PINSTREAM_STATE_DIR": [__file__],
+    "PINSTREAM_KEY_STORE": ["lmdb:", "memory", "redis:", "sqlite:/x", "/var/keys"],
+    "PINSTREAM_KEY_STORE_MAX_BYTES": ["0", "4GB", "1.5GiB"],
+    "PINSTREAM_DEDUP_WINDOW": ["0", "48", "-1h", "2 weeks", "91d"],
+    "PINSTREAM_MAX_EVENT_AGE": ["1s", "forever"],
+    "PINSTREAM_BATCH_EVENTS": ["0", "1001", "-5", "1e3", "١", "1_000"],
+    "PINSTREAM_BATCH_BYTES": ["0", "1", "4MB", "4 mib", "1GiB"],
+    "PINSTREAM_LINGER": ["500", "11m", "1h30m", "NaNs", "infs"],
+    "PINSTREAM_CONCURRENCY": ["0", "many"],
+    "PINSTREAM_CALLS_PER_MINUTE": ["0"],
+    "PINSTREAM_REQUEST_TIMEOUT": ["0"],
+    "PINSTREAM_HALT_PATIENCE": ["1ms", "x"],
+    "PINSTREAM_MAX_OPEN_EVENTS": ["0"],
+    "PINSTREAM_MAX_OPEN_BYTES": ["1"],
+    "PINSTREAM_DEAD_LETTER_TOPIC": ["{topic}", "orders", "{tpoic}.x", "{topic}{topic}", "a b", "x" * 250],
+    "PINSTREAM_COMMIT_INTERVAL": ["0", "1d"],
+    "PINSTREAM_SHUTDOWN_GRACE": ["0", "0s", "2h"],
+    "PINSTREAM_STALL_AFTER": ["0"],
+    "PINSTREAM_HTTP_ADDRESS": ["8080", ":8080", "a:99999", "::1:8080", "a:b", "http://a:1"],
+    "PINSTREAM_LOG_FORMAT": ["xml"],
+    "PINSTREAM_LOG_LEVEL": ["loud"],
+}
+
+
+class TestBadValues:
+    """A value that cannot be is refused with the variable's name, and what is allowed."""
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [(name, value) for name, values in BAD_VALUES.items() for value in values]
+    )
+    def test_named(self, name: str, value: str) -> None:
+        """The line starts with the variable's name."""
+        registry = {"SCHEMA_REGISTRY_URL": "http://r"} if name.startswith("SCHEMA_REGISTRY_") else {}
+        message = refused(**(registry | {name: value}))
+        assert re.match(rf"{name}\b", message)
+        assert "hush" not in message
+
+    def test_every_setting_with_rules_is_tried(self) -> None:
+        """Only free text and files, tested elsewhere, have no bad value above."""
+        free = {"KAFKA_GROUP_ID", "KAFKA_…", "SCHEMA_REGISTRY_…", "PINTEREST_PARTNER_NAME"}
+        names = {doc.name for doc in settings.describe()} - free - {"PINTEREST_ACCESS_TOKEN_FILE"}
+        assert names <= BAD_VALUES.keys()
+
+    def test_what_is_allowed_is_said(self) -> None:
+        """A number's bounds, a duration's forms, a choice's choices."""
+        assert "allowed: 1 to 1000" in refused(PINSTREAM_BATCH_EVENTS="5000")
+        assert "500ms" in refused(PINSTREAM_LINGER="5")
+        assert "0 for no limit" in refused(PINSTREAM_MAX_EVENT_AGE="1s")
+        assert "earliest, error, latest" in refused(KAFKA_AUTO_OFFSET_RESET="none")
+
+    def test_a_long_value_is_cut(self) -> None:
+        """One line stays one readable line."""
+        assert len(refused(PINSTREAM_SCHEMA="-" * 5000)) < 200
+
+
+GOOD_VALUES = [
+    ("KAFKA_TOPICS", "b, a ,a,^orders-[0-9]+$", lambda s: s.kafka.topics, ("b", "a", "^orders-[0-9]+$")),
+    (
+        "KAFKA_BOOTSTRAP_SERVERS",
+        "[::1]:9092,SSL://a",
+        lambda s: s.kafka.bootstrap_servers,
+        "[::1]:9092,SSL://a",
+    ),
+    ("SCHEMA_REGISTRY_URL", "http://r:1/ , https://q/p", lambda s: s.registry.url, "http://r:1,https://q/p"),
+    (
+        "PINTEREST_EXTRA_AD_ACCOUNT_IDS",
+        "1,2",
+        lambda s: s.pinterest.ad_account_ids,
+        ("549755885175", "1", "2"),
+    ),
+    ("PINTEREST_TEST_MODE", "TRUE", lambda s: s.pinterest.test_mode, True),
+    (
+        "PINTEREST_API_URL",
+        "http://localhost:8000/v5/",
+        lambda s: s.pinterest.api_url,
+        "http://localhost:8000/v5",
+    ),
+    ("PINSTREAM_MAX_EVENT_AGE", "0", lambda s: s.pinstream.max_event_age, 0),
+    ("PINSTREAM_HALT_PATIENCE", "0", lambda s: s.pinstream.halt_patience, 0),
+    ("PINSTREAM_LINGER", "0", lambda s: s.pinstream.linger, 0),
+    ("PINSTREAM_LINGER", "1.5s", lambda s: s.pinstream.linger, 1.5),
+    ("PINSTREAM_BATCH_BYTES", "65536", lambda s: s.pinstream.batch_bytes, 65536),
+    ("PINSTREAM_HTTP_ADDRESS", "[::1]:0", lambda s: s.pinstream.http_address, ("::1", 0)),
+    ("PINSTREAM_LOG_LEVEL", "DEBUG", lambda s: s.pinstream.log_level, "debug"),
+    ("PINSTREAM_KEY_STORE", "memory:", lambda s: s.pinstream.key_store.get_secret_value(), "memory:"),
+    ("PINSTREAM_DEAD_LETTER_TOPIC", "dead", lambda s: s.pinstream.dead_letter_topic_of("orders"), "dead"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "read", "value"), GOOD_VALUES)
+def test_good_values(name: str, text: str, read: object, value: object) -> None:
+    """Text becomes the value that it means."""
+    assert callable(read)
+    assert read(with_(**{name: text})) == value
+
+
+class TestContradictions:
+    """Settings that are fine alone and not together."""
+
+    @pytest.mark.parametrize(
+        ("named", "variables"),
+        [
+            ("PINSTREAM_MAX_OPEN_EVENTS", {"PINSTREAM_MAX_OPEN_EVENTS": "999"}),
+            ("PINSTREAM_MAX_OPEN_BYTES", {"PINSTREAM_MAX_OPEN_BYTES": "3MiB"}),
+            ("PINSTREAM_DEDUP_WINDOW", {"PINSTREAM_DEDUP_WINDOW": "31s"}),
+            ("PINSTREAM_STALL_AFTER", {"PINSTREAM_STALL_AFTER": "30s"}),
+            ("PINTEREST_EXTRA_AD_ACCOUNT_IDS", {"PINTEREST_EXTRA_AD_ACCOUNT_IDS": "1,549755885175"}),
+            ("PINSTREAM_DEAD_LETTER_TOPIC", {"KAFKA_TOPICS": "orders,orders.dead-letters"}),
+            ("PINSTREAM_DEAD_LETTER_TOPIC", {"KAFKA_TOPICS": "x" * 245}),
+            ("SCHEMA_REGISTRY_URL", {"SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO": "u:hush"}),
+        ],
+    )
+    def test_named(self, named: str, variables: dict[str, str]) -> None:
+        """The line names the setting to change."""
+        message = refused(**variables)
+        assert message.startswith(named)
+        assert "hush" not in message
+
+    @pytest.mark.parametrize(
+        ("variables", "part"),
+        [
+            ({"KAFKA_AUTO_OFFSET_RESET": "latest"}, "KAFKA_AUTO_OFFSET_RESET"),
+            ({"KAFKA_TOPICS": "^orders"}, "KAFKA_TOPICS"),
+            ({"PINSTREAM_CALLS_PER_MINUTE": "5001"}, "PINSTREAM_CALLS_PER_MINUTE"),
+            ({"PINSTREAM_KEY_STORE": "memory:"}, "PINSTREAM_KEY_STORE"),
+            ({"PINTEREST_API_URL": "http://sandbox/v5"}, "PINTEREST_API_URL"),
+            ({"PINTEREST_TEST_MODE": "true"}, "PINTEREST_TEST_MODE"),
+        ],
+    )
+    def test_what_may_surprise_is_a_warning(self, variables: dict[str, str], part: str) -> None:
+        """Allowed, and said once at start."""
+        [warning] = with_(**variables).warnings
+        assert part in warning
+
+    def test_test_mode_has_smaller_limits(self) -> None:
+        """Test mode processes 20 events a call and 10 calls a second; a smaller setting stays."""
+        own = with_(PINTEREST_TEST_MODE="true").pinstream
+        assert (own.batch_events, own.calls_per_minute) == (20, 600)
+        own = with_(PINTEREST_TEST_MODE="true", PINSTREAM_BATCH_EVENTS="5").pinstream
+        assert own.batch_events == 5
+
+
+class TestSecrets:
+    """Secrets come from a variable or a file, never both, and are never shown."""
+
+    def test_nothing_secret_in_the_repr(self, tmp_path: Path) -> None:
+        """The settings can be printed."""
+        (tmp_path / "s").write_text("hush\n")
+        s = with_(
+            PINTEREST_ACCESS_TOKEN="hush",
+            KAFKA_SASL_PASSWORD_FILE=str(tmp_path / "s"),
+            KAFKA_SSL_KEY_PEM="hush",
+            SCHEMA_REGISTRY_URL="http://r",
+            SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO="u:hush",
+            PINSTREAM_KEY_STORE="redis://:hush@r/0",
+        )
+        assert "hush" not in repr(s) + str(s)
+        assert s.kafka.client_properties()["sasl.password"] == "hush"
+
+    def test_a_file_beside_every_secret(self, tmp_path: Path) -> None:
+        """X_FILE gives X, without the line break at the end; blanks inside a password stay."""
+        (tmp_path / "s").write_text(" p w \r\n")
+        (tmp_path / "k").write_text("redis://:x@r/0\n")
+        path = str(tmp_path / "s")
+        s = with_(
+            KAFKA_SASL_PASSWORD_FILE=path,
+            KAFKA_SSL_KEY_PASSWORD_FILE=path,
+            SCHEMA_REGISTRY_URL="http://r",
+            SCHEMA_REGISTRY_SSL_KEY_PASSWORD_FILE=path,
+            PINSTREAM_KEY_STORE_FILE=str(tmp_path / "k"),
+        )
+        assert s.kafka.client_properties()["ssl.key.password"] == " p w "
+        assert s.registry.client_configuration()["ssl.key.password"] == " p w "
+        assert s.pinstream.key_store.get_secret_value() == "redis://:x@r/0"
+
+    def test_a_real_property_that_ends_in_file_is_passed_on(self) -> None:
+        """librdkafka has properties of its own whose names end so."""
+        properties = with_(KAFKA_SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_FILE="/k").kafka.client_properties()
+        assert properties["sasl.oauthbearer.assertion.private.key.file"] == "/k"
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "PINTEREST_ACCESS_TOKEN",
+            "KAFKA_SASL_PASSWORD",
+            "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO",
+            "PINSTREAM_KEY_STORE",
+        ],
+    )
+    def test_both_is_an_error(self, name: str, tmp_path: Path) -> None:
+        """Which of two would win is nothing to guess."""
+        (tmp_path / "s").write_text("memory:")
+        message = refused(
+            **{name: "memory:", f"{name}_FILE": str(tmp_path / "s"), "SCHEMA_REGISTRY_URL": "http://r"}
+        )
+        assert "both set" in message
+
+    @pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff\xfe", b"x" * 70000, b"two words\n"])
+    def test_a_file_without_a_token_is_named(self, content: bytes | None, tmp_path: Path) -> None:
+        """Absent, empty, binary, huge, or prose: refused at start, naming the variable, not the content."""
+        path = tmp_path / "token"
+        if content is not None:
+            path.write_bytes(content)
+        message = refused(PINTEREST_ACCESS_TOKEN="", PINTEREST_ACCESS_TOKEN_FILE=str(path))
+        assert message.startswith("PINTEREST_ACCESS_TOKEN_FILE")
+        assert "two words" not in message
+
+    def test_a_good_token_file_is_left_to_its_reader(self, tmp_path: Path) -> None:
+        """The settings hold the path: the file is read again when it changes."""
+        (tmp_path / "token").write_text("pina_x\n")
+        s = with_(PINTEREST_ACCESS_TOKEN="", PINTEREST_ACCESS_TOKEN_FILE=str(tmp_path / "token"))
+        assert (s.pinterest.access_token, s.pinterest.access_token_file) == (None, tmp_path / "token")
+
+
+class TestPassthrough:
+    """Properties of the clients themselves."""
+
+    def test_dots_as_underscores(self) -> None:
+        """KAFKA_SECURITY_PROTOCOL is security.protocol; log_level keeps the underscore that it really has."""
+        properties = with_(KAFKA_SECURITY_PROTOCOL="SASL_SSL", KAFKA_LOG_LEVEL="3").kafka.client_properties()
+        assert properties["security.protocol"] == "SASL_SSL"
+        assert properties["log_level"] == "3"
+        assert settings.kafka_variable("security.protocol") == "KAFKA_SECURITY_PROTOCOL"
+
+    def test_librdkafka_takes_what_comes_out(self) -> None:
+        """The properties are what a real client accepts."""
+        variables = {
+            "KAFKA_LOG_LEVEL": "0",
+            "KAFKA_GROUP_PROTOCOL": "classic",
+            "KAFKA_FETCH_MAX_BYTES": "1000000",
+        }
+        properties = with_(KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1", **variables).kafka.client_properties()
+        consumer = Consumer({**properties, "group.id": "g"})
+        consumer.close()
+        assert properties["fetch.max.bytes"] == "1000000"
+
+    @pytest.mark.parametrize(
+        "name",
+        sorted(settings.REFUSED_PROPERTIES.keys() - {"group.id", "bootstrap.servers", "auto.offset.reset"}),
+    )
+    def test_what_weakens_the_guarantee_is_refused_by_name(self, name: str) -> None:
+        """Every refused property whose variable is not a setting of ours."""
+        variable = settings.kafka_variable(name)
+        message = refused(**{variable: "true"})
+        assert message.startswith(f"{variable} is refused: ")
+        assert message.endswith("; remove it")
+
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [
+            ("KAFKA_ISOLATION_LEVEL", "read_uncommitted"),
+            ("KAFKA_TEST_MOCK_NUM_BROKERS", "3"),
+            ("KAFKA_ERROR_CB", "x"),
+        ],
+    )
+    def test_families_are_refused_too(self, variable: str, value: str) -> None:
+        """Mock brokers, callbacks, uncommitted reads."""
+        assert refused(**{variable: value}).startswith(f"{variable} is refused")
+
+    def test_whatever_the_adapter_would_refuse_is_refused_here(self) -> None:
+        """The adapter overrides these whatever is set; a person who sets one is told so at start."""
+        for name in kafka.REFUSED_PROPERTIES:
+            assert settings.refusal(name, "x"), name
+
+    def test_read_committed_may_be_said(self) -> None:
+        """What changes nothing is no error."""
+        assert with_(KAFKA_ISOLATION_LEVEL="read_committed").kafka.client_properties()
+
+    def test_registry_numbers_are_numbers(self) -> None:
+        """Confluent's client takes its times as numbers, its texts as text."""
+        s = with_(
+            SCHEMA_REGISTRY_URL="http://r:8081",
+            SCHEMA_REGISTRY_TIMEOUT="2.5",
+            SCHEMA_REGISTRY_SSL_CA_LOCATION="/ca",
+        )
+        expected = {"url": "http://r:8081", "timeout": 2.5, "ssl.ca.location": "/ca"}
+        assert s.registry.client_configuration() == expected
+
+
+@given(
+    st.integers(0, 10**9), st.sampled_from([("ms", 0.001), ("s", 1), ("m", 60), ("h", 3600), ("d", 86400)])
+)
+def test_durations(count: int, unit: tuple[str, float]) -> None:
+    """Number and unit, in seconds."""
+    assert parse_duration(f"{count}{unit[0]}") == count * unit[1]
+
+
+@given(
+    st.integers(0, 10**9),
+    st.sampled_from([("", 0), ("B", 0), ("KiB", 1), ("MiB", 2), ("GiB", 3), ("TiB", 4)]),
+)
+def test_sizes(count: int, unit: tuple[str, int]) -> None:
+    """Number and binary unit, in bytes."""
+    assert parse_size(f"{count}{unit[0]}") == count * 1024 ** unit[1]
+
+
+@given(st.sampled_from(sorted(BAD_VALUES)), st.text(min_size=1, max_size=30))
+def test_any_text_gives_settings_or_one_line(name: str, text: str) -> None:
+    """Whatever is written into a variable, the answer is settings or a SettingsError of one line naming it."""
+    try:
+        load(COMPLETE | {name: text})
+    except SettingsError as error:
+        message = str(error)
+        assert re.search(r"[\n\r]", message) is None
+        assert re.match(r"(KAFKA|PINTEREST|PINSTREAM|SCHEMA_REGISTRY)_", message)
+
+
+def test_readme_has_the_generated_table() -> None:
+    """The README's table is generated from the settings; once there is a README, the table is in it."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    found = re.search(r"<!-- settings -->\n(.*?)<!-- /settings -->", readme, re.DOTALL)
+    if found is None:
+        assert len(readme.splitlines()) <= 50, (
+            "README.md has no <!-- settings --> … <!-- /settings --> markers"
+        )
+        pytest.skip("README.md is not written yet")
+    assert found[1].strip() == settings.markdown_table().strip(), (
+        "paste consumer.settings.markdown_table() there"
+    )
+
+
+def test_every_setting_has_a_reason() -> None:
+    """Name, default and reason of each, with a unit where a number is meant."""
+    for doc in settings.describe():
+        assert doc.reason
+        assert doc.default
+        assert "|" not in doc.reason
+        assert not doc.secret or doc.default in ("required", "lmdb: under the state folder")
