@@ -42,8 +42,8 @@ class Source(Protocol):
     async def end_offsets(self) -> Mapping[TopicPartition, int]:
         """Where the assigned partitions end, as last heard."""
 
-    async def close(self, timeout: float) -> None:
-        """Leave the group."""
+    async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
+        """Commit `positions` and leave the group, in bounded time."""
 
 
 class Api(Protocol):
@@ -94,13 +94,17 @@ Observer = Callable[[i.Report], None]
 
 
 class Service:
-    """One group member: core, adapters, and the loop between them."""
+    """One group member: core, adapters, and the loop between them.
+
+    `connect` makes the source; it is given the service, whose `assigned`, `revoked` and `lost` the source calls.
+    `grace`: seconds that a revoke or the stop may take to drain.
+    """
 
     def __init__(
         self,
         pipeline: Pipeline,
         *,
-        source: Source,
+        connect: Callable[[Service], Source],
         api: Api,
         key_store: KeyStore,
         schemas: Schemas,
@@ -110,7 +114,7 @@ class Service:
         grace: float,
     ) -> None:
         self.pipeline = pipeline
-        self._source = source
+        self._source = connect(self)
         self._api = api
         self._key_store = key_store
         self._schemas = schemas
@@ -147,16 +151,15 @@ class Service:
         """
         self._ended = asyncio.get_running_loop().create_future()
         background: list[asyncio.Task[None]] = []
+        positions: Sequence[Position] = ()
         try:
             await self._source.start()
             background = [asyncio.create_task(self._intake()), asyncio.create_task(self._keep_house())]
             for task in background:
                 task.add_done_callback(self._watch)
             positions = await self._ended
-            if positions:
-                await self._source.commit(positions)
         finally:
-            await self._end(background)
+            await self._end(background, positions)
         if self._refused is not None:
             raise DestinationRefused(self._refused)
 
@@ -254,13 +257,13 @@ class Service:
             except KeyStoreError as error:
                 self._report(i.Report("warning", "key_store_trouble", {"reason": str(error)}))
 
-    async def _end(self, background: list[asyncio.Task[None]]) -> None:
+    async def _end(self, background: list[asyncio.Task[None]], positions: Sequence[Position]) -> None:
         for task in background:
             task.cancel()
         # The fetch under way runs in the source's thread; closing waits for it there.
         await asyncio.gather(*background, return_exceptions=True)
         try:
-            await self._source.close(_CLOSE_TIMEOUT)
+            await self._source.close(_CLOSE_TIMEOUT, positions)
         finally:
             if self._timer is not None:
                 self._timer.cancel()

@@ -1,0 +1,172 @@
+"""Prometheus metrics, made from the core's snapshot when they are scraped; nothing is counted twice.
+
+Names and units by Prometheus' conventions (base units, ``_total`` on counters). Labels come from closed or capped
+sets, plus topic and partition for what belongs to an assigned partition; its series ends with the assignment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from consumer.core.statistics import AGE_BOUNDS, Counters, FreshnessSnapshot, PartitionStatistics, Statistics
+from consumer.web.status import ledger
+
+_STATES = ("open", "throttled", "halted")
+_COUNTS: tuple[tuple[str, str, Callable[[Counters], int]], ...] = (
+    ("pinstream_calls", "Calls made to the Conversions API.", lambda c: c.calls),
+    ("pinstream_sent_events", "Events sent, those sent again included.", lambda c: c.events_sent),
+    ("pinstream_sent_bytes", "Bytes of request bodies sent.", lambda c: c.bytes_sent),
+    ("pinstream_batches_bisected", "Batches bisected to find a refused event.", lambda c: c.bisected),
+    ("pinstream_batches_retried", "Batches put back to be sent again.", lambda c: c.retried_batches),
+    (
+        "pinstream_offline_events_unclear",
+        "Offline events sent without a verdict.",
+        lambda c: c.unclear_offline,
+    ),
+    (
+        "pinstream_processed_with_error",
+        "Events processed, yet with an error message.",
+        lambda c: c.processed_with_error,
+    ),
+)
+_FAMILIES: tuple[tuple[str, str, str, Callable[[Counters], Mapping[str, int]]], ...] = (
+    ("pinstream_answers", "Answers of the API, by status or why none came.", "status", lambda c: c.answers),
+    ("pinstream_no_verdicts", "Attempts without a verdict, by reason.", "reason", lambda c: c.no_verdicts),
+    ("pinstream_filtered_records", "Records filtered, by rule.", "rule", lambda c: c.filtered),
+    (
+        "pinstream_delivered_events",
+        "Events delivered, by event name.",
+        "event_name",
+        lambda c: c.delivered_by_name,
+    ),
+    (
+        "pinstream_convert_warnings",
+        "Fields left out or malformed, by code.",
+        "code",
+        lambda c: c.convert_warnings,
+    ),
+    ("pinstream_api_warnings", "Warnings of the API, by kind.", "kind", lambda c: c.api_warnings),
+    ("pinstream_failures", "Failed inner writes and look-ups, tried again.", "kind", lambda c: c.failures),
+)
+
+
+class StatisticsCollector(Collector):
+    """Reads one snapshot for each scrape."""
+
+    def __init__(self, snapshot: Callable[[], Statistics]) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterable[Metric]:
+        """All metric families of now."""
+        statistics = self._snapshot()
+        yield from _ledger(statistics)
+        yield from _partitions(statistics.partitions)
+        yield _destination(statistics)
+        yield from _levels(statistics)
+        yield _age(statistics.freshness)
+        yield from _counts(statistics.counters)
+
+
+def _ledger(statistics: Statistics) -> Iterator[Metric]:
+    totals = statistics.totals
+    read = CounterMetricFamily("pinstream_records_read", "Records read, those let go of again included.")
+    read.add_metric([], totals.read + totals.released)
+    yield read
+    released = CounterMetricFamily(
+        "pinstream_records_released", "Records let go of unsettled; someone reads them again."
+    )
+    released.add_metric([], totals.released)
+    yield released
+    settled = CounterMetricFamily(
+        "pinstream_records_settled", "Records settled, by disposition.", labels=["disposition"]
+    )
+    for name, count in ledger(totals).items():
+        if name not in ("read", "open"):
+            settled.add_metric([name], count)
+    yield settled
+    opened = GaugeMetricFamily("pinstream_records_open", "Records read and not yet settled.")
+    opened.add_metric([], totals.open)
+    yield opened
+
+
+def _partitions(partitions: Iterable[PartitionStatistics]) -> Iterator[Metric]:
+    labels = ["topic", "partition"]
+    lag = GaugeMetricFamily(
+        "pinstream_partition_lag_records", "Records from the committed position to the end.", labels=labels
+    )
+    committed = GaugeMetricFamily(
+        "pinstream_partition_committed_offset", "The committed position.", labels=labels
+    )
+    for one in partitions:
+        names = [one.topic, str(one.partition)]
+        if one.lag is not None:
+            lag.add_metric(names, one.lag)
+        if one.committed is not None:
+            committed.add_metric(names, one.committed)
+    yield lag
+    yield committed
+
+
+def _destination(statistics: Statistics) -> Metric:
+    family = GaugeMetricFamily(
+        "pinstream_destination_state",
+        "1 for the state an ad account's gate is in.",
+        labels=["account", "state"],
+    )
+    for account in statistics.accounts:
+        for state in _STATES:
+            family.add_metric([account.account, state], int(account.state == state))
+    return family
+
+
+def _levels(statistics: Statistics) -> Iterator[Metric]:
+    levels = (
+        ("pinstream_open_bytes", "Bytes held by open records.", statistics.open_bytes),
+        ("pinstream_room_records", "Records intake would take now.", statistics.room),
+        ("pinstream_claims", "Event keys claimed by open events.", statistics.claims),
+        (
+            "pinstream_waiting_for_schema_records",
+            "Records whose schema is not known yet.",
+            statistics.waiting_for_schema,
+        ),
+        (
+            "pinstream_seconds_since_progress",
+            "Since something last settled.",
+            statistics.seconds_since_progress,
+        ),
+    )
+    for name, documentation, value in levels:
+        family = GaugeMetricFamily(name, documentation)
+        family.add_metric([], value)
+        yield family
+
+
+def _age(freshness: FreshnessSnapshot) -> Metric:
+    family = HistogramMetricFamily("pinstream_event_age_seconds", "Age of events when they were delivered.")
+    seen, buckets = 0, []
+    for bound, count in zip((*map(str, AGE_BOUNDS), "+Inf"), freshness.buckets, strict=True):
+        seen += count
+        buckets.append((bound, seen))
+    family.add_metric([], buckets, freshness.age_sum)
+    return family
+
+
+def _counts(counters: Counters) -> Iterator[Metric]:
+    for name, documentation, read in _COUNTS:
+        count = CounterMetricFamily(name, documentation)
+        count.add_metric([], read(counters))
+        yield count
+    for name, documentation, label, family_of in _FAMILIES:
+        family = CounterMetricFamily(name, documentation, labels=[label])
+        for key, value in sorted(family_of(counters).items()):
+            family.add_metric([key], value)
+        yield family
+    rejected = CounterMetricFamily(
+        "pinstream_rejected_records", "Records dead-lettered, by reason.", labels=["stage", "code"]
+    )
+    for (stage, code), value in sorted(counters.rejections.items()):
+        rejected.add_metric([stage, code], value)
+    yield rejected

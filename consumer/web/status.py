@@ -1,0 +1,127 @@
+"""The /status document: the core's snapshot as JSON. Version 1; fields are only ever added within a version.
+
+The ledger in it adds up: ``read = delivered + duplicate + filtered + dead_lettered + open``, in all and for each
+partition (contract.md, "HTTP"). Times are in seconds, sizes in bytes, lags in records.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from consumer.core.ledger import Totals
+from consumer.core.statistics import (
+    AccountStatistics,
+    Counters,
+    FreshnessSnapshot,
+    PartitionStatistics,
+    Statistics,
+    by_name,
+)
+
+VERSION = 1
+
+
+def status_document(statistics: Statistics, info: Mapping[str, Any]) -> dict[str, Any]:
+    """The document; `info` is what the process knows of itself (version, topics, destination's URL, key store)."""
+    return {
+        "version": VERSION,
+        "ledger": ledger(statistics.totals),
+        "released": statistics.totals.released,
+        "partitions": [_partition(one) for one in statistics.partitions],
+        "destination": {
+            "state": statistics.destination,
+            "accounts": [_account(one) for one in statistics.accounts],
+        },
+        "freshness": _freshness(statistics.freshness),
+        "open": {
+            "bytes": statistics.open_bytes,
+            "oldest_record_ms": statistics.oldest_open_ms,
+            "waiting_for_schema": statistics.waiting_for_schema,
+            "claims": statistics.claims,
+        },
+        "room": statistics.room,
+        "seconds_since_progress": round(statistics.seconds_since_progress, 3),
+        "stopping": statistics.stopping,
+        "counts": counts(statistics.counters),
+        **info,
+    }
+
+
+def ledger(totals: Totals) -> dict[str, int]:
+    """The six figures of the ledger."""
+    return {
+        "read": totals.read,
+        "delivered": totals.delivered,
+        "duplicate": totals.duplicate,
+        "filtered": totals.filtered,
+        "dead_lettered": totals.dead_lettered,
+        "open": totals.open,
+    }
+
+
+def counts(counters: Counters) -> dict[str, Any]:
+    """Everything the core counts, by its kind."""
+    rejections: dict[str, dict[str, int]] = {}
+    for (stage, code), count in sorted(counters.rejections.items()):
+        rejections.setdefault(stage, {})[code] = count
+    return {
+        "rejections": rejections,
+        "filtered": by_name(counters.filtered),
+        "delivered_by_event_name": by_name(counters.delivered_by_name),
+        "convert_warnings": by_name(counters.convert_warnings),
+        "api_warnings": by_name(counters.api_warnings),
+        "api_errors": by_name(counters.api_errors),
+        "answers": by_name(counters.answers),
+        "no_verdicts": by_name(counters.no_verdicts),
+        "failures": by_name(counters.failures),
+        "calls": counters.calls,
+        "events_sent": counters.events_sent,
+        "bytes_sent": counters.bytes_sent,
+        "batches_bisected": counters.bisected,
+        "batches_retried": counters.retried_batches,
+        "offline_events_unclear": counters.unclear_offline,
+        "processed_with_error": counters.processed_with_error,
+        "delivered_after_release": counters.delivered_after_release,
+    }
+
+
+def _partition(one: PartitionStatistics) -> dict[str, Any]:
+    return {
+        "topic": one.topic,
+        "partition": one.partition,
+        "committed": one.committed,
+        "position": one.position,
+        "end": one.end,
+        "lag": one.lag,
+        "ledger": ledger(one.totals),
+    }
+
+
+def _account(one: AccountStatistics) -> dict[str, Any]:
+    return {
+        "account": one.account,
+        "state": one.state,
+        "reason": one.reason,
+        "queued": one.queued,
+        "in_flight": one.in_flight,
+        "throttled_for": _seconds(one.throttled_for),
+        "halted_for": _seconds(one.halted_for),
+        "next_probe_in": _seconds(one.next_probe_in),
+    }
+
+
+def _freshness(one: FreshnessSnapshot) -> dict[str, Any]:
+    """Event age at delivery. A quantile beyond the last bucket is null: JSON has no infinity."""
+    return {
+        "delivered": one.count,
+        "within_one_hour": None if one.within_hour is None else round(one.within_hour, 6),
+        "age_p50": _seconds(one.p50),
+        "age_p95": _seconds(one.p95),
+        "age_p99": _seconds(one.p99),
+    }
+
+
+def _seconds(value: float | None) -> float | None:
+    return None if value is None or math.isinf(value) else round(value, 3)
