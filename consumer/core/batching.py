@@ -130,7 +130,7 @@ class AccountQueue:
 
 
 def _keep(deliveries: Iterable[Delivery], gone: list[Delivery]) -> list[Delivery]:
-    kept = []
+    kept: list[Delivery] = []
     for delivery in deliveries:
         (kept if delivery.accepted else gone).append(delivery)
     return kept

@@ -254,8 +254,9 @@ class Ledger:
         for state in self._assignments.values():
             self._check(state)
             counts = [total + count for total, count in zip(counts, state.counts, strict=True)]
-        settled = sum(counts)
-        return Totals(settled + self.open, *counts[1:], open=self.open, released=self._released)
+        _, delivered, duplicate, filtered, dead_lettered = counts
+        read = sum(counts) + self.open
+        return Totals(read, delivered, duplicate, filtered, dead_lettered, self.open, self._released)
 
     def _check(self, state: AssignmentState) -> None:
         in_spans = sum(span.open for span in state.spans)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from consumer.core import interface as i
 from consumer.core.answers import Answers
@@ -48,16 +48,14 @@ _LETTERS_MOST = 500
 _KEYS_MOST = 10_000
 
 
-class SchemaLearner(Decoding):
+class SchemaLearner(Decoding, Protocol):
     """A decoder that learns writers' schemas; see `consumer.core.decode.Decoder`."""
 
     def add_schema(self, ref: SchemaRef, schema_json: Any) -> Rejection | None:
         """Learn a writer's schema; gives why it can never be read, if so."""
-        raise NotImplementedError
 
     def add_missing(self, ref: SchemaRef) -> None:
         """There is no such schema."""
-        raise NotImplementedError
 
 
 class Letter(NamedTuple):

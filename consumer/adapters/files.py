@@ -1,0 +1,165 @@
+"""FILE of ``explain``, ``produce`` and ``demo``: NDJSON or an Avro container, told apart by the first bytes.
+
+Both become commerce events in the shape of our schema, one at a time, so that a file may be larger than
+memory. A line or a datum that does not fit is a verdict and the rest goes on; only what hides the rest (a
+broken block, an I/O error) is an `InputError`, after everything before it was yielded. ``-`` is standard input.
+
+A container brings its writer's schema along, and is resolved by the same code as Kafka records are
+(`avro_resolution`); fastavro only takes its blocks apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Final, NamedTuple
+
+import fastavro
+
+from consumer.core.avro_rejection import DecodeCode, rejected
+from consumer.core.avro_resolution import Incompatible, InvalidSchema, Read, Unresolvable, compile_reader
+from consumer.core.avro_schema import parse
+from consumer.core.model import CommerceEvent, Rejection
+from consumer.core.ndjson import MAX_LINE_BYTES, LinePlan, parse_line
+from consumer.errors import InputError
+
+_CONTAINER_MAGIC: Final = b"Obj\x01"
+
+
+class FileRecord(NamedTuple):
+    """One record: its line (NDJSON) or its place (container), from 1, and what it holds."""
+
+    ordinal: int
+    event: CommerceEvent | Rejection
+
+
+def open_records(path: str, schema: dict[str, Any]) -> Iterator[FileRecord]:
+    """The records of the file `path` (``-``: standard input) in the shape of `schema` (JSON).
+
+    Raises `InputError` at once if the file cannot be opened or its schema not be resolved to ours; while
+    iterating, if it cannot be read to its end. The file is closed with the iterator. The caller answers for
+    `schema` (`InvalidSchema` otherwise).
+    """
+    name = "standard input" if path == "-" else path
+    with contextlib.ExitStack() as closing:
+        try:
+            source = sys.stdin.buffer if path == "-" else closing.enter_context(open(path, "rb"))
+            head = source.read(len(_CONTAINER_MAGIC))
+            file = io.BufferedReader(_Rejoined(head, source))
+            is_container = head == _CONTAINER_MAGIC
+            records = _container(file, schema, name) if is_container else _lines(file, LinePlan(schema))
+        except (OSError, UnicodeError) as error:
+            raise _unreadable(name, error) from None
+        return _until_the_end(records, name, closing.pop_all())
+
+
+class _Rejoined(io.RawIOBase):
+    """A stream whose first bytes were taken off to look at. A pipe can not be looked into otherwise: peeking
+    gives what has arrived, which may be less."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self._head = head
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        # Not `read`: that waits until the buffer is full, and lines may be trickling in.
+        data = self._head or self._rest.read1(len(buffer))  # type: ignore[attr-defined]
+        taken = data[: len(buffer)]
+        self._head = data[len(buffer) :]
+        buffer[: len(taken)] = taken
+        return len(taken)
+
+
+def _until_the_end(
+    records: Iterator[FileRecord], name: str, closing: contextlib.ExitStack
+) -> Iterator[FileRecord]:
+    with closing:
+        try:
+            yield from records
+        except OSError as error:
+            raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: Exception) -> InputError:
+    why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+    return InputError(f"{name} cannot be read: {why}; check the path and its permissions")
+
+
+def _lines(file: io.BufferedReader, plan: LinePlan) -> Iterator[FileRecord]:
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        verdict = parse_line(line, plan) if line.strip() else None
+        while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE_BYTES + 1)  # the rest of a line that is too large
+        if verdict is not None:
+            yield FileRecord(number, verdict)
+
+
+def _container(file: io.BufferedReader, schema: dict[str, Any], name: str) -> Iterator[FileRecord]:
+    """Opens the container at once; the iterator then reads it block by block."""
+    try:
+        # With a reader schema fastavro minds no wrong defaults in the writer's, which we do not use either.
+        blocks = fastavro.block_reader(file, {"type": "record", "name": "Any", "fields": []})
+        writer = blocks.metadata["avro.schema"]
+    except OSError:
+        raise
+    except Exception as error:  # fastavro's own are many
+        raise InputError(f"{name} is a broken Avro container: its header ({type(error).__name__})") from None
+    try:
+        node = parse(writer)
+        reads = _Reads(compile_reader(node, parse(schema)), compile_reader(node, node))
+    except (Incompatible, InvalidSchema) as error:
+        raise InputError(f"{name}: its schema cannot be read as ours: {error}") from None
+    return _blocks(blocks, reads, name)
+
+
+class _Reads(NamedTuple):
+    """How a datum is read in our shape, and how in the writer's own: the latter finds where it ends."""
+
+    ours: Read
+    theirs: Read
+
+
+def _blocks(blocks: Any, reads: _Reads, name: str) -> Iterator[FileRecord]:
+    ordinal = 0
+    while (block := _next_block(blocks, name, ordinal)) is not None:
+        data = block.bytes_.getvalue()
+        at = 0
+        for _ in range(block.num_records):
+            ordinal += 1
+            event, at = _datum(reads, data, at, f"{name} is broken at record {ordinal}")
+            yield FileRecord(ordinal, event)
+        if at != len(data):
+            raise InputError(f"{name} is broken after record {ordinal}: its block does not end with it")
+
+
+def _next_block(blocks: Any, name: str, ordinal: int) -> Any:
+    try:
+        return next(blocks, None)
+    except OSError:
+        raise
+    except Exception as error:  # a broken block, or a codec that is not installed
+        why = str(error) if "codec" in str(error) else type(error).__name__
+        raise InputError(f"{name} is broken after record {ordinal}: {why}") from None
+
+
+def _datum(reads: _Reads, data: bytes, at: int, broken: str) -> tuple[CommerceEvent | Rejection, int]:
+    """One datum. The next one starts where it ends, so one that cannot be read hides the rest."""
+    event: CommerceEvent | Rejection
+    try:
+        try:
+            event, end = reads.ours(data, at)
+        except Unresolvable as error:
+            event = rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"the file's schema: {error}")
+            _, end = reads.theirs(data, at)
+    except Exception as error:
+        raise InputError(f"{broken} ({type(error).__name__})") from None
+    if end > len(data):
+        raise InputError(f"{broken}: its block ends inside it")
+    return event, end

@@ -1,0 +1,60 @@
+"""From librdkafka's messages to chunks of records: pure, and hot.
+
+A consume returns the records of all partitions, in runs. They are grouped by partition, epoch of the assignment
+and leader epoch, in offset order; within a run the group is found by comparing with the last record's, without
+making a key. About a microsecond a record, most of it the calls into the client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, KafkaError, Message
+
+from consumer.core.model import Chunk, Record
+
+_new_record = tuple.__new__  # what `Record(...)` comes down to, without its argument handling
+
+
+def group(
+    messages: Iterable[Message], epochs: Mapping[tuple[str, int], int], stale: Set[tuple[str, int]]
+) -> tuple[list[Chunk], list[tuple[str | None, KafkaError]]]:
+    """Chunks of the records whose partition is in `epochs` and not in `stale`, and the errors among `messages`.
+
+    An error comes with the topic it is about, if it is about one.
+    """
+    chunks: dict[tuple[Any, Any, int | None], list[Record]] = {}
+    errors: list[tuple[str | None, KafkaError]] = []
+    last_topic: str | None = None
+    last_partition: int | None = -1
+    last_leader: int | None = -1
+    records: list[Record] = []
+    for message in messages:
+        error = message.error()
+        if error is not None:
+            errors.append((message.topic(), error))
+            continue
+        topic, partition, leader = message.topic(), message.partition(), message.leader_epoch()
+        if partition != last_partition or leader != last_leader or topic != last_topic:
+            last_topic, last_partition, last_leader = topic, partition, leader
+            records = chunks.setdefault((topic, partition, leader), [])
+        kind, timestamp = message.timestamp()
+        headers = message.headers()
+        records.append(
+            _new_record(
+                Record,
+                (
+                    message.offset(),
+                    -1 if kind == TIMESTAMP_NOT_AVAILABLE else timestamp,
+                    message.key(),
+                    message.value(),
+                    tuple(headers) if headers else (),
+                ),
+            )
+        )
+    return [
+        Chunk(topic, partition, epochs[topic, partition], leader, records)
+        for (topic, partition, leader), records in chunks.items()
+        if (topic, partition) in epochs and (topic, partition) not in stale
+    ], errors

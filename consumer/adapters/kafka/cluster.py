@@ -1,0 +1,140 @@
+"""Questions about the cluster: is it there, does it know the topics, which is the nearest to a mistyped one.
+
+For `pinstream check` and for the start of `pinstream run`: each failure is one line that says what to change,
+within a bounded time. Metadata of all topics is asked for, never of one by name: a broker that creates topics
+on demand would otherwise create the mistyped one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import confluent_kafka
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from consumer.adapters.kafka.configuration import Config, admin_config, dead_letter_pattern, make_client
+from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
+from consumer.core.model import TopicPartition
+from consumer.errors import KafkaError, SettingsError
+
+_ONE_TRY = 1.0
+_Code = confluent_kafka.KafkaError
+
+_HOPELESS: Mapping[int, str] = {
+    _Code._SSL: "the TLS handshake failed: check KAFKA_SECURITY_PROTOCOL and KAFKA_SSL_CA_LOCATION",
+    _Code._RESOLVE: "a broker's name cannot be resolved: check KAFKA_BOOTSTRAP_SERVERS and the DNS",
+}
+"""Errors that no waiting mends when they are all that a first contact brings."""
+
+
+class ClusterView(NamedTuple):
+    """What the cluster says. Topics map to their number of partitions."""
+
+    brokers: tuple[str, ...]
+    """``host:port`` of each."""
+    topics: Mapping[str, int]
+    """The topics to consume: those named, and those that a pattern matches."""
+    unmatched: tuple[str, ...]
+    """Patterns that match no topic (yet)."""
+    leaderless: tuple[TopicPartition, ...]
+    """Partitions of `topics` that cannot be read now."""
+    known: Mapping[str, int]
+    """All topics that this user may see."""
+
+
+async def describe(
+    config: Config, topics: Sequence[str], timeout: float, *, dead_letter_topic: str = "{topic}.dead-letters"
+) -> ClusterView:
+    """The cluster and the topics (names, or patterns that start with ``^``), within `timeout` seconds.
+
+    Raises `KafkaError` (unreachable, refused, a topic missing) and `SettingsError` (a property or a pattern that
+    cannot be).
+    """
+    metadata = await asyncio.to_thread(fetch_metadata, config, timeout)
+    known = {name: len(topic.partitions) for name, topic in sorted(metadata.topics.items())}
+    chosen, unmatched = _choose(topics, known, dead_letter_pattern(dead_letter_topic))
+    return ClusterView(
+        tuple(f"{broker.host}:{broker.port}" for broker in metadata.brokers.values()),
+        {name: known[name] for name in chosen},
+        unmatched,
+        tuple(
+            TopicPartition(name, number)
+            for name in chosen
+            for number, partition in sorted(metadata.topics[name].partitions.items())
+            if partition.leader < 0
+        ),
+        known,
+    )
+
+
+def fetch_metadata(config: Config, timeout: float) -> Any:
+    """The cluster's metadata (confluent-kafka's `ClusterMetadata`). Blocks; raises `KafkaError`, `SettingsError`."""
+    heard: list[confluent_kafka.KafkaError] = []
+    client = make_client(AdminClient, {**admin_config(config), "error_cb": heard.append})
+    deadline = time.monotonic() + timeout
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            return client.list_topics(timeout=max(0.1, min(_ONE_TRY, left)))
+        except KafkaException as error:
+            client.poll(0)  # hear what librdkafka says of the connections meanwhile
+            _raise_hopeless(heard)
+            if left <= _ONE_TRY:
+                raise _unreachable(config, timeout, [*heard, exception_error(error)]) from error
+
+
+def _raise_hopeless(heard: Sequence[confluent_kafka.KafkaError]) -> None:
+    for error in heard:
+        fatal = as_fatal(error)
+        if fatal is None and error.code() in _HOPELESS:
+            fatal = KafkaError(f"Kafka: {_HOPELESS[error.code()]} ({describe_error(error)})")
+        if fatal is not None:
+            raise fatal
+
+
+def _unreachable(config: Config, timeout: float, heard: Sequence[confluent_kafka.KafkaError]) -> KafkaError:
+    reasons = [error for error in heard if error.code() != _Code._ALL_BROKERS_DOWN]
+    return KafkaError(
+        f"Kafka: no broker answered at {config.get('bootstrap.servers')} within {timeout:g} s: check "
+        f"KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL and the network ({describe_error(reasons[0])})"
+    )
+
+
+def _choose(
+    topics: Sequence[str], known: Mapping[str, int], dead_letters: str
+) -> tuple[list[str], tuple[str, ...]]:
+    """The topics meant, in order and once each, and the patterns that match none."""
+    chosen: dict[str, None] = {}
+    unmatched: list[str] = []
+    for topic in topics:
+        if topic.startswith("^"):
+            matching = [name for name in known if _matcher(topic)(name) and not re.match(dead_letters, name)]
+            unmatched.extend([] if matching else [topic])
+            chosen.update(dict.fromkeys(matching))
+        elif topic in known:
+            chosen[topic] = None
+        else:
+            raise _missing(topic, known)
+    return list(chosen), tuple(unmatched)
+
+
+def _matcher(pattern: str) -> Callable[[str], re.Match[str] | None]:
+    try:
+        return re.compile(pattern).search
+    except re.error as error:
+        raise SettingsError(f"KAFKA_TOPICS: the pattern {pattern} cannot be read: {error}") from error
+
+
+def _missing(topic: str, known: Mapping[str, int]) -> KafkaError:
+    near = difflib.get_close_matches(topic, [name for name in known if not name.startswith("__")], 1)
+    hint = f"; the nearest that does is {near[0]}" if near else ""
+    return KafkaError(
+        f"Kafka: the topic {topic} does not exist, or this user may not see it{hint}: "
+        "create it, or correct KAFKA_TOPICS"
+    )

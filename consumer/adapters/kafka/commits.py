@@ -1,0 +1,86 @@
+"""Commits on their way: sent without waiting, answered by librdkafka in a later poll.
+
+The answer (`on_commit`) names the offsets but not the call, so it is matched to the oldest commit of exactly
+these offsets. An answer that nobody waits for any more finds its entry abandoned, or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import confluent_kafka
+from confluent_kafka import TopicPartition as RawPartition
+
+from consumer.core.model import Position
+
+
+class CommitResult(NamedTuple):
+    """What the broker took. `failure`: the code of the first thing that it did not take, if any."""
+
+    committed: tuple[Position, ...]
+    failure: str | None
+
+
+Answer = Callable[[CommitResult], None]
+_Offsets = frozenset[tuple[str, int, int]]
+
+
+class _Sent(NamedTuple):
+    offsets: _Offsets
+    positions: tuple[Position, ...]
+    left_out: str | None
+    answer: Answer
+
+
+class Commits:
+    """The commits that were sent and not answered, oldest first. Used in the consumer's thread."""
+
+    def __init__(self) -> None:
+        self._sent: list[_Sent] = []
+
+    def add(self, positions: Sequence[Position], left_out: str | None, answer: Answer) -> None:
+        """These were sent; `left_out` is why others that were asked for were not."""
+        self._sent.append(_Sent(_offsets_of(raw_positions(positions)), tuple(positions), left_out, answer))
+
+    def heard(self, error: confluent_kafka.KafkaError | None, partitions: Iterable[RawPartition]) -> None:
+        """librdkafka's `on_commit`."""
+        partitions = list(partitions)
+        offsets = _offsets_of(partitions)
+        for index, sent in enumerate(self._sent):
+            if sent.offsets == offsets:
+                del self._sent[index]
+                sent.answer(read_answer(error, partitions, sent.positions, sent.left_out))
+                return
+
+    def drop(self, failure: str) -> None:
+        """None of them will be answered any more."""
+        for sent in self._sent:
+            sent.answer(CommitResult((), failure))
+        self._sent.clear()
+
+
+def read_answer(
+    error: confluent_kafka.KafkaError | None,
+    partitions: Iterable[RawPartition],
+    positions: Sequence[Position],
+    left_out: str | None = None,
+) -> CommitResult:
+    """Which of `positions` were taken, from the broker's verdict on each partition."""
+    if error is not None and error.code() != confluent_kafka.KafkaError.NO_ERROR:
+        return CommitResult((), error.name())
+    refused = {(one.topic, one.partition): one.error.name() for one in partitions if one.error is not None}
+    taken = tuple(one for one in positions if (one.topic, one.partition) not in refused)
+    return CommitResult(taken, next(iter(refused.values()), left_out))
+
+
+def raw_positions(positions: Iterable[Position]) -> list[RawPartition]:
+    """As librdkafka names them, with the leader epoch (apache/kafka PR 23183: never without)."""
+    return [
+        RawPartition(one.topic, one.partition, one.next_offset, leader_epoch=one.leader_epoch)
+        for one in positions
+    ]
+
+
+def _offsets_of(partitions: Iterable[RawPartition]) -> _Offsets:
+    return frozenset((one.topic, one.partition, one.offset) for one in partitions)

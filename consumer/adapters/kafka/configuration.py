@@ -1,0 +1,226 @@
+"""librdkafka's configuration: what the user may pass through, what is fixed, and what is refused by name.
+
+The user's ``KAFKA_…`` variables arrive as one dictionary of librdkafka properties. Each client gets three
+layers, the later one winning: our defaults, the user's properties (without those meant for another kind of
+client, about which librdkafka would only grumble), and what the delivery guarantee fixes. `REFUSED_PROPERTIES`
+is for the settings to refuse with a reason: what is fixed silently would otherwise look as if it worked.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+from confluent_kafka import KafkaException
+
+from consumer.errors import SettingsError
+
+Value = str | int | float | bool
+Config = Mapping[str, Value]
+Client = TypeVar("Client")
+
+LOGGER: Final = logging.getLogger("consumer.kafka")
+"""librdkafka's own log lines. They name brokers and topics, never a record's content or a password."""
+LOGGER.addHandler(logging.NullHandler())  # silent until the application says where logs go
+
+_COMMITS = "pinstream itself commits what is settled, and only that; anything else would lose events"
+_ONLY_COMMITTED = "records of aborted transactions must not be delivered: it is always read_committed"
+_ACKNOWLEDGED = "a dead letter counts as stored only when all in-sync replicas have it"
+_MOCK = "a mock broker inside the process holds nobody's records; use `pinstream demo`"
+_OWN_LIMIT = "pinstream sets the time limit of a dead letter itself"
+
+REFUSED_PROPERTIES: Final[Mapping[str, str]] = {
+    "enable.auto.commit": _COMMITS,
+    "auto.commit.enable": _COMMITS,
+    "auto.commit.interval.ms": _COMMITS,
+    "enable.auto.offset.store": _COMMITS,
+    "offset.store.method": _COMMITS,
+    "offset.store.path": _COMMITS,
+    "offset.store.sync.interval.ms": _COMMITS,
+    "isolation.level": _ONLY_COMMITTED,
+    "acks": _ACKNOWLEDGED,
+    "request.required.acks": _ACKNOWLEDGED,
+    "enable.idempotence": _ACKNOWLEDGED,
+    "delivery.report.only.error": _ACKNOWLEDGED,
+    "transactional.id": "dead letters are not written in transactions",
+    "delivery.timeout.ms": _OWN_LIMIT,
+    "message.timeout.ms": _OWN_LIMIT,
+    "enable.partition.eof": "pinstream has no use for end-of-partition events",
+    "allow.auto.create.topics": "a mistyped topic would be created, empty, and look healthy",
+    "plugin.library.paths": "it would load foreign code into the process",
+    "test.mock.num.brokers": _MOCK,
+    "test.mock.broker.rtt": _MOCK,
+}
+"""Properties that settings refuse (librdkafka's spelling), each with the reason to show."""
+
+_CONSUMER_ONLY: Final = frozenset(
+    {
+        "group.id",
+        "group.instance.id",
+        "group.protocol",
+        "group.protocol.type",
+        "group.remote.assignor",
+        "session.timeout.ms",
+        "partition.assignment.strategy",
+        "heartbeat.interval.ms",
+        "coordinator.query.interval.ms",
+        "max.poll.interval.ms",
+        "enable.auto.commit",
+        "auto.commit.interval.ms",
+        "enable.auto.offset.store",
+        "queued.min.messages",
+        "check.crcs",
+        "queued.max.messages.kbytes",
+        "fetch.wait.max.ms",
+        "fetch.queue.backoff.ms",
+        "fetch.message.max.bytes",
+        "fetch.max.bytes",
+        "max.partition.fetch.bytes",
+        "fetch.min.bytes",
+        "fetch.error.backoff.ms",
+        "isolation.level",
+        "enable.partition.eof",
+        "auto.offset.reset",
+        "allow.auto.create.topics",
+        "client.rack",
+        "topic.blacklist",
+    }
+)
+_PRODUCER_ONLY: Final = frozenset(
+    {
+        "transactional.id",
+        "transaction.timeout.ms",
+        "enable.idempotence",
+        "enable.gapless.guarantee",
+        "linger.ms",
+        "retries",
+        "queue.buffering.max.messages",
+        "queue.buffering.max.kbytes",
+        "queue.buffering.max.ms",
+        "message.send.max.retries",
+        "queue.buffering.backpressure.threshold",
+        "compression.codec",
+        "compression.type",
+        "compression.level",
+        "batch.size",
+        "batch.num.messages",
+        "sticky.partitioning.linger.ms",
+        "acks",
+        "request.required.acks",
+        "request.timeout.ms",
+        "delivery.timeout.ms",
+        "message.timeout.ms",
+        "partitioner",
+    }
+)
+_NOT_WITH_KIP_848: Final = (
+    "session.timeout.ms",
+    "heartbeat.interval.ms",
+    "partition.assignment.strategy",
+    "group.protocol.type",
+)
+"""With ``group.protocol=consumer`` these are the broker's to say; librdkafka refuses them."""
+
+_DEFAULTS: Final[Config] = {
+    "client.id": "pinstream",
+    # A request to a broker that has gone silent; it also bounds the commit inside a revocation.
+    "socket.timeout.ms": 10_000,
+}
+_CONSUMER_DEFAULTS: Final[Config] = {
+    "group.id": "pinstream",
+    "partition.assignment.strategy": "cooperative-sticky",
+    # Limits in bytes of what is fetched ahead of the core's own budget.
+    "queued.max.messages.kbytes": 16 * 1024,
+    "fetch.max.bytes": 16 * 1024 * 1024,
+    # A resumed partition is fetched again when the broker has answered the fetch that went out without it.
+    "fetch.wait.max.ms": 100,
+}
+_CONSUMER_FIXED: Final[Config] = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "isolation.level": "read_committed",
+    "enable.partition.eof": False,
+    "allow.auto.create.topics": False,
+}
+_PRODUCER_DEFAULTS: Final[Config] = {"compression.type": "lz4"}
+_PRODUCER_FIXED: Final[Config] = {"acks": "all", "enable.idempotence": True}
+
+
+def uses_consumer_protocol(config: Config) -> bool:
+    """Whether the group runs KIP-848 (``group.protocol=consumer``)."""
+    return str(config.get("group.protocol", "classic")).lower() == "consumer"
+
+
+def is_cooperative(config: Config) -> bool:
+    """Whether assignments come as increments (cooperative, KIP-848) rather than whole (eager)."""
+    strategy = str(config.get("partition.assignment.strategy", ""))
+    return uses_consumer_protocol(config) or "cooperative" in strategy
+
+
+def consumer_config(user: Config, *, offset_reset: str, ignore: str | None) -> dict[str, Any]:
+    """A consumer's configuration.
+
+    `offset_reset` is ours, not librdkafka's: under ``latest`` librdkafka still gets ``earliest``, since only an
+    explicit start offset may ever skip records. `ignore`: regular expression of topics that must not be seen.
+    """
+    own = {name: value for name, value in user.items() if name not in _PRODUCER_ONLY}
+    config: dict[str, Any] = {**_DEFAULTS, **_CONSUMER_DEFAULTS, **own, **_CONSUMER_FIXED}
+    config["auto.offset.reset"] = "error" if offset_reset == "error" else "earliest"
+    if uses_consumer_protocol(config):
+        for name in _NOT_WITH_KIP_848:
+            config.pop(name, None)
+    if ignore is not None:
+        config["topic.blacklist"] = ",".join(filter(None, (str(user.get("topic.blacklist", "")), ignore)))
+    return config
+
+
+def producer_config(user: Config, *, delivery_timeout: float) -> dict[str, Any]:
+    """A producer's configuration: idempotent, all replicas; `delivery_timeout` in seconds, retries included."""
+    own = {name: value for name, value in user.items() if name not in _CONSUMER_ONLY}
+    fixed = {**_PRODUCER_FIXED, "delivery.timeout.ms": int(delivery_timeout * 1000)}
+    return {**_DEFAULTS, **_PRODUCER_DEFAULTS, **own, **fixed}
+
+
+def admin_config(user: Config) -> dict[str, Any]:
+    """What a client that only asks needs: how to reach and to convince the brokers."""
+    other = _CONSUMER_ONLY | _PRODUCER_ONLY
+    return {**_DEFAULTS, **{name: value for name, value in user.items() if name not in other}}
+
+
+def dead_letter_topic(template: str, topic: str) -> str:
+    """The dead-letter topic of `topic`; `template` may hold ``{topic}``, or name one topic for all."""
+    return template.replace("{topic}", topic)
+
+
+def dead_letter_pattern(template: str) -> str:
+    """A regular expression of all topics that `template` can name; POSIX and Python read it alike."""
+    before, mark, after = template.partition("{topic}")
+    return f"^{_quoted(before)}{'.+' if mark else ''}{_quoted(after)}$"
+
+
+def _quoted(text: str) -> str:
+    # Of what a topic's name may hold (letters, digits, dot, dash, underscore) only the dot means something.
+    return text.replace(".", r"\.")
+
+
+def make_client(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]) -> Client:
+    """A client of this configuration. Raises `SettingsError` naming the variable that librdkafka refuses."""
+    try:
+        return make({**config, "logger": LOGGER})
+    except KafkaException as error:
+        raise SettingsError(f"Kafka settings cannot be: {_with_variables(error.args[0].str())}") from error
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"Kafka settings cannot be: {_with_variables(str(error))}") from error
+
+
+def _with_variables(text: str) -> str:
+    """librdkafka's words, with the environment variable in place of each property that it quotes."""
+    line = " ".join(text.split())
+    return re.sub(r'["`]([a-z]+(?:\.[a-z0-9]+)+)["`]', lambda found: variable(found[1]), line)
+
+
+def variable(name: str) -> str:
+    """The environment variable of a librdkafka property: ``sasl.username`` is ``KAFKA_SASL_USERNAME``."""
+    return "KAFKA_" + name.upper().replace(".", "_")

@@ -1,0 +1,392 @@
+"""A member of the group, as it lives in the consumer's own thread: all use of `confluent_kafka.Consumer` is here.
+
+Every method and callback runs in that one thread; what it tells others goes through `Hooks`. Rebalance callbacks
+run inside `fetch` and `close`, ask through the hooks, and block until they are answered or out of time.
+
+*Fencing.* Each assignment of a partition gets an epoch that no other in this process has. A record consumed in
+the same call as its partition's revocation is dropped. If the partition came back within that call, its records
+could be from before or after: they are dropped, and the consumer seeks back to where the assignment starts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+import confluent_kafka
+from confluent_kafka import KafkaException, Message
+from confluent_kafka import TopicPartition as RawPartition
+
+from consumer.adapters.kafka.chunks import group
+from consumer.adapters.kafka.commits import Answer, CommitResult, Commits, raw_positions, read_answer
+from consumer.adapters.kafka.configuration import is_cooperative, make_client
+from consumer.adapters.kafka.starts import OffsetSource, Start, find_starts
+from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
+from consumer.core.interface import Assignment
+from consumer.core.model import Chunk, Position, TopicPartition
+from consumer.errors import KafkaError
+
+MOST_RECORDS: Final = 1000
+"""Records of one fetch at most."""
+
+_ENDS_EVERY: Final = 0.25
+"""Seconds between two looks at the ends that came with fetched records."""
+_ASK_END_EVERY: Final = 1.0
+"""Seconds between two questions for one partition's end, while paused and nothing is fetched."""
+_ASK_END_TIMEOUT: Final = 1.0
+
+_epochs = itertools.count(1)
+
+
+class RawConsumer(OffsetSource, Protocol):
+    """What of `confluent_kafka.Consumer` is used; tests drive it with a fake."""
+
+    def subscribe(
+        self,
+        topics: list[str],
+        on_assign: Callable[..., None] | None = ...,
+        on_revoke: Callable[..., None] | None = ...,
+        on_lost: Callable[..., None] | None = ...,
+    ) -> None: ...
+    def consume(self, num_messages: int = ..., timeout: float = ...) -> list[Message]: ...
+    def commit(self, *, offsets: list[RawPartition], asynchronous: Any) -> Any: ...
+    def assign(self, partitions: list[RawPartition]) -> None: ...
+    def unassign(self) -> None: ...
+    def incremental_assign(self, partitions: list[RawPartition]) -> None: ...
+    def incremental_unassign(self, partitions: list[RawPartition]) -> None: ...
+    def pause(self, partitions: list[RawPartition]) -> None: ...
+    def resume(self, partitions: list[RawPartition]) -> None: ...
+    def seek(self, partition: RawPartition) -> None: ...
+    def close(self) -> None: ...
+
+
+class Hooks(Protocol):
+    """Called from the thread. The first three block until the event loop has answered, within their limit.
+
+    They raise `TimeoutError`, and whatever the listener raises.
+    """
+
+    def assigned(self, assignments: Sequence[Assignment]) -> None:
+        """These are ours."""
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
+        """These go; what to commit of them."""
+
+    def lost(self, partitions: Sequence[TopicPartition]) -> None:
+        """These are gone."""
+
+    def trouble(self, code: str, text: str) -> None:
+        """Something that mends itself. Returns at once."""
+
+
+class _Held(NamedTuple):
+    epoch: int
+    start: Start
+
+
+_Name = tuple[str, int]
+
+
+class GroupMember:
+    """Owns the Consumer; made, used and closed in one thread.
+
+    `config` is complete (see `configuration.consumer_config`). `ready` is where fetched chunks go: a deque, since
+    the event loop takes them out at the other end. `timeout`: seconds for each question to the brokers.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        hooks: Hooks,
+        ready: deque[Chunk],
+        *,
+        offset_reset: str,
+        timeout: float,
+        make_consumer: Callable[[dict[str, Any]], RawConsumer],
+    ) -> None:
+        self._cooperative = is_cooperative(config)
+        self._hooks = hooks
+        self._ready = ready
+        self._offset_reset = offset_reset
+        self._timeout = timeout
+        self._commits = Commits()
+        self._held: dict[_Name, _Held] = {}
+        self._turned: set[_Name] = set()
+        """Partitions that were taken from us during the current consume."""
+        self._paused = False
+        self._closing = False
+        self._failure: Exception | None = None
+        self._ends: dict[TopicPartition, int] = {}
+        self._ends_due = 0.0
+        self._ask_due = 0.0
+        self._asked = 0
+        self._was_assigned = False
+        callbacks = {"error_cb": self._heard_error, "on_commit": self._commits.heard}
+        self._consumer = make_client(make_consumer, {**config, **callbacks})
+
+    def join(self, topics: list[str]) -> None:
+        """Subscribe. The assignment comes with a later `fetch`."""
+        self._consumer.subscribe(
+            topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
+    def fetch(self, room: int, timeout: float) -> None:
+        """Obey `room`, poll, put chunks into `ready`. Raises `KafkaError` for what does not mend itself."""
+        self._raise_failure()
+        self._obey(room)
+        if not self._ready:  # else a fetch was cancelled: what it consumed comes first
+            self._consume(room, timeout)
+        self._look_at_ends()
+        self._raise_failure()
+
+    def send_commit(
+        self, positions: Sequence[Position], epochs: Sequence[int | None], answer: Answer
+    ) -> None:
+        """Send a commit of those positions whose partition is still held in the epoch beside it."""
+        ours = self._still_ours(positions, epochs)
+        left_out = None if len(ours) == len(positions) else "_ASSIGNMENT_LOST"
+        if not ours:
+            answer(CommitResult((), left_out))
+            return
+        try:
+            self._consumer.commit(offsets=raw_positions(ours), asynchronous=True)
+        except KafkaException as error:
+            answer(CommitResult((), exception_error(error).name()))
+        else:
+            self._commits.add(ours, left_out, answer)
+
+    def close(self, positions: Sequence[Position], epochs: Sequence[int | None]) -> None:
+        """Commit, leave the group. Revocations on the way out ask nobody any more."""
+        self._closing = True
+        self._commit_now(self._still_ours(positions, epochs))
+        self._consumer.close()
+        self._commits.drop("_DESTROY")
+        self._failure = KafkaError("the Kafka consumer is closed: make a new one")
+
+    def ends(self) -> dict[TopicPartition, int]:
+        """End offsets as last heard. The one method for other threads: it reads a dict that is never changed."""
+        return self._ends
+
+    # ------------------------------------------------------------------------------------------- polling
+
+    def _obey(self, room: int) -> None:
+        paused = room <= 0
+        if paused == self._paused:
+            return
+        self._paused = paused
+        if self._held:
+            (self._consumer.pause if paused else self._consumer.resume)(_raw(self._held))
+
+    def _consume(self, room: int, timeout: float) -> None:
+        self._turned.clear()
+        # The first wait ends with the first record; one large consume would wait until it is full.
+        messages = self._consumer.consume(1, timeout)
+        if messages and room > 1:
+            messages += self._consumer.consume(min(room, MOST_RECORDS) - 1, 0)
+        if messages:
+            epochs = {name: held.epoch for name, held in self._held.items()}
+            chunks, errors = group(messages, epochs, self._turned)
+            self._ready.extend(chunks)
+            for topic, error in errors:
+                self._heard(topic, error)
+        for name in sorted(self._turned & self._held.keys()):
+            self._seek_back(name)
+
+    def _seek_back(self, name: _Name) -> None:
+        offset = self._held[name].start.offset
+        try:
+            self._consumer.seek(
+                RawPartition(*name, confluent_kafka.OFFSET_BEGINNING if offset is None else offset)
+            )
+        except KafkaException as error:
+            told = describe_error(exception_error(error))
+            self._fail(
+                f"{name[0]}[{name[1]}] cannot be read from its start again: start pinstream again ({told})"
+            )
+
+    def _look_at_ends(self) -> None:
+        now = time.monotonic()
+        if now < self._ends_due:
+            return
+        self._ends_due = now + _ENDS_EVERY
+        ends = {
+            name: self._consumer.get_watermark_offsets(_raw_one(name), cached=True)[1] for name in self._held
+        }
+        # Unknown to librdkafka until the first fetch: keep what was asked for.
+        known = {TopicPartition(*name): self._ends.get(TopicPartition(*name), -1) for name in self._held}
+        known.update(
+            {TopicPartition(*name): max(known[TopicPartition(*name)], end) for name, end in ends.items()}
+        )
+        if self._paused and now >= self._ask_due:
+            self._ask_one_end(known)
+            self._ask_due = time.monotonic() + _ASK_END_EVERY
+        self._ends = {name: end for name, end in known.items() if end >= 0}
+
+    def _ask_one_end(self, known: dict[TopicPartition, int]) -> None:
+        """While paused nothing is fetched and no end is heard of: ask, one partition after the other."""
+        if not known:
+            return
+        self._asked += 1
+        name = sorted(known)[self._asked % len(known)]
+        try:
+            known[name] = self._consumer.get_watermark_offsets(_raw_one(name), timeout=_ASK_END_TIMEOUT)[1]
+        except KafkaException as error:
+            self._hooks.trouble(
+                exception_error(error).name(), "the broker did not say where a partition ends"
+            )
+
+    # -------------------------------------------------------------------------------------- rebalancing
+
+    def _on_assign(self, _: object, partitions: list[RawPartition]) -> None:
+        names = [(one.topic, one.partition) for one in partitions]
+        starts = self._starts(names)
+        raw = [_started(name, start) for name, start in zip(names, starts, strict=True)]
+        (self._consumer.incremental_assign if self._cooperative else self._consumer.assign)(raw)
+        if not names:
+            return
+        # Said either way: librdkafka remembers a partition's pause beyond its assignment (and so did
+        # parallel-consumer #857), and the level holds for what comes later, too.
+        (self._consumer.pause if self._paused else self._consumer.resume)(_raw(names))
+        self._was_assigned = True
+        for name, start in zip(names, starts, strict=True):
+            self._held[name] = _Held(next(_epochs), start)
+        assignments = [
+            Assignment(*name, self._held[name].epoch, start.offset, start.commit)
+            for name, start in zip(names, starts, strict=True)
+        ]
+        try:
+            self._hooks.assigned(assignments)
+        except Exception as error:
+            self._listener_failed(error)
+
+    def _starts(self, names: Sequence[_Name]) -> list[Start]:
+        unknown = [Start(None, None, False)] * len(names)
+        if not names:
+            return unknown
+        try:
+            return find_starts(self._consumer, names, self._offset_reset, self._timeout)
+        except KafkaException as error:
+            told = describe_error(exception_error(error))
+            if self._offset_reset == "latest":  # guessing would skip records, or repeat a whole topic
+                self._fail(
+                    f"the brokers do not say where to start: look after them, then start again ({told})"
+                )
+            # Else librdkafka finds the committed offset by itself, retrying, and resets as configured.
+            self._hooks.trouble(
+                exception_error(error).name(), f"the start offsets are not known yet ({told})"
+            )
+            return unknown
+
+    def _on_revoke(self, _: object, partitions: list[RawPartition]) -> None:
+        names = [TopicPartition(one.topic, one.partition) for one in partitions]
+        if names and not self._closing:
+            self._commit_now([one for one in self._drained(names) if (one.topic, one.partition) in names])
+        self._let_go(partitions)
+
+    def _drained(self, names: Sequence[TopicPartition]) -> Sequence[Position]:
+        try:
+            return self._hooks.revoked(names)
+        except TimeoutError:
+            self._hooks.trouble("_TIMED_OUT", "partitions were not drained in time: let go as they are")
+        except Exception as error:
+            self._listener_failed(error)
+        self._tell_lost(names)
+        return ()
+
+    def _on_lost(self, _: object, partitions: list[RawPartition]) -> None:
+        if partitions and not self._closing:
+            self._tell_lost([TopicPartition(one.topic, one.partition) for one in partitions])
+        self._let_go(partitions)
+
+    def _tell_lost(self, names: Sequence[TopicPartition]) -> None:
+        try:
+            self._hooks.lost(names)
+        except Exception as error:
+            self._listener_failed(error)
+
+    def _let_go(self, partitions: list[RawPartition]) -> None:
+        for one in partitions:
+            self._held.pop((one.topic, one.partition), None)
+            self._turned.add((one.topic, one.partition))
+        try:
+            if self._cooperative:
+                self._consumer.incremental_unassign(partitions)
+            else:
+                self._consumer.unassign()
+        except KafkaException as error:
+            self._hooks.trouble(exception_error(error).name(), "a partition could not be let go of by itself")
+
+    def _still_ours(self, positions: Sequence[Position], epochs: Sequence[int | None]) -> list[Position]:
+        return [
+            position
+            for position, epoch in zip(positions, epochs, strict=True)
+            if (held := self._held.get((position.topic, position.partition))) is not None
+            and held.epoch == epoch
+        ]
+
+    def _commit_now(self, positions: Sequence[Position]) -> None:
+        """Commit and wait for the answer: bounded by librdkafka's socket and session time-outs."""
+        if not positions:
+            return
+        try:
+            answered = self._consumer.commit(offsets=raw_positions(positions), asynchronous=False)
+            failure = read_answer(None, answered, positions).failure
+        except KafkaException as error:
+            failure = exception_error(error).name()
+        if failure is not None:
+            self._hooks.trouble(
+                failure, "the last commit of a partition failed: some records will be read again"
+            )
+
+    # ------------------------------------------------------------------------------------------- errors
+
+    def _heard_error(self, error: confluent_kafka.KafkaError) -> None:
+        self._heard(None, error)
+
+    def _heard(self, topic: str | None, error: confluent_kafka.KafkaError) -> None:
+        missing = error.code() in _MISSING_TOPIC and not self._was_assigned
+        if missing:
+            self._fail(f"the topic {topic} does not exist: create it, or correct KAFKA_TOPICS")
+        elif (fatal := as_fatal(error)) is not None:
+            self._failure = self._failure or fatal
+        else:
+            self._hooks.trouble(error.name(), describe_error(error))
+
+    def _listener_failed(self, error: Exception) -> None:
+        """An exception must not pass through librdkafka: the fetch that is going on raises it."""
+        if isinstance(error, TimeoutError):
+            self._fail("the process is too busy to take note of a rebalance: start it again")
+        self._failure = self._failure or error
+
+    def _fail(self, text: str) -> None:
+        self._failure = self._failure or KafkaError(f"Kafka: {text}")
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+
+_MISSING_TOPIC: Final = frozenset(
+    {
+        confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART,
+        confluent_kafka.KafkaError._UNKNOWN_TOPIC,
+        confluent_kafka.KafkaError.UNKNOWN_TOPIC_ID,
+    }
+)
+
+
+def _raw(names: Iterable[_Name]) -> list[RawPartition]:
+    return [_raw_one(name) for name in names]
+
+
+def _raw_one(name: _Name) -> RawPartition:
+    return RawPartition(*name)
+
+
+def _started(name: _Name, start: Start) -> RawPartition:
+    if start.offset is None:
+        return _raw_one(name)
+    return RawPartition(*name, start.offset, leader_epoch=start.leader_epoch)

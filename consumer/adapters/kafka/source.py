@@ -1,0 +1,257 @@
+"""The consumer as the event loop sees it: chunks of records, assignments to a listener, commits of positions.
+
+One thread of our own (`OwnThread`) owns the `confluent_kafka.Consumer`, by way of `GroupMember`. `fetch`,
+`commit` and `close` are jobs for it; rebalance callbacks run in it, inside a poll, and wait for the listener on
+the event loop. So **a listener must never await this source**: the thread that would do it is the one waiting.
+
+::
+
+    event loop                              own thread
+    await fetch(room, timeout)  ----------> obey room (pause | resume), consume
+                                              rebalance callback:
+    await listener.revoked(...) <-----------    wait, bounded
+            '-- positions ----------------->    commit them, synchronously, bounded; let go
+    chunks                      <---------- group, without what is not ours any more
+    await commit(positions)     ----------> send; the answer comes in a later fetch
+
+*Room is a level.* Every fetch says how much room there is. 0 pauses what is assigned now and what is assigned
+meanwhile, anything else resumes; the poll goes on either way, or the group would throw us out. A pause costs
+what was fetched ahead (it is fetched again), so the caller should not flip the level at each poll.
+
+*Cancelling* a fetch loses nothing: what it consumed is kept and handed out by the next one.
+
+*Commits* are sent for a partition only while the epoch is held that was announced when they were asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
+
+import confluent_kafka
+
+from consumer.adapters.kafka.commits import CommitResult
+from consumer.adapters.kafka.configuration import (
+    Config,
+    consumer_config,
+    dead_letter_pattern,
+    uses_consumer_protocol,
+)
+from consumer.adapters.kafka.member import GroupMember, RawConsumer
+from consumer.adapters.kafka.thread import OwnThread, post, settle
+from consumer.adapters.kafka.trouble import OnTrouble, ignore_trouble
+from consumer.core.interface import Assignment
+from consumer.core.model import Chunk, Position, TopicPartition
+from consumer.errors import KafkaError, SettingsError
+
+_TELL_TIMEOUT = 10.0
+"""Seconds for the listener to take note of what it need not wait for: assigned, lost."""
+
+_Answer = TypeVar("_Answer")
+
+
+class SourceListener(Protocol):
+    """Told of assignments, on the event loop. It must not await the source."""
+
+    async def assigned(self, assignments: Sequence[Assignment]) -> None:
+        """These are ours from now on; none of their records was handed out before."""
+
+    async def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
+        """Drain these, then say what to commit. What takes longer than allowed is cancelled; `lost` follows."""
+
+    async def lost(self, partitions: Sequence[TopicPartition]) -> None:
+        """These are another member's already: drop them, commit nothing."""
+
+
+class KafkaSource:
+    """A member of a consumer group.
+
+    `topics`: names, or patterns that start with ``^``; a pattern never matches a topic that `dead_letter_topic`
+    (a template with ``{topic}``) can name. `offset_reset`: ``earliest``, ``latest`` or ``error``, see
+    `consumer.adapters.kafka.starts`. In seconds: `revoke_timeout` for the listener to drain, `commit_timeout` for
+    a commit's answer, `request_timeout` for other questions to the brokers.
+
+    Raises `SettingsError` for a pattern under KIP-848: there the broker matches, and knows no exceptions.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        topics: Sequence[str],
+        *,
+        listener: SourceListener,
+        dead_letter_topic: str = "{topic}.dead-letters",
+        offset_reset: str = "earliest",
+        on_trouble: OnTrouble = ignore_trouble,
+        revoke_timeout: float = 20.0,
+        commit_timeout: float = 10.0,
+        request_timeout: float = 10.0,
+        make_consumer: Callable[[dict[str, Any]], RawConsumer] = confluent_kafka.Consumer,
+    ) -> None:
+        pattern = next((topic for topic in topics if topic.startswith("^")), None)
+        if pattern is not None and uses_consumer_protocol(config):
+            raise SettingsError(
+                f"KAFKA_TOPICS has the pattern {pattern} and KAFKA_GROUP_PROTOCOL is consumer: the broker would match "
+                "dead-letter topics too; name the topics, or set KAFKA_GROUP_PROTOCOL=classic"
+            )
+        ignore = None if pattern is None else dead_letter_pattern(dead_letter_topic)
+        self._ready: deque[Chunk] = deque()
+        self._make_member = functools.partial(
+            GroupMember,
+            consumer_config(config, offset_reset=offset_reset, ignore=ignore),
+            ready=self._ready,
+            offset_reset=offset_reset,
+            timeout=request_timeout,
+            make_consumer=make_consumer,
+        )
+        self._topics = list(topics)
+        self._listener = listener
+        self._on_trouble = on_trouble
+        self._revoke_timeout = revoke_timeout
+        self._commit_timeout = commit_timeout
+        self._thread = OwnThread("pinstream-kafka-consumer")
+        self._member: GroupMember | None = None
+        self._announced: dict[tuple[str, int], int] = {}
+        self._rebalancing = False
+
+    async def start(self) -> None:
+        """Join the group. Raises `SettingsError` naming the property that librdkafka refuses."""
+        hooks = _LoopHooks(asyncio.get_running_loop(), self, self._on_trouble, self._revoke_timeout)
+
+        def join() -> GroupMember:
+            member = self._make_member(hooks)
+            member.join(self._topics)
+            return member
+
+        self._member = await self._thread.run(join)
+
+    async def fetch(self, room: int, timeout: float) -> list[Chunk]:
+        """At most `room` (and 1000) records, as soon as there are any; none after `timeout` seconds.
+
+        Call it all the time, with room 0 too: it is what polls, rebalances and brings the answers to commits.
+        Raises `KafkaError` for what does not mend itself, and what the listener raised.
+        """
+        await self._thread.run(self._joined().fetch, room, timeout)
+        chunks = [self._ready.popleft() for _ in range(len(self._ready))]
+        return [one for one in chunks if self._announced.get((one.topic, one.partition)) == one.epoch]
+
+    async def commit(self, positions: Sequence[Position]) -> CommitResult:
+        """Commit these with their leader epochs: one try, within the time limit. Needs fetches to go on.
+
+        `CommitResult.failure` is a librdkafka code: ``_ASSIGNMENT_LOST`` for partitions let go meanwhile,
+        ``_TIMED_OUT``, ``STALE_MEMBER_EPOCH``, …; ``REBALANCE_IN_PROGRESS`` at once while the listener drains.
+        """
+        if self._rebalancing:
+            return CommitResult((), "REBALANCE_IN_PROGRESS")
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[CommitResult] = loop.create_future()
+        epochs = [self._announced.get((one.topic, one.partition)) for one in positions]
+        send = self._joined().send_commit
+        try:
+            async with asyncio.timeout(self._commit_timeout):
+                await self._thread.run(
+                    send, positions, epochs, functools.partial(post, loop, settle, answered)
+                )
+                return await answered
+        except TimeoutError:
+            return CommitResult((), "_TIMED_OUT")
+
+    async def end_offsets(self) -> dict[TopicPartition, int]:
+        """Where the assigned partitions end, as last heard (high watermarks). Asks nobody, costs nothing.
+
+        They come with fetched records; while paused the thread asks for one partition's end a second.
+        """
+        return self._joined().ends()
+
+    async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
+        """Commit `positions`, leave the group, end the thread. The listener is not asked any more.
+
+        After `timeout` seconds the thread is left to itself (a daemon), and the trouble is told.
+        """
+        member, self._member = self._member, None
+        if member is None:
+            return
+        epochs = [self._announced.get((one.topic, one.partition)) for one in positions]
+        try:
+            async with asyncio.timeout(timeout):
+                await self._thread.run(member.close, positions, epochs)
+        except TimeoutError:
+            self._on_trouble(
+                "_TIMED_OUT", f"leaving the group took more than {timeout:g} s: left without goodbye"
+            )
+        finally:
+            self._thread.stop()
+
+    def _joined(self) -> GroupMember:
+        if self._member is None:
+            raise KafkaError(
+                "the Kafka consumer is not open: start it before use, and do not use it after closing"
+            )
+        return self._member
+
+    # What follows is asked for by the thread, and keeps the loop's own book of epochs.
+
+    async def tell_assigned(self, assignments: Sequence[Assignment]) -> None:
+        """Announce epochs, then tell the listener."""
+        self._announced.update({(one.topic, one.partition): one.epoch for one in assignments})
+        await self._listener.assigned(assignments)
+
+    async def ask_revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
+        """Let the listener drain; meanwhile no commit is taken, and afterwards these epochs are over."""
+        self._rebalancing = True
+        try:
+            return await self._listener.revoked(partitions)
+        finally:
+            self._rebalancing = False
+            self._withdraw(partitions)
+
+    async def tell_lost(self, partitions: Sequence[TopicPartition]) -> None:
+        """These epochs are over; tell the listener."""
+        self._withdraw(partitions)
+        await self._listener.lost(partitions)
+
+    def _withdraw(self, partitions: Sequence[TopicPartition]) -> None:
+        for one in partitions:
+            self._announced.pop((one.topic, one.partition), None)
+
+
+class _LoopHooks:
+    """The thread's way to the event loop: each call blocks the thread until the loop has answered, bounded."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        source: KafkaSource,
+        on_trouble: OnTrouble,
+        revoke_timeout: float,
+    ) -> None:
+        self._loop = loop
+        self._source = source
+        self._on_trouble = on_trouble
+        self._revoke_timeout = revoke_timeout
+
+    def assigned(self, assignments: Sequence[Assignment]) -> None:
+        self._ask(self._source.tell_assigned(assignments), _TELL_TIMEOUT)
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
+        return self._ask(self._source.ask_revoked(partitions), self._revoke_timeout)
+
+    def lost(self, partitions: Sequence[TopicPartition]) -> None:
+        self._ask(self._source.tell_lost(partitions), _TELL_TIMEOUT)
+
+    def trouble(self, code: str, text: str) -> None:
+        post(self._loop, self._on_trouble, code, text)
+
+    def _ask(self, question: Coroutine[Any, Any, _Answer], timeout: float) -> _Answer:
+        if self._loop.is_closed():
+            question.close()
+            raise TimeoutError
+        asked = asyncio.run_coroutine_threadsafe(question, self._loop)
+        try:
+            return asked.result(timeout)
+        except TimeoutError:
+            asked.cancel()
+            raise

@@ -1,0 +1,77 @@
+"""What librdkafka's errors mean: which end the run, and the one line to show.
+
+librdkafka tells of everything that goes wrong, and mends most of it by itself: a broker that is away, a
+coordinator that moves. Those are *trouble*, told to the shell and gone on from. A few never mend themselves
+(a refused login, a missing permission, a fenced member, no offset to start from): going on would look alive
+and deliver nothing, so they become a `consumer.errors.KafkaError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import confluent_kafka
+
+from consumer.errors import KafkaError
+
+_Code = confluent_kafka.KafkaError
+
+OnTrouble = Callable[[str, str], None]
+"""Told on the event loop of what librdkafka mends by itself: a code (``_TRANSPORT``) and a line."""
+
+_LOGIN = (
+    "the broker refused the login: check KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM"
+)
+_TOPIC_ACCESS = "this user may not use the topic: grant READ on it, or correct KAFKA_TOPICS"
+_GROUP_ACCESS = "this user may not join the group: grant READ on it, or correct KAFKA_GROUP_ID"
+_NO_START = (
+    "a partition has no offset to start from (none committed, or what it names is no longer there) and "
+    "KAFKA_AUTO_OFFSET_RESET is error: set the group's offsets with kafka-consumer-groups --reset-offsets, "
+    "or set KAFKA_AUTO_OFFSET_RESET=earliest"
+)
+_PROTOCOL = "the brokers do not know this group protocol: set KAFKA_GROUP_PROTOCOL=classic or update them"
+_MIXED = "other members of the group use another protocol: use the same assignment strategy, or another group"
+_FENCED = "another member uses the same KAFKA_GROUP_INSTANCE_ID: give each its own"
+
+_FATAL: Final = {
+    _Code._AUTHENTICATION: _LOGIN,
+    _Code.SASL_AUTHENTICATION_FAILED: _LOGIN,
+    _Code.UNSUPPORTED_SASL_MECHANISM: _LOGIN,
+    _Code.TOPIC_AUTHORIZATION_FAILED: _TOPIC_ACCESS,
+    _Code.GROUP_AUTHORIZATION_FAILED: _GROUP_ACCESS,
+    _Code.CLUSTER_AUTHORIZATION_FAILED: "this user may not use the cluster: check its permissions",
+    _Code._AUTO_OFFSET_RESET: _NO_START,
+    _Code.UNSUPPORTED_VERSION: _PROTOCOL,
+    _Code._UNSUPPORTED_FEATURE: _PROTOCOL,
+    _Code.INCONSISTENT_GROUP_PROTOCOL: _MIXED,
+    _Code.UNSUPPORTED_ASSIGNOR: "the brokers do not know this assignor: correct KAFKA_GROUP_REMOTE_ASSIGNOR",
+    _Code.INVALID_GROUP_ID: "the brokers refuse the name of the group: correct KAFKA_GROUP_ID",
+    _Code.INVALID_SESSION_TIMEOUT: "the brokers do not allow this KAFKA_SESSION_TIMEOUT_MS: keep to their limits",
+    _Code.INVALID_REGULAR_EXPRESSION: "the brokers cannot read the pattern: correct KAFKA_TOPICS",
+    _Code.FENCED_INSTANCE_ID: _FENCED,
+    _Code.UNRELEASED_INSTANCE_ID: _FENCED,
+}
+
+
+def as_fatal(error: confluent_kafka.KafkaError) -> KafkaError | None:
+    """The error that ends the run, or None if librdkafka mends this one by itself."""
+    advice = _FATAL.get(error.code())
+    if advice is None and not error.fatal():
+        return None
+    return KafkaError(f"Kafka: {advice or 'the client cannot go on: restart it'} ({describe_error(error)})")
+
+
+def describe_error(error: confluent_kafka.KafkaError) -> str:
+    """``CODE: librdkafka's words``, on one line."""
+    return f"{error.name()}: {' '.join(error.str().split())}"
+
+
+def exception_error(error: confluent_kafka.KafkaException) -> confluent_kafka.KafkaError:
+    """The KafkaError inside a KafkaException."""
+    inner = error.args[0]
+    return inner if isinstance(inner, _Code) else _Code(_Code._FAIL, str(inner))
+
+
+def ignore_trouble(code: str, text: str) -> None:
+    """The `OnTrouble` of those who do not care."""

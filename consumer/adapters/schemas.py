@@ -1,0 +1,273 @@
+"""Writers' schemas, and ours: a folder of ``.avsc`` files, and a Confluent-compatible registry.
+
+Both answer `FetchSchema` with one of three values: found, missing (for good), unavailable (no verdict, ask
+again). Only an explicit "not found" of the registry is missing; an outage, a refusal, a proxy's 404 or
+nonsense is unavailable, for good records must not become dead letters because a registry is ill (lessons.md).
+Each call has a time limit and is tried once; when to ask again is the core's to decide.
+
+Files are named freely. ``<anything>.<id>.avsc`` also answers for a Confluent id, ``<anything>.<guid>.avsc``
+for a GUID, and every file for its fingerprint. Files may refer to types of other files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from uuid import UUID
+
+from consumer.core.avro_references import definitions, inlined
+from consumer.core.avro_schema import MAX_SCHEMA_CHARACTERS, InvalidSchema, Json, Record, fingerprint, parse
+from consumer.core.interface import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
+from consumer.core.model import SchemaRef
+from consumer.errors import RegistryError, SchemaError
+
+if TYPE_CHECKING:
+    from confluent_kafka.schema_registry import AsyncSchemaRegistryClient, Schema
+
+DEFAULT_TIMEOUT: Final = 10.0
+"""Seconds for one fetch with all its references."""
+MAX_REFERENCES: Final = 100
+"""Further schemas that one schema may refer to, directly or not."""
+
+Answer = SchemaFound | SchemaMissing | SchemaUnavailable
+
+_NOT_FOUND: Final = frozenset({40401, 40402, 40403})
+"""The registry's own codes for: no such subject, version, schema. A bare 404 can be a proxy's, or a registry
+too old to know the path."""
+
+
+class SchemaSource(Protocol):
+    """Where writers' schemas come from."""
+
+    async def fetch(self, command: FetchSchema) -> Answer:
+        """One attempt, in bounded time. Never raises."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+class _File(NamedTuple):
+    """One schema of the folder; `version` is the id or GUID in its name, as `SchemaRef` spells it."""
+
+    path: Path
+    version: SchemaRef | None
+    schema: Json
+    record: str | None
+    """The full name, if it is a record's."""
+    fingerprint: str
+
+
+class LocalSchemas:
+    """The ``*.avsc`` files of one folder, all read at once. Raises `SchemaError`, naming the file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        documents = {path: _document(path) for path in _avsc_files(folder)}
+        self._files = [_file(path, documents) for path in documents]
+        self._by_ref: dict[SchemaRef, _File] = {}
+        for file in self._files:
+            # Two files of one fingerprint are read alike: either will do. Two of one id contradict each other.
+            self._by_ref.setdefault(SchemaRef("fingerprint", file.fingerprint), file)
+            if file.version is not None:
+                self._claim(file.version, file)
+
+    def _claim(self, version: SchemaRef, file: _File) -> None:
+        other = self._by_ref.setdefault(version, file)
+        if other is not file:
+            raise SchemaError(
+                f"{file.path} and {other.path} have the same {version.kind}; rename one of them"
+            )
+
+    def reader(self, name: str) -> dict[str, Any]:
+        """The schema (JSON, complete in itself) of a record: `name` is its full name, the name without
+        namespace, or the file's name without ``.avsc``.
+
+        Raises `SchemaError` if there is none, or more than one and no file without a version in its name.
+        """
+        found = [file for file in self._files if file.record and name in _names(file)]
+        found = [file for file in found if file.version is None] or found
+        if not found:
+            there = ", ".join(sorted({file.record for file in self._files if file.record})) or "none"
+            raise SchemaError(f"{self._folder}: no .avsc file defines the record {name}; it has: {there}")
+        if len(found) > 1:
+            paths = " and ".join(file.path.name for file in found)
+            raise SchemaError(f"{self._folder}: {paths} both define {name}; name the file you mean")
+        schema: dict[str, Any] = found[0].schema
+        return schema
+
+    def find(self, ref: SchemaRef) -> Json | None:
+        """The schema that `ref` names, complete in itself, or ``None``."""
+        file = self._by_ref.get(ref)
+        return None if file is None else file.schema
+
+    async def fetch(self, command: FetchSchema) -> Answer:
+        """Answers from the folder: what is not there is missing."""
+        schema = self.find(command.ref)
+        return SchemaMissing(command.ref) if schema is None else SchemaFound(command.ref, schema)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def _avsc_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == ".avsc")
+    except OSError as error:
+        raise SchemaError(
+            f"{folder}: cannot be read ({error.strerror}); name the folder of .avsc files"
+        ) from None
+
+
+def _document(path: Path) -> Json:
+    try:
+        if path.stat().st_size > MAX_SCHEMA_CHARACTERS:
+            raise SchemaError(f"{path}: larger than a schema may be ({MAX_SCHEMA_CHARACTERS >> 20} MiB)")
+        return json.loads(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise SchemaError(f"{path}: cannot be read ({error.strerror})") from None
+    except json.JSONDecodeError as error:
+        raise SchemaError(f"{path}: is not JSON (line {error.lineno}: {error.msg}); correct it") from None
+    except (ValueError, RecursionError):
+        raise SchemaError(f"{path}: is not JSON; correct it") from None
+
+
+def _file(path: Path, documents: Mapping[Path, Json]) -> _File:
+    try:
+        # Its own types come first, unversioned files before versions of them.
+        others = sorted(documents, key=lambda other: (other != path, _version(other) is not None, other))
+        schema = inlined(documents[path], definitions(documents[other] for other in others))
+        node = parse(schema)
+    except InvalidSchema as error:
+        raise SchemaError(f"{path}: is not an Avro schema: {error}") from None
+    name = node.name if isinstance(node, Record) else None
+    return _File(path, _version(path), schema, name, fingerprint(node))
+
+
+def _version(path: Path) -> SchemaRef | None:
+    """The id or GUID in ``<anything>.<id>.avsc``."""
+    anything, dot, last = path.stem.rpartition(".")
+    if not anything or not dot:
+        return None
+    if last.isascii() and last.isdigit():
+        return SchemaRef("id", str(int(last))) if int(last) < 2**32 else None
+    try:
+        return SchemaRef("guid", str(UUID(last))) if len(last) == len(str(UUID(int=0))) else None
+    except ValueError:
+        return None
+
+
+def _names(file: _File) -> tuple[str, ...]:
+    record = file.record or ""
+    return record, record.rpartition(".")[2], file.path.stem
+
+
+class RegistrySchemas:
+    """A Confluent-compatible registry, asked through Confluent's own client.
+
+    `config` are that client's properties (``url``, ``basic.auth.user.info``, …), `timeout` seconds the limit of
+    one fetch. Fingerprints are no registry's business: `local` answers for them. Raises `RegistryError` if the
+    client refuses `config`.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        local: LocalSchemas | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        self._local = local
+        self._timeout = timeout
+        self._client = _client({**config, "max.retries": 0})
+
+    async def fetch(self, command: FetchSchema) -> Answer:
+        """Asks the registry once, references included. Never raises."""
+        ref = command.ref
+        if ref.kind == "fingerprint":
+            return SchemaMissing(ref) if self._local is None else await self._local.fetch(command)
+        try:
+            async with asyncio.timeout(self._timeout):
+                return SchemaFound(ref, await self._complete(await self._schema(ref)))
+        except TimeoutError:
+            return SchemaUnavailable(ref, f"the registry did not answer within {self._timeout:g} s")
+        except Exception as error:  # the client's own, its HTTP library's, and what nonsense provokes
+            return SchemaMissing(ref) if _is_not_found(error) else SchemaUnavailable(ref, _reason(error))
+
+    async def _schema(self, ref: SchemaRef) -> Schema:
+        if ref.kind == "id":
+            return await self._client.get_schema(int(ref.value))
+        return await self._client.get_schema_by_guid(ref.value)
+
+    async def _complete(self, schema: Schema) -> Json:
+        """The schema's text, or, if it refers to others, its JSON with their definitions put in."""
+        if not schema.schema_str:
+            raise ValueError("an answer without a schema")
+        if not schema.references:
+            return schema.schema_str
+        texts: dict[tuple[str, int], str] = {}
+        await self._collect(schema, texts)
+        documents = [json.loads(text) for text in texts.values()]
+        return inlined(json.loads(schema.schema_str), definitions(documents))
+
+    async def _collect(self, schema: Schema, texts: dict[tuple[str, int], str]) -> None:
+        for reference in schema.references or ():
+            key = (str(reference.subject), int(reference.version or 0))
+            if key in texts:
+                continue
+            if len(texts) >= MAX_REFERENCES:
+                raise ValueError("more references than are read")
+            # A deleted version is still what its referrers were written with.
+            registered = await self._client.get_version(*key, deleted=True)
+            texts[key] = registered.schema.schema_str or ""
+            await self._collect(registered.schema, texts)
+
+    async def register(self, subject: str, schema: Json) -> int:
+        """The id of `schema` (JSON or its text) under `subject`, registered if it is not yet.
+
+        Raises `RegistryError`.
+        """
+        from confluent_kafka.schema_registry import Schema
+
+        text = schema if isinstance(schema, str) else json.dumps(schema)
+        try:
+            async with asyncio.timeout(self._timeout):
+                return int(await self._client.register_schema(subject, Schema(text, "AVRO")))
+        except TimeoutError:
+            reason = f"no answer within {self._timeout:g} s"
+        except Exception as error:
+            reason = _reason(error)
+        raise RegistryError(f"the schema registry did not take the schema of {subject}: {reason}")
+
+    async def close(self) -> None:
+        """Close the client's connections."""
+        await self._client.aclose()
+
+
+def _client(config: dict[str, Any]) -> AsyncSchemaRegistryClient:
+    # Imported here: it takes a third of a second, and most commands need no registry.
+    from confluent_kafka.schema_registry import AsyncSchemaRegistryClient
+
+    try:
+        return AsyncSchemaRegistryClient(config)
+    except Exception as error:  # whatever a wrong file or address provokes; its text may quote a password
+        raise RegistryError(
+            f"the schema registry's client refuses its configuration ({type(error).__name__}): check "
+            "SCHEMA_REGISTRY_URL and the other SCHEMA_REGISTRY_… settings"
+        ) from None
+
+
+def _is_not_found(error: Exception) -> bool:
+    status, code = getattr(error, "http_status_code", None), getattr(error, "error_code", None)
+    return status == 404 and code in _NOT_FOUND
+
+
+def _reason(error: Exception) -> str:
+    """One line without a body or an address in it: both can hold secrets."""
+    status = getattr(error, "http_status_code", None)
+    if status is None:
+        return f"the registry could not be asked ({type(error).__name__})"
+    hint = "; check its credentials" if status in (401, 403) else ""
+    return f"the registry answered {status}, code {getattr(error, 'error_code', None)}{hint}"

@@ -1,0 +1,150 @@
+"""Makes the parts from the settings; what more than one command needs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from consumer import __version__, logs
+from consumer.adapters.conversions_api import ConversionsApi, FileToken, FixedToken, Token
+from consumer.adapters.schemas import LocalSchemas, RegistrySchemas, SchemaSource
+from consumer.core.convert import Converter
+from consumer.core.decode import Decoder, WireFormat
+from consumer.core.interface import Report
+from consumer.core.mapping import Mapping, load_mapping
+from consumer.core.pipeline import Pipeline
+from consumer.core.policy import Policy
+from consumer.errors import MappingError, SettingsError
+from consumer.settings import Settings, packaged_schemas_dir
+
+TEST_MODE_EVENTS = 20
+"""Events the API processes per call in test mode (OAS)."""
+DEFAULT_MAPPING = "commerce_event.mapping.toml"
+
+
+def set_up_logs(settings: Settings) -> None:
+    """Log as the settings say, and log what they warn of."""
+    logs.configure(log_format=settings.pinstream.log_format, level=settings.pinstream.log_level)
+    for warning in settings.warnings:
+        structlog.get_logger().warning("setting", text=warning)
+
+
+def log_report(report: Report) -> None:
+    """A core's report becomes a log line."""
+    log = structlog.get_logger()
+    getattr(log, report.level)(report.event, **report.fields)
+
+
+def local_schemas(settings: Settings) -> LocalSchemas:
+    """The folder's schemas. Raises `SchemaError`."""
+    return LocalSchemas(settings.pinstream.schemas_dir)
+
+
+def writer_schemas(settings: Settings, local: LocalSchemas) -> SchemaSource:
+    """Where writers' schemas come from: the registry if there is one, else the folder. Raises `RegistryError`."""
+    if not settings.registry.url:
+        return local
+    return RegistrySchemas(settings.registry.client_configuration(), local)
+
+
+def reader_schema(settings: Settings, schemas: LocalSchemas) -> dict[str, Any]:
+    """The schema our mapping is written for. Raises `SchemaError`."""
+    return schemas.reader(settings.pinstream.schema_name)
+
+
+def mapping(settings: Settings, schema: dict[str, Any]) -> Mapping:
+    """The mapping, checked against the schema. Raises `MappingError`."""
+    default = (packaged_schemas_dir() / DEFAULT_MAPPING).read_text("utf-8")
+    path = settings.pinstream.mapping_file
+    if path is None:
+        return load_mapping(None, schema, default_toml=default)
+    try:
+        overlay = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MappingError(
+            f"PINSTREAM_MAPPING_FILE: {path} cannot be read ({_why(error)}); correct the path"
+        ) from error
+    return load_mapping(overlay, schema, default_toml=default, overlay_name=str(path))
+
+
+def _why(error: Exception) -> str:
+    return error.strerror or "unreadable" if isinstance(error, OSError) else "it is not UTF-8"
+
+
+def decoder(settings: Settings, schema: dict[str, Any]) -> Decoder:
+    """Reads records into the shape of `schema`."""
+    return Decoder(schema, wire_format=WireFormat(settings.pinstream.wire_format))
+
+
+def converter(settings: Settings, schema: dict[str, Any], accounts: tuple[str, ...]) -> Converter:
+    """Compiled for the mapping and `schema`."""
+    return Converter(
+        mapping(settings, schema),
+        schema,
+        accounts=accounts,
+        partner_name=settings.pinterest.partner_name,
+        max_event_age=settings.pinstream.max_event_age,
+    )
+
+
+def policy(settings: Settings) -> Policy:
+    """The core's limits."""
+    own = settings.pinstream
+    return Policy(
+        batch_events=own.batch_events,
+        batch_bytes=own.batch_bytes,
+        linger=own.linger,
+        concurrency=own.concurrency,
+        calls_per_minute=own.calls_per_minute,
+        max_open_events=own.max_open_events,
+        max_open_bytes=own.max_open_bytes,
+        commit_interval=own.commit_interval,
+        halt_patience=own.halt_patience,
+    )
+
+
+def pipeline(settings: Settings, schema: dict[str, Any]) -> Pipeline:
+    """The core, for one process."""
+    return Pipeline(
+        policy(settings),
+        decoder(settings, schema),
+        converter(settings, schema, settings.pinterest.ad_account_ids),
+        # Members must not back off in step; within a process the seed makes it repeatable.
+        seed=time.time_ns(),
+    )
+
+
+def token(settings: Settings) -> Token:
+    """Where the access token comes from. Raises `SettingsError`."""
+    if settings.pinterest.access_token_file is not None:
+        return FileToken(settings.pinterest.access_token_file)
+    if settings.pinterest.access_token is None:
+        raise SettingsError(
+            "PINTEREST_ACCESS_TOKEN is not set; it is required, or PINTEREST_ACCESS_TOKEN_FILE"
+        )
+    return FixedToken(settings.pinterest.access_token.get_secret_value())
+
+
+def conversions_api(settings: Settings) -> ConversionsApi:
+    """The client of the API."""
+    return ConversionsApi(
+        settings.pinterest.api_url,
+        token(settings),
+        timeout=settings.pinstream.request_timeout,
+        concurrency=settings.pinstream.concurrency,
+        test_mode=settings.pinterest.test_mode,
+        agent=f"pinstream/{__version__}",
+    )
+
+
+def make_state_folder(path: Path) -> None:
+    """Make the state folder if need be. Raises `SettingsError`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"PINSTREAM_STATE_DIR: {path} cannot be made ({error.strerror}); name a folder this user may write to"
+        ) from error

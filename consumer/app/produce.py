@@ -1,0 +1,120 @@
+"""``pinstream produce``: a file's records, or made-up ones, onto a topic."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from consumer.adapters.files import open_records
+from consumer.adapters.kafka import RecordProducer
+from consumer.adapters.schemas import RegistrySchemas
+from consumer.app import building
+from consumer.app.records import FileEvents, Produced, encoded, made_up, say
+from consumer.app.signals import on_stop_signal
+from consumer.core.encode import ConfluentId, Encoder, SingleObject
+from consumer.core.model import CommerceEvent, Rejection
+from consumer.errors import InputError, UsageError
+from consumer.sandbox.generator import Generator, shifted
+from consumer.settings import Settings, load
+
+_LINE_EVERY = 5.0
+_FLUSH_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProduceOptions:
+    """The command line's options."""
+
+    file: str | None
+    topic: str
+    restamp: bool
+    generate: bool
+    events: int | None
+    rate: float | None
+    duplicates: float
+    invalid: float
+    seed: int
+
+
+def run_produce(options: ProduceOptions, environ: Mapping[str, str]) -> None:
+    """Produce all; raises `InputError` at the end if records of the file had to be left out."""
+    settings = load(environ, needs=("kafka",))
+    building.set_up_logs(settings)
+    asyncio.run(_Production(options, settings).run())
+
+
+class _Production:
+    def __init__(self, options: ProduceOptions, settings: Settings) -> None:
+        self._options = options
+        self._settings = settings
+        self._schema: dict[str, Any] = building.reader_schema(settings, building.local_schemas(settings))
+        self._file: FileEvents | None = None
+        self._stopped = False
+
+    async def run(self) -> None:
+        on_stop_signal(self._stop)
+        encoder = Encoder(self._schema, await self._framing())
+        producer = RecordProducer(self._settings.kafka.client_properties())
+        try:
+            await self._send_all(producer, self._records(encoder))
+            await producer.flush(_FLUSH_TIMEOUT)
+        finally:
+            await producer.close()
+        say(f"produced {producer.delivered:,} records to {self._options.topic}")
+        if self._file is not None and self._file.skipped:
+            raise InputError(
+                f"{self._file.skipped} records of {self._options.file} do not fit the schema; correct them"
+            )
+
+    def _stop(self) -> None:
+        self._stopped = True
+
+    async def _framing(self) -> ConfluentId | SingleObject:
+        """Confluent's framing with a registered schema where there is a registry, else single-object encoding."""
+        if not self._settings.registry.url:
+            return SingleObject()
+        registry = RegistrySchemas(self._settings.registry.client_configuration())
+        try:
+            return ConfluentId(await registry.register(f"{self._options.topic}-value", self._schema))
+        finally:
+            await registry.close()
+
+    def _records(self, encoder: Encoder) -> Iterator[Produced]:
+        options = self._options
+        if options.file is None:
+            generator = Generator(options.seed, time.time, options.duplicates, options.invalid)
+            return islice(made_up(generator, encoder), options.events)
+        shift = self._shift(options.file) if options.restamp else 0
+        self._file = FileEvents(options.file, self._schema)
+        return islice(encoded((shifted(event, shift) for event in self._file), encoder), options.events)
+
+    def _shift(self, file: str) -> int:
+        """Milliseconds to add so that the newest event is now. Reads the file once more."""
+        if file == "-":
+            raise UsageError(
+                "--now reads the file twice, and standard input cannot be; write it to a file first"
+            )
+        newest = max((_time(record) for _, record in open_records(file, self._schema)), default=0)
+        return int(time.time() * 1000) - newest
+
+    async def _send_all(self, producer: RecordProducer, records: Iterator[Produced]) -> None:
+        begun = said = time.monotonic()
+        for number, record in enumerate(records):
+            if self._stopped:
+                return
+            if self._options.rate is not None:
+                await asyncio.sleep(max(0.0, begun + number / self._options.rate - time.monotonic()))
+            elif number % 1000 == 0:
+                await asyncio.sleep(0)
+            await producer.produce(self._options.topic, record.key, record.value)
+            if time.monotonic() - said >= _LINE_EVERY:
+                said = time.monotonic()
+                say(f"{number + 1:,} records, {(number + 1) / (said - begun):,.0f} a second")
+
+
+def _time(record: CommerceEvent | Rejection) -> int:
+    return 0 if isinstance(record, Rejection) else int(record.get("occurred_at", 0))

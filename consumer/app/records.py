@@ -1,0 +1,105 @@
+"""Where `produce` and `demo` get their records: a file, or the made-up shop; encoded and ready to be produced."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import click
+
+from consumer.adapters.files import open_records
+from consumer.core.encode import Encoder
+from consumer.core.model import CommerceEvent, Rejection
+from consumer.sandbox.generator import Generator
+
+_RECENT = 500
+"""A duplicate repeats one of so many latest records."""
+
+
+class Produced(NamedTuple):
+    """One record to produce."""
+
+    key: bytes
+    value: bytes
+
+
+class FileEvents:
+    """The events of a file, in order; lines that do not fit the schema are told on stderr and counted."""
+
+    def __init__(self, file: str, schema: dict[str, Any]) -> None:
+        self._file = file
+        self._schema = schema
+        self.skipped = 0
+
+    def __iter__(self) -> Iterator[CommerceEvent]:
+        for number, record in open_records(self._file, self._schema):
+            if isinstance(record, Rejection):
+                self.skipped += 1
+                click.echo(
+                    f"pinstream: {self._file}, record {number} is left out: {record.message}", err=True
+                )
+            else:
+                yield record
+
+
+def key_of(event: CommerceEvent) -> bytes:
+    """Records of one shopper share a key, and so a partition: the first external id, else the first e-mail.
+
+    For schemas of other shapes: the event id, where there is one, so that partitions fill evenly.
+    """
+    customer = event.get("customer")
+    if isinstance(customer, dict):
+        for field in ("external_ids", "emails"):
+            values = customer.get(field)
+            if values:
+                return str(values[0]).encode()
+    return str(event.get("event_id", "")).encode()
+
+
+def encoded(events: Iterable[CommerceEvent], encoder: Encoder) -> Iterator[Produced]:
+    """Events as records."""
+    for event in events:
+        yield Produced(key_of(event), encoder.encode(event))
+
+
+def made_up(generator: Generator, encoder: Encoder) -> Iterator[Produced]:
+    """The made-up shop's records, without end; broken ones as they are."""
+    for one in generator:
+        value = one.raw if one.event is None else encoder.encode(one.event)
+        yield Produced(one.key, value or b"")
+
+
+def with_duplicates(records: Iterable[Produced], share: float, seed: int) -> Iterator[Produced]:
+    """So that about `share` of all records repeat a recent one, byte for byte."""
+    dice = random.Random(seed)  # noqa: S311 - the demo's dice
+    recent: deque[Produced] = deque(maxlen=_RECENT)
+    for record in records:
+        yield record
+        recent.append(record)
+        while dice.random() < share:
+            yield dice.choice(recent)
+
+
+def with_invalid(
+    records: Iterable[Produced], share: float, seed: int, now: Callable[[], float], encoder: Encoder
+) -> Iterator[Produced]:
+    """So that about `share` of all records cannot be delivered: they are put in between."""
+    dice = random.Random(seed)  # noqa: S311 - the demo's dice
+    broken = made_up(Generator(seed, now, invalid=1.0), encoder)
+    for record in records:
+        while dice.random() < share:
+            yield next(broken)
+        yield record
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr: stdout is for results."""
+    click.echo(text, err=True)
+
+
+def on_terminal() -> bool:
+    """Whether a person is watching stderr."""
+    return sys.stderr.isatty()

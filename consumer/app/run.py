@@ -1,0 +1,164 @@
+"""``pinstream run``: the service, from settings to exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import structlog
+
+from consumer import __version__
+from consumer.adapters.kafka import DeadLetterProducer, KafkaSource, describe
+from consumer.adapters.key_store import KeyStore, open_key_store
+from consumer.app import building
+from consumer.app.signals import on_stop_signal
+from consumer.service import Service, SystemClock
+from consumer.settings import Settings, load
+from consumer.web.server import WebServer
+from consumer.web.status import ledger
+
+_DESCRIBE_TIMEOUT = 15.0
+_REVOKE_MARGIN = 5.0
+"""Seconds the Kafka thread waits longer than the core's own deadline for a revoke."""
+
+
+def run_service(environ: Mapping[str, str]) -> None:
+    """Serve until SIGTERM or SIGINT. Raises what is in the error tree."""
+    settings = load(environ)
+    building.set_up_logs(settings)
+    asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> None:
+    async with member(settings) as one:
+        on_stop_signal(one.service.request_stop)
+        await describe(
+            settings.kafka.client_properties(),
+            settings.kafka.topics,
+            timeout=_DESCRIBE_TIMEOUT,
+            dead_letter_topic=settings.pinstream.dead_letter_topic,
+        )
+        page = await one.serve_page()
+        structlog.get_logger().info(
+            "starting",
+            reads=", ".join(settings.kafka.topics),
+            brokers=settings.kafka.bootstrap_servers,
+            group=settings.kafka.group_id,
+            sends_to=settings.pinterest.api_url,
+            ad_accounts=", ".join(settings.pinterest.ad_account_ids),
+            test_mode=settings.pinterest.test_mode,
+            page=page or "off",
+            version=__version__,
+        )
+        await one.service.run()
+        structlog.get_logger().info("stopped", **ledger(one.service.statistics().totals))
+
+
+class Member:
+    """One group member with all its parts open; `service` runs it."""
+
+    def __init__(self, settings: Settings, service: Service, key_store: KeyStore) -> None:
+        self.settings = settings
+        self.service = service
+        self.key_store = key_store
+        self._started = time.time()
+        self._web: WebServer | None = None
+
+    async def serve_page(self) -> str | None:
+        """Start page, /status, health and metrics; gives the page's URL, None if they are turned off."""
+        address = self.settings.pinstream.http_address
+        if address is None:
+            return None
+        self._web = WebServer(
+            self.service.statistics,
+            self.info,
+            host=address.host,
+            port=address.port,
+            stall_after=self.settings.pinstream.stall_after,
+        )
+        return await self._web.start()
+
+    def info(self) -> dict[str, Any]:
+        """What the process knows of itself, for /status."""
+        keys = self.key_store.statistics()
+        return {
+            "process": {
+                "version": __version__,
+                "started": int(self._started),
+                "group": self.settings.kafka.group_id,
+                "topics": list(self.settings.kafka.topics),
+                "sends_to": self.settings.pinterest.api_url,
+                "test_mode": self.settings.pinterest.test_mode,
+            },
+            "key_store": {
+                "keys": keys.keys,
+                "bytes": keys.bytes_used,
+                "buckets": keys.buckets,
+                "evicted_early": keys.evicted_early,
+            },
+        }
+
+    async def close(self) -> None:
+        """Stop the web server."""
+        if self._web is not None:
+            await self._web.stop()
+
+
+@contextlib.asynccontextmanager
+async def member(settings: Settings, wall: Callable[[], float] = time.time) -> AsyncIterator[Member]:
+    """All parts of a group member, opened in order and closed in reverse."""
+    async with contextlib.AsyncExitStack() as stack:
+        schemas = building.local_schemas(settings)
+        schema = building.reader_schema(settings, schemas)
+        pipeline = building.pipeline(settings, schema)
+        api = building.conversions_api(settings)
+        stack.push_async_callback(api.close)
+        building.make_state_folder(settings.pinstream.state_dir)
+        key_store = open_key_store(
+            settings.pinstream.key_store.get_secret_value(),
+            window=settings.pinstream.dedup_window,
+            max_bytes=settings.pinstream.key_store_max_bytes,
+        )
+        stack.push_async_callback(key_store.close)
+        dead_letters = DeadLetterProducer(
+            settings.kafka.client_properties(),
+            topic=settings.pinstream.dead_letter_topic,
+            on_trouble=_kafka_trouble,
+        )
+        stack.push_async_callback(dead_letters.close)
+        writers = building.writer_schemas(settings, schemas)
+        stack.push_async_callback(writers.close)
+        service = Service(
+            pipeline,
+            connect=lambda listener: _source(settings, listener),
+            api=api,
+            key_store=key_store,
+            schemas=writers,
+            dead_letters=dead_letters,
+            clock=SystemClock(wall),
+            report=building.log_report,
+            grace=settings.pinstream.shutdown_grace,
+        )
+        one = Member(settings, service, key_store)
+        stack.push_async_callback(one.close)
+        yield one
+
+
+def _source(settings: Settings, listener: Service) -> KafkaSource:
+    grace = settings.pinstream.shutdown_grace
+    return KafkaSource(
+        {**settings.kafka.client_properties(), "group.id": settings.kafka.group_id},
+        settings.kafka.topics,
+        listener=listener,
+        dead_letter_topic=settings.pinstream.dead_letter_topic,
+        offset_reset=settings.kafka.auto_offset_reset,
+        on_trouble=_kafka_trouble,
+        revoke_timeout=grace + _REVOKE_MARGIN,
+    )
+
+
+def _kafka_trouble(code: str, text: str) -> None:
+    structlog.get_logger().warning("kafka_trouble", code=code, text=text)

@@ -1,0 +1,284 @@
+"""Reading Avro's binary encoding: small functions from bytes and a position to a value and the next position.
+
+Theory of operation: a `Read` takes ``(data, at)`` and returns ``(value, next)``. A schema is compiled once
+(`avro_resolution`) into closures of this one shape, and a datum is read by calling the outermost. What is
+read here comes from outside, so each function keeps three promises:
+
+* every loop over a count that the data claim consumes at least one byte per round, and reading past the end
+  raises (text and bytes may leave the position beyond the end instead: whatever reads next raises, and the
+  caller compares the final position with the length);
+* nothing is allocated because a length was claimed, only because the bytes are there;
+* only Python frames nest, so data nested too deeply end in `RecursionError`, not in a dead process. (This,
+  and half the time per record, is why fastavro is not used here: its C code ends the process at 5,000
+  levels and reads the negative index -1 of a union or enum as the last.)
+
+Bad data raise `ValueError`, `IndexError`, `OverflowError`, `struct.error` or `RecursionError`; the caller
+catches all alike. `Unresolvable` is apart: the bytes are fine and our schema has no place for them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+Read = Callable[[bytes, int], tuple[Any, int]]
+
+_FLOAT: Final = struct.Struct("<f").unpack_from
+_DOUBLE: Final = struct.Struct("<d").unpack_from
+_LONG_BITS: Final = 63  # the shift of a long's tenth and last byte
+
+
+class Unresolvable(Exception):
+    """This datum uses a branch or symbol of its schema that ours has no place for. Names types only."""
+
+
+def read_null(_data: bytes, at: int) -> tuple[None, int]:
+    """Nothing, in no bytes."""
+    return None, at
+
+
+def read_boolean(data: bytes, at: int) -> tuple[bool, int]:
+    """One byte, 0 or 1."""
+    byte = data[at]
+    if byte > 1:
+        raise ValueError("a boolean is 0 or 1")
+    return byte == 1, at + 1
+
+
+def read_long(data: bytes, at: int) -> tuple[int, int]:
+    """A zig-zag number of at most 64 bits."""
+    byte = data[at]
+    at += 1
+    if byte < 128:
+        return (byte >> 1) ^ -(byte & 1), at
+    number = byte & 127
+    shift = 7
+    while byte > 127:
+        byte = data[at]
+        at += 1
+        number |= (byte & 127) << shift
+        shift += 7
+        if shift > _LONG_BITS and (byte > 1 or shift > _LONG_BITS + 7):
+            raise ValueError("a long has at most 64 bits")
+    return (number >> 1) ^ -(number & 1), at
+
+
+def read_int(data: bytes, at: int) -> tuple[int, int]:
+    """A zig-zag number of at most 32 bits."""
+    byte = data[at]
+    if byte < 128:
+        return (byte >> 1) ^ -(byte & 1), at + 1
+    number, at = read_long(data, at)
+    if not -0x80000000 <= number <= 0x7FFFFFFF:
+        raise ValueError("an int has at most 32 bits")
+    return number, at
+
+
+def read_long_as_float(data: bytes, at: int) -> tuple[float, int]:
+    """Promotion of int or long to float or double."""
+    number, at = read_long(data, at)
+    return float(number), at
+
+
+def read_float(data: bytes, at: int) -> tuple[float, int]:
+    """Four bytes, little-endian."""
+    return _FLOAT(data, at)[0], at + 4
+
+
+def read_double(data: bytes, at: int) -> tuple[float, int]:
+    """Eight bytes, little-endian."""
+    return _DOUBLE(data, at)[0], at + 8
+
+
+def _read_length(data: bytes, at: int) -> tuple[int, int]:
+    length, at = read_long(data, at)
+    if length < 0:
+        raise ValueError("a negative length")
+    return length, at
+
+
+def read_string(data: bytes, at: int) -> tuple[str, int]:
+    """A length and so many bytes of UTF-8. May leave the position beyond the end (see above)."""
+    length = data[at]
+    if length & 0x81:  # more than one byte, or negative
+        length, at = _read_length(data, at)
+        end = at + length
+    else:
+        at += 1
+        end = at + (length >> 1)
+    return data[at:end].decode(), end
+
+
+def read_bytes(data: bytes, at: int) -> tuple[bytes, int]:
+    """A length and so many bytes. May leave the position beyond the end (see above)."""
+    length, at = _read_length(data, at)
+    end = at + length
+    return data[at:end], end
+
+
+def fixed_reader(size: int) -> Read:
+    """So many bytes. They have no length that reading past the end would trip over, so it is checked here."""
+
+    def read_fixed(data: bytes, at: int) -> tuple[bytes, int]:
+        end = at + size
+        if end > len(data):
+            raise ValueError("the data end inside a fixed")
+        return data[at:end], end
+
+    return read_fixed
+
+
+def enum_reader(name: str, symbols: Sequence[str | None]) -> Read:
+    """An index into the writer's symbols, each already mapped to ours; ``None`` for one without a place."""
+
+    def read_enum(data: bytes, at: int) -> tuple[str, int]:
+        index = data[at]
+        if index & 0x81:  # more than one byte, or negative
+            index, at = _read_length(data, at)
+        else:
+            index >>= 1
+            at += 1
+        symbol = symbols[index]
+        if symbol is None:
+            raise Unresolvable(f"a symbol that our enum {name} lacks, and it has no default")
+        return symbol, at
+
+    return read_enum
+
+
+def array_reader(read_item: Read) -> Read:
+    """Blocks of items, up to a block of none."""
+
+    def read_array(data: bytes, at: int) -> tuple[list[Any], int]:
+        items: list[Any] = []
+        if data[at] == 0:
+            return items, at + 1
+        append = items.append
+        count, at = _read_count(data, at)
+        while count:
+            for _ in range(count):
+                item, at = read_item(data, at)
+                append(item)
+            count, at = _read_count(data, at)
+        return items, at
+
+    return read_array
+
+
+def map_reader(read_value: Read) -> Read:
+    """Blocks of keys and values, up to a block of none."""
+
+    def read_map(data: bytes, at: int) -> tuple[dict[str, Any], int]:
+        items: dict[str, Any] = {}
+        count, at = _read_count(data, at)
+        while count:
+            for _ in range(count):
+                key, at = read_string(data, at)
+                items[key], at = read_value(data, at)
+            count, at = _read_count(data, at)
+        return items, at
+
+    return read_map
+
+
+def _read_count(data: bytes, at: int) -> tuple[int, int]:
+    """The count of a block; a negative one is followed by the block's size, which only skipping needs."""
+    count, at = read_long(data, at)
+    if count < 0:
+        _, at = _read_length(data, at)
+    return abs(count), at
+
+
+def union_reader(branches: Sequence[Read]) -> Read:
+    """The index of a branch, then its datum."""
+
+    def read_union(data: bytes, at: int) -> tuple[Any, int]:
+        index, at = _read_length(data, at)
+        return branches[index](data, at)
+
+    return read_union
+
+
+def optional_reader(null: int, read: Read) -> Read:
+    """The union of ``null`` (branch `null`, 0 or 1) and one other type: nearly every field is one."""
+    null_byte, value_byte = null << 1, (1 - null) << 1
+
+    def read_optional(data: bytes, at: int) -> tuple[Any, int]:
+        byte = data[at]
+        if byte == null_byte:
+            return None, at + 1
+        if byte == value_byte:
+            return read(data, at + 1)
+        raise ValueError("a union's branch that it does not have")
+
+    return read_optional
+
+
+def optional_string_reader(null: int) -> Read:
+    """`optional_reader` of `read_string` in one call: most of the fields of an event."""
+    null_byte, value_byte = null << 1, (1 - null) << 1
+
+    def read_optional_string(data: bytes, at: int) -> tuple[str | None, int]:
+        byte = data[at]
+        if byte == null_byte:
+            return None, at + 1
+        if byte != value_byte:
+            raise ValueError("a union's branch that it does not have")
+        length = data[at + 1]
+        if length & 0x81:
+            return read_string(data, at + 1)
+        at += 2
+        end = at + (length >> 1)
+        return data[at:end].decode(), end
+
+    return read_optional_string
+
+
+def record_reader(fields: Sequence[tuple[str, Read]]) -> Read:
+    """The fields in the writer's order, all of them wanted."""
+
+    def read_record(data: bytes, at: int) -> tuple[dict[str, Any], int]:
+        record: dict[str, Any] = {}
+        for name, read in fields:
+            record[name], at = read(data, at)
+        return record, at
+
+    return read_record
+
+
+def resolving_record_reader(
+    fields: Sequence[tuple[str | None, Read]], added: Sequence[tuple[str, Callable[[], Any]]]
+) -> Read:
+    """The fields in the writer's order, those without a name dropped; then what our schema adds."""
+
+    def read_record(data: bytes, at: int) -> tuple[dict[str, Any], int]:
+        record: dict[str, Any] = {}
+        for name, read in fields:
+            value, at = read(data, at)
+            if name is not None:
+                record[name] = value
+        for name, make in added:
+            record[name] = make()
+        return record, at
+
+    return read_record
+
+
+def converting(read: Read, convert: Callable[[Any], Any]) -> Read:
+    """`read`, then `convert` what it read."""
+
+    def read_and_convert(data: bytes, at: int) -> tuple[Any, int]:
+        value, at = read(data, at)
+        return convert(value), at
+
+    return read_and_convert
+
+
+def refusing(reason: str) -> Read:
+    """In place of a branch that cannot be resolved: an error only for the data that use it."""
+
+    def refuse(_data: bytes, _at: int) -> tuple[Any, int]:
+        raise Unresolvable(reason)
+
+    return refuse

@@ -1,0 +1,296 @@
+"""Avro schema resolution ("Schema Resolution" of the specification), done once per pair of schemas.
+
+`compile_reader` walks a writer's schema and ours side by side and builds the closures (`avro_reading`) that
+read the writer's bytes straight into the shape of our schema: fields we lack are read over, fields the
+writer lacks get our default, aliases rename, numbers are promoted, enum symbols are mapped. Per datum
+nothing is compared or looked up any more.
+
+What can never be read raises `Incompatible` here. A union branch or an enum symbol without a place in ours
+is only refused for the data that use it (`Unresolvable`), as the specification has it.
+
+Choices where the specification is silent or implementations differ:
+
+* Names of records, enums and fixed match by full name, by an alias of ours, or unqualified, in this order.
+* Among the branches of our union an exact match goes before a promotion (as in Java; the text says the
+  first that matches, which would read an int as a double though an int branch follows).
+* Logical types: the same meaning in another unit is converted, exactly and rounding down; decimals are
+  rescaled if that is exact; one that only one side declares takes the number as it is, for that is how
+  people add the annotation later. Two different meanings (a date and a timestamp) are incompatible: the
+  number would be silently wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from functools import partial
+from typing import Any, Final
+
+from consumer.core.avro_bounds import require_bounded
+from consumer.core.avro_reading import (
+    Read,
+    Unresolvable,
+    array_reader,
+    converting,
+    enum_reader,
+    fixed_reader,
+    map_reader,
+    optional_reader,
+    optional_string_reader,
+    read_boolean,
+    read_bytes,
+    read_double,
+    read_float,
+    read_int,
+    read_long,
+    read_long_as_float,
+    read_null,
+    read_string,
+    record_reader,
+    refusing,
+    resolving_record_reader,
+    union_reader,
+)
+from consumer.core.avro_schema import (
+    Array,
+    AvroType,
+    Enum,
+    Field,
+    Fixed,
+    InvalidSchema,
+    Logical,
+    Map,
+    Named,
+    Primitive,
+    Record,
+    Union,
+    label,
+)
+from consumer.core.avro_time import rescaled
+from consumer.core.avro_values import decimal_from_bytes, decimal_to_scale, default_factory, from_bytes
+
+
+class Incompatible(Exception):
+    """The writer's schema cannot be resolved to ours. Names types and fields, never data."""
+
+
+_PROMOTIONS: Final[dict[tuple[str, str], Read]] = {
+    ("null", "null"): read_null,
+    ("boolean", "boolean"): read_boolean,
+    ("int", "int"): read_int,
+    ("int", "long"): read_int,
+    ("int", "float"): read_long_as_float,
+    ("int", "double"): read_long_as_float,
+    ("long", "long"): read_long,
+    ("long", "float"): read_long_as_float,
+    ("long", "double"): read_long_as_float,
+    ("float", "float"): read_float,
+    ("float", "double"): read_float,
+    ("double", "double"): read_double,
+    ("string", "string"): read_string,
+    ("string", "bytes"): read_bytes,
+    ("bytes", "bytes"): read_bytes,
+    ("bytes", "string"): read_string,
+}
+"""How a primitive of the writer is read as one of ours; a pair that is not here does not resolve."""
+
+
+def compile_reader(writer: AvroType, reader: AvroType) -> Read:
+    """What reads data of `writer` in the shape of `reader`.
+
+    Raises `Incompatible`, or `InvalidSchema` if the writer's data would have no bound or a default of the
+    reader is no value of its type.
+    """
+    require_bounded(writer)
+    return _Resolver().resolve(writer, reader)
+
+
+class _Forward:
+    """A reader that is known before it is made: how a record refers to itself."""
+
+    def __init__(self, name: str) -> None:
+        self.target = refusing(f"{name}: not resolved")
+
+    def read(self, data: bytes, at: int) -> tuple[Any, int]:
+        return self.target(data, at)
+
+
+class _Resolver:
+    """One resolution; `_records` holds the pairs of records met so far, since they may recur."""
+
+    def __init__(self) -> None:
+        self._records: dict[tuple[int, int], _Forward] = {}
+
+    def resolve(self, writer: AvroType, reader: AvroType) -> Read:
+        if isinstance(writer, Union):
+            return self._union(writer, reader)
+        if isinstance(reader, Union):
+            return self.resolve(writer, _best_branch(writer, reader))
+        if _match(writer, reader) is None:
+            raise Incompatible(f"{label(writer)} cannot be read as {label(reader)}")
+        return self._same_kind(writer, reader)
+
+    def _same_kind(self, writer: AvroType, reader: AvroType) -> Read:
+        if isinstance(writer, Record) and isinstance(reader, Record):
+            return self._record(writer, reader)
+        if isinstance(writer, Array) and isinstance(reader, Array):
+            return array_reader(self.resolve(writer.items, reader.items))
+        if isinstance(writer, Map) and isinstance(reader, Map):
+            return map_reader(self.resolve(writer.values, reader.values))
+        if isinstance(writer, Enum) and isinstance(reader, Enum):
+            return _enum(writer, reader)
+        if isinstance(writer, Fixed) and isinstance(reader, Fixed):
+            return _with_meaning(fixed_reader(writer.size), writer, reader)
+        assert isinstance(writer, Primitive) and isinstance(reader, Primitive)  # noqa: S101, PT018
+        return _with_meaning(_PROMOTIONS[writer.kind, reader.kind], writer, reader)
+
+    def _union(self, writer: Union, reader: AvroType) -> Read:
+        branches, reasons = [], []
+        for branch in writer.branches:
+            try:
+                branches.append(self.resolve(branch, reader))
+            except Incompatible as error:
+                reasons.append(str(error))
+                branches.append(refusing(str(error)))
+        if len(reasons) == len(branches):
+            raise Incompatible(reasons[0])
+        if writer.null < 0 or len(branches) != 2 or reasons:
+            return union_reader(branches)
+        read = branches[1 - writer.null]
+        return (
+            optional_string_reader(writer.null) if read is read_string else optional_reader(writer.null, read)
+        )
+
+    def _record(self, writer: Record, reader: Record) -> Read:
+        pair = (id(writer), id(reader))
+        known = self._records.get(pair)
+        if known is not None:
+            return known.read
+        self._records[pair] = forward = _Forward(writer.name)
+        try:
+            forward.target = self._fields(writer, reader)
+        except Incompatible:
+            del self._records[pair]
+            raise
+        return forward.target
+
+    def _fields(self, writer: Record, reader: Record) -> Read:
+        ours_by_writers = _matched_fields(writer, reader)
+        fields: list[tuple[str, Read]] = []
+        resolving: list[tuple[str | None, Read]] = []
+        for theirs in writer.fields:
+            ours = ours_by_writers.get(theirs.name)
+            if ours is None:
+                resolving.append((None, self._over(theirs)))
+            else:
+                fields.append((ours.name, self._field(theirs, ours, reader)))
+                resolving.append(fields[-1])
+        matched = {ours.name for ours in ours_by_writers.values()}
+        added = [(ours.name, _default(ours, reader)) for ours in reader.fields if ours.name not in matched]
+        if len(fields) == len(resolving) and not added:
+            return record_reader(fields)
+        return resolving_record_reader(resolving, added)
+
+    def _field(self, theirs: Field, ours: Field, reader: Record) -> Read:
+        try:
+            return self.resolve(theirs.type, ours.type)
+        except Incompatible as error:
+            raise Incompatible(f"field {reader.name}.{ours.name}: {error}") from None
+
+    def _over(self, theirs: Field) -> Read:
+        """A field that we lack, read only to get past it."""
+        kind = theirs.type
+        return read_bytes if kind.kind == "string" else self.resolve(kind, kind)
+
+
+def _matched_fields(writer: Record, reader: Record) -> dict[str, Field]:
+    """Our field for each of the writer's that we have: by name first, then by our aliases in their order."""
+    free = {each.name for each in writer.fields}
+    matched = {ours.name: ours for ours in reader.fields if ours.name in free}
+    free -= matched.keys()
+    for ours in reader.fields:
+        alias = next((alias for alias in ours.aliases if alias in free), None)
+        if ours.name not in matched and alias is not None:
+            matched[alias] = ours
+            free.discard(alias)
+    return matched
+
+
+def _default(ours: Field, reader: Record) -> Callable[[], Any]:
+    make = default_factory(ours)
+    if make is None:
+        raise Incompatible(f"field {reader.name}.{ours.name} is not written, and ours has no default")
+    return make
+
+
+_EXACT, _BY_ALIAS, _BY_UNQUALIFIED_NAME, _BY_PROMOTION = range(4)
+
+
+def _match(writer: AvroType, reader: AvroType) -> int | None:
+    """How well two types match, the lower the better; ``None`` if they do not. Neither is a union."""
+    if isinstance(writer, Primitive) and isinstance(reader, Primitive):
+        if writer.kind == reader.kind:
+            return _EXACT
+        return _BY_PROMOTION if (writer.kind, reader.kind) in _PROMOTIONS else None
+    if writer.kind != reader.kind:
+        return None
+    if isinstance(writer, Fixed) and isinstance(reader, Fixed) and writer.size != reader.size:
+        return None
+    if isinstance(writer, Enum | Fixed | Record) and isinstance(reader, Enum | Fixed | Record):
+        return _match_names(writer, reader)
+    return _EXACT
+
+
+def _match_names(writer: Named, reader: Named) -> int | None:
+    if writer.name == reader.name:
+        return _EXACT
+    if writer.name in reader.aliases:
+        return _BY_ALIAS
+    unqualified = {name.rpartition(".")[2] for name in (reader.name, *reader.aliases)}
+    return _BY_UNQUALIFIED_NAME if writer.name.rpartition(".")[2] in unqualified else None
+
+
+def _best_branch(writer: AvroType, reader: Union) -> AvroType:
+    matches = [(match, branch) for branch in reader.branches if (match := _match(writer, branch)) is not None]
+    if not matches:
+        raise Incompatible(f"{label(writer)} is none of {', '.join(map(label, reader.branches))}")
+    return min(matches, key=lambda each: each[0])[1]
+
+
+def _enum(writer: Enum, reader: Enum) -> Read:
+    known = set(reader.symbols)
+    symbols = [symbol if symbol in known else reader.default for symbol in writer.symbols]
+    if not any(symbols):
+        raise Incompatible(f"enum {reader.name} shares no symbol with the writer's")
+    return enum_reader(reader.name, symbols)
+
+
+def _with_meaning(read: Read, writer: Primitive | Fixed, reader: Primitive | Fixed) -> Read:
+    """Apply the logical types of both sides to what `read` reads."""
+    convert = _meaning(writer.logical, reader.logical, writer, reader)
+    return converting(read, convert) if convert else read
+
+
+def _meaning(
+    theirs: Logical | None, ours: Logical | None, writer: Primitive | Fixed, reader: Primitive | Fixed
+) -> Callable[[Any], Any] | None:
+    if theirs is not None and theirs.family == "decimal" and writer.kind != reader.kind:
+        raise Incompatible(f"a decimal cannot be read as {label(reader)}")
+    if theirs is None or ours is None or theirs == ours:
+        return from_bytes(ours)
+    if theirs.family != ours.family:
+        raise Incompatible(f"{theirs.name} cannot be read as {ours.name}")
+    if ours.family == "decimal":
+        return partial(_rescaled_decimal, theirs=theirs, ours=ours)
+    return partial(rescaled, per_second=theirs.per_second, new_per_second=ours.per_second)
+
+
+def _rescaled_decimal(data: bytes, theirs: Logical, ours: Logical) -> Decimal:
+    value = decimal_from_bytes(data, theirs)
+    try:
+        return decimal_to_scale(value, ours)
+    except ValueError:
+        raise Unresolvable(f"a decimal that our scale of {ours.scale} does not hold exactly") from None
+
+
+__all__ = ["Incompatible", "InvalidSchema", "Read", "Unresolvable", "compile_reader"]

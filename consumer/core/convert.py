@@ -1,0 +1,78 @@
+"""Commerce event -> conversion event, filtered, or unconvertible.
+
+Theory of operation. A `Converter` is made once from a checked mapping: `convert_source` writes the mapping out
+as two functions. Each event goes through the trusting one; if a value is not of the type the schema promises
+that raises, and the forgiving one converts it again, more slowly and without trust. If that raises too, the
+event is refused as ``unconvertible`` under the name of the failure's type: one event never stops the rest.
+
+What comes out is safe to serialise: text is Unicode, numbers fit the API's int64, amounts are text.
+"""
+
+from __future__ import annotations
+
+from consumer.core.convert_decisions import (
+    FILTER_CODES,
+    REJECTION_CODES,
+    UNCONVERTIBLE,
+    WARNING_CODES,
+    Decisions,
+)
+from consumer.core.convert_paths import AvroSchema
+from consumer.core.convert_source import write
+from consumer.core.mapping import Mapping
+from consumer.core.model import CommerceEvent, Converted, Rejection, Stage
+
+__all__ = ["FILTER_CODES", "REJECTION_CODES", "WARNING_CODES", "Converter"]
+
+
+class Converter:
+    """Converts events of one schema under one mapping.
+
+    `schema` is the reader's schema that `mapping` was checked against. `accounts` are the ad accounts that a
+    record may name, the first being the one of records that name none; empty: any digits will do, and the
+    default is ``"0"``. `partner_name` is that of every event. `max_event_age` and `max_clock_skew` are seconds.
+    """
+
+    def __init__(
+        self,
+        mapping: Mapping,
+        schema: AvroSchema,
+        *,
+        accounts: tuple[str, ...],
+        partner_name: str | None,
+        max_event_age: float,
+        max_clock_skew: float = 300.0,
+    ) -> None:
+        self.mapping = mapping
+        self.schema = schema
+        decisions = Decisions(mapping, accounts, max_event_age, max_clock_skew)
+        self._units = decisions.units
+        self._max_age = decisions.oldest
+        self._trusting = write(mapping, decisions, partner_name, trusting=True)
+        self._forgiving = write(mapping, decisions, partner_name, trusting=False)
+
+    def convert(self, event: CommerceEvent, now: float) -> Converted:
+        """What becomes of `event` at `now` (unix seconds). Never raises."""
+        return self.convert_chunk([event], now)[0]
+
+    def convert_chunk(self, events: list[CommerceEvent], now: float) -> list[Converted]:
+        """What becomes of each event, in order, at `now` (unix seconds). Never raises."""
+        present = now * self._units
+        oldest = present - self._max_age
+        trusting = self._trusting
+        converted: list[Converted] = []
+        for event in events:
+            try:
+                converted.append(trusting(event, oldest, present))
+            except Exception:
+                converted.append(self._again(event, oldest, present))
+        return converted
+
+    def _again(self, event: CommerceEvent, oldest: float, present: float) -> Converted:
+        """Converts an event that is not quite what its schema promises."""
+        try:
+            return self._forgiving(event, oldest, present)
+        except Exception as failure:
+            name = type(failure).__name__
+            message = f"the event cannot be converted ({name}): compare it with its schema"
+            return Rejection(Stage.CONVERT, UNCONVERTIBLE, message)

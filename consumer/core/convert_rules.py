@@ -1,0 +1,215 @@
+"""The rules for single values of event and custom data: a record's value in, what the API gets out.
+
+Theory of operation. Each rule takes any value a record may hold and answers the JSON value to send or a
+`LeftOut`. None raises, none keeps state. They are the table "Event and custom data" of the platform facts;
+user data has its own module, `normalise`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from math import floor
+from typing import Any
+
+from consumer.core.amounts import MAX_COUNT, count
+from consumer.core.normalise import LeftOut, text_of, trim
+from consumer.core.places import CURRENCIES
+
+Rule = Callable[[Any], Any]
+"""A value of a record -> the JSON value to send, or a `LeftOut`."""
+
+_URL = re.compile(
+    r"https?://(?:[^\s/?#\\@]*@)?"
+    r"(?:\[[0-9A-Fa-f:.]+\]|[^\s/?#\\@:\[\]]+)(?::(?P<port>[0-9]{0,5}))?"
+    r"(?:[/?#][^\x00-\x1f\x7f]*)?",
+    re.IGNORECASE,
+)
+_PLAIN_URL = re.compile(r"https?://[a-z0-9.-]+(?:/[!-~]*)?")
+"""What almost all URLs look like: a subset of `_URL` that is quick to check."""
+_LOCALE = re.compile(r"([A-Za-z]{2})(?:[-_.@][A-Za-z0-9].*)?", re.DOTALL)
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+SECONDS_A_DAY = 86400
+_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
+_LAST_ORDINAL = date.max.toordinal()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_DIGITS = re.compile(r"[0-9]{9,20}")
+_LONGEST_TIME = 64
+_LONG = 2**63
+_LATEST_SECOND = 2**40
+"""Bound on a time in seconds, far beyond any year that a calendar holds."""
+
+
+def trimmed_text(value: Any) -> str | LeftOut:
+    """Text without the blanks around it."""
+    text = text_of(value)
+    return trim(text) if isinstance(text, str) else text
+
+
+def text_up_to(longest: int) -> Rule:
+    """A rule for text of at most `longest` characters; longer text is left out, never cut."""
+
+    def rule(value: Any) -> str | LeftOut:
+        text = text_of(value)
+        return text if isinstance(text, LeftOut) or len(text) <= longest else LeftOut.MALFORMED
+
+    return rule
+
+
+def web_url(value: Any) -> str | LeftOut:
+    """An absolute http or https URL, as it is, query and all."""
+    if isinstance(value, str) and _PLAIN_URL.fullmatch(value):
+        return value
+    url = trimmed_text(value)
+    if not isinstance(url, str):
+        return url
+    match = _URL.fullmatch(url)
+    if match is None or (match["port"] and int(match["port"]) > 65535):
+        return LeftOut.MALFORMED
+    return url
+
+
+def flag(value: Any) -> bool | LeftOut:
+    """True or false; also as the words, and as 1 and 0."""
+    if value is True or value is False:
+        return bool(value)
+    text = trimmed_text(value)
+    return text if isinstance(text, LeftOut) else _FLAGS.get(text.lower(), LeftOut.MALFORMED)
+
+
+def language(value: Any) -> str | LeftOut:
+    """Two letters, lower case, cut from a locale: ``en`` of ``en-US``, ``en_US.UTF-8``."""
+    text = trimmed_text(value)
+    if not isinstance(text, str):
+        return text
+    match = _LOCALE.fullmatch(text)
+    return match[1].lower() if match else LeftOut.MALFORMED
+
+
+def currency(value: Any) -> str | LeftOut:
+    """An ISO 4217 code, upper case."""
+    text = trimmed_text(value)
+    if not isinstance(text, str):
+        return text
+    code = text.upper()
+    return code if code in CURRENCIES else LeftOut.MALFORMED
+
+
+def order_id(value: Any) -> str | LeftOut:
+    """Text as it is; 0 is what shops write where there is no order."""
+    text = text_of(value)
+    return LeftOut.PLACEHOLDER if isinstance(text, str) and trim(text) == "0" else text
+
+
+def integer(low: int, high: int) -> Rule:
+    """A rule for whole numbers from `low` to `high`."""
+
+    def rule(value: Any) -> int | LeftOut:
+        number = count(value)
+        if isinstance(number, LeftOut):
+            return number
+        return number if number is not None and low <= number <= high else LeftOut.MALFORMED
+
+    return rule
+
+
+def choice(words: Iterable[str]) -> Rule:
+    """A rule for one of `words`, in any case."""
+    allowed = frozenset(words)
+
+    def rule(value: Any) -> str | LeftOut:
+        text = trimmed_text(value)
+        if not isinstance(text, str):
+            return text
+        return text.lower() if text.lower() in allowed else LeftOut.MALFORMED
+
+    return rule
+
+
+def total(values: Iterable[Any]) -> int | LeftOut | None:
+    """The sum of quantities; None if one is negative; malformed if one is, for a wrong sum is worse than none."""
+    numbers: list[int] = []
+    for value in values:
+        number = count(value)
+        if number is None:
+            return None
+        if number is LeftOut.MALFORMED:
+            return LeftOut.MALFORMED
+        if isinstance(number, int):
+            numbers.append(number)
+    if not numbers:
+        return LeftOut.BLANK
+    return sum(numbers) if sum(numbers) <= MAX_COUNT else LeftOut.MALFORMED
+
+
+def moment(units: int) -> Rule:
+    """A rule for times: a number of units (`units` of them make a second) or ISO 8601 text; gives units, whole.
+
+    Text without a zone is UTC. Nine digits or more are a number written as text; fewer are a date.
+    """
+
+    def rule(value: Any) -> int | LeftOut:
+        if isinstance(value, str):
+            text = trim(value)
+            if _DIGITS.fullmatch(text):
+                return _bounded(int(text), units)
+            return _iso_time(text, units) if text else LeftOut.BLANK
+        if value is None:
+            return LeftOut.BLANK
+        return _bounded(floor(value), units) if _is_sound(value) else LeftOut.MALFORMED
+
+    return rule
+
+
+def event_seconds(units: int, days: bool) -> Rule:
+    """A rule for times sent as whole seconds since 1970; with `days`, an ``int`` counts days."""
+    in_units = moment(units)
+
+    def rule(value: Any) -> int | LeftOut:
+        time: int | LeftOut = in_units(value * SECONDS_A_DAY if days and type(value) is int else value)
+        if isinstance(time, LeftOut):
+            return time
+        return time // units if time >= 0 else LeftOut.MALFORMED
+
+    return rule
+
+
+def calendar_day(units: int, days: bool, rule: Rule) -> Rule:
+    """`rule` for a day that the record holds as a number: of days if `days`, else of `units` per second."""
+    length = 1 if days else units * SECONDS_A_DAY
+
+    def dated(value: Any) -> Any:
+        if type(value) is not int:
+            return rule(value)
+        ordinal = value // length + _EPOCH_ORDINAL
+        return (
+            rule(date.fromordinal(ordinal).isoformat()) if 0 < ordinal <= _LAST_ORDINAL else LeftOut.MALFORMED
+        )
+
+    return dated
+
+
+def _is_sound(value: Any) -> bool:
+    """Whether `value` is a finite number that a long can hold, and can be floored."""
+    if isinstance(value, Decimal):
+        return value.is_finite() and abs(value) < _LONG
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_LONG < value < _LONG
+
+
+def _bounded(time: int, units: int) -> int | LeftOut:
+    return time if abs(time) <= _LATEST_SECOND * units else LeftOut.MALFORMED
+
+
+def _iso_time(text: str, units: int) -> int | LeftOut:
+    if len(text) > _LONGEST_TIME:
+        return LeftOut.MALFORMED
+    try:
+        time = datetime.fromisoformat(text)
+        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time
+        microseconds = (time - _EPOCH) // _MICROSECOND
+    except (ValueError, OverflowError):
+        return LeftOut.MALFORMED
+    return microseconds * units // 1_000_000

@@ -1,0 +1,447 @@
+"""Writes the Python that converts events under one mapping: straight-line code, one function.
+
+Theory of operation. Interpreting a mapping for each event costs more than the conversion itself, so the
+mapping is written out as source once, at start, and compiled. Two versions come from the same writer:
+
+- *trusting*: values have the types the schema promises; fields are subscripted, text is checked inline, rules
+  are asked through caches. What breaks the promise raises, and the event is converted again by
+- *forgiving*: every step is checked, nothing is cached, every value goes through its rule.
+
+Where both give an answer it is the same (a property test holds them, and a plain interpreter of the mapping,
+against each other). All that enters the source are names made here, numbers, and `repr` of text; rules,
+warnings and refusals are bound as constants.
+
+The order is that of decisions: name, consent, account, source, id, time, the rest of the event, user data,
+identity, custom data. The first refusal ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from consumer.core import convert_decisions as decide
+from consumer.core.amounts import MAX_COUNT, amount, count, is_zero
+from consumer.core.convert_cache import Cache
+from consumer.core.convert_decisions import REFUSALS, Decisions
+from consumer.core.convert_paths import EACH, Source
+from consumer.core.convert_rules import Rule, flag, order_id, total, web_url
+from consumer.core.convert_targets import CONTENTS, DECIDED, TARGETS, Arity, Target
+from consumer.core.convert_writer import Reader, Writer
+from consumer.core.mapping import Mapping
+from consumer.core.model import CommerceEvent, ConversionEvent, Converted
+from consumer.core.normalise import LeftOut, text_of
+
+Function = Callable[[CommerceEvent, float, float], Converted]
+"""``(event, oldest, present)``, both in units of the record's time."""
+
+_STRING = frozenset({"string"})
+_ITEM_ID, _ITEM_QUANTITY = f"{CONTENTS}.id", f"{CONTENTS}.quantity"
+_MOST_LANGUAGES = 100
+
+_NOT_REMEMBERED: tuple[Rule, ...] = (text_of, order_id, web_url, flag)
+"""Rules that are not asked through a cache: their values hardly come again, or are told at a glance."""
+
+_PLAIN: dict[Rule, str] = {
+    text_of: "{0} >= '!' and {0}.isascii()",
+    order_id: "{0} >= '1' and {0}.isascii()",
+}
+"""Conditions under which text surely passes a rule as it is. ``'!'`` follows the blank in ASCII, so what is not
+below it is neither empty nor blank; what is not below ``'1'`` is not 0 either."""
+
+
+class _Generator:
+    """Writes the function; one method for each part of it."""
+
+    def __init__(
+        self, mapping: Mapping, decisions: Decisions, partner_name: str | None, trusting: bool
+    ) -> None:
+        self._mapping = mapping
+        self._decisions = decisions
+        self._partner_name = partner_name
+        self._trusting = trusting
+        self._writer = Writer()
+        self._reader = Reader(self._writer, "event", trusting)
+        self._writer.constants.update(
+            get=decide.get,
+            walk=decide.walk,
+            note=decide.note,
+            note_once=decide.note_once,
+            digests=decide.digests,
+            sent_values=decide.sent_values,
+            first_sent=decide.first_sent,
+            is_zero=is_zero,
+            count=count,
+            total=total,
+            LeftOut=LeftOut,
+            BLANK=LeftOut.BLANK,
+            MALFORMED=LeftOut.MALFORMED,
+            ConversionEvent=ConversionEvent,
+        )
+
+    def source(self) -> str:
+        """The function's source; `constants` are what it names."""
+        self._decided()
+        self._event_level()
+        self._user_data()
+        self._custom_data()
+        self._writer.line(
+            "return ConversionEvent(account, name, event_id, dedup_id, seconds, source, payload, "
+            "tuple(warned) if warned else ())"
+        )
+        return self._writer.source("def convert(event, oldest, present):")
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        return self._writer.constants
+
+    # What is decided before anything else is read.
+
+    def _decided(self) -> None:
+        self._name()
+        self._account()
+        self._action_source()
+        self._event_id()
+        self._time()
+        self._writer.line("warned = []")
+        self._writer.line(
+            'payload = {"event_name": name, "action_source": source, "event_time": seconds, "event_id": event_id}'
+        )
+
+    def _name(self) -> None:
+        decisions, line = self._decisions, self._writer.line
+        self._look_up("name", "event_name", decisions.names, decisions.name_of)
+        with self._writer.block(f"if name is {self._bind(decide.BY_EVENT_NAME, 'filtered')}:"):
+            line("return name")
+        consent = self._mapping.consent
+        if consent is not None:
+            line(f"v = {self._reader.value(consent.source.steps)}")
+            with self._writer.block(f"if not {self._bind(decisions.is_consent, 'is_consent')}(v):"):
+                line(f"return {self._bind(decide.BY_CONSENT, 'filtered')}")
+        self._return_unless("name", "str")
+
+    def _account(self) -> None:
+        default = repr(self._decisions.default_account)
+        source = self._mapping.sources.get("ad_account_id")
+        if source is None:
+            self._writer.line(f"account = {default}")
+            return
+        self._writer.line(f"v = {self._reader.value(source.steps)}")
+        account_of = self._bind(self._decisions.account_of, "account_of")
+        self._writer.line(f"account = {default} if v is None else {account_of}(v)")
+        self._return_unless("account", "str")
+
+    def _action_source(self) -> None:
+        decisions = self._decisions
+        exact = {key.upper(): value for key, value in decisions.action_sources.items()}
+        self._look_up("source", "action_source", {**exact, **decisions.action_sources}, decisions.source_of)
+        self._return_unless("source", "str")
+
+    def _look_up(self, variable: str, target: str, table: dict[str, Any], decision: Rule) -> None:
+        """`variable` from a table of the usual spellings; what is not in it is decided on."""
+        source = self._mapping.sources.get(target)
+        if source is None:
+            self._writer.line(f"{variable} = {self._mapping.constants[target]!r}")
+            return
+        decided = self._bind(decision, f"{variable}_of")
+        self._writer.line(f"v = {self._reader.value(source.steps)}")
+        if not self._trusting:
+            self._writer.line(f"{variable} = {decided}(v)")
+            return
+        self._writer.line(f"{variable} = {self._bind(table, f'{variable}s')}.get(v)")
+        with self._writer.block(f"if {variable} is None:"):
+            self._writer.line(f"{variable} = {decided}(v)")
+
+    def _event_id(self) -> None:
+        line, source = self._writer.line, self._mapping.sources["event_id"]
+        line(f"event_id = {self._reader.value(source.steps)}")
+        plain = _PLAIN[text_of].format("event_id")
+        with self._writer.block(f"if not ({plain}):" if self._trusts_text(source) else None):
+            line(f"event_id = {self._bind(decide.id_of, 'id_of')}(event_id)")
+            self._return_unless("event_id", "str")
+        key = self._mapping.dedup_key
+        if key is None:
+            line("dedup_id = event_id")
+        else:
+            line(f"v = {self._reader.value(key.steps)}")
+            line(f"dedup_id = {self._bind(decide.dedup_id_of, 'dedup_id_of')}(v, event_id)")
+
+    def _time(self) -> None:
+        decisions, line, block = self._decisions, self._writer.line, self._writer.block
+        line(f"t = {self._reader.value(self._mapping.sources['event_time'].steps)}")
+        with block(None if decisions.days else "if t.__class__ is not int:"):
+            line(f"t = {self._bind(decisions.time_of, 'time_of')}(t)")
+            self._return_unless("t", "int")
+        with block("if oldest <= t <= present:"):
+            line(f"seconds = t // {decisions.units}")
+        with block("else:"):
+            line(f"seconds = {self._bind(decisions.outside, 'outside')}(t, present)")
+            self._return_unless("seconds", "int")
+
+    # Fields.
+
+    def _event_level(self) -> None:
+        objects = {"": "payload", "app_info": "app_info", "device_info": "device_info"}
+        for parent, variable in objects.items():
+            targets = [target for target in self._targets(parent) if target.name not in DECIDED]
+            if parent and targets:
+                self._writer.line(f"{variable} = {{}}")
+            for target in targets:
+                self._field(target, variable)
+            if parent and targets:
+                with self._writer.block(f"if {variable}:"):
+                    self._writer.line(f"payload[{parent!r}] = {variable}")
+
+    def _user_data(self) -> None:
+        line = self._writer.line
+        line('user = payload["user_data"] = {}')
+        for target in self._targets("user_data"):
+            self._field(target, "user")
+        pair = '("client_ip_address" in user and "client_user_agent" in user)'
+        with self._writer.block(f'if not ("em" in user or "hashed_maids" in user or {pair}):'):
+            line(f"return {self._bind(REFUSALS['no_identity'], 'refusal')}")
+
+    def _custom_data(self) -> None:
+        targets, items = self._targets("custom_data"), self._targets(CONTENTS)
+        if not targets and not items:
+            return
+        line, block = self._writer.line, self._writer.block
+        line("custom = {}")
+        summed = self._read_with("custom_data.num_items", _ITEM_QUANTITY)
+        listed = self._read_with("custom_data.content_ids", _ITEM_ID)
+        if items:
+            self._items(items, listed, summed)
+        for target in targets:
+            if not (summed and target.key == "num_items") and not (listed and target.key == "content_ids"):
+                self._field(target, "custom")
+        with block('if "value" in custom and "currency" not in custom:'):
+            line(f"return {self._bind(REFUSALS['missing_currency'], 'refusal')}")
+        with block('if "opt_out_type" in custom and not ("st" in user and "country" in user):'):
+            line(f"warned.append({self._bind(decide.OPT_OUT_TYPE_IGNORED, 'warning')})")
+        with block("if custom:"):
+            line('payload["custom_data"] = custom')
+
+    def _read_with(self, name: str, item_field: str) -> bool:
+        """Whether the field `name` has the same source as an item's field, and is gathered in the same loop."""
+        source, item = self._mapping.sources.get(name), self._mapping.sources.get(item_field)
+        return source is not None and item is not None and source.steps == item.steps and EACH in source.steps
+
+    def _targets(self, parent: str) -> list[Target]:
+        """The targets in this object that the mapping fills, in payload order."""
+        filled = self._mapping.sources.keys() | self._mapping.constants.keys()
+        if self._partner_name:
+            filled.add("partner_name")
+        return [
+            self._mapping.target(name)
+            for name, target in TARGETS.items()
+            if target.parent == parent and name in filled
+        ]
+
+    def _field(self, target: Target, variable: str) -> None:
+        """Reads one field and puts it into the object `variable`; then the constant, if nothing was put."""
+        if target.name == "partner_name" and self._partner_name:
+            self._writer.line(f"payload['partner_name'] = {self._partner_name!r}")
+            return
+        source = self._mapping.sources.get(target.name)
+        if source is not None:
+            self._read_field(target, source, f"{variable}[{target.key!r}]")
+        if target.name in self._mapping.constants:
+            value = repr(self._mapping.constants[target.name])
+            with self._writer.block(f"if {target.key!r} not in {variable}:"):
+                self._writer.line(f"{variable}[{target.key!r}] = {value}")
+
+    def _read_field(self, target: Target, source: Source, slot: str) -> None:
+        if target.hashed:
+            self._hashed(target, source, slot)
+        elif target.arity is Arity.ALL:
+            self._several("sent_values", target, source, slot)
+        elif target.arity is Arity.SUM:
+            self._writer.line(f"v = total({self._all_values(source)})")
+            self._put_count(target, slot)
+            with self._writer.block("else:"):
+                self._writer.line(f"note(warned, v, {self._warnings(target)})")
+        elif source.many:
+            self._writer.line(f"v = {self._call('first_sent', target, source)}")
+            with self._writer.block("if v is not BLANK:"):
+                self._put(target, slot)
+        else:
+            self._single(target, source, self._reader, slot)
+
+    def _several(self, function: str, target: Target, source: Source, slot: str) -> None:
+        self._writer.line(f"v = {self._call(function, target, source)}")
+        with self._writer.block("if v:"):
+            most = f"[:{_MOST_LANGUAGES}]" if target.key == "languages" else ""
+            self._writer.line(f"{slot} = v{most}")
+
+    def _call(self, function: str, target: Target, source: Source) -> str:
+        rule = self._bind(self._rule(target, source), "rule")
+        return f"{function}({rule}, {self._all_values(source)}, warned, {self._warnings(target)})"
+
+    def _all_values(self, source: Source) -> str:
+        return f"walk(event, {self._bind(source.steps, 'steps')})"
+
+    def _hashed(self, target: Target, source: Source, slot: str) -> None:
+        """One digest is by far the most common: written out. More, or a value of another type: `digests`."""
+        if not self._trusting or source.kinds != _STRING or (source.many and EACH in source.steps[:-1]):
+            self._several("digests", target, source, slot)
+            return
+        line, block = self._writer.line, self._writer.block
+        cache = self._bind(Cache(self._rule(target, source)), "cache")
+        array = source.steps[:-1] if source.many else source.steps
+        line(f"v = {self._reader.value(array)}")
+        with block("if v:" if source.many else "if v is not None:"):
+            if source.many:
+                with block("if v.__class__ is list and len(v) == 1:"):
+                    self._one_digest(target, f"{cache}[v[0]]", slot)
+                with block("else:"):
+                    self._several("digests", target, source, slot)
+            else:
+                self._one_digest(target, f"{cache}[v]", slot)
+
+    def _one_digest(self, target: Target, expression: str, slot: str) -> None:
+        self._writer.line(f"v = {expression}")
+        with self._writer.block("if v.__class__ is str:"):
+            self._writer.line(f"{slot} = [v]")
+        with self._writer.block("else:"):
+            self._writer.line(f"note(warned, v, {self._warnings(target)})")
+
+    def _single(self, target: Target, source: Source, reader: Reader, slot: str) -> None:
+        """One value through its rule into `slot`."""
+        steps = source.steps[len(self._mapping.item_steps) :] if target.arity is Arity.ITEM else source.steps
+        self._writer.line(f"v = {reader.value(steps)}")
+        plain = _PLAIN.get(self._rule(target, source)) if self._trusts_text(source) else None
+        with self._writer.block("if v is not None:"):
+            if plain is not None:
+                with self._writer.block(f"if {plain.format('v')}:"):
+                    self._writer.line(f"{slot} = v")
+            with self._writer.block(None if plain is None else "else:"):
+                self._apply(target, source)
+                self._put(target, slot)
+
+    def _apply(self, target: Target, source: Source) -> None:
+        """`v` becomes what the rule makes of it."""
+        rule = self._rule(target, source)
+        if self._trusts_text(source) and rule not in _NOT_REMEMBERED:
+            self._writer.line(f"v = {self._bind(Cache(rule), 'cache')}[v]")
+            return
+        with self._writer.block("if v is not True and v is not False:" if rule is flag else None):
+            self._writer.line(f"v = {self._bind(rule, 'rule')}(v)")
+
+    def _trusts_text(self, source: Source) -> bool:
+        return self._trusting and source.kinds == _STRING
+
+    def _put(self, target: Target, slot: str) -> None:
+        """`v` goes into `slot`, or is left out with a warning, or refuses the event."""
+        line, block = self._writer.line, self._writer.block
+        with block("if v.__class__ is LeftOut:"):
+            if target.refusal is None:
+                line(f"note(warned, v, {self._warnings(target)})")
+            else:
+                with block("if v is MALFORMED:"):
+                    line(f"return {self._bind(REFUSALS[target.refusal], 'refusal')}")
+        if target.name == "event_source_url":
+            with block('elif source != "web":'):
+                line(f"warned.append({self._bind(decide.NOT_WEB, 'warning')})")
+        with block("else:"):
+            line(f"{slot} = v")
+            if target.rule is amount:
+                with block("if v[0] == '0' and is_zero(v):"):
+                    line(f"note_once(warned, {self._bind(decide.zero_warning(target), 'warning')})")
+
+    def _put_count(self, target: Target, slot: str, *more: str) -> None:
+        """As `_put` for a count: a negative one refuses the event."""
+        line, block = self._writer.line, self._writer.block
+        with block("if v.__class__ is int:"):
+            line(f"{slot} = v")
+            for text in more:
+                line(text)
+        with block("elif v is None:"):
+            line(f"return {self._bind(REFUSALS['negative_quantity'], 'refusal')}")
+
+    # Items.
+
+    def _items(self, items: list[Target], listed: bool, summed: bool) -> None:
+        """One loop over the items fills `contents`, and what is gathered from the same values."""
+        line, block = self._writer.line, self._writer.block
+        line("contents = []")
+        if summed:
+            line("counts = []")
+            line("whole = True")
+        with block(f"for item in {self._item_values()}:"):
+            line("content = {}")
+            reader = Reader(self._writer, "item", self._trusting)
+            for target in items:
+                self._item_field(target, reader, summed)
+            with block("if content:"):
+                line("contents.append(content)")
+        with block("if contents:"):
+            line("custom['contents'] = contents")
+            if listed:
+                line("v = [content['id'] for content in contents if 'id' in content]")
+                with block("if v:"):
+                    line("custom['content_ids'] = v")
+        if summed:
+            self._sum()
+
+    def _item_values(self) -> str:
+        steps = self._mapping.item_steps
+        if not steps:
+            return "(event,)"
+        if self._trusting and EACH not in steps[:-1]:
+            return f"{self._reader.value(steps[:-1])} or ()"
+        return f"walk(event, {self._bind(steps, 'steps')})"
+
+    def _item_field(self, target: Target, reader: Reader, summed: bool) -> None:
+        source, slot = self._mapping.sources[target.name], f"content[{target.key!r}]"
+        if target.name == _ITEM_QUANTITY:
+            self._quantity(target, source, reader, slot, summed)
+        else:
+            self._single(target, source, reader, slot)
+
+    def _quantity(self, target: Target, source: Source, reader: Reader, slot: str, summed: bool) -> None:
+        line, block = self._writer.line, self._writer.block
+        line(f"v = {reader.value(source.steps[len(self._mapping.item_steps) :])}")
+        with block("if v is not None:"):
+            with block(f"if v.__class__ is not int or not 0 <= v <= {MAX_COUNT}:"):
+                line("v = count(v)")
+            self._put_count(target, slot, *["counts.append(v)"] if summed else [])
+            with block("else:"):
+                if summed:
+                    line("whole = whole and v is not MALFORMED")
+                line(f"note(warned, v, {self._warnings(target)})")
+
+    def _sum(self) -> None:
+        """A wrong sum is worse than none: it is sent only if every quantity could be read."""
+        line, block = self._writer.line, self._writer.block
+        with block("if counts or not whole:"):
+            line("v = sum(counts)")
+            with block(f"if whole and v <= {MAX_COUNT}:"):
+                line("custom['num_items'] = v")
+            with block("else:"):
+                line(f"note(warned, MALFORMED, {self._warnings(TARGETS['custom_data.num_items'])})")
+
+    # Small things.
+
+    def _bind(self, value: Any, hint: str) -> str:
+        return self._writer.bind(value, hint)
+
+    def _warnings(self, target: Target) -> str:
+        return self._bind(decide.warnings_of(target), "warnings")
+
+    def _rule(self, target: Target, source: Source) -> Rule:
+        return decide.rule_for(target, source, self._mapping.time_unit)
+
+    def _return_unless(self, variable: str, kind: str) -> None:
+        with self._writer.block(f"if {variable}.__class__ is not {kind}:"):
+            self._writer.line(f"return {variable}")
+
+
+def write(mapping: Mapping, decisions: Decisions, partner_name: str | None, *, trusting: bool) -> Function:
+    """The function that converts one event; see the module's docstring for `trusting`."""
+    generator = _Generator(mapping, decisions, partner_name, trusting)
+    source = generator.source()
+    constants = generator.constants
+    # Nothing of a record and no free text of a mapping gets into the source other than as a `repr`.
+    exec(compile(source, f"<mapping, trusting={trusting}>", "exec"), constants)  # noqa: S102
+    function: Function = constants["convert"]
+    return function

@@ -1,0 +1,83 @@
+"""Writes lines of Python, and how they read values from a record: the hands of `convert_source`.
+
+Theory of operation. `Writer` keeps lines, their indentation and the constants they name. `Reader` turns the
+steps of a path into an expression; records on the way are read once into variables. Where a record is null,
+trusting code reads from a dictionary of nulls instead, so that a field is one subscription and no test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from consumer.core.convert_paths import Step, StepKind
+
+
+class Writer:
+    """Lines of source with their indentation, and the constants they name."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._depth = 1
+        self.constants: dict[str, Any] = {}
+
+    def line(self, text: str) -> None:
+        self._lines.append("    " * self._depth + text)
+
+    @contextmanager
+    def block(self, header: str | None) -> Iterator[None]:
+        """What is written inside stands under `header`; with None it just stands."""
+        if header is None:
+            yield
+            return
+        self.line(header)
+        self._depth += 1
+        yield
+        self._depth -= 1
+
+    def bind(self, value: Any, hint: str) -> str:
+        """The name under which the source finds `value`."""
+        name = f"{hint}_{len(self.constants)}"
+        self.constants[name] = value
+        return name
+
+    def source(self, header: str) -> str:
+        return "\n".join([header, *self._lines, ""])
+
+
+class Reader:
+    """Writes how to read values below one variable; a record on the way is read once.
+
+    Lines it writes stand at the writer's indentation of that moment, so ask only where they always run.
+    """
+
+    def __init__(self, writer: Writer, root: str, trusting: bool) -> None:
+        self._writer = writer
+        self._root = root
+        self._trusting = trusting
+        self._nodes: dict[tuple[Step, ...], tuple[str, dict[str, None]]] = {}
+
+    def value(self, steps: tuple[Step, ...]) -> str:
+        """An expression for the value at `steps`, None if there is none. May write lines first."""
+        if not steps:
+            return self._root
+        name, absent = self._node(steps[:-1])
+        step = steps[-1]
+        absent[step.name] = None
+        if not self._trusting:
+            return f"get({name}, {step.name!r})"
+        return f"{name}[{step.name!r}]" if step.kind is StepKind.FIELD else f"{name}.get({step.name!r})"
+
+    def _node(self, steps: tuple[Step, ...]) -> tuple[str, dict[str, None]]:
+        """The variable of the record at `steps`, and the record of nulls that stands for it where it is null."""
+        if not steps:
+            return self._root, {}
+        if steps not in self._nodes:
+            absent: dict[str, None] = {}
+            value = self.value(steps)
+            instead = f" or {self._writer.bind(absent, 'absent')}" if self._trusting else ""
+            name = f"{self._root}_{len(self._nodes)}"
+            self._writer.line(f"{name} = {value}{instead}")
+            self._nodes[steps] = name, absent
+        return self._nodes[steps]

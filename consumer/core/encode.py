@@ -1,0 +1,206 @@
+"""From a commerce event to a record's value: what `produce`, `demo` and the tests write.
+
+fastavro writes the bytes; here stands what it does not do: the framing by which a reader finds the schema,
+our schema's defaults for missing fields, and times and decimals as people have them (ISO 8601, `datetime`,
+`Decimal`). A whole number of a time field is a count of the schema's own unit, as in every commerce event.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import fastavro
+
+from consumer.core.avro_schema import (
+    Array,
+    AvroType,
+    Fixed,
+    Logical,
+    Map,
+    Primitive,
+    Record,
+    Union,
+    fingerprint,
+    outline,
+    parse,
+)
+from consumer.core.avro_time import count_of
+from consumer.core.avro_values import decimal_to_bytes, default_factory
+from consumer.core.decode import framing_of
+from consumer.core.model import CommerceEvent, SchemaRef
+
+
+class ConfluentId(NamedTuple):
+    """Framing: ``00`` and the id that a registry gave the schema."""
+
+    schema_id: int
+
+
+class SingleObject(NamedTuple):
+    """Framing: ``C3 01`` and the schema's fingerprint; needs no registry."""
+
+
+Framing = ConfluentId | SingleObject
+
+
+class Unencodable(ValueError):
+    """An event does not fit the schema it is to be written with. Names fields and types, never data."""
+
+
+class Encoder:
+    """Writes events of one schema (JSON) in one framing. Raises `InvalidSchema`, a `ValueError`."""
+
+    def __init__(self, schema: dict[str, Any], framing: Framing) -> None:
+        node = parse(schema)
+        if isinstance(framing, ConfluentId):
+            self._ref = SchemaRef("id", str(framing.schema_id))
+        else:
+            self._ref = SchemaRef("fingerprint", fingerprint(node))
+        self._framing = framing_of(self._ref)
+        self._prepare = _Preparer().compile(node)
+        self._schema = fastavro.parse_schema(outline(node))
+
+    @property
+    def ref(self) -> SchemaRef:
+        """How the records written here name their schema."""
+        return self._ref
+
+    def encode(self, event: CommerceEvent) -> bytes:
+        """The value of a record that holds `event`. Raises `Unencodable`."""
+        out = io.BytesIO()
+        out.write(self._framing)
+        try:
+            fastavro.schemaless_writer(out, self._schema, self._prepare(event))
+        except Unencodable:
+            raise
+        except Exception as error:  # fastavro's own are many, and quote the value
+            raise Unencodable(f"the event does not fit its schema ({type(error).__name__})") from None
+        return out.getvalue()
+
+
+_Prepare = Callable[[Any], Any]
+
+
+class _Preparer:
+    """Compiles a schema into what turns an event into one that fastavro writes without logical types."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, _RecordPreparation] = {}
+
+    def compile(self, node: AvroType) -> _Prepare:
+        if isinstance(node, Record):
+            return self._record(node)
+        if isinstance(node, Union):
+            return self._union(node)
+        if isinstance(node, Array):
+            item = self.compile(node.items)
+            return lambda value: list(map(item, value))
+        if isinstance(node, Map):
+            inner = self.compile(node.values)
+            return lambda value: {key: inner(each) for key, each in value.items()}
+        if isinstance(node, Primitive | Fixed):
+            return _leaf_preparation(node)
+        return _as_it_is
+
+    def _record(self, node: Record) -> _Prepare:
+        known = self._records.get(node.name)
+        if known is None:
+            known = self._records[node.name] = _RecordPreparation(node)
+            known.fields = [
+                (each.name, self.compile(each.type), default_factory(each)) for each in node.fields
+            ]
+        return known.prepare
+
+    def _union(self, node: Union) -> _Prepare:
+        """With one branch beside ``null`` it is clear which is meant. With several, fastavro chooses, and
+        only what no other branch takes (a time as text, a decimal) is converted."""
+        inner = [self.compile(branch) for branch in node.branches if branch.kind != "null"]
+        if len(inner) == 1:
+            return lambda value: None if value is None else inner[0](value)
+        leaves = [
+            _leaf_preparation(branch)
+            for branch in node.branches
+            if isinstance(branch, Primitive | Fixed) and branch.logical is not None
+        ]
+        takes_text = any(branch.kind == "string" for branch in node.branches)
+        return lambda value: value if takes_text and isinstance(value, str) else _first_taken(leaves, value)
+
+
+def _first_taken(leaves: list[_Prepare], value: Any) -> Any:
+    for prepare in leaves:
+        try:
+            return prepare(value)
+        except Unencodable:
+            continue
+    return value
+
+
+class _RecordPreparation:
+    """Prepares a record's fields; they are told later, since they may refer to it."""
+
+    def __init__(self, node: Record) -> None:
+        self._name = node.name
+        self.fields: list[tuple[str, _Prepare, Callable[[], Any] | None]] = []
+
+    def prepare(self, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise Unencodable(f"expected a {self._name}")
+        return {name: self._field(value, name, prepare, default) for name, prepare, default in self.fields}
+
+    def _field(self, value: Any, name: str, prepare: _Prepare, default: Callable[[], Any] | None) -> Any:
+        if name not in value and default is None:
+            raise Unencodable(f"field {self._name}.{name} is missing, and has no default")
+        try:
+            return prepare(value[name] if default is None or name in value else default())
+        except (TypeError, AttributeError):
+            raise Unencodable(f"field {self._name}.{name} has another type") from None
+
+
+def _leaf_preparation(node: Primitive | Fixed) -> _Prepare:
+    logical = node.logical
+    if logical is None:
+        return _as_it_is
+    if logical.family == "decimal":
+        return _decimal_preparation(logical, node.size if isinstance(node, Fixed) else None)
+    if logical.family == "uuid":
+        return _uuid_bytes if isinstance(node, Fixed) else _uuid_text
+    return _time_preparation(logical)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _time_preparation(logical: Logical) -> _Prepare:
+    def prepare(value: Any) -> Any:
+        try:
+            return count_of(value, logical)
+        except (ValueError, OverflowError):
+            raise Unencodable(f"expected a {logical.name}: a count of its unit, or ISO 8601 text") from None
+
+    return prepare
+
+
+def _decimal_preparation(logical: Logical, size: int | None) -> _Prepare:
+    def prepare(value: Any) -> bytes:
+        try:
+            return value if isinstance(value, bytes) else decimal_to_bytes(Decimal(value), logical, size)
+        except (ValueError, TypeError, ArithmeticError):
+            raise Unencodable(f"expected a decimal of scale {logical.scale}") from None
+
+    return prepare
+
+
+def _uuid_text(value: Any) -> Any:
+    return str(value) if isinstance(value, UUID) else value
+
+
+def _uuid_bytes(value: Any) -> Any:
+    try:
+        return value if isinstance(value, bytes) else UUID(str(value)).bytes
+    except ValueError:
+        raise Unencodable("expected a UUID") from None

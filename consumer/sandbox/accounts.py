@@ -1,0 +1,142 @@
+"""What the sandbox counts: the other side of the ledger.
+
+An event that was sent twice because the first answer got lost must not look like two events, so the main sums
+go over *distinct* events: account + event name + event id, which is how the platform itself deduplicates.
+What was accepted more than once is counted as doubles by source, since the platform deduplicates web and app
+events but not offline ones. Values are summed as decimals without any rounding.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, Inexact
+from typing import Any, Final, NamedTuple
+
+_EXACT: Final = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[Inexact])
+"""Additions are exact whatever their size; anything that would round raises."""
+_ZERO: Final = Decimal(0)
+_SOURCES: Final[Mapping[str, str]] = {
+    "web": "web",
+    "app_ios": "app",
+    "app_android": "app",
+    "offline": "offline",
+}
+
+
+class EventKey(NamedTuple):
+    """What makes an event the same event for the platform."""
+
+    account: str
+    event_name: str
+    event_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxCounts:
+    """What the sandbox has counted since its start or last reset. In test mode only the call is counted."""
+
+    accepted_events: int
+    """Answered as processed, doubles included."""
+    distinct_event_ids: int | None
+    """Distinct account + event name + event id; None when the sandbox keeps no ids."""
+    value_sum: Decimal | None
+    """Sum of ``custom_data.value`` over distinct events, the first of each; None without ids."""
+    accepted_value_sum: Decimal
+    """The same with doubles."""
+    doubles: Mapping[str, int]
+    """By source (web, app, offline): how often an event was accepted again after its first time."""
+    rejected_events: Mapping[str, int]
+    """Events answered as failed, by the rule's code."""
+    refused_calls: Mapping[str, int]
+    """Calls refused as a whole for what is in them, by the rule's code."""
+    calls: Mapping[str, int]
+    """By status of the answer as text; ``dropped`` are those whose connection was cut instead."""
+    test_calls: int
+    accepted_by_account: Mapping[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``GET /sandbox/counts`` and the demo: amounts are decimal text, never a float."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+class Books:
+    """The running counts. With `keep_ids` off nothing grows with the number of events (long load tests)."""
+
+    def __init__(self, *, keep_ids: bool) -> None:
+        self._deliveries: dict[EventKey, int] | None = {} if keep_ids else None
+        self._accepted: Counter[str] = Counter()
+        self._value = _ZERO
+        self._accepted_value = _ZERO
+        self._doubles = dict.fromkeys(("web", "app", "offline"), 0)
+        self._rejected: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._calls: Counter[str] = Counter()
+        self._test_calls = 0
+
+    @property
+    def deliveries(self) -> Mapping[EventKey, int]:
+        """How often each event was accepted; empty when ids are not kept."""
+        return {} if self._deliveries is None else dict(self._deliveries)
+
+    def accept(self, account: str, event: Mapping[str, Any]) -> None:
+        """Counts one processed event that has passed `rules.check_event`."""
+        self._accepted[account] += 1
+        value = self._value_of(event)
+        if value is not None:
+            self._accepted_value = _EXACT.add(self._accepted_value, value)
+        if self._deliveries is None:
+            return
+        key = EventKey(account, event["event_name"], event["event_id"])
+        before = self._deliveries.get(key, 0)
+        self._deliveries[key] = before + 1
+        if before:
+            self._doubles[_SOURCES[event["action_source"]]] += 1
+        elif value is not None:
+            self._value = _EXACT.add(self._value, value)
+
+    def accept_unread(self, account: str, events: int) -> None:
+        """Counts events that nobody looked into: a sandbox that does not validate knows only how many."""
+        self._accepted[account] += events
+
+    def reject(self, code: str) -> None:
+        """Counts an event answered as failed."""
+        self._rejected[code] += 1
+
+    def refuse(self, code: str) -> None:
+        """Counts a call refused for what is in it."""
+        self._refused[code] += 1
+
+    def answered(self, status: str, *, test: bool) -> None:
+        """Counts a call by its end: the status as text, or ``dropped``."""
+        self._calls[status] += 1
+        self._test_calls += test
+
+    def counts(self) -> SandboxCounts:
+        """A frozen copy."""
+        known = self._deliveries is not None
+        return SandboxCounts(
+            accepted_events=self._accepted.total(),
+            distinct_event_ids=len(self._deliveries) if self._deliveries is not None else None,
+            value_sum=self._value if known else None,
+            accepted_value_sum=self._accepted_value,
+            doubles=dict(self._doubles),
+            rejected_events=dict(self._rejected),
+            refused_calls=dict(self._refused),
+            calls=dict(self._calls),
+            test_calls=self._test_calls,
+            accepted_by_account=dict(self._accepted),
+        )
+
+    @staticmethod
+    def _value_of(event: Mapping[str, Any]) -> Decimal | None:
+        custom_data = event.get("custom_data")
+        text = custom_data.get("value") if custom_data else None
+        return None if text is None else _EXACT.create_decimal(text)
