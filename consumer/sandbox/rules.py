@@ -14,7 +14,7 @@ a wrong key is seen and not silently lost.
 
 The tables are written by hand from pinterest/api-description 5.23.0; a test compares them with the
 description itself. The checks are straight lines over these tables, since a load test must not wait for its
-stand-in: about 8 microseconds for an event of usual size. Strictness beyond the platform is meant: this is an
+stand-in: about 10 microseconds for an event of usual size. Strictness beyond the platform is meant: this is an
 independent second opinion on what the converter makes, so it shares no code with it.
 """
 
