@@ -65,7 +65,7 @@ def _arguments() -> argparse.Namespace:
 def _report(
     arguments: argparse.Namespace, stages: dict[str, float], runs: dict[str, list[Measured]]
 ) -> dict[str, Any]:
-    whole = {
+    whole: dict[str, dict[str, Any]] = {
         name: {
             "cpu_us": round(statistics.median(run.cpu_us for run in measured), 2),
             "cpu_us_runs": [round(run.cpu_us, 2) for run in measured],

@@ -55,7 +55,7 @@ def run_pinstream(bootstrap: str, topic: str, warm_up: int, events: int) -> Meas
             "PINSTREAM_HTTP_ADDRESS": "127.0.0.1:0",
             "PINSTREAM_LOG_LEVEL": "warning",
         }
-        return _measure([sys.executable, "-m", "consumer", "run"], settings, sink, warm_up, events)
+        return _measure([sys.executable, "-m", "consumer", "--debug", "run"], settings, sink, warm_up, events)
 
 
 def _measure(

@@ -123,4 +123,5 @@ async def main(bootstrap: str, topic: str, url: str, schema: Any) -> None:
 
 if __name__ == "__main__":
     parsed = fastavro.parse_schema(json.loads(Path(sys.argv[4]).read_text()))
-    asyncio.run(main(*sys.argv[1:4], parsed))
+    servers, name, address = sys.argv[1:4]
+    asyncio.run(main(servers, name, address, parsed))

@@ -62,6 +62,10 @@ class _Rejoined(io.RawIOBase):
     def __init__(self, head: bytes, rest: BinaryIO) -> None:
         self._head = head
         self._rest = rest
+        self._position = 0
+
+    def tell(self) -> int:  # fastavro asks, though it never seeks
+        return self._position
 
     def readable(self) -> bool:
         return True
@@ -72,6 +76,7 @@ class _Rejoined(io.RawIOBase):
         taken = data[: len(buffer)]
         self._head = data[len(buffer) :]
         buffer[: len(taken)] = taken
+        self._position += len(taken)
         return len(taken)
 
 
@@ -90,7 +95,7 @@ def _unreadable(name: str, error: Exception) -> InputError:
     return InputError(f"{name} cannot be read: {why}; check the path and its permissions")
 
 
-def _lines(file: io.BufferedReader, plan: LinePlan) -> Iterator[FileRecord]:
+def _lines(file: BinaryIO, plan: LinePlan) -> Iterator[FileRecord]:
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
@@ -101,7 +106,7 @@ def _lines(file: io.BufferedReader, plan: LinePlan) -> Iterator[FileRecord]:
             yield FileRecord(number, verdict)
 
 
-def _container(file: io.BufferedReader, schema: dict[str, Any], name: str) -> Iterator[FileRecord]:
+def _container(file: BinaryIO, schema: dict[str, Any], name: str) -> Iterator[FileRecord]:
     """Opens the container at once; the iterator then reads it block by block."""
     try:
         # With a reader schema fastavro minds no wrong defaults in the writer's, which we do not use either.

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from consumer.adapters.files import open_records
-from consumer.adapters.kafka import RecordProducer
+from consumer.adapters.kafka import RecordProducer, describe
 from consumer.adapters.schemas import RegistrySchemas
 from consumer.app import building
 from consumer.app.records import FileEvents, Produced, encoded, made_up, say
@@ -23,6 +23,7 @@ from consumer.settings import Settings, load
 
 _LINE_EVERY = 5.0
 _FLUSH_TIMEOUT = 60.0
+_DESCRIBE_TIMEOUT = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,10 @@ class _Production:
 
     async def run(self) -> None:
         on_stop_signal(self._stop)
+        # One clear line for a topic or a broker that is not there, before any record is read.
+        await describe(
+            self._settings.kafka.client_properties(), [self._options.topic], timeout=_DESCRIBE_TIMEOUT
+        )
         encoder = Encoder(self._schema, await self._framing())
         producer = RecordProducer(self._settings.kafka.client_properties())
         try:

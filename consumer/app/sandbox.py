@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-import click
-
+from consumer.app.records import say
 from consumer.app.signals import on_stop_signal
-from consumer.sandbox.api import Sandbox
+from consumer.sandbox.api import Sandbox, serve
 from consumer.sandbox.faults import DEMO_FAULTS, Faults
 
 
 def run_sandbox(
     *, host: str, port: int, token: str, accounts: Sequence[str], faults: bool, seed: int
 ) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT; say what was counted. Raises `UsageError` if it cannot listen there."""
     server = Sandbox(
         token=token, accounts=accounts or None, faults=DEMO_FAULTS if faults else Faults(), seed=seed
     )
@@ -25,12 +24,11 @@ def run_sandbox(
 async def _serve(server: Sandbox, host: str, port: int) -> None:
     stopped = asyncio.Event()
     on_stop_signal(stopped.set)
-    url = await server.start(host, port)
-    click.echo(
-        f"sandbox of the Conversions API: PINTEREST_API_URL={url}, counts at {url[:-3]}/sandbox/counts",
-        err=True,
+    counts = await serve(server, host=host, port=port, stop=stopped, announce=_announce)
+    say(f"accepted {counts.accepted_events:,} events, {counts.distinct_event_ids or 0:,} distinct")
+
+
+def _announce(url: str) -> None:
+    say(
+        f"sandbox of the Conversions API: PINTEREST_API_URL={url}   counts: {url.removesuffix('/v5')}/sandbox/counts"
     )
-    try:
-        await stopped.wait()
-    finally:
-        await server.stop()

@@ -153,7 +153,7 @@ class _Resolver:
                 reasons.append(str(error))
                 branches.append(refusing(str(error)))
         if len(reasons) == len(branches):
-            raise Incompatible(reasons[0])
+            raise Incompatible(reasons[writer.null == 0 and len(reasons) > 1])  # of null it says least
         if writer.null < 0 or len(branches) != 2 or reasons:
             return union_reader(branches)
         read = branches[1 - writer.null]
@@ -267,22 +267,29 @@ def _enum(writer: Enum, reader: Enum) -> Read:
 
 def _with_meaning(read: Read, writer: Primitive | Fixed, reader: Primitive | Fixed) -> Read:
     """Apply the logical types of both sides to what `read` reads."""
-    convert = _meaning(writer.logical, reader.logical, writer, reader)
+    convert = _meaning(writer, reader)
     return converting(read, convert) if convert else read
 
 
-def _meaning(
-    theirs: Logical | None, ours: Logical | None, writer: Primitive | Fixed, reader: Primitive | Fixed
-) -> Callable[[Any], Any] | None:
-    if theirs is not None and theirs.family == "decimal" and writer.kind != reader.kind:
-        raise Incompatible(f"a decimal cannot be read as {label(reader)}")
+def _meaning(writer: Primitive | Fixed, reader: Primitive | Fixed) -> Callable[[Any], Any] | None:
+    theirs, ours = writer.logical, reader.logical
+    if writer.kind != reader.kind and "decimal" in (_family(theirs), _family(ours)):
+        raise Incompatible(f"{_called(writer)} cannot be read as {_called(reader)}")
     if theirs is None or ours is None or theirs == ours:
-        return from_bytes(ours)
+        return from_bytes(reader)
     if theirs.family != ours.family:
         raise Incompatible(f"{theirs.name} cannot be read as {ours.name}")
     if ours.family == "decimal":
         return partial(_rescaled_decimal, theirs=theirs, ours=ours)
     return partial(rescaled, per_second=theirs.per_second, new_per_second=ours.per_second)
+
+
+def _family(logical: Logical | None) -> str:
+    return "" if logical is None else logical.family
+
+
+def _called(node: Primitive | Fixed) -> str:
+    return label(node) if node.logical is None else node.logical.name
 
 
 def _rescaled_decimal(data: bytes, theirs: Logical, ours: Logical) -> Decimal:

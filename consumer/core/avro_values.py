@@ -71,13 +71,14 @@ def uuid_text(data: bytes) -> str:
     return str(UUID(bytes=data))
 
 
-def from_bytes(logical: Logical | None) -> Callable[[bytes], Any] | None:
-    """How the bytes of a ``bytes`` or ``fixed`` become the value the logical type stands for, if they do."""
-    if logical is None:
+def from_bytes(node: Fixed | Primitive) -> Callable[[bytes], Any] | None:
+    """How the bytes of a ``bytes`` or ``fixed`` become the value its logical type stands for, if they do."""
+    logical = node.logical
+    if logical is None or node.kind not in ("bytes", "fixed"):
         return None
     if logical.family == "decimal":
         return lambda data: decimal_from_bytes(data, logical)
-    return uuid_text if logical.family == "uuid" else None
+    return uuid_text
 
 
 def default_factory(owner: Field) -> Callable[[], Any] | None:
@@ -134,7 +135,7 @@ def _value_of_leaf(node: Fixed | Primitive, json: Json) -> Any:
         data = json.encode("latin-1")
         if isinstance(node, Fixed) and len(data) != node.size:
             raise ValueError(node.name)
-        convert = from_bytes(node.logical)
+        convert = from_bytes(node)
         return convert(data) if convert else data
     if node.kind in ("float", "double") and type(json) in (int, float):
         return float(json)

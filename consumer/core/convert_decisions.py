@@ -24,7 +24,7 @@ from consumer.core.convert_rules import (
 from consumer.core.convert_targets import ACTION_SOURCES, CONTENTS, TIME_UNITS, Target
 from consumer.core.mapping import FILTER, Mapping
 from consumer.core.model import Filtered, Rejection, Stage, Warned
-from consumer.core.normalise import LeftOut, text_of
+from consumer.core.normalise import LeftOut, text_of, trim
 
 BY_EVENT_NAME: Final = Filtered("event_name")
 BY_CONSENT: Final = Filtered("consent")
@@ -203,7 +203,7 @@ class Decisions:
         name = self.names.get(text)
         if name is not None:
             return name
-        lowered = text.strip().lower()
+        lowered = trim(text).lower()
         return lowered if lowered in self._mapping.known_event_names else self._unknown_name()
 
     def _unknown_name(self) -> str | Filtered | Rejection:

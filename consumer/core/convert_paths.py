@@ -15,6 +15,7 @@ import difflib
 import re
 from collections.abc import Iterator
 from enum import Enum
+from itertools import islice
 from typing import Any, NamedTuple
 
 AvroSchema = dict[str, Any]
@@ -43,6 +44,9 @@ EACH = Step(StepKind.EACH, "")
 
 STRUCTURES = frozenset({"record", "array", "map"})
 """Kinds that hold further values; a path must not end at one."""
+
+_NAMED_PARTS = frozenset({"record", "map"})
+"""Kinds whose parts have names; arrays of anything else are gone through without a word in the path."""
 
 _LOGICAL_KINDS = {
     "date": "date",
@@ -116,7 +120,7 @@ class SchemaPaths:
         while "array" in kinds:
             # An array of scalars: the path means its elements.
             items = [branch for node, space in places for branch in self._elements(node, space)]
-            if not items or any(_kind(node) in STRUCTURES for node, _ in items):
+            if not items or any(_kind(node) in _NAMED_PARTS for node, _ in items):
                 break
             places, kinds = items, {_kind(node) for node, _ in items}
             steps.append(EACH)
@@ -141,10 +145,8 @@ class SchemaPaths:
 
     def all_paths(self) -> Iterator[str]:
         """Paths to values, in the schema's order; bounded in number and depth."""
-        for count, path in enumerate(self._paths_below(self._root, "", _DEEPEST)):
-            if count == _MOST_PATHS:
-                return
-            yield path
+        bounded = islice(self._paths_below(self._root, "", _DEEPEST), _MOST_PATHS)
+        return iter(dict.fromkeys(bounded))
 
     def _walk(self, path: str) -> tuple[list[tuple[Any, str]], list[Step]]:
         places, steps = self._root, list[Step]()
@@ -229,7 +231,7 @@ class SchemaPaths:
             yield from self._paths_below(self._branches(node["values"], space), f"{prefix}.<key>", depth)
         else:
             items = self._elements(node, space)
-            scalars = not any(_kind(item) in STRUCTURES for item, _ in items)
+            scalars = not any(_kind(item) in _NAMED_PARTS for item, _ in items)
             yield from self._paths_below(items, prefix if scalars else f"{prefix}[]", depth)
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from math import floor
+from math import floor, inf
 from typing import Any
 
 from consumer.core.amounts import MAX_COUNT, count
@@ -38,9 +38,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _DIGITS = re.compile(r"[0-9]{9,20}")
 _LONGEST_TIME = 64
-_LONG = 2**63
 _LATEST_SECOND = 2**40
-"""Bound on a time in seconds, far beyond any year that a calendar holds."""
+"""Bound on a time that is sent without a look at the clock: far beyond any year a calendar holds."""
 
 
 def trimmed_text(value: Any) -> str | LeftOut:
@@ -148,18 +147,19 @@ def total(values: Iterable[Any]) -> int | LeftOut | None:
 def moment(units: int) -> Rule:
     """A rule for times: a number of units (`units` of them make a second) or ISO 8601 text; gives units, whole.
 
-    Text without a zone is UTC. Nine digits or more are a number written as text; fewer are a date.
+    Text without a zone is UTC. Nine digits or more are a number written as text; fewer are a date. Whether the
+    time is a likely one is not asked here.
     """
 
     def rule(value: Any) -> int | LeftOut:
         if isinstance(value, str):
             text = trim(value)
             if _DIGITS.fullmatch(text):
-                return _bounded(int(text), units)
+                return int(text)
             return _iso_time(text, units) if text else LeftOut.BLANK
         if value is None:
             return LeftOut.BLANK
-        return _bounded(floor(value), units) if _is_sound(value) else LeftOut.MALFORMED
+        return floor(value) if _is_finite(value) else LeftOut.MALFORMED
 
     return rule
 
@@ -172,7 +172,7 @@ def event_seconds(units: int, days: bool) -> Rule:
         time: int | LeftOut = in_units(value * SECONDS_A_DAY if days and type(value) is int else value)
         if isinstance(time, LeftOut):
             return time
-        return time // units if time >= 0 else LeftOut.MALFORMED
+        return time // units if 0 <= time <= _LATEST_SECOND * units else LeftOut.MALFORMED
 
     return rule
 
@@ -192,15 +192,16 @@ def calendar_day(units: int, days: bool, rule: Rule) -> Rule:
     return dated
 
 
-def _is_sound(value: Any) -> bool:
-    """Whether `value` is a finite number that a long can hold, and can be floored."""
+def _is_finite(value: Any) -> bool:
+    """Whether `value` is a number that can be floored at no great cost."""
     if isinstance(value, Decimal):
-        return value.is_finite() and abs(value) < _LONG
-    return isinstance(value, int | float) and not isinstance(value, bool) and -_LONG < value < _LONG
-
-
-def _bounded(time: int, units: int) -> int | LeftOut:
-    return time if abs(time) <= _LATEST_SECOND * units else LeftOut.MALFORMED
+        return value.is_finite() and value.adjusted() <= _LONGEST_TIME
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) != inf
+        and value == value
+    )
 
 
 def _iso_time(text: str, units: int) -> int | LeftOut:

@@ -289,11 +289,11 @@ class _Generator:
         cache = self._bind(Cache(self._rule(target, source)), "cache")
         array = source.steps[:-1] if source.many else source.steps
         line(f"v = {self._reader.value(array)}")
-        with block("if v:" if source.many else "if v is not None:"):
+        with block("if v is not None:"):
             if source.many:
                 with block("if v.__class__ is list and len(v) == 1:"):
                     self._one_digest(target, f"{cache}[v[0]]", slot)
-                with block("else:"):
+                with block("elif v or v.__class__ is not list:"):
                     self._several("digests", target, source, slot)
             else:
                 self._one_digest(target, f"{cache}[v]", slot)
@@ -305,8 +305,10 @@ class _Generator:
         with self._writer.block("else:"):
             self._writer.line(f"note(warned, v, {self._warnings(target)})")
 
-    def _single(self, target: Target, source: Source, reader: Reader, slot: str) -> None:
-        """One value through its rule into `slot`."""
+    def _single(
+        self, target: Target, source: Source, reader: Reader, slot: str, also: tuple[Target, ...] = ()
+    ) -> None:
+        """One value through its rule into `slot`; if it is left out, that is said of `also` too."""
         steps = source.steps[len(self._mapping.item_steps) :] if target.arity is Arity.ITEM else source.steps
         self._writer.line(f"v = {reader.value(steps)}")
         plain = _PLAIN.get(self._rule(target, source)) if self._trusts_text(source) else None
@@ -316,7 +318,7 @@ class _Generator:
                     self._writer.line(f"{slot} = v")
             with self._writer.block(None if plain is None else "else:"):
                 self._apply(target, source)
-                self._put(target, slot)
+                self._put(target, slot, also)
 
     def _apply(self, target: Target, source: Source) -> None:
         """`v` becomes what the rule makes of it."""
@@ -330,12 +332,13 @@ class _Generator:
     def _trusts_text(self, source: Source) -> bool:
         return self._trusting and source.kinds == _STRING
 
-    def _put(self, target: Target, slot: str) -> None:
+    def _put(self, target: Target, slot: str, also: tuple[Target, ...] = ()) -> None:
         """`v` goes into `slot`, or is left out with a warning, or refuses the event."""
         line, block = self._writer.line, self._writer.block
         with block("if v.__class__ is LeftOut:"):
             if target.refusal is None:
-                line(f"note(warned, v, {self._warnings(target)})")
+                for lacking in (target, *also):
+                    line(f"note(warned, v, {self._warnings(lacking)})")
             else:
                 with block("if v is MALFORMED:"):
                     line(f"return {self._bind(REFUSALS[target.refusal], 'refusal')}")
@@ -371,7 +374,7 @@ class _Generator:
             line("content = {}")
             reader = Reader(self._writer, "item", self._trusting)
             for target in items:
-                self._item_field(target, reader, summed)
+                self._item_field(target, reader, listed, summed)
             with block("if content:"):
                 line("contents.append(content)")
         with block("if contents:"):
@@ -391,12 +394,13 @@ class _Generator:
             return f"{self._reader.value(steps[:-1])} or ()"
         return f"walk(event, {self._bind(steps, 'steps')})"
 
-    def _item_field(self, target: Target, reader: Reader, summed: bool) -> None:
+    def _item_field(self, target: Target, reader: Reader, listed: bool, summed: bool) -> None:
         source, slot = self._mapping.sources[target.name], f"content[{target.key!r}]"
         if target.name == _ITEM_QUANTITY:
             self._quantity(target, source, reader, slot, summed)
         else:
-            self._single(target, source, reader, slot)
+            lists = listed and target.name == _ITEM_ID
+            self._single(target, source, reader, slot, (TARGETS["custom_data.content_ids"],) if lists else ())
 
     def _quantity(self, target: Target, source: Source, reader: Reader, slot: str, summed: bool) -> None:
         line, block = self._writer.line, self._writer.block

@@ -18,7 +18,7 @@ Schemas that can be read are kept for good: an outage of the registry must never
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum
 from typing import Any, Final
 from uuid import UUID
@@ -43,6 +43,8 @@ _FRAMINGS: Final = {
     "fingerprint": (_SINGLE_OBJECT_MAGIC, _SINGLE_OBJECT_FRAMING),
 }
 """By kind of `SchemaRef`: how a framing begins, and how many bytes it has in all."""
+_IN_HEADER: Final = frozenset({"id", "guid"})
+_IN_VALUE: Final = frozenset({"id", "fingerprint"})
 
 Decoded = CommerceEvent | Rejection | SchemaRef | None
 """An event; or why there is none; or the schema that is needed first; or ``None`` for a tombstone."""
@@ -60,7 +62,7 @@ class WireFormat(Enum):
 _KINDS: Final = {
     WireFormat.AUTO: frozenset(_FRAMINGS),
     WireFormat.CONFLUENT: frozenset({"id"}),
-    WireFormat.HEADER: frozenset({"id", "guid"}),
+    WireFormat.HEADER: _IN_HEADER,
     WireFormat.SINGLE_OBJECT: frozenset({"fingerprint"}),
 }
 
@@ -136,7 +138,7 @@ class Decoder:
             framing, start = split(record, value)
             read = known(framing)
             if read is None:
-                append(self._unknown(framing, value))
+                append(self._unknown(framing, start, value))
                 continue
             try:
                 event, end = read(value, start)
@@ -146,7 +148,7 @@ class Decoder:
             append(event if end == len(value) else _misaligned(framing, end > len(value)))
         return decoded
 
-    def _unknown(self, framing: bytes, value: bytes) -> Rejection | SchemaRef:
+    def _unknown(self, framing: bytes, start: int, value: bytes) -> Rejection | SchemaRef:
         if not value:
             return rejected(
                 DecodeCode.EMPTY, "the value is empty: zero bytes are no datum (and no tombstone)"
@@ -155,10 +157,7 @@ class Decoder:
         if refusal is not None:
             self._refused.move_to_end(framing)
             return refusal
-        named = _named_schema(framing)
-        if isinstance(named, SchemaRef) and named.kind not in self._kinds:
-            return _UNKNOWN_WIRE_FORMAT
-        return named
+        return _named_schema(framing, self._kinds & (_IN_HEADER if start == 0 else _IN_VALUE))
 
     def _refuse(self, ref: SchemaRef, verdict: Rejection) -> None:
         framing = framing_of(ref)
@@ -216,10 +215,10 @@ _SPLITS: Final[dict[WireFormat, Callable[[Record, bytes], tuple[bytes, int]]]] =
 }
 
 
-def _named_schema(framing: bytes) -> SchemaRef | Rejection:
-    """The schema a framing names, or what is wrong with the framing."""
+def _named_schema(framing: bytes, kinds: Collection[str]) -> SchemaRef | Rejection:
+    """The schema that a framing of one of `kinds` names, or what is wrong with the framing."""
     for kind, (magic, length) in _FRAMINGS.items():
-        if framing[: len(magic)] != magic:
+        if kind not in kinds or framing[: len(magic)] != magic:
             continue
         if len(framing) < length:
             message = f"the record ends inside the {kind} of its schema"
@@ -237,7 +236,7 @@ def _spelled(kind: str, name: bytes) -> str:
 
 
 def _described(framing: bytes) -> str:
-    named = _named_schema(framing)
+    named = _named_schema(framing, _FRAMINGS)
     return f"schema {named.kind} {named.value}" if isinstance(named, SchemaRef) else "its schema"
 
 

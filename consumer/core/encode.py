@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import fastavro
@@ -29,7 +29,7 @@ from consumer.core.avro_schema import (
     parse,
 )
 from consumer.core.avro_time import count_of
-from consumer.core.avro_values import decimal_to_bytes, default_factory
+from consumer.core.avro_values import INT_RANGE, LONG_RANGE, decimal_to_bytes, default_factory
 from consumer.core.decode import framing_of
 from consumer.core.model import CommerceEvent, SchemaRef
 
@@ -163,22 +163,38 @@ class _RecordPreparation:
 def _leaf_preparation(node: Primitive | Fixed) -> _Prepare:
     logical = node.logical
     if logical is None:
-        return _as_it_is
+        return _WHOLE.get(node.kind, _as_it_is)
     if logical.family == "decimal":
         return _decimal_preparation(logical, node.size if isinstance(node, Fixed) else None)
     if logical.family == "uuid":
         return _uuid_bytes if isinstance(node, Fixed) else _uuid_text
-    return _time_preparation(logical)
+    return _time_preparation(logical, _WHOLE[node.kind])
 
 
 def _as_it_is(value: Any) -> Any:
     return value
 
 
-def _time_preparation(logical: Logical) -> _Prepare:
+def _bounded_preparation(bounds: range) -> _Prepare:
+    """fastavro writes an int of any size, which nobody could read back."""
+
+    def prepare(value: Any) -> Any:
+        if type(value) is not int or value not in bounds:
+            raise Unencodable(f"expected a whole number of {bounds.stop.bit_length()} bits")
+        return value
+
+    return prepare
+
+
+_WHOLE: Final = {"int": _bounded_preparation(INT_RANGE), "long": _bounded_preparation(LONG_RANGE)}
+
+
+def _time_preparation(logical: Logical, whole: _Prepare) -> _Prepare:
     def prepare(value: Any) -> Any:
         try:
-            return count_of(value, logical)
+            return whole(count_of(value, logical))
+        except Unencodable:
+            raise
         except (ValueError, OverflowError):
             raise Unencodable(f"expected a {logical.name}: a count of its unit, or ISO 8601 text") from None
 

@@ -65,8 +65,10 @@ class Gate:
     def opens_at(self, now: float, in_flight: int) -> float | None:
         """When the next call may go by this gate (now or earlier: at once); None: only an answer can tell."""
         if self.halt is not None:
-            return now if self.halt.may_probe and not in_flight else None
-        if in_flight >= int(self.pace):
+            # A probe is a call like any other: it keeps to the throttle and the quota too.
+            if in_flight or not self.halt.may_probe:
+                return None
+        elif in_flight >= int(self.pace):
             return None
         return max(self.closed_until, self._quota_at(now), self._pace_at(now))
 
@@ -132,7 +134,8 @@ class Gate:
 
     def _quota_at(self, now: float) -> float:
         calls = self._calls
-        while calls and calls[0] <= now - _MINUTE:
+        # Compared as it is returned: with the terms turned round, rounding would open the gate and keep the count.
+        while calls and calls[0] + _MINUTE <= now:
             calls.popleft()
         if len(calls) < self._policy.calls_per_minute:
             return now

@@ -26,6 +26,9 @@ from consumer.core.model import (
     Stage,
 )
 
+_SLICE = 64
+"""Records decoded, converted and serialised in one go: few enough that the processor's cache still holds an event's
+objects when the next stage comes to them (a slice of 1000 costs a third more; docs/performance.md)."""
 TOMBSTONE = Filtered("tombstone")
 Verdict = Filtered | Rejection | SchemaRef
 Decoded = CommerceEvent | Rejection | SchemaRef | None
@@ -64,9 +67,22 @@ class Intake:
 
         Gives the deliveries that lead their key, to be looked up, and what else became of which index.
         """
+        leaders: list[Delivery] = []
+        aside: list[tuple[int, Verdict]] = []
+        for at in range(0, len(records), _SLICE):
+            self._take_slice(span, indexes[at : at + _SLICE], records[at : at + _SLICE], leaders, aside)
+        return leaders, aside
+
+    def _take_slice(
+        self,
+        span: Span,
+        indexes: Sequence[int],
+        records: list[Record],
+        leaders: list[Delivery],
+        aside: list[tuple[int, Verdict]],
+    ) -> None:
         events: list[CommerceEvent] = []
         places: list[int] = []
-        aside: list[tuple[int, Verdict]] = []
         for index, decoded in zip(indexes, self._decoder.decode_chunk(records), strict=True):
             if type(decoded) is dict:
                 events.append(decoded)
@@ -75,17 +91,16 @@ class Intake:
                 # mypy cannot narrow by `type(...) is dict`; a None is a tombstone.
                 aside.append((index, TOMBSTONE if decoded is None else decoded))  # type: ignore[arg-type]
         converted = self._converter.convert_chunk(events, self._context.now.unix)
-        leaders = self._claim(span, places, converted, aside)
-        return leaders, aside
+        self._claim(span, places, converted, leaders, aside)
 
     def _claim(
         self,
         span: Span,
         places: list[int],
         converted: Sequence[Converted],
+        leaders: list[Delivery],
         aside: list[tuple[int, Verdict]],
-    ) -> list[Delivery]:
-        leaders = []
+    ) -> None:
         costs, grown = span.costs, 0
         claim, dumps = self._claims.claim, orjson.dumps
         for index, event in zip(places, converted, strict=True):
@@ -124,7 +139,6 @@ class Intake:
             if event.warnings:
                 self._count_warnings(event)
         self._ledger.grow(span.assignment, grown)
-        return leaders
 
     def _count_warnings(self, event: ConversionEvent) -> None:
         counters = self._context.counters

@@ -288,7 +288,7 @@ def _decimal_conversion(logical: Logical) -> Callable[[Any], Decimal]:
 
 
 def _fixed_conversion(node: Fixed) -> Callable[[Any], Any]:
-    of_logical = from_bytes(node.logical)
+    of_logical = from_bytes(node)
 
     def convert(value: Any) -> Any:
         data = _bytes(value)

@@ -91,7 +91,7 @@ def text_of(value: Any) -> str | LeftOut:
     if isinstance(value, str):
         if not value or not trim(value):
             return LeftOut.BLANK
-        return value if is_unicode(value) else LeftOut.MALFORMED
+        return str(value) if is_unicode(value) else LeftOut.MALFORMED
     return LeftOut.BLANK if value is None else _number_text(value)
 
 

@@ -11,7 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from consumer.core.statistics import AGE_BOUNDS, Counters, FreshnessSnapshot, PartitionStatistics, Statistics
+from consumer.core.statistics import (
+    AGE_BOUNDS,
+    AccountStatistics,
+    Counters,
+    FreshnessSnapshot,
+    PartitionStatistics,
+    Statistics,
+)
 from consumer.web.status import ledger
 
 _STATES = ("open", "throttled", "halted")
@@ -31,6 +38,12 @@ _COUNTS: tuple[tuple[str, str, Callable[[Counters], int]], ...] = (
         "Events processed, yet with an error message.",
         lambda c: c.processed_with_error,
     ),
+    ("pinstream_followers", "Events that waited for an open one with the same key.", lambda c: c.followers),
+    (
+        "pinstream_delivered_after_release",
+        "Events delivered for a partition let go of meanwhile; its next owner finds them delivered, or sends again.",
+        lambda c: c.delivered_after_release,
+    ),
 )
 _FAMILIES: tuple[tuple[str, str, str, Callable[[Counters], Mapping[str, int]]], ...] = (
     ("pinstream_answers", "Answers of the API, by status or why none came.", "status", lambda c: c.answers),
@@ -49,6 +62,12 @@ _FAMILIES: tuple[tuple[str, str, str, Callable[[Counters], Mapping[str, int]]], 
         lambda c: c.convert_warnings,
     ),
     ("pinstream_api_warnings", "Warnings of the API, by kind.", "kind", lambda c: c.api_warnings),
+    (
+        "pinstream_api_errors",
+        "Error messages of the API about events, by kind.",
+        "kind",
+        lambda c: c.api_errors,
+    ),
     ("pinstream_failures", "Failed inner writes and look-ups, tried again.", "kind", lambda c: c.failures),
 )
 
@@ -64,7 +83,7 @@ class StatisticsCollector(Collector):
         statistics = self._snapshot()
         yield from _ledger(statistics)
         yield from _partitions(statistics.partitions)
-        yield _destination(statistics)
+        yield from _accounts(statistics.accounts)
         yield from _levels(statistics)
         yield _age(statistics.freshness)
         yield from _counts(statistics.counters)
@@ -110,16 +129,24 @@ def _partitions(partitions: Iterable[PartitionStatistics]) -> Iterator[Metric]:
     yield committed
 
 
-def _destination(statistics: Statistics) -> Metric:
-    family = GaugeMetricFamily(
+def _accounts(accounts: Iterable[AccountStatistics]) -> Iterator[Metric]:
+    state = GaugeMetricFamily(
         "pinstream_destination_state",
         "1 for the state an ad account's gate is in.",
         labels=["account", "state"],
     )
-    for account in statistics.accounts:
-        for state in _STATES:
-            family.add_metric([account.account, state], int(account.state == state))
-    return family
+    queued = GaugeMetricFamily(
+        "pinstream_queued_events", "Events waiting to be sent, by ad account.", labels=["account"]
+    )
+    in_flight = GaugeMetricFamily(
+        "pinstream_calls_in_flight", "Calls under way, by ad account.", labels=["account"]
+    )
+    for one in accounts:
+        for name in _STATES:
+            state.add_metric([one.account, name], int(one.state == name))
+        queued.add_metric([one.account], one.queued)
+        in_flight.add_metric([one.account], one.in_flight)
+    yield from (state, queued, in_flight)
 
 
 def _levels(statistics: Statistics) -> Iterator[Metric]:
@@ -133,8 +160,8 @@ def _levels(statistics: Statistics) -> Iterator[Metric]:
             statistics.waiting_for_schema,
         ),
         (
-            "pinstream_seconds_since_progress",
-            "Since something last settled.",
+            "pinstream_since_progress_seconds",
+            "Time since something settled, or since nothing was left to settle.",
             statistics.seconds_since_progress,
         ),
     )

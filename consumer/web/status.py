@@ -25,7 +25,7 @@ VERSION = 1
 
 def status_document(statistics: Statistics, info: Mapping[str, Any]) -> dict[str, Any]:
     """The document; `info` is what the process knows of itself (version, topics, destination's URL, key store)."""
-    return {
+    figures = {
         "version": VERSION,
         "ledger": ledger(statistics.totals),
         "released": statistics.totals.released,
@@ -45,8 +45,9 @@ def status_document(statistics: Statistics, info: Mapping[str, Any]) -> dict[str
         "seconds_since_progress": round(statistics.seconds_since_progress, 3),
         "stopping": statistics.stopping,
         "counts": counts(statistics.counters),
-        **info,
     }
+    # Whatever `info` says, the figures stay what they are.
+    return {**figures, **info, **figures}
 
 
 def ledger(totals: Totals) -> dict[str, int]:
@@ -83,6 +84,7 @@ def counts(counters: Counters) -> dict[str, Any]:
         "batches_retried": counters.retried_batches,
         "offline_events_unclear": counters.unclear_offline,
         "processed_with_error": counters.processed_with_error,
+        "followers": counters.followers,
         "delivered_after_release": counters.delivered_after_release,
     }
 

@@ -76,10 +76,14 @@ def read_answer(
 
 def raw_positions(positions: Iterable[Position]) -> list[RawPartition]:
     """As librdkafka names them, with the leader epoch (apache/kafka PR 23183: never without)."""
-    return [
-        RawPartition(one.topic, one.partition, one.next_offset, leader_epoch=one.leader_epoch)
-        for one in positions
-    ]
+    return [raw_partition(*one) for one in positions]
+
+
+def raw_partition(topic: str, partition: int, offset: int, leader_epoch: int | None) -> RawPartition:
+    """librdkafka's name of a place in a partition; it takes an unknown leader epoch only by its absence."""
+    if leader_epoch is None:
+        return RawPartition(topic, partition, offset)
+    return RawPartition(topic, partition, offset, leader_epoch=leader_epoch)
 
 
 def _offsets_of(partitions: Iterable[RawPartition]) -> _Offsets:

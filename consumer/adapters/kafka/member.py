@@ -6,6 +6,8 @@ run inside `fetch` and `close`, ask through the hooks, and block until they are 
 *Fencing.* Each assignment of a partition gets an epoch that no other in this process has. A record consumed in
 the same call as its partition's revocation is dropped. If the partition came back within that call, its records
 could be from before or after: they are dropped, and the consumer seeks back to where the assignment starts.
+
+*Lost is not revoked.* What is taken from a member that did not poll in time is lost: dropped, never committed.
 """
 
 from __future__ import annotations
@@ -21,7 +23,14 @@ from confluent_kafka import KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.chunks import group
-from consumer.adapters.kafka.commits import Answer, CommitResult, Commits, raw_positions, read_answer
+from consumer.adapters.kafka.commits import (
+    Answer,
+    CommitResult,
+    Commits,
+    raw_partition,
+    raw_positions,
+    read_answer,
+)
 from consumer.adapters.kafka.configuration import is_cooperative, make_client
 from consumer.adapters.kafka.starts import OffsetSource, Start, find_starts
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
@@ -37,6 +46,9 @@ _ENDS_EVERY: Final = 0.25
 _ASK_END_EVERY: Final = 1.0
 """Seconds between two questions for one partition's end, while paused and nothing is fetched."""
 _ASK_END_TIMEOUT: Final = 1.0
+
+_MOST_IDLE_MS: Final = 300_000
+"""librdkafka's default of max.poll.interval.ms."""
 
 _epochs = itertools.count(1)
 
@@ -87,9 +99,6 @@ class _Held(NamedTuple):
     start: Start
 
 
-_Name = tuple[str, int]
-
-
 class GroupMember:
     """Owns the Consumer; made, used and closed in one thread.
 
@@ -113,11 +122,15 @@ class GroupMember:
         self._offset_reset = offset_reset
         self._timeout = timeout
         self._commits = Commits()
-        self._held: dict[_Name, _Held] = {}
-        self._turned: set[_Name] = set()
+        self._held: dict[TopicPartition, _Held] = {}
+        self._turned: set[TopicPartition] = set()
         """Partitions that were taken from us during the current consume."""
         self._paused = False
         self._closing = False
+        self._most_idle = float(config.get("max.poll.interval.ms", _MOST_IDLE_MS)) / 1000
+        self._polled = time.monotonic()
+        self._late = False
+        """The last poll is so long ago that the group has given our partitions away, or is about to."""
         self._failure: Exception | None = None
         self._ends: dict[TopicPartition, int] = {}
         self._ends_due = 0.0
@@ -130,7 +143,10 @@ class GroupMember:
     def join(self, topics: list[str]) -> None:
         """Subscribe. The assignment comes with a later `fetch`."""
         self._consumer.subscribe(
-            topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            topics,
+            on_assign=self._guarded(self._on_assign),
+            on_revoke=self._guarded(self._on_revoke),
+            on_lost=self._guarded(self._on_lost),
         )
 
     def fetch(self, room: int, timeout: float) -> None:
@@ -182,12 +198,16 @@ class GroupMember:
 
     def _consume(self, room: int, timeout: float) -> None:
         self._turned.clear()
+        # librdkafka hands out a revocation that was queued before the deadline passed as if it were in time
+        # (librdkafka #5604): so this clock decides what is lost.
+        self._late = time.monotonic() - self._polled >= self._most_idle
         # The first wait ends with the first record; one large consume would wait until it is full.
         messages = self._consumer.consume(1, timeout)
         if messages and room > 1:
             messages += self._consumer.consume(min(room, MOST_RECORDS) - 1, 0)
+        self._polled = time.monotonic()
         if messages:
-            epochs = {name: held.epoch for name, held in self._held.items()}
+            epochs: dict[tuple[str, int], int] = {name: held.epoch for name, held in self._held.items()}
             chunks, errors = group(messages, epochs, self._turned)
             self._ready.extend(chunks)
             for topic, error in errors:
@@ -195,7 +215,7 @@ class GroupMember:
         for name in sorted(self._turned & self._held.keys()):
             self._seek_back(name)
 
-    def _seek_back(self, name: _Name) -> None:
+    def _seek_back(self, name: TopicPartition) -> None:
         offset = self._held[name].start.offset
         try:
             self._consumer.seek(
@@ -212,14 +232,11 @@ class GroupMember:
         if now < self._ends_due:
             return
         self._ends_due = now + _ENDS_EVERY
-        ends = {
-            name: self._consumer.get_watermark_offsets(_raw_one(name), cached=True)[1] for name in self._held
+        # librdkafka does not know an end before the first fetch: keep what was asked for.
+        known = {
+            name: max(self._ends.get(name, -1), self._consumer.get_watermark_offsets(raw, cached=True)[1])
+            for name, raw in zip(self._held, _raw(self._held), strict=True)
         }
-        # Unknown to librdkafka until the first fetch: keep what was asked for.
-        known = {TopicPartition(*name): self._ends.get(TopicPartition(*name), -1) for name in self._held}
-        known.update(
-            {TopicPartition(*name): max(known[TopicPartition(*name)], end) for name, end in ends.items()}
-        )
         if self._paused and now >= self._ask_due:
             self._ask_one_end(known)
             self._ask_due = time.monotonic() + _ASK_END_EVERY
@@ -232,7 +249,9 @@ class GroupMember:
         self._asked += 1
         name = sorted(known)[self._asked % len(known)]
         try:
-            known[name] = self._consumer.get_watermark_offsets(_raw_one(name), timeout=_ASK_END_TIMEOUT)[1]
+            known[name] = self._consumer.get_watermark_offsets(RawPartition(*name), timeout=_ASK_END_TIMEOUT)[
+                1
+            ]
         except KafkaException as error:
             self._hooks.trouble(
                 exception_error(error).name(), "the broker did not say where a partition ends"
@@ -240,8 +259,21 @@ class GroupMember:
 
     # -------------------------------------------------------------------------------------- rebalancing
 
-    def _on_assign(self, _: object, partitions: list[RawPartition]) -> None:
-        names = [(one.topic, one.partition) for one in partitions]
+    def _guarded(self, callback: Callable[[list[RawPartition]], None]) -> Callable[..., None]:
+        """`callback` for librdkafka: an exception must not pass through it; the fetch that goes on raises it."""
+
+        def call(_: object, partitions: list[RawPartition]) -> None:
+            try:
+                callback(partitions)
+            except TimeoutError:
+                self._fail("the process is too busy to take note of a rebalance: start it again")
+            except Exception as error:
+                self._failure = self._failure or error
+
+        return call
+
+    def _on_assign(self, partitions: list[RawPartition]) -> None:
+        names = _names(partitions)
         starts = self._starts(names)
         raw = [_started(name, start) for name, start in zip(names, starts, strict=True)]
         (self._consumer.incremental_assign if self._cooperative else self._consumer.assign)(raw)
@@ -251,18 +283,16 @@ class GroupMember:
         # parallel-consumer #857), and the level holds for what comes later, too.
         (self._consumer.pause if self._paused else self._consumer.resume)(_raw(names))
         self._was_assigned = True
-        for name, start in zip(names, starts, strict=True):
-            self._held[name] = _Held(next(_epochs), start)
-        assignments = [
-            Assignment(*name, self._held[name].epoch, start.offset, start.commit)
-            for name, start in zip(names, starts, strict=True)
-        ]
-        try:
-            self._hooks.assigned(assignments)
-        except Exception as error:
-            self._listener_failed(error)
+        self._held.update(
+            {name: _Held(next(_epochs), start) for name, start in zip(names, starts, strict=True)}
+        )
+        self._hooks.assigned([self._assignment(name) for name in names])
 
-    def _starts(self, names: Sequence[_Name]) -> list[Start]:
+    def _assignment(self, name: TopicPartition) -> Assignment:
+        held = self._held[name]
+        return Assignment(*name, held.epoch, held.start.offset, held.start.commit)
+
+    def _starts(self, names: Sequence[TopicPartition]) -> list[Start]:
         unknown = [Start(None, None, False)] * len(names)
         if not names:
             return unknown
@@ -280,37 +310,36 @@ class GroupMember:
             )
             return unknown
 
-    def _on_revoke(self, _: object, partitions: list[RawPartition]) -> None:
-        names = [TopicPartition(one.topic, one.partition) for one in partitions]
-        if names and not self._closing:
-            self._commit_now([one for one in self._drained(names) if (one.topic, one.partition) in names])
-        self._let_go(partitions)
+    def _on_revoke(self, partitions: list[RawPartition]) -> None:
+        if self._late:  # whatever librdkafka calls it
+            self._on_lost(partitions)
+            return
+        names = _names(partitions)
+        try:
+            if names and not self._closing:
+                self._commit_now([one for one in self._drained(names) if one[:2] in names])
+        finally:
+            self._let_go(partitions)
 
     def _drained(self, names: Sequence[TopicPartition]) -> Sequence[Position]:
         try:
             return self._hooks.revoked(names)
         except TimeoutError:
             self._hooks.trouble("_TIMED_OUT", "partitions were not drained in time: let go as they are")
-        except Exception as error:
-            self._listener_failed(error)
-        self._tell_lost(names)
-        return ()
-
-    def _on_lost(self, _: object, partitions: list[RawPartition]) -> None:
-        if partitions and not self._closing:
-            self._tell_lost([TopicPartition(one.topic, one.partition) for one in partitions])
-        self._let_go(partitions)
-
-    def _tell_lost(self, names: Sequence[TopicPartition]) -> None:
-        try:
             self._hooks.lost(names)
-        except Exception as error:
-            self._listener_failed(error)
+            return ()
+
+    def _on_lost(self, partitions: list[RawPartition]) -> None:
+        try:
+            if partitions and not self._closing:
+                self._hooks.lost(_names(partitions))
+        finally:
+            self._let_go(partitions)
 
     def _let_go(self, partitions: list[RawPartition]) -> None:
-        for one in partitions:
-            self._held.pop((one.topic, one.partition), None)
-            self._turned.add((one.topic, one.partition))
+        for name in _names(partitions):
+            self._held.pop(name, None)
+            self._turned.add(name)
         try:
             if self._cooperative:
                 self._consumer.incremental_unassign(partitions)
@@ -323,7 +352,7 @@ class GroupMember:
         return [
             position
             for position, epoch in zip(positions, epochs, strict=True)
-            if (held := self._held.get((position.topic, position.partition))) is not None
+            if (held := self._held.get(TopicPartition(position.topic, position.partition))) is not None
             and held.epoch == epoch
         ]
 
@@ -355,12 +384,6 @@ class GroupMember:
         else:
             self._hooks.trouble(error.name(), describe_error(error))
 
-    def _listener_failed(self, error: Exception) -> None:
-        """An exception must not pass through librdkafka: the fetch that is going on raises it."""
-        if isinstance(error, TimeoutError):
-            self._fail("the process is too busy to take note of a rebalance: start it again")
-        self._failure = self._failure or error
-
     def _fail(self, text: str) -> None:
         self._failure = self._failure or KafkaError(f"Kafka: {text}")
 
@@ -378,15 +401,15 @@ _MISSING_TOPIC: Final = frozenset(
 )
 
 
-def _raw(names: Iterable[_Name]) -> list[RawPartition]:
-    return [_raw_one(name) for name in names]
+def _names(partitions: Iterable[RawPartition]) -> list[TopicPartition]:
+    return [TopicPartition(one.topic, one.partition) for one in partitions]
 
 
-def _raw_one(name: _Name) -> RawPartition:
-    return RawPartition(*name)
+def _raw(names: Iterable[TopicPartition]) -> list[RawPartition]:
+    return [RawPartition(*name) for name in names]
 
 
-def _started(name: _Name, start: Start) -> RawPartition:
+def _started(name: TopicPartition, start: Start) -> RawPartition:
     if start.offset is None:
-        return _raw_one(name)
-    return RawPartition(*name, start.offset, leader_epoch=start.leader_epoch)
+        return RawPartition(*name)
+    return raw_partition(*name, start.offset, start.leader_epoch)

@@ -101,10 +101,10 @@ class BucketFolder:
                     bucket = self._writable(stamp, quota) or self._make(stamp)
         return bucket
 
-    def drop(self, bucket: Bucket) -> None:
-        """Remove a bucket with its files, unless another process has done so."""
+    def drop(self, bucket: Bucket) -> int:
+        """Remove a bucket with its files and tell how many keys went; none if another process was first."""
         with self._guard, self._locked():
-            self._drop(bucket)
+            return self._drop(bucket)
 
     def drop_forgotten(self, stamp: int, at_most: int) -> None:
         """Drop up to `at_most` buckets that are of no use at `stamp`, oldest first; also what a kill left over."""
@@ -186,14 +186,18 @@ class BucketFolder:
         self._list()
         return next(bucket for bucket in self._buckets if bucket.name == name)
 
-    def _drop(self, bucket: Bucket) -> None:
+    def _drop(self, bucket: Bucket) -> int:
+        """Remove a bucket; under the flock, so that of several processes only one counts its keys as dropped."""
         self._remove_leftovers()
+        dropped = 0
         with translated(bucket.folder):
             if bucket.is_on_disk():
+                dropped = bucket.entries()
                 old = self._path(f"old-{bucket.name}")
                 os.rename(bucket.folder, old)
                 shutil.rmtree(old)
         self._forget(bucket)
+        return dropped
 
     def _is_marked(self) -> bool:
         """Whether the folder is a key store; raises `KeyStoreError` for one of another format or with another use."""

@@ -224,8 +224,7 @@ class LmdbKeyStore:
         if not others:
             return
         oldest = min(others, key=lambda bucket: (bucket.name.start == but.name.start, bucket.name))
-        keys = oldest.entries()
-        self._folder.drop(oldest)
+        keys = self._folder.drop(oldest)
         if oldest.name.forgotten_at(self._window.seconds) > int.from_bytes(latest, "big"):
             self._evicted_early += keys
 
