@@ -1,0 +1,240 @@
+"""Records of any shape for the converter's property tests: three schemas with mappings, and strategies.
+
+A strategy follows a schema; a *wild* one now and then puts a value of any other type where the schema promises
+one. `likely` puts right what most records would be refused for, so that the rest of the conversion is reached.
+"""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).parents[2]
+SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas" / "commerce_event.avsc").read_text())
+
+RICH: dict[str, Any] = {
+    "type": "record",
+    "name": "Rich",
+    "namespace": "a.b",
+    "fields": [
+        {"name": "id", "type": ["null", "string", "long"]},
+        {"name": "kind", "type": "string"},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+        {"name": "where", "type": ["null", "string"]},
+        {"name": "props", "type": {"type": "map", "values": ["null", "string", "double", "boolean"]}},
+        {"name": "born", "type": ["null", {"type": "int", "logicalType": "date"}, "string"]},
+        {"name": "mail", "type": ["null", "string", {"type": "array", "items": ["null", "string"]}]},
+        {"name": "maid", "type": ["null", "string"]},
+        {
+            "name": "lines",
+            "type": {
+                "type": "array",
+                "items": {
+                    "type": "record",
+                    "name": "Line",
+                    "fields": [
+                        {
+                            "name": "products",
+                            "type": {
+                                "type": "array",
+                                "items": {
+                                    "type": "record",
+                                    "name": "Product",
+                                    "fields": [
+                                        {"name": "id", "type": ["null", "long", "string"]},
+                                        {"name": "price", "type": ["null", "double", "string"]},
+                                        {"name": "size", "type": ["null", "double"]},
+                                        {"name": "parent", "type": ["null", "Product"]},
+                                    ],
+                                },
+                            },
+                        }
+                    ],
+                },
+            },
+        },
+        {
+            "name": "paid",
+            "type": ["null", {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}],
+        },
+    ],
+}
+RICH_OVERLAY = """
+[fields]
+event_id = "id"
+event_name = "kind"
+event_time = "at"
+action_source = "where"
+opt_out = "props.out"
+language = "props.lang"
+"user_data.db" = "born"
+"user_data.em" = "mail"
+"user_data.hashed_maids" = "maid"
+"user_data.click_id" = "mail"
+"device_info.languages" = "mail"
+"app_info.install_time" = "at"
+"device_info.battery_level" = "props.battery"
+"custom_data.value" = "paid"
+"custom_data.content_ids" = "lines[].products[].id"
+"custom_data.num_items" = "lines[].products[].size"
+"custom_data.contents[].id" = "lines[].products[].parent.id"
+"custom_data.contents[].item_price" = "lines[].products[].price"
+"custom_data.contents[].quantity" = "lines[].products[].parent.size"
+[constants]
+"custom_data.currency" = "USD"
+language = "de"
+"user_data.country" = "Germany"
+partner_name = "ss-x"
+[consent]
+require = "props.consent"
+allowed = ["yes", true]
+[dedup]
+key = "props.key"
+"""
+DEFAULT_OVERLAY = """
+unknown_event_name = "custom"
+[fields]
+"custom_data.content_name" = "order.items[].name"
+"device_info.type" = "device.type"
+"app_info.app_id" = "app.app_id"
+"custom_data.predicted_ltv" = "search_query"
+"custom_data.num_items" = "order.items[].price"
+"custom_data.contents[].quantity" = ""
+[constants]
+"custom_data.opt_out_type" = "LDP"
+"""
+
+TEXTS = st.one_of(
+    st.sampled_from(
+        [
+            "",
+            " ",
+            "\u00a0",
+            "jane@example.com",
+            "Jane@Example.com ",
+            "0",
+            "1",
+            "0.00",
+            "12.50",
+            "-1",
+            "1e3",
+            "USD",
+            "usd",
+            "US",
+            "CA",
+            "US-CA",
+            "en-US",
+            "true",
+            "yes",
+            "WEB",
+            "web",
+            "1996-03-14",
+            "203.0.113.7",
+            "::",
+            "https://shop.example/?q=1",
+            "checkout",
+            "order_completed",
+            "page_viewed",
+            "cart_viewed",
+            "LDP",
+            "22",
+            "é",
+            "\ud800",
+            "00000000-0000-0000-0000-000000000000",
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            "2025-10-09T08:00:00Z",
+            "x" * 300,
+        ]
+    ),
+    st.text(max_size=8),
+)
+NUMBERS = st.one_of(
+    st.integers(-3, 3),
+    st.integers(1759999990000, 1760000301000),
+    st.integers(1759999990000000, 1760000301000000),
+    st.integers(),
+    st.just(10**5000),
+    st.floats(),
+    st.sampled_from([Decimal("1.50"), Decimal("NaN"), Decimal("sNaN"), Decimal("-0.00"), Decimal("1E+9999")]),
+    st.booleans(),
+)
+SCALARS = st.one_of(st.none(), TEXTS, NUMBERS, st.binary(max_size=3))
+
+
+def shaped(
+    schema: Any, wild: bool, named: dict[str, Any] | None = None, depth: int = 4
+) -> st.SearchStrategy[Any]:
+    """Values of an Avro type; with `wild` now and then of any other type too."""
+    named = {} if named is None else named
+    right = _shaped(schema, wild, named, depth)
+    if not wild:
+        return right
+    odd = st.one_of(SCALARS, st.lists(SCALARS, max_size=3), st.dictionaries(TEXTS, SCALARS, max_size=2))
+    return st.integers(0, 9).flatmap(lambda draw: odd if draw == 0 else right)
+
+
+SIMPLE: dict[str, st.SearchStrategy[Any]] = {
+    "null": st.none(),
+    "string": TEXTS,
+    "boolean": st.booleans(),
+    "int": st.integers(-2, 5),
+    "long": st.one_of(st.integers(1759999990000, 1760000301000), st.integers(-(2**63), 2**63 - 1)),
+    "double": st.floats(),
+    "bytes": st.binary(max_size=3),
+}
+LOGICAL: dict[str, st.SearchStrategy[Any]] = {
+    "decimal": st.decimals(min_value=-10, max_value=10**6, places=2),
+    "date": st.integers(-(2**31), 2**31 - 1),
+    "timestamp-millis": st.integers(1759999990000, 1760000301000),
+    "timestamp-micros": st.integers(1759999990000000, 1760000301000000),
+}
+
+
+def _shaped(schema: Any, wild: bool, named: dict[str, Any], depth: int) -> st.SearchStrategy[Any]:
+    if isinstance(schema, list):
+        branches = [branch for branch in schema if depth > 0 or branch == "null"] or schema
+        return st.one_of([shaped(branch, wild, named, depth) for branch in branches])
+    if isinstance(schema, str):
+        if schema in named:
+            return shaped(named[schema], wild, named, depth - 1) if depth > 0 else st.none()
+        return SIMPLE[schema]
+    if "logicalType" in schema:
+        return LOGICAL[schema["logicalType"]]
+    return _complex(schema, wild, named, depth)
+
+
+def _complex(schema: Any, wild: bool, named: dict[str, Any], depth: int) -> st.SearchStrategy[Any]:
+    if schema["type"] == "record":
+        named[schema["name"]] = schema
+        fields = {field["name"]: shaped(field["type"], wild, named, depth) for field in schema["fields"]}
+        return st.fixed_dictionaries(fields)
+    if schema["type"] == "array":
+        return st.lists(shaped(schema["items"], wild, named, depth - 1), max_size=3)
+    if schema["type"] == "map":
+        keys = st.sampled_from(["out", "lang", "battery", "consent", "key"])
+        return st.dictionaries(keys, shaped(schema["values"], wild, named, depth), max_size=5)
+    return st.sampled_from(schema["symbols"])
+
+
+SETUPS = {
+    "default": (SCHEMA, None, None),
+    "overlaid": (SCHEMA, DEFAULT_OVERLAY, "ss-shop"),
+    "rich": (RICH, RICH_OVERLAY, None),
+}
+
+
+def likely(event: Any) -> Any:
+    """The event with what most would be refused for put right, so that the rest is reached."""
+    if isinstance(event, dict):
+        event.update(event_type="order_completed", occurred_at=1759999000123, channel="WEB", event_id="e-1")
+        event.update(ad_account_id=None, opt_out=False)
+        event.update(kind="checkout", at=1759999000123456, where="ios", id=7, maid="abc")
+        if isinstance(event.get("customer"), dict):
+            event["customer"]["advertising_ids"] = ["abc"]
+        if isinstance(event.get("props"), dict):
+            event["props"].update(consent="yes", out=False)
+    return event
