@@ -128,6 +128,8 @@ class Service:
         self._ended: asyncio.Future[Sequence[Position]] | None = None
         self._refused: str | None = None
         self._failed = False
+        self.fetched_at: float | None = None
+        """When the last fetch began, in monotonic seconds: a service that is caught up still fetches."""
         self._performers: dict[type, Callable[[Any], None]] = {
             i.FetchSchema: lambda c: self._begin(self._fetch_schema(c)),
             i.LookUpKeys: lambda c: self._begin(self._look_up(c)),
@@ -243,6 +245,7 @@ class Service:
 
     async def _intake(self) -> None:
         while True:
+            self.fetched_at = self._clock.now().monotonic
             room = min(self.pipeline.room(), FETCH_MOST)
             chunks = await self._source.fetch(room, _FETCH_TIMEOUT)
             if chunks:

@@ -91,6 +91,7 @@ class Member:
             host=address.host,
             port=address.port,
             stall_after=self.settings.pinstream.stall_after,
+            fetched_at=lambda: self.service.fetched_at,
         )
         return await self._web.start()
 

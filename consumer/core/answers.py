@@ -105,7 +105,7 @@ class Answers:
             else:
                 self._refuse(delivery, outcome.error or "the API gave no reason", batch.attempts)
             if outcome.warning is not None or outcome.error is not None:
-                self._count_messages(outcome)
+                self._count_messages(outcome, delivery.body)
         self._pipeline.delivered(delivered)
 
     def _some_refused(self, batch: Batch, verdict: SomeRefused) -> None:
@@ -135,12 +135,12 @@ class Answers:
         rejection = Rejection(Stage.DELIVER, code, mask(message, delivery.body))
         self._pipeline.refused(delivery, rejection, attempts)
 
-    def _count_messages(self, outcome: EventOutcome) -> None:
+    def _count_messages(self, outcome: EventOutcome, body: bytes) -> None:
         counters = self._context.counters
         if outcome.warning is not None:
-            counters.bump(counters.api_warnings, kind(outcome.warning))
+            counters.bump(counters.api_warnings, kind(outcome.warning, body))
         if outcome.error is not None:
-            counters.bump(counters.api_errors, kind(outcome.error))
+            counters.bump(counters.api_errors, kind(outcome.error, body))
             counters.processed_with_error += outcome.processed
 
     # -- no verdict on any event

@@ -43,9 +43,9 @@ def mask(message: str, body: bytes = b"") -> str:
     return _PATTERNS.sub(MASK, text)[:_LONGEST]
 
 
-def kind(message: str) -> str:
+def kind(message: str, body: bytes) -> str:
     """What a message is about, for counting: masked, numbers taken out, at most 80 characters."""
-    return re.sub(r"\d+", "#", mask(message))[:80]
+    return re.sub(r"\d+", "#", mask(message, body))[:80]
 
 
 def _values(body: bytes) -> Iterator[str]:

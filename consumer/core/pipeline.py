@@ -91,7 +91,7 @@ class Pipeline:
         self.keys: Outbox[Delivery] = Outbox(policy.inner_backoff, _KEYS_MOST)
         self.letters: Outbox[Letter] = Outbox(policy.inner_backoff, _LETTERS_MOST)
         self.stopping = False
-        self.progress_at = 0.0
+        self.progress_at: float | None = None
         self._decoder = decoder
         self._intake = Intake(self.context, self.ledger, self.claims, decoder, converter)
         self._answers = Answers(self.context, self.dispatcher, self)
@@ -132,7 +132,7 @@ class Pipeline:
         settled_before = self.ledger.settlements
         self._handlers[type(happened)](happened)
         self._go_on()
-        if self.ledger.settlements > settled_before or not self.ledger.open:
+        if self.ledger.settlements > settled_before or not self.ledger.open or self.progress_at is None:
             self.progress_at = now.monotonic
         return self.context.take()
 

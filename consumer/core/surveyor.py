@@ -25,7 +25,7 @@ def survey(pipeline: Pipeline, now: Instant) -> Statistics:
         claims=len(pipeline.claims),
         waiting_for_schema=len(pipeline.parking),
         oldest_open_ms=_oldest_open(pipeline),
-        seconds_since_progress=max(0.0, now.monotonic - pipeline.progress_at),
+        seconds_since_progress=max(0.0, now.monotonic - (pipeline.progress_at or now.monotonic)),
         freshness=pipeline.freshness.snapshot(),
         counters=pipeline.context.counters,
         stopping=pipeline.stopping,

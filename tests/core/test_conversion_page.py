@@ -15,7 +15,9 @@ PAGE = (Path(__file__).parents[2] / "docs" / "conversion.md").read_text("utf-8")
 
 @pytest.mark.parametrize(
     "code",
-    sorted({*(code.value for code in DecodeCode), *REJECTION_CODES, *FILTER_CODES, *WARNING_CODES, "tombstone"}),
+    sorted(
+        {*(code.value for code in DecodeCode), *REJECTION_CODES, *FILTER_CODES, *WARNING_CODES, "tombstone"}
+    ),
 )
 def test_every_code_is_explained(code: str) -> None:
     """Each code of a rejection, a filter or a warning is on the page."""

@@ -91,8 +91,8 @@ class DeadLetterProducer:
             "message.max.bytes": _MOST_BYTES,
             "linger.ms": 5,
         }
-        self._producer = PolledProducer(self._config, self._heard_error)
         self._spoiled = False
+        self._producer = PolledProducer(self._config, self._heard_error)
         self._topics = DeadLetterTopics(config, timeout, self._trouble)
         self._thread = OwnThread("pinstream-kafka-topics")
 
@@ -149,8 +149,7 @@ class DeadLetterProducer:
 
     def _note(self, error: confluent_kafka.KafkaError) -> None:
         self._spoiled = self._spoiled or error.fatal()
-        if error.code() in _GONE:
-            self._topics.forget()
+        self._topics.forget()  # a deleted topic shows as no more than a time-out: look again, create it again
         self._trouble(error.name(), f"a dead letter was not stored ({describe_error(error)})")
 
     def _renew_if_spoiled(self) -> None:
@@ -167,15 +166,6 @@ class DeadLetterProducer:
     def _trouble(self, code: str, text: str) -> None:
         post(self._loop, self._on_trouble, code, text)
 
-
-_GONE: Final = frozenset(
-    {
-        confluent_kafka.KafkaError._UNKNOWN_TOPIC,
-        confluent_kafka.KafkaError._UNKNOWN_PARTITION,
-        confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART,
-    }
-)
-"""The topic is not what it was: look again, and create it again."""
 
 Verdict = confluent_kafka.KafkaError | Literal[""] | None
 """On one letter: None is stored; an error, or nothing to say, is not."""

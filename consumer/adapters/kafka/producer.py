@@ -14,7 +14,7 @@ from typing import Any
 import confluent_kafka
 from confluent_kafka import KafkaException, Message
 
-from consumer.adapters.kafka.configuration import Config, make_client, producer_config
+from consumer.adapters.kafka.configuration import LOGGER, Config, make_client, producer_config
 from consumer.adapters.kafka.thread import post
 from consumer.adapters.kafka.trouble import describe_error, exception_error
 from consumer.errors import KafkaError
@@ -69,7 +69,10 @@ class PolledProducer:
 
     def _poll(self) -> None:
         while not self._stopped.is_set():
-            self._producer.poll(_POLL_SECONDS)
+            try:
+                self._producer.poll(_POLL_SECONDS)
+            except Exception:  # from a callback: without this thread no record would be acknowledged any more
+                LOGGER.exception("a delivery report could not be handled")
 
 
 class RecordProducer:
@@ -93,7 +96,6 @@ class RecordProducer:
             "queue.buffering.max.kbytes": max(1, queue_bytes // 1024),
         }
         complete = {**producer_config(config, delivery_timeout=delivery_timeout), **limits}
-        self._producer = PolledProducer(complete, self._heard_error)
         self._loop = asyncio.get_running_loop()
         self._moved = asyncio.Event()
         self._trouble = ""
@@ -102,6 +104,7 @@ class RecordProducer:
         """Records queued so far."""
         self.delivered = 0
         """Records that the broker has acknowledged."""
+        self._producer = PolledProducer(complete, self._heard_error)  # last: it may call back at once
 
     async def produce(
         self,

@@ -26,6 +26,7 @@ what was fetched ahead (it is fetched again), so the caller should not flip the 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -114,12 +115,15 @@ class KafkaSource:
         self._commit_timeout = commit_timeout
         self._thread = OwnThread("pinstream-kafka-consumer")
         self._member: GroupMember | None = None
+        self._hooks: _LoopHooks | None = None
         self._announced: dict[tuple[str, int], int] = {}
         self._rebalancing = False
 
     async def start(self) -> None:
         """Join the group. Raises `SettingsError` naming the property that librdkafka refuses."""
-        hooks = _LoopHooks(asyncio.get_running_loop(), self, self._on_trouble, self._revoke_timeout)
+        self._hooks = hooks = _LoopHooks(
+            asyncio.get_running_loop(), self, self._on_trouble, self._revoke_timeout
+        )
 
         def join() -> GroupMember:
             member = self._make_member(hooks)
@@ -169,21 +173,25 @@ class KafkaSource:
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Commit `positions`, leave the group, end the thread. The listener is not asked any more.
 
-        After `timeout` seconds the thread is left to itself (a daemon), and the trouble is told.
+        A listener that is draining gets half of the time to end by itself. After `timeout` seconds the thread is
+        left to itself (a daemon), and the trouble is told.
         """
         member, self._member = self._member, None
         if member is None:
             return
         epochs = [self._announced.get((one.topic, one.partition)) for one in positions]
-        try:
-            async with asyncio.timeout(timeout):
-                await self._thread.run(member.close, positions, epochs)
-        except TimeoutError:
-            self._on_trouble(
-                "_TIMED_OUT", f"leaving the group took more than {timeout:g} s: left without goodbye"
-            )
-        finally:
-            self._thread.stop()
+        leaving = asyncio.ensure_future(self._thread.run(member.close, positions, epochs))
+        await asyncio.wait([leaving], timeout=timeout / 2)
+        if self._hooks is not None:
+            self._hooks.give_up()  # a listener that still drains must not keep the thread from leaving
+        await asyncio.wait([leaving], timeout=timeout / 2)
+        self._thread.stop()
+        if leaving.done():
+            leaving.result()
+        else:
+            leaving.cancel()
+            text = f"leaving the group took more than {timeout:g} s: left without goodbye"
+            self._on_trouble("_TIMED_OUT", text)
 
     def _joined(self) -> GroupMember:
         if self._member is None:
@@ -232,6 +240,8 @@ class _LoopHooks:
         self._source = source
         self._on_trouble = on_trouble
         self._revoke_timeout = revoke_timeout
+        self._given_up = False
+        self._asked: concurrent.futures.Future[Any] | None = None
 
     def assigned(self, assignments: Sequence[Assignment]) -> None:
         self._ask(self._source.tell_assigned(assignments), _TELL_TIMEOUT)
@@ -245,13 +255,21 @@ class _LoopHooks:
     def trouble(self, code: str, text: str) -> None:
         post(self._loop, self._on_trouble, code, text)
 
+    def give_up(self) -> None:
+        """Wait for the listener no more, neither now nor later. Called on the loop."""
+        self._given_up = True
+        if self._asked is not None:
+            self._asked.cancel()
+
     def _ask(self, question: Coroutine[Any, Any, _Answer], timeout: float) -> _Answer:
-        if self._loop.is_closed():
+        if self._given_up or self._loop.is_closed():
             question.close()
             raise TimeoutError
-        asked = asyncio.run_coroutine_threadsafe(question, self._loop)
+        self._asked = asked = asyncio.run_coroutine_threadsafe(question, self._loop)
         try:
             return asked.result(timeout)
-        except TimeoutError:
+        except (TimeoutError, concurrent.futures.CancelledError):
             asked.cancel()
-            raise
+            raise TimeoutError from None
+        finally:
+            self._asked = None

@@ -1,0 +1,58 @@
+"""A process with a key store of its own, for tests of sharing and of sudden death.
+
+``python -m tests.adapters.key_store.child FOLDER WINDOW MAX_BYTES`` answers each line with one line:
+``remember FROM TO NOW``, ``look_up FROM TO NOW`` (how many are remembered), ``expire NOW``, ``statistics``;
+``stream FROM TO STEP NOW`` remembers step by step and tells after each how far it is; ``hold`` begins to read and
+never ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from consumer.adapters.key_store.interface import Window
+from consumer.adapters.key_store.lmdb_store import LmdbKeyStore
+from consumer.errors import KeyStoreError
+from tests.adapters.key_store.helpers import keys
+
+
+def _say(text: object) -> None:
+    print(text, flush=True)
+
+
+async def _obey(store: LmdbKeyStore, words: list[str]) -> None:
+    match words:
+        case ["remember", first, last, now]:
+            await store.remember(keys(range(int(first), int(last))), float(now))
+            _say("stored")
+        case ["look_up", first, last, now]:
+            _say(sum(await store.look_up(keys(range(int(first), int(last))), float(now))))
+        case ["expire", now]:
+            await store.expire(float(now))
+            _say("expired")
+        case ["statistics"]:
+            _say(store.statistics().evicted_early)
+        case ["stream", first, last, step, now]:
+            for position in range(int(first), int(last), int(step)):
+                await store.remember(keys(range(position, position + int(step))), float(now))
+                _say(position + int(step))
+        case ["hold"]:
+            with store._folder.buckets()[0].lease() as env, env.begin():
+                _say("holding")
+                sys.stdin.read()
+
+
+async def _main(folder: str, window: str, max_bytes: str) -> None:
+    store = LmdbKeyStore.open(folder, Window.of(float(window)), int(max_bytes))
+    _say("open")
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        try:
+            await _obey(store, line.split())
+        except KeyStoreError as failure:
+            _say(f"error {failure}")
+    await store.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(*sys.argv[1:]))

@@ -1,0 +1,41 @@
+"""Opening a key store by its URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from consumer.adapters.key_store import open_key_store
+from consumer.errors import SettingsError
+from tests.adapters.key_store.helpers import HOUR, MIB, NOON, key
+
+
+@pytest.mark.parametrize("scheme", ["memory:", "lmdb:"])
+async def test_a_url_names_a_store(scheme: str, tmp_path: Path) -> None:
+    """Both kinds open and work; folders that are missing are made."""
+    url = scheme if scheme == "memory:" else f"lmdb:{tmp_path}/state/keys"
+    store = open_key_store(url, window=48 * HOUR, max_bytes=16 * MIB)
+    await store.remember([key(1)], NOON)
+    assert await store.look_up([key(1)], NOON) == [True]
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "lmdb", "lmdb:", "memory", "memory:x", "file:/tmp", "redis://host", "rediss://user:secret@host"],
+)
+def test_a_url_that_names_none_is_a_setting_that_cannot_be(url: str) -> None:
+    """The message names the variable and what may stand there, and repeats no secret."""
+    with pytest.raises(SettingsError, match=r"PINSTREAM_KEY_STORE.*lmdb:/path") as refused:
+        open_key_store(url, window=HOUR, max_bytes=16 * MIB)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("window", "max_bytes"), [(0, 16 * MIB), (-1, 16 * MIB), (float("nan"), 16 * MIB), (60, MIB)]
+)
+def test_limits_that_cannot_be_are_refused(window: float, max_bytes: int) -> None:
+    """A window must be positive, a size limit large enough to be of use."""
+    with pytest.raises(SettingsError, match="cannot be"):
+        open_key_store("memory:", window=window, max_bytes=max_bytes)

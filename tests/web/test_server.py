@@ -1,0 +1,334 @@
+"""The HTTP server, on loopback: what it answers, with which headers, and what it says when it cannot listen."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import orjson
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from consumer.core.interface import Send
+from consumer.errors import InvariantViolation, SettingsError
+from consumer.web.status import status_document
+from tests.core.building import Core, answer_body, event
+from tests.web.building import (
+    INFO,
+    STALL_AFTER,
+    Served,
+    Shown,
+    account,
+    busy,
+    empty,
+    halted,
+    idle,
+    make_server,
+    partition,
+    serving,
+    statistics,
+)
+
+PATHS = ["/", "/status", "/metrics", "/healthz", "/readyz"]
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    """A server that shows the busy scene."""
+    async with serving(busy) as running:
+        yield running
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port on loopback that somebody else listens on."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+async def looked_again(shown: Shown, times: int = 2) -> None:
+    """Wait until the server has taken so many snapshots more, for ten seconds at most."""
+    enough = shown.looks + times
+    async with asyncio.timeout(10):
+        while shown.looks < enough:
+            await asyncio.sleep(0.001)
+
+
+# -- answers
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("/", "text/html; charset=utf-8"),
+        ("/status", "application/json"),
+        ("/metrics", "text/plain; version="),
+        ("/healthz", "text/plain"),
+        ("/readyz", "text/plain"),
+    ],
+)
+async def test_each_path_answers_in_its_type(served: Served, path: str, content_type: str) -> None:
+    """The five paths of the contract, each with a content type a browser or Prometheus understands."""
+    status, headers, text = await served.get(path)
+    assert status == 200
+    assert headers["Content-Type"].startswith(content_type)
+    assert text
+
+
+async def test_status_is_the_document(served: Served) -> None:
+    """/status is the document of the snapshot, nothing more."""
+    _, _, text = await served.get("/status")
+    assert orjson.loads(text) == orjson.loads(orjson.dumps(status_document(busy(), INFO)))
+    assert "Infinity" not in text
+    assert "NaN" not in text
+
+
+async def test_metrics_parse(served: Served) -> None:
+    """/metrics is in the text format of Prometheus."""
+    _, headers, text = await served.get("/metrics")
+    assert headers["Content-Type"].startswith("text/plain")
+    names = {one.name for one in text_string_to_metric_families(text)}
+    assert "pinstream_records_read" in names
+
+
+async def test_each_answer_is_of_now(served: Served) -> None:
+    """Nothing is kept between answers."""
+    served.shown.statistics = idle()
+    _, _, text = await served.get("/status")
+    assert orjson.loads(text)["ledger"]["read"] == 5_000
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_head_is_get_without_a_body(served: Served, path: str) -> None:
+    """HEAD has the headers of GET."""
+    status, headers, text = await served.get(path, "HEAD")
+    got, got_headers, _ = await served.get(path)
+    assert (status, text) == (got, "")
+    assert headers["Content-Type"] == got_headers["Content-Type"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+async def test_nothing_can_be_changed(served: Served, path: str, method: str) -> None:
+    """Only GET and HEAD: all else is 405, and says so."""
+    status, headers, _ = await served.get(path, method)
+    assert status == 405
+    assert set(headers["Allow"].split(",")) == {"GET", "HEAD"}
+
+
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/status/", "/favicon.ico", "/..%2f..%2fetc/passwd", "/page.html"]
+)
+async def test_all_other_paths_are_404(served: Served, path: str) -> None:
+    """No files are served, and none by another name."""
+    assert (await served.get(path))[0] == 404
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/nothing"])
+async def test_every_answer_has_the_security_headers(served: Served, path: str) -> None:
+    """Errors too; and none tells the versions of what we run on."""
+    _, headers, _ = await served.get(path)
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "connect-src 'self'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Server"] == "pinstream"
+
+
+async def test_metrics_are_encoded_as_one_content_type(served: Served) -> None:
+    """An Accept header of Prometheus changes nothing: what is said is what is sent."""
+    accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"}
+    async with served.session.get(served.url + "metrics", headers=accept) as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain")
+        assert "# EOF" not in await answer.text()
+
+
+# -- health and readiness
+
+
+async def test_health_and_readiness_answer_in_codes_and_one_line() -> None:
+    """200 and ok; or 503 and the reason, in one line."""
+    async with serving(empty) as served:
+        assert (await served.get("/healthz"))[::2] == (200, "ok\n")
+        assert (await served.get("/readyz"))[::2] == (503, "no partitions assigned\n")
+        served.shown.statistics = idle()
+        assert (await served.get("/readyz"))[::2] == (200, "ok\n")
+        served.shown.statistics = halted()
+        assert (await served.get("/healthz"))[::2] == (200, "ok\n")
+        status, _, text = await served.get("/readyz")
+        assert status == 503
+        assert text.count("\n") == 1
+        assert "refused" in text
+
+
+async def test_a_stall_is_found_though_nobody_asked_meanwhile() -> None:
+    """The first probe after a long time finds the stall: the server has looked by itself."""
+    async with serving(busy, stall_after=0.05) as served:
+        await looked_again(served.shown)
+        served.shown.now += 600
+        status, _, text = await served.get("/healthz")
+        assert status == 503
+        assert "nothing settled for 600 s" in text
+
+
+async def test_a_seldom_probe_raises_no_false_alarm() -> None:
+    """Work that came a moment before the probe has not stood still since the probe before."""
+    async with serving(idle, stall_after=0.05) as served:
+        assert (await served.get("/healthz"))[0] == 200
+        served.shown.now += 600
+        await looked_again(served.shown)
+        served.shown.statistics = busy()
+        assert (await served.get("/healthz"))[::2] == (200, "ok\n")
+
+
+async def test_a_halt_between_two_probes_is_excused() -> None:
+    """Halted and open again, with no probe meanwhile: the time of the halt does not count."""
+    waiting = statistics(partition(open=5), accounts=[account(state="halted", queued=5)])
+    again = statistics(partition(open=5), accounts=[account(queued=5)])
+    async with serving(lambda: again, stall_after=0.05) as served:
+        await looked_again(served.shown)
+        served.shown.statistics = waiting
+        served.shown.now += 600
+        await looked_again(served.shown)
+        served.shown.statistics = again
+        assert (await served.get("/healthz"))[::2] == (200, "ok\n")
+
+
+async def test_a_dead_fetch_loop_is_sick_though_all_looks_idle() -> None:
+    """The time of the last fetch is looked at: caught up and deaf is not healthy."""
+    async with serving(idle) as served:
+        served.shown.fetched_at = served.shown.now
+        assert (await served.get("/healthz"))[0] == 200
+        served.shown.now += STALL_AFTER
+        assert (await served.get("/healthz"))[::2] == (503, "no fetch came back for 120 s\n")
+
+
+async def test_figures_that_cannot_be_had_are_sick() -> None:
+    """A core that finds its books wrong: /healthz says no, the rest is an error without details."""
+    async with serving(idle, stall_after=0.05) as served:
+        served.shown.broken = InvariantViolation("the ledger of orders[0] does not add up")
+        await looked_again(served.shown)
+        assert (await served.get("/healthz"))[::2] == (
+            503,
+            "the figures cannot be read (InvariantViolation)\n",
+        )
+        status, headers, text = await served.get("/status")
+        assert status == 500
+        assert "Traceback" not in text
+        assert headers["Server"] == "pinstream"
+        served.shown.broken = None
+        assert (await served.get("/healthz"))[0] == 200
+
+
+# -- no personal data
+
+
+async def test_personal_data_that_the_api_repeats_is_not_shown() -> None:
+    """The API's messages can echo an event: no address, digest or agent gets onto page, status or metrics."""
+    digest, agent = "5e88" * 16, "Mozilla/5.0 (X11; Linux x86_64) Private/1"
+    said = f"bad values: anna@example.com, {digest}, 203.0.113.9, {agent}"
+    core = Core()
+    core.assign()
+    core.fetch(event("a"), event("b"), event("c"))
+    core.send_all()
+    send = core.take(Send)
+    core.answer(
+        send, 200, answer_body([("processed", None, said), ("processed", said, None), ("failed", said, None)])
+    )
+    core.store_keys()
+    core.store_letters()
+    async with serving(core.statistics) as served:
+        for path in PATHS:
+            _, _, text = await served.get(path)
+            for secret in ("anna", "example.com", digest, "203.0.113.9", "Private"):
+                assert secret not in text, path
+        assert "bad values: ***" in (await served.get("/status"))[2]
+
+
+# -- listening
+
+
+async def test_address_in_use_is_one_line_that_names_the_variable(taken: int) -> None:
+    """Exit code 2 and what to do; nothing stays behind, so a later start at a free port works."""
+    shown = Shown(idle())
+    with pytest.raises(SettingsError) as caught:
+        await make_server(shown, port=taken).start()
+    assert str(caught.value) == (
+        f"PINSTREAM_HTTP_ADDRESS: cannot listen on 127.0.0.1:{taken} (address already in use); "
+        "choose another address, or set it empty to serve nothing"
+    )
+    assert caught.value.exit_code == 2
+    server = make_server(shown)
+    assert (await server.start()).startswith("http://127.0.0.1:")
+    await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [("203.0.113.1", "cannot assign requested address"), ("a" * 64 + ".invalid", "no such host")],
+)
+async def test_an_address_that_is_not_ours_is_one_line(host: str, why: str) -> None:
+    """An address of another machine, and a name that can be none."""
+    with pytest.raises(SettingsError) as caught:
+        await make_server(Shown(idle()), host=host).start()
+    message = str(caught.value)
+    assert message.startswith(f"PINSTREAM_HTTP_ADDRESS: cannot listen on {host}:0 ({why}); ")
+    assert "\n" not in message
+
+
+async def test_ipv6_address_is_served_and_shown_as_a_url() -> None:
+    """The URL has the brackets that it needs."""
+    if not socket.has_ipv6 or not _loopback_v6():
+        pytest.skip("this machine has no IPv6 loopback")
+    for host in ("::1", "::"):
+        async with serving(idle, host=host) as served:
+            assert served.url.startswith("http://[::1]:")
+            assert (await served.get("/healthz"))[0] == 200
+
+
+async def test_an_address_for_all_is_shown_as_one_that_opens() -> None:
+    """0.0.0.0 is nothing to click on."""
+    async with serving(idle, host="0.0.0.0") as served:
+        assert served.url.startswith("http://127.0.0.1:")
+        assert (await served.get("/healthz"))[0] == 200
+
+
+async def test_stop_ends_all_and_can_be_repeated(served: Served) -> None:
+    """After the stop nobody listens and nobody looks; stopping again, or before the start, is nothing."""
+    assert (await served.get("/healthz"))[0] == 200
+    await served.server.stop()
+    looks = served.shown.looks
+    with pytest.raises(OSError, match="onnect"):
+        await served.get("/healthz")
+    await served.server.stop()
+    assert served.shown.looks == looks
+    await make_server(served.shown).stop()
+
+
+async def test_a_reader_that_dawdles_does_not_hold_up_the_stop() -> None:
+    """A client that asks for much and reads nothing: the stop takes a second or two, not a minute."""
+    async with serving(busy) as served:
+        served.shown.info = {"more than all buffers on the way hold": "x" * 30_000_000}
+        port = int(served.url.rstrip("/").rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        writer.write(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await reader.read(1) == b"H"
+        async with asyncio.timeout(10):
+            await served.server.stop()
+        writer.close()
+
+
+def _loopback_v6() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+    return True

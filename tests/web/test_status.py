@@ -1,0 +1,187 @@
+"""The /status document: its shape (contract.md, "HTTP"), and a ledger that adds up."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.core.interface import KeysLookedUp, LookUpKeys
+from consumer.core.statistics import Counters, PartitionStatistics
+from consumer.web.status import VERSION, counts, status_document
+from tests.core.building import Core, event, filtered, unconvertible
+from tests.web.building import (
+    INFO,
+    account,
+    busy,
+    empty,
+    full_counters,
+    halted,
+    idle,
+    partition,
+    statistics,
+    throttled,
+)
+
+LEDGER = ["read", "delivered", "duplicate", "filtered", "dead_lettered", "open"]
+COUNTS = st.integers(min_value=0, max_value=2**53)
+_NAMES = {
+    "bisected": "batches_bisected",
+    "retried_batches": "batches_retried",
+    "unclear_offline": "offline_events_unclear",
+    "delivered_by_name": "delivered_by_event_name",
+}
+"""Counters that /status calls by a longer name."""
+
+
+def _counted(number: int, row: tuple[int, ...]) -> PartitionStatistics:
+    delivered, duplicate, filtered_out, dead_lettered, still_open = row
+    return partition(
+        number,
+        delivered=delivered,
+        duplicate=duplicate,
+        filtered=filtered_out,
+        dead_lettered=dead_lettered,
+        open=still_open,
+    )
+
+
+def through_json(document: dict[str, Any]) -> dict[str, Any]:
+    """What a reader of the answer's bytes gets; they are strict JSON."""
+    strict = json.dumps(document, allow_nan=False)
+    loaded: dict[str, Any] = orjson.loads(orjson.dumps(document))
+    assert loaded == json.loads(strict)
+    return loaded
+
+
+def adds_up(ledger: dict[str, int]) -> bool:
+    """read = delivered + duplicate + filtered + dead_lettered + open."""
+    return ledger["read"] == sum(count for name, count in ledger.items() if name != "read")
+
+
+@pytest.mark.parametrize("scene", [busy, halted, throttled, empty, idle])
+def test_document_has_the_shape_of_the_contract(scene: Any) -> None:
+    """Ledger, partitions, destination and freshness are there in every state, under the contract's names."""
+    document = through_json(status_document(scene(), INFO))
+    assert document["version"] == VERSION == 1
+    assert list(document["ledger"]) == LEDGER
+    assert document["destination"]["state"] in ("open", "throttled", "halted")
+    assert isinstance(document["freshness"], dict)
+    for one in document["partitions"]:
+        assert {"topic", "partition", "committed", "position", "end", "lag"} <= set(one)
+        assert list(one["ledger"]) == LEDGER
+    assert document["process"] == INFO["process"]
+
+
+def test_what_the_process_says_of_itself_never_takes_the_place_of_a_figure() -> None:
+    """`info` adds to the document; a name that the document has already stays as it is."""
+    document = status_document(
+        idle(), {"ledger": "mine", "version": "0.1.0", "sandbox": {"accepted_events": 3}}
+    )
+    assert document["version"] == VERSION
+    assert document["ledger"]["delivered"] == 5_000
+    assert document["sandbox"] == {"accepted_events": 3}
+
+
+@pytest.mark.parametrize("scene", [busy, halted, throttled, empty, idle])
+def test_ledger_adds_up_in_all_and_per_partition(scene: Any) -> None:
+    """Whatever the state, each ledger adds up, and what partitions hold is no more than the whole."""
+    document = status_document(scene(), INFO)
+    assert adds_up(document["ledger"])
+    assert all(adds_up(one["ledger"]) for one in document["partitions"])
+    for name in LEDGER:
+        assert sum(one["ledger"][name] for one in document["partitions"]) <= document["ledger"][name]
+
+
+@given(st.lists(st.tuples(COUNTS, COUNTS, COUNTS, COUNTS, COUNTS), max_size=5))
+def test_any_figures_come_through_exactly(rows: list[tuple[int, ...]]) -> None:
+    """Numbers are neither rounded nor exchanged on their way into JSON."""
+    partitions = [_counted(n, row) for n, row in enumerate(rows)]
+    document = through_json(status_document(statistics(*partitions), {}))
+    assert [[one["ledger"][name] for name in LEDGER[1:]] for one in document["partitions"]] == [
+        list(r) for r in rows
+    ]
+    assert all(adds_up(one["ledger"]) for one in (document, *document["partitions"]))
+
+
+def test_end_and_lag_are_null_until_the_end_is_known() -> None:
+    """A fresh assignment has no committed position and no end yet: null, not zero."""
+    document = through_json(status_document(statistics(partition(3, committed=None, lag=None)), {}))
+    (one,) = document["partitions"]
+    assert (one["partition"], one["committed"], one["end"], one["lag"]) == (3, None, None, None)
+
+
+def test_age_beyond_the_last_bucket_is_null() -> None:
+    """Events older than all buckets have no upper bound: null, since JSON has no infinity."""
+    snapshot = statistics(ages=[10_000_000])
+    assert snapshot.freshness.p50 == math.inf
+    freshness = through_json(status_document(snapshot, {}))["freshness"]
+    assert freshness == {
+        "delivered": 1, "within_one_hour": 0.0, "age_p50": None, "age_p95": None, "age_p99": None,
+    }  # fmt: skip
+
+
+def test_freshness_says_nothing_before_the_first_delivery() -> None:
+    """No deliveries: a share of nothing is null, not zero and not an error."""
+    freshness = through_json(status_document(empty(), {}))["freshness"]
+    assert freshness["delivered"] == 0
+    assert all(value is None for name, value in freshness.items() if name != "delivered")
+
+
+def test_halted_account_says_why_and_when_it_is_tried_again() -> None:
+    """The worst state of any account is the destination's; each account has its own reason and times."""
+    snapshot = statistics(accounts=[account(queued=3), account("7", "halted", seconds=2.0004)])
+    destination = through_json(status_document(snapshot, {}))["destination"]
+    assert destination["state"] == "halted"
+    good, bad = destination["accounts"]
+    assert (good["state"], good["reason"], good["queued"], good["halted_for"]) == ("open", None, 3, None)
+    assert (bad["state"], bad["halted_for"], bad["next_probe_in"]) == ("halted", 2.0, 2.0)
+    assert "401" in bad["reason"]
+
+
+def test_every_counter_is_in_the_document() -> None:
+    """What the core counts, people can read: no counter is left out, none is mixed up with another."""
+    counters = full_counters()
+    document = counts(counters)
+    for name, value in vars(counters).items():
+        if name == "rejections":
+            assert document[name]["convert"] == {"expired": 7, "no_identity": 41}
+        else:
+            assert document[_NAMES.get(name, name)] == value, name
+    assert set(document) == {_NAMES.get(name, name) for name in vars(Counters())}
+
+
+def test_document_of_a_running_core_adds_up_at_every_step() -> None:
+    """The core's own snapshots, from assignment over every disposition to a revoke, give a document that adds up."""
+    core = Core()
+    seen: list[dict[str, Any]] = []
+
+    def look() -> dict[str, Any]:
+        seen.append(through_json(status_document(core.statistics(), {})))
+        return seen[-1]
+
+    assert look()["ledger"]["read"] == 0
+    core.assign()
+    core.fetch(event("a"), event("a"), filtered(), None, unconvertible(), b"\xff")
+    assert look()["ledger"]["read"] == 6
+    core.store_letters()
+    core.deliver()
+    done = look()
+    assert done["ledger"] == {
+        "read": 6, "delivered": 1, "duplicate": 1, "filtered": 2, "dead_lettered": 2, "open": 0,
+    }  # fmt: skip
+    assert done["partitions"][0]["ledger"] == done["ledger"]
+    core.fetch(event("b"))
+    asked = core.take(LookUpKeys)
+    assert look()["ledger"]["open"] == 1
+    core.lose(0)
+    gone = look()
+    assert (gone["ledger"]["read"], gone["released"], gone["partitions"]) == (6, 1, [])
+    core.feed(KeysLookedUp(asked.number, [False]))
+    assert look()["ledger"] == done["ledger"]
+    assert all(adds_up(one["ledger"]) for one in seen)
