@@ -45,14 +45,21 @@ def open_records(path: str, schema: dict[str, Any]) -> Iterator[FileRecord]:
     name = "standard input" if path == "-" else path
     with contextlib.ExitStack() as closing:
         try:
-            source = sys.stdin.buffer if path == "-" else closing.enter_context(open(path, "rb"))
+            source = sys.stdin.buffer if path == "-" else closing.enter_context(_opened(path))
             head = source.read(len(_CONTAINER_MAGIC))
             file = io.BufferedReader(_Rejoined(head, source))
             is_container = head == _CONTAINER_MAGIC
             records = _container(file, schema, name) if is_container else _lines(file, LinePlan(schema))
-        except (OSError, UnicodeError) as error:
+        except OSError as error:
             raise _unreadable(name, error) from None
         return _until_the_end(records, name, closing.pop_all())
+
+
+def _opened(path: str) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except ValueError as error:  # a path with a NUL in it
+        raise _unreadable(repr(path), error) from None
 
 
 class _Rejoined(io.RawIOBase):

@@ -1,0 +1,168 @@
+"""A schema registry in this process: the part of the Confluent REST API that pinstream uses, and its faults.
+
+Bodies, codes and paths are those of the Schema Registry API reference: 40401 no such subject, 40402 no such
+version, 40403 no such schema, 42201 invalid schema. Start it on a loopback port of its own::
+
+    async with FakeRegistry() as registry:
+        registry.add("subject", schema_text)
+        ... registry.url ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+
+from aiohttp import web
+
+
+class Stored(NamedTuple):
+    """One schema, as registered."""
+
+    schema_id: int
+    guid: str
+    subject: str
+    version: int
+    text: str
+    kind: str
+    references: list[dict[str, Any]]
+
+
+@dataclass
+class Faults:
+    """What goes wrong with every request, until it is set back."""
+
+    status: int | None = None
+    """Answer with this status and the registry's own error body."""
+    body: bytes | None = None
+    """Answer with these bytes (and `status`, else 200), which are no registry's."""
+    hang: bool = False
+    """Take the request and never answer."""
+    drop: bool = False
+    """Take the request and close the connection."""
+
+
+@dataclass
+class FakeRegistry:
+    """An async context manager; `requests` are the paths asked for, in order."""
+
+    faults: Faults = field(default_factory=Faults)
+    requests: list[str] = field(default_factory=list)
+    credentials: str | None = None
+    """If set, ``user:password`` that every request must bring."""
+    _stored: list[Stored] = field(default_factory=list)
+    _runner: web.AppRunner | None = None
+    url: str = ""
+
+    async def __aenter__(self) -> Self:
+        app = web.Application(middlewares=[self._misbehave])
+        app.router.add_get("/schemas/ids/{id}", self._by_id)
+        app.router.add_get("/schemas/guids/{guid}", self._by_guid)
+        app.router.add_get("/subjects/{subject}/versions/{version}", self._by_version)
+        app.router.add_post("/subjects/{subject}/versions", self._register)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = self._runner.addresses[0][:2]
+        self.url = f"http://{host}:{port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Be down: refuse connections."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def add(
+        self, subject: str, text: str, *, kind: str = "AVRO", references: list[dict[str, Any]] | None = None
+    ) -> Stored:
+        """Register `text`; the same text under the same subject is the same schema."""
+        for stored in self._stored:
+            if (stored.subject, stored.text) == (subject, text):
+                return stored
+        version = 1 + sum(stored.subject == subject for stored in self._stored)
+        number = len(self._stored) + 1
+        guid = str(uuid.uuid5(uuid.NAMESPACE_URL, text))
+        self._stored.append(Stored(number, guid, subject, version, text, kind, references or []))
+        return self._stored[-1]
+
+    @web.middleware
+    async def _misbehave(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        self.requests.append(request.path)
+        faults = self.faults
+        if faults.hang:
+            await asyncio.Event().wait()
+        if faults.drop and request.transport is not None:
+            request.transport.abort()
+        if faults.body is not None:
+            return web.Response(status=faults.status or 200, body=faults.body)
+        if faults.status is not None:
+            return _error(faults.status, faults.status * 100 + 1, "out of order")
+        if not self._let_in(request):
+            return _error(401, 401, "Unauthorized")
+        try:
+            response: web.StreamResponse = await handler(request)
+        except web.HTTPNotFound:
+            return _error(404, 404, "HTTP 404 Not Found")
+        return response
+
+    def _let_in(self, request: web.Request) -> bool:
+        if self.credentials is None:
+            return True
+        from aiohttp import encode_basic_auth
+
+        user, _, password = self.credentials.partition(":")
+        return request.headers.get("Authorization") == encode_basic_auth(user, password)
+
+    async def _by_id(self, request: web.Request) -> web.Response:
+        wanted = request.match_info["id"]
+        return self._answer([stored for stored in self._stored if str(stored.schema_id) == wanted])
+
+    async def _by_guid(self, request: web.Request) -> web.Response:
+        wanted = request.match_info["guid"]
+        return self._answer([stored for stored in self._stored if stored.guid == wanted])
+
+    def _answer(self, found: list[Stored]) -> web.Response:
+        if not found:
+            return _error(404, 40403, "Schema not found")
+        return web.json_response(_body(found[0]))
+
+    async def _by_version(self, request: web.Request) -> web.Response:
+        subject, version = request.match_info["subject"], request.match_info["version"]
+        of_subject = [stored for stored in self._stored if stored.subject == subject]
+        if not of_subject:
+            return _error(404, 40401, f"Subject '{subject}' not found.")
+        found = [stored for stored in of_subject if str(stored.version) == version]
+        if not found:
+            return _error(404, 40402, f"Version {version} not found.")
+        return web.json_response({**_body(found[0]), "subject": subject, "version": found[0].version})
+
+    async def _register(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        try:
+            json.loads(body["schema"])
+        except ValueError:
+            return _error(422, 42201, "Invalid schema")
+        stored = self.add(request.match_info["subject"], body["schema"])
+        return web.json_response({"id": stored.schema_id})
+
+
+def _body(stored: Stored) -> dict[str, Any]:
+    """What a registry says of a schema; the type is left out for Avro, references if there are none."""
+    body: dict[str, Any] = {"schema": stored.text, "id": stored.schema_id, "guid": stored.guid}
+    if stored.kind != "AVRO":
+        body["schemaType"] = stored.kind
+    if stored.references:
+        body["references"] = stored.references
+    return body
+
+
+def _error(status: int, code: int, message: str) -> web.Response:
+    return web.json_response({"error_code": code, "message": message}, status=status)

@@ -1,0 +1,256 @@
+"""FILE of explain, produce and demo: NDJSON or an Avro container, to its end or an error that says where."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+
+from consumer.adapters.files import FileRecord, open_records
+from consumer.core.model import Rejection
+from consumer.errors import InputError
+
+SCHEMA: dict[str, Any] = {
+    "type": "record",
+    "name": "shop.Event",
+    "fields": [
+        {"name": "id", "type": "string"},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "colour", "type": {"type": "enum", "name": "Colour", "symbols": ["RED"]}, "default": "RED"},
+    ],
+}
+WRITER: dict[str, Any] = {
+    **SCHEMA,
+    "fields": [
+        {"name": "gone", "type": ["null", "string"]},
+        {"name": "id", "type": "string"},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+    ],
+}
+ORDERS = Path(__file__).parents[2].parent / "shared" / "data" / "cdnow_orders.avro"
+
+
+def container(path: Path, schema: dict[str, Any], events: list[dict[str, Any]], **more: Any) -> str:
+    """An Avro container by fastavro; its path."""
+    with path.open("wb") as file:
+        fastavro.writer(file, schema, events, **more)
+    return str(path)
+
+
+def writer_event(number: int) -> dict[str, Any]:
+    """A record of `WRITER`."""
+    return {"gone": "x", "id": f"e{number}", "at": 1_000_000 + number}
+
+
+def event(number: int) -> dict[str, Any]:
+    """The same as a record of `SCHEMA`."""
+    return {"id": f"e{number}", "at": (1_000_000 + number) // 1000, "colour": "RED"}
+
+
+def taken(records: Iterator[FileRecord]) -> tuple[list[FileRecord], str | None]:
+    """All that can be read, and the error that ended it, if one did."""
+    read = []
+    while True:
+        try:
+            read.append(next(records))
+        except StopIteration:
+            return read, None
+        except InputError as error:
+            return read, str(error)
+
+
+def test_ndjson_goes_on_after_a_line_that_does_not_fit(tmp_path: Path) -> None:
+    """Each line has its number; blank ones are none; the last needs no newline."""
+    path = tmp_path / "events.ndjson"
+    path.write_bytes(b'{"id": "a", "at": 1}\r\n\n  \nnonsense\n{"id": 7, "at": "1970-01-01T00:00:01Z"}')
+    first, second, third = open_records(str(path), SCHEMA)
+    assert first == (1, {"id": "a", "at": 1, "colour": "RED"})
+    assert second.ordinal == 4
+    assert isinstance(second.event, Rejection)
+    assert third == (5, {"id": "7", "at": 1000, "colour": "RED"})
+
+
+def test_a_container_is_resolved_to_our_schema(tmp_path: Path) -> None:
+    """Whatever the file is called: fields dropped and added, units converted; over several blocks."""
+    events = [writer_event(number) for number in range(500)]
+    path = container(tmp_path / "events.ndjson", WRITER, events, sync_interval=100)
+    assert list(open_records(path, SCHEMA)) == [(number + 1, event(number)) for number in range(500)]
+
+
+@pytest.mark.parametrize("codec", ["null", "deflate", "bzip2", "xz"])
+def test_codecs_of_the_standard_library(tmp_path: Path, codec: str) -> None:
+    """These need nothing installed."""
+    path = container(tmp_path / "f", WRITER, [writer_event(1)], codec=codec)
+    assert list(open_records(path, SCHEMA)) == [(1, event(1))]
+
+
+def test_an_unknown_codec_is_told(tmp_path: Path) -> None:
+    """By name."""
+    path = Path(container(tmp_path / "f", WRITER, [writer_event(1)], codec="deflate"))
+    path.write_bytes(path.read_bytes().replace(b"deflate", b"snoopy!"))
+    _, error = taken(open_records(str(path), SCHEMA))
+    assert error is not None
+    assert "codec" in error or "broken" in error
+
+
+def test_a_datum_that_ours_has_no_place_for_is_rejected_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """The verdict is that one record's; the next is found behind it."""
+    colours = {"type": "enum", "name": "Colour", "symbols": ["BLUE", "RED"]}
+    writer = {**SCHEMA, "fields": [{"name": "colour", "type": colours}, *SCHEMA["fields"][:2]]}
+    events = [{"id": "a", "at": 1, "colour": colour} for colour in ("RED", "BLUE", "RED")]
+    first, second, third = open_records(container(tmp_path / "f", writer, events), SCHEMA)
+    assert first.event == third.event == {"id": "a", "at": 1, "colour": "RED"}
+    assert isinstance(second.event, Rejection)
+    assert second.event.code == "incompatible_schema"
+
+
+def test_a_container_of_another_schema_is_an_error(tmp_path: Path) -> None:
+    """None of it could be read: said at once, before the first record."""
+    other = {"type": "record", "name": "shop.Other", "fields": []}
+    path = container(tmp_path / "f", other, [{}])
+    with pytest.raises(InputError, match=r"its schema cannot be read as ours: shop\.Other"):
+        open_records(path, SCHEMA)
+
+
+def test_a_broken_block_is_an_error_after_what_could_be_read(tmp_path: Path) -> None:
+    """Wherever the file is cut, all whole blocks come first, and no record is made up."""
+    events = [writer_event(number) for number in range(60)]
+    whole = Path(container(tmp_path / "whole", WRITER, events, sync_interval=50, codec="null")).read_bytes()
+    cut = tmp_path / "cut"
+    for length in range(5, len(whole), 7):
+        cut.write_bytes(whole[:length])
+        try:
+            read, error = taken(open_records(str(cut), SCHEMA))
+        except InputError as failure:
+            read, error = [], str(failure)
+        assert [record.event for record in read] == [event(number) for number in range(len(read))]
+        assert error is not None or len(read) < len(events)  # a cut between two blocks shows nowhere
+        assert error is None or "\n" not in error
+
+
+@pytest.mark.parametrize("codec", ["null", "deflate"])
+def test_damage_anywhere_never_raises_anything_else(tmp_path: Path, codec: str) -> None:
+    """One byte changed: records, or an `InputError`."""
+    events = [writer_event(number) for number in range(10)]
+    whole = Path(container(tmp_path / "whole", WRITER, events, sync_interval=50, codec=codec)).read_bytes()
+    damaged = tmp_path / "damaged"
+    for at in range(4, len(whole), 3):
+        damaged.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        try:
+            read, _ = taken(open_records(str(damaged), SCHEMA))
+        except InputError:
+            continue
+        assert len(read) <= 10_000
+
+
+def test_what_cannot_be_opened_is_an_error_of_one_line(tmp_path: Path) -> None:
+    """At once, naming the file."""
+    with pytest.raises(InputError, match=r"nowhere cannot be read: No such file"):
+        open_records(str(tmp_path / "nowhere"), SCHEMA)
+    with pytest.raises(InputError, match=r"cannot be read: Is a directory"):
+        open_records(str(tmp_path), SCHEMA)
+    with pytest.raises(InputError, match=r"cannot be read"):
+        open_records("nul\0byte", SCHEMA)
+
+
+def test_an_empty_file_has_no_records(tmp_path: Path) -> None:
+    """And is no error."""
+    (tmp_path / "empty").write_bytes(b"")
+    assert list(open_records(str(tmp_path / "empty"), SCHEMA)) == []
+
+
+def test_a_line_that_is_too_large_is_rejected_and_read_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bounded memory; the next line is found."""
+    for module in ("consumer.adapters.files", "consumer.core.ndjson"):
+        monkeypatch.setattr(f"{module}.MAX_LINE_BYTES", 100)
+    path = tmp_path / "f"
+    for padding in (100, 101, 1000):
+        path.write_bytes(b'{"id": "' + b"x" * padding + b'", "at": 1}\n{"id": "b", "at": 1}\n')
+        large, small = open_records(str(path), SCHEMA)
+        assert isinstance(large.event, Rejection)
+        assert large.event.code == "too_large"
+        assert small == (2, {"id": "b", "at": 1, "colour": "RED"})
+
+
+class Stdin:
+    """Standard input over a stream."""
+
+    def __init__(self, buffer: Any) -> None:
+        self.buffer = buffer
+
+
+def test_standard_input_of_either_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``-``; it is not closed, for it is not ours."""
+    avro = Path(container(tmp_path / "f", WRITER, [writer_event(1)])).read_bytes()
+    for data, expected in (
+        (avro, event(1)),
+        (b'{"id": "a", "at": 1}\n', {"id": "a", "at": 1, "colour": "RED"}),
+    ):
+        stream = io.BytesIO(data)
+        monkeypatch.setattr(sys, "stdin", Stdin(stream))
+        assert list(open_records("-", SCHEMA)) == [(1, expected)]
+        assert not stream.closed
+
+
+def test_a_pipe_is_read_as_it_trickles_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line is given as soon as it is there, though its first bytes come one by one."""
+    out, into = os.pipe()
+    go_on = threading.Event()
+    told: list[bool] = []
+
+    def write() -> None:
+        for byte in b'{"id':
+            os.write(into, bytes([byte]))
+        os.write(into, b'": "a", "at": 1}\n{"id"')
+        told.append(go_on.wait(5))
+        os.write(into, b': "b", "at": 2}\n')
+        os.close(into)
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    with os.fdopen(out, "rb") as stream:
+        monkeypatch.setattr(sys, "stdin", Stdin(stream))
+        records = open_records("-", SCHEMA)
+        assert next(records).event == {"id": "a", "at": 1, "colour": "RED"}
+        go_on.set()
+        assert [record.ordinal for record in records] == [2]
+    writing.join(10)
+    assert told == [True]  # the first line was given before the second was written
+
+
+def test_the_file_is_closed_with_the_iterator(tmp_path: Path) -> None:
+    """Also when it is not read to its end."""
+    path = tmp_path / "f"
+    path.write_bytes(b'{"id": "a", "at": 1}\n' * 3)
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    records = open_records(str(path), SCHEMA)
+    next(records)
+    records.close()  # type: ignore[attr-defined]
+    after = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    assert after == before
+
+
+def test_a_year_and_a_half_of_real_orders() -> None:
+    """The shared container: every order is read, and as fastavro reads it."""
+    if not ORDERS.exists():
+        pytest.skip("shared/data/cdnow_orders.avro is not here")
+    schema = json.loads((Path(__file__).parents[2] / "schemas" / "commerce_event.avsc").read_text("utf-8"))
+    count = 0
+    with ORDERS.open("rb") as file:
+        for ours, their in zip(open_records(str(ORDERS), schema), fastavro.reader(file), strict=True):
+            count += 1
+            if count % 500 == 1:
+                assert isinstance(their, dict)
+                expected = {**their, "occurred_at": int(their["occurred_at"].timestamp() * 1000)}
+                assert ours == (count, expected)
+    assert count == 69_659

@@ -1,0 +1,387 @@
+"""Where writers' schemas come from: a folder, and a registry with its faults."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumer.adapters.schemas import LocalSchemas, RegistrySchemas, SchemaSource
+from consumer.core.avro_schema import fingerprint, parse
+from consumer.core.decode import Decoder
+from consumer.core.interface import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
+from consumer.core.model import SchemaRef
+from consumer.errors import RegistryError, SchemaError
+from tests.adapters.fake_registry import FakeRegistry
+
+ITEM = {
+    "type": "record",
+    "name": "Item",
+    "namespace": "shop",
+    "fields": [
+        {"name": "sku", "type": "string"},
+        {"name": "size", "type": {"type": "enum", "name": "Size", "symbols": ["S"]}},
+    ],
+}
+EVENT = {
+    "type": "record",
+    "name": "shop.Event",
+    "doc": "kept",
+    "fields": [
+        {"name": "first", "type": "Item"},
+        {"name": "items", "type": {"type": "array", "items": "shop.Item"}},
+        {"name": "size", "type": ["null", "Size"], "default": None},
+    ],
+}
+PLAIN = {"type": "record", "name": "shop.Plain", "fields": [{"name": "v", "type": "int"}]}
+OLDER = {"type": "record", "name": "shop.Plain", "fields": [{"name": "u", "type": "int"}]}
+GUID = "89791762-2336-4186-9674-299b90a802e2"
+
+
+def write(folder: Path, **files: Any) -> Path:
+    """``.avsc`` files; double underscores in a name stand for dots."""
+    for name, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content)
+        (folder / f"{name.replace('__', '.')}.avsc").write_text(text, "utf-8")
+    return folder
+
+
+# ------------------------------------------------------------------------------------------ the folder
+
+
+def test_the_packaged_schema_is_found_by_each_of_its_names() -> None:
+    """Full name, short name, file name; as its author wrote it."""
+    folder = Path(__file__).parents[2] / "schemas"
+    schemas = LocalSchemas(folder)
+    written = json.loads((folder / "commerce_event.avsc").read_text("utf-8"))
+    for name in ("commerce.v1.CommerceEvent", "CommerceEvent", "commerce_event"):
+        assert schemas.reader(name) == written
+
+
+def test_fingerprints_ids_and_guids_are_found(tmp_path: Path) -> None:
+    """By content for single-object encoding, by file name for Confluent's framings."""
+    schemas = LocalSchemas(write(tmp_path, plain=PLAIN, plain__17=OLDER, **{f"plain__{GUID.upper()}": ITEM}))
+    assert schemas.find(SchemaRef("fingerprint", fingerprint(parse(PLAIN)))) == PLAIN
+    assert schemas.find(SchemaRef("fingerprint", fingerprint(parse(OLDER)))) == OLDER
+    assert schemas.find(SchemaRef("id", "17")) == OLDER
+    assert schemas.find(SchemaRef("guid", GUID)) == ITEM
+    assert schemas.find(SchemaRef("id", "18")) is None
+    assert schemas.find(SchemaRef("fingerprint", "0" * 16)) is None
+
+
+def test_the_unversioned_file_is_the_reader(tmp_path: Path) -> None:
+    """Older versions beside it, with an id in their name, are writers'."""
+    schemas = LocalSchemas(write(tmp_path, plain=PLAIN, plain__17=OLDER))
+    assert schemas.reader("shop.Plain") == PLAIN
+    assert schemas.reader("plain.17") == OLDER
+
+
+async def test_the_folder_answers_for_all_it_has_and_nothing_else(tmp_path: Path) -> None:
+    """What is not there is missing: no one else could be asked."""
+    schemas: SchemaSource = LocalSchemas(write(tmp_path, plain__17=PLAIN))
+    known, unknown = SchemaRef("id", "17"), SchemaRef("id", "18")
+    assert await schemas.fetch(FetchSchema(known)) == SchemaFound(known, PLAIN)
+    assert await schemas.fetch(FetchSchema(unknown)) == SchemaMissing(unknown)
+    await schemas.close()
+
+
+def test_references_between_files_are_resolved(tmp_path: Path) -> None:
+    """The result is complete in itself: types of the other file stand where they are first needed, once."""
+    schemas = LocalSchemas(write(tmp_path, a_event=EVENT, the_item=ITEM))
+    schema = schemas.reader("shop.Event")
+    assert schema["doc"] == "kept"
+    assert schema["fields"][0]["type"]["name"] == "Item"
+    assert schema["fields"][1]["type"] == {"type": "array", "items": "shop.Item"}
+    assert Decoder(schema).known_schemas == 1
+
+
+def test_files_may_refer_to_each_other(tmp_path: Path) -> None:
+    """Also in a circle, and without any namespace."""
+    a = {"type": "record", "name": "A", "fields": [{"name": "b", "type": ["null", "B"]}]}
+    b = {"type": "record", "name": "B", "fields": [{"name": "a", "type": {"type": "array", "items": "A"}}]}
+    schemas = LocalSchemas(write(tmp_path, a=a, b=b))
+    assert Decoder(schemas.reader("A")).known_schemas == 1
+    assert Decoder(schemas.reader("B")).known_schemas == 1
+
+
+def test_a_type_inside_another_files_type_is_defined_once(tmp_path: Path) -> None:
+    """Size is needed before Item, which holds its definition."""
+    size_first = {**EVENT, "fields": [EVENT["fields"][2], *EVENT["fields"][:2]]}
+    schemas = LocalSchemas(write(tmp_path, event=size_first, item=ITEM))
+    assert Decoder(schemas.reader("shop.Event")).known_schemas == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"type": "object"}', "is not an Avro schema"),
+        ('{"type": "record", "name": "E", "fields": [{"name": "a", "type": "Unheard"}]}', "Unheard"),
+        ("\udcff", "is not JSON"),
+    ],
+)
+def test_a_file_that_is_no_schema_is_named(tmp_path: Path, text: str, reason: str) -> None:
+    """One line that says which file and why."""
+    (tmp_path / "broken.avsc").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(SchemaError, match=reason) as caught:
+        LocalSchemas(tmp_path)
+    assert str(tmp_path / "broken.avsc") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_files_are_left_alone(tmp_path: Path) -> None:
+    """A mapping, a README: only ``.avsc`` is read."""
+    (write(tmp_path, plain=PLAIN) / "commerce_event.mapping.toml").write_text("[x]")
+    assert LocalSchemas(tmp_path).reader("Plain") == PLAIN
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """As is a file that cannot be read."""
+    with pytest.raises(SchemaError, match="nowhere: cannot be read"):
+        LocalSchemas(tmp_path / "nowhere")
+    (tmp_path / "folder.avsc").mkdir()
+    with pytest.raises(SchemaError, match=r"folder\.avsc: cannot be read"):
+        LocalSchemas(tmp_path)
+
+
+def test_a_reader_that_is_not_there_is_told_with_what_is(tmp_path: Path) -> None:
+    """So is one that two files define, and a schema that is no record."""
+    schemas = LocalSchemas(write(tmp_path, one=PLAIN, two=OLDER, size='"string"'))
+    with pytest.raises(
+        SchemaError, match=r"no \.avsc file defines the record shop\.Event; it has: shop\.Plain"
+    ):
+        schemas.reader("shop.Event")
+    with pytest.raises(SchemaError, match="both define Plain"):
+        schemas.reader("Plain")
+    with pytest.raises(SchemaError, match="record size"):
+        schemas.reader("size")
+    assert schemas.reader("two") == OLDER
+
+
+def test_two_files_of_one_id_contradict_each_other(tmp_path: Path) -> None:
+    """It would be left to chance which one counts."""
+    with pytest.raises(SchemaError, match="have the same id"):
+        LocalSchemas(write(tmp_path, a__17=PLAIN, b__17=OLDER))
+
+
+# ---------------------------------------------------------------------------------------- the registry
+
+
+@pytest.fixture(name="registry")
+async def _registry() -> AsyncIterator[FakeRegistry]:
+    async with FakeRegistry() as registry:
+        yield registry
+
+
+@pytest.fixture(name="schemas")
+async def _schemas(registry: FakeRegistry) -> AsyncIterator[RegistrySchemas]:
+    schemas = RegistrySchemas({"url": registry.url}, timeout=5)
+    yield schemas
+    await schemas.close()
+
+
+def ref_of(schema_id: int) -> SchemaRef:
+    """By Confluent id."""
+    return SchemaRef("id", str(schema_id))
+
+
+async def test_ids_and_guids_are_fetched(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
+    """The schema's text, as registered."""
+    stored = registry.add("t-value", json.dumps(PLAIN))
+    for ref in (ref_of(stored.schema_id), SchemaRef("guid", stored.guid)):
+        assert await schemas.fetch(FetchSchema(ref)) == SchemaFound(ref, stored.text)
+
+
+async def test_references_are_fetched_and_put_in(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
+    """Over two levels, each referred schema once."""
+    size = registry.add("size", json.dumps({"type": "enum", "name": "shop.Size", "symbols": ["S"]}))
+    item = {**ITEM, "fields": [{"name": "size", "type": "Size"}]}
+    size_ref = {"name": "shop.Size", "subject": "size", "version": size.version}
+    registry.add("item", json.dumps(item), references=[size_ref])
+    item_ref = {"name": "shop.Item", "subject": "item", "version": 1}
+    event = registry.add("event", json.dumps(EVENT), references=[item_ref, size_ref])
+    answer = await schemas.fetch(FetchSchema(ref_of(event.schema_id)))
+    assert isinstance(answer, SchemaFound)
+    decoder = Decoder(PLAIN)
+    verdict = decoder.add_schema(answer.ref, answer.schema)
+    assert verdict is not None
+    assert verdict.message == "schema id 3: shop.Event cannot be read as shop.Plain"
+    assert registry.requests.count("/subjects/size/versions/1") == 1
+
+
+async def test_a_circle_of_references_ends(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
+    """A registry would not have it; nor do we go round in it."""
+    itself = {"name": "shop.Plain", "subject": "t", "version": 1}
+    stored = registry.add("t", json.dumps(PLAIN), references=[itself])
+    answer = await schemas.fetch(FetchSchema(ref_of(stored.schema_id)))
+    assert answer == SchemaFound(ref_of(stored.schema_id), PLAIN)
+
+
+@pytest.mark.parametrize("ref", [ref_of(99), SchemaRef("guid", GUID)])
+async def test_only_an_explicit_not_found_is_missing(schemas: RegistrySchemas, ref: SchemaRef) -> None:
+    """404 with the registry's own code."""
+    assert await schemas.fetch(FetchSchema(ref)) == SchemaMissing(ref)
+
+
+async def test_a_reference_to_nowhere_is_missing(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
+    """The schema cannot be completed, now or later."""
+    stored = registry.add(
+        "t", json.dumps(EVENT), references=[{"name": "shop.Item", "subject": "item", "version": 1}]
+    )
+    ref = ref_of(stored.schema_id)
+    assert await schemas.fetch(FetchSchema(ref)) == SchemaMissing(ref)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 409, 422, 429, 500, 502, 503, 504])
+async def test_every_other_answer_is_no_verdict(
+    registry: FakeRegistry, schemas: RegistrySchemas, status: int
+) -> None:
+    """Good records must not become dead letters because a registry is ill; and it is asked once."""
+    registry.faults.status = status
+    registry.faults.body = b"<html>token=secret</html>" if status == 404 else None
+    answer = await schemas.fetch(FetchSchema(ref_of(1)))
+    assert isinstance(answer, SchemaUnavailable)
+    assert str(status) in answer.reason
+    assert "secret" not in answer.reason
+    assert len(registry.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, b'{"error_code": 404, "message": "HTTP 404 Not Found"}'),
+        (404, b"{}"),
+        (404, b"[]"),
+        (200, b"nonsense"),
+        (200, b"[]"),
+        (200, b"{}"),
+        (200, b'{"schema": ""}'),
+        (200, b'{"schema": "x", "references": [{}]}'),
+        (200, b""),
+    ],
+)
+async def test_nonsense_is_no_verdict(
+    registry: FakeRegistry, schemas: RegistrySchemas, status: int, body: bytes
+) -> None:
+    """A proxy's page, a registry too old for GUIDs, an empty answer."""
+    registry.faults.status, registry.faults.body = status, body
+    assert isinstance(await schemas.fetch(FetchSchema(ref_of(1))), SchemaUnavailable)
+
+
+async def test_a_registry_that_is_down_is_unavailable(
+    registry: FakeRegistry, schemas: RegistrySchemas
+) -> None:
+    """Connection refused, or dropped in the middle."""
+    registry.faults.drop = True
+    assert isinstance(await schemas.fetch(FetchSchema(ref_of(1))), SchemaUnavailable)
+    await registry.stop()
+    assert isinstance(await schemas.fetch(FetchSchema(ref_of(1))), SchemaUnavailable)
+
+
+async def test_a_registry_that_hangs_is_unavailable_in_time(registry: FakeRegistry) -> None:
+    """Confluent's client has no time limit of its own."""
+    schemas = RegistrySchemas({"url": registry.url}, timeout=0.2)
+    registry.faults.hang = True
+    started = time.monotonic()
+    answer = await schemas.fetch(FetchSchema(ref_of(1)))
+    assert answer == SchemaUnavailable(ref_of(1), "the registry did not answer within 0.2 s")
+    assert time.monotonic() - started < 3
+    await schemas.close()
+
+
+async def test_an_outage_heals(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
+    """A failure is not remembered."""
+    stored = registry.add("t", json.dumps(PLAIN))
+    registry.faults.status = 503
+    command = FetchSchema(ref_of(stored.schema_id))
+    assert isinstance(await schemas.fetch(command), SchemaUnavailable)
+    registry.faults.status = None
+    assert isinstance(await schemas.fetch(command), SchemaFound)
+
+
+async def test_a_fetch_can_be_cancelled(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
+    """A stop does not wait for a registry."""
+    registry.faults.hang = True
+    fetching = asyncio.ensure_future(schemas.fetch(FetchSchema(ref_of(1))))
+    async with asyncio.timeout(5):
+        while not registry.requests:
+            await asyncio.sleep(0.01)
+    fetching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await fetching
+
+
+async def test_fingerprints_are_looked_up_in_the_folder(
+    registry: FakeRegistry, schemas: RegistrySchemas, tmp_path: Path
+) -> None:
+    """No registry knows them, so none is asked."""
+    local = LocalSchemas(write(tmp_path, plain=PLAIN))
+    both = RegistrySchemas({"url": registry.url}, local)
+    known = SchemaRef("fingerprint", fingerprint(parse(PLAIN)))
+    unknown = SchemaRef("fingerprint", "0" * 16)
+    assert await both.fetch(FetchSchema(known)) == SchemaFound(known, PLAIN)
+    assert await both.fetch(FetchSchema(unknown)) == SchemaMissing(unknown)
+    assert await schemas.fetch(FetchSchema(known)) == SchemaMissing(known)
+    assert registry.requests == []
+    await both.close()
+
+
+async def test_registering_gives_the_id(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
+    """The same each time, and it can be fetched by it."""
+    first = await schemas.register("t-value", PLAIN)
+    assert first == await schemas.register("t-value", json.dumps(PLAIN))
+    ref = ref_of(first)
+    assert await schemas.fetch(FetchSchema(ref)) == SchemaFound(ref, json.dumps(PLAIN))
+
+
+async def test_a_registration_that_fails_raises(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
+    """One line with the subject and what the registry said."""
+    with pytest.raises(RegistryError, match=r"t-value: the registry answered 422, code 42201"):
+        await schemas.register("t-value", "nonsense")
+    await registry.stop()
+    with pytest.raises(RegistryError, match="could not be asked"):
+        await schemas.register("other", PLAIN)
+
+
+async def test_credentials_are_sent_and_their_refusal_says_so(registry: FakeRegistry) -> None:
+    """Without the credentials in the reason."""
+    registry.credentials = "user:s3cret"
+    stored = registry.add("t", json.dumps(PLAIN))
+    good = RegistrySchemas({"url": registry.url, "basic.auth.user.info": "user:s3cret"})
+    bad = RegistrySchemas({"url": registry.url, "basic.auth.user.info": "user:wr0ng"})
+    assert isinstance(await good.fetch(FetchSchema(ref_of(stored.schema_id))), SchemaFound)
+    answer = await bad.fetch(FetchSchema(ref_of(stored.schema_id)))
+    assert isinstance(answer, SchemaUnavailable)
+    assert "credentials" in answer.reason
+    assert "wr0ng" not in answer.reason
+    await good.close()
+    await bad.close()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"url": "ftp://user:s3cret@host"},
+        {"url": "http://host", "unheard.of": "s3cret"},
+        {"url": "http://host", "basic.auth.user.info": "s3cret"},
+        {"url": "http://host", "ssl.ca.location": "/s3cret/nowhere"},
+    ],
+)
+def test_a_configuration_that_cannot_be_raises_without_telling_it(config: dict[str, str]) -> None:
+    """Its values may be secrets."""
+    with pytest.raises(RegistryError, match="SCHEMA_REGISTRY_URL") as caught:
+        RegistrySchemas(config)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_guids_of_the_fake_are_guids() -> None:
+    """The fake speaks as the real one does."""
+    stored = FakeRegistry().add("t", "{}")
+    assert str(uuid.UUID(stored.guid)) == stored.guid
