@@ -7,7 +7,7 @@ making a key. About a microsecond a record, most of it the calls into the client
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, KafkaError, Message
@@ -18,9 +18,9 @@ _new_record = tuple.__new__  # what `Record(...)` comes down to, without its arg
 
 
 def group(
-    messages: Iterable[Message], epochs: Mapping[tuple[str, int], int], stale: Set[tuple[str, int]]
+    messages: Iterable[Message], epochs: Mapping[tuple[str, int], int]
 ) -> tuple[list[Chunk], list[tuple[str | None, KafkaError]]]:
-    """Chunks of the records whose partition is in `epochs` and not in `stale`, and the errors among `messages`.
+    """Chunks of the records whose partition is in `epochs`, and the errors among `messages`.
 
     An error comes with the topic it is about, if it is about one.
     """
@@ -56,5 +56,5 @@ def group(
     return [
         Chunk(topic, partition, epochs[topic, partition], leader, records)
         for (topic, partition, leader), records in chunks.items()
-        if (topic, partition) in epochs and (topic, partition) not in stale
+        if (topic, partition) in epochs
     ], errors

@@ -136,6 +136,8 @@ _CONSUMER_DEFAULTS: Final[Config] = {
     "fetch.max.bytes": 16 * 1024 * 1024,
     # A resumed partition is fetched again when the broker has answered the fetch that went out without it.
     "fetch.wait.max.ms": 100,
+    # What was fetched ahead is soon used up: look again after this, not after librdkafka's whole second.
+    "fetch.queue.backoff.ms": 10,
 }
 _CONSUMER_FIXED: Final[Config] = {
     "enable.auto.commit": False,

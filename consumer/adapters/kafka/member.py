@@ -125,6 +125,8 @@ class GroupMember:
         self._held: dict[TopicPartition, _Held] = {}
         self._turned: set[TopicPartition] = set()
         """Partitions that were taken from us during the current consume."""
+        self._astray: dict[TopicPartition, float] = {}
+        """Held partitions some of whose records were dropped, to be read from their start again; until when."""
         self._paused = False
         self._closing = False
         self._most_idle = float(config.get("max.poll.interval.ms", _MOST_IDLE_MS)) / 1000
@@ -207,25 +209,38 @@ class GroupMember:
             messages += self._consumer.consume(min(room, MOST_RECORDS) - 1, 0)
         self._polled = time.monotonic()
         if messages:
-            epochs: dict[tuple[str, int], int] = {name: held.epoch for name, held in self._held.items()}
-            chunks, errors = group(messages, epochs, self._turned)
-            self._ready.extend(chunks)
-            for topic, error in errors:
-                self._heard(topic, error)
-        for name in sorted(self._turned & self._held.keys()):
-            self._seek_back(name)
+            self._take(messages)
+        self._seek_back()
 
-    def _seek_back(self, name: TopicPartition) -> None:
-        offset = self._held[name].start.offset
-        try:
-            self._consumer.seek(
-                RawPartition(*name, confluent_kafka.OFFSET_BEGINNING if offset is None else offset)
-            )
-        except KafkaException as error:
-            told = describe_error(exception_error(error))
-            self._fail(
-                f"{name[0]}[{name[1]}] cannot be read from its start again: start pinstream again ({told})"
-            )
+    def _take(self, messages: list[Message]) -> None:
+        epochs: dict[tuple[str, int], int] = {name: held.epoch for name, held in self._held.items()}
+        chunks, errors = group(messages, epochs)
+        for chunk in chunks:
+            name = TopicPartition(chunk.topic, chunk.partition)
+            if name in self._turned or name in self._astray:
+                self._astray.setdefault(name, time.monotonic() + self._timeout)
+            else:
+                self._ready.append(chunk)
+        for topic, error in errors:
+            self._heard(topic, error)
+
+    def _seek_back(self) -> None:
+        """Return partitions whose records were dropped to their start; until that is done, more are dropped."""
+        for name, deadline in sorted(self._astray.items()):
+            offset = self._held[name].start.offset
+            place = RawPartition(*name, confluent_kafka.OFFSET_BEGINNING if offset is None else offset)
+            try:
+                self._consumer.seek(place)
+            except KafkaException as error:
+                told = exception_error(error)
+                # Just assigned and not being fetched yet: that comes with the next polls.
+                if told.code() != confluent_kafka.KafkaError._STATE or time.monotonic() >= deadline:
+                    self._fail(
+                        f"{name.topic}[{name.partition}] cannot be read from its start again: "
+                        f"start pinstream again ({describe_error(told)})"
+                    )
+            else:
+                del self._astray[name]
 
     def _look_at_ends(self) -> None:
         now = time.monotonic()
@@ -339,6 +354,7 @@ class GroupMember:
     def _let_go(self, partitions: list[RawPartition]) -> None:
         for name in _names(partitions):
             self._held.pop(name, None)
+            self._astray.pop(name, None)
             self._turned.add(name)
         try:
             if self._cooperative:
@@ -376,8 +392,7 @@ class GroupMember:
         self._heard(None, error)
 
     def _heard(self, topic: str | None, error: confluent_kafka.KafkaError) -> None:
-        missing = error.code() in _MISSING_TOPIC and not self._was_assigned
-        if missing:
+        if topic is not None and error.code() in _MISSING_TOPIC and not self._was_assigned:
             self._fail(f"the topic {topic} does not exist: create it, or correct KAFKA_TOPICS")
         elif (fatal := as_fatal(error)) is not None:
             self._failure = self._failure or fatal

@@ -1,0 +1,115 @@
+"""The access token: read again when its file changes, and shown nowhere."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import pytest
+
+from consumer.adapters.conversions_api import ConversionsApi, FileToken, FixedToken
+from consumer.core.interface import Answered, Send, Unanswered
+from consumer.errors import SettingsError
+from tests.adapters.test_conversions_api import SECRET, SEND, client, serving
+
+# -- the token
+
+
+async def test_a_token_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    """Before each attempt, without a restart; white space around it does not count."""
+    path = tmp_path / "token"
+    path.write_text("pina_one\n")
+    async with serving() as (url, seen), client(url, FileToken(path)) as api:
+        await api.send(SEND)
+        path.write_text("  pina_the_second \n")
+        await api.send(SEND)
+        assert await api.read_token() is False
+    assert [headers["authorization"] for _, _, headers, _ in seen.requests] == [
+        "Bearer pina_one",
+        "Bearer pina_the_second",
+    ]
+
+
+async def test_a_mounted_secret_that_is_swapped_is_read(tmp_path: Path) -> None:
+    """Kubernetes swaps a symbolic link: same size, and the time may be the same too."""
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(f"pina_{name}")
+    link = tmp_path / "token"
+    link.symlink_to(tmp_path / "one")
+    token = FileToken(link)
+    (tmp_path / "next").symlink_to(tmp_path / "two")
+    (tmp_path / "next").replace(link)
+    assert token.value() == "pina_two"
+
+
+def test_reload_tells_whether_the_token_changed(tmp_path: Path) -> None:
+    """A file written anew with the same token is no change."""
+    path = tmp_path / "token"
+    path.write_text("pina_one")
+    token = FileToken(path)
+    path.write_text("pina_one\n\n")
+    assert token.reload() is False
+    path.write_text("pina_two")
+    assert token.reload() is True
+    assert FixedToken("x").reload() is False
+
+
+@pytest.mark.parametrize("trouble", ["missing", "empty", "not text"])
+def test_a_file_in_trouble_leaves_the_last_token_in_force(tmp_path: Path, trouble: str) -> None:
+    """A secret that is being replaced is missing or empty for a moment."""
+    path = tmp_path / "token"
+    path.write_text("pina_one")
+    token = FileToken(path)
+    if trouble == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(b"" if trouble == "empty" else b"\xff\xfe")
+    assert token.reload() is False
+    assert token.value() == "pina_one"
+    path.write_text("pina_two")
+    assert token.value() == "pina_two"
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff"])
+def test_no_token_to_begin_with_is_an_error_that_names_the_variable(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    """One line that says what to do."""
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SettingsError, match="PINTEREST_ACCESS_TOKEN_FILE"):
+        FileToken(path)
+
+
+def test_the_token_shows_nowhere(tmp_path: Path) -> None:
+    """Not in a repr, not in what a traceback prints."""
+    path = tmp_path / "token"
+    path.write_text(SECRET)
+    api = ConversionsApi("http://127.0.0.1:1", FixedToken(SECRET), timeout=1.0, concurrency=1, agent="x")
+    for thing in (FixedToken(SECRET), FileToken(path), api):
+        assert SECRET not in repr(thing) + str(thing)
+        assert SECRET not in format(thing)
+
+
+@pytest.mark.parametrize(
+    "token", ["pina_a\npina_SECRET", "pina_\0SECRET", "pina_SECRET\u2028x", "pina_SECRETé"]
+)
+async def test_a_token_no_header_can_hold_raises_nothing_and_shows_nowhere(token: str) -> None:
+    """It is an answer that never came, with a kind from the closed set, and the text is nowhere in it."""
+    async with serving() as (url, seen), client(url, FixedToken(token)) as api:
+        try:
+            answer = await api.send(SEND)
+        except Exception as error:
+            pytest.fail("raised: " + "".join(traceback.format_exception_only(error)).replace(token, "***"))
+    if seen.requests:
+        return
+    assert isinstance(answer, Unanswered)
+    assert "SECRET" not in repr(answer)
+
+
+async def test_personal_data_is_in_no_repr() -> None:
+    """A command in an error or a log line must not show its events."""
+    send = Send(7, "549755885175", b'{"data":[{"user_data":{"em":["jane@example.org"]}}]}', 1)
+    assert "jane" not in repr(send)
+    assert "jane" not in repr(Answered(7, 200, {}, b'{"error_message": "jane@example.org"}'))

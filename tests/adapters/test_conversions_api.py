@@ -1,0 +1,461 @@
+"""The Conversions API's adapter, against real servers on loopback: one attempt, bounded, and its failures by kind."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from consumer.adapters import conversions_api
+from consumer.adapters.conversions_api import ConversionsApi, FixedToken, Token, failure_kind
+from consumer.core.interface import Answered, Send, Unanswered
+
+SECRET = "pina_SECRET"
+SEND = Send(7, "549755885175", b'{"data":[{"event_id":"a"}]}', 1)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Seen:
+    """What a server was asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+
+
+@asynccontextmanager
+async def serving(handler: Handler | None = None) -> AsyncIterator[tuple[str, Seen]]:
+    """An HTTP server that notes each request, and answers as `handler` says (else 200, ``{}``)."""
+    seen = Seen()
+
+    async def note(request: web.Request) -> web.StreamResponse:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        seen.requests.append((request.method, request.path_qs, headers, await request.read()))
+        return await handler(request) if handler is not None else web.json_response({})
+
+    app = web.Application(client_max_size=2**30)
+    app.router.add_route("*", "/{path:.*}", note)
+    server = TestServer(app)
+    await server.start_server()
+    try:
+        yield str(server.make_url("/v5")), seen
+    finally:
+        await server.close()
+
+
+@asynccontextmanager
+async def listening(connected: Connected, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """A raw TCP server: its port."""
+
+    async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await connected(reader, writer)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(guarded, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+@asynccontextmanager
+async def client(
+    url: str, token: Token | None = None, *, timeout: float = 5.0, test_mode: bool = False
+) -> AsyncIterator[ConversionsApi]:
+    """The adapter, closed at the end."""
+    api = ConversionsApi(
+        url,
+        token or FixedToken(SECRET),
+        timeout=timeout,
+        concurrency=4,
+        test_mode=test_mode,
+        agent="pinstream/test",
+    )
+    try:
+        yield api
+    finally:
+        await api.close()
+
+
+async def answer_of(handler: Handler | None = None, *, timeout: float = 5.0) -> Answered | Unanswered:
+    """What one attempt against such a server brings."""
+    async with serving(handler) as (url, _), client(url, timeout=timeout) as api:
+        return await api.send(SEND)
+
+
+async def raw_answer(
+    connected: Connected, *, scheme: str = "http", timeout: float = 5.0
+) -> Answered | Unanswered:
+    """What one attempt against such a raw server brings."""
+    async with listening(connected) as port, client(f"{scheme}://127.0.0.1:{port}", timeout=timeout) as api:
+        return await api.send(SEND)
+
+
+async def read_request(reader: asyncio.StreamReader) -> None:
+    """Read a request to the end of its body."""
+    await reader.readuntil(b"\r\n\r\n")
+    await reader.readexactly(len(SEND.body))
+
+
+# -- the request
+
+
+async def test_the_request_is_the_platform_s() -> None:
+    """POST to the account's endpoint, the token as bearer, JSON, the body to the byte."""
+    async with serving() as (url, seen), client(url + "/") as api:
+        await api.send(SEND)
+    [(method, path, headers, body)] = seen.requests
+    assert (method, path, body) == ("POST", "/v5/ad_accounts/549755885175/events", SEND.body)
+    assert headers["authorization"] == f"Bearer {SECRET}"
+    assert headers["content-type"] == headers["accept"] == "application/json"
+    assert headers["user-agent"] == "pinstream/test"
+
+
+async def test_test_mode_says_so() -> None:
+    """``?test=true``: validated, not recorded."""
+    async with serving() as (url, seen), client(url, test_mode=True) as api:
+        await api.send(SEND)
+    assert seen.requests[0][1] == "/v5/ad_accounts/549755885175/events?test=true"
+
+
+async def test_a_batch_of_four_mebibytes_arrives() -> None:
+    """The largest body we send."""
+    body = b'{"data":["' + b"x" * (4 * 1024 * 1024 - 13) + b'"]}'
+    async with serving() as (url, seen), client(url) as api:
+        answer = await api.send(Send(7, "1", body, 1))
+    assert isinstance(answer, Answered)
+    assert seen.requests[0][3] == body
+
+
+async def test_cookies_are_not_kept() -> None:
+    """What an answer sets must not travel with other calls: each is on its own."""
+
+    async def handler(_: web.Request) -> web.StreamResponse:
+        response = web.json_response({})
+        response.set_cookie("session", "sticky", path="/")
+        return response
+
+    async with serving(handler) as (url, seen), client(url.replace("127.0.0.1", "localhost")) as api:
+        await api.send(SEND)
+        await api.send(SEND)
+    assert "cookie" not in seen.requests[-1][2]
+
+
+# -- the answer
+
+
+@pytest.mark.parametrize("status", [200, 204, 400, 401, 404, 413, 422, 429, 500, 503])
+async def test_any_status_is_an_answer(status: int) -> None:
+    """What it means is the core's to decide."""
+
+    async def handler(_: web.Request) -> web.StreamResponse:
+        return web.Response(
+            status=status, body=b"" if status == 204 else b"body", headers={"X-RateLimit-Reset": "3"}
+        )
+
+    answer = await answer_of(handler)
+    assert isinstance(answer, Answered)
+    assert (answer.number, answer.status) == (7, status)
+    assert answer.body == (b"" if status == 204 else b"body")
+    assert answer.headers["x-ratelimit-reset"] == "3"
+    assert all(name == name.lower() for name in answer.headers)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_redirects_are_not_followed(status: int) -> None:
+    """The token must not travel where a redirect points."""
+    async with serving() as (elsewhere, seen_elsewhere):
+
+        async def handler(_: web.Request) -> web.StreamResponse:
+            return web.Response(status=status, headers={"Location": elsewhere})
+
+        answer = await answer_of(handler)
+    assert isinstance(answer, Answered)
+    assert answer.status == status
+    assert seen_elsewhere.requests == []
+
+
+async def test_a_compressed_answer_is_read() -> None:
+    """gzip, as servers send it unasked."""
+
+    async def handler(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=gzip.compress(b'{"events":[]}'), headers={"Content-Encoding": "gzip"})
+
+    answer = await answer_of(handler)
+    assert isinstance(answer, Answered)
+    assert answer.body == b'{"events":[]}'
+
+
+async def test_a_compressed_answer_that_is_not_is_no_answer() -> None:
+    """Garbage under a gzip label: broken, not an exception."""
+
+    async def handler(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=b"not gzip at all", headers={"Content-Encoding": "gzip"})
+
+    assert await answer_of(handler) == Unanswered(7, "broken_answer")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_a_huge_answer_is_not_read_to_its_end(
+    compressed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong server may send anything: memory has a bound, also against what swells when unpacked."""
+    monkeypatch.setattr(conversions_api, "_ANSWER_LIMIT", 300_000)
+    sent = 0
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        if compressed:
+            body = gzip.compress(b"\0" * 20_000_000)
+            return web.Response(body=body, headers={"Content-Encoding": "gzip"})
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while sent < 200_000_000:
+            await response.write(b"x" * 100_000)
+            sent += 100_000
+        return response
+
+    assert await answer_of(handler) == Unanswered(7, "answer_too_large")
+    assert sent < 100_000_000
+
+
+async def test_an_answer_of_exactly_the_limit_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit itself is allowed."""
+    monkeypatch.setattr(conversions_api, "_ANSWER_LIMIT", 1000)
+
+    async def handler(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=b"x" * 1000)
+
+    answer = await answer_of(handler)
+    assert isinstance(answer, Answered)
+    assert len(answer.body) == 1000
+
+
+# -- no answer
+
+
+async def test_a_server_that_does_not_answer_times_out() -> None:
+    """Bounded by the time limit, told as such."""
+
+    async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    begun = time.monotonic()
+    assert await raw_answer(silent, timeout=0.3) == Unanswered(7, "timeout")
+    assert time.monotonic() - begun < 3.0
+
+
+async def test_a_server_that_trickles_times_out() -> None:
+    """The limit is one for the whole attempt: a byte now and then does not keep it alive."""
+
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        while not writer.is_closing():
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    begun = time.monotonic()
+    assert await raw_answer(trickle, timeout=0.4) == Unanswered(7, "timeout")
+    assert time.monotonic() - begun < 3.0
+
+
+async def test_a_reset_is_a_lost_connection() -> None:
+    """Before any answer."""
+
+    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        abort(writer)
+
+    assert await raw_answer(reset) == Unanswered(7, "connection")
+
+
+def abort(writer: asyncio.StreamWriter) -> None:
+    """Close with a reset."""
+    raw = writer.get_extra_info("socket")
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    writer.transport.abort()
+
+
+@pytest.mark.parametrize("how", ["reset", "closed"])
+async def test_an_answer_cut_off_in_its_middle_is_no_answer(how: str) -> None:
+    """Half a body is no verdict, however it ended."""
+
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 500)
+        await writer.drain()
+        if how == "reset":
+            await asyncio.sleep(0.1)
+            abort(writer)
+
+    answer = await raw_answer(cut)
+    assert isinstance(answer, Unanswered)
+    assert answer.reason in ("connection", "broken_answer")
+
+
+async def test_what_is_not_http_is_a_broken_answer() -> None:
+    """Another protocol on that port."""
+
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"220 mail.example ESMTP\r\n\r\n")
+        await writer.drain()
+
+    assert await raw_answer(babble) == Unanswered(7, "broken_answer")
+
+
+async def test_a_closed_port_is_a_failure_to_connect() -> None:
+    """Nothing was sent."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    async with client(f"http://127.0.0.1:{port}") as api:
+        assert await api.send(SEND) == Unanswered(7, "connect")
+
+
+async def test_a_server_without_tls_is_a_failure_of_tls() -> None:
+    """https against a plain port."""
+
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+
+    assert await raw_answer(plain, scheme="https") == Unanswered(7, "tls")
+
+
+async def test_a_certificate_nobody_signed_is_a_failure_of_tls(tmp_path: Path) -> None:
+    """The token is never sent to a server that cannot prove who it is."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate(tmp_path))
+    received = b""
+
+    async def serve(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        nonlocal received
+        received += await reader.read(1000)
+
+    async with listening(serve, tls=context) as port, client(f"https://127.0.0.1:{port}") as api:
+        assert await api.send(SEND) == Unanswered(7, "tls")
+    assert received == b""
+
+
+def certificate(folder: Path) -> Path:
+    """A self-signed certificate and its key, in one file."""
+    pytest.importorskip("cryptography", reason="cryptography makes the self-signed certificate")
+    from datetime import UTC, datetime, timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    begin = datetime.now(UTC) - timedelta(days=1)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(begin + timedelta(days=2))
+        .sign(key, hashes.SHA256())
+    )
+    pem = signed.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = folder / "server.pem"
+    path.write_bytes(pem)
+    return path
+
+
+async def test_a_name_that_does_not_resolve_is_a_failure_of_dns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told from a failure to connect: what to change is another thing."""
+
+    async def resolve(*_: object, **__: object) -> list[object]:
+        raise OSError(None, "Name or service not known")
+
+    monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", resolve)
+    monkeypatch.setattr(aiohttp.resolver.DefaultResolver, "resolve", resolve)
+    async with client("http://api.invalid") as api:
+        assert await api.send(SEND) == Unanswered(7, "dns")
+
+
+async def test_one_attempt_is_one_request() -> None:
+    """Also on a kept connection that the server closed meanwhile: retries are the core's."""
+    asked = 0
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await read_request(reader)
+        asked += 1
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        await read_request(reader)
+        asked += 1
+        abort(writer)
+
+    async with listening(once) as port, client(f"http://127.0.0.1:{port}") as api:
+        assert isinstance(await api.send(SEND), Answered)
+        assert await api.send(SEND) == Unanswered(7, "connection")
+    assert asked == 2
+
+
+async def test_a_cancelled_attempt_is_cancelled() -> None:
+    """The end of the service must not wait for a slow server, and must not be told as a time-out."""
+    begun = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        begun.set()
+        await reader.read()
+
+    async with listening(silent) as port, client(f"http://127.0.0.1:{port}") as api:
+        attempt = asyncio.create_task(api.send(SEND))
+        await asyncio.wait_for(begun.wait(), 5.0)
+        attempt.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await attempt
+
+
+async def test_closing_twice_or_unused_is_fine() -> None:
+    """The end of the process calls it whatever happened."""
+    api = ConversionsApi("http://127.0.0.1:1", FixedToken(SECRET), timeout=1.0, concurrency=1, agent="x")
+    await api.close()
+    async with serving() as (url, _), client(url) as used:
+        await used.send(SEND)
+        await used.close()
+
+
+def test_kinds_of_failure_are_a_closed_set() -> None:
+    """Whatever is raised has one of these names, never the exception's text."""
+    kinds = {
+        failure_kind(error)
+        for error in (
+            TimeoutError(),
+            aiohttp.ServerTimeoutError(),
+            ssl.SSLError("secret"),
+            aiohttp.ServerDisconnectedError(),
+            ConnectionResetError("10.0.0.1"),
+            aiohttp.ClientPayloadError("secret"),
+            aiohttp.InvalidURL("http://secret"),
+            ValueError("secret"),
+        )
+    }
+    assert kinds == {"timeout", "tls", "connection", "broken_answer"}

@@ -1,0 +1,105 @@
+"""librdkafka's configuration: layers, what is fixed, what is refused, and which topics a template can name."""
+
+from __future__ import annotations
+
+import re
+
+import confluent_kafka
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.adapters.kafka import REFUSED_PROPERTIES, dead_letter_pattern, dead_letter_topic
+from consumer.adapters.kafka.configuration import (
+    admin_config,
+    consumer_config,
+    is_cooperative,
+    producer_config,
+)
+
+topic_names = st.text("abcXYZ019._-", min_size=1, max_size=20)
+templates = st.builds(
+    lambda before, mark, after: before + mark + after,
+    st.text("ab._-", max_size=5),
+    st.sampled_from(["{topic}", ""]),
+    st.text("ab._-", min_size=1, max_size=5),
+)
+
+
+def test_user_properties_win_over_defaults_and_not_over_the_guarantee() -> None:
+    """What the user says holds, except what would let records be lost."""
+    user = {"client.id": "mine", "enable.auto.commit": "true", "isolation.level": "read_uncommitted"}
+    config = consumer_config(user, offset_reset="earliest", ignore=None)
+    assert config["client.id"] == "mine"
+    assert config["enable.auto.commit"] is False
+    assert config["isolation.level"] == "read_committed"
+    assert producer_config({"acks": "0", "linger.ms": "7"}, delivery_timeout=2.5) | {} == {
+        **producer_config({}, delivery_timeout=2.5),
+        "linger.ms": "7",
+    }
+    assert producer_config({}, delivery_timeout=2.5)["delivery.timeout.ms"] == 2500
+
+
+def test_defaults_are_bounded_and_cooperative() -> None:
+    """Fetching ahead is bounded in bytes; nothing is committed or stored by itself."""
+    config = consumer_config({}, offset_reset="earliest", ignore=None)
+    assert config["partition.assignment.strategy"] == "cooperative-sticky"
+    assert config["queued.max.messages.kbytes"] == 16384
+    assert config["enable.auto.offset.store"] is False
+
+
+@pytest.mark.parametrize(
+    ("reset", "librdkafka"), [("earliest", "earliest"), ("latest", "earliest"), ("error", "error")]
+)
+def test_librdkafka_itself_never_resets_to_the_end(reset: str, librdkafka: str) -> None:
+    """Only an explicit start may skip records; a reset inside librdkafka goes to the beginning, or is an error."""
+    assert consumer_config({}, offset_reset=reset, ignore=None)["auto.offset.reset"] == librdkafka
+
+
+def test_new_group_protocol_leaves_out_what_the_broker_decides() -> None:
+    """librdkafka refuses these properties with KIP-848; the client accepts what is left."""
+    user = {"group.protocol": "consumer", "session.timeout.ms": "9000", "heartbeat.interval.ms": "100"}
+    config = consumer_config(user, offset_reset="earliest", ignore=None)
+    assert (
+        not {"session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"} & config.keys()
+    )
+    assert is_cooperative(config)
+    confluent_kafka.Consumer({**config, "bootstrap.servers": "127.0.0.1:9", "log_level": 0}).close()
+
+
+def test_each_client_gets_only_its_own_properties() -> None:
+    """A producer is not told of groups, nor a consumer of acknowledgements, nor an admin of either."""
+    user = {"sasl.username": "u", "session.timeout.ms": "9000", "linger.ms": "5"}
+    assert "session.timeout.ms" not in producer_config(user, delivery_timeout=1)
+    assert "linger.ms" not in consumer_config(user, offset_reset="earliest", ignore=None)
+    assert not {"linger.ms", "session.timeout.ms"} & admin_config(user).keys()
+    for config in (producer_config(user, delivery_timeout=1), admin_config(user)):
+        assert config["sasl.username"] == "u"
+
+
+def test_own_blacklist_is_kept() -> None:
+    """Topics that the user hides stay hidden beside the dead-letter topics."""
+    config = consumer_config({"topic.blacklist": "^secret"}, offset_reset="earliest", ignore="^dlq$")
+    assert config["topic.blacklist"] == "^secret,^dlq$"
+
+
+@pytest.mark.parametrize(
+    "name", ["enable.auto.commit", "acks", "enable.idempotence", "test.mock.num.brokers"]
+)
+def test_what_weakens_the_guarantee_is_refused_with_a_reason(name: str) -> None:
+    """Each refused property has a reason to show."""
+    assert len(REFUSED_PROPERTIES[name]) > 20
+
+
+@given(templates, topic_names)
+def test_pattern_matches_every_topic_that_the_template_names(template: str, topic: str) -> None:
+    """No dead-letter topic escapes the pattern that keeps it from being consumed."""
+    assert re.match(dead_letter_pattern(template), dead_letter_topic(template, topic))
+
+
+@given(topic_names)
+def test_pattern_spares_the_topics_themselves(topic: str) -> None:
+    """With the default template only names with that ending are hidden; a dot in the template is a dot."""
+    hidden = re.match(dead_letter_pattern("{topic}.dead-letters"), topic) is not None
+    assert hidden == (topic.endswith(".dead-letters") and topic != ".dead-letters")
+    assert not re.match(dead_letter_pattern("{topic}.dead-letters"), topic + "-dead-letters")

@@ -1,0 +1,476 @@
+"""The consumer's thread on a fake consumer: what no broker does on demand, above all within one consume."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import confluent_kafka
+import pytest
+from confluent_kafka import KafkaException, Message
+from confluent_kafka import TopicPartition as RawPartition
+
+from consumer.adapters.kafka.commits import CommitResult
+from consumer.adapters.kafka.member import GroupMember
+from consumer.core.interface import Assignment
+from consumer.core.model import Chunk, Position, TopicPartition
+from consumer.errors import KafkaError
+
+Step = Callable[["FakeConsumer"], list[Message]]
+
+
+def message(offset: int, partition: int = 0, leader_epoch: int = 0) -> Message:
+    """A record of topic ``t``."""
+    return Message("t", partition, offset, b"k", b"v", None, None, (1, 1000), 0.0, leader_epoch)
+
+
+def parts(*numbers: int) -> list[RawPartition]:
+    """Partitions of topic ``t``."""
+    return [RawPartition("t", number) for number in numbers]
+
+
+def given(*numbers: int) -> Step:
+    """A rebalance that gives these, and no record."""
+
+    def step(consumer: FakeConsumer) -> list[Message]:
+        consumer.assign_to(*numbers)
+        return []
+
+    return step
+
+
+def taken(*numbers: int) -> Step:
+    """A rebalance that takes these, and no record."""
+
+    def step(consumer: FakeConsumer) -> list[Message]:
+        consumer.take_away(*numbers)
+        return []
+
+    return step
+
+
+class FakeConsumer:
+    """Plays a script: one step for each consume that waits (``consume(1, …)``); the other consumes are empty."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.script: list[Step] = []
+        self.calls: list[tuple[Any, ...]] = []
+        self.stored: dict[int, int] = {}
+        self.refused: dict[str, KafkaException] = {}
+
+    def subscribe(self, topics: list[str], **callbacks: Callable[..., None]) -> None:
+        """Remember the callbacks; a script calls them."""
+        self.on = SimpleNamespace(**callbacks)
+
+    def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
+        """The next step."""
+        return self.script.pop(0)(self) if num_messages == 1 and self.script else []
+
+    def assign_to(self, *numbers: int) -> None:
+        """A rebalance gives these."""
+        self.on.on_assign(self, parts(*numbers))
+
+    def take_away(self, *numbers: int) -> None:
+        """A rebalance takes these."""
+        self.on.on_revoke(self, parts(*numbers))
+
+    def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
+        """From `stored`, or the refusal."""
+        self._refuse("committed")
+        for one in partitions:
+            one.offset = self.stored.get(one.partition, confluent_kafka.OFFSET_INVALID)
+        return partitions
+
+    def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
+        """One topic with two partitions."""
+        return SimpleNamespace(topics={topic: SimpleNamespace(partitions={0: None, 1: None})})
+
+    def get_watermark_offsets(
+        self, partition: RawPartition, timeout: float = -1, cached: bool = False
+    ) -> tuple[int, int]:
+        """Not known when cached, 77 when asked."""
+        return (-1001, -1001) if cached else (0, 77)
+
+    def commit(self, *, offsets: list[RawPartition], asynchronous: bool) -> Any:
+        """Taken."""
+        named = [(one.partition, one.offset, one.leader_epoch) for one in offsets]
+        self.calls.append(("commit", asynchronous, named))
+        self._refuse("commit")
+        return None if asynchronous else offsets
+
+    def seek(self, partition: RawPartition) -> None:
+        """Remembered."""
+        self.calls.append(("seek", partition.partition, partition.offset))
+        self._refuse("seek")
+
+    def close(self) -> None:
+        """Takes all away, as librdkafka does."""
+        self.calls.append(("close",))
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        """assign, unassign, incremental_…, pause, resume: remembered."""
+        return lambda partitions=(): self.calls.append(
+            (name, [(one.partition, one.offset) for one in partitions])
+        )
+
+    def _refuse(self, what: str) -> None:
+        if what in self.refused:
+            raise self.refused[what]
+
+
+class Told:
+    """The hooks: answers at once, and remembers."""
+
+    def __init__(self) -> None:
+        self.assignments: list[Assignment] = []
+        self.revocations: list[Sequence[TopicPartition]] = []
+        self.losses: list[Sequence[TopicPartition]] = []
+        self.troubles: list[tuple[str, str]] = []
+        self.positions: Sequence[Position] = ()
+        self.too_late = False
+
+    def assigned(self, assignments: Sequence[Assignment]) -> None:
+        """Noted."""
+        self.assignments.extend(assignments)
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
+        """Noted; answers `positions`, unless `too_late`."""
+        self.revocations.append(partitions)
+        if self.too_late:
+            raise TimeoutError
+        return self.positions
+
+    def lost(self, partitions: Sequence[TopicPartition]) -> None:
+        """Noted."""
+        self.losses.append(partitions)
+
+    def trouble(self, code: str, text: str) -> None:
+        """Noted."""
+        self.troubles.append((code, text))
+
+
+class Bench:
+    """A member on a fake consumer."""
+
+    def __init__(
+        self, *, reset: str = "earliest", timeout: float = 1.0, strategy: str = "cooperative-sticky"
+    ) -> None:
+        self.told = Told()
+        self.ready: deque[Chunk] = deque()
+        config = {"partition.assignment.strategy": strategy}
+        made: list[FakeConsumer] = []
+
+        def make(config: dict[str, Any]) -> Any:
+            made.append(FakeConsumer(config))
+            return made[0]
+
+        self.member = GroupMember(
+            config, self.told, self.ready, offset_reset=reset, timeout=timeout, make_consumer=make
+        )
+        self.consumer = made[0]
+        self.member.join(["t"])
+
+    def fetch(self, *steps: Step, room: int = 100) -> list[Chunk]:
+        """One fetch during which `steps`' first is played."""
+        self.consumer.script = list(steps)
+        self.member.fetch(room, 0.0)
+        chunks = list(self.ready)
+        self.ready.clear()
+        return chunks
+
+    def calls(self, name: str) -> list[tuple[Any, ...]]:
+        """What was called by this name."""
+        return [call for call in self.consumer.calls if call[0] == name]
+
+
+def offsets(chunks: list[Chunk]) -> list[int]:
+    """Of all records, in order."""
+    return [record.offset for chunk in chunks for record in chunk.records]
+
+
+def test_records_of_a_partition_revoked_in_the_same_consume_are_dropped() -> None:
+    """The core has drained and let go: a record that arrives with the revocation belongs to nobody."""
+    bench = Bench()
+
+    def step(consumer: FakeConsumer) -> list[Message]:
+        consumer.take_away(0)
+        return [message(5, 0), message(9, 1)]
+
+    bench.fetch(given(0, 1))
+    assert offsets(bench.fetch(step)) == [9]
+    assert bench.calls("seek") == []
+
+
+def test_partition_gone_and_back_in_one_consume_starts_again() -> None:
+    """Its records could be from before or after: none is handed out, and the consumer seeks to the new start."""
+    bench = Bench()
+    bench.consumer.stored[0] = 3
+
+    def step(consumer: FakeConsumer) -> list[Message]:
+        consumer.take_away(0)
+        consumer.stored[0] = 5
+        consumer.assign_to(0)
+        return [message(4, 0), message(5, 0), message(6, 1)]
+
+    bench.fetch(given(0, 1))
+    assert offsets(bench.fetch(step)) == [6]
+    assert bench.calls("seek") == [("seek", 0, 5)]
+    again = bench.fetch(lambda _: [message(5, 0)])
+    assert [(chunk.epoch, offsets([chunk])) for chunk in again] == [(bench.told.assignments[-1].epoch, [5])]
+
+
+def test_gone_and_back_without_a_known_start_begins_at_the_beginning() -> None:
+    """Without a committed offset the seek goes to the beginning: records again rather than records lost."""
+    bench = Bench()
+
+    def step(consumer: FakeConsumer) -> list[Message]:
+        consumer.take_away(0)
+        consumer.assign_to(0)
+        return [message(4)]
+
+    bench.fetch(given(0))
+    assert bench.fetch(step) == []
+    assert bench.calls("seek") == [("seek", 0, confluent_kafka.OFFSET_BEGINNING)]
+
+
+def turn(consumer: FakeConsumer) -> list[Message]:
+    """Partition 0 goes and comes back, with a record."""
+    consumer.take_away(0)
+    consumer.assign_to(0)
+    return [message(4)]
+
+
+def refusal(code: int) -> KafkaException:
+    """What the consumer raises."""
+    return KafkaException(confluent_kafka.KafkaError(code))
+
+
+def test_seek_that_fails_ends_the_run() -> None:
+    """Going on without the seek would lose the dropped records."""
+    bench = Bench()
+    bench.fetch(given(0))
+    bench.consumer.refused["seek"] = refusal(confluent_kafka.KafkaError._UNKNOWN_PARTITION)
+    with pytest.raises(KafkaError, match=r"t\[0\]"):
+        bench.fetch(turn)
+
+
+def test_seek_that_comes_too_early_is_made_again_and_records_wait_for_it() -> None:
+    """A partition that is not fetched yet cannot be sought in: its records are dropped until it can."""
+    bench = Bench()
+    bench.fetch(given(0))
+    bench.consumer.refused["seek"] = refusal(confluent_kafka.KafkaError._STATE)
+    assert bench.fetch(turn) == []
+    assert bench.fetch(lambda _: [message(5)]) == []
+    del bench.consumer.refused["seek"]
+    assert bench.fetch(lambda _: [message(6)]) == []
+    assert offsets(bench.fetch(lambda _: [message(4)])) == [4]
+    assert len(bench.calls("seek")) == 3
+
+
+def test_seek_that_stays_too_early_ends_the_run() -> None:
+    """Not for ever: at the time limit for the brokers' answers it is an error."""
+    bench = Bench(timeout=0.0)
+    bench.fetch(given(0))
+    bench.consumer.refused["seek"] = refusal(confluent_kafka.KafkaError._STATE)
+    with pytest.raises(KafkaError, match=r"t\[0\]"):
+        bench.fetch(turn)
+
+
+def test_partition_gone_and_back_without_a_record_needs_no_seek() -> None:
+    """Nothing was dropped, so nothing is read again."""
+    bench = Bench()
+    bench.fetch(given(0))
+    bench.fetch(lambda consumer: turn(consumer)[:0])
+    assert bench.calls("seek") == []
+    assert offsets(bench.fetch(lambda _: [message(4)])) == [4]
+
+
+def test_partition_newly_assigned_in_a_consume_keeps_its_records() -> None:
+    """What was not held before cannot be stale."""
+    bench = Bench()
+
+    def step(consumer: FakeConsumer) -> list[Message]:
+        consumer.assign_to(0)
+        return [message(0)]
+
+    assert offsets(bench.fetch(step)) == [0]
+    assert bench.calls("seek") == []
+
+
+def test_chunks_split_where_the_leader_epoch_changes() -> None:
+    """A position carries the leader epoch of the record before it, so a chunk has one."""
+    bench = Bench()
+    bench.fetch(given(0, 1))
+    chunks = bench.fetch(
+        lambda _: [message(1), message(2), message(7, 1), message(3, 0, 1), message(4, 0, 1), message(8, 1)]
+    )
+    assert [(chunk.partition, chunk.leader_epoch, offsets([chunk])) for chunk in chunks] == [
+        (0, 0, [1, 2]),
+        (1, 0, [7, 8]),
+        (0, 1, [3, 4]),
+    ]
+
+
+def test_revoked_positions_are_committed_before_letting_go() -> None:
+    """In the callback, synchronously, with leader epochs, and only of the partitions that go."""
+    bench = Bench()
+    bench.told.positions = [Position("t", 0, 8, 2), Position("t", 1, 9, 2)]
+    bench.fetch(given(0, 1))
+    bench.fetch(taken(0))
+    names = [call[0] for call in bench.consumer.calls]
+    assert bench.calls("commit") == [("commit", False, [(0, 8, 2)])]
+    assert names.index("commit") < names.index("incremental_unassign")
+
+
+def test_draining_out_of_time_commits_nothing() -> None:
+    """The listener hears that the partitions are lost; the thread lets go."""
+    bench = Bench()
+    bench.told.too_late = True
+    bench.fetch(given(0))
+    bench.fetch(taken(0))
+    assert bench.told.losses == [[TopicPartition("t", 0)]]
+    assert bench.calls("commit") == []
+    assert len(bench.calls("incremental_unassign")) == 1
+
+
+def test_lost_is_never_committed() -> None:
+    """Lost partitions: told, let go, no commit."""
+    bench = Bench()
+    bench.told.positions = [Position("t", 0, 8, 2)]
+    bench.fetch(given(0))
+    bench.fetch(lambda consumer: consumer.on.on_lost(consumer, parts(0)) or [])
+    assert bench.told.losses == [[TopicPartition("t", 0)]]
+    assert bench.calls("commit") == []
+
+
+def test_eager_assigns_and_unassigns_whole() -> None:
+    """Under an eager strategy the whole assignment is set and dropped at once."""
+    bench = Bench(strategy="range")
+    bench.consumer.stored[1] = 6
+    bench.fetch(given(0, 1))
+    bench.fetch(taken(0, 1))
+    assert bench.calls("assign") == [("assign", [(0, confluent_kafka.OFFSET_INVALID), (1, 6)])]
+    assert bench.calls("unassign") == [("unassign", [])]
+
+
+def test_commit_of_an_older_epoch_is_not_sent() -> None:
+    """A commit asked for under an earlier assignment of the same partition does not reach the broker."""
+    bench = Bench()
+    bench.fetch(given(0))
+    old = bench.told.assignments[0].epoch
+    bench.fetch(taken(0))
+    bench.fetch(given(0))
+    results: list[CommitResult] = []
+    bench.member.send_commit([Position("t", 0, 4, 0)], [old], results.append)
+    assert results == [CommitResult((), "_ASSIGNMENT_LOST")]
+    assert bench.calls("commit") == []
+
+
+def test_refused_partition_of_a_commit_is_named() -> None:
+    """The answer says which positions were taken, and the code of the one that was not."""
+    bench = Bench()
+    bench.fetch(given(0, 1))
+    epochs = [one.epoch for one in bench.told.assignments]
+    results: list[CommitResult] = []
+    positions = [Position("t", 0, 4, 0), Position("t", 1, 5, 0)]
+    bench.member.send_commit(positions, epochs, results.append)
+
+    def answered(partition: int, offset: int, code: int | None) -> Any:
+        error = None if code is None else confluent_kafka.KafkaError(code)
+        return SimpleNamespace(topic="t", partition=partition, offset=offset, error=error)
+
+    stale = confluent_kafka.KafkaError.STALE_MEMBER_EPOCH
+    bench.consumer.config["on_commit"](None, [answered(0, 4, None), answered(1, 5, stale)])
+    assert results == [CommitResult((positions[0],), "STALE_MEMBER_EPOCH")]
+
+
+def test_close_answers_commits_in_flight() -> None:
+    """Nobody waits for ever: a commit whose answer cannot come any more fails."""
+    bench = Bench()
+    bench.fetch(given(0))
+    results: list[CommitResult] = []
+    epoch = bench.told.assignments[0].epoch
+    bench.member.send_commit([Position("t", 0, 4, 0)], [epoch], results.append)
+    bench.member.close([Position("t", 0, 5, 0)], [epoch])
+    assert results == [CommitResult((), "_DESTROY")]
+    assert bench.calls("commit")[-1] == ("commit", False, [(0, 5, 0)])
+
+
+def test_start_not_known_is_left_to_librdkafka_except_under_latest() -> None:
+    """If the broker does not tell the committed offset: earliest goes on (librdkafka asks again), latest ends."""
+    loading = KafkaException(
+        confluent_kafka.KafkaError(confluent_kafka.KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
+    )
+    bench = Bench()
+    bench.consumer.refused["committed"] = loading
+    bench.fetch(given(0))
+    assert bench.told.assignments[0].start is None
+    assert bench.told.troubles[0][0] == "COORDINATOR_LOAD_IN_PROGRESS"
+    latest = Bench(reset="latest")
+    latest.consumer.refused["committed"] = loading
+    with pytest.raises(KafkaError, match="where to start"):
+        latest.fetch(given(0))
+
+
+def test_ends_are_asked_for_while_paused() -> None:
+    """Unknown without fetching; asked for while paused; gone with the partition."""
+    bench = Bench()
+    bench.fetch(given(0))
+    assert bench.member.ends() == {}
+    deadline = time.monotonic() + 10
+    while not bench.member.ends() and time.monotonic() < deadline:
+        bench.fetch(room=0)
+    assert bench.member.ends() == {TopicPartition("t", 0): 77}
+    bench.fetch(taken(0), room=0)
+    while bench.member.ends() and time.monotonic() < deadline:
+        bench.fetch(room=0)
+    assert bench.member.ends() == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (confluent_kafka.KafkaError._AUTHENTICATION, "KAFKA_SASL_PASSWORD"),
+        (confluent_kafka.KafkaError.TOPIC_AUTHORIZATION_FAILED, "KAFKA_TOPICS"),
+        (confluent_kafka.KafkaError.GROUP_AUTHORIZATION_FAILED, "KAFKA_GROUP_ID"),
+        (confluent_kafka.KafkaError.UNSUPPORTED_VERSION, "KAFKA_GROUP_PROTOCOL"),
+        (confluent_kafka.KafkaError.FENCED_INSTANCE_ID, "KAFKA_GROUP_INSTANCE_ID"),
+    ],
+)
+def test_what_never_mends_ends_the_run_and_says_what_to_change(code: int, says: str) -> None:
+    """Told by librdkafka's error callback, raised by the fetch that is going on."""
+    bench = Bench()
+
+    def step(consumer: FakeConsumer) -> list[Message]:
+        consumer.config["error_cb"](confluent_kafka.KafkaError(code))
+        return []
+
+    with pytest.raises(KafkaError, match=says) as raised:
+        bench.fetch(step)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("code", ["_TRANSPORT", "_ALL_BROKERS_DOWN", "NOT_COORDINATOR", "_MAX_POLL_EXCEEDED"])
+def test_what_mends_itself_is_trouble(code: str) -> None:
+    """Told, and gone on from."""
+    bench = Bench()
+    number: int = getattr(confluent_kafka.KafkaError, code)
+    bench.fetch(lambda consumer: consumer.config["error_cb"](confluent_kafka.KafkaError(number)) or [])
+    assert [told for told, _ in bench.told.troubles] == [code]
+    assert bench.fetch() == []
+
+
+def test_topic_that_vanishes_later_is_trouble() -> None:
+    """A missing topic ends the run only before the first assignment: later there may be others to go on with."""
+    unknown = confluent_kafka.KafkaError(confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART)
+    lacking = Message("t", -1, -1, None, None, None, unknown, (0, 0), 0.0, 0)
+    with pytest.raises(KafkaError, match="topic t does not exist"):
+        Bench().fetch(lambda _: [lacking])
+    bench = Bench()
+    bench.fetch(given(0))
+    bench.fetch(lambda _: [lacking])
+    assert bench.told.troubles[0][0] == "UNKNOWN_TOPIC_OR_PART"

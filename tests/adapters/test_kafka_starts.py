@@ -1,0 +1,157 @@
+"""Where partitions start: the rules of KAFKA_AUTO_OFFSET_RESET, on a fake and on brokers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import confluent_kafka
+import pytest
+from confluent_kafka import TopicPartition as RawPartition
+
+from consumer.adapters.kafka.starts import Start, find_starts
+from consumer.core.model import TopicPartition
+from consumer.errors import KafkaError
+from tests.kafka.harness import Kafka, Member, commit, committed, create_topic, produce, unique
+
+TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
+
+
+class FakeOffsets:
+    """A cluster with one topic: what is committed (None for nothing) and where each partition ends."""
+
+    def __init__(self, offsets: list[int | None], ends: list[int]) -> None:
+        self.offsets = offsets
+        self.ends = ends
+        self.error: confluent_kafka.KafkaError | None = None
+
+    def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
+        """As `confluent_kafka.Consumer.committed`."""
+        for one in partitions:
+            offset = self.offsets[one.partition]
+            one.offset = confluent_kafka.OFFSET_INVALID if offset is None else offset
+        return partitions
+
+    def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
+        """As `confluent_kafka.Consumer.list_topics`."""
+        return SimpleNamespace(
+            topics={topic: SimpleNamespace(partitions=dict.fromkeys(range(len(self.ends))))}
+        )
+
+    def get_watermark_offsets(
+        self, partition: RawPartition, timeout: float = -1, cached: bool = False
+    ) -> tuple[int, int]:
+        """As `confluent_kafka.Consumer.get_watermark_offsets`."""
+        return 0, self.ends[partition.partition]
+
+
+UNKNOWN = Start(None, None, False)
+
+
+@pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
+def test_committed_offset_always_wins(reset: str) -> None:
+    """Whatever the reset says: a committed offset is the start, and is not committed again."""
+    starts = find_starts(FakeOffsets([7, 0], [9, 9]), [("t", 0), ("t", 1)], reset, 1)
+    assert [(start.offset, start.commit) for start in starts] == [(7, False), (0, False)]
+
+
+@pytest.mark.parametrize("reset", ["earliest", "error"])
+def test_without_commit_the_reset_is_left_to_librdkafka(reset: str) -> None:
+    """No explicit start: librdkafka is configured with the same reset."""
+    assert find_starts(FakeOffsets([None], [9]), [("t", 0)], reset, 1) == [UNKNOWN]
+
+
+def test_latest_starts_a_new_group_at_the_end_and_commits_it() -> None:
+    """A group without any commit on the topic starts at the end offset, to be committed at once."""
+    starts = find_starts(FakeOffsets([None, None], [9, 4]), [("t", 0), ("t", 1)], "latest", 1)
+    assert starts == [Start(9, None, True), Start(4, None, True)]
+
+
+def test_latest_never_skips_in_a_group_that_has_commits() -> None:
+    """A partition without commit in a topic where another one (ours or not) has some: from the beginning."""
+    starts = find_starts(FakeOffsets([None, 3], [9, 4]), [("t", 0)], "latest", 1)
+    assert starts == [UNKNOWN]
+
+
+def test_unknown_is_not_taken_for_none() -> None:
+    """A partition whose committed offset the broker does not tell raises; it does not count as uncommitted."""
+
+    class Failing(FakeOffsets):
+        """The coordinator is loading."""
+
+        def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
+            return [
+                SimpleNamespace(offset=-1001, leader_epoch=None, error=confluent_kafka.KafkaError(14))  # type: ignore[misc]
+                for _ in partitions
+            ]
+
+    with pytest.raises(confluent_kafka.KafkaException):
+        find_starts(Failing([None], [9]), [("t", 0)], "latest", 1)
+
+
+@pytest.mark.kafka
+async def test_earliest_reads_from_the_beginning(each_kafka: Kafka) -> None:
+    """A new group reads what was there before it."""
+    name = create_topic(each_kafka)
+    produce(each_kafka, name, TEN)
+    async with Member(each_kafka, [name], unique("group")) as member:
+        await member.until(lambda: member.values == TEN)
+        assert member.held[TopicPartition(name, 0)][3:] == (None, False)
+
+
+@pytest.mark.kafka
+async def test_latest_reads_only_what_comes_after(each_kafka: Kafka) -> None:
+    """A new group under ``latest`` starts at the end, says so, and wants it committed."""
+    name = create_topic(each_kafka)
+    produce(each_kafka, name, TEN)
+    async with Member(each_kafka, [name], unique("group"), offset_reset="latest") as member:
+        await member.until(lambda: TopicPartition(name, 0) in member.held)
+        assert member.held[TopicPartition(name, 0)][3:] == (10, True)
+        produce(each_kafka, name, [b"new"])
+        await member.until(lambda: member.values == [b"new"])
+
+
+@pytest.mark.kafka
+async def test_latest_in_a_known_group_reads_new_partitions_from_the_beginning(each_kafka: Kafka) -> None:
+    """Where one partition has a commit, ``latest`` skips nothing on the others."""
+    name, group = create_topic(each_kafka, 2), unique("group")
+    produce(each_kafka, name, TEN, partition=0)
+    produce(each_kafka, name, TEN, partition=1)
+    commit(each_kafka, group, name, 10, partition=1)
+    async with Member(each_kafka, [name], group, offset_reset="latest") as member:
+        await member.until(lambda: member.values == TEN)
+    assert {chunk.partition for chunk in member.chunks} == {0}
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("reset", ["latest", "earliest"])
+async def test_out_of_range_never_jumps_to_the_end(
+    kafka: Kafka, topic: Callable[..., str], reset: str
+) -> None:
+    """A committed offset that is not there leads to the beginning, also under ``latest``."""
+    name, group = topic(), unique("group")
+    produce(kafka, name, TEN)
+    commit(kafka, group, name, 999)
+    async with Member(kafka, [name], group, offset_reset=reset) as member:
+        await member.until(lambda: member.values == TEN)
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("offset", [None, 999], ids=["none committed", "out of range"])
+async def test_error_ends_the_run(kafka: Kafka, topic: Callable[..., str], offset: int | None) -> None:
+    """Under ``error`` a partition without a usable start ends the run and says what to do; nothing is committed."""
+    name, group = topic(), unique("group")
+    produce(kafka, name, TEN)
+    if offset is not None:
+        commit(kafka, group, name, offset)
+    async with Member(kafka, [name], group, offset_reset="error") as member:
+        failure = await member.until_fails()
+    assert isinstance(failure, KafkaError)
+    assert "KAFKA_AUTO_OFFSET_RESET" in str(failure)
+    assert member.records == []
+    assert committed(kafka, group, name).offset == (
+        confluent_kafka.OFFSET_INVALID if offset is None else offset
+    )

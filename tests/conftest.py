@@ -1,0 +1,131 @@
+"""Fixtures that all tests may use: above all, Kafka.
+
+`kafka` is one broker for the whole run, also when pytest-xdist runs it in several processes. Which one:
+
+1. ``KAFKA_BOOTSTRAP_SERVERS``, if it is set: an *external* broker, which we do not touch otherwise;
+2. a *real* Apache Kafka of our own, if Java and Maven (or its jars, from an earlier run) are there;
+3. the *embedded* broker of the demo. Tests marked ``real_kafka`` are then skipped by name; in CI that would pass
+   for tested, so there the run fails instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumer.sandbox.broker import EmbeddedBroker
+from tests.kafka.broker import BrokerUnavailable, RealBroker, shared_broker, stop_shared_broker
+from tests.kafka.harness import Kafka, create_topic
+
+EXTERNAL = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
+IN_CI = os.environ.get("CI", "").lower() == "true"
+
+_RUN_DIRECTORY = pytest.StashKey[Path]()
+_RUN_PID = pytest.StashKey[int]()
+_KEY = "pinstream_run"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A directory that all processes of this run have in common, and the process they belong to."""
+    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if worker is None:
+        directory, pid = tempfile.mkdtemp(prefix="pinstream-tests-"), os.getpid()
+    else:
+        directory, pid = worker[_KEY]
+    config.stash[_RUN_DIRECTORY] = Path(directory)
+    config.stash[_RUN_PID] = pid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """pytest-xdist makes a worker: tell it the run's directory."""
+    node.workerinput[_KEY] = (str(node.config.stash[_RUN_DIRECTORY]), node.config.stash[_RUN_PID])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The run's main process ends the broker, after all workers are done."""
+    if getattr(config, "workerinput", None) is None and _RUN_DIRECTORY in config.stash:
+        directory = config.stash[_RUN_DIRECTORY]
+        stop_shared_broker(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def kafka(pytestconfig: pytest.Config) -> Iterator[Kafka]:
+    """The run's broker."""
+    if EXTERNAL:
+        yield Kafka(EXTERNAL, "external")
+        return
+    try:
+        found = shared_broker(pytestconfig.stash[_RUN_DIRECTORY], pytestconfig.stash[_RUN_PID])
+    except BrokerUnavailable as error:
+        _not_in_ci(error)
+        yield from _embedded()
+    else:
+        yield Kafka(found["bootstrap_servers"], "real", found["sasl_bootstrap_servers"])
+
+
+@pytest.fixture(scope="session")
+def embedded_kafka() -> Iterator[Kafka]:
+    """The embedded broker, whatever `kafka` is."""
+    yield from _embedded()
+
+
+@pytest.fixture(scope="module")
+def own_kafka() -> Iterator[RealBroker]:
+    """A real broker for this module alone: its tests may pause, kill and restart it. Skipped without one."""
+    try:
+        with RealBroker() as broker:
+            yield broker
+    except BrokerUnavailable as error:
+        _not_in_ci(error)
+        pytest.skip(f"needs a Kafka broker of its own: {error}")
+
+
+@pytest.fixture(params=["kafka", "embedded_kafka"])
+def each_kafka(request: pytest.FixtureRequest) -> Kafka:
+    """For contracts that both must keep: a test that uses this runs on the run's broker and on the embedded one."""
+    found: Kafka = request.getfixturevalue(request.param)
+    if request.param == "kafka" and found.kind == "embedded":
+        pytest.skip("no Kafka but the embedded broker, which the other variant runs on")
+    return found
+
+
+@pytest.fixture
+def topic(kafka: Kafka) -> Callable[..., str]:
+    """``topic(partitions=1, **settings)`` creates a topic with a name of its own and returns the name.
+
+    Settings: ``cleanup_policy="compact"``, … On the embedded broker each topic has four partitions, whatever is
+    asked for, and no settings.
+    """
+
+    def make(partitions: int = 1, **settings: str) -> str:
+        return create_topic(kafka, partitions, **settings)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _real_kafka(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("real_kafka") is None:
+        return
+    found: Kafka = request.getfixturevalue("kafka")
+    if found.kind == "embedded":
+        pytest.skip("needs a real Kafka broker (Java and Maven, or KAFKA_BOOTSTRAP_SERVERS)")
+
+
+def _not_in_ci(error: BrokerUnavailable) -> None:
+    if IN_CI:
+        pytest.fail(f"no real Kafka in CI, where no test may be skipped for that: {error}", pytrace=False)
+
+
+def _embedded() -> Iterator[Kafka]:
+    broker = EmbeddedBroker().open()
+    yield Kafka(broker.bootstrap_servers, "embedded")
+    broker.shut()
