@@ -20,8 +20,26 @@ from consumer import __version__
 from consumer.errors import PinstreamError, UsageError
 
 
+class _Command(click.Command):
+    """Takes ``--debug`` after its name too, where most people write it."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        option = click.Option(
+            ["--debug"], is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks of errors."
+        )
+        self.params.append(option)
+
+
+def _debug(ctx: click.Context, _: click.Parameter, given: bool) -> None:
+    if given:
+        ctx.find_root().params["debug"] = True
+
+
 class _Group(click.Group):
     """Ends every command the same way: our errors as one line, bugs as one line unless ``--debug``."""
+
+    command_class = _Command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -52,7 +70,7 @@ def _say(ctx: click.Context, message: str, error: BaseException) -> None:
     click.echo(f"pinstream: {' '.join(message.split())}", err=True)
 
 
-class _SettingsCommand(click.Command):
+class _SettingsCommand(_Command):
     """A command whose ``--help`` ends with the settings it goes by, from the one place that defines them."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

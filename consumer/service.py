@@ -42,6 +42,9 @@ class Source(Protocol):
     async def end_offsets(self) -> Mapping[TopicPartition, int]:
         """Where the assigned partitions end, as last heard."""
 
+    async def reached(self) -> Mapping[TopicPartition, int]:
+        """Up to where the assigned partitions were read (see `EndOffsets`)."""
+
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Commit `positions` and leave the group, in bounded time."""
 
@@ -254,7 +257,7 @@ class Service:
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(_HOUSEKEEPING)
-            self.feed(i.EndOffsets(await self._source.end_offsets()))
+            self.feed(i.EndOffsets(await self._source.end_offsets(), await self._source.reached()))
             try:
                 await self._key_store.expire(self._clock.now().unix)
             except KeyStoreError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ def converter(settings: Settings, schema: dict[str, Any], accounts: tuple[str, .
         schema,
         accounts=accounts,
         partner_name=settings.pinterest.partner_name,
-        max_event_age=settings.pinstream.max_event_age,
+        # 0 is how a person writes "no limit".
+        max_event_age=settings.pinstream.max_event_age or math.inf,
     )
 
 

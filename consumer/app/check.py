@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from consumer.adapters.conversions_api import ConversionsApi
@@ -245,5 +246,5 @@ def _print(rows: list[Row]) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         colour = _COLOURS[row.verdict]
-        table.add_row(row.what, f"[{colour}]{row.verdict}[/{colour}]", row.text)
+        table.add_row(row.what, f"[{colour}]{row.verdict}[/{colour}]", escape(row.text))
     Console().print(table)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import tempfile
 import time
@@ -33,6 +34,7 @@ from consumer.app.records import (
     encoded,
     made_up,
     on_terminal,
+    pause,
     say,
     with_duplicates,
     with_invalid,
@@ -56,6 +58,8 @@ _AHEAD = 4000
 _ENDLESS_RATE = 200.0
 """Events a second when nobody said how many: a shop, not a load test."""
 _FLUSH_TIMEOUT = 60.0
+_LAST_SECONDS = 5.0
+"""After Ctrl-C, how long to wait for what was produced to be settled, so that the last figures agree."""
 _LOOK = 0.02
 """Seconds between looks at how far the consumer is."""
 
@@ -109,15 +113,20 @@ async def _demo(options: DemoOptions, environ: Mapping[str, str], folder: str) -
 
 
 def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -> dict[str, str]:
-    """The demo's environment: PINSTREAM_… of the user's holds, where records come from and go to is ours."""
+    """The demo's environment: PINSTREAM_… of the user's holds; where records come from and go to, and what
+    survives, is ours."""
     own = {name: value for name, value in environ.items() if name.startswith("PINSTREAM_") or name == "HOME"}
     defaults = {"PINSTREAM_HTTP_ADDRESS": _free_address(8080), "PINSTREAM_LOG_LEVEL": "error"}
     return {
         **defaults,
-        "PINSTREAM_STATE_DIR": folder,
         **own,
+        "PINSTREAM_STATE_DIR": folder,
         "KAFKA_BOOTSTRAP_SERVERS": brokers,
         "KAFKA_TOPICS": TOPIC,
+        # The broker assigns at once; a classic group's first rebalance takes it three seconds.
+        "KAFKA_GROUP_PROTOCOL": "consumer",
+        # KIP-848: the embedded broker makes a classic group wait for three seconds.
+        "KAFKA_GROUP_PROTOCOL": "consumer",
         "PINTEREST_AD_ACCOUNT_ID": _ACCOUNT,
         "PINTEREST_ACCESS_TOKEN": _TOKEN,
         "PINTEREST_API_URL": url,
@@ -146,11 +155,12 @@ class _DemoRun:
         self._member = one
         self._producer = producer
         self._stopped = asyncio.Event()
+        self._stopped_at = math.inf
         self.produced = 0
 
     async def run(self) -> dict[str, Any]:
         """Gives the final /status document."""
-        on_stop_signal(self._stopped.set)
+        on_stop_signal(self._stop)
         page = await self._member.serve_page()
         say(f"page: {page or 'off'}    ledger: {page or ''}status    Ctrl-C ends it")
         # The broker makes the topic when the first record comes; the consumer joins when it is there.
@@ -170,6 +180,10 @@ class _DemoRun:
             await asyncio.gather(feeding, watching, serving, return_exceptions=True)
         return document
 
+    def _stop(self) -> None:
+        self._stopped.set()
+        self._stopped_at = time.monotonic()
+
     def _document(self) -> dict[str, Any]:
         return status_document(self._member.service.statistics(), self._member.info())
 
@@ -185,18 +199,18 @@ class _DemoRun:
         rate = self._options.rate or (None if self._options.bounded else _ENDLESS_RATE)
         begun = time.monotonic()
         for record in self._records():
+            await self._keep_pace(begun, rate)
             if self._stopped.is_set():
                 break
-            await self._keep_pace(begun, rate)
             await self._producer.produce(TOPIC, record.key, record.value)
             self.produced += 1
         await self._producer.flush(_FLUSH_TIMEOUT)
 
     async def _keep_pace(self, begun: float, rate: float | None) -> None:
-        while self.produced - self._settled() >= _AHEAD:
+        while self.produced - self._settled() >= _AHEAD and not self._stopped.is_set():
             await asyncio.sleep(_LOOK)
         if rate is not None:
-            await asyncio.sleep(max(0.0, begun + self.produced / rate - time.monotonic()))
+            await pause(begun + self.produced / rate - time.monotonic(), self._stopped)
         elif self.produced % 100 == 0:
             await asyncio.sleep(0)
 
@@ -222,7 +236,7 @@ class _DemoRun:
         with _progress() as progress:
             total = self._options.events if self._options.path is None else None
             task = progress.add_task("settled", total=total)
-            while not (feeding.done() and (self._complete() or self._stopped.is_set())):
+            while not (feeding.done() and self._over()):
                 progress.update(
                     task, completed=self._settled(), total=self.produced if feeding.done() else total
                 )
@@ -231,6 +245,9 @@ class _DemoRun:
                 await asyncio.sleep(_LOOK)
             progress.update(task, completed=self._settled(), total=self.produced)
         feeding.result()
+
+    def _over(self) -> bool:
+        return self._complete() or time.monotonic() > self._stopped_at + _LAST_SECONDS
 
     def _complete(self) -> bool:
         """All that was produced is settled, and all that is settled is committed."""

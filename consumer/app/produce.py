@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -13,7 +13,7 @@ from consumer.adapters.files import open_records
 from consumer.adapters.kafka import RecordProducer, describe
 from consumer.adapters.schemas import RegistrySchemas
 from consumer.app import building
-from consumer.app.records import FileEvents, Produced, encoded, made_up, say
+from consumer.app.records import FileEvents, Produced, encoded, made_up, pause, say
 from consumer.app.signals import on_stop_signal
 from consumer.core.encode import ConfluentId, Encoder, SingleObject
 from consumer.core.model import CommerceEvent, Rejection
@@ -54,10 +54,10 @@ class _Production:
         self._settings = settings
         self._schema: dict[str, Any] = building.reader_schema(settings, building.local_schemas(settings))
         self._file: FileEvents | None = None
-        self._stopped = False
+        self._stopped = asyncio.Event()
 
     async def run(self) -> None:
-        on_stop_signal(self._stop)
+        on_stop_signal(self._stopped.set)
         # One clear line for a topic or a broker that is not there, before any record is read.
         await describe(
             self._settings.kafka.client_properties(), [self._options.topic], timeout=_DESCRIBE_TIMEOUT
@@ -75,9 +75,6 @@ class _Production:
                 f"{self._file.skipped} records of {self._options.file} do not fit the schema; correct them"
             )
 
-    def _stop(self) -> None:
-        self._stopped = True
-
     async def _framing(self) -> ConfluentId | SingleObject:
         """Confluent's framing with a registered schema where there is a registry, else single-object encoding."""
         if not self._settings.registry.url:
@@ -93,9 +90,12 @@ class _Production:
         if options.file is None:
             generator = Generator(options.seed, time.time, options.duplicates, options.invalid)
             return islice(made_up(generator, encoder), options.events)
-        shift = self._shift(options.file) if options.restamp else 0
         self._file = FileEvents(options.file, self._schema)
-        return islice(encoded((shifted(event, shift) for event in self._file), encoder), options.events)
+        events: Iterable[CommerceEvent] = self._file
+        if options.restamp:
+            shift = self._shift(options.file)
+            events = (shifted(event, shift) for event in self._file)
+        return islice(encoded(events, encoder), options.events)
 
     def _shift(self, file: str) -> int:
         """Milliseconds to add so that the newest event is now. Reads the file once more."""
@@ -103,16 +103,17 @@ class _Production:
             raise UsageError(
                 "--now reads the file twice, and standard input cannot be; write it to a file first"
             )
-        newest = max((_time(record) for _, record in open_records(file, self._schema)), default=0)
+        records = open_records(file, self._schema)
+        newest = max((_time(record) for _, record in records if not isinstance(record, Rejection)), default=0)
         return int(time.time() * 1000) - newest
 
     async def _send_all(self, producer: RecordProducer, records: Iterator[Produced]) -> None:
         begun = said = time.monotonic()
         for number, record in enumerate(records):
-            if self._stopped:
+            if self._stopped.is_set():
                 return
             if self._options.rate is not None:
-                await asyncio.sleep(max(0.0, begun + number / self._options.rate - time.monotonic()))
+                await pause(begun + number / self._options.rate - time.monotonic(), self._stopped)
             elif number % 1000 == 0:
                 await asyncio.sleep(0)
             await producer.produce(self._options.topic, record.key, record.value)
@@ -121,5 +122,10 @@ class _Production:
                 say(f"{number + 1:,} records, {(number + 1) / (said - begun):,.0f} a second")
 
 
-def _time(record: CommerceEvent | Rejection) -> int:
-    return 0 if isinstance(record, Rejection) else int(record.get("occurred_at", 0))
+def _time(record: CommerceEvent) -> int:
+    time_ms = record.get("occurred_at")
+    if not isinstance(time_ms, int):
+        raise UsageError(
+            "--now moves the times in occurred_at, which this schema does not have; leave it out"
+        )
+    return time_ms

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
 import sys
 from collections import deque
@@ -93,6 +95,13 @@ def with_invalid(
         while dice.random() < share:
             yield next(broken)
         yield record
+
+
+async def pause(seconds: float, stopped: asyncio.Event) -> None:
+    """Sleep, but not past a stop."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stopped.wait()
 
 
 def say(text: str) -> None:

@@ -16,14 +16,18 @@ from consumer.adapters.kafka import DeadLetterProducer, KafkaSource, describe
 from consumer.adapters.key_store import KeyStore, open_key_store
 from consumer.app import building
 from consumer.app.signals import on_stop_signal
+from consumer.errors import DestinationRefused
 from consumer.service import Service, SystemClock
-from consumer.settings import Settings, load
+from consumer.settings import REVOKE_MARGIN, Settings, load
 from consumer.web.server import WebServer
 from consumer.web.status import ledger
 
 _DESCRIBE_TIMEOUT = 15.0
-_REVOKE_MARGIN = 5.0
-"""Seconds the Kafka thread waits longer than the core's own deadline for a revoke."""
+
+_REFUSED_ADVICE = (
+    "nothing was lost: put a valid token in PINTEREST_ACCESS_TOKEN or its file, see that it may write to that ad "
+    "account (PINTEREST_AD_ACCOUNT_ID), and start again"
+)
 
 
 def run_service(environ: Mapping[str, str]) -> None:
@@ -55,7 +59,13 @@ async def _run(settings: Settings) -> None:
             version=__version__,
         )
         tune_garbage_collector()
-        await one.service.run()
+        if one.service.pipeline.stopping:
+            # Told to stop while it was still starting: it has joined nothing yet, so there is nothing to leave.
+            return
+        try:
+            await one.service.run()
+        except DestinationRefused as refused:
+            raise DestinationRefused(f"{refused}; {_REFUSED_ADVICE}") from refused
         structlog.get_logger().info("stopped", **ledger(one.service.statistics().totals))
 
 
@@ -170,7 +180,7 @@ def _source(settings: Settings, listener: Service) -> KafkaSource:
         dead_letter_topic=settings.pinstream.dead_letter_topic,
         offset_reset=settings.kafka.auto_offset_reset,
         on_trouble=_kafka_trouble,
-        revoke_timeout=grace + _REVOKE_MARGIN,
+        revoke_timeout=grace + REVOKE_MARGIN,
     )
 
 

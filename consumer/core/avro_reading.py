@@ -147,42 +147,23 @@ def enum_reader(name: str, symbols: Sequence[str | None]) -> Read:
     return read_enum
 
 
-def array_reader(read_item: Read) -> Read:
-    """Blocks of items, up to a block of none."""
-
-    def read_array(data: bytes, at: int) -> tuple[list[Any], int]:
-        items: list[Any] = []
-        if data[at] == 0:
-            return items, at + 1
-        append = items.append
-        count, at = _read_count(data, at)
-        while count:
-            for _ in range(count):
-                item, at = read_item(data, at)
-                append(item)
-            count, at = _read_count(data, at)
-        return items, at
-
-    return read_array
-
-
 def map_reader(read_value: Read) -> Read:
     """Blocks of keys and values, up to a block of none."""
 
     def read_map(data: bytes, at: int) -> tuple[dict[str, Any], int]:
         items: dict[str, Any] = {}
-        count, at = _read_count(data, at)
+        count, at = read_count(data, at)
         while count:
             for _ in range(count):
                 key, at = read_string(data, at)
                 items[key], at = read_value(data, at)
-            count, at = _read_count(data, at)
+            count, at = read_count(data, at)
         return items, at
 
     return read_map
 
 
-def _read_count(data: bytes, at: int) -> tuple[int, int]:
+def read_count(data: bytes, at: int) -> tuple[int, int]:
     """The count of a block; a negative one is followed by the block's size, which only skipping needs."""
     count, at = read_long(data, at)
     if count < 0:
@@ -198,71 +179,6 @@ def union_reader(branches: Sequence[Read]) -> Read:
         return branches[index](data, at)
 
     return read_union
-
-
-def optional_reader(null: int, read: Read) -> Read:
-    """The union of ``null`` (branch `null`, 0 or 1) and one other type: nearly every field is one."""
-    null_byte, value_byte = null << 1, (1 - null) << 1
-
-    def read_optional(data: bytes, at: int) -> tuple[Any, int]:
-        byte = data[at]
-        if byte == null_byte:
-            return None, at + 1
-        if byte == value_byte:
-            return read(data, at + 1)
-        raise ValueError("a union's branch that it does not have")
-
-    return read_optional
-
-
-def optional_string_reader(null: int) -> Read:
-    """`optional_reader` of `read_string` in one call: most of the fields of an event."""
-    null_byte, value_byte = null << 1, (1 - null) << 1
-
-    def read_optional_string(data: bytes, at: int) -> tuple[str | None, int]:
-        byte = data[at]
-        if byte == null_byte:
-            return None, at + 1
-        if byte != value_byte:
-            raise ValueError("a union's branch that it does not have")
-        length = data[at + 1]
-        if length & 0x81:
-            return read_string(data, at + 1)
-        at += 2
-        end = at + (length >> 1)
-        return data[at:end].decode(), end
-
-    return read_optional_string
-
-
-def record_reader(fields: Sequence[tuple[str, Read]]) -> Read:
-    """The fields in the writer's order, all of them wanted."""
-
-    def read_record(data: bytes, at: int) -> tuple[dict[str, Any], int]:
-        record: dict[str, Any] = {}
-        for name, read in fields:
-            record[name], at = read(data, at)
-        return record, at
-
-    return read_record
-
-
-def resolving_record_reader(
-    fields: Sequence[tuple[str | None, Read]], added: Sequence[tuple[str, Callable[[], Any]]]
-) -> Read:
-    """The fields in the writer's order, those without a name dropped; then what our schema adds."""
-
-    def read_record(data: bytes, at: int) -> tuple[dict[str, Any], int]:
-        record: dict[str, Any] = {}
-        for name, read in fields:
-            value, at = read(data, at)
-            if name is not None:
-                record[name] = value
-        for name, make in added:
-            record[name] = make()
-        return record, at
-
-    return read_record
 
 
 def converting(read: Read, convert: Callable[[Any], Any]) -> Read:

@@ -1,9 +1,9 @@
 """Avro schema resolution ("Schema Resolution" of the specification), done once per pair of schemas.
 
-`compile_reader` walks a writer's schema and ours side by side and builds the closures (`avro_reading`) that
-read the writer's bytes straight into the shape of our schema: fields we lack are read over, fields the
-writer lacks get our default, aliases rename, numbers are promoted, enum symbols are mapped. Per datum
-nothing is compared or looked up any more.
+`compile_reader` walks a writer's schema and ours side by side and works out the plan (`avro_source`) by which
+the writer's bytes are read straight into the shape of our schema: fields we lack are read over, fields the
+writer lacks get our default, aliases rename, numbers are promoted, enum symbols are mapped. The plan is then
+written out as Python; per datum nothing is compared or looked up any more.
 
 What can never be read raises `Incompatible` here. A union branch or an enum symbol without a place in ours
 is only refused for the data that use it (`Unresolvable`), as the specification has it.
@@ -30,13 +30,8 @@ from consumer.core.avro_bounds import require_bounded
 from consumer.core.avro_reading import (
     Read,
     Unresolvable,
-    array_reader,
     converting,
-    enum_reader,
     fixed_reader,
-    map_reader,
-    optional_reader,
-    optional_string_reader,
     read_boolean,
     read_bytes,
     read_double,
@@ -46,10 +41,7 @@ from consumer.core.avro_reading import (
     read_long_as_float,
     read_null,
     read_string,
-    record_reader,
     refusing,
-    resolving_record_reader,
-    union_reader,
 )
 from consumer.core.avro_schema import (
     Array,
@@ -65,6 +57,18 @@ from consumer.core.avro_schema import (
     Record,
     Union,
     label,
+)
+from consumer.core.avro_source import (
+    ArrayPlan,
+    DefaultPlan,
+    EnumPlan,
+    Leaf,
+    MapPlan,
+    OptionalPlan,
+    Plan,
+    RecordPlan,
+    UnionPlan,
+    write_reader,
 )
 from consumer.core.avro_time import rescaled
 from consumer.core.avro_values import decimal_from_bytes, decimal_to_scale, default_factory, from_bytes
@@ -102,26 +106,16 @@ def compile_reader(writer: AvroType, reader: AvroType) -> Read:
     reader is no value of its type.
     """
     require_bounded(writer)
-    return _Resolver().resolve(writer, reader)
-
-
-class _Forward:
-    """A reader that is known before it is made: how a record refers to itself."""
-
-    def __init__(self, name: str) -> None:
-        self.target = refusing(f"{name}: not resolved")
-
-    def read(self, data: bytes, at: int) -> tuple[Any, int]:
-        return self.target(data, at)
+    return write_reader(_Resolver().resolve(writer, reader))
 
 
 class _Resolver:
     """One resolution; `_records` holds the pairs of records met so far, since they may recur."""
 
     def __init__(self) -> None:
-        self._records: dict[tuple[int, int], _Forward] = {}
+        self._records: dict[tuple[int, int], RecordPlan] = {}
 
-    def resolve(self, writer: AvroType, reader: AvroType) -> Read:
+    def resolve(self, writer: AvroType, reader: AvroType) -> Plan:
         if isinstance(writer, Union):
             return self._union(writer, reader)
         if isinstance(reader, Union):
@@ -130,13 +124,13 @@ class _Resolver:
             raise Incompatible(f"{label(writer)} cannot be read as {label(reader)}")
         return self._same_kind(writer, reader)
 
-    def _same_kind(self, writer: AvroType, reader: AvroType) -> Read:
+    def _same_kind(self, writer: AvroType, reader: AvroType) -> Plan:
         if isinstance(writer, Record) and isinstance(reader, Record):
             return self._record(writer, reader)
         if isinstance(writer, Array) and isinstance(reader, Array):
-            return array_reader(self.resolve(writer.items, reader.items))
+            return ArrayPlan(self.resolve(writer.items, reader.items))
         if isinstance(writer, Map) and isinstance(reader, Map):
-            return map_reader(self.resolve(writer.values, reader.values))
+            return MapPlan(self.resolve(writer.values, reader.values))
         if isinstance(writer, Enum) and isinstance(reader, Enum):
             return _enum(writer, reader)
         if isinstance(writer, Fixed) and isinstance(reader, Fixed):
@@ -144,63 +138,58 @@ class _Resolver:
         assert isinstance(writer, Primitive) and isinstance(reader, Primitive)  # noqa: S101, PT018
         return _with_meaning(_PROMOTIONS[writer.kind, reader.kind], writer, reader)
 
-    def _union(self, writer: Union, reader: AvroType) -> Read:
-        branches, reasons = [], []
+    def _union(self, writer: Union, reader: AvroType) -> Plan:
+        branches: list[Plan] = []
+        reasons = []
         for branch in writer.branches:
             try:
                 branches.append(self.resolve(branch, reader))
             except Incompatible as error:
                 reasons.append(str(error))
-                branches.append(refusing(str(error)))
+                branches.append(Leaf(refusing(str(error))))
         if len(reasons) == len(branches):
             raise Incompatible(reasons[writer.null == 0 and len(reasons) > 1])  # of null it says least
         if writer.null < 0 or len(branches) != 2 or reasons:
-            return union_reader(branches)
-        read = branches[1 - writer.null]
-        return (
-            optional_string_reader(writer.null) if read is read_string else optional_reader(writer.null, read)
-        )
+            return UnionPlan(tuple(branches))
+        return OptionalPlan(writer.null, branches[1 - writer.null])
 
-    def _record(self, writer: Record, reader: Record) -> Read:
+    def _record(self, writer: Record, reader: Record) -> Plan:
         pair = (id(writer), id(reader))
         known = self._records.get(pair)
         if known is not None:
-            return known.read
-        self._records[pair] = forward = _Forward(writer.name)
+            return known
+        self._records[pair] = plan = RecordPlan(writer.name)
         try:
-            forward.target = self._fields(writer, reader)
+            plan.fields = self._fields(writer, reader)
         except Incompatible:
             del self._records[pair]
             raise
-        return forward.target
+        return plan
 
-    def _fields(self, writer: Record, reader: Record) -> Read:
+    def _fields(self, writer: Record, reader: Record) -> list[tuple[str | None, Plan]]:
         ours_by_writers = _matched_fields(writer, reader)
-        fields: list[tuple[str, Read]] = []
-        resolving: list[tuple[str | None, Read]] = []
+        fields: list[tuple[str | None, Plan]] = []
         for theirs in writer.fields:
             ours = ours_by_writers.get(theirs.name)
             if ours is None:
-                resolving.append((None, self._over(theirs)))
+                fields.append((None, self._over(theirs)))
             else:
                 fields.append((ours.name, self._field(theirs, ours, reader)))
-                resolving.append(fields[-1])
         matched = {ours.name for ours in ours_by_writers.values()}
-        added = [(ours.name, _default(ours, reader)) for ours in reader.fields if ours.name not in matched]
-        if len(fields) == len(resolving) and not added:
-            return record_reader(fields)
-        return resolving_record_reader(resolving, added)
+        return fields + [
+            (ours.name, _default(ours, reader)) for ours in reader.fields if ours.name not in matched
+        ]
 
-    def _field(self, theirs: Field, ours: Field, reader: Record) -> Read:
+    def _field(self, theirs: Field, ours: Field, reader: Record) -> Plan:
         try:
             return self.resolve(theirs.type, ours.type)
         except Incompatible as error:
             raise Incompatible(f"field {reader.name}.{ours.name}: {error}") from None
 
-    def _over(self, theirs: Field) -> Read:
+    def _over(self, theirs: Field) -> Plan:
         """A field that we lack, read only to get past it."""
         kind = theirs.type
-        return read_bytes if kind.kind == "string" else self.resolve(kind, kind)
+        return Leaf(read_bytes) if kind.kind == "string" else self.resolve(kind, kind)
 
 
 def _matched_fields(writer: Record, reader: Record) -> dict[str, Field]:
@@ -216,11 +205,11 @@ def _matched_fields(writer: Record, reader: Record) -> dict[str, Field]:
     return matched
 
 
-def _default(ours: Field, reader: Record) -> Callable[[], Any]:
+def _default(ours: Field, reader: Record) -> DefaultPlan:
     make = default_factory(ours)
     if make is None:
         raise Incompatible(f"field {reader.name}.{ours.name} is not written, and ours has no default")
-    return make
+    return DefaultPlan(make)
 
 
 _EXACT, _BY_ALIAS, _BY_UNQUALIFIED_NAME, _BY_PROMOTION = range(4)
@@ -257,18 +246,18 @@ def _best_branch(writer: AvroType, reader: Union) -> AvroType:
     return min(matches, key=lambda each: each[0])[1]
 
 
-def _enum(writer: Enum, reader: Enum) -> Read:
+def _enum(writer: Enum, reader: Enum) -> EnumPlan:
     known = set(reader.symbols)
-    symbols = [symbol if symbol in known else reader.default for symbol in writer.symbols]
+    symbols = tuple(symbol if symbol in known else reader.default for symbol in writer.symbols)
     if not any(symbols):
         raise Incompatible(f"enum {reader.name} shares no symbol with the writer's")
-    return enum_reader(reader.name, symbols)
+    return EnumPlan(reader.name, symbols)
 
 
-def _with_meaning(read: Read, writer: Primitive | Fixed, reader: Primitive | Fixed) -> Read:
+def _with_meaning(read: Read, writer: Primitive | Fixed, reader: Primitive | Fixed) -> Leaf:
     """Apply the logical types of both sides to what `read` reads."""
     convert = _meaning(writer, reader)
-    return converting(read, convert) if convert else read
+    return Leaf(converting(read, convert) if convert else read)
 
 
 def _meaning(writer: Primitive | Fixed, reader: Primitive | Fixed) -> Callable[[Any], Any] | None:

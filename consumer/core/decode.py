@@ -160,9 +160,8 @@ class Decoder:
         return _named_schema(framing, self._kinds & (_IN_HEADER if start == 0 else _IN_VALUE))
 
     def _refuse(self, ref: SchemaRef, verdict: Rejection) -> None:
+        """Refuse what names `ref`; if it could be read before, it still can, for what is known goes first."""
         framing = framing_of(ref)
-        if framing in self._known:
-            return  # it could be read before, so it still can: schemas do not change
         self._refused[framing] = verdict
         self._refused.move_to_end(framing)
         if len(self._refused) > MAX_REFUSED_SCHEMAS:

@@ -9,7 +9,7 @@ its command; they are unique in a process.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from consumer.core.model import Chunk, Position, Record, Rejection, SchemaRef, TopicPartition
@@ -169,9 +169,13 @@ class TokenRead:
 
 @dataclass(frozen=True, slots=True)
 class EndOffsets:
-    """What the broker last told of where partitions end (high watermarks), for lag."""
+    """What the broker last told of where partitions end (high watermarks), for lag.
+
+    `reached`: up to where everything was read, markers and aborted transactions included, which are no records.
+    """
 
     ends: Mapping[TopicPartition, int]
+    reached: Mapping[TopicPartition, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

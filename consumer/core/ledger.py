@@ -88,6 +88,7 @@ class AssignmentState:
         "next_offset",
         "open",
         "open_bytes",
+        "reached",
         "read",
         "spans",
         "start",
@@ -107,6 +108,7 @@ class AssignmentState:
         self.next_leader_epoch: int | None = None
         self.committed: int | None = None
         self.end: int | None = None
+        self.reached = -1
         self.read = 0
         self.open = 0
         self.open_bytes = 0
@@ -120,6 +122,19 @@ class AssignmentState:
     def position(self) -> int | None:
         """The offset after the last record read, or where reading starts."""
         return self.last_seen + 1 if self.last_seen >= 0 else self.start
+
+    def lag(self) -> int | None:
+        """Offsets from the committed position to the end; None while one of them is not known.
+
+        None are left when all is read, settled and committed: the rest are markers and aborted transactions.
+        """
+        # Where nothing is committed yet, from where reading began.
+        begin = self.committed if self.committed is not None else self.start
+        if self.end is None or begin is None:
+            return None
+        if not self.open and self.reached >= self.end and self.position() == begin:
+            return 0
+        return max(0, self.end - begin)
 
     def committable(self) -> Position | None:
         """The next offset after all that is settled without a gap of open ones; None while there is none."""

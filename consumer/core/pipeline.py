@@ -459,6 +459,7 @@ class Pipeline:
             state = self.ledger.get(tp)
             if state is not None:
                 state.end = end
+                state.reached = happened.reached.get(tp, -1)
 
     # -- after every input
 

@@ -51,6 +51,13 @@ class Counters:
         self.delivered_after_release = 0
         """Delivered for a partition that was no longer ours when the answer came."""
 
+    def copy(self) -> Counters:
+        """The counts of now, which go on changing here and not there."""
+        taken = Counters()
+        for name, value in vars(self).items():
+            setattr(taken, name, value.copy() if isinstance(value, Counter) else value)
+        return taken
+
     @staticmethod
     def bump(family: Counter[str], name: str, by: int = 1) -> None:
         """Count `name`, or ``other`` once the family has its most names."""

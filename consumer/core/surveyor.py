@@ -27,15 +27,12 @@ def survey(pipeline: Pipeline, now: Instant) -> Statistics:
         oldest_open_ms=_oldest_open(pipeline),
         seconds_since_progress=max(0.0, now.monotonic - (pipeline.progress_at or now.monotonic)),
         freshness=pipeline.freshness.snapshot(),
-        counters=pipeline.context.counters,
+        counters=pipeline.context.counters.copy(),
         stopping=pipeline.stopping,
     )
 
 
 def _partition(state: AssignmentState) -> PartitionStatistics:
-    # What is still to be settled, open records included; where nothing is committed yet, from where reading began.
-    begin = state.committed if state.committed is not None else state.start
-    lag = max(0, state.end - begin) if state.end is not None and begin is not None else None
     return PartitionStatistics(
         topic=state.tp.topic,
         partition=state.tp.partition,
@@ -43,7 +40,7 @@ def _partition(state: AssignmentState) -> PartitionStatistics:
         committed=state.committed,
         position=state.position(),
         end=state.end,
-        lag=lag,
+        lag=state.lag(),
         totals=state.totals(),
     )
 

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from consumer.errors import SettingsError
-from consumer.settings.checks import contradictions, effective, missing_paths, token_trouble
+from consumer.settings.checks import REVOKE_MARGIN, contradictions, effective, missing_paths, token_trouble
 from consumer.settings.fields import (
     REGISTRY,
     REQUIRED,
@@ -51,6 +51,7 @@ from consumer.settings.values import HttpAddress
 __all__ = [
     "DEFAULT_NEEDS",
     "REFUSED_PROPERTIES",
+    "REVOKE_MARGIN",
     "HttpAddress",
     "KafkaSettings",
     "PinstreamSettings",

@@ -17,6 +17,10 @@ TEST_MODE_BATCH_EVENTS = 20
 """``?test=true`` processes at most so many events of a request (help page on test events)."""
 TEST_MODE_CALLS_PER_MINUTE = 600
 """Test mode takes 10 requests a second."""
+DEFAULT_MAX_POLL_INTERVAL_MS = 300_000
+"""librdkafka's own default."""
+REVOKE_MARGIN = 5.0
+"""Seconds that the consumer's thread waits longer than the core's own deadline for a revoke."""
 PUBLISHED_CALLS_PER_MINUTE = 5000
 """Per ad account; OpenAPI description 5.23.0."""
 
@@ -52,6 +56,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     """What is valid by itself and cannot be together; the first one is reported."""
     yield from _budget_contradictions(settings.pinstream)
     yield from _time_contradictions(settings.pinstream)
+    yield from _poll_contradictions(settings)
     yield from _topic_contradictions(settings.kafka.topics, settings.pinstream)
     pinterest, registry = settings.pinterest, settings.registry
     if pinterest.ad_account_id and pinterest.ad_account_id in pinterest.extra_ad_account_ids:
@@ -88,6 +93,18 @@ def _time_contradictions(own: PinstreamSettings) -> Iterator[str]:
         yield (
             f"PINSTREAM_STALL_AFTER ({own.stall_after:g} s) is not above PINSTREAM_LINGER +"
             f" PINSTREAM_REQUEST_TIMEOUT ({longest:g} s): one slow call would look like a stall"
+        )
+
+
+def _poll_contradictions(settings: Settings) -> Iterator[str]:
+    """A revoke may take the whole grace, and the group must not throw us out meanwhile."""
+    given = settings.kafka.properties.get("max.poll.interval.ms")
+    text = given.get_secret_value() if given is not None else str(DEFAULT_MAX_POLL_INTERVAL_MS)
+    longest = settings.pinstream.shutdown_grace + REVOKE_MARGIN
+    if text.isdigit() and int(text) / 1000 <= longest:
+        yield (
+            f"KAFKA_MAX_POLL_INTERVAL_MS={text} is not above PINSTREAM_SHUTDOWN_GRACE + {REVOKE_MARGIN:g} s"
+            f" ({longest:g} s): a revoke that drains would lose its partitions; raise the one or lower the other"
         )
 
 

@@ -235,7 +235,7 @@ class PinstreamSettings(Group):
         shown="lmdb: under the state folder",
         secret=True,
     )
-    key_store_max_bytes: Annotated[int, size("1MiB", "1TiB")] = _setting(
+    key_store_max_bytes: Annotated[int, size("16MiB", "1TiB")] = _setting(
         "PINSTREAM_KEY_STORE_MAX_BYTES",
         "4GiB",
         "a hard cap on the key store's disk, so that a full disk is never how one learns of it",

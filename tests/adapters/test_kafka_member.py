@@ -89,6 +89,10 @@ class FakeConsumer:
         """One topic with two partitions."""
         return SimpleNamespace(topics={topic: SimpleNamespace(partitions={0: None, 1: None})})
 
+    def position(self, partitions: list[RawPartition]) -> list[RawPartition]:
+        """Nothing was read yet."""
+        return [RawPartition(one.topic, one.partition, -1001) for one in partitions]
+
     def get_watermark_offsets(
         self, partition: RawPartition, timeout: float = -1, cached: bool = False
     ) -> tuple[int, int]:

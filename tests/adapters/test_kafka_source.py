@@ -284,6 +284,26 @@ async def test_aborted_transactions_are_not_seen(kafka: Kafka, topic: Callable[.
 
 
 @pytest.mark.real_kafka
+async def test_transaction_markers_at_the_end_count_as_reached(
+    kafka: Kafka, topic: Callable[..., str]
+) -> None:
+    """Behind the last record stand a marker and an aborted transaction: what was read reaches the end all the same."""
+    name = topic()
+    producer = Producer({**kafka.config, "transactional.id": unique("tx"), "log_level": 0})
+    producer.init_transactions(WITHIN)
+    for value, keep in ((b"kept", True), (b"aborted", False)):
+        producer.begin_transaction()
+        producer.produce(name, value, partition=0)
+        producer.flush(WITHIN)
+        (producer.commit_transaction if keep else producer.abort_transaction)(WITHIN)
+    async with Member(kafka, [name], unique("group")) as member:
+        async with asyncio.timeout(WITHIN):
+            while (await member.source.reached()).get(TopicPartition(name, 0)) != 4:
+                await asyncio.sleep(0.02)
+    assert [record.value for record in member.records] == [b"kept"]
+
+
+@pytest.mark.real_kafka
 async def test_compaction_leaves_gaps(kafka: Kafka, topic: Callable[..., str]) -> None:
     """On a compacted topic offsets are missing in the middle; what is left comes in order, and commits work."""
     settings = {"segment_ms": "50", "min_cleanable_dirty_ratio": "0.01", "max_compaction_lag_ms": "100"}

@@ -72,6 +72,7 @@ class RawConsumer(OffsetSource, Protocol):
     def pause(self, partitions: list[RawPartition]) -> None: ...
     def resume(self, partitions: list[RawPartition]) -> None: ...
     def seek(self, partition: RawPartition) -> None: ...
+    def position(self, partitions: list[RawPartition]) -> list[RawPartition]: ...
     def close(self) -> None: ...
 
 
@@ -135,6 +136,7 @@ class GroupMember:
         """The last poll is so long ago that the group has given our partitions away, or is about to."""
         self._failure: Exception | None = None
         self._ends: dict[TopicPartition, int] = {}
+        self._reached: dict[TopicPartition, int] = {}
         self._ends_due = 0.0
         self._ask_due = 0.0
         self._asked = 0
@@ -187,6 +189,10 @@ class GroupMember:
     def ends(self) -> dict[TopicPartition, int]:
         """End offsets as last heard. The one method for other threads: it reads a dict that is never changed."""
         return self._ends
+
+    def reached(self) -> dict[TopicPartition, int]:
+        """Up to where was read, as of the last look at the ends; like `ends` for other threads too."""
+        return self._reached
 
     # ------------------------------------------------------------------------------------------- polling
 
@@ -256,6 +262,10 @@ class GroupMember:
             self._ask_one_end(known)
             self._ask_due = time.monotonic() + _ASK_END_EVERY
         self._ends = {name: end for name, end in known.items() if end >= 0}
+        positions = self._consumer.position(_raw(self._held))
+        self._reached = {
+            TopicPartition(one.topic, one.partition): one.offset for one in positions if one.offset >= 0
+        }
 
     def _ask_one_end(self, known: dict[TopicPartition, int]) -> None:
         """While paused nothing is fetched and no end is heard of: ask, one partition after the other."""

@@ -170,6 +170,10 @@ class KafkaSource:
         """
         return self._joined().ends()
 
+    async def reached(self) -> dict[TopicPartition, int]:
+        """Up to where the assigned partitions were read, what is no record (transaction markers) included."""
+        return self._joined().reached()
+
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Commit `positions`, leave the group, end the thread. The listener is not asked any more.
 
