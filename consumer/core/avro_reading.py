@@ -1,8 +1,9 @@
 """Reading Avro's binary encoding: small functions from bytes and a position to a value and the next position.
 
 Theory of operation: a `Read` takes ``(data, at)`` and returns ``(value, next)``. A schema is compiled once
-(`avro_resolution`) into closures of this one shape, and a datum is read by calling the outermost. What is
-read here comes from outside, so each function keeps three promises:
+(`avro_resolution`, `avro_source`) into functions of this one shape: those generated read the usual spellings of
+the usual types themselves, and call the ones here for the rest. What is read here comes from outside, so each
+function, here or generated, keeps three promises:
 
 * every loop over a count that the data claim consumes at least one byte per round, and reading past the end
   raises (text and bytes may leave the position beyond the end instead: whatever reads next raises, and the
@@ -100,13 +101,16 @@ def _read_length(data: bytes, at: int) -> tuple[int, int]:
 
 def read_string(data: bytes, at: int) -> tuple[str, int]:
     """A length and so many bytes of UTF-8. May leave the position beyond the end (see above)."""
-    length = data[at]
-    if length & 0x81:  # more than one byte, or negative
+    byte = data[at]
+    if not byte & 0x81:
+        at += 1
+        end = at + (byte >> 1)
+    elif not byte & 1 and (high := data[at + 1]) < 128:  # two bytes: the length of most URLs and user agents
+        at += 2
+        end = at + (high << 6 | byte >> 1 & 63)
+    else:
         length, at = _read_length(data, at)
         end = at + length
-    else:
-        at += 1
-        end = at + (length >> 1)
     return data[at:end].decode(), end
 
 

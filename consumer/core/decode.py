@@ -128,6 +128,7 @@ class Decoder:
     def decode_chunk(self, records: list[Record]) -> list[Decoded]:
         """What each of `records` holds, in their order. Never raises because of what they hold."""
         split, known = self._split, self._known.get
+        framing, start, read = b"", 0, None
         decoded: list[Decoded] = []
         append = decoded.append
         for record in records:
@@ -135,11 +136,13 @@ class Decoder:
             if value is None:
                 append(None)
                 continue
-            framing, start = split(record, value)
-            read = known(framing)
-            if read is None:
-                append(self._unknown(framing, start, value))
-                continue
+            # Without headers, what begins as the value before is framed as that: mostly the whole chunk is.
+            if read is None or record.headers or value[:start] != framing:
+                framing, start = split(record, value)
+                read = known(framing)
+                if read is None:
+                    append(self._unknown(framing, start, value))
+                    continue
             try:
                 event, end = read(value, start)
             except Exception as error:  # whatever hostile bytes provoke is this record's verdict

@@ -58,12 +58,12 @@ class Delivery:
     @property
     def live(self) -> bool:
         """Whether its record is still ours to settle."""
-        return self.span.assignment.live
+        return self.span.ours(self.index)
 
     @property
     def accepted(self) -> bool:
         """Whether new work may begin for it: ours, and not being drained."""
-        return self.span.assignment.accepts
+        return self.span.ours(self.index) and not self.span.assignment.draining
 
 
 class Claims:

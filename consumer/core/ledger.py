@@ -17,6 +17,7 @@ a wrong offset is committed.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from operator import lt
 from consumer.core.model import Chunk, Disposition, Position, Record, TopicPartition
 from consumer.errors import InvariantViolation
 
+_RELEASED = 255
+"""Marks a record that is not ours to settle any more although its span is (see `Ledger.rewind`)."""
 _MARK: dict[Disposition, int] = {disposition: n for n, disposition in enumerate(Disposition, start=1)}
 
 
@@ -42,19 +45,24 @@ class Totals:
 
 
 class Span:
-    """One chunk's records until they are settled. `settled[i]` is 0 while record i is open."""
+    """One chunk's records until they are settled. `settled[i]` is 0 while record i is open, else why it is not."""
 
-    __slots__ = ("assignment", "costs", "last_offset", "leader_epoch", "open", "records", "settled")
+    __slots__ = ("assignment", "costs", "last_offset", "leader_epoch", "offsets", "open", "records", "settled")
 
     def __init__(self, assignment: AssignmentState, chunk: Chunk) -> None:
         records = chunk.records
         self.assignment = assignment
         self.records: list[Record | None] = list(records)
+        self.offsets = [record.offset for record in records]
         self.costs = [_size(record) for record in records]
         self.settled = bytearray(len(records))
         self.open = len(records)
         self.leader_epoch = chunk.leader_epoch
-        self.last_offset = records[-1].offset
+        self.last_offset = self.offsets[-1]
+
+    def ours(self, index: int) -> bool:
+        """Whether a record is still ours to settle (or was, and is settled)."""
+        return self.assignment.live and self.settled[index] != _RELEASED
 
     def record(self, index: int) -> Record:
         """An open record of this span."""
@@ -146,7 +154,7 @@ class AssignmentState:
             first = spans[0]
             lowest = first.settled.find(0)
             if lowest > 0:
-                return Position(*self.tp, first.record(lowest).offset, first.leader_epoch)
+                return Position(*self.tp, first.offsets[lowest], first.leader_epoch)
         if self.next_offset is None:
             return None
         return Position(*self.tp, self.next_offset, self.next_leader_epoch)
@@ -199,15 +207,46 @@ class Ledger:
         state.spans.clear()
         return state
 
+    def rewind(self, state: AssignmentState, offset: int) -> int:
+        """The position went back to `offset` within an assignment: what is open from there on will come again.
+
+        It is released; what is open before `offset` will not come again and stays. Gives how many were released.
+        """
+        released = sum(self._cut(span, offset) for span in state.spans)
+        state.spans = deque(span for span in state.spans if span.last_offset < offset)
+        state.last_seen = offset - 1
+        if state.next_offset is not None and state.next_offset > offset:
+            state.next_offset = state.next_leader_epoch = None
+        return released
+
+    def _cut(self, span: Span, offset: int) -> int:
+        """Release a span's open records from `offset` on; what is before it is all that is left of the span."""
+        place, released = bisect_left(span.offsets, offset), 0
+        for index in range(place, len(span.offsets)):
+            if not span.settled[index]:
+                span.settled[index] = _RELEASED
+                span.records[index] = None
+                released += 1
+                span.assignment.open_bytes -= span.costs[index]
+                self.open_bytes -= span.costs[index]
+        if place:
+            span.last_offset = span.offsets[place - 1]
+        span.open -= released
+        span.assignment.open -= released
+        span.assignment.read -= released
+        self.open -= released
+        self._released += released
+        return released
+
     def track(self, state: AssignmentState, chunk: Chunk) -> Span:
         """Enter fetched records as read and open. Offsets must be beyond those seen, and rise."""
-        offsets = [record.offset for record in chunk.records]
+        span = Span(state, chunk)
+        offsets = span.offsets
         if offsets[0] <= state.last_seen or not all(map(lt, offsets, offsets[1:])):
             raise InvariantViolation(
                 f"offsets of {state.tp.topic}[{state.tp.partition}] do not rise after {state.last_seen}; "
                 "please report this"
             )
-        span = Span(state, chunk)
         state.spans.append(span)
         state.last_seen = span.last_offset
         count, size = len(offsets), sum(span.costs)
@@ -225,9 +264,9 @@ class Ledger:
 
     def settle(self, span: Span, index: int, disposition: Disposition) -> bool:
         """Give an open record its one final disposition. False if its assignment has ended: nothing happens."""
-        state = span.assignment
-        if not state.live:
+        if not span.ours(index):
             return False
+        state = span.assignment
         if span.settled[index]:
             raise InvariantViolation(
                 f"a record of {state.tp.topic}[{state.tp.partition}] was settled twice; please report this"

@@ -62,6 +62,10 @@ class Parking:
         waiting = self._by_ref.get(ref)
         if waiting is None:
             return
+        if not waiting.records:
+            # All that needed it were let go of meanwhile: nobody asks any more.
+            del self._by_ref[ref]
+            return
         waiting.asking = False
         waiting.failures += 1
         waiting.retry_at = now + self._backoff.delay(waiting.failures, 0.5 + jitter / 2)
@@ -69,5 +73,9 @@ class Parking:
     def purge(self) -> None:
         """Forget records that are no longer ours."""
         for waiting in self._by_ref.values():
-            waiting.records = [parked for parked in waiting.records if parked[0].assignment.accepts]
+            waiting.records = [
+                (span, index)
+                for span, index in waiting.records
+                if span.ours(index) and span.assignment.accepts
+            ]
         self._by_ref = {ref: one for ref, one in self._by_ref.items() if one.records or one.asking}

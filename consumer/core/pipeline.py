@@ -22,7 +22,7 @@ from consumer.core import interface as i
 from consumer.core.answers import Answers
 from consumer.core.context import Context
 from consumer.core.dedup import Claims, Delivery
-from consumer.core.dispatch import Dispatcher
+from consumer.core.dispatch import TOKEN_REFUSED, Dispatcher
 from consumer.core.intake import Converting, Decoding, Intake, Verdict
 from consumer.core.ledger import AssignmentState, Ledger, Span
 from consumer.core.model import (
@@ -44,6 +44,10 @@ from consumer.errors import InvariantViolation
 
 FETCH_MOST = 1000
 """Records in one fetch at most: large enough that per-chunk costs vanish, small enough to keep the loop lively."""
+_FIRST_GUESS = 16 * 1024
+"""Bytes an event is taken to hold until the first were seen."""
+_FORGETTING = 0.9
+"""How fast the largest event seen is forgotten, a chunk: one huge record must not slow the next thousands."""
 _LETTERS_MOST = 500
 _KEYS_MOST = 10_000
 
@@ -64,6 +68,10 @@ class Letter(NamedTuple):
     span: Span
     place: int
     letter: i.DeadLetter
+
+
+def _not_ours(letter: Letter) -> bool:
+    return not letter.span.ours(letter.place)
 
 
 @dataclass(slots=True)
@@ -101,7 +109,7 @@ class Pipeline:
         self._committing: tuple[int, list[tuple[AssignmentState, Position]]] | None = None
         self._commit_at = 0.0
         self._drains: list[_Drain] = []
-        self._largest_cost = 1
+        self._largest_cost = _FIRST_GUESS
         self._handlers: dict[type, Callable[[Any], None]] = {
             i.Assigned: self._assigned,
             i.Revoked: self._revoked,
@@ -213,7 +221,7 @@ class Pipeline:
             if kept:
                 self._look_up_again.append((at, kept))
         self.parking.purge()
-        self.letters.discard(lambda letter: not letter.span.assignment.live)
+        self.letters.discard(_not_ours)
 
     def _end_drains(self) -> None:
         for drain in list(self._drains):
@@ -270,21 +278,21 @@ class Pipeline:
 
     def _track(self, state: AssignmentState, chunk: Chunk) -> None:
         if chunk.records[0].offset <= state.last_seen:
-            state = self._begin_anew(state, chunk)
+            self._go_back(state, chunk.records[0].offset)
         span = self.ledger.track(state, chunk)
         self._take_in(span, range(len(chunk.records)), chunk.records)
         # What was settled at once costs nothing any more, but tells how large records come.
-        self._largest_cost = max(max(span.costs), int(self._largest_cost * 0.98), 1)
+        self._largest_cost = max(max(span.costs), int(self._largest_cost * _FORGETTING), 1)
 
-    def _begin_anew(self, state: AssignmentState, chunk: Chunk) -> AssignmentState:
-        """The position went backwards without a rebalance: nothing known of this assignment holds any more."""
+    def _go_back(self, state: AssignmentState, offset: int) -> None:
+        """The position went back without a rebalance (the log was cut): what was seen from there on is void."""
+        seen = state.last_seen
+        released = self.ledger.rewind(state, offset)
         self.context.report(
-            "warning", "position_went_back", topic=chunk.topic, partition=chunk.partition, seen=state.last_seen,
-            fetched=chunk.records[0].offset,
+            "warning", "position_went_back", topic=state.tp.topic, partition=state.tp.partition, seen=seen,
+            fetched=offset, released=released,
         )  # fmt: skip
-        state = self.ledger.assign(state.tp, state.epoch, chunk.records[0].offset, False)
         self._purge()
-        return state
 
     def _take_in(self, span: Span, indexes: Sequence[int], records: list[Any]) -> None:
         leaders, aside = self._intake.take_in(span, indexes, records)
@@ -322,7 +330,7 @@ class Pipeline:
     def _unpark(self, ref: SchemaRef) -> None:
         by_span: dict[int, tuple[Span, list[int]]] = {}
         for span, index in self.parking.answered(ref):
-            if span.assignment.accepts:
+            if span.ours(index) and span.assignment.accepts:
                 by_span.setdefault(id(span), (span, []))[1].append(index)
         for span, indexes in by_span.values():
             self._take_in(span, indexes, [span.record(index) for index in indexes])
@@ -423,7 +431,7 @@ class Pipeline:
         for span, place, letter in done:
             if self.ledger.settle(span, place, Disposition.DEAD_LETTERED):
                 counters.rejections[(letter.rejection.stage.value, letter.rejection.code)] += 1
-        self.letters.discard(lambda letter: not letter.span.assignment.live)
+        self.letters.discard(_not_ours)
 
     # -- commits
 
@@ -492,10 +500,15 @@ class Pipeline:
             self.context.emit(i.StoreDeadLetters(number, letters))
 
     def _halted(self) -> bool:
-        """Whether intake stops: every account that has work is halted, or halted ones hold half of the budget."""
+        """Whether intake stops: the token is refused, or every account, or refused ones hold half of the budget.
+
+        One refused account of several does not stop the others (lessons.md: rudder-server #4953).
+        """
         halted = [queue for queue in self.dispatcher if queue.gate.halt is not None]
         if not halted:
             return False
-        held = sum(queue.queued for queue in halted)
-        working = any(queue.queued or queue.in_flight for queue in self.dispatcher if queue.gate.halt is None)
-        return not working or held * 2 >= self.policy.max_open_events
+        if len(halted) >= self.policy.accounts or any(
+            queue.gate.halt is not None and queue.gate.halt.status == TOKEN_REFUSED for queue in halted
+        ):
+            return True
+        return sum(queue.queued for queue in halted) * 2 >= self.policy.max_open_events

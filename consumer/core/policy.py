@@ -31,6 +31,8 @@ class Backoff:
 class Policy:
     """All that can be set about the pipeline."""
 
+    accounts: int = 1
+    """How many ad accounts are configured."""
     batch_events: int = 1000
     batch_bytes: int = 4 * 1024 * 1024
     linger: float = 0.5

@@ -1,0 +1,169 @@
+"""What a seed decides before its world begins: sizes, limits, and how often what goes wrong.
+
+Theory of operation. Worlds differ most where each has only some of the troubles: in a world where everything
+fails all the time little ever gets far. So every kind of trouble is switched on or off by the seed first, and
+then given a rate. One world in eight has no trouble at all, only graceful rebalances and restarts: there
+exactly-once must hold.
+
+`draw` takes overrides by name, so that a test can ask for the worlds it needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from random import Random
+from typing import Any
+
+from consumer.core.policy import Backoff, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Chance of each trouble per chance it gets, 0 to 1; the name says where it happens."""
+
+    api_lost_before: float = 0.0
+    """No answer, nothing processed."""
+    api_lost_after: float = 0.0
+    """No answer, yet processed."""
+    api_5xx: float = 0.0
+    api_lie: float = 0.0
+    api_429: float = 0.0
+    api_limit_headers: float = 0.0
+    api_whole_batch: float = 0.0
+    """A bad event refuses the whole call (400, 422) instead of being refused alone."""
+    look_up_fails: float = 0.0
+    store_fails: float = 0.0
+    store_forgets: float = 0.0
+    """A look-up misses a key that is there."""
+    letters_fail: float = 0.0
+    commit_fails: float = 0.0
+    registry_fails: float = 0.0
+    slow: float = 0.0
+    """Anything takes twenty times as long."""
+    stale_fetch: float = 0.0
+    """Records of an ended assignment arrive after it ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incidents:
+    """How many of each incident the troubled time holds."""
+
+    crashes: int = 0
+    expulsions: int = 0
+    """The group throws a member out, which learns of it later."""
+    setbacks: int = 0
+    """A position goes backwards."""
+    clock_jumps: int = 0
+    token_spells: int = 0
+    account_spells: int = 0
+    outages: int = 0
+    """The API, the key store, the broker's writes, or the registry fail altogether for a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Knobs:
+    """One world's parameters. Times in seconds."""
+
+    seed: int
+    policy: Policy
+    rates: Rates
+    incidents: Incidents
+    rebalances: int
+    restarts: int
+    """Graceful ones."""
+    eager: bool
+    members: int
+    partitions: int
+    accounts: int
+    records: int
+    arrival: float
+    """Records appear in the log over this long."""
+    quiet_at: float
+    """All trouble ends here."""
+    duplicates: float
+    bad: float
+    odd: float
+    """Share of records that never become an event: tombstones, filtered, undecodable, ..."""
+    late_schemas: float
+    window: float
+    grace: float
+    latency: float
+    body_limit: int
+    """The API's own, in bytes."""
+
+    @property
+    def graceful(self) -> bool:
+        """No trouble at all: exactly once must hold."""
+        rates = replace(self.rates, api_whole_batch=0.0)
+        return rates == Rates() and self.incidents == Incidents()
+
+    @property
+    def undisturbed(self) -> bool:
+        """One process that keeps all it was given, and no trouble: every figure is known beforehand."""
+        return self.graceful and self.members == 1 and not self.rebalances and not self.restarts
+
+
+def draw(seed: int, **overrides: Any) -> Knobs:
+    """The knobs of a seed; `overrides` replace fields of `Knobs` (`policy` and `rates`: as whole values)."""
+    random = Random(f"knobs {seed}")
+    graceful = random.random() < 0.125
+    arrival = random.uniform(3, 25)
+    members = random.choice((1, 1, 2, 2, 3))
+    knobs = Knobs(
+        seed=seed,
+        policy=_policy(random),
+        rates=Rates(api_whole_batch=random.choice((0.0, 0.5))) if graceful else _rates(random),
+        incidents=Incidents() if graceful else _incidents(random),
+        rebalances=random.choice((0, 1, 2, 4)),
+        restarts=random.choice((0, 0, 1, 2)),
+        eager=random.random() < 0.4,
+        members=members,
+        partitions=random.randint(1, 4),
+        accounts=random.randint(1, 3),
+        records=random.randint(30, 160),
+        arrival=arrival,
+        quiet_at=arrival + random.uniform(2, 15),
+        duplicates=random.choice((0.0, 0.1, 0.3)),
+        bad=random.choice((0.0, 0.05, 0.2)),
+        odd=random.choice((0.0, 0.1, 0.3)),
+        late_schemas=random.choice((0.0, 0.0, 0.2)),
+        window=random.choice((5.0, 1e6, 1e6)) if not graceful else 1e6,
+        # A graceful world needs time to drain in: one second of backoff must not be a release by deadline.
+        grace=random.uniform(1, 6) if not graceful else 60.0,
+        latency=random.choice((0.01, 0.1, 0.5)),
+        body_limit=random.choice((1500, 4500)),
+    )
+    knobs = replace(knobs, **overrides)
+    return replace(knobs, policy=replace(knobs.policy, accounts=knobs.accounts))
+
+
+def _policy(random: Random) -> Policy:
+    return Policy(
+        batch_events=random.choice((1, 3, 7, 20)),
+        batch_bytes=random.choice((400, 1200, 100_000)),
+        linger=random.choice((0.01, 0.1, 0.5)),
+        concurrency=random.randint(1, 4),
+        calls_per_minute=random.choice((20, 60, 5000, 5000)),
+        max_open_events=random.choice((3, 15, 60, 500)),
+        max_open_bytes=random.choice((1500, 6000, 1_000_000)),
+        commit_interval=random.choice((0.1, 0.5, 2.0)),
+        halt_patience=random.choice((0.0, 0.0, 0.0, 8.0)),
+        throttle_cap=random.choice((3.0, 10.0)),
+        delivery_backoff=Backoff(random.choice((0.1, 0.5)), random.choice((1.0, 5.0))),
+        inner_backoff=Backoff(0.1, random.choice((1.0, 3.0))),
+        probe_backoff=Backoff(random.choice((0.2, 1.0)), 5.0),
+    )
+
+
+def _rates(random: Random) -> Rates:
+    drawn = {field.name: random.choice((0.03, 0.1, 0.3)) for field in fields(Rates) if random.random() < 0.4}
+    # These two are not troubles but manners, and may be the rule.
+    drawn["api_whole_batch"] = random.choice((0.0, 0.5, 1.0))
+    drawn["slow"] = random.choice((0.0, 0.02, 0.1))
+    return Rates(**drawn)
+
+
+def _incidents(random: Random) -> Incidents:
+    return Incidents(
+        **{field.name: random.choice((1, 2, 3)) for field in fields(Incidents) if random.random() < 0.4}
+    )

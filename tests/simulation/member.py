@@ -1,0 +1,373 @@
+"""A process of the group: a `Pipeline`, and the thin shell that performs its commands, late and in any order.
+
+Theory of operation. As in the real shell: one consumer thread polls, and while a revoke callback waits for its
+`Release` nothing is polled; commits go one after the other; everything else is performed at once and comes back
+whenever it does. A command takes effect at one moment and is answered at a later one, and a crash can fall
+before, between or after: what a dead process had under way may still take effect, and is never answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from consumer.core import interface as i
+from consumer.core.model import Chunk, Position, TopicPartition
+from consumer.core.pipeline import Pipeline
+from consumer.errors import InvariantViolation
+from tests.simulation.api import Reply
+from tests.simulation.records import Converter, Decoder, Spec
+from tests.simulation.truth import Violation
+from tests.simulation.watch import Held, Watch
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+_SPIN = 300
+"""So many ticks at one moment are a busy loop."""
+
+
+class Member:
+    """One life of one process."""
+
+    def __init__(self, world: World, slot: int, life: int) -> None:
+        self.name = f"m{slot}.{life}"
+        self.slot = slot
+        self.alive = True
+        self.crash_in: int | None = None
+        """Commands it still performs before it dies; None: it lives."""
+        self._world = world
+        self.watch = Watch(world)
+        self.pipeline = Pipeline(
+            world.knobs.policy,
+            Decoder(world.specs),
+            Converter(world.specs),
+            seed=world.random.getrandbits(32),
+        )
+        self._epoch = self._numbers = 0
+        self.in_callback = False
+        self._committing = False
+        self._after_commit: list[Callable[[], None]] = []
+        self._released: dict[int, list[TopicPartition]] = {}
+        self._wake_at: float | None = None
+        self._ticks = (0.0, 0)
+        self._performers: dict[type, Callable[[Any], None]] = {
+            i.FetchSchema: self._fetch_schema,
+            i.LookUpKeys: self._look_up,
+            i.StoreKeys: self._store_keys,
+            i.Send: self._send,
+            i.StoreDeadLetters: self._store_letters,
+            i.Commit: self._commit,
+            i.Release: self._release,
+            i.Stop: self._stop,
+            i.ReadToken: self._read_token,
+            i.GiveUp: lambda _: self._later(self.request_stop),
+            i.Report: lambda _: None,
+        }
+        world.later(world.delay(), self._poll)
+
+    def __repr__(self) -> str:
+        return self.name
+
+    # -- feeding
+
+    def feed(self, happened: i.Input) -> None:
+        """Let the core handle one input, and perform what it says."""
+        if not self.alive:
+            return
+        world, watch = self._world, self.watch
+        watch.told(happened)
+        try:
+            commands = self.pipeline.handle(happened, world.instant())
+            world.note(self, happened, commands)
+            for command in commands:
+                watch.commanded(command)
+            watch.settled_down(self.pipeline)
+        except InvariantViolation as bug:
+            raise Violation("the core finds no fault with itself", str(bug)) from bug
+        for command in commands:
+            if self.crash_in is not None:
+                self.crash_in -= 1
+                if self.crash_in < 0:
+                    world.crash(self)
+                    return
+            self._performers[type(command)](command)
+            if not self.alive:
+                return
+        self._arm()
+
+    def _arm(self) -> None:
+        due = self.pipeline.next_deadline()
+        if due is None:
+            self._wake_at = None
+            return
+        due = max(due, self._world.now)
+        if due != self._wake_at:
+            self._wake_at = due
+            self._world.at(due, self._wake, due)
+
+    def _wake(self, due: float) -> None:
+        if not self.alive or due != self._wake_at:
+            return
+        self._wake_at = None
+        moment, count = self._ticks
+        self._ticks = (due, count + 1 if moment == due else 1)
+        if self._ticks[1] > _SPIN:
+            raise Violation("the core does not spin", f"{self.name}: {_SPIN} ticks at one moment")
+        self.feed(i.Tick())
+
+    def _later(self, act: Callable[[], None]) -> None:
+        self._world.later(self._world.delay(), act)
+
+    def _takes_effect(self) -> bool:
+        return self.alive or self._world.random.random() < 0.5
+
+    def _perform(self, act: Callable[[], i.Input | None]) -> None:
+        """Do something outside: its effect comes after a delay, its answer after another."""
+
+        def effect() -> None:
+            if not self._takes_effect():
+                return
+            answer = act()
+            if answer is not None:
+                self._later(lambda: self.feed(answer))
+
+        self._later(effect)
+
+    # -- performing
+
+    def _fetch_schema(self, command: i.FetchSchema) -> None:
+        self._perform(lambda: self._world.registry.find(command.ref))
+
+    def _look_up(self, command: i.LookUpKeys) -> None:
+        def look_up() -> i.Input:
+            found = self._world.keys.look_up(command.keys)
+            return i.LookUpFailed(command.number) if found is None else i.KeysLookedUp(command.number, found)
+
+        self._perform(look_up)
+
+    def _store_keys(self, command: i.StoreKeys) -> None:
+        def store() -> i.Input:
+            stored = self._world.keys.store(command.keys)
+            return i.KeysStored(command.number) if stored else i.StoreFailed(command.number)
+
+        self._perform(store)
+
+    def _store_letters(self, command: i.StoreDeadLetters) -> None:
+        def store() -> i.Input:
+            return i.DeadLettersStored(command.number, [self._store_letter(one) for one in command.letters])
+
+        self._perform(store)
+
+    def _store_letter(self, letter: i.DeadLetter) -> bool:
+        """Whether it is acknowledged; a failed write may have been written all the same."""
+        world = self._world
+        spec = world.spec_at(TopicPartition(letter.topic, letter.partition), letter.record.offset)
+        fails = world.in_spell("letters") or world.roll(world.rates.letters_fail)
+        if not fails or world.random.random() < 0.3:
+            world.broker.store_letter(letter, spec)
+        return not fails
+
+    def _send(self, command: i.Send) -> None:
+        if self.is_zombie:
+            # Its partitions are another's already, and it cannot know: what it sends now may be sent by both.
+            self._world.truth.excuse(spec.key for spec in self.watch.calls[command.number].specs)
+
+        def effect() -> None:
+            if self._takes_effect():
+                reply = self._world.api.process(command)
+                self._later(lambda: self._answer(command.number, reply))
+
+        self._later(effect)
+
+    def _answer(self, number: int, reply: Reply) -> None:
+        if not self.alive:
+            return
+        self.watch.answered(number, reply)
+        if reply.status:
+            self.feed(i.Answered(number, reply.status, reply.headers, reply.body))
+        else:
+            self.feed(i.Unanswered(number, reply.reason))
+
+    def _read_token(self, _: i.ReadToken) -> None:
+        self._later(lambda: self.feed(i.TokenRead(self._world.random.random() < 0.5)))
+
+    def _commit(self, command: i.Commit) -> None:
+        self._committing = True
+        epochs = {tp: held.epoch for tp, held in self.watch.held.items()}
+
+        def effect() -> None:
+            if self._takes_effect():
+                done = self._commit_at_broker(command, epochs)
+                self._later(lambda: self._committed(done))
+
+        self._later(effect)
+
+    def _commit_at_broker(self, command: i.Commit, epochs: dict[TopicPartition, int]) -> i.CommitDone:
+        world, wanted = self._world, list(command.positions)
+        fails = world.in_spell("commits") or world.roll(world.rates.commit_fails)
+        if fails:
+            # Nothing, a part, or all of it takes effect, and the answer may be lost.
+            wanted = wanted[: world.random.choice((0, 0, 1, len(wanted)))]
+        taken = world.broker.commit(self, epochs, wanted)
+        if fails and world.random.random() < 0.5:
+            return i.CommitDone(command.number, (), "timed out")
+        return i.CommitDone(
+            command.number, taken, None if len(taken) == len(command.positions) else "refused"
+        )
+
+    def _committed(self, done: i.CommitDone) -> None:
+        if not self.alive:
+            return
+        self._committing = False
+        waiting, self._after_commit = self._after_commit, []
+        for act in waiting:
+            act()
+        self.feed(done)
+
+    def _commit_finally(self, positions: list[Position], then: Callable[[], None]) -> None:
+        """A synchronous commit, behind the one under way; it may fail, and then nobody hears of it."""
+        epochs = {tp: epoch for tp, (owner, epoch) in self._world.broker.owners.items() if owner is self}
+
+        def effect() -> None:
+            world = self._world
+            if not self.alive:
+                return
+            if not (world.in_spell("commits") or world.roll(world.rates.commit_fails)):
+                world.broker.commit(self, epochs, positions)
+            self._later(then)
+
+        if self._committing:
+            self._after_commit.append(lambda: self._later(effect))
+        else:
+            self._later(effect)
+
+    def _release(self, command: i.Release) -> None:
+        tps = self._released.pop(command.number)
+        self._commit_finally(list(command.positions), lambda: self._called_back(tps))
+
+    def _called_back(self, tps: list[TopicPartition]) -> None:
+        if self.alive:
+            self.in_callback = bool(self._released)
+            self._world.group.released(self, tps)
+
+    def _stop(self, command: i.Stop) -> None:
+        self._commit_finally(list(command.positions), lambda: self._world.ended(self))
+
+    def request_stop(self) -> None:
+        """SIGTERM."""
+        self.feed(i.StopRequested(self._world.knobs.grace))
+
+    # -- what the group does to it
+
+    @property
+    def is_zombie(self) -> bool:
+        """Thrown out of the group, and not yet told."""
+        return self in self._world.group.expelled
+
+    def assign(self, tps: list[TopicPartition]) -> None:
+        """The group hands it these."""
+        broker, random = self._world.broker, self._world.random
+        assignments = []
+        for tp in tps:
+            self._epoch += 1
+            start = broker.committed.get(tp)
+            commit_start = False
+            if start is None and broker.logs[tp] and random.random() < 0.5:
+                start, commit_start = broker.logs[tp][0].offset, True
+            broker.owners[tp] = (self, self._epoch)
+            assignments.append(i.Assignment(*tp, self._epoch, start, commit_start))
+        self.feed(i.Assigned(assignments))
+
+    def revoke(self, tps: list[TopicPartition]) -> None:
+        """The group wants these back: from now until the release nothing is polled."""
+        if not self.alive:
+            return
+        self._keep_stale(tps)
+        self.in_callback = True
+        self._numbers += 1
+        self._released[self._numbers] = tps
+        self.feed(i.Revoked(tps, self._numbers, self._world.knobs.grace))
+
+    def lose(self) -> None:
+        """It learns that the group threw it out."""
+        if not self.alive:
+            return
+        if self.in_callback and self._world.random.random() < 0.7:
+            self._later(self.lose)
+            return
+        tps = list(self.watch.held)
+        self._keep_stale(tps)
+        if tps:
+            self.feed(i.Lost(tps))
+        self._world.group.rejoin(self)
+
+    # -- polling
+
+    def _poll(self) -> None:
+        if not self.alive:
+            return
+        world = self._world
+        room = 0 if self.in_callback or not self.watch.held else self.pipeline.room()
+        if room > 0:
+            world.later(world.delay() / 4, self._fetch, room)
+        else:
+            world.later(world.knobs.latency + 0.02, self._poll)
+
+    def _fetch(self, room: int) -> None:
+        if not self.alive:
+            return
+        world = self._world
+        chunks = [] if self.in_callback else self._take(room)
+        if chunks:
+            self.feed(i.Fetched(chunks))
+        elif world.random.random() < 0.05:
+            self.feed(i.EndOffsets({tp: log[-1].offset + 1 for tp, log in world.broker.logs.items() if log}))
+        world.later(world.delay() / 2 if chunks else world.knobs.latency + 0.05, self._poll)
+
+    def _take(self, room: int) -> list[Chunk]:
+        """Up to `room` records, from where each partition's position stands."""
+        world, chunks = self._world, []
+        helds = list(self.watch.held.values())
+        world.random.shuffle(helds)
+        for held in helds:
+            specs = world.broker.fetch(
+                held.tp, held.position, min(room, world.random.randint(1, 40)), world.now - world.base
+            )
+            if specs:
+                held.position = specs[-1].offset + 1
+                room -= len(specs)
+                chunks += _chunks(held, specs)
+            if not room:
+                break
+        return chunks
+
+    def _keep_stale(self, tps: list[TopicPartition]) -> None:
+        """Records on their way when their assignment ends arrive after it."""
+        world = self._world
+        for tp in tps:
+            held = self.watch.held.get(tp)
+            if held is None or not world.roll(world.rates.stale_fetch):
+                continue
+            specs = world.broker.fetch(tp, held.position, 5, world.now - world.base)
+            if specs:
+                world.later(world.random.uniform(0, 3), self.feed, i.Fetched(_chunks(held, specs)))
+
+    def set_back(self) -> bool:
+        """One partition's position goes backwards. False if there is none to do that to."""
+        helds = [held for held in self.watch.held.values() if held.last_seen >= 0 and not held.draining]
+        if not helds or self.in_callback:
+            return False
+        held = self._world.random.choice(helds)
+        held.position = self._world.random.randint(0, held.last_seen)
+        return True
+
+
+def _chunks(held: Held, specs: Sequence[Spec]) -> list[Chunk]:
+    """Records of one partition, cut where the leader epoch changes."""
+    chunks: list[Chunk] = []
+    for spec in specs:
+        if not chunks or chunks[-1].leader_epoch != spec.leader_epoch:
+            chunks.append(Chunk(*held.tp, held.epoch, spec.leader_epoch, []))
+        chunks[-1].records.append(spec.record)
+    return chunks

@@ -1,0 +1,331 @@
+"""Deliberate bugs in what is kept: claims, keys, the ledger, commits, dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from consumer.core import answers, interface
+from consumer.core.dedup import Claims, Delivery
+from consumer.core.ledger import AssignmentState, Ledger, Span
+from consumer.core.model import Chunk, Disposition, Position, Rejection
+from consumer.core.outbox import Outbox
+from consumer.core.pipeline import Pipeline
+from tests.simulation.mutating import mutation
+
+# -- deduplication
+
+
+@mutation
+def boolean_dedup(patch: pytest.MonkeyPatch) -> None:
+    """A record whose key is merely claimed is a duplicate at once (apache/pulsar #5218)."""
+    begin = Pipeline.__init__
+
+    def init(self: Pipeline, *args: Any, **more: Any) -> None:
+        begin(self, *args, **more)
+        ledgers[id(self.claims)] = self.ledger
+
+    def claim(self: Claims, one: Delivery) -> bool:
+        if self._leaders.setdefault(one.key, one) is one:
+            return True
+        ledgers[id(self)].settle(one.span, one.index, Disposition.DUPLICATE)
+        return False
+
+    ledgers: dict[int, Ledger] = {}
+    patch.setattr(Pipeline, "__init__", init)
+    patch.setattr(Claims, "claim", claim)
+
+
+@mutation
+def claims_of_dropped_work_are_kept(patch: pytest.MonkeyPatch) -> None:
+    """What is let go of keeps its key: its followers wait for ever."""
+    patch.setattr(Pipeline, "let_go", lambda self, deliveries: None)
+
+
+@mutation
+def key_stored_before_delivery(patch: pytest.MonkeyPatch) -> None:
+    """The key is remembered when the event is queued."""
+    handle = Pipeline._keys_looked_up
+
+    def looked_up(self: Pipeline, happened: interface.KeysLookedUp) -> None:
+        leaders = self._looking_up[happened.number]
+        self.keys.add([one for one, found in zip(leaders, happened.found, strict=True) if not found])
+        handle(self, happened)
+
+    patch.setattr(Pipeline, "_keys_looked_up", looked_up)
+
+
+@mutation
+def followers_share_their_leaders_refusal(patch: pytest.MonkeyPatch) -> None:
+    """The followers of a refused leader are settled as duplicates, though nothing was delivered."""
+    refuse = Pipeline.refused
+
+    def refused(self: Pipeline, one: Delivery, rejection: Rejection, attempts: int) -> None:
+        followers, one.followers = one.followers or [], None
+        self._settle_all(followers, Disposition.DUPLICATE)
+        refuse(self, one, rejection, attempts)
+
+    patch.setattr(Pipeline, "refused", refused)
+
+
+@mutation
+def followers_of_let_go_leaders_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """The claim is released, and nobody inherits it."""
+    patch.setattr(Claims, "release", lambda self, leader: self._end(leader))
+
+
+@mutation
+def store_failure_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    """An event counts as delivered though its key is not durable."""
+    stored = Pipeline._keys_stored
+    patch.setattr(Pipeline, "_keys_stored", lambda self, number, _: stored(self, number, True))
+
+
+@mutation
+def delivered_without_waiting_for_the_key(patch: pytest.MonkeyPatch) -> None:
+    """The record settles with the answer, the key follows when it may."""
+
+    def delivered(self: Pipeline, deliveries: Sequence[Delivery]) -> None:
+        for one in deliveries:
+            self._settle_all((one, *self.claims.confirm(one)), Disposition.DELIVERED)
+
+    patch.setattr(Pipeline, "delivered", delivered)
+
+
+@mutation
+def failed_look_up_means_new(patch: pytest.MonkeyPatch) -> None:
+    """The key store does not answer, so the event is taken for new."""
+
+    def failed(self: Pipeline, happened: interface.LookUpFailed) -> None:
+        keys = self._looking_up[happened.number]
+        self._keys_looked_up(interface.KeysLookedUp(happened.number, [False] * len(keys)))
+
+    patch.setattr(Pipeline, "_look_up_failed", failed)
+
+
+@mutation
+def other_followers_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """The first follower inherits the claim, but not those behind it."""
+    release = Claims.release
+
+    def alone(self: Claims, leader: Delivery) -> Delivery | None:
+        heir = release(self, leader)
+        if heir is not None:
+            heir.followers = None
+        return heir
+
+    patch.setattr(Claims, "release", alone)
+
+
+@mutation
+def followers_settle_before_the_key_is_durable(patch: pytest.MonkeyPatch) -> None:
+    """The answer to their leader is enough for them."""
+
+    def delivered(self: Pipeline, deliveries: Sequence[Delivery]) -> None:
+        for one in deliveries:
+            followers, one.followers = one.followers or [], None
+            self._settle_all(followers, Disposition.DUPLICATE)
+        self.keys.add(deliveries)
+
+    patch.setattr(Pipeline, "delivered", delivered)
+
+
+# -- ledger, fences and commits
+
+
+@mutation
+def no_epoch_fence(patch: pytest.MonkeyPatch) -> None:
+    """Records of an ended assignment are taken in under the new one."""
+
+    def fetched(self: Pipeline, happened: interface.Fetched) -> None:
+        for chunk in happened.chunks:
+            for state in self.ledger:
+                if state.tp == (chunk.topic, chunk.partition) and not state.draining:
+                    self._track(state, chunk)
+                    break
+
+    patch.setattr(Pipeline, "_fetched", fetched)
+
+
+@mutation
+def ended_assignments_settle(patch: pytest.MonkeyPatch) -> None:
+    """What belongs to an ended assignment settles in the one that came after it."""
+    settle = Ledger.settle
+
+    def unfenced(self: Ledger, span: Span, index: int, disposition: Disposition) -> bool:
+        heir = self.get(span.assignment.tp)
+        if not span.assignment.live and heir is not None and heir.spans:
+            other = heir.spans[0]
+            if index < len(other.settled) and not other.settled[index]:
+                return settle(self, other, index, disposition)
+        return settle(self, span, index, disposition)
+
+    patch.setattr(Ledger, "settle", unfenced)
+
+
+@mutation
+def commits_the_highest_seen(patch: pytest.MonkeyPatch) -> None:
+    """vectordotdev/vector #24215."""
+
+    def committable(self: AssignmentState) -> Position | None:
+        if self.last_seen < 0:
+            return None
+        return Position(*self.tp, self.last_seen + 1, self.spans[-1].leader_epoch if self.spans else None)
+
+    patch.setattr(AssignmentState, "committable", committable)
+
+
+@mutation
+def commits_past_the_lowest_open(patch: pytest.MonkeyPatch) -> None:
+    """The position after the lowest open record, instead of the record's own."""
+    committable = AssignmentState.committable
+
+    def one_more(self: AssignmentState) -> Position | None:
+        position = committable(self)
+        if position is None or not self.open:
+            return position
+        return position._replace(next_offset=position.next_offset + 1)
+
+    patch.setattr(AssignmentState, "committable", one_more)
+
+
+@mutation
+def commits_without_leader_epoch(patch: pytest.MonkeyPatch) -> None:
+    """apache/kafka PR 23183."""
+    committable = AssignmentState.committable
+
+    def bare(self: AssignmentState) -> Position | None:
+        position = committable(self)
+        return position and position._replace(leader_epoch=None)
+
+    patch.setattr(AssignmentState, "committable", bare)
+
+
+@mutation
+def failed_commit_is_taken_for_done(patch: pytest.MonkeyPatch) -> None:
+    """The position is not committed again until something more settles."""
+    done = Pipeline._commit_done
+
+    def always(self: Pipeline, happened: interface.CommitDone) -> None:
+        positions = [position for _, position in self._committing[1]] if self._committing else []
+        done(self, replace(happened, committed=positions, failure=None))
+
+    patch.setattr(Pipeline, "_commit_done", always)
+
+
+@mutation
+def draining_partitions_are_committed_twice(patch: pytest.MonkeyPatch) -> None:
+    """By the timer, and by the release."""
+
+    def all_of_them(self: Ledger) -> Iterable[Position]:
+        return self.final_positions(self)
+
+    patch.setattr(Ledger, "committables", all_of_them)
+
+
+@mutation
+def lost_partitions_are_committed(patch: pytest.MonkeyPatch) -> None:
+    """librdkafka #5604."""
+    lose = Pipeline._lost
+
+    def lost(self: Pipeline, happened: interface.Lost) -> None:
+        positions = self.ledger.final_positions(s for s in map(self.ledger.get, happened.partitions) if s)
+        lose(self, happened)
+        if positions and self._committing is None:
+            self._committing = (self.context.number(), [])
+            self.context.emit(interface.Commit(self._committing[0], positions))
+
+    patch.setattr(Pipeline, "_lost", lost)
+
+
+@mutation
+def work_outlives_a_position_that_went_back(patch: pytest.MonkeyPatch) -> None:
+    """The books begin anew, the queues do not."""
+
+    def anew(self: Pipeline, state: AssignmentState, chunk: Chunk) -> AssignmentState:
+        return self.ledger.assign(state.tp, state.epoch, chunk.records[0].offset, False)
+
+    patch.setattr(Pipeline, "_begin_anew", anew)
+
+
+@mutation
+def bytes_of_events_are_not_entered(patch: pytest.MonkeyPatch) -> None:
+    """A settled record gives back more bytes than were taken."""
+    patch.setattr(Ledger, "grow", lambda *_: None)
+
+
+# -- dead letters
+
+
+@mutation
+def settles_before_the_dead_letter_is_stored(patch: pytest.MonkeyPatch) -> None:
+    """getsentry/arroyo, jitsu rotor: the write fails and the event is gone."""
+    write = Pipeline.dead_letter
+
+    def early(self: Pipeline, span: Span, index: int, rejection: Rejection, attempts: int) -> None:
+        write(self, span, index, rejection, attempts)
+        self.ledger.settle(span, index, Disposition.DEAD_LETTERED)
+
+    def stored(self: Pipeline, happened: interface.DeadLettersStored) -> None:
+        self.letters.finish(happened.number, happened.stored, self.context.now.monotonic, 0.5)
+
+    patch.setattr(Pipeline, "dead_letter", early)
+    patch.setattr(Pipeline, "_dead_letters_stored", stored)
+
+
+@mutation
+def partly_stored_letters_count_as_stored(patch: pytest.MonkeyPatch) -> None:
+    """One acknowledgement stands for all."""
+    stored = Pipeline._dead_letters_stored
+
+    def all_or_nothing(self: Pipeline, happened: interface.DeadLettersStored) -> None:
+        stored(self, replace(happened, stored=[any(happened.stored)] * len(happened.stored)))
+
+    patch.setattr(Pipeline, "_dead_letters_stored", all_or_nothing)
+
+
+@mutation
+def failed_writes_are_dropped(patch: pytest.MonkeyPatch) -> None:
+    """What a write did not take is not tried again."""
+    finish = Outbox.finish
+
+    def dropping(self: Outbox[Any], *args: Any) -> list[Any]:
+        waiting = list(self._waiting)
+        done = finish(self, *args)
+        self._waiting = waiting
+        return done
+
+    patch.setattr(Outbox, "finish", dropping)
+
+
+@mutation
+def letters_outlive_their_assignment(patch: pytest.MonkeyPatch) -> None:
+    """Dead letters of partitions that are another's are written all the same."""
+    patch.setattr(Outbox, "discard", lambda *_: None)
+
+
+@mutation
+def acknowledgements_are_taken_in_any_order(patch: pytest.MonkeyPatch) -> None:
+    """Which of the letters was stored?"""
+    stored = Pipeline._dead_letters_stored
+
+    def reversed_(self: Pipeline, happened: interface.DeadLettersStored) -> None:
+        stored(self, replace(happened, stored=list(happened.stored)[::-1]))
+
+    patch.setattr(Pipeline, "_dead_letters_stored", reversed_)
+
+
+@mutation
+def letters_forget_their_attempts(patch: pytest.MonkeyPatch) -> None:
+    """getsentry/arroyo PR 410: a dead letter without its story."""
+    refuse = Pipeline.refused
+    patch.setattr(Pipeline, "refused", lambda self, one, rejection, attempts: refuse(self, one, rejection, 0))
+
+
+@mutation
+def messages_are_not_masked(patch: pytest.MonkeyPatch) -> None:
+    """The API's message echoes the event, and so does the dead letter."""
+    patch.setattr(answers, "mask", lambda message, body=b"": message)

@@ -1,0 +1,340 @@
+"""Deliberate bugs in what is done: answers, gates, limits, drains, schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from consumer.core import answers, delivery, interface
+from consumer.core.answers import Answers
+from consumer.core.batching import AccountQueue, Batch, halves
+from consumer.core.dedup import Delivery
+from consumer.core.dispatch import Dispatcher
+from consumer.core.gate import Gate
+from consumer.core.ledger import AssignmentState, Span
+from consumer.core.model import Rejection, SchemaRef, Stage
+from consumer.core.parking import Parking
+from consumer.core.pipeline import Pipeline, _Drain
+from consumer.core.policy import Backoff
+from tests.simulation.mutating import mutation
+
+# -- answers
+
+
+@mutation
+def counters_are_not_checked(patch: pytest.MonkeyPatch) -> None:
+    """Statuses are believed whatever the counters say."""
+
+    def read(body: bytes, events: int) -> delivery.Verdict:
+        answer = delivery._parse(body)
+        outcomes = delivery._outcomes(answer.get("events"), events) if isinstance(answer, dict) else None
+        return delivery.NoVerdict("unreadable_outcomes") if outcomes is None else delivery.PerEvent(outcomes)
+
+    patch.setattr(delivery, "_read_ok", read)
+
+
+@mutation
+def any_success_is_a_success(patch: pytest.MonkeyPatch) -> None:
+    """200 is 200, whatever it says."""
+    outcome = delivery.EventOutcome(True, None, None)
+    patch.setattr(delivery, "_read_ok", lambda _, events: delivery.PerEvent([outcome] * events))
+
+
+@mutation
+def refused_token_refuses_the_events(patch: pytest.MonkeyPatch) -> None:
+    """vectordotdev/vector #24543: 401 is a 4xx like any other."""
+    read = delivery.read_answer
+
+    def dropping(status: int, *more: Any) -> delivery.Verdict:
+        return read(400 if status == 401 else status, *more)
+
+    patch.setattr(answers, "read_answer", dropping)
+
+
+@mutation
+def bisecting_loses_the_odd_event(patch: pytest.MonkeyPatch) -> None:
+    """Half of five is two, twice."""
+
+    def uneven(batch: Batch, first: int, second: int) -> tuple[Batch, Batch]:
+        one, other = halves(batch, first, second)
+        other.deliveries = other.deliveries[: len(one.deliveries)]
+        return one, other
+
+    patch.setattr(answers, "halves", uneven)
+
+
+@mutation
+def refused_batch_is_refused_whole(patch: pytest.MonkeyPatch) -> None:
+    """One bad event takes all of its batch with it."""
+
+    def bisect(self: Answers, batch: Batch, code: str, message: str, _: str | None) -> None:
+        for one in batch.deliveries:
+            self._refuse(one, message, batch.attempts, code)
+
+    patch.setattr(Answers, "_bisect", bisect)
+
+
+@mutation
+def unanswered_calls_count_as_delivered(patch: pytest.MonkeyPatch) -> None:
+    """A time-out is taken for a success that was slow."""
+
+    def optimist(self: Answers, answer: interface.Unanswered) -> None:
+        self._pipeline.delivered(self._dispatcher.answered(answer.number).deliveries)
+
+    patch.setattr(Answers, "unanswered", optimist)
+
+
+@mutation
+def events_are_sent_anew_under_a_new_id(patch: pytest.MonkeyPatch) -> None:
+    """A retry makes its own event ids."""
+    body = Batch.body
+
+    def renamed(self: Batch) -> bytes:
+        return body(self).replace(b'"event-', b'"again-') if self.attempts > 1 else body(self)
+
+    patch.setattr(Batch, "body", renamed)
+
+
+@mutation
+def outcomes_are_shifted_by_one(patch: pytest.MonkeyPatch) -> None:
+    """connect #461: which of the batch failed?"""
+    judge = Answers._per_event
+
+    def shifted(self: Answers, batch: Batch, outcomes: Sequence[delivery.EventOutcome]) -> None:
+        judge(self, batch, [*outcomes[1:], *outcomes[:1]])
+
+    patch.setattr(Answers, "_per_event", shifted)
+
+
+@mutation
+def the_rest_of_a_refused_batch_counts_as_delivered(patch: pytest.MonkeyPatch) -> None:
+    """A 400 that says which events are at fault has processed none of the others."""
+    some = Answers._some_refused
+
+    def optimist(self: Answers, batch: Batch, verdict: delivery.SomeRefused) -> None:
+        faulty = [one for index, one in enumerate(batch.deliveries) if index in verdict.errors]
+        self._pipeline.delivered([one for one in batch.deliveries if one not in faulty])
+        batch.deliveries = faulty
+        some(self, batch, delivery.SomeRefused(dict(enumerate(verdict.errors.values()))))
+
+    patch.setattr(Answers, "_some_refused", optimist)
+
+
+# -- gates and limits
+
+
+@mutation
+def retry_after_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    """connect #1352."""
+    patch.setattr(Gate, "close", lambda self, until: self.slow_down())
+
+
+@mutation
+def retry_after_dates_are_ignored(patch: pytest.MonkeyPatch) -> None:
+    """Only the form in seconds is understood."""
+    patch.setattr(delivery, "_until_date", lambda text, now: 0.0)
+
+
+@mutation
+def no_backoff(patch: pytest.MonkeyPatch) -> None:
+    """What got no verdict is sent again at once, time after time."""
+    patch.setattr(Backoff, "delay", lambda *_: 0.0)
+
+
+@mutation
+def refused_token_halts_its_own_account_only(patch: pytest.MonkeyPatch) -> None:
+    """The other accounts find out for themselves."""
+    patch.setattr("consumer.core.dispatch.TOKEN_REFUSED", -1)
+
+
+@mutation
+def batches_are_cut_by_count_alone(patch: pytest.MonkeyPatch) -> None:
+    """The limit in bytes is not kept."""
+    add = AccountQueue.add
+
+    def blind(self: AccountQueue, one: Delivery, now: float) -> None:
+        add(self, one, now)
+        self._filling_bytes = 0
+
+    patch.setattr(AccountQueue, "add", blind)
+
+
+@mutation
+def limit_headers_are_ignored(patch: pytest.MonkeyPatch) -> None:
+    """The quota the answers tell of is not kept."""
+    patch.setattr(Gate, "told", lambda *_: None)
+
+
+@mutation
+def quota_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    """5,000 calls a minute are not counted."""
+    patch.setattr(Gate, "_quota_at", lambda self, now: now)
+
+
+@mutation
+def quota_opens_by_rounding(patch: pytest.MonkeyPatch) -> None:
+    """Found by this simulation: the gate opened at the very moment a call expired, and still counted it."""
+
+    def quota_at(self: Gate, now: float) -> float:
+        while self._calls and self._calls[0] <= now - 60.0:
+            self._calls.popleft()
+        return now if len(self._calls) < self._policy.calls_per_minute else self._calls[0] + 60.0
+
+    patch.setattr(Gate, "_quota_at", quota_at)
+
+
+@mutation
+def probes_ignore_the_throttle(patch: pytest.MonkeyPatch) -> None:
+    """Found by this simulation: a halted account was probed though a 429 had closed it, and past its quota."""
+    opens = Gate.opens_at
+
+    def opens_at(self: Gate, now: float, in_flight: int) -> float | None:
+        if self.halt is not None:
+            return now if self.halt.may_probe and not in_flight else None
+        return opens(self, now, in_flight)
+
+    patch.setattr(Gate, "opens_at", opens_at)
+
+
+@mutation
+def halted_accounts_are_sent_to(patch: pytest.MonkeyPatch) -> None:
+    """A refused token is probed by every batch there is."""
+
+    def opens(self: Gate, now: float, in_flight: int) -> float | None:
+        return None if in_flight >= int(self.pace) else max(self.closed_until, self._quota_at(now))
+
+    patch.setattr(Gate, "opens_at", opens)
+
+
+@mutation
+def halt_never_ends(patch: pytest.MonkeyPatch) -> None:
+    """The token is never read again."""
+    patch.setattr(Dispatcher, "tend_halts", lambda self: None)
+
+
+@mutation
+def concurrency_is_per_account(patch: pytest.MonkeyPatch) -> None:
+    """Each account may have as many calls in flight as the process."""
+
+    def send(self: Dispatcher) -> None:
+        for queue in list(self._rotation):
+            while queue.in_flight < self._context.policy.concurrency:
+                batch = queue.take(self._context.now.monotonic, self._context.number())
+                if batch is None:
+                    break
+                self._emit(queue, batch)
+
+    patch.setattr(Dispatcher, "send", send)
+
+
+@mutation
+def room_ignores_what_is_open(patch: pytest.MonkeyPatch) -> None:
+    """parallel-consumer #832."""
+    patch.setattr(Pipeline, "room", lambda self: self.policy.max_open_events)
+
+
+@mutation
+def room_ignores_bytes(patch: pytest.MonkeyPatch) -> None:
+    """A budget in events alone."""
+    patch.setattr(Pipeline, "room", lambda self: self.policy.max_open_events - self.ledger.open)
+
+
+# -- drains
+
+
+@mutation
+def deadlines_are_ignored(patch: pytest.MonkeyPatch) -> None:
+    """scality/backbeat PR 2818: a drain that waits for ever."""
+
+    def end(self: Pipeline) -> None:
+        for drain in [one for one in self._drains if not self._busy(one.states)]:
+            self._drains.remove(drain)
+            self._finish(drain, False)
+
+    patch.setattr(Pipeline, "_end_drains", end)
+
+
+@mutation
+def drains_do_not_wait(patch: pytest.MonkeyPatch) -> None:
+    """What is in flight is left to the next owner."""
+    patch.setattr(Pipeline, "_busy", lambda self, states: False)
+
+
+@mutation
+def drains_do_not_wait_for_leaders_elsewhere(patch: pytest.MonkeyPatch) -> None:
+    """Only records in flight are waited for, not the keys on their way to disk."""
+
+    def busy(self: Pipeline, states: list[AssignmentState]) -> bool:
+        return any(one.span.assignment in states for one in self.dispatcher.in_flight())
+
+    patch.setattr(Pipeline, "_busy", busy)
+
+
+@mutation
+def queued_work_starts_while_draining(patch: pytest.MonkeyPatch) -> None:
+    """getsentry/launchpad PR 512."""
+    patch.setattr(AssignmentState, "accepts", property(lambda self: self.live))
+
+
+@mutation
+def released_partitions_are_not_dropped(patch: pytest.MonkeyPatch) -> None:
+    """The release is answered, and the partition kept."""
+
+    def finish(self: Pipeline, drain: _Drain, late: bool) -> None:
+        positions = self.ledger.final_positions(drain.states)
+        for state in drain.states:
+            state.draining = False
+        if drain.number is None:
+            self.context.emit(interface.Stop(positions, not late))
+        else:
+            self.context.emit(interface.Release(drain.number, positions))
+
+    patch.setattr(Pipeline, "_finish", finish)
+
+
+@mutation
+def purge_forgets_retries(patch: pytest.MonkeyPatch) -> None:
+    """Batches that wait to be sent again outlive their assignment."""
+    purge = AccountQueue.purge
+
+    def partly(self: AccountQueue) -> list[Delivery]:
+        again, self._again = self._again, []
+        gone = purge(self)
+        self._again = again
+        return gone
+
+    patch.setattr(AccountQueue, "purge", partly)
+
+
+# -- schemas
+
+
+@mutation
+def registry_outage_is_final(patch: pytest.MonkeyPatch) -> None:
+    """allegro/hermes #607: no answer is taken for "no such schema"."""
+
+    def missing(self: Pipeline, happened: interface.SchemaUnavailable) -> None:
+        self._schema_missing(interface.SchemaMissing(happened.ref))
+
+    patch.setattr(Pipeline, "_schema_unavailable", missing)
+
+
+@mutation
+def an_unavailable_schema_is_asked_for_once(patch: pytest.MonkeyPatch) -> None:
+    """Records that wait for it wait for ever."""
+    patch.setattr(Parking, "unavailable", lambda *_: None)
+
+
+@mutation
+def parked_records_are_filtered(patch: pytest.MonkeyPatch) -> None:
+    """A record nobody can read yet is passed over."""
+    aside = Pipeline._set_aside
+
+    def passed_over(self: Pipeline, span: Span, index: int, verdict: Any) -> None:
+        if isinstance(verdict, SchemaRef):
+            verdict = Rejection(Stage.DECODE, "unknown_schema", "unknown schema")
+        aside(self, span, index, verdict)
+
+    patch.setattr(Pipeline, "_set_aside", passed_over)

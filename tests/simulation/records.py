@@ -1,0 +1,222 @@
+"""The records of a world, and a decoder and a converter cheap enough to run ten thousand worlds.
+
+Theory of operation. Every record is made from a `Spec`, which says what ought to become of it; the record's value
+is the spec's number. The converter writes that number into the event (``rid``), so that the sandboxed API sees
+which record it was sent, and the world can compare what came out with what went in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from random import Random
+from typing import Any
+
+import orjson
+
+from consumer.core.dedup import dedup_key
+from consumer.core.intake import Decoded
+from consumer.core.model import (
+    CommerceEvent,
+    ConversionEvent,
+    Converted,
+    Filtered,
+    Record,
+    Rejection,
+    SchemaRef,
+    Stage,
+    TopicPartition,
+    Warned,
+)
+from consumer.core.pipeline import SchemaLearner
+from tests.simulation.knobs import Knobs
+
+MISSING = SchemaRef("id", "404")
+"""The registry says that this one does not exist."""
+LATE = (SchemaRef("id", "7"), SchemaRef("id", "8"))
+"""Not known at first; the registry has them."""
+BROKEN = SchemaRef("id", "9")
+"""The registry has it, and nobody can read it."""
+HUGE = 5000
+"""Bytes; more than any limit of the API in these worlds."""
+
+
+class Kind(Enum):
+    """What a record is, and so what must become of it. The value is the dead letter's stage, if it needs one."""
+
+    GOOD = None
+    BAD = Stage.DELIVER
+    """The API always refuses it."""
+    HUGE = (Stage.DELIVER, "too large")
+    TOMBSTONE = (None, "tombstone")
+    FILTERED = (None, "filtered")
+    UNDECODABLE = Stage.DECODE
+    UNCONVERTIBLE = Stage.CONVERT
+    UNSERIALISABLE = (Stage.CONVERT, "text")
+    NO_SCHEMA = (Stage.DECODE, "no schema")
+    BROKEN_SCHEMA = (Stage.DECODE, "broken schema")
+
+    @property
+    def stage(self) -> Stage | None:
+        """The stage of its dead letter."""
+        stage: Any = self.value[0] if isinstance(self.value, tuple) else self.value
+        return stage if isinstance(stage, Stage) else None
+
+    @property
+    def is_event(self) -> bool:
+        """Whether it becomes an event at all."""
+        return self in _EVENTS
+
+    @property
+    def passes_silently(self) -> bool:
+        """Settled with nothing to be stored anywhere."""
+        return self in _SILENT
+
+
+_EVENTS = frozenset({Kind.GOOD, Kind.BAD, Kind.HUGE})
+_SILENT = frozenset({Kind.TOMBSTONE, Kind.FILTERED})
+_ODD = tuple(kind for kind in Kind if kind not in (Kind.GOOD, Kind.BAD))
+
+
+class Spec:
+    """One record and what is true of it."""
+
+    __slots__ = (
+        "account", "event_id", "key", "kind", "leader_epoch", "number", "offset", "payload", "record", "ref",
+        "size", "tp", "visible_at",
+    )  # fmt: skip
+
+    def __init__(
+        self, number: int, kind: Kind, tp: TopicPartition, offset: int, leader_epoch: int | None,
+        visible_at: float, account: str, event_id: str, ref: SchemaRef | None, padding: int,
+    ) -> None:  # fmt: skip
+        self.number = number
+        self.kind = kind
+        self.tp = tp
+        self.offset = offset
+        self.leader_epoch = leader_epoch
+        self.visible_at = visible_at
+        self.account = account
+        self.event_id = event_id
+        self.ref = ref
+        self.key = dedup_key(account, "checkout", event_id)
+        text = "\ud800" if kind is Kind.UNSERIALISABLE else "x" * padding
+        self.payload: dict[str, Any] = {
+            "event_id": event_id,
+            "event_name": "checkout",
+            "rid": number,
+            "pad": text,
+        }
+        self.size = 0 if kind is Kind.UNSERIALISABLE else len(orjson.dumps(self.payload))
+        value = None if kind is Kind.TOMBSTONE else b"%06d" % number + b"." * padding
+        self.record = Record(offset, int(visible_at * 1000), b"k", value, (("h", b"1"), ("n", None)))
+
+    def __str__(self) -> str:
+        where = f"{self.tp.topic}[{self.tp.partition}]@{self.offset}"
+        return f"{where} (#{self.number} {self.kind.name}, id {self.event_id})"
+
+
+class Decoder(SchemaLearner):
+    """Reads the spec's number out of a record's value."""
+
+    def __init__(self, specs: Sequence[Spec]) -> None:
+        self._specs = specs
+        self._known: dict[SchemaRef, Rejection | None] = {}
+
+    def add_schema(self, ref: SchemaRef, schema_json: Any) -> Rejection | None:
+        """`BROKEN` can never be read."""
+        verdict = Rejection(Stage.DECODE, "schema", "incompatible") if ref == BROKEN else None
+        self._known[ref] = verdict
+        return verdict
+
+    def add_missing(self, ref: SchemaRef) -> None:
+        """There is no such schema."""
+        self._known[ref] = Rejection(Stage.DECODE, "no_such_schema", "no such schema")
+
+    def decode_chunk(self, records: list[Record]) -> Sequence[Decoded]:
+        """One result per record."""
+        return [self._decode(record) for record in records]
+
+    def _decode(self, record: Record) -> Decoded:
+        if record.value is None:
+            return None
+        spec = self._specs[int(record.value[:6])]
+        if spec.kind is Kind.UNDECODABLE:
+            return Rejection(Stage.DECODE, "garbage", "not Avro")
+        if spec.ref is not None:
+            if spec.ref not in self._known:
+                return spec.ref
+            verdict = self._known[spec.ref]
+            if verdict is not None:
+                return verdict
+        return {"number": spec.number}
+
+
+class Converter:
+    """Makes the spec's event."""
+
+    def __init__(self, specs: Sequence[Spec]) -> None:
+        self._specs = specs
+
+    def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
+        """One result per event."""
+        return [self._convert(self._specs[event["number"]], now) for event in events]
+
+    def _convert(self, spec: Spec, now: float) -> Converted:
+        if spec.kind is Kind.FILTERED:
+            return Filtered("event_name")
+        if spec.kind is Kind.UNCONVERTIBLE:
+            return Rejection(Stage.CONVERT, "currency", "not a code")
+        warnings = (Warned("left_out", "not an address", "user_data.em"),) if spec.number % 7 == 0 else ()
+        source = "offline" if spec.number % 5 == 0 else "web"
+        return ConversionEvent(
+            spec.account, "checkout", spec.event_id, spec.event_id, int(now), source, spec.payload, warnings
+        )
+
+
+def write_logs(knobs: Knobs, random: Random) -> tuple[list[Spec], Mapping[TopicPartition, list[Spec]]]:
+    """All records of a world: in the order of their numbers, and by partition in offset order."""
+    partitions = [TopicPartition("shop" if n % 2 else "app", n // 2) for n in range(knobs.partitions)]
+    logs: dict[TopicPartition, list[Spec]] = {tp: [] for tp in partitions}
+    ends = {tp: random.choice((0, 0, 13)) for tp in partitions}
+    epochs: dict[TopicPartition, int | None] = {tp: random.choice((0, 3, None)) for tp in partitions}
+    specs: list[Spec] = []
+    for number in range(knobs.records):
+        tp = random.choice(partitions)
+        if random.random() < 0.15:
+            ends[tp] += random.randint(1, 6)
+        epoch = epochs[tp]
+        if epoch is not None and random.random() < 0.05:
+            epochs[tp] = epoch = epoch + 1
+        visible_at = knobs.arrival * number / knobs.records
+        spec = _spec(knobs, random, number, tp, ends[tp], epoch, visible_at, specs)
+        ends[tp] += 1
+        specs.append(spec)
+        logs[tp].append(spec)
+    return specs, logs
+
+
+def _spec(
+    knobs: Knobs, random: Random, number: int, tp: TopicPartition, offset: int, epoch: int | None,
+    visible_at: float, before: list[Spec],
+) -> Spec:  # fmt: skip
+    account, event_id = str(random.randint(1, knobs.accounts)), f"event-{number}"
+    kind = Kind.GOOD
+    if random.random() < knobs.odd:
+        kind = random.choice(_ODD)
+    elif random.random() < knobs.bad:
+        kind = Kind.BAD
+    if kind.is_event and before and random.random() < knobs.duplicates:
+        # Most duplicates come soon: those meet their original while it is open.
+        reach = 6 if random.random() < 0.7 else len(before)
+        original = random.choice(before[-reach:])
+        account, event_id = original.account, original.event_id
+    ref = None
+    if kind is Kind.NO_SCHEMA:
+        ref = MISSING
+    elif kind is Kind.BROKEN_SCHEMA:
+        ref = BROKEN
+    elif random.random() < knobs.late_schemas:
+        ref = random.choice(LATE)
+    padding = HUGE if kind is Kind.HUGE else random.randint(1, 120)
+    return Spec(number, kind, tp, offset, epoch, visible_at, account, event_id, ref, padding)

@@ -1,0 +1,30 @@
+"""The simulation catches deliberate bugs: a test that cannot fail proves nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from consumer.core.policy import Policy
+from tests.simulation.knobs import Rates
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.runs import first_failure
+
+SEEDS = 300
+FOCUS: dict[str, dict[str, Any]] = {
+    "room_ignores_bytes": {"odd": 0.0, "policy": Policy(max_open_bytes=1500, max_open_events=500)},
+    "failed_commit_is_taken_for_done": {"rates": Rates(commit_fails=0.3)},
+    "letters_outlive_their_assignment": {"rates": Rates(letters_fail=0.5), "odd": 0.3},
+    "an_unavailable_schema_is_asked_for_once": {"rates": Rates(registry_fails=0.5), "late_schemas": 0.2},
+}
+"""Worlds in which a bug that needs a coincidence shows soon."""
+
+
+@pytest.mark.parametrize("name", sorted(MUTATIONS))
+def test_the_simulation_catches_this_bug(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within 300 seeds some invariant fails, by itself and not because the mutation is broken Python."""
+    MUTATIONS[name](monkeypatch)
+    failure = first_failure(range(SEEDS), **FOCUS.get(name, {}))
+    assert failure is not None, f"{name} went unnoticed for {SEEDS} seeds"
+    assert failure.invariant != "nothing else is raised", failure.message

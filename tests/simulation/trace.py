@@ -1,0 +1,62 @@
+"""Makes a world's history readable: one line per input, one per command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from consumer.core import interface as i
+
+
+def tell(now: float, member: str, happened: Any, commands: Sequence[Any]) -> None:
+    """Print what a process was told and what it said."""
+    if isinstance(happened, i.Tick) and not commands:
+        return
+    print(f"{now:9.3f} {member:5} {_input(happened)}")
+    for command in commands:
+        print(f"{'':16}-> {_command(command)}")
+
+
+def _input(happened: Any) -> str:
+    match happened:
+        case str():
+            return f"** {happened}"
+        case i.Fetched():
+            return "Fetched " + "; ".join(
+                f"{chunk.topic}[{chunk.partition}]e{chunk.epoch} {chunk.records[0].offset}..{chunk.records[-1].offset}"
+                f" ({len(chunk.records)})"
+                for chunk in happened.chunks
+            )
+        case i.Answered():
+            return f"Answered #{happened.number} {happened.status} {happened.headers} {happened.body[:90]!r}"
+        case i.Assigned():
+            return "Assigned " + "; ".join(
+                f"{one.topic}[{one.partition}]e{one.epoch} from {one.start}{'!' if one.commit_start else ''}"
+                for one in happened.assignments
+            )
+    return repr(happened)[:240]
+
+
+def _command(command: Any) -> str:
+    match command:
+        case i.Send():
+            rids = [event["rid"] for event in orjson.loads(command.body)["data"]]
+            return f"Send #{command.number} to {command.account}: {rids}"
+        case i.LookUpKeys() | i.StoreKeys():
+            keys = " ".join(key.hex()[:6] for key in command.keys)
+            return f"{type(command).__name__} #{command.number}: {keys}"
+        case i.StoreDeadLetters():
+            letters = "; ".join(
+                f"{one.topic}[{one.partition}]@{one.record.offset} {one.rejection.stage.value}/{one.rejection.code}"
+                f" x{one.attempts}"
+                for one in command.letters
+            )
+            return f"StoreDeadLetters #{command.number}: {letters}"
+        case i.Commit() | i.Release():
+            where = " ".join(f"{p.topic}[{p.partition}]->{p.next_offset}" for p in command.positions)
+            return f"{type(command).__name__} #{command.number}: {where}"
+        case i.Report():
+            return f"report {command.level} {command.event} {dict(command.fields)}"
+    return repr(command)

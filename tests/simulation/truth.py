@@ -1,0 +1,97 @@
+"""What is true of a whole world, whatever its members believe: accepted, durable, stored, and what is excused.
+
+Theory of operation. A record is resolved when nothing more is owed to it; only resolved records may be committed
+past. An event may be accepted more often than once only where nobody could have known better: each such
+occasion (an answer that never came, a crash with calls in flight, ...) excuses one more acceptance of each key
+that was in flight then, and no more. So "at most what was in flight at ungraceful moments" is checked to the
+number.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from consumer.core.ledger import Totals
+from tests.simulation.records import Kind, Spec
+
+
+class Violation(AssertionError):
+    """An invariant does not hold: `invariant` names it."""
+
+    def __init__(self, invariant: str, message: str) -> None:
+        super().__init__(f"{invariant}: {message}")
+        self.invariant = invariant
+
+
+def require(holds: bool, invariant: str, message: str) -> None:
+    """Raise `Violation` unless `holds`. Where a message costs something to make, ask first and call `fail`."""
+    if not holds:
+        raise Violation(invariant, message)
+
+
+class Truth:
+    """The world's own books."""
+
+    def __init__(self, specs: Sequence[Spec]) -> None:
+        self.specs = specs
+        self.accepted: Counter[bytes] = Counter()
+        self.durable: set[bytes] = set()
+        """Keys that were ever stored."""
+        self.letters: Counter[int] = Counter()
+        """Dead letters on their topic, by the record's number."""
+        self._excused: Counter[bytes] = Counter()
+        partitions: dict[bytes, set[object]] = {}
+        for spec in specs:
+            partitions.setdefault(spec.key, set()).add(spec.tp)
+        self.spread = {key for key, where in partitions.items() if len(where) > 1}
+        """Keys with records in more than one partition: two members can hold one each at the same time."""
+
+    def accept(self, spec: Spec) -> None:
+        """The API processed this event."""
+        self.accepted[spec.key] += 1
+        require(spec.kind is Kind.GOOD, "only good events are accepted", str(spec))
+        if self.accepted[spec.key] - 1 > self._excused[spec.key]:
+            raise Violation(
+                "accepted once", f"{spec} was accepted {self.accepted[spec.key]} times; "
+                f"{self._excused[spec.key]} more were excused",
+            )  # fmt: skip
+
+    def excuse(self, keys: Iterable[bytes]) -> None:
+        """One more acceptance of each of these is nobody's fault."""
+        self._excused.update(keys)
+
+    def store_key(self, key: bytes) -> None:
+        """The key store wrote it."""
+        self.durable.add(key)
+
+    def resolved(self, spec: Spec) -> bool:
+        """Whether a commit may go past this record."""
+        if spec.kind.passes_silently:
+            return True
+        if spec.kind is Kind.GOOD:
+            return spec.key in self.durable
+        # A refused event can also be the duplicate of one that was delivered.
+        return spec.number in self.letters or (spec.kind.is_event and spec.key in self.durable)
+
+    def check_end(self) -> None:
+        """Every key that has a good event was accepted."""
+        for spec in self.specs:
+            if spec.kind is Kind.GOOD and not self.accepted[spec.key]:
+                raise Violation("every valid event is accepted", f"{spec} never was")
+
+    def check_exactly_once(self) -> None:
+        """For worlds without trouble: one acceptance per key."""
+        for spec in self.specs:
+            if self.accepted[spec.key] > 1 and spec.key not in self.spread:
+                raise Violation("exactly once without trouble", f"{spec}: {self.accepted[spec.key]} times")
+
+    def check_totals(self, totals: Totals | None) -> None:
+        """For worlds without trouble and one process: its ledger says what truly became of the records."""
+        letters = sum(self.letters.values())
+        filtered = sum(1 for spec in self.specs if spec.kind.passes_silently)
+        delivered = sum(self.accepted.values())
+        duplicate = len(self.specs) - delivered - filtered - letters
+        expected = Totals(len(self.specs), delivered, duplicate, filtered, letters, 0)
+        if totals != expected or letters != len(self.letters):
+            raise Violation("the ledger tells the truth", f"{totals} instead of {expected}")

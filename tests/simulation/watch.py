@@ -1,0 +1,331 @@
+"""What one process was told, and whether what it then commands is allowed.
+
+Theory of operation. `told` follows the inputs, `commanded` checks each command against what the process had been
+told by then: never against what it could not know. It repeats no rule of the core: it keeps what was handed out,
+what is in flight, and what the API asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from consumer.core import interface as i
+from consumer.core.model import Chunk, Position, TopicPartition
+from consumer.core.statistics import Statistics
+from tests.simulation.api import Reply, Says
+from tests.simulation.gateview import GateView
+from tests.simulation.records import Spec
+from tests.simulation.truth import Violation, require
+
+if TYPE_CHECKING:
+    from consumer.core.pipeline import Pipeline
+    from tests.simulation.world import World
+
+_SNAPSHOT_EVERY = 10
+"""Inputs between two looks at the whole snapshot; it costs more than handling an input does."""
+
+
+class Held:
+    """A partition in a process's hands."""
+
+    __slots__ = ("committing", "draining", "epoch", "last_seen", "position", "start", "tp")
+
+    def __init__(self, tp: TopicPartition, epoch: int, start: int) -> None:
+        self.tp = tp
+        self.epoch = epoch
+        self.start = start
+        self.position = start
+        """Where fetching goes on: the consumer's, not the core's."""
+        self.last_seen = -1
+        self.draining = False
+        self.committing = -1
+        """The highest offset a commit was asked for, since the position last went back."""
+
+
+class Call:
+    """A call in flight."""
+
+    __slots__ = ("account", "helds", "specs")
+
+    def __init__(self, account: str, specs: list[Spec], helds: list[Held]) -> None:
+        self.account = account
+        self.specs = specs
+        self.helds = helds
+
+
+class Watch:
+    """One process under observation."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._policy = world.knobs.policy
+        self._truth = world.truth
+        self.held: dict[TopicPartition, Held] = {}
+        self.stopping = False
+        self.calls: dict[int, Call] = {}
+        self._keys: dict[bytes, Held] = {}
+        """Keys of events in flight, or processed and not known to be durable."""
+        self._storing: dict[int, list[bytes]] = {}
+        self._writing: dict[int, list[tuple[Held, Spec]]] = {}
+        self._drains: dict[int | None, tuple[list[Held], float]] = {}
+        self._failures: dict[int, tuple[int, float]] = {}
+        """Per call, attempts in a row without a verdict, and when the first was answered."""
+        self._committing = False
+        self._fed = 0
+        self._first_bytes: int | None = None
+        self._gates = {str(n + 1): GateView(world.knobs.policy) for n in range(world.knobs.accounts)}
+
+    # -- what it is told
+
+    def told(self, happened: i.Input) -> None:
+        """An input is about to be handled."""
+        match happened:
+            case i.Assigned() | i.Revoked() | i.Lost() | i.StopRequested():
+                self._told_of_partitions(happened)
+            case i.Fetched():
+                for chunk in happened.chunks:
+                    self._fetched(chunk)
+            case i.TokenRead():
+                for gate in self._gates.values():
+                    gate.token_read = True
+            case _:
+                self._told_of_writes(happened)
+
+    def _told_of_partitions(self, happened: i.Assigned | i.Revoked | i.Lost | i.StopRequested) -> None:
+        match happened:
+            case i.Assigned():
+                self._assigned(happened)
+            case i.Revoked():
+                helds = [self.held[tp] for tp in happened.partitions if tp in self.held]
+                self._drain(happened.number, helds, happened.grace)
+            case i.StopRequested() if not self.stopping:
+                self.stopping = True
+                self._drain(None, list(self.held.values()), happened.grace)
+            case i.Lost():
+                for tp in happened.partitions:
+                    self.held.pop(tp, None)
+
+    def _told_of_writes(self, happened: i.Input) -> None:
+        match happened:
+            case i.KeysStored():
+                for key in self._storing.pop(happened.number):
+                    self._keys.pop(key, None)
+            case i.StoreFailed():
+                del self._storing[happened.number]
+            case i.DeadLettersStored():
+                del self._writing[happened.number]
+            case i.CommitDone():
+                self._committing = False
+
+    def _assigned(self, happened: i.Assigned) -> None:
+        for one in happened.assignments if not self.stopping else ():
+            tp = TopicPartition(one.topic, one.partition)
+            self.held[tp] = Held(tp, one.epoch, one.start or 0)
+
+    def _drain(self, number: int | None, helds: list[Held], grace: float) -> None:
+        for held in helds:
+            held.draining = True
+        self._drains[number] = (helds, self._world.now + grace)
+
+    def _fetched(self, chunk: Chunk) -> None:
+        tp = TopicPartition(chunk.topic, chunk.partition)
+        held = self.held.get(tp)
+        if held is None or held.epoch != chunk.epoch or held.draining:
+            return
+        if chunk.records[0].offset <= held.last_seen:
+            # Another member may get the partition before it is read again: what is in flight may be sent again.
+            self.excuse_in_flight([held])
+            held.start = min(held.start, chunk.records[0].offset)
+            held.committing = min(held.committing, chunk.records[0].offset)
+        held.last_seen = chunk.records[-1].offset
+        self._fed += len(chunk.records)
+
+    def answered(self, number: int, reply: Reply) -> None:
+        """The answer to a call is about to be handled."""
+        call = self.calls.pop(number)
+        for spec in call.specs:
+            if reply.says is not Says.EVENTS or spec.kind.stage is not None:
+                self._keys.pop(spec.key, None)
+        gate, now = self._gates[call.account], self._world.now
+        gate.flying -= 1
+        gate.heard(reply, self._world.instant())
+        failures, since = self._failures.pop(number, (0, now))
+        if reply.says is Says.NOTHING:
+            self._failures[number] = failures + 1, since
+        if reply.says is Says.HALT:
+            for concerned in self._gates.values() if reply.status == 401 else (gate,):
+                concerned.refuse(reply.status)
+        elif reply.says not in (Says.NOTHING, Says.THROTTLE):
+            for other in self._gates.values():
+                if other is gate or other.halted == 401:
+                    other.halted = None
+
+    # -- what it commands
+
+    def commanded(self, command: i.Command) -> None:
+        """A command was given."""
+        match command:
+            case i.Send():
+                self._send(command)
+            case i.StoreKeys():
+                require(not self._storing, "one key-store write at a time", str(command.number))
+                self._storing[command.number] = list(command.keys)
+            case i.StoreDeadLetters():
+                self._letters(command)
+            case i.Commit():
+                self._commit(command)
+            case i.Release():
+                self._let_go(command.number, command.positions)
+            case i.Stop():
+                late = self._let_go(None, command.positions)
+                require(late != command.drained, "a stop says whether all was drained", str(command))
+
+    def _send(self, send: i.Send) -> None:
+        policy, specs = self._policy, self._world.api.read(send)
+        require(
+            0 < len(specs) == send.events <= policy.batch_events, "batch limit in events", str(len(specs))
+        )
+        require(
+            len(send.body) <= policy.batch_bytes or len(specs) == 1,
+            "batch limit in bytes",
+            str(len(send.body)),
+        )
+        require(len(self.calls) < policy.concurrency, "calls in flight", str(len(self.calls)))
+        require(send.number not in self.calls, "numbers are unique", str(send.number))
+        self._check_patience(send.number)
+        helds = []
+        for spec in specs:
+            held = self.held.get(spec.tp)
+            if held is None or held.draining or spec.offset > held.last_seen:
+                raise Violation("no work is begun for what is not ours", f"{spec} was sent")
+            if spec.account != send.account:
+                raise Violation("an event goes to its own account", f"{spec} to {send.account}")
+            if spec.key in self._keys:
+                raise Violation("a key is in flight once", f"{spec} is in flight already")
+            self._keys[spec.key] = held
+            helds.append(held)
+        self.calls[send.number] = Call(send.account, specs, helds)
+        self._gates[send.account].check_send(self._world.now)
+
+    def _check_patience(self, number: int) -> None:
+        """Backoff is random from nothing up, but not nothing time after time: a chance of 1 in 10 million here."""
+        failures, since = self._failures.get(number, (0, 0.0))
+        if failures >= 8:
+            longest = sum(map(self._policy.delivery_backoff.ceiling, range(1, failures + 1)))
+            waited = self._world.now - since
+            if waited < 0.05 * longest:
+                raise Violation("attempts without a verdict back off", f"{failures} in {waited} s")
+
+    def _letters(self, command: i.StoreDeadLetters) -> None:
+        require(not self._writing, "one dead-letter write at a time", str(command.number))
+        written = []
+        for letter in command.letters:
+            spec = self._world.spec_at(TopicPartition(letter.topic, letter.partition), letter.record.offset)
+            rejection, stage = letter.rejection, spec.kind.stage
+            if rejection.stage is not stage or not rejection.code or letter.record is not spec.record:
+                raise Violation("a dead letter is a bad record and says why", f"{spec}: {rejection}")
+            if (letter.attempts > 0) is not spec.kind.is_event:
+                raise Violation("a dead letter counts its attempts", f"{spec}: {letter.attempts}")
+            if spec.event_id in rejection.message:
+                raise Violation("a dead letter holds no personal data", f"{spec}: {rejection}")
+            held = self.held.get(spec.tp)
+            if held is None or spec.offset > held.last_seen:
+                raise Violation("no dead letter is written for what is not ours", f"{spec}")
+            written.append((held, spec))
+        self._writing[command.number] = written
+
+    def _commit(self, commit: i.Commit) -> None:
+        require(not self._committing, "one commit at a time", str(commit.number))
+        self._committing = True
+        require(bool(commit.positions), "a commit has positions", str(commit.number))
+        for position in commit.positions:
+            held = self._check_position(position)
+            require(not held.draining, "what is drained is committed once, at its release", str(position))
+
+    def _check_position(self, position: Position) -> Held:
+        held = self.held.get(TopicPartition(position.topic, position.partition))
+        if held is None:
+            raise Violation("only what is held is committed", f"{position}")
+        if position.next_offset < held.committing:
+            raise Violation("commits do not go backwards", f"{position} after {held.committing}")
+        held.committing = position.next_offset
+        self._world.broker.check_position(position, held.start)
+        return held
+
+    def _let_go(self, number: int | None, positions: Iterable[Position]) -> bool:
+        """A release or a stop. Gives whether it came at its deadline, with work in flight."""
+        if number not in self._drains:
+            raise Violation("a release answers a revoke", f"{number}")
+        helds, deadline = self._drains.pop(number)
+        ours = [held for held in helds if self.held.get(held.tp) is held]
+        for position in positions:
+            held = self._check_position(position)
+            require(held in ours, "a release commits what it releases", str(position))
+        late = self._world.now >= deadline
+        if self.in_flight(ours):
+            require(late, "a drain waits for what is in flight", f"{number}: {self.in_flight(ours)[0]}")
+            self.excuse_in_flight(ours)
+        for held in ours:
+            del self.held[held.tp]
+        return late
+
+    # -- what is in flight
+
+    def in_flight(self, helds: list[Held]) -> list[str]:
+        """What is out there for these and has no outcome yet, in words."""
+        keys = [key.hex() for key, held in self._keys.items() if held in helds]
+        written = [pair for pairs in self._writing.values() for pair in pairs]
+        return keys + [str(spec) for held, spec in written if held in helds]
+
+    def excuse_in_flight(self, helds: list[Held] | None = None) -> None:
+        """An ungraceful moment for these (None: for the process): keys without an outcome may be sent once more."""
+        self._truth.excuse(key for key, held in self._keys.items() if helds is None or held in helds)
+
+    # -- after every input
+
+    def settled_down(self, pipeline: Pipeline) -> None:
+        """The commands were given: do the books add up, and are the limits held?"""
+        world, ledger, room = self._world, pipeline.ledger, pipeline.room()
+        totals = ledger.totals()
+        settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
+        if totals.read != settled + totals.open or totals.read + totals.released != self._fed:
+            raise Violation("the ledger adds up", f"{totals}, fed {self._fed}")
+        if totals.open > self._policy.max_open_events or totals.open < 0:
+            raise Violation("open events stay within the budget", f"{totals.open} are open")
+        self._check_bytes(ledger.open_bytes)
+        if not totals.open and ledger.open_bytes:
+            raise Violation("nothing open holds no bytes", f"{ledger.open_bytes} bytes")
+        if not 0 <= room <= self._policy.max_open_events - totals.open:
+            raise Violation("room is what is left of the budget", f"{room}, open {totals.open}")
+        for number, (_, deadline) in self._drains.items():
+            if world.now >= deadline:
+                raise Violation("a drain ends by its deadline", f"{number} is not released")
+        if not world.inputs % _SNAPSHOT_EVERY:
+            self._snapshot(pipeline.statistics(world.instant()))
+
+    def _check_bytes(self, open_bytes: int) -> None:
+        """Bytes are only known once fetched: room reckons with the largest seen, so the first fetch is a guess.
+
+        Without huge records sizes are within a factor of five of each other, and so is what room can misjudge.
+        """
+        if self._first_bytes is None and self._fed:
+            self._first_bytes = open_bytes
+        most = (self._first_bytes or 0) + 5 * self._policy.max_open_bytes
+        if open_bytes > most and not self._world.knobs.odd:
+            raise Violation(
+                "open bytes stay near the budget", f"{open_bytes} of {self._policy.max_open_bytes}"
+            )
+
+    def _snapshot(self, figures: Statistics) -> None:
+        """The page's figures agree with each other, partition by partition."""
+        totals = [partition.totals for partition in figures.partitions]
+        require(sum(one.open for one in totals) == figures.totals.open, "the snapshot agrees", str(figures))
+        for one in totals:
+            settled = one.delivered + one.duplicate + one.filtered + one.dead_lettered
+            require(one.read == settled + one.open, "the ledger adds up by partition", str(one))
+        held = sorted((tp, held.epoch) for tp, held in self.held.items())
+        shown = sorted((TopicPartition(one.topic, one.partition), one.epoch) for one in figures.partitions)
+        require(held == shown, "the snapshot shows what is held", f"{shown} instead of {held}")
+        flying = sum(account.in_flight for account in figures.accounts)
+        require(flying == len(self.calls), "the snapshot shows what is in flight", str(flying))

@@ -1,0 +1,281 @@
+"""A seeded world: virtual time, the troubles in it, and the rules every moment of it must keep.
+
+Theory of operation. Everything that happens is an entry in one queue, ordered by time; chance comes from one
+generator seeded with the world's seed. So a seed is a whole history, and running it again gives it again. For a
+while there is trouble; then all is quiet, and everything must come to its end: all is committed, nothing is left
+over (liveness). Safety is checked at every input, by `Watch` and `Truth`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from random import Random
+from typing import Any
+
+from consumer.core import interface as i
+from consumer.core.ledger import Totals
+from consumer.core.model import Instant, TopicPartition
+from tests.simulation.api import Api
+from tests.simulation.broker import Broker
+from tests.simulation.group import Group
+from tests.simulation.knobs import Knobs, Rates
+from tests.simulation.member import Member
+from tests.simulation.records import Spec, write_logs
+from tests.simulation.stores import KeyStore, Registry
+from tests.simulation.truth import Truth, Violation
+
+PATIENCE = 900.0
+"""Seconds of quiet after which everything must have come to its end."""
+_MOST_EVENTS = 150_000
+
+Trace = Callable[[float, str, Any, Sequence[Any]], None]
+"""Told of each input: time, process, input, commands."""
+
+
+class World:
+    """All of it. `run` lives it to its end, or raises `Violation`."""
+
+    def __init__(self, knobs: Knobs, trace: Trace | None = None, *, digest: bool = False) -> None:
+        self.knobs = knobs
+        self.rates: Rates = knobs.rates
+        self.random = Random(f"world {knobs.seed}")
+        self.base = self.now = self.random.choice((0.0, 1234.567, 987_654.321))
+        """A process's monotonic clock starts anywhere; rounding differs."""
+        self.quiet_at = self.base + knobs.quiet_at
+        self._wall = 1.7e9
+        self.specs, logs = write_logs(knobs, self.random)
+        self.truth = Truth(self.specs)
+        self.broker = Broker(logs, self.truth)
+        self.api = Api(self)
+        self.keys = KeyStore(self)
+        self.registry = Registry(self)
+        self.group = Group(self)
+        self.inputs = self.crashes = 0
+        self._alive: list[Member] = []
+        self._lives = itertools.count(1)
+        self._restarting = 0
+        self._ending = False
+        self._last_totals: Totals | None = None
+        self._spells: dict[str, list[tuple[float, float]]] = {}
+        self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._order = itertools.count()
+        self._trace = trace
+        self._digest = blake2b(digest_size=16) if digest else None
+
+    # -- time and chance
+
+    def at(self, moment: float, act: Callable[..., None], *args: Any) -> None:
+        """Let something happen then."""
+        heapq.heappush(self._queue, (moment, next(self._order), act, args))
+
+    def later(self, delay: float, act: Callable[..., None], *args: Any) -> None:
+        """Let something happen in so many seconds."""
+        self.at(self.now + delay, act, *args)
+
+    def instant(self) -> Instant:
+        """Now, on both clocks."""
+        return Instant(self.now, self._wall + self.now)
+
+    @property
+    def troubled(self) -> bool:
+        """Whether anything may still go wrong."""
+        return self.now < self.quiet_at
+
+    def roll(self, rate: float) -> bool:
+        """Whether a trouble of this rate strikes."""
+        return rate > 0 and self.troubled and self.random.random() < rate
+
+    def in_spell(self, what: str) -> bool:
+        """Whether `what` is out of order for a while."""
+        return any(begin <= self.now < end for begin, end in self._spells.get(what, ()))
+
+    def delay(self) -> float:
+        """How long something takes."""
+        slow = 20 if self.roll(self.rates.slow) else 1
+        return self.knobs.latency * (0.1 + self.random.random()) * slow
+
+    def spec_at(self, tp: TopicPartition, offset: int) -> Spec:
+        """The record at exactly this offset."""
+        return self.broker.logs[tp][self.broker.index(tp, offset)]
+
+    def note(self, member: Member, happened: i.Input, commands: Sequence[i.Command]) -> None:
+        """An input was handled."""
+        self.inputs += 1
+        if self._trace is not None:
+            self._trace(self.now - self.base, member.name, happened, commands)
+        if self._digest is not None:
+            self._digest.update(repr((member, happened, commands)).encode())
+
+    def _say(self, what: str) -> None:
+        if self._trace is not None:
+            self._trace(self.now - self.base, "--", what, ())
+
+    def put_out_of_order(self, what: str, begin: float, end: float) -> None:
+        """Let `what` (see `in_spell`) fail altogether from `begin` to `end`, in seconds from the world's start."""
+        self._spells.setdefault(what, []).append((self.base + begin, self.base + end))
+
+    @property
+    def digest(self) -> str:
+        """All inputs and commands so far, in 32 characters."""
+        return self._digest.hexdigest() if self._digest is not None else ""
+
+    # -- the run
+
+    def run(self) -> None:
+        """Live from the first moment to the last. Raises `Violation`."""
+        for slot in range(self.knobs.members):
+            self.later(self.random.uniform(0, 2), self._start, slot)
+        self._plan_troubles()
+        self.at(self.quiet_at, self._look_for_end)
+        events = 0
+        while self._queue:
+            self.now, _, act, args = heapq.heappop(self._queue)
+            act(*args)
+            events += 1
+            if events > _MOST_EVENTS:
+                raise Violation("everything comes to its end", f"not within {events} events; {self._state()}")
+        self.truth.check_end()
+        if self.knobs.graceful:
+            self.truth.check_exactly_once()
+        if self.knobs.undisturbed:
+            self.truth.check_totals(self._last_totals)
+
+    def _look_for_end(self) -> None:
+        done = self.broker.all_committed() and not self._restarting
+        if done and all(_left_over(member) == "" for member in self._alive):
+            self._ending = True
+            for member in list(self._alive):
+                member.request_stop()
+        elif self.now > self.quiet_at + PATIENCE:
+            raise Violation("everything comes to its end", self._state())
+        else:
+            self.later(1.0, self._look_for_end)
+
+    def _state(self) -> str:
+        missing = [
+            f"{tp.topic}[{tp.partition}] is at {self.broker.committed.get(tp)} of {log[-1].offset + 1}"
+            for tp, log in self.broker.logs.items()
+            if log and self.broker.committed.get(tp, 0) <= log[-1].offset
+        ]
+        left = [f"{member}: {_left_over(member)}" for member in self._alive if _left_over(member)]
+        return "; ".join(missing + left) or "a process does not stop"
+
+    # -- processes
+
+    def _start(self, slot: int) -> None:
+        member = Member(self, slot, next(self._lives))
+        self._alive.append(member)
+        self._say(f"{member} starts")
+        self.group.join(member)
+
+    def _start_again(self, slot: int) -> None:
+        self._restarting -= 1
+        self._start(slot)
+
+    def _gone(self, member: Member) -> None:
+        member.alive = False
+        # Whatever it had in flight: a new process cannot know of it.
+        member.watch.excuse_in_flight()
+        self._alive.remove(member)
+        if not self._ending:
+            self._restarting += 1
+            self.later(self.random.uniform(0.1, 3), self._start_again, member.slot)
+
+    def crash(self, member: Member) -> None:
+        """It dies on the spot; the group notices when its session expires."""
+        self._say(f"{member} crashes")
+        self.crashes += 1
+        self._gone(member)
+        self.later(self.random.uniform(0.5, 4), self.group.leave, member)
+
+    def ended(self, member: Member) -> None:
+        """It stopped in order, unless it died on the way."""
+        if not member.alive:
+            return
+        self._say(f"{member} has stopped")
+        self._last_totals = member.pipeline.ledger.totals()
+        self._gone(member)
+        self.group.leave(member)
+
+    # -- troubles
+
+    def _plan_troubles(self) -> None:
+        knobs, incidents = self.knobs, self.knobs.incidents
+        plans: list[tuple[int, Callable[[], None]]] = [
+            (knobs.rebalances, self.group.rebalance),
+            (knobs.restarts, self._restart_one),
+            (incidents.crashes, self._crash_one),
+            (incidents.expulsions, self._expel_one),
+            (incidents.setbacks, self._set_one_back),
+            (incidents.clock_jumps, self._jump),
+        ]
+        for count, act in plans:
+            for _ in range(count):
+                self.at(self.random.uniform(self.base, self.quiet_at), act)
+        accounts = [f"account {n + 1}" for n in range(knobs.accounts)]
+        for count, names in (
+            (incidents.token_spells, ["token"]),
+            (incidents.account_spells, accounts),
+            (incidents.outages, ["api", "keys", "letters", "commits", "registry"]),
+        ):
+            for _ in range(count):
+                begin = self.random.uniform(0, knobs.quiet_at)
+                end = min(knobs.quiet_at, begin + self.random.uniform(0.5, 8))
+                self.put_out_of_order(self.random.choice(names), begin, end)
+
+    def _one(self) -> Member | None:
+        living = [member for member in self._alive if not member.watch.stopping]
+        return self.random.choice(living) if living else None
+
+    def _restart_one(self) -> None:
+        member = self._one()
+        if member is not None:
+            member.request_stop()
+            if self.random.random() < 0.2:
+                # Someone is impatient; the first deadline stands.
+                self.later(self.random.uniform(0, 1), member.request_stop)
+
+    def _crash_one(self) -> None:
+        member = self._one()
+        if member is None:
+            return
+        if self.random.random() < 0.3:
+            self.crash(member)
+        else:
+            # In the middle of performing commands: between any two of them.
+            member.crash_in = self.random.randint(0, 40)
+
+    def _expel_one(self) -> None:
+        member = self._one()
+        if member is not None and member in self.group.joined:
+            self._say(f"{member} is expelled")
+            self.group.expel(member)
+
+    def _set_one_back(self) -> None:
+        member = self._one()
+        if member is not None and member.set_back():
+            self._say(f"a position of {member} goes back")
+
+    def _jump(self) -> None:
+        self._wall += self.random.choice((-7200, -60, 3, 90_000))
+        self._say("the wall clock jumps")
+
+
+def _left_over(member: Member) -> str:
+    """What a process still holds of its work, in words; empty when it is done with all."""
+    pipeline = member.pipeline
+    left = {
+        "open": pipeline.ledger.open,
+        "claims": len(pipeline.claims),
+        "keys": len(pipeline.keys),
+        "dead letters": len(pipeline.letters),
+        "parked": len(pipeline.parking),
+        "looking up": len(pipeline._looking_up) + len(pipeline._look_up_again),
+        "queued": sum(queue.queued for queue in pipeline.dispatcher),
+        "in flight": sum(1 for _ in pipeline.dispatcher.in_flight()),
+        "draining": len(pipeline._drains),
+    }
+    return ", ".join(f"{count} {what}" for what, count in left.items() if count)
