@@ -19,11 +19,14 @@ from consumer.core import interface as i
 from consumer.core.model import Chunk, Instant, Position, TopicPartition
 from consumer.core.pipeline import FETCH_MOST, Pipeline
 from consumer.core.statistics import Statistics
-from consumer.errors import DestinationRefused, KeyStoreError
+from consumer.errors import DestinationRefused, InvariantViolation, KeyStoreError
 
 _FETCH_TIMEOUT = 0.1
 """Seconds one fetch waits for records: the longest a commit, a pause or a stop waits for the consumer's thread."""
 _HOUSEKEEPING = 2.0
+_DRAIN_SHARE = 0.8
+"""Of the grace, for draining; the rest is for the last commit and for leaving the group: one deadline for all."""
+_LEAST_CLOSE = 0.5
 _CLOSE_TIMEOUT = 10.0
 
 
@@ -129,6 +132,9 @@ class Service:
         self._timer: asyncio.TimerHandle | None = None
         self._releases: dict[int, asyncio.Future[Sequence[Position]]] = {}
         self._ended: asyncio.Future[Sequence[Position]] | None = None
+        self._final: Sequence[Position] | None = None
+        self._stop_deadline: float | None = None
+        self._closing = False
         self._refused: str | None = None
         self._failed = False
         self.fetched_at: float | None = None
@@ -155,6 +161,8 @@ class Service:
         Raises what ended it otherwise, and `DestinationRefused` when patience ran out.
         """
         self._ended = asyncio.get_running_loop().create_future()
+        if self._final is not None:
+            self._ended.set_result(self._final)
         background: list[asyncio.Task[None]] = []
         positions: Sequence[Position] = ()
         try:
@@ -170,7 +178,9 @@ class Service:
 
     def request_stop(self) -> None:
         """Take no more, drain within the grace, commit, leave. Calling it again changes nothing."""
-        self.feed(i.StopRequested(self._grace))
+        if self._stop_deadline is None:
+            self._stop_deadline = self._clock.now().monotonic + self._grace
+        self.feed(i.StopRequested(self._grace * _DRAIN_SHARE))
 
     def statistics(self) -> Statistics:
         """The core's figures of now."""
@@ -229,6 +239,9 @@ class Service:
     def _watch(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if task.cancelled():
+            if not self._closing:
+                # A library may do that of its own accord; the core would wait for the answer for ever.
+                self._fail(InvariantViolation("a command was cancelled from within; please report this"))
             return
         error = task.exception()
         if error is not None:
@@ -264,18 +277,24 @@ class Service:
                 self._report(i.Report("warning", "key_store_trouble", {"reason": str(error)}))
 
     async def _end(self, background: list[asyncio.Task[None]], positions: Sequence[Position]) -> None:
+        self._closing = True
         for task in background:
             task.cancel()
         # The fetch under way runs in the source's thread; closing waits for it there.
         await asyncio.gather(*background, return_exceptions=True)
         try:
-            await self._source.close(_CLOSE_TIMEOUT, positions)
+            await self._source.close(self._close_timeout(), positions)
         finally:
             if self._timer is not None:
                 self._timer.cancel()
             for left in list(self._tasks):
                 left.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _close_timeout(self) -> float:
+        if self._stop_deadline is None:
+            return _CLOSE_TIMEOUT
+        return max(_LEAST_CLOSE, min(_CLOSE_TIMEOUT, self._stop_deadline - self._clock.now().monotonic))
 
     # -- commands
 
@@ -285,6 +304,7 @@ class Service:
             future.set_result(command.positions)
 
     def _stop(self, command: i.Stop) -> None:
+        self._final = command.positions
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(command.positions)
 

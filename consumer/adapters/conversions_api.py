@@ -143,6 +143,7 @@ class ConversionsApi:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(10.0, self._timeout))
             self._session = aiohttp.ClientSession(
                 connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=timeout,
                 headers={"User-Agent": self._agent},
                 auto_decompress=True,

@@ -31,6 +31,8 @@ from consumer.core.masking import kind, mask
 from consumer.core.model import Rejection, Stage
 
 REQUEST_ID = "x-pinterest-rid"
+_NEVER_LEFT = frozenset({"dns", "connect", "tls"})
+"""Why no answer came when nothing was sent: without a connection the outcome is clear."""
 
 
 class Consequences(Protocol):
@@ -76,10 +78,10 @@ class Answers:
         elif isinstance(verdict, Throttled):
             self._throttled(batch, verdict.wait)
         elif isinstance(verdict, Refused):
-            self._dispatcher.refuse(batch.account, verdict.status, verdict.code)
+            self._dispatcher.refuse(batch, verdict.status, verdict.code)
             self._again(batch, self._context.now.monotonic)
         else:
-            self._dispatcher.accept(batch.account)
+            self._dispatcher.accept(batch)
             self._dispatcher.queue(batch.account).gate.speed_up()
             self._judged(batch, verdict, request_id)
 
@@ -152,7 +154,8 @@ class Answers:
         gate.postpone_probe(context.now.monotonic)
         batch.failures += 1
         context.counters.bump(context.counters.no_verdicts, reason)
-        context.counters.unclear_offline += sum(1 for one in batch.deliveries if one.offline)
+        if reason not in _NEVER_LEFT:
+            context.counters.unclear_offline += sum(1 for one in batch.deliveries if one.offline)
         delay = context.policy.delivery_backoff.delay(batch.failures, context.jitter())
         context.report(
             "warning", "no_verdict", reason=reason, events=len(batch.deliveries), attempt=batch.attempts,
@@ -165,7 +168,8 @@ class Answers:
         gate = self._dispatcher.queue(batch.account).gate
         gate.postpone_probe(context.now.monotonic)
         batch.failures += 1
-        if wait is None:
+        if wait is None or wait < context.policy.delivery_backoff.base:
+            # Clocks differ: a moment in the past must not turn a throttled client into a hammer.
             wait = context.policy.delivery_backoff.delay(batch.failures, 0.5 + context.jitter() / 2)
         wait = min(wait, context.policy.throttle_cap)
         context.report("warning", "throttled", account=batch.account, seconds=round(wait, 3))

@@ -27,7 +27,7 @@ class Batch:
     `attempts` counts the calls made with them, `failures` those in a row that brought no verdict.
     """
 
-    __slots__ = ("account", "attempts", "deliveries", "failures", "number")
+    __slots__ = ("account", "attempts", "deliveries", "failures", "number", "probe")
 
     def __init__(self, number: int, account: str, deliveries: list[Delivery], attempts: int = 0) -> None:
         self.number = number
@@ -35,6 +35,8 @@ class Batch:
         self.deliveries = deliveries
         self.attempts = attempts
         self.failures = 0
+        self.probe = False
+        """Whether the call under way was sent while its gate was halted."""
 
     def body(self) -> bytes:
         """The request body; each event was serialised once, here the bytes are only joined."""
@@ -78,12 +80,13 @@ class AccountQueue:
     def take(self, now: float, number: int) -> Batch | None:
         """The next batch that may go now: due retries first, then full ones, then one that has waited long enough.
 
-        `number` names a new batch; one tried again keeps its own. Deliveries that are no longer ours were
+        `number` names the call. Deliveries that are no longer ours were
         purged when they ceased to be (`purge`), so what is taken is ours.
         """
         if self._again and self._again[0][0] <= now:
             batch = heapq.heappop(self._again)[2]
             self.queued -= len(batch.deliveries)
+            batch.number = number
             return batch
         if not self._ready and self._filling and now >= self._filling_since + self._policy.linger:
             self._close()

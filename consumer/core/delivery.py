@@ -175,15 +175,10 @@ def error_code(body: bytes) -> int | None:
 
 
 def wait_time(headers: Mapping[str, str], unix_now: float) -> float | None:
-    """Seconds a 429 asks us to wait: ``x-ratelimit-reset``, else ``Retry-After``; None: it does not say."""
+    """Seconds a 429 asks us to wait: the longer of ``x-ratelimit-reset`` and ``Retry-After``; None: it says neither."""
     reset = _seconds(headers.get("x-ratelimit-reset"))
-    if reset is not None:
-        return reset
-    retry_after = headers.get("retry-after")
-    seconds = _seconds(retry_after)
-    if seconds is not None or retry_after is None:
-        return seconds
-    return _until_date(retry_after, unix_now)
+    retry_after = _retry_after(headers.get("retry-after"), unix_now)
+    return max((wait for wait in (reset, retry_after) if wait is not None), default=None)
 
 
 def limit_headers(headers: Mapping[str, str]) -> tuple[int | None, float | None]:
@@ -199,6 +194,14 @@ def _seconds(text: str | None) -> float | None:
         return None
     # NaN fails the first comparison, infinity the second.
     return value if 0 <= value < 1e9 else None
+
+
+def _retry_after(text: str | None, unix_now: float) -> float | None:
+    """Its two forms: seconds, or a date."""
+    if text is None:
+        return None
+    seconds = _seconds(text)
+    return seconds if seconds is not None else _until_date(text, unix_now)
 
 
 def _until_date(text: str, unix_now: float) -> float | None:

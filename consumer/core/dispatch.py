@@ -28,6 +28,7 @@ class Dispatcher:
         self._rotation: list[AccountQueue] = []
         self._in_flight: dict[int, Batch] = {}
         self._gave_up = False
+        self._unremembered = 0
 
     def __iter__(self) -> Iterator[AccountQueue]:
         return iter(self._queues.values())
@@ -47,8 +48,13 @@ class Dispatcher:
         for batch in self._in_flight.values():
             yield from batch.deliveries
 
-    def send(self) -> None:
-        """Emit `Send` for all that may go now."""
+    def send(self, unremembered: int) -> None:
+        """Emit `Send` for all that may go now.
+
+        `unremembered`: events delivered whose keys are not durable yet. With those in flight they are what a crash
+        makes us send again, so together they never exceed concurrency x batch (lessons.md, "Crash points").
+        """
+        self._unremembered = unremembered
         while len(self._in_flight) < self._context.policy.concurrency:
             sent = [self._send_one(queue) for queue in list(self._rotation)]
             if not any(sent):
@@ -71,14 +77,16 @@ class Dispatcher:
 
     # -- halts
 
-    def refuse(self, account: str, status: int, code: int | None) -> None:
-        """The token or the account was refused: close the gates concerned, and say so when that is new."""
-        own = self.queue(account)
-        concerned = self._queues.values() if status == TOKEN_REFUSED else (own,)
-        jitter = self._context.jitter()
-        for queue in concerned:
-            began = queue.gate.refuse(status, code, self._context.now.monotonic, jitter)
-            if began and queue.gate.halt is not None:
+    def refuse(self, batch: Batch, status: int, code: int | None) -> None:
+        """The token or the account was refused: close the gates concerned, and say so when that is new.
+
+        Calls that were under way when a halt began bring the same refusal once more; only a probe brings a new one.
+        """
+        own, now = self.queue(batch.account), self._context.now.monotonic
+        if batch.probe:
+            own.gate.refuse_again(status, code, now, self._context.jitter())
+        for queue in self._queues.values() if status == TOKEN_REFUSED else (own,):
+            if queue.gate.refuse(status, code, now) and queue.gate.halt is not None:
                 self._context.report(
                     "error",
                     "halted",
@@ -88,9 +96,12 @@ class Dispatcher:
                     reason=queue.gate.halt.reason,
                 )
 
-    def accept(self, account: str) -> None:
-        """The token and the account were accepted: end the halt they were under."""
-        own = self._queues[account]
+    def accept(self, batch: Batch) -> None:
+        """The token and the account were accepted. Only a probe tells that a halt is over: it went under the token
+        of now. Its account's halt ends, and that of all accounts whose trouble was the token."""
+        if not batch.probe:
+            return
+        own = self._queues[batch.account]
         for queue in self._queues.values():
             halt = queue.gate.halt
             if halt is not None and (queue is own or halt.status == TOKEN_REFUSED):
@@ -114,7 +125,9 @@ class Dispatcher:
             halt = queue.gate.halt
             if halt is None:
                 continue
-            self._mind_patience(queue, halt.since, halt.reason)
+            if not queue.queued and not queue.in_flight:
+                halt.waiting_since = now
+            self._mind_patience(queue, halt.waiting_since, halt.reason)
             if halt.probe_at <= now and not halt.reading_token and not halt.may_probe and not queue.in_flight:
                 halt.reading_token = reading = True
         if reading:
@@ -131,14 +144,14 @@ class Dispatcher:
         for other in self._queues.values():
             halt = other.gate.halt
             if halt is not None and halt.status == TOKEN_REFUSED:
-                queue.gate.refuse(halt.status, halt.code, halt.since, 0.0)
+                queue.gate.refuse(halt.status, halt.code, self._context.now.monotonic)
                 return
 
     # -- one account
 
     def _send_one(self, queue: AccountQueue) -> bool:
         context = self._context
-        if len(self._in_flight) >= context.policy.concurrency:
+        if not self._may_risk():
             return False
         now = context.now.monotonic
         opens = queue.gate.opens_at(now, queue.in_flight)
@@ -152,9 +165,19 @@ class Dispatcher:
         self._rotation.append(queue)
         return True
 
+    def _may_risk(self) -> bool:
+        """Whether one more full batch may be out there without a durable key."""
+        policy = self._context.policy
+        at_risk = self._unremembered + sum(len(batch.deliveries) for batch in self._in_flight.values())
+        return (
+            len(self._in_flight) < policy.concurrency
+            and at_risk + policy.batch_events <= policy.concurrency * policy.batch_events
+        )
+
     def _emit(self, queue: AccountQueue, batch: Batch) -> None:
         context = self._context
         batch.attempts += 1
+        batch.probe = queue.gate.halt is not None
         queue.in_flight += 1
         queue.gate.called(context.now.monotonic)
         self._in_flight[batch.number] = batch
@@ -170,14 +193,10 @@ class Dispatcher:
         if halt is not None:
             if not halt.reading_token and not halt.may_probe and not queue.in_flight:
                 times.append(halt.probe_at)
-            if self._context.policy.halt_patience and not self._gave_up:
-                times.append(halt.since + self._context.policy.halt_patience)
+            if self._context.policy.halt_patience and not self._gave_up and (queue.queued or queue.in_flight):
+                times.append(halt.waiting_since + self._context.policy.halt_patience)
         ready = queue.due()
         opens = queue.gate.opens_at(now, queue.in_flight)
-        if (
-            ready is not None
-            and opens is not None
-            and len(self._in_flight) < self._context.policy.concurrency
-        ):
+        if ready is not None and opens is not None and self._may_risk():
             times.append(max(ready, opens))
         return min(times, default=None)

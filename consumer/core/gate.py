@@ -41,6 +41,8 @@ class Halt:
     refusals: int = 1
     reading_token: bool = False
     may_probe: bool = False
+    waiting_since: float = 0.0
+    """Since when events wait for its end: patience is for those."""
 
     @property
     def reason(self) -> str:
@@ -100,19 +102,22 @@ class Gate:
         """A verdict came: one more at once."""
         self.pace = min(float(self._policy.concurrency), self.pace + 1)
 
-    def refuse(self, status: int, code: int | None, now: float, jitter: float) -> bool:
+    def refuse(self, status: int, code: int | None, now: float) -> bool:
         """A refusal came. True if it begins a halt, False if one is already in force."""
-        if self.halt is None:
-            delay = self._policy.probe_backoff.ceiling(1)
-            self.halt = Halt(status, code, now, now + delay)
-            return True
+        if self.halt is not None:
+            return False
+        self.halt = Halt(status, code, now, now + self._policy.probe_backoff.ceiling(1), waiting_since=now)
+        return True
+
+    def refuse_again(self, status: int, code: int | None, now: float, jitter: float) -> None:
+        """A probe was refused: the next one comes later."""
         halt = self.halt
+        if halt is None:
+            return
         halt.status, halt.code = status, code
         halt.refusals += 1
-        halt.may_probe = False
         # Half of the ceiling is fixed: probing at once, time and again, is what a refused client must not do.
         halt.probe_at = now + self._policy.probe_backoff.ceiling(halt.refusals) * (0.5 + jitter / 2)
-        return False
 
     def postpone_probe(self, now: float) -> None:
         """A probe got no verdict: the halt stands, the next probe comes after the shortest delay."""

@@ -132,7 +132,7 @@ class Answered:
     number: int
     status: int
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +244,7 @@ class Send:
 
     number: int
     account: str
-    body: bytes
+    body: bytes = field(repr=False)
     events: int
 
 

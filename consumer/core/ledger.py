@@ -47,7 +47,16 @@ class Totals:
 class Span:
     """One chunk's records until they are settled. `settled[i]` is 0 while record i is open, else why it is not."""
 
-    __slots__ = ("assignment", "costs", "last_offset", "leader_epoch", "offsets", "open", "records", "settled")
+    __slots__ = (
+        "assignment",
+        "costs",
+        "last_offset",
+        "leader_epoch",
+        "offsets",
+        "open",
+        "records",
+        "settled",
+    )
 
     def __init__(self, assignment: AssignmentState, chunk: Chunk) -> None:
         records = chunk.records

@@ -15,6 +15,7 @@ import orjson
 
 MASK = "***"
 _LONGEST = 300
+_LONGEST_READ = 2000
 _PUBLIC = frozenset({"event_name", "action_source", "currency", "language", "partner_name", "opt_out_type"})
 """Event fields whose values come from closed sets or from our own settings."""
 _SHORTEST = 3
@@ -27,7 +28,7 @@ _PATTERNS = re.compile(
     | \b\d{1,3}(?:\.\d{1,3}){3}\b           # IPv4
     | \b(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}  # IPv6
     | \b(?:Bearer\s+|pina_)[\w.\-]+         # a token
-    | \+?\d(?:[\s().-]?\d){6,}              # a phone number, or any long number
+    | \+?\d(?:[\s().-]{0,3}\d){6,}              # a phone number, or any long number
     | https?://\S+                          # a page address can hold anything
     | Mozilla/\S.*                          # a user agent, to its end
     """,
@@ -36,10 +37,17 @@ _PATTERNS = re.compile(
 
 
 def mask(message: str, body: bytes = b"") -> str:
-    """`message` on one line, at most 300 characters, without any value of the event serialised in `body`."""
+    """`message` on one line, at most 300 characters, without any value of the event serialised in `body`.
+
+    A message too long to be one is not shown at all: cut, it could end in the middle of a value.
+    """
+    if len(message) > _LONGEST_READ:
+        return f"(a message of {len(message)} characters)"
     text = " ".join(message.split())
-    for value in sorted(set(_values(body)), key=len, reverse=True):
-        text = text.replace(value, MASK)
+    values = sorted(set(_values(body)), key=lambda value: (-len(value), value))
+    if values:
+        # Whatever case the API folds it to.
+        text = re.sub("|".join(map(re.escape, values)), MASK, text, flags=re.IGNORECASE)
     return _PATTERNS.sub(MASK, text)[:_LONGEST]
 
 

@@ -224,11 +224,16 @@ class Pipeline:
         self.letters.discard(_not_ours)
 
     def _end_drains(self) -> None:
-        for drain in list(self._drains):
-            late = self.context.now.monotonic >= drain.deadline
-            if late or not self._busy(drain.states):
-                self._drains.remove(drain)
-                self._finish(drain, late)
+        """Revokes before the stop: their positions must be committed before the group lets go of them."""
+        for drain in sorted(self._drains, key=lambda one: one.number is None):
+            busy = self._busy(drain.states)
+            if busy and self.context.now.monotonic < drain.deadline:
+                continue
+            # The stop ends the process: whoever still waits for a revoke is answered first.
+            ending = list(self._drains) if drain.number is None else [drain]
+            for one in sorted(ending, key=lambda each: each.number is None):
+                self._drains.remove(one)
+                self._finish(one, busy)
 
     def _busy(self, states: list[AssignmentState]) -> bool:
         """Whether something of these is out there and may still settle."""
@@ -481,8 +486,8 @@ class Pipeline:
                 self._look_up_again.remove((at, leaders))
                 self._look_up(leaders)
         self.dispatcher.tend_halts()
-        self.dispatcher.send()
         self._write_keys(now)
+        self.dispatcher.send(len(self.keys))
         self._write_letters(now)
         self._commit()
         self._end_drains()

@@ -1,0 +1,295 @@
+"""Fakes of all that the service drives: a world that outlives a process, and one process's way to it.
+
+Theory of operation. `World` is what a crash leaves: the log, the committed offsets, the key store's keys, the
+dead-letter topic, and what the API processed. The fakes are one process's hands. Each call takes a little virtual
+time, may be told to raise (`broken`), and does nothing any more once the process is `dead`. The fakes check what no
+caller may do: commit a partition that is not theirs, fetch more than there is room for, call after closing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from consumer.core import interface as i
+from consumer.core.model import Chunk, Instant, Position, TopicPartition
+from consumer.core.pipeline import Pipeline
+from consumer.core.policy import Policy
+from consumer.errors import KeyStoreError
+from consumer.service import Service
+from tests.core.building import TOPIC, UNIX, FakeConverter, FakeDecoder, answer_body, event_ids, record
+from tests.service.virtual_time import START, now
+
+STEP = 0.01
+"""Virtual seconds that each call takes."""
+
+
+class World:
+    """What a crash leaves."""
+
+    def __init__(self, **log: Sequence[bytes | None]) -> None:
+        self.log: dict[int, list[bytes | None]] = {
+            int(name[1:]): list(values) for name, values in log.items()
+        }
+        self.committed: dict[int, int] = dict.fromkeys(self.log, 0)
+        self.keys: set[bytes] = set()
+        self.letters: list[i.DeadLetter] = []
+        self.processed: list[str] = []
+        """Event ids that the API processed, in order, repeated ones too."""
+
+
+class Process:
+    """One process: its fakes, its service, and what it reported."""
+
+    def __init__(self, world: World, *, grace: float = 25.0, **policy: Any) -> None:
+        self.world = world
+        self.dead = False
+        self.broken: dict[str, BaseException] = {}
+        """By the name of a call, what it raises."""
+        self.calls: list[str] = []
+        self.reports: list[i.Report] = []
+        self.api = FakeApi(self)
+        self.key_store = FakeKeyStore(self)
+        self.pipeline = CountingPipeline(Policy(**policy), FakeDecoder(), FakeConverter())
+        self.service = Service(
+            self.pipeline,
+            connect=self._connect,
+            api=self.api,
+            key_store=self.key_store,
+            schemas=FakeSchemas(self),
+            dead_letters=FakeDeadLetters(self),
+            clock=FakeClock(),
+            report=self.reports.append,
+            grace=grace,
+        )
+
+    def _connect(self, listener: Service) -> FakeSource:
+        self.source = FakeSource(self, listener)
+        return self.source
+
+    async def step(self, name: str) -> None:
+        """What every call goes through first."""
+        if self.dead:
+            await asyncio.Event().wait()
+        self.calls.append(name)
+        await asyncio.sleep(STEP)
+        if name in self.broken:
+            raise self.broken[name]
+        if self.dead:
+            await asyncio.Event().wait()
+
+    def reported(self, name: str) -> list[i.Report]:
+        """The reports with this event name."""
+        return [one for one in self.reports if one.event == name]
+
+
+class CountingPipeline(Pipeline):
+    """Counts the inputs: a timer that spins shows."""
+
+    handled = 0
+
+    def handle(self, happened: i.Input, now: Instant) -> list[i.Command]:
+        self.handled += 1
+        return super().handle(happened, now)
+
+
+class FakeClock:
+    """Both clocks from the loop's virtual one."""
+
+    def now(self) -> Instant:
+        return Instant(now(), UNIX + now() - START)
+
+
+class FakeSource:
+    """A group of one member: all partitions of the world are ours from the start."""
+
+    def __init__(self, process: Process, listener: Service) -> None:
+        self._process = process
+        self._world = process.world
+        self._listener = listener
+        self._epoch = 0
+        self.epochs: dict[int, int] = {}
+        self.positions: dict[int, int] = {}
+        self.commit_time = STEP
+        self.close_time = 0.0
+        self.closed = False
+        self.closed_with: Sequence[Position] | None = None
+        self.rooms: list[int] = []
+
+    async def start(self) -> None:
+        await self._process.step("start")
+        await self.assign(*self._world.log)
+
+    async def fetch(self, room: int, timeout: float) -> Sequence[Chunk]:
+        assert not self.closed
+        await self._process.step("fetch")
+        self.rooms.append(room)
+        chunks = []
+        for partition, epoch in self.epochs.items():
+            begin = self.positions[partition]
+            values = self._world.log[partition][begin : begin + room]
+            room -= len(values)
+            if values:
+                records = [record(begin + n, value) for n, value in enumerate(values)]
+                self.positions[partition] = begin + len(values)
+                chunks.append(Chunk(TOPIC, partition, epoch, 7, records))
+        if not chunks:
+            await asyncio.sleep(timeout)
+        return chunks
+
+    async def commit(self, positions: Sequence[Position]) -> tuple[Sequence[Position], str | None]:
+        assert not self.closed
+        await self._process.step("commit")
+        await asyncio.sleep(self.commit_time)
+        taken = self._take(positions)
+        return taken, None if len(taken) == len(positions) else "_ASSIGNMENT_LOST"
+
+    async def end_offsets(self) -> Mapping[TopicPartition, int]:
+        await self._process.step("end_offsets")
+        return {TopicPartition(TOPIC, one): len(self._world.log[one]) for one in self.epochs}
+
+    async def reached(self) -> Mapping[TopicPartition, int]:
+        await self._process.step("reached")
+        return {TopicPartition(TOPIC, one): self.positions[one] for one in self.epochs}
+
+    async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
+        assert not self.closed, "closed twice"
+        self.closed = True
+        self.closed_with = positions
+        if self._process.dead:
+            return
+        await asyncio.sleep(min(self.close_time, timeout))
+        self._take(positions)
+        self.epochs.clear()
+
+    # -- the group
+
+    async def assign(self, *partitions: int) -> None:
+        """These are ours, from where they are committed."""
+        assignments = []
+        for one in partitions:
+            self._epoch += 1
+            self.epochs[one], self.positions[one] = self._epoch, self._world.committed[one]
+            assignments.append(i.Assignment(TOPIC, one, self._epoch, self.positions[one], False))
+        await self._listener.assigned(assignments)
+
+    async def revoke(self, *partitions: int) -> Sequence[Position]:
+        """These are taken back; gives what was committed in the rebalance."""
+        positions = await self._listener.revoked([TopicPartition(TOPIC, one) for one in partitions])
+        self._take(positions)
+        for one in partitions:
+            del self.epochs[one]
+        return positions
+
+    async def lose(self, *partitions: int) -> None:
+        """These are another's already."""
+        for one in partitions:
+            del self.epochs[one]
+        await self._listener.lost([TopicPartition(TOPIC, one) for one in partitions])
+
+    def _take(self, positions: Sequence[Position]) -> list[Position]:
+        taken = [one for one in positions if one.partition in self.epochs and not self._process.dead]
+        for one in taken:
+            self._world.committed[one.partition] = one.next_offset
+        return taken
+
+
+Answering = Callable[[i.Send], Awaitable[i.Answered | i.Unanswered]]
+
+
+class FakeApi:
+    """Processes everything, unless told how to answer."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.answering: Answering = self.accept
+        self.token_changes: list[bool] = []
+        self.in_flight = 0
+        self.most_in_flight = 0
+
+    async def send(self, command: i.Send) -> i.Answered | i.Unanswered:
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await self._process.step("send")
+            return await self.answering(command)
+        finally:
+            self.in_flight -= 1
+
+    async def read_token(self) -> bool:
+        await self._process.step("read_token")
+        return self.token_changes.pop(0) if self.token_changes else False
+
+    async def accept(self, command: i.Send) -> i.Answered:
+        """Process all events; those whose id begins with ``bad`` fail."""
+        outcomes: list[tuple[str, str | None, str | None]] = []
+        for one in event_ids(command):
+            bad = one.startswith("bad")
+            outcomes.append(("failed", "bad", None) if bad else ("processed", None, None))
+            if not bad:
+                self._process.world.processed.append(one)
+        await asyncio.sleep(STEP)
+        return i.Answered(command.number, 200, {}, answer_body(outcomes))
+
+    async def hang(self, command: i.Send) -> i.Answered:
+        """Never answer."""
+        await asyncio.Event().wait()
+        raise AssertionError("an event that nobody sets was set")
+
+    async def refuse(self, command: i.Send) -> i.Answered:
+        """The token is refused."""
+        return i.Answered(command.number, 401, {}, b'{"code": 2}')
+
+
+class FakeKeyStore:
+    """The world's keys."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.failures: dict[str, int] = {}
+        """By the name of a call, how often it fails."""
+
+    async def look_up(self, keys: Sequence[bytes], now: float) -> Sequence[bool]:
+        await self._call("look_up")
+        return [key in self._process.world.keys for key in keys]
+
+    async def remember(self, keys: Sequence[bytes], now: float) -> None:
+        await self._call("remember")
+        self._process.world.keys.update(keys)
+        await asyncio.sleep(STEP)
+
+    async def expire(self, now: float) -> None:
+        await self._call("expire")
+
+    async def _call(self, name: str) -> None:
+        await self._process.step(name)
+        if self.failures.get(name, 0) > 0:
+            self.failures[name] -= 1
+            raise KeyStoreError(f"the key store cannot {name}; look at its disk")
+
+
+class FakeSchemas:
+    """Has every schema but the one named ``missing``."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    async def fetch(self, command: i.FetchSchema) -> i.SchemaFound | i.SchemaMissing | i.SchemaUnavailable:
+        await self._process.step("fetch_schema")
+        if command.ref.value == "missing":
+            return i.SchemaMissing(command.ref)
+        return i.SchemaFound(command.ref, "good")
+
+
+class FakeDeadLetters:
+    """The world's dead-letter topic."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    async def store(self, letters: Sequence[i.DeadLetter]) -> Sequence[bool]:
+        await self._process.step("store")
+        self._process.world.letters += letters
+        await asyncio.sleep(STEP)
+        return [True] * len(letters)

@@ -1,0 +1,248 @@
+"""The shell's end: it stops in time, and whatever goes wrong beyond an adapter's Protocol ends it, aloud."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from consumer.core import interface as i
+from consumer.core.model import Position
+from consumer.errors import DestinationRefused, KafkaError
+from consumer.service import Service
+from tests.core.building import TOPIC, UNDECODABLE, filtered, of_schema
+from tests.service.driving import Trouble, serve, settled, something_processed, until, values
+from tests.service.fakes import STEP, Process, World
+from tests.service.virtual_time import START, now, run
+
+# -- the end
+
+
+def test_a_stop_drains_and_commits() -> None:
+    """What is in flight is waited for, what is queued is let go; asking again changes nothing."""
+    process = Process(World(p0=values(4)), linger=0.0)
+
+    async def scenario() -> None:
+        running = asyncio.create_task(process.service.run())
+        await until(lambda: process.api.in_flight > 0)
+        process.service.request_stop()
+        process.service.request_stop()
+        await running
+        process.service.request_stop()
+
+    run(scenario())
+    assert process.world.committed == {0: 4}
+    assert process.source.closed_with == [Position(TOPIC, 0, 4, 7)]
+
+
+@pytest.mark.parametrize("close_time", [0.0, 100.0])
+def test_the_grace_is_one_deadline_for_all_of_the_shutdown(close_time: float) -> None:
+    """Draining, committing and leaving together: what comes after it is a kill (contract.md, scality/backbeat)."""
+    process = Process(World(p0=values(4)), linger=0.0, grace=25.0)
+    process.api.answering = process.api.hang
+    process.source.close_time = close_time
+
+    async def scenario() -> float:
+        running = asyncio.create_task(process.service.run())
+        await until(lambda: process.api.in_flight > 0)
+        begun = now()
+        process.service.request_stop()
+        await running
+        return now() - begun
+
+    assert run(scenario()) <= 25.0 + STEP
+    assert process.source.closed
+
+
+def test_a_stop_while_the_source_starts() -> None:
+    """It ends as soon as the source has started."""
+    process = Process(World(p0=values(4)))
+
+    async def scenario() -> None:
+        running = asyncio.create_task(process.service.run())
+        await asyncio.sleep(0.0)
+        process.service.request_stop()
+        await running
+
+    run(scenario(), limit=60.0)
+    assert process.source.closed
+    assert process.world.processed == []
+
+
+def test_a_stop_before_the_run() -> None:
+    """A signal can come at any time: the run ends at once instead of idling for ever."""
+    process = Process(World(p0=values(4)))
+
+    async def scenario() -> None:
+        process.service.request_stop()
+        await process.service.run()
+
+    run(scenario(), limit=60.0)
+    assert process.source.closed
+
+
+def test_a_cancelled_run_leaves_the_group() -> None:
+    """Close is always called; nothing is committed on the way."""
+    process = Process(World(p0=values(4)), linger=0.0, commit_interval=100.0)
+
+    async def scenario() -> None:
+        running = asyncio.create_task(process.service.run())
+        await until(something_processed(process))
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    run(scenario())
+    assert process.source.closed
+    assert process.source.closed_with == ()
+
+
+def test_patience_that_ran_out_ends_with_its_own_exit_code() -> None:
+    """The refused records stay; what was settled before is committed; the error says what is refused."""
+    process = Process(World(p0=[filtered(), *values(3)]), linger=0.0, halt_patience=900.0)
+    process.api.answering = process.api.refuse
+
+    async def scenario() -> float:
+        with pytest.raises(
+            DestinationRefused, match=r"the access token is refused \(HTTP 401, code 2\)"
+        ) as caught:
+            await process.service.run()
+        assert caught.value.exit_code == 3
+        return now()
+
+    assert run(scenario()) - START == pytest.approx(900.0, abs=1.0)
+    assert process.world.committed == {0: 1}
+    assert process.calls.count("read_token") < 60
+
+
+def test_a_renewed_token_ends_the_halt() -> None:
+    """The token is read again, one probe goes, everything is delivered."""
+    process = Process(World(p0=values(3)), linger=0.0)
+    process.api.answering = process.api.refuse
+    process.api.token_changes = [False, False, True]
+
+    async def renewed(command: i.Send) -> i.Answered:
+        answer = process.api.refuse if process.api.token_changes else process.api.accept
+        return await answer(command)
+
+    process.api.answering = renewed
+    run(serve(process, settled(process)))
+    assert process.world.processed == ["0", "1", "2"]
+    assert process.reported("resumed")
+
+
+CALLS = [
+    "start",
+    "fetch",
+    "end_offsets",
+    "reached",
+    "commit",
+    "send",
+    "read_token",
+    "look_up",
+    "remember",
+    "fetch_schema",
+    "store",
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_what_an_adapter_raises_beyond_its_protocol_ends_the_service(call: str) -> None:
+    """Nothing is swallowed: the error comes out, the source is closed, and nothing is committed after it."""
+    log = [filtered(), UNDECODABLE, of_schema("s", "1"), *values(3)]
+    process = Process(World(p0=log), linger=0.0)
+    process.broken[call] = Trouble(call)
+    if call == "read_token":
+        process.api.answering = process.api.refuse
+
+    async def scenario() -> None:
+        with pytest.raises(Trouble, match=call):
+            await process.service.run()
+        process.service.request_stop()
+        await process.service.lost([])
+
+    run(scenario(), limit=60.0)
+    assert process.source.closed
+    assert process.source.closed_with == ()
+
+
+def test_a_dead_end_of_the_source_comes_out_as_it_is() -> None:
+    """`KafkaError` keeps its exit code."""
+    process = Process(World(p0=values(3)))
+    process.broken["fetch"] = KafkaError("the topic is gone; create it")
+
+    async def scenario() -> None:
+        with pytest.raises(KafkaError, match="the topic is gone"):
+            await process.service.run()
+
+    run(scenario())
+
+
+def test_a_failure_answers_a_revoke_with_nothing_to_commit() -> None:
+    """Also one that comes after the failure: leaving the group must not hang."""
+    process = Process(World(p0=values(3)), linger=0.0)
+    process.api.answering = process.api.hang
+
+    async def scenario() -> None:
+        running = asyncio.create_task(process.service.run())
+        await until(lambda: process.api.in_flight > 0)
+        revoking = asyncio.create_task(process.source.revoke(0))
+        await asyncio.sleep(0.0)
+        process.broken["end_offsets"] = Trouble("housekeeping")
+        assert await revoking == ()
+        with pytest.raises(Trouble):
+            await running
+        assert await process.service.revoked([]) == ()
+
+    run(scenario())
+
+
+def test_an_observer_that_fails_ends_the_service() -> None:
+    """A log that cannot be written is not lived with silently."""
+    process = Process(World(p0=values(1)))
+
+    def fail(_: i.Report) -> None:
+        raise Trouble("no space for the log")
+
+    def connect(service: Service) -> Any:
+        process.source._listener = service
+        return process.source
+
+    async def scenario() -> None:
+        service = Service(
+            process.pipeline,
+            connect=connect,
+            api=process.api,
+            key_store=process.key_store,
+            schemas=process.service._schemas,
+            dead_letters=process.service._dead_letters,
+            clock=process.service._clock,
+            report=fail,
+            grace=5.0,
+        )
+        with pytest.raises(Trouble):
+            await service.run()
+
+    run(scenario(), limit=60.0)
+
+
+@pytest.mark.parametrize("call", ["send", "look_up", "remember", "store", "commit", "fetch_schema"])
+def test_a_call_that_is_cancelled_from_within_does_not_strand_its_records(call: str) -> None:
+    """A library may cancel a task of its own accord: the command must be answered, or the service must end."""
+    process = Process(World(p0=[UNDECODABLE, of_schema("s", "1"), *values(3)]), linger=0.0)
+    process.broken[call] = asyncio.CancelledError()
+
+    async def scenario() -> None:
+        running = asyncio.create_task(process.service.run())
+        await until(lambda: call in process.calls)
+        await asyncio.sleep(2 * STEP)
+        process.broken.clear()
+        await asyncio.wait({running}, timeout=120.0)
+        totals = process.service.statistics().totals
+        ended, committed = running.done(), dict(process.world.committed)
+        process.service.request_stop()
+        await asyncio.wait({running})
+        assert ended or (not totals.open and committed == {0: 5})
+
+    run(scenario())

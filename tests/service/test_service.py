@@ -1,0 +1,273 @@
+"""The shell at work: feed, perform, re-arm; rebalances come in, and a kill at any moment loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from consumer.core import interface as i
+from consumer.core.model import Position
+from consumer.errors import KeyStoreError
+from consumer.service import SystemClock
+from tests.core.building import TOPIC, UNDECODABLE, UNIX, event, filtered, of_schema
+from tests.service.driving import all_committed, serve, settled, until, values
+from tests.service.fakes import STEP, Process, World
+from tests.service.virtual_time import START, Stuck, now, run
+
+# -- the good life
+
+
+def test_everything_is_delivered_and_committed() -> None:
+    """Each record gets its disposition; at the end the source was told to commit and leave, once."""
+    world = World(
+        p0=[*values(5), filtered(), UNDECODABLE, None], p1=[*values(3, "x"), event("bad"), event("x0")]
+    )
+    process = Process(world)
+    run(serve(process, settled(process)))
+    assert all_committed(world)()
+    assert sorted(world.processed) == sorted([str(n) for n in range(5)] + [f"x{n}" for n in range(3)])
+    assert len(world.letters) == 2
+    assert process.source.closed
+
+
+def test_schemas_are_fetched() -> None:
+    """Found or missing: the records go on or become dead letters."""
+    process = Process(World(p0=[of_schema("a", "1"), of_schema("b", "missing")]))
+    run(serve(process, settled(process)))
+    assert process.world.processed == ["a"]
+    assert len(process.world.letters) == 1
+
+
+def test_the_timer_ticks_at_the_core_s_deadline() -> None:
+    """A lone event waits for the linger and no longer."""
+    process = Process(World(p0=values(1)), linger=30.0)
+    begun: list[float] = []
+
+    async def note(command: i.Send) -> i.Answered:
+        begun.append(now())
+        return await process.api.accept(command)
+
+    process.api.answering = note
+    run(serve(process, settled(process)))
+    assert begun[0] - START == pytest.approx(30.0, abs=10 * STEP)
+
+
+def test_an_idle_service_hardly_works() -> None:
+    """One input a second or so: the timer never spins, and polling never stops."""
+    process = Process(World(p0=[]))
+
+    async def idle() -> None:
+        running = asyncio.create_task(process.service.run())
+        await asyncio.sleep(3600.0)
+        process.service.request_stop()
+        await running
+
+    run(idle())
+    assert process.pipeline.handled < 2 * 3600
+    assert process.calls.count("fetch") > 10_000
+
+
+def test_the_room_is_read_before_each_fetch() -> None:
+    """A full budget fetches nothing, and polls all the same; room comes back as records settle."""
+    process = Process(World(p0=values(50)), max_open_events=10)
+    run(serve(process, settled(process)))
+    assert 0 in process.source.rooms
+    assert max(process.source.rooms) == 10
+    assert len(process.world.processed) == 50
+
+
+def test_calls_in_flight_are_bounded() -> None:
+    """No more than the concurrency."""
+    process = Process(World(p0=values(60)), batch_events=1, concurrency=4)
+    run(serve(process, settled(process)))
+    assert process.api.most_in_flight == 4
+
+
+def test_housekeeping_tells_ends_and_expires_keys() -> None:
+    """Lag is known; a key store that cannot expire is reported, and the service goes on."""
+    process = Process(World(p0=values(3)))
+    process.key_store.failures["expire"] = 2
+    run(serve(process, lambda: process.calls.count("expire") >= 4))
+    assert len(process.reported("key_store_trouble")) == 2
+    assert process.world.committed == {0: 3}
+
+
+@pytest.mark.parametrize("call", ["look_up", "remember"])
+def test_a_key_store_in_trouble_is_tried_again(call: str) -> None:
+    """Reported in one line each time; nothing is sent twice for it, nothing lost."""
+    process = Process(World(p0=values(3)))
+    process.key_store.failures[call] = 7
+    run(serve(process, settled(process)))
+    assert process.world.processed == ["0", "1", "2"]
+    assert len(process.reported("key_store_trouble")) == 7
+
+
+def test_a_late_wall_clock_does_not_matter() -> None:
+    """The clock gives the loop's monotonic time and the wall's."""
+
+    async def read() -> tuple[float, float]:
+        return SystemClock(lambda: UNIX).now()
+
+    assert run(read()) == (START, UNIX)
+
+
+# -- rebalances
+
+
+def test_a_revoke_returns_what_to_commit() -> None:
+    """After what is in flight is answered; the partition's later records are another's."""
+    process = Process(World(p0=values(4), p1=values(4, "x")), linger=0.0)
+
+    async def scenario() -> None:
+        running = asyncio.create_task(process.service.run())
+        await until(lambda: process.api.in_flight > 0)
+        assert await process.source.revoke(0) == [Position(TOPIC, 0, 4, 7)]
+        await until(lambda: process.world.committed[1] == 4)
+        process.service.request_stop()
+        await running
+
+    run(scenario())
+
+
+def test_a_revoke_waits_no_longer_than_the_grace() -> None:
+    """An API that never answers must not get us thrown out of the group."""
+    process = Process(World(p0=values(4)), linger=0.0, grace=20.0)
+    process.api.answering = process.api.hang
+
+    async def scenario() -> float:
+        running = asyncio.create_task(process.service.run())
+        await until(lambda: process.api.in_flight > 0)
+        begun = now()
+        assert await process.source.revoke(0) == []
+        took = now() - begun
+        process.service.request_stop()
+        await running
+        return took
+
+    assert run(scenario()) == pytest.approx(20.0)
+
+
+def test_lost_partitions_commit_nothing() -> None:
+    """And their records are another's; the service goes on."""
+    process = Process(World(p0=values(4), p1=values(4, "x")), linger=0.0, commit_interval=5.0)
+
+    async def scenario() -> None:
+        running = asyncio.create_task(process.service.run())
+        await until(lambda: process.api.in_flight > 0)
+        await process.source.lose(0)
+        await until(lambda: process.world.committed[1] == 4)
+        process.service.request_stop()
+        await running
+
+    run(scenario())
+    assert process.world.committed[0] == 0
+
+
+def test_a_partition_that_comes_back_is_read_on() -> None:
+    """From what was committed; nothing is paused, nothing sent twice that was delivered."""
+    process = Process(World(p0=values(30)), linger=0.0, max_open_events=7)
+
+    async def scenario() -> None:
+        running = asyncio.create_task(process.service.run())
+        for _ in range(4):
+            await asyncio.sleep(0.2)
+            await process.source.revoke(0)
+            await asyncio.sleep(0.2)
+            await process.source.assign(0)
+        await until(all_committed(process.world))
+        process.service.request_stop()
+        await running
+
+    run(scenario())
+    assert sorted(process.world.processed, key=int) == [str(n) for n in range(30)]
+
+
+def test_a_stop_during_a_revoke_answers_it() -> None:
+    """The consumer's thread waits for that answer: without it, it can neither commit nor leave."""
+    process = Process(World(p0=values(4), p1=values(4, "x")), linger=0.0)
+
+    async def scenario() -> None:
+        running = asyncio.create_task(process.service.run())
+        await until(lambda: process.api.in_flight > 0)
+        revoking = asyncio.create_task(process.source.revoke(0))
+        await asyncio.sleep(0.0)
+        process.service.request_stop()
+        await running
+        await revoking
+
+    run(scenario())
+    assert process.world.committed == {0: 4, 1: 4}
+
+
+# -- kill -9
+
+
+def die_at(process: Process, moment: float) -> None:
+    """Run a process and kill it at this virtual time: nothing it has begun goes on."""
+
+    async def scenario() -> None:
+        running = asyncio.create_task(process.service.run())
+        await asyncio.sleep(moment)
+        process.dead = True
+        running.cancel()
+        await asyncio.wait({running})
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("moment", [n * STEP / 2 for n in range(60)])
+def test_a_kill_at_any_moment_loses_nothing(moment: float) -> None:
+    """Whatever was under way: the next process delivers the rest, and sends again only what was not remembered."""
+    world = World(p0=[*values(6), filtered(), UNDECODABLE], p1=[event("0"), event("bad"), *values(5, "x")])
+    policy: dict[str, Any] = {"batch_events": 2, "concurrency": 2, "linger": 0.0, "commit_interval": 0.03}
+    die_at(Process(world, **policy), moment)
+    after = Process(world, **policy)
+    run(serve(after, all_committed(world)))
+    expected = {str(n) for n in range(6)} | {f"x{n}" for n in range(5)}
+    assert set(world.processed) == expected
+    # In flight, or answered and on the way to the key store (the strict bound: test_lessons.py).
+    assert len(world.processed) - len(expected) <= 2 * policy["batch_events"] * policy["concurrency"]
+    assert {one.rejection.code for one in world.letters} == {"malformed", "refused"}
+    assert len(world.letters) <= 4
+
+
+# -- virtual time itself
+
+
+def test_a_test_that_would_hang_is_told() -> None:
+    """Waiting for what nobody will do fails at once."""
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    def unbounded(main: Coroutine[Any, Any, None]) -> None:
+        run(main, limit=10.0)
+
+    with pytest.raises(TimeoutError):
+        unbounded(hang())
+
+
+def test_virtual_time_jumps() -> None:
+    """A day passes in no time, to the second."""
+
+    async def sleep() -> float:
+        await asyncio.sleep(86_400.0)
+        return now()
+
+    assert run(sleep()) == pytest.approx(START + 86_400.0)
+
+
+def test_errors_of_the_key_store_are_of_the_tree() -> None:
+    """The fake fails as the real ones do."""
+    process = Process(World(p0=[]))
+    process.key_store.failures["look_up"] = 1
+
+    async def look_up() -> None:
+        with pytest.raises(KeyStoreError):
+            await process.key_store.look_up([], UNIX)
+
+    run(look_up())
+    assert issubclass(Stuck, AssertionError)
