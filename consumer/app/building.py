@@ -96,6 +96,7 @@ def policy(settings: Settings) -> Policy:
     """The core's limits."""
     own = settings.pinstream
     return Policy(
+        accounts=len(settings.pinterest.ad_account_ids),
         batch_events=own.batch_events,
         batch_bytes=own.batch_bytes,
         linger=own.linger,

@@ -125,8 +125,6 @@ def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -
         "KAFKA_TOPICS": TOPIC,
         # The broker assigns at once; a classic group's first rebalance takes it three seconds.
         "KAFKA_GROUP_PROTOCOL": "consumer",
-        # KIP-848: the embedded broker makes a classic group wait for three seconds.
-        "KAFKA_GROUP_PROTOCOL": "consumer",
         "PINTEREST_AD_ACCOUNT_ID": _ACCOUNT,
         "PINTEREST_ACCESS_TOKEN": _TOKEN,
         "PINTEREST_API_URL": url,

@@ -110,12 +110,12 @@ class _Production:
     async def _send_all(self, producer: RecordProducer, records: Iterator[Produced]) -> None:
         begun = said = time.monotonic()
         for number, record in enumerate(records):
-            if self._stopped.is_set():
-                return
             if self._options.rate is not None:
                 await pause(begun + number / self._options.rate - time.monotonic(), self._stopped)
             elif number % 1000 == 0:
                 await asyncio.sleep(0)
+            if self._stopped.is_set():
+                return
             await producer.produce(self._options.topic, record.key, record.value)
             if time.monotonic() - said >= _LINE_EVERY:
                 said = time.monotonic()

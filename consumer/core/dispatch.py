@@ -85,6 +85,7 @@ class Dispatcher:
         own, now = self.queue(batch.account), self._context.now.monotonic
         if batch.probe:
             own.gate.refuse_again(status, code, now, self._context.jitter())
+            self._put_off_probes(own, status)
         for queue in self._queues.values() if status == TOKEN_REFUSED else (own,):
             if queue.gate.refuse(status, code, now) and queue.gate.halt is not None:
                 self._context.report(
@@ -95,6 +96,16 @@ class Dispatcher:
                     code=code,
                     reason=queue.gate.halt.reason,
                 )
+
+    def _put_off_probes(self, own: AccountQueue, status: int) -> None:
+        """The token is one for all: where one probe found it refused, the others need not ask as well."""
+        if status != TOKEN_REFUSED or own.gate.halt is None:
+            return
+        for queue in self._queues.values():
+            halt = queue.gate.halt
+            if halt is not None and halt.status == TOKEN_REFUSED:
+                halt.may_probe = False
+                halt.probe_at = own.gate.halt.probe_at
 
     def accept(self, batch: Batch) -> None:
         """The token and the account were accepted. Only a probe tells that a halt is over: it went under the token

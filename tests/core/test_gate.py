@@ -187,9 +187,9 @@ def test_a_probe_counts_against_the_quota() -> None:
 
 def test_the_reason_of_a_halt_says_what_is_refused() -> None:
     """In words, with status and code, and nothing of the answer's body."""
-    gate = Gate(Policy())
     reasons = []
     for status, code in ((401, 2), (403, 29), (404, None)):
+        gate = Gate(Policy())
         gate.refuse(status, code, 0.0)
         assert gate.halt is not None
         reasons.append(gate.halt.reason)

@@ -262,7 +262,9 @@ class Watch:
         for position in positions:
             held = self._check_position(position)
             require(held in ours, "a release commits what it releases", str(position))
-        late = self._world.now >= deadline
+        # The stop ends the process: at its deadline every revoke that still waits is answered, too.
+        stop = self._drains.get(None)
+        late = self._world.now >= (min(deadline, stop[1]) if stop is not None else deadline)
         if self.in_flight(ours):
             require(late, "a drain waits for what is in flight", f"{number}: {self.in_flight(ours)[0]}")
             self.excuse_in_flight(ours)

@@ -1,0 +1,142 @@
+"""``pinstream demo``: everything in one command, and its last line adds up with what the sandbox counted."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import urllib.request
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+
+from tests.end_to_end.processes import Process, bare_environment, command, wait_for
+from tests.end_to_end.records import SCHEMA, commerce_event
+
+
+def document_of(stdout: str) -> dict[str, Any]:
+    """The last line of stdout; its ledger adds up and agrees with the sandbox."""
+    document: dict[str, Any] = json.loads(stdout.strip().splitlines()[-1])
+    ledger, sandbox = document["ledger"], document["sandbox"]
+    parts = ("delivered", "duplicate", "filtered", "dead_lettered", "open")
+    assert ledger["read"] == sum(ledger[part] for part in parts)
+    assert ledger["delivered"] == sandbox["distinct_event_ids"] == document["key_store"]["keys"]
+    return document
+
+
+def test_made_up_events_to_their_end(tmp_path: Path) -> None:
+    """So many events, all settled and committed; the sandbox accepted each once. People read stderr."""
+    done = command("demo", "--events", "3000", "--json", env=bare_environment(tmp_path))
+    assert done.returncode == 0, done.stderr
+    document = document_of(done.stdout)
+    ledger = document["ledger"]
+    assert (ledger["read"], ledger["open"], ledger["dead_lettered"], ledger["duplicate"]) == (3000, 0, 0, 0)
+    assert document["sandbox"]["accepted_events"] == ledger["delivered"]
+    assert sum(one["committed"] for one in document["partitions"]) == 3000
+    assert len(done.stdout.splitlines()) == 1
+    assert "what became of every record" in done.stderr
+
+
+def test_duplicates_broken_records_and_an_api_that_misbehaves(tmp_path: Path) -> None:
+    """The same sums come out whatever the sandbox does, and they are those of a run where it behaves."""
+    arguments = ("--events", "3000", "--duplicates", "0.05", "--invalid", "0.02", "--seed", "4", "--json")
+    env = bare_environment(tmp_path) | {"PINSTREAM_BATCH_EVENTS": "50", "PINSTREAM_LINGER": "50ms"}
+    documents = []
+    for faults in ((), ("--faults",)):
+        done = command("demo", *arguments, *faults, env=env)
+        assert done.returncode == 0, done.stderr
+        documents.append(document_of(done.stdout))
+    calm, faulty = documents
+    assert faulty["ledger"] == calm["ledger"]
+    assert faulty["sandbox"]["value_sum"] == calm["sandbox"]["value_sum"]
+    assert faulty["ledger"]["open"] == 0
+    assert 80 < faulty["ledger"]["duplicate"] < 250
+    assert 25 < faulty["ledger"]["dead_lettered"] < 120
+    assert faulty["sandbox"]["calls"].keys() - {"200"}, "the sandbox behaved"
+
+
+def test_a_file(tmp_path: Path) -> None:
+    """``--file`` sends its records, as if they happened now; ``--duplicates`` repeats some of them."""
+    with (tmp_path / "orders.avro").open("wb") as file:
+        fastavro.writer(
+            file, SCHEMA, [commerce_event(f"e-{n}", occurred_at=10**12, opt_out=False) for n in range(500)]
+        )
+    done = command(
+        "demo",
+        "--file",
+        str(tmp_path / "orders.avro"),
+        "--duplicates",
+        "0.1",
+        "--json",
+        env=bare_environment(tmp_path),
+    )
+    document = document_of(done.stdout)
+    assert done.returncode == 0
+    assert document["ledger"]["delivered"] == 500
+    assert 20 < document["ledger"]["duplicate"] < 100
+    assert document["sandbox"]["value_sum"] == "750.00"
+
+
+@pytest.mark.parametrize(("content", "code"), [(None, 1), (b"", 0)])
+def test_a_file_that_is_missing_or_empty(tmp_path: Path, content: bytes | None, code: int) -> None:
+    """A missing file is one clear line; an empty one a ledger of noughts."""
+    file = tmp_path / "events.ndjson"
+    if content is not None:
+        file.write_bytes(content)
+    done = command("demo", "--file", str(file), "--json", env=bare_environment(tmp_path))
+    assert done.returncode == code
+    if code:
+        assert done.stdout == ""
+        assert str(file) in done.stderr.splitlines()[-1]
+    else:
+        assert document_of(done.stdout)["ledger"]["read"] == 0
+
+
+def test_without_an_end_until_told(tmp_path: Path) -> None:
+    """Until Ctrl-C, with its page where another holds port 8080; then the ledger, with nothing left open."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with closing(holder):
+        try:
+            holder.bind(("127.0.0.1", 8080))
+            holder.listen()
+        except OSError:
+            pass  # somebody else holds it: as good
+        with Process(tmp_path, "demo", "--json", env=bare_environment(tmp_path)) as process:
+            line = process.until(lambda: next(iter(process.stderr.splitlines()), None), "its page's address")
+            page = line.split()[1]
+            assert page.startswith("http://127.0.0.1:")
+            assert ":8080" not in page
+            wait_for(lambda: read(page)["ledger"]["delivered"] > 100, "some deliveries")
+            code, seconds = process.stop(signal.SIGINT)
+    assert code == 0
+    assert seconds < 12
+    document = json.loads(process.stdout.splitlines()[-1])
+    assert document["ledger"]["open"] == 0
+    assert document["ledger"]["delivered"] == document["sandbox"]["accepted_events"] > 100
+
+
+def read(page: str) -> dict[str, Any]:
+    """The /status document."""
+    with urllib.request.urlopen(page + "status", timeout=10) as answer:
+        document: dict[str, Any] = json.load(answer)
+        return document
+
+
+def test_a_slow_shop_stops_promptly_too(tmp_path: Path) -> None:
+    """Ctrl-C does not wait for the next event that ``--rate`` lets through; and nobody else's state is touched."""
+    env = bare_environment(tmp_path) | {"PINSTREAM_STATE_DIR": str(tmp_path / "production")}
+    with Process(tmp_path, "demo", "--rate", "0.1", "--json", env=env) as process:
+        page = process.until(
+            lambda: next(iter(process.stderr.splitlines()), None), "its page's address"
+        ).split()[1]
+        wait_for(lambda: read(page)["ledger"]["read"] == 1, "the first event")
+        code, seconds = process.stop(signal.SIGINT)
+    assert code == 0
+    assert seconds < 8
+    document = json.loads(process.stdout.splitlines()[-1])
+    assert document["ledger"]["delivered"] == document["sandbox"]["accepted_events"] == 1
+    assert not (tmp_path / "production").exists()

@@ -1,0 +1,182 @@
+"""``pinstream explain``: one JSON line for each record, no network, no settings, and an honest exit code."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+
+from tests.end_to_end.processes import ROOT, SHARED, bare_environment, command
+from tests.end_to_end.records import SCHEMA, commerce_event, ndjson
+
+NOW = "2026-03-01T12:00:00Z"
+HAPPENED = "2026-03-01T11:59:00Z"
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    """The JSON lines of stdout; each has the shape the contract fixes."""
+    found = [json.loads(line) for line in text.splitlines()]
+    for line in found:
+        assert line["outcome"] in ("deliverable", "filtered", "rejected")
+        assert {"payload", "error", "warnings"} <= line.keys()
+        assert (line["payload"] is not None) == (line["outcome"] == "deliverable")
+        assert (line["error"] is not None) == (line["outcome"] == "rejected")
+        assert all(warning.keys() == {"code", "message", "field"} for warning in line["warnings"])
+        if line["error"]:
+            assert line["error"].keys() == {"stage", "code", "message"}
+    return found
+
+
+MINIMAL = {
+    "event_id": "e-1",
+    "event_type": "order_completed",
+    "occurred_at": HAPPENED,
+    "channel": "WEB",
+    "customer": {"emails": [" Jane.Doe@Example.com "], "gender": "unsaid"},
+    "order": {"currency": "eur", "total": "129.970", "items": [{"sku": "007", "quantity": 2}]},
+}
+
+
+def test_each_outcome_from_standard_input(tmp_path: Path) -> None:
+    """Deliverable, filtered and rejected of both stages, in order; the exit code is 0 whatever the outcomes."""
+    text = "\n".join(
+        (
+            json.dumps(MINIMAL),
+            json.dumps(MINIMAL | {"event_type": "cart_viewed"}),
+            json.dumps(MINIMAL | {"customer": {}}),
+            "{not json",
+            json.dumps({"event_type": "order_completed"}),
+            json.dumps(MINIMAL | {"occurred_at": 1772366340000}),
+        )
+    )
+    done = command("explain", "-", "--now", NOW, env=bare_environment(tmp_path), stdin=text)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, filtered, anonymous, broken, incomplete, in_milliseconds = lines(done.stdout)
+    assert first["payload"] == {
+        "event_name": "checkout",
+        "action_source": "web",
+        "event_time": 1772366340,
+        "event_id": "e-1",
+        "opt_out": False,
+        "user_data": {"em": [hashlib.sha256(b"jane.doe@example.com").hexdigest()]},
+        "custom_data": {
+            "currency": "EUR",
+            "value": "129.970",
+            "content_ids": ["007"],
+            "contents": [{"id": "007", "quantity": 2}],
+            "num_items": 2,
+        },
+    }
+    assert [warning["field"] for warning in first["warnings"]] == ["user_data.ge"]
+    assert filtered["outcome"] == "filtered"
+    assert (anonymous["error"]["stage"], anonymous["error"]["code"]) == ("convert", "no_identity")
+    assert broken["error"]["stage"] == incomplete["error"]["stage"] == "decode"
+    assert in_milliseconds["payload"] == first["payload"]
+
+
+def test_an_avro_container_with_its_own_schema(tmp_path: Path) -> None:
+    """A container written with another schema than ours is read by Avro's rules, and explained alike."""
+    writer = {
+        "type": "record", "name": "CommerceEvent", "namespace": "commerce.v1",
+        "fields": [field for field in SCHEMA["fields"] if field["name"] not in ("opt_out", "app", "device")]
+        + [{"name": "added_later", "type": "string"}],
+    }  # fmt: skip
+    events = [commerce_event(f"e-{number}", added_later="x") for number in range(3)]
+    with (tmp_path / "events.avro").open("wb") as file:
+        fastavro.writer(file, writer, events, codec="deflate")
+    done = command("explain", str(tmp_path / "events.avro"), env=bare_environment(tmp_path))
+    found = lines(done.stdout)
+    assert done.returncode == 0
+    assert [line["payload"]["event_id"] for line in found] == ["e-0", "e-1", "e-2"]
+    assert all(line["payload"]["opt_out"] is False for line in found)
+
+
+def test_the_clock_decides_on_age(tmp_path: Path) -> None:
+    """``--now`` is what ages are judged by; a date alone is midnight in UTC."""
+    for now, outcome in [
+        ("2026-03-01T11:54:00Z", "deliverable"),
+        ("2026-03-01T11:53:00+00:00", "rejected"),
+        ("2026-03-08", "deliverable"),
+        ("2026-03-09", "rejected"),
+    ]:
+        done = command(
+            "explain", "-", "--now", now, env=bare_environment(tmp_path), stdin=json.dumps(MINIMAL)
+        )
+        assert [line["outcome"] for line in lines(done.stdout)] == [outcome], now
+
+
+def test_a_file_that_breaks_off(tmp_path: Path) -> None:
+    """A truncated container: what can be read is printed, then one line on stderr and exit code 1."""
+    whole = io.BytesIO()
+    events = [commerce_event(f"e-{number}") for number in range(3000)]
+    fastavro.writer(whole, SCHEMA, events, codec="null")
+    (tmp_path / "cut.avro").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    done = command("explain", str(tmp_path / "cut.avro"), env=bare_environment(tmp_path))
+    assert done.returncode == 1
+    assert 0 < len(lines(done.stdout)) < 3000
+    assert done.stderr.startswith("pinstream: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert "cut.avro" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["nowhere.ndjson", "."])
+def test_a_file_that_is_none(tmp_path: Path, name: str) -> None:
+    """One line that names it, exit code 1."""
+    done = command("explain", str(tmp_path / name), env=bare_environment(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"pinstream: {tmp_path / name}".rstrip("/."))
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+    """``pinstream explain … | head -1``: no traceback, no complaint."""
+    (tmp_path / "many.ndjson").write_text(ndjson(commerce_event(f"e-{number}") for number in range(5000)))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "consumer", "explain", str(tmp_path / "many.ndjson")],
+        env=bare_environment(tmp_path), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout, process.stderr:
+        assert json.loads(process.stdout.readline())["outcome"] == "deliverable"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) in (0, 1)
+
+
+def test_mapping_and_account_settings_count(tmp_path: Path) -> None:
+    """A mapping of one's own and the accounts are taken from the environment where they are set."""
+    (tmp_path / "m.toml").write_text('[event_names]\norder_completed = "lead"\n')
+    env = bare_environment(tmp_path) | {
+        "PINSTREAM_MAPPING_FILE": str(tmp_path / "m.toml"),
+        "PINTEREST_AD_ACCOUNT_ID": "1",
+        "PINTEREST_PARTNER_NAME": "ss-shop",
+    }
+    text = ndjson([commerce_event("e-1"), commerce_event("e-2", ad_account_id="2")])
+    done = command("explain", "-", env=env, stdin=text)
+    first, stranger = lines(done.stdout)
+    assert first["payload"]["event_name"] == "lead"
+    assert first["payload"]["partner_name"] == "ss-shop"
+    assert stranger["outcome"] == "rejected"
+
+
+def test_the_real_orders(tmp_path: Path) -> None:
+    """69,659 orders of 1997 and 1998, all deliverable by the clock of then; their values sum up to the cent."""
+    file = SHARED / "data" / "cdnow_orders.avro"
+    if not file.exists():
+        pytest.skip("../shared/data/cdnow_orders.avro is not there")
+    env = bare_environment(tmp_path) | {"PINSTREAM_MAX_EVENT_AGE": "0"}
+    done = command("explain", str(file), "--now", "1998-07-01", env=env)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0
+    assert len(found) == 69_659
+    assert {line["outcome"] for line in found} == {"deliverable"}
+    assert sum(Decimal(line["payload"]["custom_data"]["value"]) for line in found) == Decimal("2500315.63")

@@ -1,0 +1,200 @@
+"""``pinstream produce``: a file's records onto a topic, in either framing; and what ``run`` makes of them."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+
+from tests.adapters.fake_registry import FakeRegistry
+from tests.end_to_end.api import Api, Loop
+from tests.end_to_end.processes import Process, bare_environment, command, run_environment
+from tests.end_to_end.records import SCHEMA, commerce_event, ndjson, new_group, new_topic, records_on
+from tests.kafka.harness import Kafka, read_all
+
+
+@pytest.fixture
+def registry(servers: Loop) -> Iterator[FakeRegistry]:
+    """A schema registry on a port of its own."""
+    fake = FakeRegistry()
+    servers.call(fake.__aenter__())
+    yield fake
+    servers.call(fake.stop())
+
+
+def env_of(kafka: Kafka, folder: Path, **settings: str) -> dict[str, str]:
+    """What ``produce`` needs: brokers, nothing else."""
+    return {**bare_environment(folder), "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers, **settings}
+
+
+def decoded(kafka: Kafka, topic: str) -> list[Any]:
+    """The events on the topic, in the order of their ids, read by fastavro alone."""
+    values = [message.value() or b"" for message in read_all(kafka, topic, records_on(kafka, topic))]
+    assert all(value[:2] == b"\xc3\x01" for value in values)
+    events: list[Any] = [fastavro.schemaless_reader(BytesIO(value[10:]), SCHEMA, SCHEMA) for value in values]
+    return sorted(events, key=lambda event: str(event["event_id"]))
+
+
+def test_single_object_encoding_without_a_registry(kafka: Kafka, tmp_path: Path) -> None:
+    """NDJSON from standard input, a container from a file: each record is on the topic, keyed by its shopper."""
+    topic = new_topic(kafka)
+    events = [commerce_event(f"e-{number}") for number in range(20)]
+    done = command("produce", "-", "--topic", topic, env=env_of(kafka, tmp_path), stdin=ndjson(events[:10]))
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert done.stderr.splitlines()[-1] == f"produced 10 records to {topic}"
+    with (tmp_path / "rest.avro").open("wb") as file:
+        fastavro.writer(file, SCHEMA, events[10:])
+    done = command("produce", str(tmp_path / "rest.avro"), "--topic", topic, env=env_of(kafka, tmp_path))
+    assert done.returncode == 0
+    assert {one["event_id"] for one in decoded(kafka, topic)} == {one["event_id"] for one in events}
+    keys = {message.key() for message in read_all(kafka, topic, 20)}
+    assert keys == {f"e-{number}@example.com".encode() for number in range(20)}
+
+
+def test_lines_that_do_not_fit_are_told_and_left_out(kafka: Kafka, tmp_path: Path) -> None:
+    """The others are produced; each bad line is named without its data, and the exit code is 1."""
+    topic = new_topic(kafka)
+    (tmp_path / "mixed.ndjson").write_text(
+        ndjson([commerce_event("e-1")])
+        + '{"event_id": "e-2", "customer": {"emails": "marked@example.com"}}\n'
+        + "marked, not JSON\n"
+        + ndjson([commerce_event("e-4")])
+    )
+    done = command("produce", str(tmp_path / "mixed.ndjson"), "--topic", topic, env=env_of(kafka, tmp_path))
+    assert done.returncode == 1
+    assert [one["event_id"] for one in decoded(kafka, topic)] == ["e-1", "e-4"]
+    told = done.stderr.splitlines()
+    assert "record 2" in told[0]
+    assert "record 3" in told[1]
+    assert told[-1].startswith("pinstream: 2 records of ")
+    assert "marked" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_now_moves_times_and_keeps_distances(kafka: Kafka, tmp_path: Path) -> None:
+    """``--now``: the newest event is now, the others as much earlier as they were."""
+    topic = new_topic(kafka)
+    times = [10**12, 10**12 + 5000, 10**12 - 60_000]
+    (tmp_path / "old.ndjson").write_text(
+        ndjson(commerce_event(f"e-{n}", occurred_at=at) for n, at in enumerate(times))
+    )
+    begun = int(time.time() * 1000)
+    done = command(
+        "produce", str(tmp_path / "old.ndjson"), "--topic", topic, "--now", env=env_of(kafka, tmp_path)
+    )
+    assert done.returncode == 0, done.stderr
+    first, newest, oldest = (int(one["occurred_at"].timestamp() * 1000) for one in decoded(kafka, topic))
+    assert begun <= newest <= time.time() * 1000
+    assert abs(newest - first - 5000) <= 1
+    assert abs(newest - oldest - 65_000) <= 1
+
+
+def test_now_cannot_read_standard_input_twice(kafka: Kafka, tmp_path: Path) -> None:
+    """One line that says what to do instead, exit code 2, nothing produced."""
+    topic = new_topic(kafka)
+    done = command("produce", "-", "--topic", topic, "--now", env=env_of(kafka, tmp_path), stdin=ndjson([]))
+    assert done.returncode == 2
+    assert "file" in done.stderr
+    assert records_on(kafka, topic) == 0
+
+
+def test_records_of_any_schema(kafka: Kafka, tmp_path: Path) -> None:
+    """The schema of somebody else, with other field names: produced as well; ``--now`` says what it needs."""
+    (tmp_path / "sale.avsc").write_text(
+        '{"type": "record", "name": "Sale", "namespace": "shop", "fields": [{"name": "no", "type": "string"}]}'
+    )
+    topic = new_topic(kafka)
+    env = env_of(kafka, tmp_path, PINSTREAM_SCHEMAS_DIR=str(tmp_path), PINSTREAM_SCHEMA="shop.Sale")
+    (tmp_path / "sales.ndjson").write_text('{"no": "1"}\n{"no": "2"}\n')
+    done = command("produce", str(tmp_path / "sales.ndjson"), "--topic", topic, env=env)
+    assert (done.returncode, records_on(kafka, topic)) == (0, 2), done.stderr
+    done = command("produce", str(tmp_path / "sales.ndjson"), "--topic", topic, "--now", env=env)
+    assert done.returncode == 2
+    assert "--now" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_topic_is_one_clear_line(kafka: Kafka, tmp_path: Path) -> None:
+    """It is named, the exit code is 1, and no record was read."""
+    done = command("produce", "-", "--topic", "no-such-topic", env=env_of(kafka, tmp_path), stdin="not read")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "no-such-topic" in done.stderr
+
+
+def test_made_up_events(kafka: Kafka, tmp_path: Path) -> None:
+    """``--generate --events N`` writes N records, broken ones included."""
+    topic = new_topic(kafka)
+    done = command(
+        "produce",
+        "--generate",
+        "--events",
+        "300",
+        "--invalid",
+        "0.1",
+        "--topic",
+        topic,
+        env=env_of(kafka, tmp_path),
+    )
+    assert (done.returncode, records_on(kafka, topic)) == (0, 300), done.stderr
+
+
+def test_stops_promptly_between_two_events(kafka: Kafka, tmp_path: Path) -> None:
+    """Ctrl-C does not wait for what ``--rate`` will let through: what was produced is there, exit code 0."""
+    topic = new_topic(kafka)
+    arguments = ("produce", "--generate", "--rate", "0.1", "--topic", topic)
+    with Process(tmp_path, *arguments, env=env_of(kafka, tmp_path)) as process:
+        process.until(lambda: records_on(kafka, topic) == 1, "the first record")
+        code, seconds = process.stop(signal.SIGINT)
+    assert code == 0
+    assert seconds < 7
+    assert "produced 1 records" in process.stderr
+
+
+def test_with_a_registry_there_and_back(
+    kafka: Kafka, api: Api, registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """Registered, framed as Confluent does, read by ``run`` through the same registry; an outage only delays."""
+    topic = new_topic(kafka)
+    with_registry = {"SCHEMA_REGISTRY_URL": registry.url}
+    text = ndjson(commerce_event(f"e-{number}") for number in range(30))
+    done = command("produce", "-", "--topic", topic, env=env_of(kafka, tmp_path, **with_registry), stdin=text)
+    assert done.returncode == 0, done.stderr
+    assert f"/subjects/{topic}-value/versions" in registry.requests
+    assert all((one.value() or b"")[:5] == b"\0\0\0\0\x01" for one in read_all(kafka, topic, 30))
+
+    registry.faults.status = 503
+    env = run_environment(
+        tmp_path,
+        kafka,
+        topic,
+        new_group(),
+        api.url,
+        PINSTREAM_SCHEMAS_DIR="",
+        **with_registry,
+    )
+    with Process(tmp_path, "run", env=env) as process:
+        process.until(lambda: process.status()["open"]["waiting_for_schema"] == 30, "records that wait")
+        assert process.ledger()["open"] == 30
+        registry.faults.status = None
+        assert process.until_settled(30)["delivered"] == 30
+        assert process.stop()[0] == 0
+    assert api.counts().distinct_event_ids == 30
+
+
+def test_a_registry_that_is_down(kafka: Kafka, registry: FakeRegistry, tmp_path: Path) -> None:
+    """One clear line, exit code 1, nothing produced."""
+    topic = new_topic(kafka)
+    registry.faults.status = 503
+    env = env_of(kafka, tmp_path, SCHEMA_REGISTRY_URL=registry.url)
+    done = command("produce", "-", "--topic", topic, env=env, stdin=ndjson([commerce_event("e-1")]))
+    assert done.returncode == 1
+    assert "registry" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert records_on(kafka, topic) == 0

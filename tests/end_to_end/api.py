@@ -1,0 +1,168 @@
+"""The API that the processes under test talk to: the sandbox, in a thread of this process, and it remembers bodies.
+
+Being here, tests read its counts directly and change its faults while a pipeline runs against it. What is kept of
+every call is its body, so that each payload can be held against the platform's own description afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import orjson
+import pytest
+from aiohttp import web
+
+from consumer.sandbox.accounts import SandboxCounts
+from consumer.sandbox.api import Sandbox
+from consumer.sandbox.faults import Faults
+from tests.end_to_end.processes import TOKEN
+from tests.sandbox.test_rules import OPENAPI, validator
+
+_Result = TypeVar("_Result")
+
+
+class _Recording(Sandbox):
+    """The sandbox, which also keeps what it was sent."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.bodies: list[bytes] = []
+        self.queries: list[str] = []
+
+    def _application(self) -> web.Application:
+        application = super()._application()
+        application.middlewares.append(self._record)
+        return application
+
+    @web.middleware
+    async def _record(
+        self, request: web.Request, handler: Callable[[web.Request], Any]
+    ) -> web.StreamResponse:
+        if request.path.endswith("/events") and request.method == "POST":
+            self.bodies.append(await request.read())
+            self.queries.append(request.query_string)
+        response: web.StreamResponse = await handler(request)
+        return response
+
+
+class Loop:
+    """An event loop in a thread of its own, for servers that must answer while the test waits."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="end-to-end-servers", daemon=True)
+        self._thread.start()
+
+    def call(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Run `work` there, to its end."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    def close(self) -> None:
+        """End the thread, and whatever still runs in it (answers that nobody waits for any more)."""
+        self.call(_cancel_all())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(30)
+        self._loop.close()
+
+
+async def _cancel_all() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+class Api:
+    """One sandbox on a port of its own; a context manager. `options` are those of `Sandbox`."""
+
+    def __init__(self, loop: Loop, **options: Any) -> None:
+        self._loop = loop
+        self._sandbox = _Recording(**{"token": TOKEN, **options})
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        self.url = self._loop.call(self._sandbox.start())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call(self._sandbox.stop())
+
+    def set_faults(self, **faults: Any) -> None:
+        """Misbehave from now on as told; nothing named: behave."""
+
+        async def change() -> None:
+            self._sandbox.faults = Faults(**faults)
+
+        self._loop.call(change())
+
+    def set_token(self, token: str) -> None:
+        """The one token that is right from now on."""
+
+        async def change() -> None:
+            self._sandbox.token = token
+
+        self._loop.call(change())
+
+    def counts(self) -> SandboxCounts:
+        """What it counted so far."""
+
+        async def read() -> SandboxCounts:
+            return self._sandbox.counts()
+
+        return self._loop.call(read())
+
+    def accepted(self) -> Counter[str]:
+        """How often each event id was accepted."""
+
+        async def read() -> Counter[str]:
+            return Counter({key.event_id: times for key, times in self._sandbox.deliveries().items()})
+
+        return self._loop.call(read())
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Account and event id of each event it accepted."""
+
+        async def read() -> list[tuple[str, str]]:
+            return [(key.account, key.event_id) for key in self._sandbox.deliveries()]
+
+        return self._loop.call(read())
+
+    @property
+    def calls(self) -> int:
+        """How many calls came, whatever became of them."""
+        return len(self._sandbox.bodies)
+
+    @property
+    def queries(self) -> list[str]:
+        """The query string of every call."""
+        return list(self._sandbox.queries)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Every event of every call, repetitions included."""
+        return [event for body in list(self._sandbox.bodies) for event in orjson.loads(body)["data"]]
+
+    def check_payloads(self) -> int:
+        """Hold every body that came against the platform's description; how many different events there were.
+
+        What was sent again is the same text and is looked at once. Skips by name without the description.
+        """
+        if not OPENAPI.exists():
+            pytest.skip("../shared/data/pinterest_events_openapi.json is not there to validate payloads with")
+        check = validator()
+        events: set[bytes] = set()
+        for body in list(self._sandbox.bodies):
+            document = orjson.loads(body)
+            assert list(document) == ["data"]
+            assert 1 <= len(document["data"]) <= 1000
+            events.update(orjson.dumps(event) for event in document["data"])
+        for event in events:
+            check.validate({"data": [orjson.loads(event)]})
+        return len(events)

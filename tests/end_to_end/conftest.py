@@ -1,0 +1,25 @@
+"""Fixtures of the end-to-end tests: an API for each test, whose payloads are all checked when the test is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.end_to_end.api import Api, Loop
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Loop]:
+    """The thread that the tests' servers live in."""
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def api(servers: Loop) -> Iterator[Api]:
+    """A sandbox that behaves; afterwards every payload it was sent is held against the platform's description."""
+    with Api(servers) as server:
+        yield server
+    server.check_payloads()

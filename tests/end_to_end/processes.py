@@ -1,0 +1,220 @@
+"""Runs ``python -m consumer`` as a person or a deployment does: a process, an environment, an exit code.
+
+`command` runs one to its end; `Process` is one that serves until it is told to stop. Both are bounded, both see
+only the variables that they are given, and nothing of them outlives the test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.kafka.harness import Kafka
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared"
+WITHIN = 60.0
+"""Seconds that anything may take; far above what it does take."""
+TOKEN = "pina_end_to_end"
+ACCOUNT = "549755885175"
+
+
+def bare_environment(folder: Path) -> dict[str, str]:
+    """What every process has: no setting at all, and a home of its own."""
+    return {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8"}
+
+
+def run_environment(
+    folder: Path, kafka: Kafka, topic: str, group: str, url: str, **settings: str
+) -> dict[str, str]:
+    """What ``run`` needs, and `settings` on top."""
+    # On the embedded broker a classic group takes seconds for each rebalance; KIP-848 there is immediate.
+    quick = {"KAFKA_GROUP_PROTOCOL": "consumer"} if kafka.kind == "embedded" else {}
+    return {
+        **bare_environment(folder),
+        **quick,
+        "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
+        "KAFKA_TOPICS": topic,
+        "KAFKA_GROUP_ID": group,
+        "PINTEREST_AD_ACCOUNT_ID": ACCOUNT,
+        "PINTEREST_ACCESS_TOKEN": TOKEN,
+        "PINTEREST_API_URL": url,
+        "PINSTREAM_STATE_DIR": str(folder / "state"),
+        "PINSTREAM_HTTP_ADDRESS": "127.0.0.1:0",
+        "PINSTREAM_LOG_FORMAT": "json",
+        "PINSTREAM_LINGER": "50ms",
+        "PINSTREAM_COMMIT_INTERVAL": "200ms",
+        **settings,
+    }
+
+
+def command(
+    *arguments: str, env: Mapping[str, str], stdin: str | bytes = b"", timeout: float = WITHIN
+) -> subprocess.CompletedProcess[str]:
+    """Run ``pinstream ARGUMENTS`` to its end."""
+    raw = stdin.encode() if isinstance(stdin, str) else stdin
+    done = subprocess.run(
+        _line(arguments),
+        env=dict(env),
+        cwd=ROOT,
+        input=raw,
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+    )
+    return subprocess.CompletedProcess(
+        done.args,
+        done.returncode,
+        done.stdout.decode("utf-8", "replace"),
+        done.stderr.decode("utf-8", "replace"),
+    )
+
+
+def _line(arguments: tuple[str, ...]) -> list[str]:
+    return [sys.executable, "-m", "consumer", *arguments]
+
+
+def the_one_line(stderr: str) -> str:
+    """The error of a process whose stderr must be exactly one line of ours."""
+    lines = stderr.strip().splitlines()
+    assert len(lines) == 1, stderr
+    assert lines[0].startswith("pinstream: "), stderr
+    return lines[0].removeprefix("pinstream: ")
+
+
+def last_error(stderr: str) -> str:
+    """The one line that is no log line, and comes last; no traceback anywhere."""
+    assert "Traceback" not in stderr, stderr
+    ours = [line for line in stderr.strip().splitlines() if line.startswith("pinstream: ")]
+    assert len(ours) == 1, stderr
+    assert stderr.strip().splitlines()[-1] == ours[0], stderr
+    return ours[0].removeprefix("pinstream: ")
+
+
+def wait_for(condition: Callable[[], Any], what: str, within: float = WITHIN) -> Any:
+    """Look, bounded, until `condition` gives something true; gives that."""
+    deadline = time.monotonic() + within
+    while True:
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"waited {within:g} s in vain for {what}"
+        time.sleep(0.02)
+
+
+class Process:
+    """``pinstream ARGUMENTS`` until it is told to stop. A context manager: at its end the process is gone."""
+
+    def __init__(self, folder: Path, *arguments: str, env: Mapping[str, str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = f"{arguments[0]}-{time.monotonic_ns()}"
+        self._out, self._err = folder / f"{stem}.out", folder / f"{stem}.err"
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self._process = subprocess.Popen(
+                _line(arguments), env=dict(env), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=err
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait(WITHIN)
+
+    @property
+    def stdout(self) -> str:
+        """All it has said so far."""
+        return self._out.read_text("utf-8", "replace")
+
+    @property
+    def stderr(self) -> str:
+        """All it has complained of so far."""
+        return self._err.read_text("utf-8", "replace")
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """Its log lines."""
+        return [json.loads(line) for line in self.stderr.splitlines() if line.startswith("{")]
+
+    def until(self, condition: Callable[[], Any], what: str, within: float = WITHIN) -> Any:
+        """`wait_for`, which also ends when the process does."""
+
+        def hold() -> Any:
+            found = condition()
+            assert found or self._process.poll() is None, f"it ended before {what}:\n{self.stderr[-3000:]}"
+            return found
+
+        return wait_for(hold, what, within)
+
+    def until_logged(self, event: str) -> dict[str, Any]:
+        """The first log line of this name."""
+        found: dict[str, Any] = self.until(
+            lambda: next((line for line in self.log if line.get("event") == event), None),
+            f"the log line {event}",
+        )
+        return found
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of the HTTP server it told the address of."""
+        page = self.until_logged("starting")["page"]
+        try:
+            with urllib.request.urlopen(page.rstrip("/") + path, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def status(self) -> dict[str, Any]:
+        """Its /status document."""
+        code, body = self.get("/status")
+        assert code == 200
+        document: dict[str, Any] = json.loads(body)
+        return document
+
+    def ledger(self) -> dict[str, int]:
+        """The ledger of now; it adds up at every moment anyone looks."""
+        ledger: dict[str, int] = self.status()["ledger"]
+        parts = ("delivered", "duplicate", "filtered", "dead_lettered", "open")
+        assert ledger["read"] == sum(ledger[part] for part in parts)
+        return ledger
+
+    def until_settled(self, records: int) -> dict[str, int]:
+        """Wait until it has read so many records and all are settled; the ledger of then."""
+
+        def settled() -> dict[str, int] | None:
+            ledger = self.ledger()
+            return ledger if ledger["read"] >= records and not ledger["open"] else None
+
+        found: dict[str, int] = self.until(settled, f"{records} settled records")
+        return found
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
+        """Ask it to stop; its exit code, and how many seconds it took."""
+        begun = time.monotonic()
+        self._process.send_signal(number)
+        return self.wait(), time.monotonic() - begun
+
+    def kill(self) -> None:
+        """SIGKILL, and gone."""
+        self._process.kill()
+        self._process.wait(WITHIN)
+
+    def wait(self) -> int:
+        """Wait, bounded, until it ends by itself; its exit code."""
+        return self._process.wait(WITHIN)

@@ -1,0 +1,117 @@
+"""The records that the processes under test read, and what of them is on the topics afterwards."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+
+from consumer.core.encode import Encoder, SingleObject
+from consumer.core.model import CommerceEvent
+from consumer.sandbox.generator import GeneratedEvent, Generator
+from tests.end_to_end.processes import ROOT
+from tests.kafka.harness import WITHIN, Kafka, create_topic, read_all, unique
+
+SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas" / "commerce_event.avsc").read_text())
+PARTITIONS = 4
+"""What the embedded broker gives every topic, so that the tests are the same on both."""
+ENCODER = Encoder(SCHEMA, SingleObject())
+
+
+def commerce_event(event_id: str, **members: Any) -> CommerceEvent:
+    """A purchase of now, complete in the shape of the schema; `members` replace or add."""
+    return {
+        "event_id": event_id,
+        "event_type": "order_completed",
+        "occurred_at": int(time.time() * 1000),
+        "channel": "WEB",
+        "customer": {"emails": [f"{event_id}@example.com"]},
+        "order": {"order_id": event_id, "currency": "EUR", "total": "1.50", "items": []},
+    } | members
+
+
+def ndjson(events: Iterable[CommerceEvent]) -> str:
+    """Events as lines."""
+    return "".join(json.dumps(event) + "\n" for event in events)
+
+
+def generated(count: int, *, seed: int = 1, **shares: float) -> tuple[Generator, list[GeneratedEvent]]:
+    """`count` events of the made-up shop, and the generator that has their tally."""
+    generator = Generator(seed, time.time, **shares)
+    return generator, generator.next_events(count)
+
+
+def value_of(one: GeneratedEvent) -> bytes:
+    """The record's value."""
+    return ENCODER.encode(one.event) if one.event is not None else one.raw or b""
+
+
+def write(kafka: Kafka, topic: str, records: Iterable[tuple[bytes | None, bytes]], **extra: Any) -> None:
+    """Produce keys and values, spread over the partitions by key, and wait until they are there."""
+    producer = Producer({**kafka.config, "linger.ms": 5, "log_level": 0})
+    for key, value in records:
+        producer.produce(topic, value, key, **extra)
+    assert producer.flush(WITHIN) == 0
+
+
+def write_generated(kafka: Kafka, topic: str, events: Iterable[GeneratedEvent]) -> None:
+    """Produce the shop's events as they are meant to be."""
+    write(kafka, topic, ((one.key, value_of(one)) for one in events))
+
+
+def write_events(kafka: Kafka, topic: str, events: Iterable[CommerceEvent]) -> None:
+    """Produce events without a key."""
+    write(kafka, topic, ((None, ENCODER.encode(event)) for event in events))
+
+
+def new_topic(kafka: Kafka, partitions: int = PARTITIONS) -> str:
+    """A topic of its own, and room for its dead letters."""
+    topic = create_topic(kafka, partitions)
+    create_topic(kafka, partitions, f"{topic}.dead-letters")
+    return topic
+
+
+def new_group() -> str:
+    """A consumer group of its own."""
+    return unique("group")
+
+
+def committed_offsets(kafka: Kafka, group: str, topic: str, partitions: int = PARTITIONS) -> list[int]:
+    """What the group has committed of each partition, 0 for nothing."""
+    consumer = Consumer({**kafka.config, "group.id": group, "log_level": 0})
+    asked = [TopicPartition(topic, number) for number in range(partitions)]
+    found = consumer.committed(asked, timeout=WITHIN)
+    consumer.close()
+    return [max(0, one.offset) for one in found]
+
+
+def records_on(kafka: Kafka, topic: str) -> int:
+    """How many records are on a topic now."""
+    consumer = Consumer({**kafka.config, "group.id": "watermarks", "log_level": 0})
+    numbers = consumer.list_topics(topic, timeout=WITHIN).topics[topic].partitions
+    marks = [consumer.get_watermark_offsets(TopicPartition(topic, number), WITHIN) for number in numbers]
+    consumer.close()
+    return sum(high - low for low, high in marks)
+
+
+def text_of(value: str | bytes | None) -> str:
+    """A header's value as text."""
+    return value.decode() if isinstance(value, bytes) else value or ""
+
+
+def dead_letters(kafka: Kafka, topic: str) -> list[tuple[Message, dict[str, str]]]:
+    """All dead letters of `topic`, each with its ``pinstream.`` headers as text."""
+    found = []
+    name = f"{topic}.dead-letters"
+    for message in read_all(kafka, name, records_on(kafka, name)):
+        headers = dict(message.headers() or ())
+        ours = {
+            name.removeprefix("pinstream."): text_of(value)
+            for name, value in headers.items()
+            if name.startswith("pinstream.")
+        }
+        found.append((message, ours))
+    return found

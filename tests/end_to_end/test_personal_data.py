@@ -1,0 +1,237 @@
+"""No personal data in a log line, a metric, a page or a dead letter's headers, whatever records and API hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+
+from tests.end_to_end.api import Loop
+from tests.end_to_end.processes import Process, bare_environment, command, run_environment
+from tests.end_to_end.records import (
+    ENCODER,
+    commerce_event,
+    dead_letters,
+    ndjson,
+    new_group,
+    new_topic,
+    write,
+)
+from tests.kafka.harness import Kafka
+
+MARK = "zq7xmark"
+EMAIL = f"{MARK}@example.com"
+CUSTOMER = {
+    "emails": [EMAIL],
+    "phones": ["+49 30 5550177731"],
+    "external_ids": [f"{MARK}-id"],
+    "advertising_ids": ["7d3e9f0c-0000-4000-8000-77317c0ffee1"],
+    "first_name": f"{MARK}-first",
+    "last_name": f"{MARK}-last",
+    "gender": f"{MARK}-gender",
+    "birth_date": "1971-07-17",
+    "city": f"{MARK} city",
+    "state": f"{MARK}-state",
+    "postal_code": "90210-77317",
+    "country": f"{MARK}land",
+    "ip_address": "203.0.113.177",
+    "user_agent": f"{MARK}-agent/1.0",
+    "click_id": f"dj0{MARK}",
+    "partner_id": f"ramp-{MARK}",
+}
+ORDER: dict[str, Any] = {
+    "order_id": f"{MARK}-order", "currency": "EUR", "total": "77317.31",
+    "items": [
+        {"sku": f"{MARK}-sku", "name": f"{MARK} item", "category": f"{MARK} things", "brand": f"{MARK} brand",
+         "price": "77317.31", "quantity": 1},
+    ],
+}  # fmt: skip
+EVERYTHING: dict[str, Any] = {
+    "page_url": f"https://{MARK}.example.com/{MARK}?email={EMAIL}",
+    "search_query": f"{MARK} query",
+    "language": "de",
+    "customer": CUSTOMER,
+    "order": ORDER,
+    "app": {"app_id": "429047995", "name": f"{MARK} app", "version": f"{MARK}.1"},
+    "device": {name: f"{MARK} {name}" for name in ("brand", "model", "type", "carrier", "os_version")},
+    "opt_out_type": f"{MARK}-flag",
+}
+DIGESTS = [
+    hashlib.sha256(text.encode()).hexdigest()
+    for text in (EMAIL, "49305550177731", f"{MARK}-id", f"{MARK}-first", f"{MARK}-last", "19710717")
+]
+NEVER = (
+    *(
+        MARK,
+        "5550177731",
+        "5550 177731",
+        "77317c0ffee1",
+        "1971-07-17",
+        "19710717",
+        "90210-77317",
+        "9021077317",
+    ),
+    *("203.0.113.177", "77317.31", "7731731", *DIGESTS),
+)
+
+
+def marked(event_id: str, **members: Any) -> dict[str, Any]:
+    """An event with a marked value in every field that is text."""
+    return commerce_event(event_id, **{**EVERYTHING, **members})
+
+
+def broken_events() -> list[dict[str, Any]]:
+    """Events that cannot be converted, each for a marked value or in spite of them."""
+    return [
+        marked("currency", order={**ORDER, "currency": MARK}),
+        marked("total", order={**ORDER, "total": f"77317.31 {MARK}"}),
+        marked("price", order={**ORDER, "items": [{**ORDER["items"][0], "price": f"{MARK}"}]}),
+        marked("account", ad_account_id=MARK),
+        marked("type", event_type=f"{MARK}_placed"),
+        marked("old", occurred_at=10**12),
+        marked("future", occurred_at=10**13),
+        marked(
+            "anonymous",
+            customer={**CUSTOMER, "emails": [f"{MARK} at home"], "advertising_ids": [], "ip_address": MARK},
+        ),
+        marked(" ", event_type="order_completed"),
+    ]
+
+
+def quote(event: dict[str, Any]) -> str:
+    """A message that quotes an event, what matters most first: messages are cut somewhere."""
+    person, order = event["user_data"], event["custom_data"]
+    texts = [person["client_ip_address"], person["client_user_agent"], person["click_id"], person["em"][0]]
+    return f"No: {EMAIL} {' '.join(texts)} {order['order_id']} {order['value']} {json.dumps(event)}"
+
+
+class EchoingApi:
+    """An API that repeats whatever it is sent, in every way in which it can answer, and then accepts it."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.delivered: set[str] = set()
+
+    async def start(self) -> str:
+        """Listen; the base URL."""
+        application = web.Application()
+        application.router.add_post("/v5/ad_accounts/{account}/events", self._answer)
+        self._runner = web.AppRunner(application, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}/v5"
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        body = await request.text()
+        self.calls += 1
+        events = json.loads(body)["data"]
+        echo = f"{quote(events[-1])} {request.headers['Authorization']} {body}"
+        refusals: dict[int, Callable[[], web.Response]] = {
+            1: lambda: web.json_response({"code": 2, "message": echo}, status=401),
+            2: lambda: web.json_response({"code": 12, "message": echo}, status=500),
+            3: lambda: web.Response(text=echo, headers={"x-note": MARK}),
+            4: lambda: web.json_response({"code": 4196, "message": echo}, status=400),
+        }
+        if self.calls in refusals:
+            return refusals[self.calls]()
+        if any(event["event_id"].endswith("unprocessable") for event in events):
+            return web.json_response({"code": 4196, "message": echo, "details": {"events": echo}}, status=422)
+        entries = [self._entry(event) for event in events]
+        processed = sum(entry["status"] == "processed" for entry in entries)
+        answer = {"num_events_received": len(events), "num_events_processed": processed, "events": entries}
+        return web.json_response(answer)
+
+    def _entry(self, event: dict[str, Any]) -> dict[str, Any]:
+        echo = quote(event)
+        kind = event["event_id"].rpartition("-")[2]
+        if kind != "failed":
+            self.delivered.add(event["event_id"])
+        return {
+            "status": "failed" if kind == "failed" else "processed",
+            "error_message": echo if kind in ("failed", "complained") else None,
+            "warning_message": echo if kind == "warned" else None,
+        }
+
+
+@pytest.fixture
+def echoing(servers: Loop) -> Iterator[tuple[str, EchoingApi]]:
+    """The echoing API and its base URL."""
+    server = EchoingApi()
+    yield servers.call(server.start()), server
+    servers.call(server.stop())
+
+
+def found_in(text: str) -> list[str]:
+    """Which of the marked values stand in a text."""
+    lower = text.lower()
+    return [value for value in NEVER if value.lower() in lower]
+
+
+def test_run_shows_nothing_of_a_person(kafka: Kafka, echoing: tuple[str, EchoingApi], tmp_path: Path) -> None:
+    """At log level debug, with an API that echoes: no mark in output, page, status, metrics or headers."""
+    url, server = echoing
+    kinds = ("fine", "failed", "warned", "complained", "unprocessable")
+    good = [marked(f"e{number}-{kind}") for number in range(3) for kind in kinds]
+    values = [ENCODER.encode(event) for event in (*good, *broken_events())]
+    whole = values[0]
+    values += [
+        orjson.dumps(marked("json")),
+        whole[: len(whole) // 2],
+        whole + MARK.encode(),
+        b"\xff" + EMAIL.encode(),
+    ]
+    topic = new_topic(kafka)
+    write(kafka, topic, ((EMAIL.encode(), value) for value in values), headers=[(MARK, EMAIL.encode())])
+    env = run_environment(
+        tmp_path, kafka, topic, new_group(), url,
+        PINSTREAM_LOG_LEVEL="debug", PINSTREAM_BATCH_EVENTS="8",
+    )  # fmt: skip
+    with Process(tmp_path, "run", "--debug", env=env) as process:
+        ledger = process.until_settled(len(values))
+        shown = {path: process.get(path)[1] for path in ("/", "/status", "/metrics", "/healthz", "/readyz")}
+        assert process.stop()[0] == 0
+    assert ledger["delivered"] == len(server.delivered) == 9
+    assert ledger["dead_lettered"] == len(values) - 9
+    shown |= {"stdout": process.stdout, "stderr": process.stderr}
+    for message, headers in dead_letters(kafka, topic):
+        shown[f"headers of {headers['code']}"] = repr(headers)
+        assert message.key() == EMAIL.encode(), "the dead letter itself is the record, unchanged"
+    assert {where: found for where, text in shown.items() if (found := found_in(text))} == {}
+    assert len(json.loads(shown["/status"])["counts"]["answers"]) >= 4, "the API showed all its faces"
+    assert env["PINTEREST_ACCESS_TOKEN"] not in "".join(shown.values())
+
+
+def test_explain_and_produce_complain_without_quoting(kafka: Kafka, tmp_path: Path) -> None:
+    """Errors and warnings of ``explain``, complaints of ``produce``: codes and fields, never what was in them."""
+    good = marked("good")
+    bad_shapes: list[dict[str, Any]] = [
+        {**good, "customer": {**CUSTOMER, "emails": EMAIL}},
+        {**good, "customer": {**CUSTOMER, MARK: EMAIL}},
+        {**good, "occurred_at": MARK},
+        {**good, "channel": MARK},
+        {**good, "order": {**ORDER, "items": [MARK]}},
+        {**good, "opt_out": MARK},
+    ]
+    text = ndjson([good, *broken_events(), *bad_shapes]) + f'{{{MARK}\n["{EMAIL}"]\n"{EMAIL}\n'
+    done = command("explain", "-", env=bare_environment(tmp_path), stdin=text)
+    assert done.returncode == 0
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == len(text.splitlines())
+    told = {number: json.dumps([line["error"], line["warnings"]]) for number, line in enumerate(lines)}
+    assert {number: found for number, one in told.items() if (found := found_in(one))} == {}
+    assert found_in(done.stderr) == []
+
+    env = {**bare_environment(tmp_path), "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers}
+    done = command("produce", "-", "--topic", new_topic(kafka), env=env, stdin=text)
+    assert done.returncode == 1
+    assert found_in(done.stdout + done.stderr) == []
