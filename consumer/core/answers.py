@@ -170,7 +170,8 @@ class Answers:
         batch.failures += 1
         if wait is None or wait < context.policy.delivery_backoff.base:
             # Clocks differ: a moment in the past must not turn a throttled client into a hammer.
-            wait = context.policy.delivery_backoff.delay(batch.failures, 0.5 + context.jitter() / 2)
+            backoff = context.policy.delivery_backoff.delay(batch.failures, 0.5 + context.jitter() / 2)
+            wait = max(wait or 0.0, backoff)
         wait = min(wait, context.policy.throttle_cap)
         context.report("warning", "throttled", account=batch.account, seconds=round(wait, 3))
         gate.close(context.now.monotonic + wait)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import uuid
 from pathlib import Path
@@ -198,6 +199,28 @@ def test_a_chunk_keeps_its_order() -> None:
     assert second is None
     assert code(third) == "unknown_wire_format"
     assert fourth == SchemaRef("id", "8")
+
+
+@pytest.mark.parametrize("wire_format", [WireFormat.AUTO, WireFormat.CONFLUENT, WireFormat.HEADER])
+def test_each_record_of_a_chunk_is_read_by_its_own_framing(wire_format: WireFormat) -> None:
+    """Whatever the one before it had: in any order, each is decoded as it would be alone."""
+    made = decoder(wire_format, SEVEN, SchemaRef("id", "8"))
+    prefixed = b"\x00\x00\x00\x00\x07" + datum(EVENT)
+    kinds = [
+        record(prefixed),
+        record(prefixed.replace(b"\x07", b"\x08", 1)),
+        record(prefixed.replace(b"\x07", b"\x09", 1)),
+        record(datum(EVENT), (SCHEMA_ID_HEADER, b"\x00\x00\x00\x00\x07")),
+        record(prefixed, (SCHEMA_ID_HEADER, b"\x00\x00\x00\x00\x08")),
+        record(prefixed, ("traceparent", b"00-1")),
+        record(Encoder(SCHEMA, SingleObject()).encode(EVENT)),
+        record(datum(EVENT)),
+        record(prefixed[:3]),
+        record(b""),
+        record(None),
+    ]
+    chunk = [each for pair in itertools.product(kinds, kinds) for each in pair]
+    assert made.decode_chunk(chunk) == [made.decode(each) for each in chunk]
 
 
 def test_a_missing_schema_rejects_its_records() -> None:
