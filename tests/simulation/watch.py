@@ -137,7 +137,8 @@ class Watch:
             # Another member may get the partition before it is read again: what is in flight may be sent again.
             self.excuse_in_flight([held])
             held.start = min(held.start, chunk.records[0].offset)
-            held.committing = min(held.committing, chunk.records[0].offset)
+            # Commits may go back with it: to the new position, or to before the gap in front of it.
+            held.committing = -1
         held.last_seen = chunk.records[-1].offset
         self._fed += len(chunk.records)
 
