@@ -114,6 +114,13 @@ class _Forward(logging.Handler):
     """Hands the standard library's records to structlog, so that there is one way to stderr and one look."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._forward(record)
+        except Exception:  # a log that cannot be written must not break what it tells of (logging's own rule)
+            self.handleError(record)
+
+    @staticmethod
+    def _forward(record: logging.LogRecord) -> None:
         # structlog knows no levels in between.
         level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
         # The unformatted message tells one kind of line from another; formatted, each would be its own kind.

@@ -87,6 +87,8 @@ class Dispatcher:
             own.gate.refuse_again(status, code, now, self._context.jitter())
             self._put_off_probes(own, status)
         for queue in self._queues.values() if status == TOKEN_REFUSED else (own,):
+            if queue.gate.halt is not None:
+                queue.gate.halt.may_probe = False
             if queue.gate.refuse(status, code, now) and queue.gate.halt is not None:
                 self._context.report(
                     "error",

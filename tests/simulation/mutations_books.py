@@ -11,7 +11,7 @@ import pytest
 from consumer.core import answers, interface
 from consumer.core.dedup import Claims, Delivery
 from consumer.core.ledger import AssignmentState, Ledger, Span
-from consumer.core.model import Chunk, Disposition, Position, Rejection
+from consumer.core.model import Disposition, Position, Rejection
 from consumer.core.outbox import Outbox
 from consumer.core.pipeline import Pipeline
 from tests.simulation.mutating import mutation
@@ -242,13 +242,16 @@ def lost_partitions_are_committed(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutation
-def work_outlives_a_position_that_went_back(patch: pytest.MonkeyPatch) -> None:
-    """The books begin anew, the queues do not."""
+def a_position_that_went_back_voids_all_that_is_open(patch: pytest.MonkeyPatch) -> None:
+    """What is open before the new position will not come again."""
+    rewind = Ledger.rewind
 
-    def anew(self: Pipeline, state: AssignmentState, chunk: Chunk) -> AssignmentState:
-        return self.ledger.assign(state.tp, state.epoch, chunk.records[0].offset, False)
+    def all_of_it(self: Ledger, state: AssignmentState, offset: int) -> int:
+        released = rewind(self, state, -1)
+        state.last_seen = offset - 1
+        return released
 
-    patch.setattr(Pipeline, "_begin_anew", anew)
+    patch.setattr(Ledger, "rewind", all_of_it)
 
 
 @mutation

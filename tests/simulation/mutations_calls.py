@@ -17,7 +17,6 @@ from consumer.core.ledger import AssignmentState, Span
 from consumer.core.model import Rejection, SchemaRef, Stage
 from consumer.core.parking import Parking
 from consumer.core.pipeline import Pipeline, _Drain
-from consumer.core.policy import Backoff
 from tests.simulation.mutating import mutation
 
 # -- answers
@@ -138,12 +137,6 @@ def retry_after_dates_are_ignored(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutation
-def no_backoff(patch: pytest.MonkeyPatch) -> None:
-    """What got no verdict is sent again at once, time after time."""
-    patch.setattr(Backoff, "delay", lambda *_: 0.0)
-
-
-@mutation
 def refused_token_halts_its_own_account_only(patch: pytest.MonkeyPatch) -> None:
     """The other accounts find out for themselves."""
     patch.setattr("consumer.core.dispatch.TOKEN_REFUSED", -1)
@@ -218,7 +211,7 @@ def halt_never_ends(patch: pytest.MonkeyPatch) -> None:
 def concurrency_is_per_account(patch: pytest.MonkeyPatch) -> None:
     """Each account may have as many calls in flight as the process."""
 
-    def send(self: Dispatcher) -> None:
+    def send(self: Dispatcher, _: int) -> None:
         for queue in list(self._rotation):
             while queue.in_flight < self._context.policy.concurrency:
                 batch = queue.take(self._context.now.monotonic, self._context.number())
@@ -275,7 +268,7 @@ def drains_do_not_wait_for_leaders_elsewhere(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def queued_work_starts_while_draining(patch: pytest.MonkeyPatch) -> None:
     """getsentry/launchpad PR 512."""
-    patch.setattr(AssignmentState, "accepts", property(lambda self: self.live))
+    patch.setattr(Delivery, "accepted", property(lambda self: self.live))
 
 
 @mutation

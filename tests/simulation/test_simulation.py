@@ -59,7 +59,7 @@ def test_the_worlds_hold_the_trouble_they_promise() -> None:
             if isinstance(command, interface.Report):
                 seen[command.event + ("" if command.fields.get("in_time", 1) else " late")] += 1
 
-    worlds = [World(draw(seed), look) for seed in range(80)]
+    worlds = [World(draw(seed), look) for seed in range(160)]
     for world in worlds:
         world.run()
     kinds = (*interface.Input.__args__, *interface.Command.__args__)
