@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Mapping
@@ -24,7 +25,9 @@ def explain_file(file: str, now: float | None, environ: Mapping[str, str]) -> No
     converter = building.converter(settings, schema, accounts)
     out = sys.stdout.buffer
     for _, record in open_records(file, schema):
-        out.write(orjson.dumps(explanation(record, converter, time.time() if now is None else now)) + b"\n")
+        line = explanation(record, converter, time.time() if now is None else now)
+        # ASCII: whatever reads it, a line ends nowhere but at its end.
+        out.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
     out.flush()
 
 

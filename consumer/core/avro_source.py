@@ -40,7 +40,7 @@ from consumer.core.avro_reading import (
     refusing,
     union_reader,
 )
-from consumer.core.convert_writer import Writer
+from consumer.core.source_writer import Writer
 
 _MAX_FIELDS: Final = 64
 _MAX_NESTED: Final = 12  # far below Python's limits of 20 nested loops and 100 indentations

@@ -29,7 +29,7 @@ _URL = re.compile(
 )
 _PLAIN_URL = re.compile(r"https?://[a-z0-9.-]+(?:/[!-~]*)?")
 """What almost all URLs look like: a subset of `_URL` that is quick to check."""
-_LOCALE = re.compile(r"([A-Za-z]{2})(?:[-_.@][A-Za-z0-9].*)?", re.DOTALL)
+_LOCALE = re.compile(r"([A-Za-z]{2})(?:[-_.@][A-Za-z0-9].*|[,;].*)?", re.DOTALL)
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 SECONDS_A_DAY = 86400
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()

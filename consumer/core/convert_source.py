@@ -27,10 +27,11 @@ from consumer.core.convert_decisions import REFUSALS, Decisions
 from consumer.core.convert_paths import EACH, Source
 from consumer.core.convert_rules import Rule, flag, order_id, total, web_url
 from consumer.core.convert_targets import CONTENTS, DECIDED, TARGETS, Arity, Target
-from consumer.core.convert_writer import Reader, Writer
+from consumer.core.convert_writer import Reader
 from consumer.core.mapping import Mapping
 from consumer.core.model import CommerceEvent, ConversionEvent, Converted
 from consumer.core.normalise import LeftOut, text_of
+from consumer.core.source_writer import Writer
 
 Function = Callable[[CommerceEvent, float, float], Converted]
 """``(event, oldest, present)``, both in units of the record's time."""

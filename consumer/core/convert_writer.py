@@ -1,49 +1,14 @@
-"""Writes lines of Python, and how they read values from a record: the hands of `convert_source`.
+"""Writes how values are read from a record, as lines of Python: the hands of `convert_source`.
 
-Theory of operation. `Writer` keeps lines, their indentation and the constants they name. `Reader` turns the
+Theory of operation. `Reader` turns the
 steps of a path into an expression; records on the way are read once into variables. Where a record is null,
 trusting code reads from a dictionary of nulls instead, so that a field is one subscription and no test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 from consumer.core.convert_paths import Step, StepKind
-
-
-class Writer:
-    """Lines of source with their indentation, and the constants they name."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._depth = 1
-        self.constants: dict[str, Any] = {}
-
-    def line(self, text: str) -> None:
-        self._lines.append("    " * self._depth + text)
-
-    @contextmanager
-    def block(self, header: str | None) -> Iterator[None]:
-        """What is written inside stands under `header`; with None it just stands."""
-        if header is None:
-            yield
-            return
-        self.line(header)
-        self._depth += 1
-        yield
-        self._depth -= 1
-
-    def bind(self, value: Any, hint: str) -> str:
-        """The name under which the source finds `value`."""
-        name = f"{hint}_{len(self.constants)}"
-        self.constants[name] = value
-        return name
-
-    def source(self, header: str) -> str:
-        return "\n".join([header, *self._lines, ""])
+from consumer.core.source_writer import Writer
 
 
 class Reader:

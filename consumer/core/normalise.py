@@ -110,8 +110,14 @@ _NOT_A_DIGIT = re.compile(r"[^0-9]+")
 _ASCII_NO_DIGITS = {code: None for code in range(128) if not 48 <= code <= 57}
 
 
+_WHOLE_FLOAT = re.compile(r"[0-9]+\.0+")
+"""How exports that take numbers for floats write a phone number or a postal code: 94107.0."""
+
+
 def phone(text: str) -> str | LeftOut:
     """NFKC (full-width digits become plain ones), the digits 0-9 only, no leading zeros."""
+    if _WHOLE_FLOAT.fullmatch(text):
+        text = text.partition(".")[0]
     if text.isascii():
         digits = text.translate(_ASCII_NO_DIGITS)
     else:
@@ -141,7 +147,7 @@ def gender(text: str) -> str | LeftOut:
 
 _BIRTHDAY = re.compile(
     r"(?P<year>[0-9]{4})(?:(?P<mark>[-/.])(?P<m>[0-9]{1,2})(?P=mark)(?P<d>[0-9]{1,2})|(?P<md>[0-9]{4}))"
-    r"(?:(?:\s*T|\s)\s*[0-9].*)?",
+    r"(?:(?:\s*T|\s)\s*[0-9].*|T|Z|[+-][0-9]{2}:?[0-9]{2})?",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -192,6 +198,8 @@ _DIGITS = re.compile(r"[0-9]+")
 
 def postal_code(text: str) -> str | LeftOut:
     """The digits of a code made of digits, blanks and dashes; leading zeros stay."""
+    if _WHOLE_FLOAT.fullmatch(text):
+        text = text.partition(".")[0]
     if _DIGITS.fullmatch(text):
         return text
     digits = _BETWEEN_DIGITS.sub("", text)

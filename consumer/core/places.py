@@ -117,7 +117,9 @@ COUNTRY_NAMES = _country_names()
 STATE_NAMES = _state_names()
 """Folded full names of US and Canadian states -> two letters, lower case."""
 
-CURRENCIES = frozenset(currency.alpha_3 for currency in pycountry.currencies)
+_LATELY_WITHDRAWN = frozenset({"ANG", "BGN", "HRK"})
+"""Replaced in 2023 to 2026: orders of then are still converted, and a list that grows older must not refuse them."""
+CURRENCIES = frozenset(currency.alpha_3 for currency in pycountry.currencies) | _LATELY_WITHDRAWN
 """The codes of ISO 4217, upper case."""
 
 

@@ -147,6 +147,8 @@ def _raw_values(environ: Mapping[str, str]) -> dict[str, Any]:
     """Variable -> text, for those that are set."""
     raw: dict[str, Any] = {}
     for name in REGISTRY:
+        if not name.isascii():
+            continue  # KAFKA_… stands for many; a locale without the dots could not even ask for it
         text = environ.get(name, "").strip()
         if text or (name in environ and name in _EMPTY_HAS_A_MEANING):
             raw[name] = text
