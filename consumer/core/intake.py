@@ -8,7 +8,7 @@ for its schema. Each event is serialised once; batches, retries and bisects only
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 
@@ -39,6 +39,16 @@ class Decoding(Protocol):
 
     def decode_chunk(self, records: list[Record]) -> Sequence[Decoded]:
         """One result per record: the event, why there is none, the schema that is needed first; None: tombstone."""
+
+
+class SchemaLearner(Decoding, Protocol):
+    """A decoder that learns writers' schemas; see `consumer.core.decode.Decoder`."""
+
+    def add_schema(self, ref: SchemaRef, schema_json: Any) -> Rejection | None:
+        """Learn a writer's schema; gives why it can never be read, if so."""
+
+    def add_missing(self, ref: SchemaRef) -> None:
+        """There is no such schema."""
 
 
 class Converting(Protocol):

@@ -9,12 +9,27 @@ ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
+from consumer.core.interface import DeadLetter
+from consumer.core.ledger import Span
 from consumer.core.policy import Backoff
 from consumer.errors import InvariantViolation
 
 T = TypeVar("T")
+
+
+class Letter(NamedTuple):
+    """A record on its way to the dead-letter topic."""
+
+    span: Span
+    place: int
+    letter: DeadLetter
+
+    @property
+    def ours(self) -> bool:
+        """Whether its record is still ours to settle."""
+        return self.span.ours(self.place)
 
 
 class Outbox(Generic[T]):

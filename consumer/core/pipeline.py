@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from consumer.core import interface as i
 from consumer.core.answers import Answers
 from consumer.core.context import Context
 from consumer.core.dedup import Claims, Delivery
 from consumer.core.dispatch import TOKEN_REFUSED, Dispatcher
-from consumer.core.intake import Converting, Decoding, Intake, Verdict
+from consumer.core.intake import Converting, Intake, SchemaLearner, Verdict
 from consumer.core.ledger import AssignmentState, Ledger, Span
 from consumer.core.model import (
     Chunk,
@@ -35,7 +35,7 @@ from consumer.core.model import (
     SchemaRef,
     TopicPartition,
 )
-from consumer.core.outbox import Outbox
+from consumer.core.outbox import Letter, Outbox
 from consumer.core.parking import Parking
 from consumer.core.policy import Policy
 from consumer.core.statistics import Freshness, Statistics
@@ -50,28 +50,6 @@ _FORGETTING = 0.9
 """How fast the largest event seen is forgotten, a chunk: one huge record must not slow the next thousands."""
 _LETTERS_MOST = 500
 _KEYS_MOST = 10_000
-
-
-class SchemaLearner(Decoding, Protocol):
-    """A decoder that learns writers' schemas; see `consumer.core.decode.Decoder`."""
-
-    def add_schema(self, ref: SchemaRef, schema_json: Any) -> Rejection | None:
-        """Learn a writer's schema; gives why it can never be read, if so."""
-
-    def add_missing(self, ref: SchemaRef) -> None:
-        """There is no such schema."""
-
-
-class Letter(NamedTuple):
-    """A record on its way to the dead-letter topic."""
-
-    span: Span
-    place: int
-    letter: i.DeadLetter
-
-
-def _not_ours(letter: Letter) -> bool:
-    return not letter.span.ours(letter.place)
 
 
 @dataclass(slots=True)
@@ -221,7 +199,7 @@ class Pipeline:
             if kept:
                 self._look_up_again.append((at, kept))
         self.parking.purge()
-        self.letters.discard(_not_ours)
+        self.letters.discard(lambda letter: not letter.ours)
 
     def _end_drains(self) -> None:
         """Revokes before the stop: their positions must be committed before the group lets go of them."""
@@ -436,7 +414,7 @@ class Pipeline:
         for span, place, letter in done:
             if self.ledger.settle(span, place, Disposition.DEAD_LETTERED):
                 counters.rejections[(letter.rejection.stage.value, letter.rejection.code)] += 1
-        self.letters.discard(_not_ours)
+        self.letters.discard(lambda letter: not letter.ours)
 
     # -- commits
 

@@ -16,6 +16,7 @@ from hypothesis import settings
 
 from consumer.core import interface as i
 from consumer.core.dedup import Delivery, dedup_key
+from consumer.core.intake import SchemaLearner
 from consumer.core.ledger import AssignmentState, Ledger
 from consumer.core.model import (
     Chunk,
@@ -32,7 +33,7 @@ from consumer.core.model import (
     TopicPartition,
     Warned,
 )
-from consumer.core.pipeline import Pipeline, SchemaLearner
+from consumer.core.pipeline import Pipeline
 from consumer.core.policy import Policy
 from consumer.core.statistics import Statistics
 

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from consumer.core.dedup import dedup_key
-from consumer.core.intake import Decoded
+from consumer.core.intake import Decoded, SchemaLearner
 from consumer.core.model import (
     CommerceEvent,
     ConversionEvent,
@@ -28,7 +28,6 @@ from consumer.core.model import (
     TopicPartition,
     Warned,
 )
-from consumer.core.pipeline import SchemaLearner
 from tests.simulation.knobs import Knobs
 
 MISSING = SchemaRef("id", "404")
