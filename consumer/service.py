@@ -166,6 +166,7 @@ class Service:
         background: list[asyncio.Task[None]] = []
         positions: Sequence[Position] = ()
         try:
+            self.feed(i.Tick())  # from now on it knows whether it was away
             await self._source.start()
             background = [asyncio.create_task(self._intake()), asyncio.create_task(self._keep_house())]
             for task in background:

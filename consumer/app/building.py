@@ -17,12 +17,13 @@ from consumer.core.decode import Decoder, WireFormat
 from consumer.core.interface import Report
 from consumer.core.mapping import Mapping, load_mapping
 from consumer.core.pipeline import Pipeline
-from consumer.core.policy import Policy
+from consumer.core.policy import AWAY, Policy
 from consumer.errors import MappingError, SettingsError
 from consumer.settings import Settings, packaged_schemas_dir
 
 TEST_MODE_EVENTS = 20
 """Events the API processes per call in test mode (OAS)."""
+_ABSENCES_IN_A_SESSION = 3
 DEFAULT_MAPPING = "commerce_event.mapping.toml"
 
 
@@ -106,7 +107,15 @@ def policy(settings: Settings) -> Policy:
         max_open_bytes=own.max_open_bytes,
         commit_interval=own.commit_interval,
         halt_patience=own.halt_patience,
+        away=_absence(settings),
     )
+
+
+def _absence(settings: Settings) -> float:
+    """Seconds of standing still after which partitions may be another's: well within the session time-out."""
+    given = settings.kafka.properties.get("session.timeout.ms")
+    text = given.get_secret_value() if given is not None else ""
+    return min(AWAY, int(text) / 1000 / _ABSENCES_IN_A_SESSION) if text.isdigit() else AWAY
 
 
 def pipeline(settings: Settings, schema: dict[str, Any]) -> Pipeline:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from consumer.core.ledger import Span
+from consumer.core.spans import Span
 from consumer.errors import InvariantViolation
 
 KEY_BYTES = 16

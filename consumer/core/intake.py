@@ -1,8 +1,9 @@
 """From fetched records to deliveries: decode, convert, serialise once, claim.
 
-Theory of operation. A span's records are decoded and converted in one go each, since most of what an event costs
-is spent here. What cannot become a delivery is told to the pipeline at once: it is filtered, rejected, or waits
-for its schema. Each event is serialised once; batches, retries and bisects only join those bytes.
+Theory of operation. A slice of records is *prepared*: decoded, converted, serialised; that changes nothing but what
+decoder and converter know. Then it is known how many bytes each event will hold, and admission decides how many of
+them fit. What is admitted *claims* its key. Each event is serialised once; batches, retries and bisects only join
+those bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import orjson
 
 from consumer.core.context import Context
 from consumer.core.dedup import Claims, Delivery, dedup_key
-from consumer.core.ledger import Ledger, Span
 from consumer.core.model import (
     CommerceEvent,
     ConversionEvent,
@@ -25,12 +25,16 @@ from consumer.core.model import (
     SchemaRef,
     Stage,
 )
+from consumer.core.spans import Span
 
-_SLICE = 64
+SLICE = 64
 """Records decoded, converted and serialised in one go: few enough that the processor's cache still holds an event's
 objects when the next stage comes to them (a slice of 1000 costs a third more; docs/performance.md)."""
 TOMBSTONE = Filtered("tombstone")
+_NOT_UNICODE = Rejection(Stage.CONVERT, "unserialisable", "the event holds text that is not Unicode")
 Verdict = Filtered | Rejection | SchemaRef
+Prepared = tuple[ConversionEvent, bytes] | Verdict
+"""An event and its JSON (a plain tuple), or why there is none."""
 Decoded = CommerceEvent | Rejection | SchemaRef | None
 
 
@@ -59,96 +63,56 @@ class Converting(Protocol):
 
 
 class Intake:
-    """Turns records of a span into leaders to look up; the rest goes to `set_aside` or follows a leader."""
+    """Turns records into events with their JSON, and those into deliveries."""
 
-    def __init__(
-        self, context: Context, ledger: Ledger, claims: Claims, decoder: Decoding, converter: Converting
-    ) -> None:
+    def __init__(self, context: Context, claims: Claims, decoder: Decoding, converter: Converting) -> None:
         self._context = context
-        self._ledger = ledger
         self._claims = claims
         self._decoder = decoder
         self._converter = converter
 
-    def take_in(
-        self, span: Span, indexes: Sequence[int], records: list[Record]
-    ) -> tuple[list[Delivery], list[tuple[int, Verdict]]]:
-        """Decode and convert `records` (at `indexes` of `span`).
-
-        Gives the deliveries that lead their key, to be looked up, and what else became of which index.
-        """
-        leaders: list[Delivery] = []
-        aside: list[tuple[int, Verdict]] = []
-        for at in range(0, len(records), _SLICE):
-            self._take_slice(span, indexes[at : at + _SLICE], records[at : at + _SLICE], leaders, aside)
-        return leaders, aside
-
-    def _take_slice(
-        self,
-        span: Span,
-        indexes: Sequence[int],
-        records: list[Record],
-        leaders: list[Delivery],
-        aside: list[tuple[int, Verdict]],
-    ) -> None:
+    def prepare(self, records: list[Record]) -> list[Prepared]:
+        """One result per record."""
         events: list[CommerceEvent] = []
         places: list[int] = []
-        for index, decoded in zip(indexes, self._decoder.decode_chunk(records), strict=True):
+        prepared: list[Any] = list(self._decoder.decode_chunk(records))
+        for place, decoded in enumerate(prepared):
             if type(decoded) is dict:
                 events.append(decoded)
-                places.append(index)
-            else:
-                # mypy cannot narrow by `type(...) is dict`; a None is a tombstone.
-                aside.append((index, TOMBSTONE if decoded is None else decoded))  # type: ignore[arg-type]
+                places.append(place)
+            elif decoded is None:
+                prepared[place] = TOMBSTONE
         converted = self._converter.convert_chunk(events, self._context.now.unix)
-        self._claim(span, places, converted, leaders, aside)
-
-    def _claim(
-        self,
-        span: Span,
-        places: list[int],
-        converted: Sequence[Converted],
-        leaders: list[Delivery],
-        aside: list[tuple[int, Verdict]],
-    ) -> None:
-        costs, grown = span.costs, 0
-        claim, dumps = self._claims.claim, orjson.dumps
-        for index, event in zip(places, converted, strict=True):
-            if not isinstance(event, ConversionEvent):
-                aside.append((index, event))
-                continue
-            try:
-                body = dumps(event.payload)
-            except orjson.JSONEncodeError:
-                aside.append(
-                    (
-                        index,
-                        Rejection(
-                            Stage.CONVERT, "unserialisable", "the event holds text that is not Unicode"
-                        ),
-                    )
-                )
-                continue
-            account, name = event.account, event.name
-            delivery = Delivery(
-                span,
-                index,
-                account,
-                dedup_key(account, name, event.dedup_id),
-                body,
-                name,
-                event.time,
-                event.action_source == "offline",
-            )
-            costs[index] += len(body)
-            grown += len(body)
-            if claim(delivery):
-                leaders.append(delivery)
+        dumps = orjson.dumps
+        for place, event in zip(places, converted, strict=True):
+            if isinstance(event, ConversionEvent):
+                try:
+                    prepared[place] = (event, dumps(event.payload))
+                except orjson.JSONEncodeError:
+                    prepared[place] = _NOT_UNICODE
             else:
-                self._context.counters.followers += 1
-            if event.warnings:
-                self._count_warnings(event)
-        self._ledger.grow(span.assignment, grown)
+                prepared[place] = event
+        return prepared
+
+    def claim(self, span: Span, index: int, event: ConversionEvent, body: bytes) -> Delivery | None:
+        """The delivery if it leads its key and is to be looked up; None: it follows the one that does."""
+        account, name = event.account, event.name
+        delivery = Delivery(
+            span,
+            index,
+            account,
+            dedup_key(account, name, event.dedup_id),
+            body,
+            name,
+            event.time,
+            event.action_source == "offline",
+        )
+        if event.warnings:
+            self._count_warnings(event)
+        if self._claims.claim(delivery):
+            return delivery
+        self._context.counters.followers += 1
+        return None
 
     def _count_warnings(self, event: ConversionEvent) -> None:
         counters = self._context.counters

@@ -19,7 +19,7 @@ class Assignment(NamedTuple):
     """A partition given to us. `epoch` never repeats in a process; `start` is the first offset, if known.
 
     `commit_start`: commit `start` at once, so that a crash before the first settlement cannot skip records
-    (a new group that begins at the end of a topic).
+    (a new group that begins at the end of a topic). `leader_epoch` and `metadata`: as committed with `start`.
     """
 
     topic: str
@@ -27,6 +27,8 @@ class Assignment(NamedTuple):
     epoch: int
     start: int | None
     commit_start: bool
+    leader_epoch: int | None = None
+    metadata: str = ""
 
 
 class DeadLetter(NamedTuple):

@@ -19,15 +19,18 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import lt
 
-from consumer.core.model import Chunk, Disposition, Position, Record, TopicPartition
+from consumer.core import offset_map
+from consumer.core.model import Chunk, Disposition, Position, TopicPartition
+from consumer.core.offset_map import OffsetMap
+from consumer.core.spans import RELEASED, Finished, Span, settled_bounds, size_of
 from consumer.errors import InvariantViolation
 
-_RELEASED = 255
-"""Marks a record that is not ours to settle any more although its span is (see `Ledger.rewind`)."""
+_MEASURE_EVERY = 0.1
+"""Seconds between two measurements of a map that may come to overflow."""
 _MARK: dict[Disposition, int] = {disposition: n for n, disposition in enumerate(Disposition, start=1)}
 
 
@@ -44,92 +47,71 @@ class Totals:
     released: int = 0
 
 
-class Span:
-    """One chunk's records until they are settled. `settled[i]` is 0 while record i is open, else why it is not."""
-
-    __slots__ = (
-        "assignment",
-        "costs",
-        "last_offset",
-        "leader_epoch",
-        "offsets",
-        "open",
-        "records",
-        "settled",
-    )
-
-    def __init__(self, assignment: AssignmentState, chunk: Chunk) -> None:
-        records = chunk.records
-        self.assignment = assignment
-        self.records: list[Record | None] = list(records)
-        self.offsets = [record.offset for record in records]
-        self.costs = [_size(record) for record in records]
-        self.settled = bytearray(len(records))
-        self.open = len(records)
-        self.leader_epoch = chunk.leader_epoch
-        self.last_offset = self.offsets[-1]
-
-    def ours(self, index: int) -> bool:
-        """Whether a record is still ours to settle (or was, and is settled)."""
-        return self.assignment.live and self.settled[index] != _RELEASED
-
-    def record(self, index: int) -> Record:
-        """An open record of this span."""
-        record = self.records[index]
-        if record is None:
-            raise InvariantViolation("a settled record was asked for again; please report this")
-        return record
-
-
-def _size(record: Record) -> int:
-    """Bytes a fetched record holds in memory, objects left aside."""
-    size = len(record.value or b"") + len(record.key or b"")
-    for name, value in record.headers:
-        size += len(name) + len(value or b"")
-    return size
-
-
 class AssignmentState:
     """One partition under one epoch: the books, and the fence (`live`)."""
 
     __slots__ = (
+        "_map_size",
+        "_measure_at",
+        "_pack_at",
         "commit_start",
         "committed",
         "counts",
         "draining",
         "end",
         "epoch",
+        "inherited",
         "last_seen",
         "live",
+        "map_most",
         "next_leader_epoch",
         "next_offset",
         "open",
         "open_bytes",
+        "proven",
         "reached",
         "read",
         "spans",
         "start",
+        "start_leader_epoch",
         "tp",
     )
 
-    def __init__(self, tp: TopicPartition, epoch: int, start: int | None, commit_start: bool) -> None:
+    def __init__(
+        self,
+        tp: TopicPartition,
+        epoch: int,
+        start: int | None,
+        commit_start: bool,
+        start_leader_epoch: int | None = None,
+        inherited: OffsetMap | None = None,
+    ) -> None:
         self.tp = tp
         self.epoch = epoch
         self.start = start
-        self.commit_start = commit_start
+        self.start_leader_epoch = start_leader_epoch
+        self.inherited = inherited
+        """What was settled above `start` before this assignment, as far as it was not read again yet."""
         self.live = True
         self.draining = False
-        self.spans: deque[Span] = deque()
+        self.proven = True
+        """False after the process was away: the group may have given the partition to another meanwhile."""
+        self.spans: deque[Span | Finished] = deque()
         self.last_seen = -1
         self.next_offset: int | None = start if commit_start else None
         self.next_leader_epoch: int | None = None
-        self.committed: int | None = None
+        self.committed: Position | None = None
         self.end: int | None = None
         self.reached = -1
         self.read = 0
         self.open = 0
         self.open_bytes = 0
         self.counts = [0] * (len(_MARK) + 1)
+        self.map_most = offset_map.MOST
+        """Bytes the offset map may take."""
+        self._pack_at = 16
+        self._map_size = 0
+        self._measure_at = float("-inf")
 
     @property
     def accepts(self) -> bool:
@@ -146,27 +128,96 @@ class AssignmentState:
         None are left when all is read, settled and committed: the rest are markers and aborted transactions.
         """
         # Where nothing is committed yet, from where reading began.
-        begin = self.committed if self.committed is not None else self.start
+        begin = self.committed.next_offset if self.committed is not None else self.start
         if self.end is None or begin is None:
             return None
         if not self.open and self.reached >= self.end and self.position() == begin:
             return 0
         return max(0, self.end - begin)
 
+    # -- what may be committed
+
     def committable(self) -> Position | None:
-        """The next offset after all that is settled without a gap of open ones; None while there is none."""
+        """The next offset after all that is settled without a gap of open ones; None while there is none.
+
+        With it goes the map of what is settled above it.
+        """
+        self._take_off_finished()
+        next_offset, leader_epoch = self.next_offset, self.next_leader_epoch
+        if self.spans:
+            first = self.spans[0]
+            lowest = first.lowest() if isinstance(first, Span) else 0
+            if lowest > 0 and isinstance(first, Span):
+                next_offset, leader_epoch = first.offsets[lowest], first.leader_epoch
+        if next_offset is not None:
+            return self._position(next_offset, leader_epoch)
+        # The first record still waits; what is settled behind it is worth a commit all the same.
+        position = self._beginning()
+        return position if position is not None and position.metadata else None
+
+    def proof(self) -> Position | None:
+        """What to commit in order to hear whether the partition is still ours; None: nothing is known of it yet."""
+        return self.committable() or self._beginning()
+
+    def map_share(self, now: float) -> float:
+        """How much of the usual room the offset map leaves: 1 while it fits whatever settles next, 0 when it is full.
+
+        Measured only where the window is so long that its pattern matters, and then not at every turn.
+        """
+        if not self.spans:
+            return 1.0
+        window = max(self.last_seen + 1, self.inherited.end if self.inherited is not None else 0)
+        if window - self.spans[0].first_offset <= offset_map.SAFE_WINDOW // 2:
+            return 1.0
+        if now >= self._measure_at:
+            self._measure_at = now + _MEASURE_EVERY
+            self.committable()
+        free = 1 - self._map_size / offset_map.MOST
+        return min(1.0, max(0.0, free - 0.1) * 2)
+
+    def _beginning(self) -> Position | None:
+        """Where reading began; None while that is not known."""
+        if self.start is not None:
+            return self._position(self.start, self.start_leader_epoch)
+        return self._position(self.spans[0].first_offset, None) if self.spans else None
+
+    def _position(self, next_offset: int, leader_epoch: int | None) -> Position:
+        bounds, highest = self._settled_above(next_offset)
+        text = offset_map.write(next_offset, bounds, highest, self.map_most)
+        self._map_size = len(text)
+        return Position(*self.tp, next_offset, leader_epoch, text)
+
+    def _take_off_finished(self) -> None:
         spans = self.spans
         while spans and not spans[0].open:
             done = spans.popleft()
-            self.next_offset, self.next_leader_epoch = done.last_offset + 1, done.leader_epoch
-        if spans:
-            first = spans[0]
-            lowest = first.settled.find(0)
-            if lowest > 0:
-                return Position(*self.tp, first.offsets[lowest], first.leader_epoch)
-        if self.next_offset is None:
-            return None
-        return Position(*self.tp, self.next_offset, self.next_leader_epoch)
+            self.next_offset, self.next_leader_epoch = done.end, done.leader_epoch
+        if len(spans) >= self._pack_at:
+            self._pack()
+
+    def _pack(self) -> None:
+        """Keep little of finished spans behind an unfinished one: it may stand there for hours."""
+        packed: deque[Span | Finished] = deque()
+        for span in self.spans:
+            last = packed[-1] if packed else None
+            if span.open:
+                packed.append(span)
+            elif isinstance(last, Finished) and last.leader_epoch == span.leader_epoch:
+                last.end = span.end
+            else:
+                packed.append(Finished(span))
+        self.spans = packed
+        self._pack_at = max(16, 2 * len(packed))
+
+    def _settled_above(self, base: int) -> tuple[list[int], int | None]:
+        """Bounds of what is settled above `base` (see `OffsetMap`), and the highest leader epoch seen."""
+        bounds = settled_bounds(self.spans, base)
+        if self.inherited is None:
+            return bounds, self.spans[-1].leader_epoch if self.spans else None
+        rest = self.inherited.from_offset(max(base, self.last_seen + 1))
+        if bounds and rest and bounds[-1] == rest[0]:
+            return bounds[:-1] + rest[1:], self.inherited.leader_epoch
+        return bounds + rest, self.inherited.leader_epoch
 
     def totals(self) -> Totals:
         """This assignment's figures."""
@@ -181,6 +232,9 @@ class Ledger:
         self._assignments: dict[TopicPartition, AssignmentState] = {}
         self._ended = [0] * (len(_MARK) + 1)
         self._released = 0
+        self._map_most = offset_map.MOST
+        self.passed = 0
+        """Records passed over, ever."""
         self.open = 0
         self.open_bytes = 0
         self.settlements = 0
@@ -194,11 +248,18 @@ class Ledger:
         return self._assignments.get(tp)
 
     def assign(
-        self, tp: TopicPartition, epoch: int, start: int | None, commit_start: bool
+        self,
+        tp: TopicPartition,
+        epoch: int,
+        start: int | None,
+        commit_start: bool,
+        start_leader_epoch: int | None = None,
+        inherited: OffsetMap | None = None,
     ) -> AssignmentState:
         """Open the books of a new assignment; an older one of the same partition ends here."""
         self.drop(tp)
-        state = AssignmentState(tp, epoch, start, commit_start)
+        state = AssignmentState(tp, epoch, start, commit_start, start_leader_epoch, inherited)
+        state.map_most = self._map_most
         self._assignments[tp] = state
         return state
 
@@ -221,10 +282,18 @@ class Ledger:
 
         It is released; what is open before `offset` will not come again and stays. Gives how many were released.
         """
-        released = sum(self._cut(span, offset) for span in state.spans)
-        state.spans = deque(span for span in state.spans if span.last_offset < offset)
+        released = sum(self._cut(span, offset) for span in state.spans if isinstance(span, Span))
+        state.spans = deque(span for span in state.spans if span.first_offset < offset)
+        for span in state.spans:
+            # Where it ends is where reading goes on: what is committed does not go back to before a gap.
+            span.end = min(span.end, offset)
         state.last_seen = offset - 1
-        if state.next_offset is not None and state.next_offset > offset:
+        if state.inherited is not None and state.inherited.leader_epoch is None:
+            # Without leader epochs nobody can tell whether the log was cut.
+            state.inherited = None
+        if not state.spans and (state.next_offset is None or state.next_offset > offset):
+            # Reading begins anew; what is before it is settled, or was never ours.
+            state.start, state.start_leader_epoch = offset, None
             state.next_offset = state.next_leader_epoch = None
         return released
 
@@ -233,13 +302,11 @@ class Ledger:
         place, released = bisect_left(span.offsets, offset), 0
         for index in range(place, len(span.offsets)):
             if not span.settled[index]:
-                span.settled[index] = _RELEASED
+                span.settled[index] = RELEASED
                 span.records[index] = None
                 released += 1
                 span.assignment.open_bytes -= span.costs[index]
                 self.open_bytes -= span.costs[index]
-        if place:
-            span.last_offset = span.offsets[place - 1]
         span.open -= released
         span.assignment.open -= released
         span.assignment.read -= released
@@ -247,9 +314,37 @@ class Ledger:
         self._released += released
         return released
 
-    def track(self, state: AssignmentState, chunk: Chunk) -> Span:
-        """Enter fetched records as read and open. Offsets must be beyond those seen, and rise."""
-        span = Span(state, chunk)
+    def release_unread(self, count: int) -> None:
+        """So many records that were fetched and never read were let go of."""
+        self._released += count
+
+    def settled_before(self, state: AssignmentState, chunk: Chunk) -> list[int]:
+        """Indexes of the chunk's records that were settled before this assignment: they are passed over.
+
+        The fence: records of a higher leader epoch than any in the map stand where the log was cut since.
+        """
+        inherited = state.inherited
+        if inherited is None or not chunk.records:
+            return []
+        if not inherited.holds_for(chunk.leader_epoch):
+            state.inherited = None
+            return []
+        if chunk.records[0].offset >= inherited.end:
+            return []
+        return [index for index, record in enumerate(chunk.records) if inherited.settled(record.offset)]
+
+    def track(
+        self,
+        state: AssignmentState,
+        chunk: Chunk,
+        costs: list[int] | None = None,
+        passed: Sequence[int] = (),
+    ) -> Span:
+        """Enter fetched records as read and open. Offsets must be beyond those seen, and rise.
+
+        `costs`: bytes each holds (by default, of the record alone); `passed`: see `settled_before`.
+        """
+        span = Span(state, chunk, [size_of(one) for one in chunk.records] if costs is None else costs, passed)
         offsets = span.offsets
         if offsets[0] <= state.last_seen or not all(map(lt, offsets, offsets[1:])):
             raise InvariantViolation(
@@ -257,12 +352,15 @@ class Ledger:
                 "please report this"
             )
         state.spans.append(span)
-        state.last_seen = span.last_offset
-        count, size = len(offsets), sum(span.costs)
-        state.read += count
-        state.open += count
+        state.last_seen = offsets[-1]
+        if state.inherited is not None and state.inherited.end <= state.last_seen + 1:
+            state.inherited = None
+        size = sum(span.costs)
+        self.passed += len(passed)
+        state.read += span.open
+        state.open += span.open
         state.open_bytes += size
-        self.open += count
+        self.open += span.open
         self.open_bytes += size
         return span
 
@@ -294,12 +392,15 @@ class Ledger:
         return True
 
     def committables(self) -> Iterator[Position]:
-        """Positions that are ahead of what is committed, for partitions that are not being drained."""
+        """Positions that differ from what is committed, for partitions that are not being drained.
+
+        With them, for what must be proven to be ours (see `AssignmentState.proof`), even what is committed already.
+        """
         for state in self._assignments.values():
             if state.draining:
                 continue
-            position = state.committable()
-            if position is not None and position.next_offset != state.committed:
+            position = state.committable() if state.proven else state.proof()
+            if position is not None and (position != state.committed or not state.proven):
                 yield position
 
     def final_positions(self, states: Iterable[AssignmentState]) -> list[Position]:
@@ -307,9 +408,19 @@ class Ledger:
         positions = []
         for state in states:
             position = state.committable() if state.live else None
-            if position is not None and position.next_offset != state.committed:
+            if position is not None and position != state.committed:
                 positions.append(position)
         return positions
+
+    def write_no_maps(self) -> None:
+        """The broker does not take them."""
+        self._map_most = 0
+        for state in self._assignments.values():
+            state.map_most = 0
+
+    def map_share(self, now: float) -> float:
+        """How much of the usual room the fullest offset map leaves, 0 to 1."""
+        return min((state.map_share(now) for state in self._assignments.values() if state.open), default=1.0)
 
     def totals(self) -> Totals:
         """The whole process's figures; they add up, or the process stops."""

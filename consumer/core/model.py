@@ -49,12 +49,16 @@ class TopicPartition(NamedTuple):
 
 
 class Position(NamedTuple):
-    """What a commit names: the next offset to read, and the leader epoch of the record before it."""
+    """What a commit names: the next offset to read, and the leader epoch of the record before it.
+
+    `metadata`: the offset map of what is settled above it (`consumer.core.offset_map`).
+    """
 
     topic: str
     partition: int
     next_offset: int
     leader_epoch: int | None
+    metadata: str = ""
 
 
 class Record(NamedTuple):

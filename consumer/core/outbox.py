@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from consumer.core.interface import DeadLetter
-from consumer.core.ledger import Span
 from consumer.core.policy import Backoff
+from consumer.core.spans import Span
 from consumer.errors import InvariantViolation
 
 T = TypeVar("T")

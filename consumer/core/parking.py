@@ -8,11 +8,11 @@ on (lessons.md: confluentinc/schema-registry #928, allegro/hermes #607).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from consumer.core.ledger import Span
 from consumer.core.model import SchemaRef
 from consumer.core.policy import Backoff
+from consumer.core.spans import Span
 
 Parked = tuple[Span, int]
 
@@ -33,6 +33,8 @@ class Parking:
     def __init__(self, backoff: Backoff) -> None:
         self._backoff = backoff
         self._by_ref: dict[SchemaRef, _Waiting] = {}
+        self.size = 0
+        """Bytes that parked records hold."""
 
     def __len__(self) -> int:
         return sum(len(waiting.records) for waiting in self._by_ref.values())
@@ -40,6 +42,7 @@ class Parking:
     def park(self, ref: SchemaRef, span: Span, index: int) -> None:
         """This record needs that schema."""
         self._by_ref.setdefault(ref, _Waiting()).records.append((span, index))
+        self.size += span.costs[index]
 
     def ask(self, now: float) -> Iterator[SchemaRef]:
         """Schemas to be asked for now."""
@@ -55,7 +58,10 @@ class Parking:
     def answered(self, ref: SchemaRef) -> list[Parked]:
         """There is a verdict: the records that waited for it, in the order they came."""
         waiting = self._by_ref.pop(ref, None)
-        return waiting.records if waiting is not None else []
+        if waiting is None:
+            return []
+        self.size -= _size(waiting.records)
+        return waiting.records
 
     def unavailable(self, ref: SchemaRef, now: float, jitter: float) -> None:
         """No verdict: ask again later."""
@@ -79,3 +85,8 @@ class Parking:
                 if span.ours(index) and span.assignment.accepts
             ]
         self._by_ref = {ref: one for ref, one in self._by_ref.items() if one.records or one.asking}
+        self.size = sum(_size(waiting.records) for waiting in self._by_ref.values())
+
+
+def _size(parked: Iterable[Parked]) -> int:
+    return sum(span.costs[index] for span, index in parked)

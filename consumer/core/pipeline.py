@@ -19,18 +19,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from consumer.core import interface as i
+from consumer.core import offset_map
+from consumer.core.admission import Admission
 from consumer.core.answers import Answers
+from consumer.core.commits import Commits
 from consumer.core.context import Context
 from consumer.core.dedup import Claims, Delivery
 from consumer.core.dispatch import TOKEN_REFUSED, Dispatcher
 from consumer.core.intake import Converting, Intake, SchemaLearner, Verdict
-from consumer.core.ledger import AssignmentState, Ledger, Span
+from consumer.core.ledger import AssignmentState, Ledger
 from consumer.core.model import (
-    Chunk,
     Disposition,
     Filtered,
     Instant,
-    Position,
     Rejection,
     SchemaRef,
     TopicPartition,
@@ -38,16 +39,13 @@ from consumer.core.model import (
 from consumer.core.outbox import Letter, Outbox
 from consumer.core.parking import Parking
 from consumer.core.policy import Policy
+from consumer.core.spans import Span
 from consumer.core.statistics import Freshness, Statistics
 from consumer.core.surveyor import survey
 from consumer.errors import InvariantViolation
 
 FETCH_MOST = 1000
 """Records in one fetch at most: large enough that per-chunk costs vanish, small enough to keep the loop lively."""
-_FIRST_GUESS = 16 * 1024
-"""Bytes an event is taken to hold until the first were seen."""
-_FORGETTING = 0.9
-"""How fast the largest event seen is forgotten, a chunk: one huge record must not slow the next thousands."""
 _LETTERS_MOST = 500
 _KEYS_MOST = 10_000
 
@@ -79,15 +77,14 @@ class Pipeline:
         self.stopping = False
         self.progress_at: float | None = None
         self._decoder = decoder
-        self._intake = Intake(self.context, self.ledger, self.claims, decoder, converter)
+        intake = Intake(self.context, self.claims, decoder, converter)
+        self.admission = Admission(self.context, self.ledger, self.parking, intake, self)
         self._answers = Answers(self.context, self.dispatcher, self)
         self._looking_up: dict[int, list[Delivery]] = {}
         self._look_up_again: list[tuple[float, list[Delivery]]] = []
         self._look_up_failures = 0
-        self._committing: tuple[int, list[tuple[AssignmentState, Position]]] | None = None
-        self._commit_at = 0.0
+        self.commits = Commits(self.context, self.ledger)
         self._drains: list[_Drain] = []
-        self._largest_cost = _FIRST_GUESS
         self._handlers: dict[type, Callable[[Any], None]] = {
             i.Assigned: self._assigned,
             i.Revoked: self._revoked,
@@ -103,7 +100,7 @@ class Pipeline:
             i.Answered: lambda answer: self._answers.answered(answer),
             i.Unanswered: lambda answer: self._answers.unanswered(answer),
             i.DeadLettersStored: self._dead_letters_stored,
-            i.CommitDone: self._commit_done,
+            i.CommitDone: lambda done: self.commits.done(done),
             i.TokenRead: lambda read: self.dispatcher.token_read(read.changed),
             i.EndOffsets: self._end_offsets,
             i.StopRequested: self._stop_requested,
@@ -115,6 +112,7 @@ class Pipeline:
     def handle(self, happened: i.Input, now: Instant) -> list[i.Command]:
         """Take in what happened; gives what to do, in order. Raises `InvariantViolation` on a bug, never else."""
         self.context.begin(now)
+        self.commits.mind_absence(now.monotonic)
         settled_before = self.ledger.settlements
         self._handlers[type(happened)](happened)
         self._go_on()
@@ -123,15 +121,18 @@ class Pipeline:
         return self.context.take()
 
     def next_deadline(self) -> float | None:
-        """When to feed a `Tick` at the latest, in monotonic seconds; in the past: at once."""
+        """When to feed a `Tick` at the latest, in monotonic seconds; in the past: at once.
+
+        The first one is due when the process begins.
+        """
+        begun = () if self.commits.unproven() else (self.dispatcher.due(), self.letters.due())
         times = [
-            self.dispatcher.due(),
+            *begun,
             self.keys.due(),
-            self.letters.due(),
             self.parking.due(),
             min((at for at, _ in self._look_up_again), default=None),
             min((drain.deadline for drain in self._drains), default=None),
-            self._commit_at if self._committing is None else None,
+            self.commits.due(),
         ]
         return min((at for at in times if at is not None), default=None)
 
@@ -139,13 +140,13 @@ class Pipeline:
         """How many records to fetch now at most; 0: pause. A level, read before each fetch (rules 5 and 8)."""
         if self.stopping:
             return 0
-        idle = not self.ledger.open
+        idle = not self.ledger.open and not self.admission.held
         if self._halted():
             return 1 if idle else 0
-        events = self.policy.max_open_events - self.ledger.open
-        of_size = (self.policy.max_open_bytes - self.ledger.open_bytes) // self._largest_cost
+        most = int(FETCH_MOST * self.ledger.map_share(self.context.now.monotonic))
+        room = min(self.policy.max_open_events - self.ledger.open, self.admission.room(), most)
         # With nothing open there is room for one, however large: else one huge record would stop the line.
-        return max(1 if idle else 0, min(events, of_size, FETCH_MOST))
+        return max(1 if idle else 0, room)
 
     def statistics(self, now: Instant) -> Statistics:
         """A snapshot whose figures agree with each other."""
@@ -157,10 +158,21 @@ class Pipeline:
         if self.stopping:
             return
         for one in happened.assignments:
-            self.ledger.assign(
-                TopicPartition(one.topic, one.partition), one.epoch, one.start, one.commit_start
-            )
+            self._assign(one)
         self._purge()
+
+    def _assign(self, one: i.Assignment) -> None:
+        inherited = None
+        if one.metadata and one.start is not None:
+            inherited = offset_map.read(one.metadata, one.start)
+            if inherited is None:
+                self.context.report(
+                    "info", "commit_metadata_ignored", topic=one.topic, partition=one.partition
+                )
+        tp = TopicPartition(one.topic, one.partition)
+        self.commits.assigned(
+            self.ledger.assign(tp, one.epoch, one.start, one.commit_start, one.leader_epoch, inherited)
+        )
 
     def _lost(self, happened: i.Lost) -> None:
         released = 0
@@ -199,6 +211,7 @@ class Pipeline:
             if kept:
                 self._look_up_again.append((at, kept))
         self.parking.purge()
+        self.admission.purge()
         self.letters.discard(lambda letter: not letter.ours)
 
     def _end_drains(self) -> None:
@@ -257,15 +270,9 @@ class Pipeline:
             state = self.ledger.get(TopicPartition(chunk.topic, chunk.partition))
             if state is None or state.epoch != chunk.epoch or state.draining or not chunk.records:
                 continue
-            self._track(state, chunk)
-
-    def _track(self, state: AssignmentState, chunk: Chunk) -> None:
-        if chunk.records[0].offset <= state.last_seen:
-            self._go_back(state, chunk.records[0].offset)
-        span = self.ledger.track(state, chunk)
-        self._take_in(span, range(len(chunk.records)), chunk.records)
-        # What was settled at once costs nothing any more, but tells how large records come.
-        self._largest_cost = max(max(span.costs), int(self._largest_cost * _FORGETTING), 1)
+            if chunk.records[0].offset <= state.last_seen:
+                self._go_back(state, chunk.records[0].offset)
+            self.admission.fetched(state, chunk)
 
     def _go_back(self, state: AssignmentState, offset: int) -> None:
         """The position went back without a rebalance (the log was cut): what was seen from there on is void."""
@@ -277,13 +284,8 @@ class Pipeline:
         )  # fmt: skip
         self._purge()
 
-    def _take_in(self, span: Span, indexes: Sequence[int], records: list[Any]) -> None:
-        leaders, aside = self._intake.take_in(span, indexes, records)
-        for index, verdict in aside:
-            self._set_aside(span, index, verdict)
-        self._look_up(leaders)
-
-    def _set_aside(self, span: Span, index: int, verdict: Verdict) -> None:
+    def set_aside(self, span: Span, index: int, verdict: Verdict) -> None:
+        """This record is no event, or none yet."""
         if isinstance(verdict, SchemaRef):
             self.parking.park(verdict, span, index)
         elif isinstance(verdict, Filtered):
@@ -311,16 +313,13 @@ class Pipeline:
         self.parking.unavailable(happened.ref, self.context.now.monotonic, self.context.jitter())
 
     def _unpark(self, ref: SchemaRef) -> None:
-        by_span: dict[int, tuple[Span, list[int]]] = {}
-        for span, index in self.parking.answered(ref):
-            if span.ours(index) and span.assignment.accepts:
-                by_span.setdefault(id(span), (span, []))[1].append(index)
-        for span, indexes in by_span.values():
-            self._take_in(span, indexes, [span.record(index) for index in indexes])
+        parked = self.parking.answered(ref)
+        self.admission.unparked([one for one in parked if one[0].ours(one[1]) and one[0].assignment.accepts])
 
     # -- keys
 
-    def _look_up(self, leaders: list[Delivery]) -> None:
+    def look_up(self, leaders: list[Delivery]) -> None:
+        """These lead their keys: were they delivered before?"""
         if not leaders:
             return
         number = self.context.number()
@@ -393,7 +392,7 @@ class Pipeline:
     def let_go(self, deliveries: Iterable[Delivery]) -> None:
         """These will not be delivered by us (now): their claims pass to the first follower, which is tried itself."""
         heirs = [heir for heir in map(self.claims.release, deliveries) if heir is not None]
-        self._look_up(heirs)
+        self.look_up(heirs)
 
     def dead_letter(self, span: Span, index: int, rejection: Rejection, attempts: int) -> None:
         """The record goes to the dead-letter topic; it settles when the broker has it."""
@@ -416,34 +415,7 @@ class Pipeline:
                 counters.rejections[(letter.rejection.stage.value, letter.rejection.code)] += 1
         self.letters.discard(lambda letter: not letter.ours)
 
-    # -- commits
-
-    def _commit_done(self, happened: i.CommitDone) -> None:
-        if self._committing is None or self._committing[0] != happened.number:
-            raise InvariantViolation(
-                f"commit {happened.number} was answered but not asked; please report this"
-            )
-        taken = set(happened.committed)
-        for state, position in self._committing[1]:
-            if position in taken:
-                state.committed = position.next_offset
-        self._committing = None
-        if happened.failure is not None:
-            self.context.counters.failures["commit"] += 1
-            self.context.report("warning", "commit_failed", reason=happened.failure)
-
-    def _commit(self) -> None:
-        now = self.context.now.monotonic
-        if self._committing is not None or now < self._commit_at:
-            return
-        self._commit_at = now + self.policy.commit_interval
-        positions = list(self.ledger.committables())
-        if not positions:
-            return
-        number = self.context.number()
-        states = [self.ledger.get(TopicPartition(one.topic, one.partition)) for one in positions]
-        self._committing = (number, [(s, p) for s, p in zip(states, positions, strict=True) if s is not None])
-        self.context.emit(i.Commit(number, positions))
+    # -- ends
 
     def _end_offsets(self, happened: i.EndOffsets) -> None:
         for tp, end in happened.ends.items():
@@ -457,17 +429,19 @@ class Pipeline:
     def _go_on(self) -> None:
         """Begin all that may begin now."""
         now = self.context.now.monotonic
+        self.admission.admit()
         for ref in self.parking.ask(now):
             self.context.emit(i.FetchSchema(ref))
         for at, leaders in list(self._look_up_again):
             if at <= now:
                 self._look_up_again.remove((at, leaders))
-                self._look_up(leaders)
+                self.look_up(leaders)
         self.dispatcher.tend_halts()
         self._write_keys(now)
-        self.dispatcher.send(len(self.keys))
-        self._write_letters(now)
-        self._commit()
+        if not self.commits.unproven():
+            self.dispatcher.send(len(self.keys))
+            self._write_letters(now)
+        self.commits.go_on()
         self._end_drains()
 
     def _write_keys(self, now: float) -> None:

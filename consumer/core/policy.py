@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+AWAY = 5.0
+"""Seconds: a ninth of the default session time-out, and less than the shortest that brokers allow by default."""
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
@@ -45,6 +48,9 @@ class Policy:
     """How long the destination may refuse this account before giving up; 0 is for ever."""
     throttle_cap: float = 300.0
     """The longest a Retry-After or x-ratelimit-reset is obeyed: a header must not stop us for a day."""
+    away: float = AWAY
+    """After so long without an input a process first proves that its partitions are still its own. Shorter than
+    any session time-out; while there is nothing else to do it looks at the clock twice as often."""
     delivery_backoff: Backoff = Backoff()
     inner_backoff: Backoff = Backoff(base=0.1, cap=10.0)
     """For the key store, the dead-letter topic, the registry: near, and needed by all."""

@@ -157,6 +157,10 @@ class Statistics:
     partitions: Sequence[PartitionStatistics]
     accounts: Sequence[AccountStatistics]
     open_bytes: int
+    held: int
+    """Records fetched and not read yet: they wait for room in bytes."""
+    passed: int
+    """Records passed over: settled before the assignment they came with."""
     room: int
     claims: int
     waiting_for_schema: int

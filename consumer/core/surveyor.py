@@ -8,6 +8,7 @@ from consumer.core.batching import AccountQueue
 from consumer.core.gate import State
 from consumer.core.ledger import AssignmentState
 from consumer.core.model import Instant
+from consumer.core.spans import Span
 from consumer.core.statistics import AccountStatistics, PartitionStatistics, Statistics
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ def survey(pipeline: Pipeline, now: Instant) -> Statistics:
         partitions=tuple(_partition(state) for state in pipeline.ledger),
         accounts=tuple(_account(queue, now.monotonic) for queue in pipeline.dispatcher),
         open_bytes=pipeline.ledger.open_bytes,
+        held=pipeline.admission.held,
+        passed=pipeline.ledger.passed,
         room=pipeline.room(),
         claims=len(pipeline.claims),
         waiting_for_schema=len(pipeline.parking),
@@ -37,7 +40,7 @@ def _partition(state: AssignmentState) -> PartitionStatistics:
         topic=state.tp.topic,
         partition=state.tp.partition,
         epoch=state.epoch,
-        committed=state.committed,
+        committed=state.committed.next_offset if state.committed is not None else None,
         position=state.position(),
         end=state.end,
         lag=state.lag(),
@@ -65,8 +68,8 @@ def _oldest_open(pipeline: Pipeline) -> int | None:
     times = []
     for state in pipeline.ledger:
         span = next((one for one in state.spans if one.open), None)
-        if span is not None:
-            timestamp = span.record(span.settled.find(0)).timestamp
+        if isinstance(span, Span):
+            timestamp = span.record(span.lowest()).timestamp
             if timestamp >= 0:
                 times.append(timestamp)
     return min(times, default=None)

@@ -99,6 +99,11 @@ def _ledger(statistics: Statistics) -> Iterator[Metric]:
     )
     released.add_metric([], totals.released)
     yield released
+    passed = CounterMetricFamily(
+        "pinstream_records_passed_over", "Records passed over: settled before this assignment (offset map)."
+    )
+    passed.add_metric([], statistics.passed)
+    yield passed
     settled = CounterMetricFamily(
         "pinstream_records_settled", "Records settled, by disposition.", labels=["disposition"]
     )
@@ -152,6 +157,7 @@ def _accounts(accounts: Iterable[AccountStatistics]) -> Iterator[Metric]:
 def _levels(statistics: Statistics) -> Iterator[Metric]:
     levels = (
         ("pinstream_open_bytes", "Bytes held by open records.", statistics.open_bytes),
+        ("pinstream_held_records", "Records fetched, and not read for want of room.", statistics.held),
         ("pinstream_room_records", "Records intake would take now.", statistics.room),
         ("pinstream_claims", "Event keys claimed by open events.", statistics.claims),
         (

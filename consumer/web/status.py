@@ -29,6 +29,7 @@ def status_document(statistics: Statistics, info: Mapping[str, Any]) -> dict[str
         "version": VERSION,
         "ledger": ledger(statistics.totals),
         "released": statistics.totals.released,
+        "passed_over": statistics.passed,
         "partitions": [_partition(one) for one in statistics.partitions],
         "destination": {
             "state": statistics.destination,
@@ -38,6 +39,7 @@ def status_document(statistics: Statistics, info: Mapping[str, Any]) -> dict[str
         "open": {
             "bytes": statistics.open_bytes,
             "oldest_record_ms": statistics.oldest_open_ms,
+            "held": statistics.held,
             "waiting_for_schema": statistics.waiting_for_schema,
             "claims": statistics.claims,
         },

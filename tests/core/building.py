@@ -35,6 +35,7 @@ from consumer.core.model import (
 )
 from consumer.core.pipeline import Pipeline
 from consumer.core.policy import Policy
+from consumer.core.spans import Span
 from consumer.core.statistics import Statistics
 
 TOPIC = "shop"
@@ -324,7 +325,7 @@ class Core:
     def advance(self, seconds: float) -> None:
         """Let time pass, with a tick at each deadline on the way and one at the end."""
         until = self.now + seconds
-        for _ in range(100_000):
+        for _ in range(200_000):
             deadline = self.pipeline.next_deadline()
             if deadline is None or deadline > until:
                 break
@@ -383,6 +384,8 @@ class Core:
         state = self.pipeline.ledger.get(TopicPartition(position.topic, position.partition))
         assert state is not None, "a commit for a partition that is not ours"
         for span in state.spans:
+            if not isinstance(span, Span):
+                continue
             for index, settled in enumerate(span.settled):
                 assert settled or span.record(index).offset >= position.next_offset, (
                     "committed past an open record"

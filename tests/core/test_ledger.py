@@ -16,8 +16,10 @@ from hypothesis.stateful import (
     rule,
 )
 
-from consumer.core.ledger import Ledger, Span
+from consumer.core import offset_map
+from consumer.core.ledger import Ledger
 from consumer.core.model import Chunk, Disposition, Position, Record, TopicPartition
+from consumer.core.spans import Span
 from consumer.errors import InvariantViolation
 from tests.core.building import MACHINE, TOPIC, chunk
 
@@ -60,7 +62,13 @@ def test_the_lowest_open_record_holds_the_commit() -> None:
     span = track(ledger, 0, 1, 2)
     ledger.settle(span, 1, Disposition.DELIVERED)
     ledger.settle(span, 2, Disposition.DELIVERED)
-    assert committable(ledger) is None
+    position = committable(ledger)
+    assert position is not None
+    # The position stays where reading began; the map says what is settled behind it.
+    assert position.next_offset == 0
+    known = offset_map.read(position.metadata, 0)
+    assert known is not None
+    assert [known.settled(offset) for offset in range(4)] == [False, True, True, False]
     ledger.settle(span, 0, Disposition.DEAD_LETTERED)
     assert committable(ledger) == Position(TOPIC, 0, 3, 7)
 
@@ -133,7 +141,7 @@ def test_what_is_committed_is_not_offered_again() -> None:
     state = ledger.get(TP)
     assert state is not None
     [position] = ledger.committables()
-    state.committed = position.next_offset
+    state.committed = position
     assert list(ledger.committables()) == []
     assert ledger.final_positions([state]) == []
     ledger.settle(span, 1, Disposition.DELIVERED)
@@ -298,9 +306,10 @@ class LedgerMachine(RuleBasedStateMachine):
         for position in list(self.ledger.committables()):
             state = self.ledger.get(TopicPartition(position.topic, position.partition))
             assert state is not None
-            forward = state.committed is None or position.next_offset > state.committed
+            forward = state.committed is None or position.next_offset >= state.committed.next_offset
+            assert position != state.committed
             assert forward or state.epoch in self.rewound
-            state.committed = position.next_offset
+            state.committed = position
 
     @invariant()
     def positions_are_between_what_is_settled_and_what_is_open(self) -> None:
@@ -309,12 +318,12 @@ class LedgerMachine(RuleBasedStateMachine):
             assert state is not None
             position = state.committable()
             lowest, highest = naive_bounds(self.seen[epoch])
-            if epoch not in self.rewound:
-                assert (position is None) == (lowest is None)
             # After a rewind it may be silent for a while; what it says must be right.
-            assert position is None or lowest is not None
-            if position is not None and lowest is not None:
-                assert lowest <= position.next_offset <= highest
+            assert position is not None or lowest is None or epoch in self.rewound
+            if position is not None:
+                assert (lowest or 0) <= position.next_offset <= highest
+                # With nothing settled at the front it is where reading began, for the sake of the map.
+                assert lowest is not None or position.metadata
 
     @invariant()
     def it_adds_up(self) -> None:
@@ -349,4 +358,4 @@ def test_chunks_of_the_builder_rise() -> None:
     ledger = opened()
     state = ledger.get(TP)
     assert state is not None
-    assert ledger.track(state, chunk([b"a", b"b"], offset=4, step=3)).last_offset == 7
+    assert ledger.track(state, chunk([b"a", b"b"], offset=4, step=3)).end == 8

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.core.ledger import Ledger, Span
+from consumer.core.ledger import Ledger
 from consumer.core.model import TopicPartition
 from consumer.core.parking import Parking
 from consumer.core.policy import Backoff
+from consumer.core.spans import Span
 from tests.core.building import TOPIC, chunk, ref
 
 BACKOFF = Backoff(base=1.0, cap=8.0)

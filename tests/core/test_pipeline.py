@@ -88,7 +88,9 @@ def test_an_open_record_holds_the_commit_of_its_partition_alone() -> None:
     slow = core.take(i.Send)
     core.deliver()
     core.advance(core.policy.commit_interval)
-    assert core.commit() == [Position(TOPIC, 1, 1, 7)]
+    held, other = core.commit()
+    assert (held.next_offset, held.metadata != "") == (0, True)
+    assert other == Position(TOPIC, 1, 1, 7)
     core.accept(slow)
     core.store_keys()
     core.advance(core.policy.commit_interval)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from consumer.core import offset_map
 from consumer.core.interface import DeadLetter
 from consumer.core.model import Position, TopicPartition
 from tests.simulation.records import Spec
-from tests.simulation.truth import Truth, Violation
+from tests.simulation.truth import Truth, Violation, require
 
 if TYPE_CHECKING:
     from tests.simulation.member import Member
@@ -18,14 +19,15 @@ if TYPE_CHECKING:
 class Broker:
     """All partitions, and who owns which."""
 
-    def __init__(self, logs: Mapping[TopicPartition, list[Spec]], truth: Truth) -> None:
+    def __init__(self, logs: dict[TopicPartition, list[Spec]], truth: Truth) -> None:
         self.logs = logs
-        self.committed: dict[TopicPartition, int] = {}
+        self.committed: dict[TopicPartition, Position] = {}
         self.owners: dict[TopicPartition, tuple[Member, int]] = {}
         """The member and the epoch it was given."""
         self._truth = truth
         self._offsets = {tp: [spec.offset for spec in log] for tp, log in logs.items()}
         self._checked = dict.fromkeys(logs, 0)
+        self._cut: set[TopicPartition] = set()
 
     def index(self, tp: TopicPartition, offset: int) -> int:
         """Where in the log the first record at or after `offset` is."""
@@ -47,13 +49,18 @@ class Broker:
         for position in wanted:
             tp = TopicPartition(position.topic, position.partition)
             if tp in epochs and self.owners.get(tp) == (member, epochs[tp]):
-                self.committed[tp] = position.next_offset
+                self.committed[tp] = position
                 taken.append(position)
         return taken
 
-    def check_position(self, position: Position, start: int) -> None:
+    def check_position(
+        self, member: object, position: Position, start: int, beginnings: Container[tuple[int, int | None]]
+    ) -> None:
         """Nothing unresolved before it, and the leader epoch is that of the record before it, if one was read."""
         tp = TopicPartition(position.topic, position.partition)
+        if tp in self._cut and self.owners.get(tp, (None, 0))[0] is not member:
+            # It speaks of the log as it was, and will be refused.
+            return
         log, end = self.logs[tp], self.index(tp, position.next_offset)
         for at in range(self._checked[tp], end):
             if not self._truth.resolved(log[at]):
@@ -63,8 +70,23 @@ class Broker:
         if position.next_offset > (log[-1].offset + 1 if log else 0):
             raise Violation("a position is within the log", f"{position}")
         before = log[end - 1] if end and log[end - 1].offset >= start else None
-        if position.leader_epoch != (before.leader_epoch if before is not None else None):
+        # A position where reading began may be committed again, to hear that the partition is still ours.
+        again = (position.next_offset, position.leader_epoch) in beginnings
+        if not again and position.leader_epoch != (before.leader_epoch if before is not None else None):
             raise Violation("a commit has its record's leader epoch", f"{position} after {before}")
+        self._check_map(position)
+
+    def _check_map(self, position: Position) -> None:
+        """What a new owner will pass over is resolved."""
+        text, tp = position.metadata, TopicPartition(position.topic, position.partition)
+        require(len(text.encode()) <= offset_map.MOST, "commit metadata fits", str(len(text)))
+        known = offset_map.read(text, position.next_offset)
+        require((known is None) is (text == ""), "an offset map can be read", text)
+        if known is None:
+            return
+        for spec in self.logs[tp][self.index(tp, position.next_offset) : self.index(tp, known.end)]:
+            if _passes(known, spec) and not self._truth.resolved(spec):
+                raise Violation("nothing open is in an offset map", f"{spec}, commit of {position}")
 
     def store_letter(self, letter: DeadLetter, spec: Spec) -> None:
         """The dead-letter topic has it."""
@@ -73,5 +95,32 @@ class Broker:
     def all_committed(self) -> bool:
         """Whether every partition is committed to its end."""
         return all(
-            not log or self.committed.get(tp, 0) >= log[-1].offset + 1 for tp, log in self.logs.items()
+            not log or (self.committed_offset(tp) or 0) >= log[-1].offset + 1 for tp, log in self.logs.items()
         )
+
+    def committed_offset(self, tp: TopicPartition) -> int | None:
+        """Where a new owner begins."""
+        position = self.committed.get(tp)
+        return position.next_offset if position is not None else None
+
+    def uncovered(self, tp: TopicPartition, seen: int) -> Sequence[Spec]:
+        """Records up to `seen` that a new owner finds neither below the committed offset nor in its map."""
+        position = self.committed.get(tp)
+        begin = position.next_offset if position is not None else 0
+        known = offset_map.read(position.metadata, begin) if position is not None else None
+        specs = self.logs[tp][self.index(tp, begin) : self.index(tp, seen + 1)]
+        return [spec for spec in specs if known is None or not _passes(known, spec)]
+
+    def cut(self, tp: TopicPartition, place: int, new: Sequence[Spec]) -> Sequence[Spec]:
+        """The log goes on otherwise from `place` on: `new` stand where others stood. Gives those."""
+        log = self.logs[tp]
+        gone = log[place : place + len(new)]
+        log[place : place + len(new)] = new
+        self._checked[tp] = min(self._checked[tp], place)
+        self._cut.add(tp)
+        return gone
+
+
+def _passes(known: offset_map.OffsetMap, spec: Spec) -> bool:
+    """Whether a new owner passes over this record. Of a log that was cut the map tells what was there before."""
+    return known.settled(spec.offset) and known.holds_for(spec.leader_epoch)

@@ -25,6 +25,8 @@ class GateView:
         self.halted: int | None = None
         """The status of the refusal in force."""
         self.token_read = False
+        self.used = False
+        """Whether it was ever called."""
         self.flying = 0
 
     def heard(self, reply: Reply, instant: Instant) -> None:
@@ -56,6 +58,7 @@ class GateView:
                 raise Violation("what the limit headers say holds", f"for {self._budget_until - now} s yet")
             self._budget -= 1
         self.flying += 1
+        self.used = True
         self._calls.append(now)
         if len(self._calls) > self._policy.calls_per_minute:
             before = self._calls.popleft()

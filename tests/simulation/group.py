@@ -41,6 +41,7 @@ class Group:
         """A zombie was told, and comes back."""
         if member in self.expelled:
             self.expelled.remove(member)
+            member.given_up = False
             self.join(member)
 
     def leave(self, member: Member) -> None:
@@ -53,12 +54,15 @@ class Group:
         owners = self._world.broker.owners
         for tp in [tp for tp, (owner, _) in owners.items() if owner is member]:
             del owners[tp]
+            if self._world.roll(self._world.rates.cut_logs):
+                self._world.cut_log(tp)
         self.rebalance()
         self._returned(member)
 
     def expel(self, member: Member) -> None:
         """The group gives a living member's partitions away; it learns of that later."""
         member.watch.excuse_in_flight()
+        member.excuse_uncommitted()
         self.leave(member)
         self.expelled.append(member)
         self._world.later(self._world.random.uniform(0, 4), member.lose)

@@ -16,6 +16,11 @@ from typing import Any
 
 from consumer.core.policy import Backoff, Policy
 
+AWAY = 1.0
+"""Seconds without an input after which a process here must prove that its partitions are its own."""
+SESSION = 3.0
+"""Seconds after which the group gives up a member that does not answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rates:
@@ -42,6 +47,10 @@ class Rates:
     """Anything takes twenty times as long."""
     stale_fetch: float = 0.0
     """Records of an ended assignment arrive after it ended."""
+    foreign_metadata: float = 0.0
+    """What came with a committed offset is not what was written: another tool's, or broken."""
+    cut_logs: float = 0.0
+    """When a partition changes hands ungracefully its log is cut and goes on otherwise (unclean leader election)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,8 @@ class Incidents:
     setbacks: int = 0
     """A position goes backwards."""
     clock_jumps: int = 0
+    freezes: int = 0
+    """A process stands still for a while, and does not know it (SIGSTOP, a suspended machine)."""
     token_spells: int = 0
     account_spells: int = 0
     outages: int = 0
@@ -90,6 +101,8 @@ class Knobs:
     latency: float
     body_limit: int
     """The API's own, in bytes."""
+    own_stores: bool
+    """Each member has a key store of its own: another machine."""
 
     @property
     def graceful(self) -> bool:
@@ -132,6 +145,7 @@ def draw(seed: int, **overrides: Any) -> Knobs:
         grace=random.uniform(1, 6) if not graceful else 60.0,
         latency=random.choice((0.01, 0.1, 0.5)),
         body_limit=random.choice((1500, 4500)),
+        own_stores=random.random() < 0.5,
     )
     knobs = replace(knobs, **overrides)
     return replace(knobs, policy=replace(knobs.policy, accounts=knobs.accounts))
@@ -152,6 +166,7 @@ def _policy(random: Random) -> Policy:
         delivery_backoff=Backoff(random.choice((0.1, 0.5)), random.choice((1.0, 5.0))),
         inner_backoff=Backoff(0.1, random.choice((1.0, 3.0))),
         probe_backoff=Backoff(random.choice((0.2, 1.0)), 5.0),
+        away=AWAY,
     )
 
 

@@ -34,10 +34,13 @@ class Member:
         self.name = f"m{slot}.{life}"
         self.slot = slot
         self.alive = True
+        self.frozen_until = float("-inf")
+        self.given_up = False
+        """Thrown out while it stood still: it can know that it was away."""
         self.crash_in: int | None = None
         """Commands it still performs before it dies; None: it lives."""
         self._world = world
-        self.watch = Watch(world)
+        self.watch = Watch(world, self)
         self.pipeline = Pipeline(
             world.knobs.policy,
             Decoder(world.specs),
@@ -48,6 +51,8 @@ class Member:
         self.in_callback = False
         self._committing = False
         self._after_commit: list[Callable[[], None]] = []
+        self._finals: list[Callable[[], None]] = []
+        """Synchronous commits under way, one after the other, as in the consumer's thread."""
         self._released: dict[int, list[TopicPartition]] = {}
         self._wake_at: float | None = None
         self._ticks = (0.0, 0)
@@ -73,7 +78,7 @@ class Member:
 
     def feed(self, happened: i.Input) -> None:
         """Let the core handle one input, and perform what it says."""
-        if not self.alive:
+        if not self.alive or self._stands_still(self.feed, happened):
             return
         world, watch = self._world, self.watch
         watch.told(happened)
@@ -106,8 +111,19 @@ class Member:
             self._wake_at = due
             self._world.at(due, self._wake, due)
 
+    def freeze(self, seconds: float) -> None:
+        """Stand still: whatever happens to it happens afterwards."""
+        self.frozen_until = max(self.frozen_until, self._world.now + seconds)
+
+    def _stands_still(self, act: Callable[..., None], *args: Any) -> bool:
+        """Whether it does; then `act` happens when it goes on."""
+        if self._world.now >= self.frozen_until:
+            return False
+        self._world.at(self.frozen_until, act, *args)
+        return True
+
     def _wake(self, due: float) -> None:
-        if not self.alive or due != self._wake_at:
+        if not self.alive or due != self._wake_at or self._stands_still(self._wake, due):
             return
         self._wake_at = None
         moment, count = self._ticks
@@ -141,14 +157,14 @@ class Member:
 
     def _look_up(self, command: i.LookUpKeys) -> None:
         def look_up() -> i.Input:
-            found = self._world.keys.look_up(command.keys)
+            found = self._world.keys_of(self.slot).look_up(command.keys)
             return i.LookUpFailed(command.number) if found is None else i.KeysLookedUp(command.number, found)
 
         self._perform(look_up)
 
     def _store_keys(self, command: i.StoreKeys) -> None:
         def store() -> i.Input:
-            stored = self._world.keys.store(command.keys)
+            stored = self._world.keys_of(self.slot).store(command.keys)
             return i.KeysStored(command.number) if stored else i.StoreFailed(command.number)
 
         self._perform(store)
@@ -162,14 +178,14 @@ class Member:
     def _store_letter(self, letter: i.DeadLetter) -> bool:
         """Whether it is acknowledged; a failed write may have been written all the same."""
         world = self._world
-        spec = world.spec_at(TopicPartition(letter.topic, letter.partition), letter.record.offset)
+        spec = world.spec_of(letter.record)
         fails = world.in_spell("letters") or world.roll(world.rates.letters_fail)
         if not fails or world.random.random() < 0.3:
             world.broker.store_letter(letter, spec)
         return not fails
 
     def _send(self, command: i.Send) -> None:
-        if self.is_zombie:
+        if self.is_zombie and not self.given_up:
             # Its partitions are another's already, and it cannot know: what it sends now may be sent by both.
             self._world.truth.excuse(spec.key for spec in self.watch.calls[command.number].specs)
 
@@ -181,7 +197,7 @@ class Member:
         self._later(effect)
 
     def _answer(self, number: int, reply: Reply) -> None:
-        if not self.alive:
+        if not self.alive or self._stands_still(self._answer, number, reply):
             return
         self.watch.answered(number, reply)
         if reply.status:
@@ -217,7 +233,7 @@ class Member:
         )
 
     def _committed(self, done: i.CommitDone) -> None:
-        if not self.alive:
+        if not self.alive or self._stands_still(self._committed, done):
             return
         self._committing = False
         waiting, self._after_commit = self._after_commit, []
@@ -225,34 +241,59 @@ class Member:
             act()
         self.feed(done)
 
-    def _commit_finally(self, positions: list[Position], then: Callable[[], None]) -> None:
-        """A synchronous commit, behind the one under way; it may fail, and then nobody hears of it."""
+    def _commit_finally(
+        self, tps: list[TopicPartition], positions: Sequence[Position], then: Callable[[], None]
+    ) -> None:
+        """A synchronous commit, behind those under way; it may fail, and then nobody hears of it."""
         epochs = {tp: epoch for tp, (owner, epoch) in self._world.broker.owners.items() if owner is self}
 
         def effect() -> None:
             world = self._world
-            if not self.alive:
+            if not self.alive or self._stands_still(effect):
                 return
-            if not (world.in_spell("commits") or world.roll(world.rates.commit_fails)):
-                world.broker.commit(self, epochs, positions)
+            self._finals.remove(effect)
+            if (
+                world.in_spell("commits")
+                or world.roll(world.rates.commit_fails)
+                or len(world.broker.commit(self, epochs, positions)) < len(positions)
+            ):
+                self._excuse(tps)
             self._later(then)
+            if self._finals:
+                self._later(self._finals[0])
 
+        self._finals.append(effect)
+        if len(self._finals) > 1:
+            return
         if self._committing:
             self._after_commit.append(lambda: self._later(effect))
         else:
             self._later(effect)
 
+    def excuse_uncommitted(self) -> None:
+        """An ungraceful end: what it delivered and did not commit may be sent by whoever owns its partitions next."""
+        self._excuse([tp for tp, (owner, _) in self._world.broker.owners.items() if owner is self])
+
+    def _excuse(self, tps: list[TopicPartition]) -> None:
+        """What was delivered of these and could not be committed may be sent by the next owner."""
+        helds = [Held(tp, 0, 0) for tp in tps if self._world.broker.logs[tp]]
+        for held in helds:
+            held.last_seen = self._world.broker.logs[held.tp][-1].offset
+        self.watch.excuse_uncovered(helds)
+
     def _release(self, command: i.Release) -> None:
         tps = self._released.pop(command.number)
-        self._commit_finally(list(command.positions), lambda: self._called_back(tps))
+        self._commit_finally(tps, command.positions, lambda: self._called_back(tps))
 
     def _called_back(self, tps: list[TopicPartition]) -> None:
-        if self.alive:
+        if self.alive and not self._stands_still(self._called_back, tps):
             self.in_callback = bool(self._released)
             self._world.group.released(self, tps)
 
     def _stop(self, command: i.Stop) -> None:
-        self._commit_finally(list(command.positions), lambda: self._world.ended(self))
+        owners = self._world.broker.owners
+        tps = [tp for tp, (owner, _) in owners.items() if owner is self]
+        self._commit_finally(tps, command.positions, lambda: self._world.ended(self))
 
     def request_stop(self) -> None:
         """SIGTERM."""
@@ -271,17 +312,31 @@ class Member:
         assignments = []
         for tp in tps:
             self._epoch += 1
-            start = broker.committed.get(tp)
-            commit_start = False
+            start, commit_start = broker.committed_offset(tp), False
+            metadata, leader_epoch = self._find_metadata(tp)
             if start is None and broker.logs[tp] and random.random() < 0.5:
                 start, commit_start = broker.logs[tp][0].offset, True
             broker.owners[tp] = (self, self._epoch)
-            assignments.append(i.Assignment(*tp, self._epoch, start, commit_start))
+            assignments.append(i.Assignment(*tp, self._epoch, start, commit_start, leader_epoch, metadata))
         self.feed(i.Assigned(assignments))
+
+    def _find_metadata(self, tp: TopicPartition) -> tuple[str, int | None]:
+        """What comes with the committed offset: what was written with it, or what somebody else wrote."""
+        world = self._world
+        committed = world.broker.committed.get(tp)
+        if committed is None:
+            return "", None
+        text = committed.metadata
+        if world.roll(world.rates.foreign_metadata):
+            text = world.random.choice(("", "by hand", text[:-1], text + "A", "pinstream:1:!", text[::-1]))
+            lost = Held(tp, 0, 0)
+            lost.last_seen = world.broker.logs[tp][-1].offset
+            self.watch.excuse_all([lost])
+        return text, committed.leader_epoch
 
     def revoke(self, tps: list[TopicPartition]) -> None:
         """The group wants these back: from now until the release nothing is polled."""
-        if not self.alive:
+        if not self.alive or self._stands_still(self.revoke, tps):
             return
         self._keep_stale(tps)
         self.in_callback = True
@@ -291,7 +346,7 @@ class Member:
 
     def lose(self) -> None:
         """It learns that the group threw it out."""
-        if not self.alive:
+        if not self.alive or self._stands_still(self.lose):
             return
         if self.in_callback and self._world.random.random() < 0.7:
             self._later(self.lose)
@@ -305,7 +360,7 @@ class Member:
     # -- polling
 
     def _poll(self) -> None:
-        if not self.alive:
+        if not self.alive or self._stands_still(self._poll):
             return
         world = self._world
         room = 0 if self.in_callback or not self.watch.held else self.pipeline.room()
@@ -315,7 +370,7 @@ class Member:
             world.later(world.knobs.latency + 0.02, self._poll)
 
     def _fetch(self, room: int) -> None:
-        if not self.alive:
+        if not self.alive or self._stands_still(self._fetch, room):
             return
         world = self._world
         chunks = [] if self.in_callback else self._take(room)

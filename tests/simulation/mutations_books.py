@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from consumer.core import answers, interface
+from consumer.core import answers, interface, offset_map
+from consumer.core.commits import Commits
 from consumer.core.dedup import Claims, Delivery
-from consumer.core.ledger import AssignmentState, Ledger, Span
+from consumer.core.ledger import AssignmentState, Ledger
 from consumer.core.model import Disposition, Position, Rejection
+from consumer.core.offset_map import OffsetMap
 from consumer.core.outbox import Outbox
 from consumer.core.pipeline import Pipeline
+from consumer.core.spans import Span
 from tests.simulation.mutating import mutation
 
 # -- deduplication
@@ -144,7 +147,8 @@ def no_epoch_fence(patch: pytest.MonkeyPatch) -> None:
         for chunk in happened.chunks:
             for state in self.ledger:
                 if state.tp == (chunk.topic, chunk.partition) and not state.draining:
-                    self._track(state, chunk)
+                    if chunk.records[0].offset > state.last_seen:
+                        self.admission.fetched(state, chunk)
                     break
 
     patch.setattr(Pipeline, "_fetched", fetched)
@@ -159,7 +163,7 @@ def ended_assignments_settle(patch: pytest.MonkeyPatch) -> None:
         heir = self.get(span.assignment.tp)
         if not span.assignment.live and heir is not None and heir.spans:
             other = heir.spans[0]
-            if index < len(other.settled) and not other.settled[index]:
+            if isinstance(other, Span) and index < len(other.settled) and not other.settled[index]:
                 return settle(self, other, index, disposition)
         return settle(self, span, index, disposition)
 
@@ -207,13 +211,13 @@ def commits_without_leader_epoch(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def failed_commit_is_taken_for_done(patch: pytest.MonkeyPatch) -> None:
     """The position is not committed again until something more settles."""
-    done = Pipeline._commit_done
+    done = Commits.done
 
-    def always(self: Pipeline, happened: interface.CommitDone) -> None:
-        positions = [position for _, position in self._committing[1]] if self._committing else []
+    def always(self: Commits, happened: interface.CommitDone) -> None:
+        positions = [position for _, position in self._under_way[1]] if self._under_way else []
         done(self, replace(happened, committed=positions, failure=None))
 
-    patch.setattr(Pipeline, "_commit_done", always)
+    patch.setattr(Commits, "done", always)
 
 
 @mutation
@@ -234,9 +238,9 @@ def lost_partitions_are_committed(patch: pytest.MonkeyPatch) -> None:
     def lost(self: Pipeline, happened: interface.Lost) -> None:
         positions = self.ledger.final_positions(s for s in map(self.ledger.get, happened.partitions) if s)
         lose(self, happened)
-        if positions and self._committing is None:
-            self._committing = (self.context.number(), [])
-            self.context.emit(interface.Commit(self._committing[0], positions))
+        if positions and self.commits._under_way is None:
+            self.commits._under_way = (self.context.number(), [])
+            self.context.emit(interface.Commit(self.commits._under_way[0], positions))
 
     patch.setattr(Pipeline, "_lost", lost)
 
@@ -258,6 +262,76 @@ def a_position_that_went_back_voids_all_that_is_open(patch: pytest.MonkeyPatch) 
 def bytes_of_events_are_not_entered(patch: pytest.MonkeyPatch) -> None:
     """A settled record gives back more bytes than were taken."""
     patch.setattr(Ledger, "grow", lambda *_: None)
+
+
+# -- the offset map
+
+
+@mutation
+def offset_maps_are_not_read(patch: pytest.MonkeyPatch) -> None:
+    """What is settled above the committed offset is sent again by the next owner."""
+    patch.setattr(offset_map, "read", lambda text, base: None)
+
+
+@mutation
+def offset_maps_are_not_written(patch: pytest.MonkeyPatch) -> None:
+    """As before there were any."""
+    patch.setattr(offset_map, "write", lambda *_: "")
+
+
+@mutation
+def maps_wait_for_the_watermark(patch: pytest.MonkeyPatch) -> None:
+    """Found by this simulation: while the very first record waited, nothing behind it was written down."""
+    committable = AssignmentState.committable
+
+    def moved(self: AssignmentState) -> Position | None:
+        position = committable(self)
+        return position if self.next_offset is not None else None
+
+    patch.setattr(AssignmentState, "committable", moved)
+
+
+@mutation
+def inherited_maps_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """The next commit holds only what was settled since."""
+    commit = AssignmentState._position
+
+    def own(self: AssignmentState, next_offset: int, leader_epoch: int | None) -> Position:
+        inherited, self.inherited = self.inherited, None
+        position = commit(self, next_offset, leader_epoch)
+        self.inherited = inherited
+        return position
+
+    patch.setattr(AssignmentState, "_position", own)
+
+
+@mutation
+def maps_of_a_cut_log_are_believed(patch: pytest.MonkeyPatch) -> None:
+    """Other records stand at these offsets by now (unclean leader election)."""
+    patch.setattr(OffsetMap, "holds_for", lambda self, leader_epoch: True)
+
+
+@mutation
+def open_records_are_in_the_map(patch: pytest.MonkeyPatch) -> None:
+    """All that was seen counts as settled."""
+
+    def all_of_it(self: AssignmentState, base: int) -> tuple[list[int], int | None]:
+        return ([base + 1, self.last_seen + 1], 10**6) if self.last_seen > base else ([], None)
+
+    patch.setattr(AssignmentState, "_settled_above", all_of_it)
+
+
+@mutation
+def records_after_a_gap_are_taken_for_settled(patch: pytest.MonkeyPatch) -> None:
+    """Runs counted in records instead of offsets."""
+
+    def by_index(self: Span) -> Iterator[tuple[int, int | None]]:
+        for begin, after in open_runs(self):
+            shift = begin - self.offsets[0] - self.offsets.index(begin)
+            yield begin - min(shift, begin), after
+
+    open_runs = Span.open_runs
+    patch.setattr(Span, "open_runs", by_index)
 
 
 # -- dead letters

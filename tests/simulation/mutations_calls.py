@@ -8,15 +8,19 @@ from typing import Any
 import pytest
 
 from consumer.core import answers, delivery, interface
+from consumer.core.admission import Admission
 from consumer.core.answers import Answers
 from consumer.core.batching import AccountQueue, Batch, halves
+from consumer.core.commits import Commits
 from consumer.core.dedup import Delivery
 from consumer.core.dispatch import Dispatcher
 from consumer.core.gate import Gate
-from consumer.core.ledger import AssignmentState, Span
+from consumer.core.ledger import AssignmentState
 from consumer.core.model import Rejection, SchemaRef, Stage
 from consumer.core.parking import Parking
 from consumer.core.pipeline import Pipeline, _Drain
+from consumer.core.policy import Backoff
+from consumer.core.spans import Span
 from tests.simulation.mutating import mutation
 
 # -- answers
@@ -234,6 +238,78 @@ def room_ignores_bytes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Pipeline, "room", lambda self: self.policy.max_open_events - self.ledger.open)
 
 
+@mutation
+def all_that_is_fetched_is_read(patch: pytest.MonkeyPatch) -> None:
+    """What does not fit into the budget in bytes is taken in all the same."""
+    patch.setattr(Admission, "_fitting", lambda self, costs, items: len(costs))
+
+
+@mutation
+def held_records_outlive_their_assignment(patch: pytest.MonkeyPatch) -> None:
+    """What waits for room is read for a partition that is another's."""
+    purge = Admission.purge
+
+    def keeping(self: Admission) -> None:
+        held = self._held
+        purge(self)
+        self._held = held
+
+    patch.setattr(Admission, "purge", keeping)
+
+
+@mutation
+def deferred_records_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """The schema came when there was no room."""
+    admit = Admission._admit_deferred
+
+    def once(self: Admission, leaders: list[Delivery]) -> bool:
+        done = admit(self, leaders)
+        self._deferred.clear()
+        return done
+
+    patch.setattr(Admission, "_admit_deferred", once)
+
+
+# -- absence
+
+
+@mutation
+def an_absence_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
+    """A process that stood still sends on, though its partitions are another's by now."""
+    patch.setattr(Commits, "mind_absence", lambda *_: None)
+
+
+@mutation
+def a_commit_from_before_the_absence_is_proof(patch: pytest.MonkeyPatch) -> None:
+    """The answer to it was on its way all the time."""
+    mind = Commits.mind_absence
+
+    def believing(self: Commits, now: float) -> None:
+        mind(self, now)
+        self._absence = 0
+
+    patch.setattr(Commits, "mind_absence", believing)
+
+
+@mutation
+def a_failed_commit_is_proof(patch: pytest.MonkeyPatch) -> None:
+    """Any answer will do."""
+    done = Commits.done
+
+    def easily(self: Commits, happened: interface.CommitDone) -> None:
+        done(self, happened)
+        for state in self._ledger:
+            state.proven = True
+
+    patch.setattr(Commits, "done", easily)
+
+
+@mutation
+def no_backoff(patch: pytest.MonkeyPatch) -> None:
+    """connect #435: retries without a pause."""
+    patch.setattr(Backoff, "delay", lambda *_: 0.001)
+
+
 # -- drains
 
 
@@ -323,11 +399,11 @@ def an_unavailable_schema_is_asked_for_once(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def parked_records_are_filtered(patch: pytest.MonkeyPatch) -> None:
     """A record nobody can read yet is passed over."""
-    aside = Pipeline._set_aside
+    aside = Pipeline.set_aside
 
     def passed_over(self: Pipeline, span: Span, index: int, verdict: Any) -> None:
         if isinstance(verdict, SchemaRef):
             verdict = Rejection(Stage.DECODE, "unknown_schema", "unknown schema")
         aside(self, span, index, verdict)
 
-    patch.setattr(Pipeline, "_set_aside", passed_over)
+    patch.setattr(Pipeline, "set_aside", passed_over)

@@ -7,7 +7,7 @@ which record it was sent, and the world can compare what came out with what went
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from random import Random
 from typing import Any
@@ -115,6 +115,16 @@ class Spec:
         return f"{where} (#{self.number} {self.kind.name}, id {self.event_id})"
 
 
+def successor(specs: list[Spec], old: Spec, leader_epoch: int, now: float) -> Spec:
+    """Another record where `old` stood before the log was cut; entered in `specs`."""
+    number = len(specs)
+    spec = Spec(
+        number, Kind.GOOD, old.tp, old.offset, leader_epoch, now, old.account, f"event-{number}", None, 9
+    )
+    specs.append(spec)
+    return spec
+
+
 class Decoder(SchemaLearner):
     """Reads the spec's number out of a record's value."""
 
@@ -173,7 +183,7 @@ class Converter:
         )
 
 
-def write_logs(knobs: Knobs, random: Random) -> tuple[list[Spec], Mapping[TopicPartition, list[Spec]]]:
+def write_logs(knobs: Knobs, random: Random) -> tuple[list[Spec], dict[TopicPartition, list[Spec]]]:
     """All records of a world: in the order of their numbers, and by partition in offset order."""
     partitions = [TopicPartition("shop" if n % 2 else "app", n // 2) for n in range(knobs.partitions)]
     logs: dict[TopicPartition, list[Spec]] = {tp: [] for tp in partitions}

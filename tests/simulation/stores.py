@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class KeyStore:
-    """Delivered keys and when they were stored; shared by all members, and it survives them."""
+    """Delivered keys and when they were stored; it survives the processes that use it."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -38,7 +38,8 @@ class KeyStore:
         ):
             return True
         # Expired or forgotten: the next one is new. Or two members each hold a record of this key, and neither knows.
-        if at is not None or (key in world.truth.spread and world.knobs.members > 1):
+        apart = world.truth.shared if world.knobs.own_stores else world.truth.spread
+        if at is not None or (key in apart and world.knobs.members > 1):
             world.truth.excuse([key])
         return False
 

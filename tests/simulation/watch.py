@@ -7,7 +7,7 @@ what is in flight, and what the API asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from consumer.core import interface as i
@@ -29,12 +29,23 @@ _SNAPSHOT_EVERY = 10
 class Held:
     """A partition in a process's hands."""
 
-    __slots__ = ("committing", "draining", "epoch", "last_seen", "position", "start", "tp")
+    __slots__ = (
+        "beginnings",
+        "committing",
+        "draining",
+        "epoch",
+        "last_seen",
+        "position",
+        "start",
+        "tp",
+    )
 
     def __init__(self, tp: TopicPartition, epoch: int, start: int) -> None:
         self.tp = tp
         self.epoch = epoch
         self.start = start
+        self.beginnings: set[tuple[int, int | None]] = set()
+        """Positions, with their leader epochs, where reading began: at first, and after it went back."""
         self.position = start
         """Where fetching goes on: the consumer's, not the core's."""
         self.last_seen = -1
@@ -57,8 +68,9 @@ class Call:
 class Watch:
     """One process under observation."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, member: object) -> None:
         self._world = world
+        self._member = member
         self._policy = world.knobs.policy
         self._truth = world.truth
         self.held: dict[TopicPartition, Held] = {}
@@ -69,11 +81,10 @@ class Watch:
         self._storing: dict[int, list[bytes]] = {}
         self._writing: dict[int, list[tuple[Held, Spec]]] = {}
         self._drains: dict[int | None, tuple[list[Held], float]] = {}
-        self._failures: dict[int, tuple[int, float]] = {}
-        """Per call, attempts in a row without a verdict, and when the first was answered."""
+        self._failures: dict[Spec, tuple[int, float]] = {}
+        """Per event, attempts in a row without a verdict, and when the first was answered."""
         self._committing = False
         self._fed = 0
-        self._first_bytes: int | None = None
         self._gates = {str(n + 1): GateView(world.knobs.policy) for n in range(world.knobs.accounts)}
 
     # -- what it is told
@@ -122,6 +133,7 @@ class Watch:
         for one in happened.assignments if not self.stopping else ():
             tp = TopicPartition(one.topic, one.partition)
             self.held[tp] = Held(tp, one.epoch, one.start or 0)
+            self.held[tp].beginnings.add((one.start or 0, one.leader_epoch))
 
     def _drain(self, number: int | None, helds: list[Held], grace: float) -> None:
         for held in helds:
@@ -134,11 +146,14 @@ class Watch:
         if held is None or held.epoch != chunk.epoch or held.draining:
             return
         if chunk.records[0].offset <= held.last_seen:
-            # Another member may get the partition before it is read again: what is in flight may be sent again.
+            # Another member may get the partition before it is read again: what is in flight may be sent again,
+            # and so may what is void now.
             self.excuse_in_flight([held])
+            self.excuse_all([held])
             held.start = min(held.start, chunk.records[0].offset)
-            # Commits may go back with it: to the new position, or to before the gap in front of it.
-            held.committing = -1
+            # Commits may go back with it, to the new position.
+            held.committing = min(held.committing, chunk.records[0].offset)
+            held.beginnings.add((chunk.records[0].offset, None))
         held.last_seen = chunk.records[-1].offset
         self._fed += len(chunk.records)
 
@@ -151,16 +166,24 @@ class Watch:
         gate, now = self._gates[call.account], self._world.now
         gate.flying -= 1
         gate.heard(reply, self._world.instant())
-        failures, since = self._failures.pop(number, (0, now))
-        if reply.says is Says.NOTHING:
-            self._failures[number] = failures + 1, since
+        for spec in call.specs:
+            failures, since = self._failures.pop(spec, (0, now))
+            if reply.says is Says.NOTHING:
+                self._failures[spec] = failures + 1, since
         if reply.says is Says.HALT:
-            for concerned in self._gates.values() if reply.status == 401 else (gate,):
-                concerned.refuse(reply.status)
+            self._refused(gate, reply.status)
         elif reply.says not in (Says.NOTHING, Says.THROTTLE):
             for other in self._gates.values():
                 if other is gate or other.halted == 401:
                     other.halted = None
+
+    def _refused(self, gate: GateView, status: int) -> None:
+        if gate.halted == 401 and status != 401:
+            # The token is accepted again, the account is not: an account that was never called learns nothing.
+            for other in self._gates.values():
+                other.halted = other.halted if other.used else None
+        for concerned in self._gates.values() if status == 401 else (gate,):
+            concerned.refuse(status)
 
     # -- what it commands
 
@@ -194,7 +217,7 @@ class Watch:
         )
         require(len(self.calls) < policy.concurrency, "calls in flight", str(len(self.calls)))
         require(send.number not in self.calls, "numbers are unique", str(send.number))
-        self._check_patience(send.number)
+        self._check_patience(specs)
         helds = []
         for spec in specs:
             held = self.held.get(spec.tp)
@@ -209,9 +232,9 @@ class Watch:
         self.calls[send.number] = Call(send.account, specs, helds)
         self._gates[send.account].check_send(self._world.now)
 
-    def _check_patience(self, number: int) -> None:
+    def _check_patience(self, specs: Sequence[Spec]) -> None:
         """Backoff is random from nothing up, but not nothing time after time: a chance of 1 in 10 million here."""
-        failures, since = self._failures.get(number, (0, 0.0))
+        failures, since = min((self._failures.get(spec, (0, 0.0)) for spec in specs), default=(0, 0.0))
         if failures >= 8:
             longest = sum(map(self._policy.delivery_backoff.ceiling, range(1, failures + 1)))
             waited = self._world.now - since
@@ -222,7 +245,7 @@ class Watch:
         require(not self._writing, "one dead-letter write at a time", str(command.number))
         written = []
         for letter in command.letters:
-            spec = self._world.spec_at(TopicPartition(letter.topic, letter.partition), letter.record.offset)
+            spec = self._world.spec_of(letter.record)
             rejection, stage = letter.rejection, spec.kind.stage
             if rejection.stage is not stage or not rejection.code or letter.record is not spec.record:
                 raise Violation("a dead letter is a bad record and says why", f"{spec}: {rejection}")
@@ -251,7 +274,7 @@ class Watch:
         if position.next_offset < held.committing:
             raise Violation("commits do not go backwards", f"{position} after {held.committing}")
         held.committing = position.next_offset
-        self._world.broker.check_position(position, held.start)
+        self._world.broker.check_position(self._member, position, held.start, held.beginnings)
         return held
 
     def _let_go(self, number: int | None, positions: Iterable[Position]) -> bool:
@@ -285,6 +308,25 @@ class Watch:
         """An ungraceful moment for these (None: for the process): keys without an outcome may be sent once more."""
         self._truth.excuse(key for key, held in self._keys.items() if helds is None or held in helds)
 
+    def excuse_uncovered(self, helds: list[Held]) -> None:
+        """What was accepted and is neither in a committed offset nor in its map, on other machines."""
+        if not self._world.knobs.own_stores:
+            return
+        for held in helds:
+            specs = self._world.broker.uncovered(held.tp, held.last_seen)
+            self._truth.excuse(
+                spec.key for spec in specs if self._truth.accepted[spec.key] and spec.key not in self._keys
+            )
+
+    def excuse_all(self, helds: list[Held]) -> None:
+        """What of these was accepted, committed or not: nobody knows of it any more."""
+        if not self._world.knobs.own_stores:
+            return
+        for held in helds:
+            log = self._world.broker.logs[held.tp]
+            specs = [spec for spec in log if spec.offset <= held.last_seen]
+            self._truth.excuse(spec.key for spec in specs if self._truth.accepted[spec.key])
+
     # -- after every input
 
     def settled_down(self, pipeline: Pipeline) -> None:
@@ -292,11 +334,18 @@ class Watch:
         world, ledger, room = self._world, pipeline.ledger, pipeline.room()
         totals = ledger.totals()
         settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
-        if totals.read != settled + totals.open or totals.read + totals.released != self._fed:
-            raise Violation("the ledger adds up", f"{totals}, fed {self._fed}")
+        held = pipeline.admission.held
+        seen = totals.read + totals.released + ledger.passed + held
+        if totals.read != settled + totals.open or seen != self._fed:
+            raise Violation(
+                "the ledger adds up", f"{totals}, passed {ledger.passed}, {held} held, fed {self._fed}"
+            )
         if totals.open > self._policy.max_open_events or totals.open < 0:
             raise Violation("open events stay within the budget", f"{totals.open} are open")
-        self._check_bytes(ledger.open_bytes)
+        moving = totals.open - len(pipeline.parking) - pipeline.admission.deferred
+        if ledger.open_bytes > self._policy.max_open_bytes and moving > 1:
+            raise Violation("open bytes stay within the budget", f"{ledger.open_bytes}, {moving} events")
+        require(not (held and room), "nothing is fetched while something waits for room", f"{held}, {room}")
         if not totals.open and ledger.open_bytes:
             raise Violation("nothing open holds no bytes", f"{ledger.open_bytes} bytes")
         if not 0 <= room <= self._policy.max_open_events - totals.open:
@@ -306,19 +355,6 @@ class Watch:
                 raise Violation("a drain ends by its deadline", f"{number} is not released")
         if not world.inputs % _SNAPSHOT_EVERY:
             self._snapshot(pipeline.statistics(world.instant()))
-
-    def _check_bytes(self, open_bytes: int) -> None:
-        """Bytes are only known once fetched: room reckons with the largest seen, so the first fetch is a guess.
-
-        Without huge records sizes are within a factor of five of each other, and so is what room can misjudge.
-        """
-        if self._first_bytes is None and self._fed:
-            self._first_bytes = open_bytes
-        most = (self._first_bytes or 0) + 5 * self._policy.max_open_bytes
-        if open_bytes > most and not self._world.knobs.odd:
-            raise Violation(
-                "open bytes stay near the budget", f"{open_bytes} of {self._policy.max_open_bytes}"
-            )
 
     def _snapshot(self, figures: Statistics) -> None:
         """The page's figures agree with each other, partition by partition."""

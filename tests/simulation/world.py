@@ -17,13 +17,13 @@ from typing import Any
 
 from consumer.core import interface as i
 from consumer.core.ledger import Totals
-from consumer.core.model import Instant, TopicPartition
+from consumer.core.model import Instant, Record, TopicPartition
 from tests.simulation.api import Api
 from tests.simulation.broker import Broker
 from tests.simulation.group import Group
-from tests.simulation.knobs import Knobs, Rates
+from tests.simulation.knobs import SESSION, Knobs, Rates
 from tests.simulation.member import Member
-from tests.simulation.records import Spec, write_logs
+from tests.simulation.records import Spec, successor, write_logs
 from tests.simulation.stores import KeyStore, Registry
 from tests.simulation.truth import Truth, Violation
 
@@ -50,7 +50,7 @@ class World:
         self.truth = Truth(self.specs)
         self.broker = Broker(logs, self.truth)
         self.api = Api(self)
-        self.keys = KeyStore(self)
+        self._stores: dict[int, KeyStore] = {}
         self.registry = Registry(self)
         self.group = Group(self)
         self.inputs = self.crashes = 0
@@ -97,9 +97,13 @@ class World:
         slow = 20 if self.roll(self.rates.slow) else 1
         return self.knobs.latency * (0.1 + self.random.random()) * slow
 
-    def spec_at(self, tp: TopicPartition, offset: int) -> Spec:
-        """The record at exactly this offset."""
-        return self.broker.logs[tp][self.broker.index(tp, offset)]
+    def spec_of(self, record: Record) -> Spec:
+        """What is true of a record (not of a tombstone, which says nothing)."""
+        return self.specs[int((record.value or b"")[:6])]
+
+    def keys_of(self, slot: int) -> KeyStore:
+        """The key store that a member in this slot uses."""
+        return self._stores.setdefault(slot if self.knobs.own_stores else 0, KeyStore(self))
 
     def note(self, member: Member, happened: i.Input, commands: Sequence[i.Command]) -> None:
         """An input was handled."""
@@ -139,7 +143,7 @@ class World:
                 raise Violation("everything comes to its end", f"not within {events} events; {self._state()}")
         self.truth.check_end()
         if self.knobs.graceful:
-            self.truth.check_exactly_once()
+            self.truth.check_exactly_once(self.knobs.own_stores)
         if self.knobs.undisturbed:
             self.truth.check_totals(self._last_totals)
 
@@ -156,9 +160,9 @@ class World:
 
     def _state(self) -> str:
         missing = [
-            f"{tp.topic}[{tp.partition}] is at {self.broker.committed.get(tp)} of {log[-1].offset + 1}"
+            f"{tp.topic}[{tp.partition}] is at {self.broker.committed_offset(tp)} of {log[-1].offset + 1}"
             for tp, log in self.broker.logs.items()
-            if log and self.broker.committed.get(tp, 0) <= log[-1].offset
+            if log and (self.broker.committed_offset(tp) or 0) <= log[-1].offset
         ]
         left = [f"{member}: {_left_over(member)}" for member in self._alive if _left_over(member)]
         return "; ".join(missing + left) or "a process does not stop"
@@ -169,6 +173,7 @@ class World:
         member = Member(self, slot, next(self._lives))
         self._alive.append(member)
         self._say(f"{member} starts")
+        member.feed(i.Tick())
         self.group.join(member)
 
     def _start_again(self, slot: int) -> None:
@@ -177,8 +182,9 @@ class World:
 
     def _gone(self, member: Member) -> None:
         member.alive = False
-        # Whatever it had in flight: a new process cannot know of it.
+        # Whatever it had in flight, or was not committed: a new process cannot know of it.
         member.watch.excuse_in_flight()
+        member.excuse_uncommitted()
         self._alive.remove(member)
         if not self._ending:
             self._restarting += 1
@@ -211,6 +217,7 @@ class World:
             (incidents.expulsions, self._expel_one),
             (incidents.setbacks, self._set_one_back),
             (incidents.clock_jumps, self._jump),
+            (incidents.freezes, self._freeze_one),
         ]
         for count, act in plans:
             for _ in range(count):
@@ -253,6 +260,39 @@ class World:
         if member is not None and member in self.group.joined:
             self._say(f"{member} is expelled")
             self.group.expel(member)
+
+    def _freeze_one(self) -> None:
+        member = self._one()
+        if member is not None:
+            seconds = self.random.uniform(0.3, 3 * SESSION)
+            self._say(f"{member} stands still for {seconds} s")
+            member.freeze(seconds)
+            if seconds > SESSION:
+                self.later(SESSION, self._session_expires, member)
+
+    def _session_expires(self, member: Member) -> None:
+        if member.alive and member in self.group.joined and self.now < member.frozen_until:
+            self._say(f"{member} is given up")
+            member.given_up = True
+            self.group.expel(member)
+
+    def cut_log(self, tp: TopicPartition) -> None:
+        """Between two owners a log's end is lost and written anew, under a higher leader epoch."""
+        log = self.broker.logs[tp]
+        first = self.broker.index(tp, self.broker.committed_offset(tp) or 0)
+        last = self.broker.index(tp, log[-1].offset + 1)
+        while last > first and log[last - 1].visible_at > self.now - self.base:
+            last -= 1
+        epoch = log[last - 1].leader_epoch if last > first else None
+        if epoch is None:
+            return
+        place = self.random.randint(first, last - 1)
+        new = [successor(self.specs, old, epoch + 1, old.visible_at) for old in log[place:last]]
+        gone = self.broker.cut(tp, place, new)
+        self.truth.gone.update(spec.number for spec in gone)
+        for later in log[last:]:
+            later.leader_epoch = max(epoch + 1, later.leader_epoch or 0)
+        self._say(f"{tp.topic}[{tp.partition}] is cut at {new[0].offset}")
 
     def _set_one_back(self) -> None:
         member = self._one()

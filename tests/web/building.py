@@ -102,6 +102,8 @@ def statistics(
     freshness.add([UNIX - int(one) for one in ages], UNIX)
     values: dict[str, Any] = {
         "open_bytes": 0,
+        "held": 0,
+        "passed": 0,
         "room": 1000,
         "claims": 0,
         "waiting_for_schema": 0,

@@ -79,11 +79,13 @@ def raw_positions(positions: Iterable[Position]) -> list[RawPartition]:
     return [raw_partition(*one) for one in positions]
 
 
-def raw_partition(topic: str, partition: int, offset: int, leader_epoch: int | None) -> RawPartition:
+def raw_partition(
+    topic: str, partition: int, offset: int, leader_epoch: int | None, metadata: str = ""
+) -> RawPartition:
     """librdkafka's name of a place in a partition; it takes an unknown leader epoch only by its absence."""
     if leader_epoch is None:
-        return RawPartition(topic, partition, offset)
-    return RawPartition(topic, partition, offset, leader_epoch=leader_epoch)
+        return RawPartition(topic, partition, offset, metadata=metadata)
+    return RawPartition(topic, partition, offset, metadata=metadata, leader_epoch=leader_epoch)
 
 
 def _offsets_of(partitions: Iterable[RawPartition]) -> _Offsets:

@@ -315,7 +315,8 @@ class GroupMember:
 
     def _assignment(self, name: TopicPartition) -> Assignment:
         held = self._held[name]
-        return Assignment(*name, held.epoch, held.start.offset, held.start.commit)
+        start = held.start
+        return Assignment(*name, held.epoch, start.offset, start.commit, start.leader_epoch, start.metadata)
 
     def _starts(self, names: Sequence[TopicPartition]) -> list[Start]:
         unknown = [Start(None, None, False)] * len(names)

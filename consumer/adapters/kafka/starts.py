@@ -35,11 +35,15 @@ class OffsetSource(Protocol):
 
 
 class Start(NamedTuple):
-    """Where to start; `offset` None leaves it to librdkafka's own reset. `commit`: commit it at once."""
+    """Where to start; `offset` None leaves it to librdkafka's own reset. `commit`: commit it at once.
+
+    `metadata`: what was committed with the offset.
+    """
 
     offset: int | None
     leader_epoch: int | None
     commit: bool
+    metadata: str = ""
 
 
 def find_starts(
@@ -71,7 +75,7 @@ def _committed_start(found: RawPartition) -> Start | None:
     if found.offset < 0:
         return None
     leader = found.leader_epoch
-    return Start(found.offset, leader if (leader or 0) >= 0 else None, False)
+    return Start(found.offset, leader if (leader or 0) >= 0 else None, False, found.metadata or "")
 
 
 def _has_commits(source: OffsetSource, topic: str, timeout: float) -> bool:

@@ -1,0 +1,231 @@
+"""What was fetched and does not fit yet: the budget in bytes is kept to the byte.
+
+Theory of operation. How many bytes an event holds is known only when its record was fetched, converted and
+serialised. So records are prepared a slice at a time, and only as many are read (entered in the ledger, which makes
+them open) as fit; the rest of the fetch is *held*, and while anything is held nothing more is fetched. Held records
+are bounded by one fetch, they are not open, and when their assignment ends nobody needs to know of them.
+
+Records that waited for their schema are open already, and grow when it comes: they are *deferred* until there is
+room. So that there will be, records without their schema may fill half of the budget only.
+
+One event alone may be larger than the budget: it goes when nothing else is open, else it would stop the line.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from consumer.core.context import Context
+from consumer.core.dedup import Delivery
+from consumer.core.intake import SLICE, Intake, Prepared, Verdict
+from consumer.core.ledger import AssignmentState, Ledger
+from consumer.core.model import Chunk, Record, SchemaRef
+from consumer.core.parking import Parked, Parking
+from consumer.core.spans import Span, size_of
+
+_FIRST_GUESS = 16 * 1024
+"""Bytes an event is taken to hold until the first were seen."""
+_NEWEST_COUNTS = 0.2
+"""Weight of the latest slice in the mean size of an event."""
+
+
+class Consequences(Protocol):
+    """What the pipeline does with what was read."""
+
+    def look_up(self, leaders: list[Delivery]) -> None:
+        """These lead their keys."""
+
+    def set_aside(self, span: Span, index: int, verdict: Verdict) -> None:
+        """This record is no event, or none yet."""
+
+
+class Admission:
+    """Held and deferred records, and what of them fits now."""
+
+    def __init__(
+        self, context: Context, ledger: Ledger, parking: Parking, intake: Intake, pipeline: Consequences
+    ) -> None:
+        self._context = context
+        self._ledger = ledger
+        self._parking = parking
+        self._intake = intake
+        self._pipeline = pipeline
+        self._held: deque[tuple[AssignmentState, Chunk]] = deque()
+        self._deferred: deque[Parked] = deque()
+        self._need = 0
+        """Free bytes without which it makes no sense to try again."""
+        self._mean_cost = float(_FIRST_GUESS)
+
+    @property
+    def held(self) -> int:
+        """Records fetched and not read."""
+        return sum(len(chunk.records) for _, chunk in self._held)
+
+    @property
+    def deferred(self) -> int:
+        """Open records that wait to be taken in."""
+        return len(self._deferred)
+
+    def room(self) -> int:
+        """How many more events the budget has room for, by their mean size; 0 while something waits for room."""
+        if self._held or self._deferred:
+            return 0
+        return int(self._free() // self._mean_cost)
+
+    def fetched(self, state: AssignmentState, chunk: Chunk) -> None:
+        """These came in. What is held of the same partition from their offset on comes again with them."""
+        if self._held:
+            self._cut(state, chunk.records[0].offset)
+        self._held.append((state, chunk))
+
+    def unparked(self, parked: Sequence[Parked]) -> None:
+        """There is a verdict on the schema of these."""
+        self._deferred.extend(parked)
+        self._need = 0
+
+    def purge(self) -> None:
+        """Forget what is no longer ours to begin."""
+        kept = deque((state, chunk) for state, chunk in self._held if state.accepts)
+        self._let_go_of(self.held - sum(len(chunk.records) for _, chunk in kept))
+        self._held = kept
+        self._deferred = deque(
+            (span, index) for span, index in self._deferred if span.ours(index) and span.assignment.accepts
+        )
+        self._need = 0
+
+    def admit(self) -> None:
+        """Read and take in all that fits."""
+        leaders: list[Delivery] = []
+        while self._deferred and self._may_try() and self._admit_deferred(leaders):
+            pass
+        while self._held and not self._deferred and self._may_try() and self._admit_held(leaders):
+            pass
+        if leaders:
+            self._pipeline.look_up(leaders)
+
+    # -- held records
+
+    def _cut(self, state: AssignmentState, offset: int) -> None:
+        kept: deque[tuple[AssignmentState, Chunk]] = deque()
+        before = self.held
+        for one, chunk in self._held:
+            records = [each for each in chunk.records if one is not state or each.offset < offset]
+            if records:
+                kept.append((one, chunk._replace(records=records)))
+        self._held = kept
+        self._let_go_of(before - self.held)
+
+    def _let_go_of(self, count: int) -> None:
+        self._ledger.release_unread(count)
+
+    def _admit_held(self, leaders: list[Delivery]) -> bool:
+        """Read a slice of what is held, as much of it as fits. False if not all of it does."""
+        state, chunk = self._held[0]
+        most = min(SLICE, self._context.policy.max_open_events - self._ledger.open)
+        if most <= 0:
+            return False
+        piece = chunk._replace(records=chunk.records[:most])
+        passed = self._ledger.settled_before(state, piece)
+        items = self._prepare(piece.records, passed)
+        costs = [
+            0 if item is None else _cost(record, item)
+            for record, item in zip(piece.records, items, strict=True)
+        ]
+        fitting = self._fitting(costs, items)
+        if fitting:
+            read = piece._replace(records=piece.records[:fitting])
+            span = self._ledger.track(state, read, costs[:fitting], [at for at in passed if at < fitting])
+            self._take_in(span, range(fitting), items, leaders)
+            self._learn(costs[:fitting])
+            self._shorten(state, chunk, fitting)
+        return fitting == len(items)
+
+    def _prepare(self, records: list[Record], passed: Sequence[int]) -> list[Prepared | None]:
+        """One result per record, None for those that are passed over."""
+        if not passed:
+            return [*self._intake.prepare(records)]
+        skipped = set(passed)
+        prepared = iter(self._intake.prepare([one for at, one in enumerate(records) if at not in skipped]))
+        return [None if at in skipped else next(prepared) for at in range(len(records))]
+
+    def _shorten(self, state: AssignmentState, chunk: Chunk, count: int) -> None:
+        if count == len(chunk.records):
+            self._held.popleft()
+        else:
+            self._held[0] = (state, chunk._replace(records=chunk.records[count:]))
+
+    # -- deferred records
+
+    def _admit_deferred(self, leaders: list[Delivery]) -> bool:
+        """Take in some of the deferred, as many as fit. False if not all of these do."""
+        some = [self._deferred[at] for at in range(min(SLICE, len(self._deferred)))]
+        items = self._intake.prepare([span.record(index) for span, index in some])
+        growth = [_growth(item) for item in items]
+        fitting = self._fitting(growth, items)
+        for (span, index), item, size in zip(some[:fitting], items, growth, strict=False):
+            self._deferred.popleft()
+            span.costs[index] += size
+            self._ledger.grow(span.assignment, size)
+            self._take_in(span, (index,), (item,), leaders)
+        return fitting == len(some)
+
+    # -- what fits
+
+    def _free(self) -> int:
+        return self._context.policy.max_open_bytes - self._ledger.open_bytes
+
+    def _may_try(self) -> bool:
+        return self._free() >= self._need or self._nothing_moves()
+
+    def _nothing_moves(self) -> bool:
+        """Whether all that is open waits, for a schema or for room: then one goes, however large it is."""
+        return self._ledger.open == len(self._parking) + len(self._deferred)
+
+    def _fitting(self, costs: Sequence[int], items: Sequence[Prepared | None]) -> int:
+        """How many of these, from the first on, fit now; sets what the rest needs."""
+        budget, free = self._context.policy.max_open_bytes, self._free()
+        for_parked = budget // 2 - self._parking.size
+        count = 0
+        for cost, item in zip(costs, items, strict=True):
+            parks = type(item) is SchemaRef
+            if cost > free or (parks and cost > for_parked):
+                break
+            free -= cost
+            for_parked -= cost if parks else 0
+            count += 1
+        else:
+            self._need = 0
+            return len(costs)
+        if count == 0 and (not self._ledger.open or (self._nothing_moves() and not parks)):
+            self._need = 0
+            return 1
+        # A record that would have to wait needs the others that do to be done with; that resets the need.
+        self._need = budget + 1 if parks else min(sum(costs[count:]), max(cost, budget // 4))
+        return count
+
+    def _learn(self, costs: Sequence[int]) -> None:
+        self._mean_cost += _NEWEST_COUNTS * (max(1.0, sum(costs) / len(costs)) - self._mean_cost)
+
+    def _take_in(
+        self, span: Span, indexes: Iterable[int], items: Iterable[Prepared | None], leaders: list[Delivery]
+    ) -> None:
+        claim = self._intake.claim
+        for index, item in zip(indexes, items, strict=False):
+            if type(item) is tuple:
+                leader = claim(span, index, *item)
+                if leader is not None:
+                    leaders.append(leader)
+            elif item is not None:
+                # mypy cannot narrow by `type(...) is tuple`: what is left is a verdict.
+                self._pipeline.set_aside(span, index, item)  # type: ignore[arg-type]
+
+
+def _growth(item: Prepared | None) -> int:
+    """Bytes that an event holds beyond its record: its JSON."""
+    return len(item[1]) if type(item) is tuple else 0  # type: ignore[misc]  # it takes a Filtered for one
+
+
+def _cost(record: Record, item: Prepared) -> int:
+    return size_of(record) + _growth(item)

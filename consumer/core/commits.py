@@ -1,0 +1,98 @@
+"""When positions are committed, and how a process that was away finds out whether its partitions are still its own.
+
+Theory of operation. One commit at a time, every `commit_interval`, of all positions that changed; a failed one is
+simply due again. The ledger says what may be committed.
+
+A process that was *away* (stopped, swapped out, asleep) cannot know what the group did meanwhile: its partitions may
+be another's, who sends what is queued here. So after an absence they are unproven until the broker has taken a
+commit of theirs that was sent after it; while any with open records is, nothing is begun.
+"""
+
+from __future__ import annotations
+
+from consumer.core.context import Context
+from consumer.core.interface import Commit, CommitDone
+from consumer.core.ledger import AssignmentState, Ledger
+from consumer.core.model import Position, TopicPartition
+from consumer.errors import InvariantViolation
+
+_MAP_TOO_LARGE = "OFFSET_METADATA_TOO_LARGE"
+"""Kafka's name for it: this broker takes less than the default 4,096 bytes with a commit."""
+
+_SOON = 12
+"""In absences: what the group said while a process was away reaches it within this time."""
+
+
+class Commits:
+    """The commit under way, and when the next one is due."""
+
+    def __init__(self, context: Context, ledger: Ledger) -> None:
+        self._context = context
+        self._ledger = ledger
+        self._under_way: tuple[int, list[tuple[AssignmentState, Position]]] | None = None
+        self._due_at = 0.0
+        self._last_input: float | None = None
+        self._back_since = float("-inf")
+        self._absence = 0
+        """Commits of lower numbers prove nothing: the process was away after they were sent."""
+
+    def due(self) -> float:
+        """When to look here again at the latest, monotonic."""
+        look_at_clock = (self._last_input or 0.0) + self._context.policy.away / 2
+        return look_at_clock if self._under_way is not None else min(self._due_at, look_at_clock)
+
+    def go_on(self) -> None:
+        """Commit what changed, if it is time."""
+        now = self._context.now.monotonic
+        if self._under_way is not None or now < self._due_at:
+            return
+        self._due_at = now + self._context.policy.commit_interval
+        positions = list(self._ledger.committables())
+        if not positions:
+            return
+        number = self._context.number()
+        states = [self._ledger.get(TopicPartition(one.topic, one.partition)) for one in positions]
+        pairs = [(s, p) for s, p in zip(states, positions, strict=True) if s is not None]
+        self._under_way = (number, pairs)
+        self._context.emit(Commit(number, positions))
+
+    def done(self, happened: CommitDone) -> None:
+        """The commit under way came back."""
+        if self._under_way is None or self._under_way[0] != happened.number:
+            raise InvariantViolation(
+                f"commit {happened.number} was answered but not asked; please report this"
+            )
+        taken = set(happened.committed)
+        for state, position in self._under_way[1]:
+            if position in taken:
+                state.committed = position
+                state.proven = state.proven or happened.number > self._absence
+        self._under_way = None
+        if happened.failure is not None:
+            self._context.counters.failures["commit"] += 1
+            self._context.report("warning", "commit_failed", reason=happened.failure)
+        if happened.failure == _MAP_TOO_LARGE:
+            self._ledger.write_no_maps()
+
+    # -- absence
+
+    def mind_absence(self, now: float) -> None:
+        """An input came at `now`; if that is long after the last one, the process was away."""
+        before, self._last_input = self._last_input, now
+        if before is None or now - before <= self._context.policy.away:
+            return
+        states = list(self._ledger)
+        for state in states:
+            state.proven = False
+        self._absence = self._context.number()
+        self._back_since = self._due_at = now
+        if states:
+            self._context.report("warning", "away", seconds=round(now - before, 3), partitions=len(states))
+
+    def assigned(self, state: AssignmentState) -> None:
+        """A new assignment. Soon after an absence it may be one that was given, and taken again, during it."""
+        state.proven = self._context.now.monotonic - self._back_since > _SOON * self._context.policy.away
+
+    def unproven(self) -> bool:
+        """Whether something open might be another's by now."""
+        return any(not state.proven and state.open and not state.draining for state in self._ledger)

@@ -1,0 +1,195 @@
+"""The offset map: which records above a committed offset are settled already, written into the commit's metadata.
+
+Theory of operation. A commit names one offset, that of the lowest open record; what lies above it and is settled
+would be sent again after a restart or a move to another member. So each commit carries a map of it: alternately
+the lengths of open and of settled runs, in offsets, from the committed offset up (as parallel-consumer does it).
+Offsets that are no records (compaction, transaction markers) belong to whichever run they lie in: they never
+become records.
+
+As text: ``pinstream:1:`` and base64url of: one byte for how the runs are written, a checksum over the committed
+offset and the rest, the leader epoch, the runs. The runs are written as varints or as bits, each of them deflated
+if that is shorter, whichever is shortest. The broker takes 4,096 bytes at most (``offset.metadata.max.bytes``):
+what does not fit is left out from the top, and is then sent again if it comes to that.
+
+Two fences. The checksum binds a map to its offset: one that was carried to another offset is not ours. The leader
+epoch is the highest of any record in the map: where a record of a higher epoch stands at or below an offset of the
+map, the log was cut after the map was written (unclean leader election), and the record is another one. What is
+foreign or broken is ignored, never fatal: it costs repetitions, no losses.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+
+MOST = 4096
+"""Bytes of metadata a broker takes by default; the text is ASCII."""
+_PREFIX = "pinstream:1:"
+_HEAD = 5
+"""Bytes before the leader epoch: how the runs are written, and the checksum."""
+_CAPACITY = (MOST - len(_PREFIX)) * 3 // 4
+SAFE_WINDOW = (_CAPACITY - _HEAD - 10) * 8
+"""Offsets that fit whatever their pattern: a bit each."""
+_LONGEST = 1 << 20
+"""Bytes a written form may unfold to when it is read, and bits that are worth trying when it is written."""
+_RUNS, _RUNS_DEFLATED, _BITS, _BITS_DEFLATED = range(4)
+_SAME = re.compile("0+|1+")
+
+
+class OffsetMap:
+    """Settled offsets above a base. `bounds` rise: where settled runs begin and end, in turns.
+
+    `leader_epoch`: the highest of the records in it; None where the broker tells none.
+    """
+
+    __slots__ = ("bounds", "leader_epoch")
+
+    def __init__(self, bounds: Sequence[int], leader_epoch: int | None) -> None:
+        self.bounds = bounds
+        self.leader_epoch = leader_epoch
+
+    @property
+    def end(self) -> int:
+        """The offset after the last settled one."""
+        return self.bounds[-1]
+
+    def settled(self, offset: int) -> bool:
+        """Whether the record at `offset` was settled when the map was written."""
+        return bisect_right(self.bounds, offset) % 2 == 1
+
+    def holds_for(self, leader_epoch: int | None) -> bool:
+        """Whether the map is still true where a record of this leader epoch stands in its range."""
+        if leader_epoch is None or self.leader_epoch is None:
+            return leader_epoch is self.leader_epoch
+        return leader_epoch <= self.leader_epoch
+
+    def from_offset(self, offset: int) -> list[int]:
+        """The bounds of what is settled from `offset` on."""
+        place = bisect_right(self.bounds, offset)
+        return [offset, *self.bounds[place:]] if place % 2 else list(self.bounds[place:])
+
+
+def write(base: int, bounds: Sequence[int], leader_epoch: int | None, most: int = MOST) -> str:
+    """The map's text for a commit of `base`, as much of it as fits into `most` bytes.
+
+    Empty where nothing above `base` is settled.
+    """
+    if not bounds or not most:
+        return ""
+    text = _text(base, bounds, leader_epoch)
+    if len(text) <= most:
+        return text
+    fits, too_many = 0, len(bounds) // 2
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        if len(_text(base, bounds[: 2 * middle], leader_epoch)) <= most:
+            fits = middle
+        else:
+            too_many = middle
+    return _text(base, bounds[: 2 * fits], leader_epoch) if fits else ""
+
+
+def read(text: str, base: int) -> OffsetMap | None:
+    """The map that came with the committed offset `base`; None for what is not ours, broken, or of another offset."""
+    if not text.startswith(_PREFIX) or len(text) > MOST:
+        return None
+    try:
+        raw = base64.b64decode(text[len(_PREFIX) :], altchars=b"-_", validate=True)
+        if len(raw) < _HEAD or _checksum(base, raw[0], raw[_HEAD:]) != raw[1:_HEAD]:
+            return None
+        epoch, at = _varint(raw, _HEAD)
+        bounds = list(_unfold(raw[0], raw[at:], base))
+    except (ValueError, binascii.Error, zlib.error):
+        return None
+    if not bounds or len(bounds) % 2:
+        return None
+    return OffsetMap(bounds, epoch - 1 if epoch else None)
+
+
+def _text(base: int, bounds: Sequence[int], leader_epoch: int | None) -> str:
+    epoch = _varints([0 if leader_epoch is None else leader_epoch + 1])
+    how, runs = min(_forms(base, bounds), key=lambda form: len(form[1]))
+    body = epoch + runs
+    return _PREFIX + base64.urlsafe_b64encode(bytes([how]) + _checksum(base, how, body) + body).decode()
+
+
+def _forms(base: int, bounds: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    runs = _varints(after - before for before, after in zip((base, *bounds), bounds, strict=False))
+    yield _RUNS, runs
+    yield _RUNS_DEFLATED, zlib.compress(runs)
+    if bounds[-1] - base <= _LONGEST:
+        bits = _bits(base, bounds)
+        yield _BITS, bits
+        yield _BITS_DEFLATED, zlib.compress(bits)
+
+
+def _unfold(how: int, data: bytes, base: int) -> Iterator[int]:
+    if how in (_RUNS_DEFLATED, _BITS_DEFLATED):
+        unpack = zlib.decompressobj()
+        data = unpack.decompress(data, _LONGEST)
+        if not unpack.eof:
+            raise ValueError("unfolds to more than anything we write")
+    if how in (_BITS, _BITS_DEFLATED):
+        return _bounds_of_bits(data, base)
+    if how in (_RUNS, _RUNS_DEFLATED):
+        return _bounds_of_runs(data, base)
+    raise ValueError("written by a later version")
+
+
+def _bounds_of_runs(data: bytes, base: int) -> Iterator[int]:
+    at, bound = 0, base
+    while at < len(data):
+        length, at = _varint(data, at)
+        # Only the first may be of nothing: the base itself is settled, and was not read again yet.
+        if not length and bound > base:
+            raise ValueError("a run of nothing")
+        bound += length
+        yield bound
+
+
+def _bounds_of_bits(data: bytes, base: int) -> Iterator[int]:
+    # Lowest bit first; the last run is of ones, so leading zeros say nothing.
+    text = format(int.from_bytes(data, "little"), "b")[::-1]
+    if text.startswith("1"):
+        yield base
+    if text != "0":
+        for run in _SAME.finditer(text):
+            yield base + run.end()
+
+
+def _bits(base: int, bounds: Sequence[int]) -> bytes:
+    lengths = [after - before for before, after in zip((base, *bounds), bounds, strict=False)]
+    text = "".join(("1" if turn % 2 else "0") * length for turn, length in enumerate(lengths))
+    return int(text[::-1], 2).to_bytes((len(text) + 7) // 8, "little")
+
+
+def _checksum(base: int, how: int, body: bytes) -> bytes:
+    return zlib.crc32(base.to_bytes(8, "big") + bytes([how]) + body).to_bytes(4, "big")
+
+
+def _varints(numbers: Iterable[int]) -> bytes:
+    out = bytearray()
+    for number in numbers:
+        rest = number
+        while rest > 127:
+            out.append(rest & 127 | 128)
+            rest >>= 7
+        out.append(rest)
+    return bytes(out)
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number that begins at `at`, and where the next begins. Raises `ValueError`."""
+    number = shift = 0
+    while at < len(data) and shift < 63:
+        byte = data[at]
+        at += 1
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number, at
+        shift += 7
+    raise ValueError("a number ends in its middle, or never")
