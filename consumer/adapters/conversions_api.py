@@ -18,6 +18,7 @@ from typing import Protocol
 
 import aiohttp
 
+from consumer.adapters.resolver import PatientResolver
 from consumer.core.interface import Answered, Send, Unanswered
 from consumer.errors import SettingsError
 
@@ -139,7 +140,9 @@ class ConversionsApi:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=self._concurrency, keepalive_timeout=60)
+            connector = aiohttp.TCPConnector(
+                limit=self._concurrency, keepalive_timeout=60, resolver=PatientResolver()
+            )
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(10.0, self._timeout))
             self._session = aiohttp.ClientSession(
                 connector=connector,

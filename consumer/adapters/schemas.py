@@ -194,6 +194,8 @@ class RegistrySchemas:
         except TimeoutError:
             return SchemaUnavailable(ref, f"the registry did not answer within {self._timeout:g} s")
         except Exception as error:  # the client's own, its HTTP library's, and what nonsense provokes
+            # It remembers whatever it was answered, an answer without a schema too: for ever, were it for it.
+            await self._client.clear_caches()  # type: ignore[no-untyped-call]  # it has no annotations
             return SchemaMissing(ref) if _is_not_found(error) else SchemaUnavailable(ref, _reason(error))
 
     async def _schema(self, ref: SchemaRef) -> Schema:
@@ -210,7 +212,7 @@ class RegistrySchemas:
         texts: dict[tuple[str, int], str] = {}
         await self._collect(schema, texts)
         documents = [json.loads(text) for text in texts.values()]
-        return inlined(json.loads(schema.schema_str), definitions(documents))
+        return inlined(json.loads(_bounded(schema.schema_str)), definitions(documents))
 
     async def _collect(self, schema: Schema, texts: dict[tuple[str, int], str]) -> None:
         for reference in schema.references or ():
@@ -221,7 +223,7 @@ class RegistrySchemas:
                 raise ValueError("more references than are read")
             # A deleted version is still what its referrers were written with.
             registered = await self._client.get_version(*key, deleted=True)
-            texts[key] = registered.schema.schema_str or ""
+            texts[key] = _bounded(registered.schema.schema_str or "")
             await self._collect(registered.schema, texts)
 
     async def register(self, subject: str, schema: Json) -> int:
@@ -259,15 +261,25 @@ def _client(config: dict[str, Any]) -> AsyncSchemaRegistryClient:
         ) from None
 
 
+def _bounded(text: str) -> str:
+    if len(text) > MAX_SCHEMA_CHARACTERS:
+        raise ValueError("a schema larger than one may be")
+    return text
+
+
 def _is_not_found(error: Exception) -> bool:
     status, code = getattr(error, "http_status_code", None), getattr(error, "error_code", None)
-    return status == 404 and code in _NOT_FOUND
+    return status == 404 and isinstance(code, int) and code in _NOT_FOUND
 
 
 def _reason(error: Exception) -> str:
     """One line without a body or an address in it: both can hold secrets."""
     status = getattr(error, "http_status_code", None)
+    if isinstance(error, ValueError):
+        return f"the registry's answer holds no schema ({type(error).__name__})"
     if status is None:
         return f"the registry could not be asked ({type(error).__name__})"
     hint = "; check its credentials" if status in (401, 403) else ""
-    return f"the registry answered {status}, code {getattr(error, 'error_code', None)}{hint}"
+    code = getattr(error, "error_code", None)
+    known = isinstance(code, int) and abs(code) < 10**9  # it is whatever the body said
+    return f"the registry answered {status}, code {code if known else 'unknown'}{hint}"

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
 import structlog
@@ -39,13 +39,15 @@ def run_service(environ: Mapping[str, str]) -> None:
 
 async def _run(settings: Settings) -> None:
     async with member(settings) as one:
-        on_stop_signal(one.service.request_stop)
-        await describe(
-            settings.kafka.client_properties(),
-            settings.kafka.topics,
-            timeout=_DESCRIBE_TIMEOUT,
-            dead_letter_topic=settings.pinstream.dead_letter_topic,
-        )
+        asked = asyncio.Event()
+
+        def stop() -> None:
+            asked.set()
+            one.service.request_stop()
+
+        on_stop_signal(stop)
+        if not await _before(asked, _look_at_cluster(settings)):
+            return
         page = await one.serve_page()
         structlog.get_logger().info(
             "starting",
@@ -67,6 +69,27 @@ async def _run(settings: Settings) -> None:
         except DestinationRefused as refused:
             raise DestinationRefused(f"{refused}; {_REFUSED_ADVICE}") from refused
         structlog.get_logger().info("stopped", **ledger(one.service.statistics().totals))
+
+
+async def _look_at_cluster(settings: Settings) -> None:
+    await describe(
+        settings.kafka.client_properties(),
+        settings.kafka.topics,
+        timeout=_DESCRIBE_TIMEOUT,
+        dead_letter_topic=settings.pinstream.dead_letter_topic,
+    )
+
+
+async def _before(asked: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Whether `work` was done before anyone `asked` to stop; raises what it raises."""
+    doing, stopping = asyncio.create_task(work), asyncio.create_task(asked.wait())
+    await asyncio.wait((doing, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not doing.done():
+        doing.cancel()
+        return False
+    await doing
+    return True
 
 
 def tune_garbage_collector() -> None:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 
 _FORCED = 130
+"""128 + SIGINT, as a shell says of Ctrl-C. Not 0: whoever supervises us must not take it for the orderly end."""
 
 
 def on_stop_signal(stop: Callable[[], None]) -> None:

@@ -56,8 +56,14 @@ class FakeRegistry:
     _stored: list[Stored] = field(default_factory=list)
     _runner: web.AppRunner | None = None
     url: str = ""
+    _port: int = 0
 
     async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def start(self) -> None:
+        """Be up: the first time on a free port, after `stop` on the same one, with the same schemas."""
         app = web.Application(middlewares=[self._misbehave])
         app.router.add_get("/schemas/ids/{id}", self._by_id)
         app.router.add_get("/schemas/guids/{guid}", self._by_guid)
@@ -65,11 +71,10 @@ class FakeRegistry:
         app.router.add_post("/subjects/{subject}/versions", self._register)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
         await site.start()
-        host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
-        return self
+        host, self._port = self._runner.addresses[0][:2]
+        self.url = f"http://{host}:{self._port}"
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from random import Random
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from consumer.adapters.kafka.dead_letters import added_headers, letter_headers
 from consumer.core.interface import DeadLetter
 from consumer.core.model import Record, Rejection, Stage
 from tests.kafka.broker import RealBroker
-from tests.kafka.harness import WITHIN, Kafka, create_topic, produce, read_all, unique, until
+from tests.kafka.harness import WITHIN, Kafka, create_topic, produce, read_all, unique
 
 
 def letter(topic: str, *, partition: int = 0, offset: int = 0, **record: Any) -> DeadLetter:
@@ -168,22 +167,6 @@ async def test_fewer_partitions_than_the_origin_are_enough(
     create_topic(kafka, 1, name=f"{topic}.dead-letters")
     letters = [letter(topic, partition=number) for number in range(3)]
     assert list(await make_producer(kafka).store(letters)) == [True] * 3
-
-
-@pytest.mark.kafka
-@pytest.mark.real_kafka
-async def test_refused_letter_is_not_stored_and_the_others_are(
-    kafka: Kafka, make_producer: Callable[..., DeadLetterProducer], troubles: Troubles
-) -> None:
-    """A letter too large for its topic is refused by the broker: False for it, and trouble told without content."""
-    topic = create_topic(kafka)
-    create_topic(kafka, 1, name=f"{topic}.dead-letters", max_message_bytes="2000")
-    producer = make_producer(kafka)
-    assert list(await producer.store([letter(topic, value=b"secret" + Random(1).randbytes(9000))])) == [False]
-    assert list(await producer.store([letter(topic)])) == [True]
-    await until(lambda: len(troubles) > 0)
-    assert troubles[0][0] == "MSG_SIZE_TOO_LARGE"
-    assert "secret" not in str(troubles)
 
 
 @pytest.mark.kafka

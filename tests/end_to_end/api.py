@@ -20,6 +20,7 @@ from aiohttp import web
 from consumer.sandbox.accounts import SandboxCounts
 from consumer.sandbox.api import Sandbox
 from consumer.sandbox.faults import Faults
+from tests.adapters import fake_registry
 from tests.end_to_end.processes import TOKEN
 from tests.sandbox.test_rules import OPENAPI, validator
 
@@ -166,3 +167,59 @@ class Api:
         for event in events:
             check.validate({"data": [orjson.loads(event)]})
         return len(events)
+
+
+class Registry:
+    """A schema registry that can be ill, be down, and come back where it was; a context manager."""
+
+    def __init__(self, loop: Loop, credentials: str | None = None) -> None:
+        self._loop = loop
+        self._registry = fake_registry.FakeRegistry(credentials=credentials)
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        self._loop.call(self._registry.start())
+        self.url = self._registry.url
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call(self._registry.stop())
+
+    def add(self, subject: str, schema: Any) -> int:
+        """Register a schema (JSON); its id."""
+
+        async def change() -> int:
+            return self._registry.add(subject, orjson.dumps(schema).decode()).schema_id
+
+        return self._loop.call(change())
+
+    def down(self) -> None:
+        """Refuse connections from now on."""
+        self._loop.call(self._registry.stop())
+
+    def up(self) -> None:
+        """Be there again, at the same address, with all that was registered."""
+        self._loop.call(self._registry.start())
+
+    def set_faults(self, **faults: Any) -> None:
+        """Misbehave from now on as told; nothing named: behave."""
+
+        async def change() -> None:
+            self._registry.faults = fake_registry.Faults(**faults)
+
+        self._loop.call(change())
+
+    def set_credentials(self, credentials: str | None) -> None:
+        """The ``user:password`` that every request must bring from now on."""
+
+        async def change() -> None:
+            self._registry.credentials = credentials
+
+        self._loop.call(change())
+
+    @property
+    def requests(self) -> list[str]:
+        """The paths it was asked for, in order."""
+        return list(self._registry.requests)

@@ -113,15 +113,25 @@ def wait_for(condition: Callable[[], Any], what: str, within: float = WITHIN) ->
 
 
 class Process:
-    """``pinstream ARGUMENTS`` until it is told to stop. A context manager: at its end the process is gone."""
+    """``pinstream ARGUMENTS`` until it is told to stop. A context manager: at its end the process is gone.
 
-    def __init__(self, folder: Path, *arguments: str, env: Mapping[str, str]) -> None:
+    `under`: a command that starts the one appended to it, and becomes or waits for it.
+    """
+
+    def __init__(
+        self, folder: Path, *arguments: str, env: Mapping[str, str], under: tuple[str, ...] = ()
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{arguments[0]}-{time.monotonic_ns()}"
         self._out, self._err = folder / f"{stem}.out", folder / f"{stem}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._process = subprocess.Popen(
-                _line(arguments), env=dict(env), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=err
+                [*under, *_line(arguments)],
+                env=dict(env),
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
             )
 
     def __enter__(self) -> Self:
@@ -199,6 +209,16 @@ class Process:
 
         found: dict[str, int] = self.until(settled, f"{records} settled records")
         return found
+
+    @property
+    def pid(self) -> int:
+        """Its number, or that of the command it was started under."""
+        return self._process.pid
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._process.poll() is not None
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
-from consumer.core.encode import Encoder, SingleObject
+from consumer.core.encode import ConfluentId, Encoder, SingleObject
 from consumer.core.model import CommerceEvent
 from consumer.sandbox.generator import GeneratedEvent, Generator
 from tests.end_to_end.processes import ROOT
@@ -65,6 +65,14 @@ def write_generated(kafka: Kafka, topic: str, events: Iterable[GeneratedEvent]) 
 def write_events(kafka: Kafka, topic: str, events: Iterable[CommerceEvent]) -> None:
     """Produce events without a key."""
     write(kafka, topic, ((None, ENCODER.encode(event)) for event in events))
+
+
+def write_registered(
+    kafka: Kafka, topic: str, schema_id: int, events: Iterable[CommerceEvent], schema: Any = None
+) -> None:
+    """Produce events in Confluent's wire format, under an id of a registry, without a key."""
+    encoder = Encoder(schema or SCHEMA, ConfluentId(schema_id))
+    write(kafka, topic, ((None, encoder.encode(event)) for event in events))
 
 
 def new_topic(kafka: Kafka, partitions: int = PARTITIONS) -> str:

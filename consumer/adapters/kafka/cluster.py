@@ -7,7 +7,6 @@ on demand would otherwise create the mistyped one.
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import re
 import time
@@ -20,6 +19,7 @@ from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.kafka.configuration import Config, admin_config, dead_letter_pattern, make_client
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
+from consumer.adapters.thread import OwnThread
 from consumer.core.model import TopicPartition
 from consumer.errors import KafkaError, SettingsError
 
@@ -56,7 +56,12 @@ async def describe(
     Raises `KafkaError` (unreachable, refused, a topic missing) and `SettingsError` (a property or a pattern that
     cannot be).
     """
-    metadata = await asyncio.to_thread(fetch_metadata, config, timeout)
+    # Not asyncio's own pool: the interpreter would wait for its threads, also when nobody asks any more.
+    thread = OwnThread("pinstream-kafka-cluster")
+    try:
+        metadata = await thread.run(fetch_metadata, config, timeout)
+    finally:
+        thread.stop()
     known = {name: len(topic.partitions) for name, topic in sorted(metadata.topics.items())}
     chosen, unmatched = _choose(topics, known, dead_letter_pattern(dead_letter_topic))
     return ClusterView(

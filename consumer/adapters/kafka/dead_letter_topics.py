@@ -20,9 +20,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 from consumer.adapters.kafka.configuration import Config, admin_config, make_client
 from consumer.adapters.kafka.trouble import OnTrouble, describe_error, exception_error
 
-_HEADER_BYTES: Final = 64 * 1024
-"""Room for the added headers in a created topic, on top of the origin's largest record."""
 _LARGEST: Final = "max.message.bytes"
+_LEAST_LIMIT: Final = 1024 * 1024
+"""Our own batches hold up to 1,000,000 bytes, and the limit is a batch's."""
+_MOST_LIMIT: Final = 2**31 - 1
+"""The broker's own limit of the limit."""
 _EXISTS: Final = confluent_kafka.KafkaError.TOPIC_ALREADY_EXISTS
 
 
@@ -87,7 +89,14 @@ class DeadLetterTopics:
         resource = ConfigResource(ResourceType.TOPIC, origin)
         try:
             asked: Any = client.describe_configs([resource], request_timeout=self._timeout)[resource]
-            settings[_LARGEST] = str(int(asked.result(self._timeout)[_LARGEST].value) + _HEADER_BYTES)
+            settings[_LARGEST] = str(_limit_above(int(asked.result(self._timeout)[_LARGEST].value)))
         except (KafkaException, KeyError, TypeError, ValueError):
             pass  # not allowed to look, or the origin is gone: the broker's default must do
         return settings
+
+
+def _limit_above(origin: int) -> int:
+    """How large a batch a created topic takes: whatever its origin takes, with room for the added headers, and
+    for a record that its producer compressed better than we do, since brokers measure what is compressed.
+    """
+    return min(2 * max(origin, _LEAST_LIMIT), _MOST_LIMIT)

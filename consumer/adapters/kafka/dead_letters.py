@@ -7,10 +7,21 @@ record's own, retention could delete it at once. The record's own is in a header
 
 The topic is created the first time if it is missing, with as many partitions as its origin, the broker's default
 replication, ``cleanup.policy=delete`` (records without a key must be taken whatever the broker's default) and
-room for the headers on top of the origin's largest record.
+room above the origin's largest record.
 
-One try, one time limit: a letter counts as stored only when its acknowledgement came in time. One that came later
-is then stored twice: allowed (lessons.md, crash points), never lost.
+A letter that the broker refuses for good must not hold up its partition for ever (lessons.md). What is refused for
+its size is tried in a batch of its own, since the broker measures batches, and then with less and less of it: without
+its value, without its own headers, without its key. A header tells of each part that is left out, those of the
+origin where to read it, and a line of trouble that it was so. The verdicts on one lot:
+
+::
+
+    together  --stored-->  done           --other error-->  not stored
+       '--refused for what one record is-->  alone, whole
+                                               '--too large-->  without value  --too large-->  ... not stored
+
+One try, one time limit for each step: a letter counts as stored only when its acknowledgement came in time. One that
+came later is then stored twice: allowed (lessons.md, crash points), never lost.
 """
 
 from __future__ import annotations
@@ -18,7 +29,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal
 
@@ -32,13 +43,28 @@ from consumer.adapters.kafka.configuration import (
 )
 from consumer.adapters.kafka.dead_letter_topics import DeadLetterTopics
 from consumer.adapters.kafka.producer import PolledProducer
-from consumer.adapters.kafka.thread import OwnThread, post
 from consumer.adapters.kafka.trouble import OnTrouble, describe_error, exception_error, ignore_trouble
+from consumer.adapters.thread import OwnThread, post
 from consumer.core.interface import DeadLetter
 
 HEADER_PREFIX: Final = "pinstream."
-_MOST_BYTES: Final = 1_000_000_000
-"""librdkafka's own limit of a record is left to the topic's."""
+_FIXED: Final = {
+    # How large a letter may be is the topic's to say. Only what exceeds one request (a broker's
+    # socket.request.max.bytes is 100 MiB) must be refused here: the broker would just close the connection.
+    "message.max.bytes": 100_000_000,
+    # What waits is bounded by the core's own budget; a queue smaller than a letter would never take it.
+    "queue.buffering.max.messages": 0,
+    "queue.buffering.max.kbytes": 2_000_000,
+    "linger.ms": 5,
+}
+_TOO_LARGE: Final = frozenset(
+    {confluent_kafka.KafkaError.MSG_SIZE_TOO_LARGE, confluent_kafka.KafkaError.RECORD_LIST_TOO_LARGE}
+)
+_FOR_ONE: Final = _TOO_LARGE | {confluent_kafka.KafkaError.INVALID_RECORD}
+"""Verdicts on a whole batch that some of its records may not deserve."""
+
+Parts = tuple[str, ...]
+"""Of ``value``, ``headers``, ``key``: what is left out of a letter."""
 
 
 def added_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
@@ -61,11 +87,33 @@ def added_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
     return [(HEADER_PREFIX + name, text.encode()) for name, text in texts.items()]
 
 
-def letter_headers(letter: DeadLetter) -> list[tuple[str, bytes | None]]:
+def letter_headers(letter: DeadLetter, left_out: Parts = ()) -> list[tuple[str, bytes | None]]:
     """The record's own headers, then ours. Those of an earlier death (a redriven record) give way."""
     added = added_headers(letter)
-    ours = {name for name, _ in added}
-    return [header for header in letter.record.headers if header[0] not in ours] + list(added)
+    sizes = _sizes(letter)
+    for part in left_out:
+        text = f"omitted: {sizes[part]} bytes, too large for this topic; read it at its origin"
+        added.append((HEADER_PREFIX + part, text.encode()))
+    ours = {name for name, _ in added} | {HEADER_PREFIX + part for part in sizes}
+    own = () if "headers" in left_out else letter.record.headers
+    return [header for header in own if header[0] not in ours] + list(added)
+
+
+def _sizes(letter: DeadLetter) -> dict[str, int]:
+    """The bytes of each part that can be left out, the first to go first."""
+    record = letter.record
+    headers = sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
+    return {"value": len(record.value or b""), "headers": headers, "key": len(record.key or b"")}
+
+
+def _reductions(letter: DeadLetter) -> Iterator[Parts]:
+    """What to leave out, in the order to try it: nothing, then more and more of what is there."""
+    left_out: Parts = ()
+    yield left_out
+    for part, size in _sizes(letter).items():
+        if size:
+            left_out = (*left_out, part)
+            yield left_out
 
 
 class DeadLetterProducer:
@@ -88,33 +136,71 @@ class DeadLetterProducer:
         self._loop = asyncio.get_running_loop()
         self._config = {
             **producer_config(config, delivery_timeout=timeout),
-            "message.max.bytes": _MOST_BYTES,
-            "linger.ms": 5,
+            **_FIXED,
         }
         self._spoiled = False
-        self._producer = PolledProducer(self._config, self._heard_error)
+        self._together = PolledProducer(self._config, self._heard_error)
+        self._alone: PolledProducer | None = None
         self._topics = DeadLetterTopics(config, timeout, self._trouble)
         self._thread = OwnThread("pinstream-kafka-topics")
 
     async def store(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
         """Whether the broker has acknowledged each of them, in order.
 
-        One try: the time limit once for the topics, if they are not known yet, and once for the letters.
+        One try: the time limit once for the topics, if they are not known yet, once for the letters, and once for
+        each further step of those that were refused for what they are.
         """
         counts = await self._ensure({letter.topic for letter in letters})
         self._renew_if_spoiled()
-        answers = _Answers(len(letters))
-        for index, letter in enumerate(letters):
-            self._send(letter, counts, functools.partial(answers.heard, index))
-        await answers.wait(self._timeout)
-        if answers.first_error is not None:
-            self._note(answers.first_error)
-        return tuple(answers.stored)  # as of now: a later acknowledgement changes nothing any more
+        verdicts = await self._try(self._together, letters, counts)
+        refused = [index for index, verdict in enumerate(verdicts) if _is(verdict, _FOR_ONE)]
+        again = await asyncio.gather(*(self._store_alone(letters[index], counts) for index in refused))
+        for index, verdict in zip(refused, again, strict=True):
+            verdicts[index] = verdict
+        errors = [one for one in verdicts if isinstance(one, confluent_kafka.KafkaError)]
+        if errors:
+            self._note(errors[0])
+        return tuple(verdict is None for verdict in verdicts)
 
     async def close(self) -> None:
         """End the threads. What was not acknowledged is not stored."""
-        self._producer.stop()
+        self._stop_producers()
         self._thread.stop()
+
+    async def _store_alone(self, letter: DeadLetter, counts: Mapping[str, int]) -> Verdict:
+        """In a batch of its own, with as much of it as the topic takes."""
+        if self._alone is None:
+            self._alone = PolledProducer({**self._config, "batch.num.messages": 1}, self._heard_error)
+        verdict: Verdict = ""
+        for left_out in _reductions(letter):
+            [verdict] = await self._try(self._alone, [letter], counts, left_out)
+            if not _is(verdict, _TOO_LARGE):
+                break
+        if verdict is None and left_out:
+            self._tell_left_out(letter, left_out)
+        return verdict
+
+    def _tell_left_out(self, letter: DeadLetter, left_out: Parts) -> None:
+        topic = dead_letter_topic(self._template, letter.topic)
+        self._on_trouble(
+            "MSG_SIZE_TOO_LARGE",
+            f"the dead letter of {letter.topic} partition {letter.partition} offset {letter.record.offset} was stored "
+            f"without its {' and '.join(left_out)} ({_sizes(letter)['value']} bytes of value): {topic} takes no "
+            "larger one; raise its max.message.bytes",
+        )
+
+    async def _try(
+        self,
+        producer: PolledProducer,
+        letters: Sequence[DeadLetter],
+        counts: Mapping[str, int],
+        left_out: Parts = (),
+    ) -> list[Verdict]:
+        answers = _Answers(len(letters))
+        for index, letter in enumerate(letters):
+            self._send(producer, letter, counts, left_out, functools.partial(answers.heard, index))
+        await answers.wait(self._timeout)
+        return list(answers.verdicts)  # as of now: a later acknowledgement changes nothing any more
 
     async def _ensure(self, origins: set[str]) -> Mapping[str, int]:
         """The number of partitions of each dead-letter topic that is there; missing topics are created."""
@@ -127,18 +213,25 @@ class DeadLetterProducer:
                 self._on_trouble("_TIMED_OUT", "the dead-letter topics cannot be looked up")
         return self._topics.partitions
 
-    def _send(self, letter: DeadLetter, counts: Mapping[str, int], answer: Callable[[Verdict], None]) -> None:
+    def _send(
+        self,
+        producer: PolledProducer,
+        letter: DeadLetter,
+        counts: Mapping[str, int],
+        left_out: Parts,
+        answer: Callable[[Verdict], None],
+    ) -> None:
         topic = dead_letter_topic(self._template, letter.topic)
         count = counts.get(topic)
         if not count:
             answer("")  # why was told when the topic could not be found or made
             return
         try:
-            self._producer.produce(
+            producer.produce(
                 topic,
-                letter.record.key,
-                letter.record.value,
-                letter_headers(letter),
+                None if "key" in left_out else letter.record.key,
+                None if "value" in left_out else letter.record.value,
+                letter_headers(letter, left_out),
                 lambda error, _: post(self._loop, answer, error),
                 partition=letter.partition % count,
             )
@@ -155,9 +248,15 @@ class DeadLetterProducer:
     def _renew_if_spoiled(self) -> None:
         """An idempotent producer that has lost count takes nothing more, ever: a new one starts afresh."""
         if self._spoiled:
-            self._producer.stop()
-            self._producer = PolledProducer(self._config, self._heard_error)
+            self._stop_producers()
+            self._together = PolledProducer(self._config, self._heard_error)
             self._spoiled = False
+
+    def _stop_producers(self) -> None:
+        self._together.stop()
+        if self._alone is not None:
+            self._alone.stop()
+            self._alone = None
 
     def _heard_error(self, error: confluent_kafka.KafkaError) -> None:
         self._spoiled = self._spoiled or error.fatal()
@@ -171,20 +270,21 @@ Verdict = confluent_kafka.KafkaError | Literal[""] | None
 """On one letter: None is stored; an error, or nothing to say, is not."""
 
 
+def _is(verdict: Verdict, codes: Container[int]) -> bool:
+    return isinstance(verdict, confluent_kafka.KafkaError) and verdict.code() in codes
+
+
 class _Answers:
     """The verdicts on one lot of letters, collected on the event loop."""
 
     def __init__(self, count: int) -> None:
-        self.stored = [False] * count
-        self.first_error: confluent_kafka.KafkaError | None = None
+        self.verdicts: list[Verdict] = [""] * count
         self._open = count
         self._all = asyncio.Event()
 
     def heard(self, index: int, verdict: Verdict) -> None:
         """The verdict on letter `index`; each letter gets one."""
-        self.stored[index] = verdict is None
-        if isinstance(verdict, confluent_kafka.KafkaError) and self.first_error is None:
-            self.first_error = verdict
+        self.verdicts[index] = verdict
         self._open -= 1
         if not self._open:
             self._all.set()

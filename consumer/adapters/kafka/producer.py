@@ -15,8 +15,8 @@ import confluent_kafka
 from confluent_kafka import KafkaException, Message
 
 from consumer.adapters.kafka.configuration import LOGGER, Config, make_client, producer_config
-from consumer.adapters.kafka.thread import post
 from consumer.adapters.kafka.trouble import describe_error, exception_error
+from consumer.adapters.thread import post
 from consumer.errors import KafkaError
 
 OnDelivery = Callable[[confluent_kafka.KafkaError | None, Message], None]

@@ -42,8 +42,8 @@ from consumer.adapters.kafka.configuration import (
     uses_consumer_protocol,
 )
 from consumer.adapters.kafka.member import GroupMember, RawConsumer
-from consumer.adapters.kafka.thread import OwnThread, post, settle
 from consumer.adapters.kafka.trouble import OnTrouble, ignore_trouble
+from consumer.adapters.thread import OwnThread, post, settle
 from consumer.core.interface import Assignment
 from consumer.core.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError, SettingsError

@@ -57,7 +57,8 @@ _FATAL: Final = {
 def as_fatal(error: confluent_kafka.KafkaError) -> KafkaError | None:
     """The error that ends the run, or None if librdkafka mends this one by itself."""
     advice = _FATAL.get(error.code())
-    if advice is None and not error.fatal():
+    # What ends a client comes out of its queue as _FATAL, without the mark.
+    if advice is None and not error.fatal() and error.code() != _Code._FATAL:
         return None
     return KafkaError(f"Kafka: {advice or 'the client cannot go on: restart it'} ({describe_error(error)})")
 

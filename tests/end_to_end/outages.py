@@ -1,0 +1,111 @@
+"""What the tests of an outage share: a small budget, and a watch that holds the process to it at every look.
+
+Theory of operation. While something outside is gone, nothing settles, so a process must take in what its budget
+allows and no more. `Watch.look` reads one /status document and asserts what must hold in every one of them: the
+ledger adds up, and no more is open than the budget allows, in events and in bytes. All waiting goes through it, so
+the budget is looked at every few milliseconds from the first record to the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import psutil
+
+from tests.end_to_end.processes import WITHIN, Process
+
+Status = dict[str, Any]
+PARTS = ("delivered", "duplicate", "filtered", "dead_lettered", "open")
+
+
+class Budget(NamedTuple):
+    """How much may be open."""
+
+    events: int
+    bytes: int
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """As the process is told."""
+        return {
+            "PINSTREAM_MAX_OPEN_EVENTS": str(self.events),
+            "PINSTREAM_MAX_OPEN_BYTES": f"{self.bytes}B",
+            "PINSTREAM_BATCH_BYTES": f"{min(self.bytes, 4 << 20)}B",
+        }
+
+
+class Watch:
+    """Looks at a process under a budget, and remembers the most it saw."""
+
+    def __init__(self, process: Process, budget: Budget) -> None:
+        self._process = process
+        self._budget = budget
+        self.most = Budget(0, 0)
+        self.most_memory = 0
+        """Resident bytes."""
+
+    def look(self) -> Status:
+        """A status document that keeps its promises."""
+        status = self._process.status()
+        ledger, held = status["ledger"], status["open"]["bytes"]
+        assert ledger["read"] == sum(ledger[part] for part in PARTS)
+        self.most = Budget(max(self.most.events, ledger["open"]), max(self.most.bytes, held))
+        self.most_memory = max(self.most_memory, self.memory())
+        assert ledger["open"] <= self._budget.events, status
+        assert held <= self._budget.bytes, status
+        return status
+
+    def memory(self) -> int:
+        """Resident bytes of the process now."""
+        return int(psutil.Process(self._process.pid).memory_info().rss)
+
+    def until(self, condition: Callable[[Status], Any], what: str, within: float = WITHIN) -> Status:
+        """Look, bounded, until `condition` holds of what is seen; that."""
+
+        def hold() -> Status | None:
+            try:
+                status = self.look()
+            except OSError:  # nobody answers: the process ended, and whoever waits says what it complained of
+                return None
+            return status if condition(status) else None
+
+        found: Status = self._process.until(hold, what, within)
+        return found
+
+    def until_full(self, least: int) -> Status:
+        """Until intake pauses, with at least so many events open; what stood then."""
+        return self.until(
+            lambda status: status["room"] == 0 and status["ledger"]["open"] >= least, "the pause of intake"
+        )
+
+    def until_settled(self, records: int, within: float = WITHIN) -> Status:
+        """Until nothing is open and so many are committed: all there are, of a group that was new."""
+        return self.until(
+            lambda status: not status["ledger"]["open"] and committed(status) == records,
+            f"{records} settled records",
+            within,
+        )
+
+    def stands_still(self, failures: int, reason: str) -> Status:
+        """Until so many more attempts have failed for `reason`; nothing was read, settled or committed meanwhile."""
+        before = self.look()
+        assert before["room"] == 0, before
+        target = failed(before, reason) + failures
+        after = self.until(
+            lambda status: failed(status, reason) >= target, f"{failures} more failures: {reason}"
+        )
+        assert after["ledger"] == before["ledger"]
+        assert after["room"] == 0
+        assert committed(after) == committed(before)
+        return after
+
+
+def failed(status: Status, reason: str) -> int:
+    """How many attempts got no verdict for this reason."""
+    return int(status["counts"]["no_verdicts"].get(reason, 0))
+
+
+def committed(status: Status) -> int:
+    """How far the process says it has committed, all partitions together."""
+    return sum(one["committed"] or 0 for one in status["partitions"])

@@ -1,0 +1,236 @@
+"""The API is down for ten minutes, on virtual time: a full budget, few calls, and then everything, once.
+
+Theory of operation. `Outage` stands between the service and the fake API: from `BEGIN` on, for `LENGTH` seconds, it
+fails every call in one way, and afterwards lets all through. A watcher looks twice a second at what must hold: the
+budget is kept, what is read stands still, nothing is committed past, the group is polled all the same, and neither
+tasks nor claims pile up. The log is ten times the budget, so that there is always more to read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from consumer.core import interface as i
+from consumer.core.policy import Backoff
+from tests.core.building import event, event_ids
+from tests.service.driving import all_committed, until, values
+from tests.service.fakes import Process, World
+from tests.service.virtual_time import START, now, run
+
+LENGTH = 600.0
+BEGIN = START + 0.5
+END = BEGIN + LENGTH
+BATCH, CONCURRENCY, BUDGET = 10, 4, 100
+RECORDS = 10 * BUDGET
+POLICY: dict[str, Any] = {
+    "batch_events": BATCH,
+    "concurrency": CONCURRENCY,
+    "max_open_events": BUDGET,
+    "linger": 0.05,
+    "commit_interval": 0.2,
+}
+BACKOFF = Backoff()
+GRACE = 25.0
+FILLING = 2.0
+"""Seconds in which the budget fills up."""
+HEALING = BACKOFF.cap + 10.0
+"""Seconds after the end in which all is delivered: the longest delay, and the work itself."""
+MOST_CALLS = (BUDGET // BATCH) * int(LENGTH / (BACKOFF.cap / 2) + 6) * 3 // 2
+"""Each open batch is tried every 15 seconds in the mean (half of the cap, full jitter), and six times on the way
+there: 46 calls a batch. Half as many more are allowed, since the dice may be lucky."""
+
+Failure = Callable[[i.Send], Coroutine[Any, Any, i.Answered | i.Unanswered]]
+
+
+async def refused(command: i.Send) -> i.Unanswered:
+    """Nobody listens."""
+    return i.Unanswered(command.number, "connect")
+
+
+async def silent(command: i.Send) -> i.Unanswered:
+    """The call runs into its time-out."""
+    await asyncio.sleep(30.0)
+    return i.Unanswered(command.number, "timeout")
+
+
+async def unavailable(command: i.Send) -> i.Answered:
+    """A gateway says so."""
+    return i.Answered(command.number, 503, {}, b"no healthy upstream")
+
+
+async def throttling(command: i.Send) -> i.Answered:
+    """Too many requests, it says, whatever we do."""
+    return i.Answered(command.number, 429, {"retry-after": "20"}, b"{}")
+
+
+class Outage:
+    """Fails the calls of one process from `BEGIN` to `END`."""
+
+    def __init__(self, process: Process, failure: Failure) -> None:
+        self._accept = process.api.answering
+        self._failure = failure
+        self.calls: list[tuple[float, list[str]]] = []
+        """When each failed call was made, and what was in it."""
+        process.api.answering = self.answer
+
+    async def answer(self, command: i.Send) -> i.Answered | i.Unanswered:
+        if not BEGIN <= now() < END:
+            return await self._accept(command)
+        self.calls.append((now(), event_ids(command)))
+        return await self._failure(command)
+
+
+class Watcher:
+    """What was seen of a process, twice a second."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.read: list[int] = []
+        """How much was read, at each look from `FILLING` seconds after the beginning on until the end."""
+        self.committed: list[int] = []
+        """The sum of the committed offsets, likewise."""
+        self.most_tasks = 0
+        self.states: set[str] = set()
+
+    async def watch(self) -> None:
+        """Look until cancelled."""
+        while True:
+            self._look()
+            await asyncio.sleep(0.5)
+
+    def _look(self) -> None:
+        statistics = self._process.service.statistics()
+        world = self._process.world
+        assert statistics.totals.open <= BUDGET
+        assert statistics.claims <= BUDGET
+        assert sum(world.committed.values()) <= len(world.processed)
+        self.most_tasks = max(self.most_tasks, len(asyncio.all_tasks()))
+        self.states.add(statistics.destination)
+        if BEGIN + FILLING <= now() < END:
+            assert statistics.totals.open == BUDGET
+            assert statistics.room == 0
+            self.read.append(statistics.totals.read)
+            self.committed.append(sum(world.committed.values()))
+
+
+def a_process() -> Process:
+    """One that has ten times its budget to read, on two partitions."""
+    world = World(p0=values(RECORDS // 2), p1=values(RECORDS // 2, "x"))
+    return Process(world, grace=GRACE, **POLICY)
+
+
+async def live_through(process: Process, watcher: Watcher, done: Callable[[], bool]) -> tuple[float, float]:
+    """Serve until `done`, then stop; how long each took, in virtual seconds."""
+    running = asyncio.create_task(process.service.run())
+    watching = asyncio.create_task(watcher.watch())
+    waiting = asyncio.create_task(until(done))
+    await asyncio.wait({running, watching, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    done_at = now()
+    watching.cancel()
+    await asyncio.wait({watching})
+    if not watching.cancelled():
+        watching.result()
+    process.service.request_stop()
+    await running
+    waiting.result()
+    return done_at - START, now() - done_at
+
+
+@pytest.mark.parametrize("failure", [refused, silent, unavailable, throttling])
+def test_ten_minutes_without_the_api(failure: Failure) -> None:
+    """Intake pauses at the budget, calls become few, and all is delivered and committed, once, when it is back."""
+    process = a_process()
+    outage, watcher = Outage(process, failure), Watcher(process)
+    took, _ = run(live_through(process, watcher, all_committed(process.world)))
+
+    assert len(watcher.read) > LENGTH, "two looks a second at a process that waits"
+    assert len(set(watcher.read)) == len(set(watcher.committed)) == 1, "it stood still"
+    assert watcher.most_tasks <= CONCURRENCY + 20
+    assert 10 < len(outage.calls) <= MOST_CALLS
+    assert process.calls.count("fetch") > LENGTH * 5, "the group was polled all the time"
+    assert took < END - START + HEALING
+
+    expected = [f"{prefix}{n}" for prefix in ("", "x") for n in range(RECORDS // 2)]
+    assert sorted(process.world.processed) == sorted(expected)
+    totals = process.pipeline.ledger.totals()
+    assert (totals.read, totals.delivered, totals.open) == (RECORDS, RECORDS, 0)
+    assert not process.world.letters
+
+
+def test_one_call_at_a_time_while_it_is_down() -> None:
+    """An API in trouble is not stormed: soon no more than one call is under way, and it is not alone at the end."""
+    process = a_process()
+    outage, under_way = Outage(process, silent), []
+    failing = process.api.answering
+
+    async def note(command: i.Send) -> i.Answered | i.Unanswered:
+        under_way.append((now(), process.api.in_flight))
+        return await failing(command)
+
+    process.api.answering = note
+    run(live_through(process, Watcher(process), all_committed(process.world)))
+    # The first calls all run into their time-out; then the pace is down to one.
+    during = [count for at, count in under_way if BEGIN + 2 * 30.0 < at < END]
+    assert len(during) > 10
+    assert set(during) == {1}
+    assert max(count for at, count in under_way if at > END) == CONCURRENCY
+    assert outage.calls
+
+
+def test_the_same_events_travel_together_again() -> None:
+    """What could not be sent is sent again as it was: the same batches, the same event ids."""
+    process = a_process()
+    outage = Outage(process, refused)
+    run(live_through(process, Watcher(process), all_committed(process.world)))
+    batches = {tuple(ids) for _, ids in outage.calls}
+    assert len(batches) == BUDGET // BATCH
+    assert sum(map(len, batches)) == len({one for ids in batches for one in ids}) == BUDGET
+
+
+@pytest.mark.parametrize("failure", [refused, silent])
+def test_stopped_in_the_middle_of_it(failure: Failure) -> None:
+    """A stop in the tenth minute ends within the grace; what was not delivered is not committed, and is next's."""
+    process = a_process()
+    Outage(process, failure)
+    took, stopping = run(live_through(process, Watcher(process), lambda: now() > END - 60.0))
+    assert took < END - START - 59.0
+    assert stopping <= GRACE
+    assert process.source.closed
+    delivered = len(process.world.processed)
+    assert 0 < delivered < RECORDS - BUDGET
+    assert sum(process.world.committed.values()) == delivered
+
+    after = Process(process.world, **POLICY)
+    run(live_through(after, Watcher(after), all_committed(process.world)))
+    assert len(process.world.processed) == len(set(process.world.processed)) == RECORDS
+
+
+def test_a_budget_in_bytes_holds_as_well() -> None:
+    """Large events: bytes are what runs out first, and it is the same."""
+    padding = "a" * 1000
+    world = World(p0=[event(str(n), text=padding) for n in range(200)])
+    most = 64 * 1024
+    process = Process(world, **{**POLICY, "max_open_bytes": most, "batch_bytes": most})
+    outage = Outage(process, refused)
+    seen: list[int] = []
+
+    async def look() -> None:
+        while True:
+            seen.append(process.service.statistics().open_bytes)
+            await asyncio.sleep(0.5)
+
+    async def scenario() -> None:
+        running, looking = asyncio.create_task(process.service.run()), asyncio.create_task(look())
+        await until(all_committed(world))
+        looking.cancel()
+        process.service.request_stop()
+        await running
+
+    run(scenario())
+    assert most * 0.8 < max(seen) <= most
+    assert outage.calls
+    assert sorted(world.processed, key=int) == [str(n) for n in range(200)]
