@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing as mp
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import Synchronized
 from types import TracebackType
@@ -26,10 +27,10 @@ def _answer(events: int) -> bytes:
     return head + body
 
 
-class _Sink(asyncio.Protocol):
-    def __init__(self, count: Synchronized[int], answers: dict[int, bytes]) -> None:
-        self._count = count
-        self._answers = answers
+class Calls(asyncio.Protocol):
+    """One connection: reads call after call, and gives each one's text to `called`, which replies or cuts it."""
+
+    def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._size = 0
         self._need: int | None = None
@@ -45,7 +46,9 @@ class _Sink(asyncio.Protocol):
         if self._need is None:
             self._read_head()
         if self._need is not None and self._size >= self._need:
-            self._reply()
+            call = b"".join(self._parts)
+            self._parts, self._size, self._need = [], 0, None
+            self.called(call)
 
     def _read_head(self) -> None:
         joined = b"".join(self._parts)
@@ -57,26 +60,50 @@ class _Sink(asyncio.Protocol):
             if line.startswith(b"content-length:"):
                 self._need = end + 4 + int(line[15:])
 
-    def _reply(self) -> None:
-        events = b"".join(self._parts).count(b'"event_id":')
-        self._parts, self._size, self._need = [], 0, None
+    def called(self, call: bytes) -> None:
+        """A whole call came, head and body."""
+        raise NotImplementedError
+
+    def reply(self, answer: bytes) -> None:
+        """Send this back."""
+        if self._transport is not None:
+            self._transport.write(answer)
+
+    def cut(self) -> None:
+        """Cut the connection without a word."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class _Counting(Calls):
+    def __init__(self, count: Synchronized[int], answers: dict[int, bytes]) -> None:
+        super().__init__()
+        self._count = count
+        self._answers = answers
+
+    def called(self, call: bytes) -> None:
+        events = call.count(b'"event_id":')
         if events not in self._answers:
             self._answers[events] = _answer(events)
-        if self._transport is not None:
-            self._transport.write(self._answers[events])
+        self.reply(self._answers[events])
         with self._count.get_lock():
             self._count.value += events
 
 
-def _serve(count: Any, address: Connection) -> None:
+def listen(make: Callable[[], Calls], address: Connection) -> None:
+    """Serve on a free port of loopback for ever; `address` is told the port."""
+
     async def main() -> None:
-        answers: dict[int, bytes] = {}
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Sink(count, answers), "127.0.0.1", 0)
+        server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
         address.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
     asyncio.run(main())
+
+
+def _serve(count: Any, address: Connection) -> None:
+    answers: dict[int, bytes] = {}
+    listen(lambda: _Counting(count, answers), address)
 
 
 class Sink:

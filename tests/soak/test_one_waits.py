@@ -1,0 +1,58 @@
+"""Memory while one record stays open and all others settle: the bound that a run in order never puts to the test."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Sequence
+from typing import Any
+
+from consumer.core import interface as i
+from consumer.core.intake import Decoded
+from consumer.core.model import Chunk, CommerceEvent, Converted, Instant, Record, Rejection, SchemaRef
+from consumer.core.pipeline import Pipeline
+from consumer.core.policy import Policy
+
+UNKNOWN = SchemaRef("id", "7")
+CHUNK = 500
+
+
+class _Decoder:
+    """One record needs a schema that nobody has yet; the others are tombstones, which settle at once."""
+
+    def decode_chunk(self, records: list[Record]) -> Sequence[Decoded]:
+        return [UNKNOWN if record.offset == 0 else None for record in records]
+
+    def add_schema(self, ref: SchemaRef, schema_json: Any) -> Rejection | None:
+        return None
+
+    def add_missing(self, ref: SchemaRef) -> None:
+        pass
+
+
+class _Converter:
+    def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
+        return []
+
+
+def settle(pipeline: Pipeline, first: int, chunks: int) -> None:
+    """Fetch so many chunks, from offset `first` on."""
+    for number in range(chunks):
+        at = first + number * CHUNK
+        records = [Record(offset, 1, None, b"x", ()) for offset in range(at, at + CHUNK)]
+        pipeline.handle(i.Fetched([Chunk("t", 0, 1, 1, records)]), Instant(at / 1e6, 1e9))
+
+
+def test_what_settled_behind_an_open_record_holds_no_memory() -> None:
+    """A record waits for its schema, for hours: the books of the millions settled behind it do not pile up."""
+    pipeline = Pipeline(Policy(max_open_events=20_000, max_open_bytes=128 << 20), _Decoder(), _Converter())
+    pipeline.handle(i.Assigned([i.Assignment("t", 0, 1, 0, False)]), Instant(0.0, 1e9))
+    settle(pipeline, 0, 20)
+    tracemalloc.start()
+    try:
+        settle(pipeline, 20 * CHUNK, 200)
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert pipeline.ledger.open == 1
+    assert pipeline.ledger.totals().filtered == 220 * CHUNK - 1
+    assert grown < 2 * 200 * CHUNK, f"{grown / (200 * CHUNK):.0f} bytes for every settled record"
