@@ -6,9 +6,10 @@ from bisect import bisect_left
 from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from consumer.core import offset_map
 from consumer.core.interface import DeadLetter
 from consumer.core.model import Position, TopicPartition
+from consumer.core.offset_map import MOST, OffsetMap
+from consumer.core.offset_map import read as read_map
 from tests.simulation.records import Spec
 from tests.simulation.truth import Truth, Violation, require
 
@@ -79,8 +80,8 @@ class Broker:
     def _check_map(self, position: Position) -> None:
         """What a new owner will pass over is resolved."""
         text, tp = position.metadata, TopicPartition(position.topic, position.partition)
-        require(len(text.encode()) <= offset_map.MOST, "commit metadata fits", str(len(text)))
-        known = offset_map.read(text, position.next_offset)
+        require(len(text.encode()) <= MOST, "commit metadata fits", str(len(text)))
+        known = read_map(text, position.next_offset)
         require((known is None) is (text == ""), "an offset map can be read", text)
         if known is None:
             return
@@ -107,7 +108,7 @@ class Broker:
         """Records up to `seen` that a new owner finds neither below the committed offset nor in its map."""
         position = self.committed.get(tp)
         begin = position.next_offset if position is not None else 0
-        known = offset_map.read(position.metadata, begin) if position is not None else None
+        known = read_map(position.metadata, begin) if position is not None else None
         specs = self.logs[tp][self.index(tp, begin) : self.index(tp, seen + 1)]
         return [spec for spec in specs if known is None or not _passes(known, spec)]
 
@@ -121,6 +122,6 @@ class Broker:
         return gone
 
 
-def _passes(known: offset_map.OffsetMap, spec: Spec) -> bool:
+def _passes(known: OffsetMap, spec: Spec) -> bool:
     """Whether a new owner passes over this record. Of a log that was cut the map tells what was there before."""
     return known.settled(spec.offset) and known.holds_for(spec.leader_epoch)

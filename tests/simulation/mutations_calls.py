@@ -276,7 +276,14 @@ def deferred_records_are_forgotten(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def an_absence_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
     """A process that stood still sends on, though its partitions are another's by now."""
-    patch.setattr(Commits, "mind_absence", lambda *_: None)
+    mind = Commits.mind_absence
+
+    def unmoved(self: Commits, now: float) -> None:
+        mind(self, now)
+        for state in self._ledger:
+            state.proven = True
+
+    patch.setattr(Commits, "mind_absence", unmoved)
 
 
 @mutation

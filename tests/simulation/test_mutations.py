@@ -7,15 +7,23 @@ from typing import Any
 import pytest
 
 from consumer.core.policy import Policy
-from tests.simulation.knobs import Rates
+from tests.simulation.knobs import Incidents, Rates
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.runs import first_failure
 
 SEEDS = 300
+_APART: dict[str, Any] = {
+    "own_stores": True, "members": 3, "rebalances": 8, "late_schemas": 0.3, "incidents": Incidents(crashes=4),
+}  # fmt: skip
+"""Members on different machines, much moving about, and records that wait in the middle of others."""
 FOCUS: dict[str, dict[str, Any]] = {
     "room_ignores_bytes": {"odd": 0.0, "policy": Policy(max_open_bytes=1500, max_open_events=500)},
     "failed_commit_is_taken_for_done": {"rates": Rates(commit_fails=0.3)},
     "letters_outlive_their_assignment": {"rates": Rates(letters_fail=0.5), "odd": 0.3},
+    "inherited_maps_are_forgotten": {**_APART, "rates": Rates(registry_fails=0.7)},
+    "offset_maps_are_not_read": {**_APART, "rates": Rates(registry_fails=0.7)},
+    "maps_of_a_cut_log_are_believed": {**_APART, "rates": Rates(registry_fails=0.7, cut_logs=1.0)},
+    "a_commit_from_before_the_absence_is_proof": {"incidents": Incidents(freezes=8), "members": 2},
     "an_unavailable_schema_is_asked_for_once": {"rates": Rates(registry_fails=0.5), "late_schemas": 0.2},
 }
 """Worlds in which a bug that needs a coincidence shows soon."""
