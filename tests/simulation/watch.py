@@ -85,6 +85,7 @@ class Watch:
         """Per event, attempts in a row without a verdict, and when the first was answered."""
         self._committing = False
         self._fed = 0
+        self._open_bytes = 0
         self._gates = {str(n + 1): GateView(world.knobs.policy) for n in range(world.knobs.accounts)}
 
     # -- what it is told
@@ -343,7 +344,8 @@ class Watch:
         if totals.open > self._policy.max_open_events or totals.open < 0:
             raise Violation("open events stay within the budget", f"{totals.open} are open")
         moving = totals.open - len(pipeline.parking) - pipeline.admission.deferred
-        if ledger.open_bytes > self._policy.max_open_bytes and moving > 1:
+        grown, self._open_bytes = ledger.open_bytes > self._open_bytes, ledger.open_bytes
+        if grown and ledger.open_bytes > self._policy.max_open_bytes and moving > 1:
             raise Violation("open bytes stay within the budget", f"{ledger.open_bytes}, {moving} events")
         require(not (held and room), "nothing is fetched while something waits for room", f"{held}, {room}")
         if not totals.open and ledger.open_bytes:
