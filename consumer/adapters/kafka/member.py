@@ -129,6 +129,8 @@ class GroupMember:
         self._astray: dict[TopicPartition, float] = {}
         """Held partitions some of whose records were dropped, to be read from their start again; until when."""
         self._paused = False
+        self._left_paused: set[TopicPartition] = set()
+        """What was paused last, held or not."""
         self._closing = False
         self._most_idle = float(config.get("max.poll.interval.ms", _MOST_IDLE_MS)) / 1000
         self._polled = time.monotonic()
@@ -201,8 +203,22 @@ class GroupMember:
         if paused == self._paused:
             return
         self._paused = paused
-        if self._held:
-            (self._consumer.pause if paused else self._consumer.resume)(_raw(self._held))
+        self._set_pause(self._held)
+
+    def _set_pause(self, names: Iterable[TopicPartition]) -> None:
+        """Pause these, or resume those of them that are paused.
+
+        A resume of what was never paused is no empty word: librdkafka takes the fetch back to where the partition
+        was last told to begin, also when records from there were handed out meanwhile (librdkafka #4637).
+        """
+        if self._paused:
+            names = list(names)
+            self._left_paused.update(names)
+        else:
+            names = [name for name in names if name in self._left_paused]
+            self._left_paused.difference_update(names)
+        if names:
+            (self._consumer.pause if self._paused else self._consumer.resume)(_raw(names))
 
     def _consume(self, room: int, timeout: float) -> None:
         self._turned.clear()
@@ -304,9 +320,9 @@ class GroupMember:
         (self._consumer.incremental_assign if self._cooperative else self._consumer.assign)(raw)
         if not names:
             return
-        # Said either way: librdkafka remembers a partition's pause beyond its assignment (and so did
-        # parallel-consumer #857), and the level holds for what comes later, too.
-        (self._consumer.pause if self._paused else self._consumer.resume)(_raw(names))
+        # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857), and the
+        # level holds for what comes later, too.
+        self._set_pause(names)
         self._was_assigned = True
         self._held.update(
             {name: _Held(next(_epochs), start) for name, start in zip(names, starts, strict=True)}
