@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,33 +76,22 @@ def die_and_go_on(line: Line, point: str, times: int) -> Story:
     passed = line.passed_over(at_death)
     assert len(passed) < len(line.events), "it died when all was done: that shows nothing"
     *log, last = line.finish()
+    # librdkafka hands nothing out a second time (its #4637, which we do not provoke).
+    assert not [one for one in log if one["event"] == "position_went_back"]
     end = line.check_all_is_there()
 
     # Accepted again is what the API had and the key store had not, and that once: no more, no less, no other id.
     assert twice(end.accepted) == at_death.limbo
     assert len(at_death.limbo) <= AT_RISK
     # The successor read what was not settled for it, sent what was not remembered, and found the rest to be duplicates.
-    assert last["read"] == len(line.events) - len(passed) or went_back(log)
+    assert last["read"] == len(line.events) - len(passed)
     assert last["delivered"] == len(line.expected - at_death.stored)
     assert last["open"] == 0
     # A dead letter is written again only if its record was there to be read again, and once.
     for place, times_there in end.letters.items():
         assert times_there == 1 or not at_death.read_past(place)
-        assert times_there <= 2 or went_back(log)
+        assert times_there <= 2
     return Story(evidence, at_death, last, end)
-
-
-def went_back(log: list[dict[str, Any]]) -> bool:
-    """Whether librdkafka handed out records once more without a rebalance; rare, after a pause, and told.
-
-    Then more was read than there is, and what was read again were duplicates, and dead letters once more.
-    """
-    places = [
-        (one["partition"], one["seen"], one["fetched"]) for one in log if one["event"] == "position_went_back"
-    ]
-    if places:
-        warnings.warn(f"a position went back (partition, seen, fetched): {places}", stacklevel=2)
-    return bool(places)
 
 
 def evidence_of(process: Process, event: str) -> list[dict[str, Any]]:
