@@ -35,6 +35,7 @@ class Member:
         self.slot = slot
         self.alive = True
         self.frozen_until = float("-inf")
+        self._deferred: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self.given_up = False
         """Thrown out while it stood still: it can know that it was away."""
         self.crash_in: int | None = None
@@ -119,8 +120,19 @@ class Member:
         """Whether it does; then `act` happens when it goes on."""
         if self._world.now >= self.frozen_until:
             return False
-        self._world.at(self.frozen_until, act, *args)
+        if not self._deferred:
+            self._world.at(self.frozen_until, self._go_on)
+        self._deferred.append((act, args))
         return True
+
+    def _go_on(self) -> None:
+        """What happened meanwhile happens now, in its order; unless it was frozen for longer by then."""
+        if self._world.now < self.frozen_until:
+            self._world.at(self.frozen_until, self._go_on)
+            return
+        deferred, self._deferred = self._deferred, []
+        for act, args in deferred:
+            act(*args)
 
     def _wake(self, due: float) -> None:
         if not self.alive or due != self._wake_at or self._stands_still(self._wake, due):
