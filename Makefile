@@ -1,7 +1,10 @@
 # What daily work needs; README.md says when. Every target sets up .venv first if it is not there or out of date.
 #   make demo ARGS="--events 10000 --faults"     make test ARGS="tests/core -x"     make simulate SEEDS=3000
+#   make soak EVENTS=2000000 ARGS="--json artifacts/soak.json"     make fuzz SECONDS=600 ARGS="decode"
 ARGS ?=
 SEEDS ?= 300
+EVENTS ?= 2000000
+SECONDS ?= 60
 # Two test processes share one Kafka, each file stays in one of them. `WORKERS=0`: all in one, for a debugger.
 WORKERS ?= 2
 
@@ -12,10 +15,10 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CODE := consumer tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check simulate bench clean
+.PHONY: help setup demo test check simulate bench soak fuzz clean
 
 help:
-	@echo "make setup | demo | test | check | simulate | bench | clean   (see README.md)"
+	@echo "make setup | demo | test | check | simulate | bench | soak | fuzz | clean   (see README.md)"
 
 setup: $(READY)
 
@@ -36,6 +39,12 @@ simulate: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(READY)
+	$(BIN)/python -m benchmarks.soak --events $(EVENTS) $(ARGS)
+
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzzing --seconds $(SECONDS) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist artifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 NEEDS = {"run": DEFAULT_NEEDS, "check": DEFAULT_NEEDS, "produce": ("kafka",), "sandbox": ()}
 """What each command that a service runs cannot do without."""
 OUR_PREFIXES = ("PINSTREAM_", "PINTEREST_", "KAFKA_", "SCHEMA_REGISTRY_")
-MAKE_TARGETS = {"setup", "demo", "test", "check", "simulate", "bench", "clean"}
+MAKE_TARGETS = {"setup", "demo", "test", "check", "simulate", "bench", "soak", "fuzz", "clean"}
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

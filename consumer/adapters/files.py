@@ -5,7 +5,7 @@ memory. A line or a datum that does not fit is a verdict and the rest goes on; o
 broken block, an I/O error) is an `InputError`, after everything before it was yielded. ``-`` is standard input.
 
 A container brings its writer's schema along, and is resolved by the same code as Kafka records are
-(`avro_resolution`); fastavro only takes its blocks apart.
+(`avro_resolution`); `avro_container` takes its blocks apart.
 """
 
 from __future__ import annotations
@@ -14,18 +14,15 @@ import contextlib
 import io
 import sys
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-import fastavro
-
+from consumer.core.avro_container import MAGIC, Block, BrokenContainer, Container
 from consumer.core.avro_rejection import DecodeCode, rejected
 from consumer.core.avro_resolution import Incompatible, InvalidSchema, Read, Unresolvable, compile_reader
 from consumer.core.avro_schema import parse
 from consumer.core.model import CommerceEvent, Rejection
 from consumer.core.ndjson import MAX_LINE_BYTES, LinePlan, parse_line
 from consumer.errors import InputError
-
-_CONTAINER_MAGIC: Final = b"Obj\x01"
 
 
 class FileRecord(NamedTuple):
@@ -46,9 +43,9 @@ def open_records(path: str, schema: dict[str, Any]) -> Iterator[FileRecord]:
     with contextlib.ExitStack() as closing:
         try:
             source = sys.stdin.buffer if path == "-" else closing.enter_context(_opened(path))
-            head = source.read(len(_CONTAINER_MAGIC))
+            head = source.read(len(MAGIC))
             file = io.BufferedReader(_Rejoined(head, source))
-            is_container = head == _CONTAINER_MAGIC
+            is_container = head == MAGIC
             records = _container(file, schema, name) if is_container else _lines(file, LinePlan(schema))
         except OSError as error:
             raise _unreadable(name, error) from None
@@ -69,10 +66,6 @@ class _Rejoined(io.RawIOBase):
     def __init__(self, head: bytes, rest: BinaryIO) -> None:
         self._head = head
         self._rest = rest
-        self._position = 0
-
-    def tell(self) -> int:  # fastavro asks, though it never seeks
-        return self._position
 
     def readable(self) -> bool:
         return True
@@ -83,7 +76,6 @@ class _Rejoined(io.RawIOBase):
         taken = data[: len(buffer)]
         self._head = data[len(buffer) :]
         buffer[: len(taken)] = taken
-        self._position += len(taken)
         return len(taken)
 
 
@@ -116,19 +108,15 @@ def _lines(file: BinaryIO, plan: LinePlan) -> Iterator[FileRecord]:
 def _container(file: BinaryIO, schema: dict[str, Any], name: str) -> Iterator[FileRecord]:
     """Opens the container at once; the iterator then reads it block by block."""
     try:
-        # With a reader schema fastavro minds no wrong defaults in the writer's, which we do not use either.
-        blocks = fastavro.block_reader(file, {"type": "record", "name": "Any", "fields": []})
-        writer = blocks.metadata["avro.schema"]
-    except OSError:
-        raise
-    except Exception as error:  # fastavro's own are many
-        raise InputError(f"{name} is a broken Avro container: its header ({type(error).__name__})") from None
+        container = Container(file.read)
+    except BrokenContainer as error:
+        raise InputError(f"{name} is a broken Avro container: {error}") from None
     try:
-        node = parse(writer)
+        node = parse(container.schema)
         reads = _Reads(compile_reader(node, parse(schema)), compile_reader(node, node))
     except (Incompatible, InvalidSchema) as error:
         raise InputError(f"{name}: its schema cannot be read as ours: {error}") from None
-    return _blocks(blocks, reads, name)
+    return _blocks(container.blocks(), reads, name)
 
 
 class _Reads(NamedTuple):
@@ -138,27 +126,23 @@ class _Reads(NamedTuple):
     theirs: Read
 
 
-def _blocks(blocks: Any, reads: _Reads, name: str) -> Iterator[FileRecord]:
+def _blocks(blocks: Iterator[Block], reads: _Reads, name: str) -> Iterator[FileRecord]:
     ordinal = 0
     while (block := _next_block(blocks, name, ordinal)) is not None:
-        data = block.bytes_.getvalue()
         at = 0
-        for _ in range(block.num_records):
+        for _ in range(block.records):
             ordinal += 1
-            event, at = _datum(reads, data, at, f"{name} is broken at record {ordinal}")
+            event, at = _datum(reads, block.data, at, f"{name} is broken at record {ordinal}")
             yield FileRecord(ordinal, event)
-        if at != len(data):
+        if at != len(block.data):
             raise InputError(f"{name} is broken after record {ordinal}: its block does not end with it")
 
 
-def _next_block(blocks: Any, name: str, ordinal: int) -> Any:
+def _next_block(blocks: Iterator[Block], name: str, ordinal: int) -> Block | None:
     try:
         return next(blocks, None)
-    except OSError:
-        raise
-    except Exception as error:  # a broken block, or a codec that is not installed
-        why = str(error) if "codec" in str(error) else type(error).__name__
-        raise InputError(f"{name} is broken after record {ordinal}: {why}") from None
+    except BrokenContainer as error:
+        raise InputError(f"{name} is broken after record {ordinal}: {error}") from None
 
 
 def _datum(reads: _Reads, data: bytes, at: int, broken: str) -> tuple[CommerceEvent | Rejection, int]:

@@ -27,6 +27,8 @@ from consumer.core.spans import Span, size_of
 
 _FIRST_GUESS = 16 * 1024
 """Bytes an event is taken to hold until the first were seen."""
+_SLICE_BYTES = 1024 * 1024
+"""Records prepared in one go, unless it is one alone: decoded, a hostile record takes far more than it is long."""
 _NEWEST_COUNTS = 0.2
 """Weight of the latest slice in the mean size of an event."""
 
@@ -126,13 +128,11 @@ class Admission:
         most = min(SLICE, self._context.policy.max_open_events - self._ledger.open)
         if most <= 0:
             return False
-        piece = chunk._replace(records=chunk.records[:most])
+        sizes = _sizes(chunk.records[:most])
+        piece = chunk._replace(records=chunk.records[: len(sizes)])
         passed = self._ledger.settled_before(state, piece)
         items = self._prepare(piece.records, passed)
-        costs = [
-            0 if item is None else _cost(record, item)
-            for record, item in zip(piece.records, items, strict=True)
-        ]
+        costs = [0 if item is None else size + _growth(item) for size, item in zip(sizes, items, strict=True)]
         fitting = self._fitting(costs, items)
         if fitting:
             read = piece._replace(records=piece.records[:fitting])
@@ -227,5 +227,14 @@ def _growth(item: Prepared | None) -> int:
     return len(item[1]) if type(item) is tuple else 0  # type: ignore[misc]  # it takes a Filtered for one
 
 
-def _cost(record: Record, item: Prepared) -> int:
-    return size_of(record) + _growth(item)
+def _sizes(records: Iterable[Record]) -> list[int]:
+    """The sizes of the first of these, as many as a slice takes."""
+    sizes: list[int] = []
+    left = _SLICE_BYTES
+    for record in records:
+        size = size_of(record)
+        if sizes and size > left:
+            break
+        sizes.append(size)
+        left -= size
+    return sizes

@@ -7,7 +7,9 @@ of codes. A verdict is a value (`Rejection`), never an exception: one bad record
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
+from consumer.core.avro_schema import shown
 from consumer.core.model import Rejection, Stage
 
 
@@ -38,6 +40,10 @@ class DecodeCode(StrEnum):
     """A line of an NDJSON file is larger or deeper than we read."""
 
 
+_LONGEST_MESSAGE: Final = 500
+"""Characters: a schema's names may be of any length, and a message is a header of the dead letter."""
+
+
 def rejected(code: DecodeCode, message: str) -> Rejection:
     """The verdict of stage ``decode``; `message` must name schemas, fields and types only, never data."""
-    return Rejection(Stage.DECODE, code.value, message)
+    return Rejection(Stage.DECODE, code.value, shown(message, _LONGEST_MESSAGE))

@@ -57,6 +57,7 @@ from consumer.core.avro_schema import (
     Record,
     Union,
     label,
+    shown,
 )
 from consumer.core.avro_source import (
     ArrayPlan,
@@ -76,6 +77,9 @@ from consumer.core.avro_values import decimal_from_bytes, decimal_to_scale, defa
 
 class Incompatible(Exception):
     """The writer's schema cannot be resolved to ours. Names types and fields, never data."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shown(message))
 
 
 _PROMOTIONS: Final[dict[tuple[str, str], Read]] = {
@@ -105,8 +109,11 @@ def compile_reader(writer: AvroType, reader: AvroType) -> Read:
     Raises `Incompatible`, or `InvalidSchema` if the writer's data would have no bound or a default of the
     reader is no value of its type.
     """
-    require_bounded(writer)
-    return write_reader(_Resolver().resolve(writer, reader))
+    try:
+        require_bounded(writer)
+        return write_reader(_Resolver().resolve(writer, reader))
+    except RecursionError:  # types are not nested so deeply, but may refer to each other in a long chain
+        raise Incompatible("its types refer to each other too deeply") from None
 
 
 class _Resolver:
@@ -139,6 +146,8 @@ class _Resolver:
         return _with_meaning(_PROMOTIONS[writer.kind, reader.kind], writer, reader)
 
     def _union(self, writer: Union, reader: AvroType) -> Plan:
+        if writer is reader:  # each branch is its own match: looking for it among many would be a square
+            return _union_plan(writer, [self.resolve(branch, branch) for branch in writer.branches])
         branches: list[Plan] = []
         reasons = []
         for branch in writer.branches:
@@ -149,9 +158,7 @@ class _Resolver:
                 branches.append(Leaf(refusing(str(error))))
         if len(reasons) == len(branches):
             raise Incompatible(reasons[writer.null == 0 and len(reasons) > 1])  # of null it says least
-        if writer.null < 0 or len(branches) != 2 or reasons:
-            return UnionPlan(tuple(branches))
-        return OptionalPlan(writer.null, branches[1 - writer.null])
+        return UnionPlan(tuple(branches)) if reasons else _union_plan(writer, branches)
 
     def _record(self, writer: Record, reader: Record) -> Plan:
         pair = (id(writer), id(reader))
@@ -190,6 +197,12 @@ class _Resolver:
         """A field that we lack, read only to get past it."""
         kind = theirs.type
         return Leaf(read_bytes) if kind.kind == "string" else self.resolve(kind, kind)
+
+
+def _union_plan(writer: Union, branches: list[Plan]) -> Plan:
+    if writer.null < 0 or len(branches) != 2:
+        return UnionPlan(tuple(branches))
+    return OptionalPlan(writer.null, branches[1 - writer.null])
 
 
 def _matched_fields(writer: Record, reader: Record) -> dict[str, Field]:

@@ -31,8 +31,22 @@ NO_DEFAULT: Final = object()
 """The default of a field that has none (``None`` is the default ``null``)."""
 
 
+_LONGEST_MESSAGE: Final = 300
+
+
+def shown(message: str, longest: int = _LONGEST_MESSAGE) -> str:
+    """`message` as one printable line, cut: the names in it are a schema's, and nobody checked them."""
+    if len(message) <= longest and message.isprintable():
+        return message
+    line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in message[:longest])
+    return f"{line}…" if len(message) > longest else line
+
+
 class InvalidSchema(ValueError):
     """The document is not an Avro schema that we read. The message names types and fields, never data."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shown(message))
 
 
 class Logical(NamedTuple):

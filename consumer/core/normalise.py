@@ -11,12 +11,15 @@ The rules are the table "User data" of the platform facts. Where the table is si
   space, word joiner, byte-order mark, direction marks).
 - The digest of the empty string, and for advertising ids the digest of the all-zero id, mean "nothing was
   there": they are left out like the thing they hide.
+- A phone number, a name or a city of more than 256 characters is none. (Unicode's normalising takes time that is
+  the square of a run of accents: a record of a megabyte of them would hold the consumer up for hours.)
 - An address that begins or ends with ``@`` is none. A month or day of one digit is clear where separators
   stand. An IP address is sent as it is written; one with a zone id or a port is no address.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import unicodedata
@@ -49,6 +52,7 @@ _WHITE = "".join(chr(code) for code in range(sys.maxunicode + 1) if chr(code).is
 _WITHOUT_WHITE = dict.fromkeys(map(ord, _WHITE))
 _LONGEST_NUMBER_BITS = 256
 _LARGEST_EXACT_FLOAT = 2.0**53
+_LONGEST_NAME = 256
 
 
 def trim(text: str) -> str:
@@ -80,7 +84,7 @@ def _number_text(value: Any) -> str | LeftOut:
         return str(value) if value.bit_length() <= _LONGEST_NUMBER_BITS else LeftOut.MALFORMED
     if isinstance(value, float):
         whole = value.is_integer() and abs(value) <= _LARGEST_EXACT_FLOAT
-        return str(int(value)) if whole else repr(value) if value == value else LeftOut.MALFORMED
+        return str(int(value)) if whole else repr(value) if math.isfinite(value) else LeftOut.MALFORMED
     if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) <= _LONGEST_NUMBER_BITS:
         return format(value, "f")
     return LeftOut.MALFORMED
@@ -118,6 +122,8 @@ def phone(text: str) -> str | LeftOut:
     """NFKC (full-width digits become plain ones), the digits 0-9 only, no leading zeros."""
     if _WHOLE_FLOAT.fullmatch(text):
         text = text.partition(".")[0]
+    if len(text) > _LONGEST_NAME:
+        return LeftOut.MALFORMED
     if text.isascii():
         digits = text.translate(_ASCII_NO_DIGITS)
     else:
@@ -168,6 +174,8 @@ def birthday(text: str) -> str | LeftOut:
 
 def person_name(text: str) -> str | LeftOut:
     """NFC, trimmed, lower case; inner blanks, hyphens, apostrophes and accents stay."""
+    if len(text) > _LONGEST_NAME:
+        return LeftOut.MALFORMED
     return text.lower() if text.isascii() else trim(unicodedata.normalize("NFC", text)).lower()
 
 
@@ -179,6 +187,8 @@ _NOT_IN_CITY = {**_WITHOUT_WHITE, **dict.fromkeys(map(ord, _PUNCTUATION))}
 
 def city(text: str) -> str | LeftOut:
     """NFC, lower case, no white space, no punctuation (Unicode P*); accents stay."""
+    if len(text) > _LONGEST_NAME:
+        return LeftOut.MALFORMED
     composed = text if text.isascii() else unicodedata.normalize("NFC", text)
     return composed.lower().translate(_NOT_IN_CITY) or LeftOut.MALFORMED
 

@@ -25,6 +25,7 @@ import re
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 MOST = 4096
 """Bytes of metadata a broker takes by default; the text is ASCII."""
@@ -34,8 +35,11 @@ _HEAD = 5
 _CAPACITY = (MOST - len(_PREFIX)) * 3 // 4
 SAFE_WINDOW = (_CAPACITY - _HEAD - 10) * 8
 """Offsets that fit whatever their pattern: a bit each."""
-_LONGEST = 1 << 20
-"""Bytes a written form may unfold to when it is read, and bits that are worth trying when it is written."""
+_MOST_BOUNDS = 1 << 17
+"""Bounds a map may have; more than open events ever make."""
+_LONGEST_RUNS = 9 * _MOST_BOUNDS
+_LONGEST_BITS = 1 << 17
+"""Bytes that each form may unfold to."""
 _RUNS, _RUNS_DEFLATED, _BITS, _BITS_DEFLATED = range(4)
 _SAME = re.compile("0+|1+")
 
@@ -80,6 +84,7 @@ def write(base: int, bounds: Sequence[int], leader_epoch: int | None, most: int 
     """
     if not bounds or not most:
         return ""
+    bounds = bounds[:_MOST_BOUNDS]
     text = _text(base, bounds, leader_epoch)
     if len(text) <= most:
         return text
@@ -102,10 +107,10 @@ def read(text: str, base: int) -> OffsetMap | None:
         if len(raw) < _HEAD or _checksum(base, raw[0], raw[_HEAD:]) != raw[1:_HEAD]:
             return None
         epoch, at = _varint(raw, _HEAD)
-        bounds = list(_unfold(raw[0], raw[at:], base))
+        bounds = list(islice(_unfold(raw[0], raw[at:], base), _MOST_BOUNDS + 1))
     except (ValueError, binascii.Error, zlib.error):
         return None
-    if not bounds or len(bounds) % 2:
+    if not bounds or len(bounds) % 2 or len(bounds) > _MOST_BOUNDS:
         return None
     return OffsetMap(bounds, epoch - 1 if epoch else None)
 
@@ -121,7 +126,7 @@ def _forms(base: int, bounds: Sequence[int]) -> Iterator[tuple[int, bytes]]:
     runs = _varints(after - before for before, after in zip((base, *bounds), bounds, strict=False))
     yield _RUNS, runs
     yield _RUNS_DEFLATED, zlib.compress(runs)
-    if bounds[-1] - base <= _LONGEST:
+    if bounds[-1] - base <= _LONGEST_BITS * 8:
         bits = _bits(base, bounds)
         yield _BITS, bits
         yield _BITS_DEFLATED, zlib.compress(bits)
@@ -130,7 +135,7 @@ def _forms(base: int, bounds: Sequence[int]) -> Iterator[tuple[int, bytes]]:
 def _unfold(how: int, data: bytes, base: int) -> Iterator[int]:
     if how in (_RUNS_DEFLATED, _BITS_DEFLATED):
         unpack = zlib.decompressobj()
-        data = unpack.decompress(data, _LONGEST)
+        data = unpack.decompress(data, _LONGEST_RUNS if how == _RUNS_DEFLATED else _LONGEST_BITS)
         if not unpack.eof:
             raise ValueError("unfolds to more than anything we write")
     if how in (_BITS, _BITS_DEFLATED):
@@ -141,13 +146,14 @@ def _unfold(how: int, data: bytes, base: int) -> Iterator[int]:
 
 
 def _bounds_of_runs(data: bytes, base: int) -> Iterator[int]:
-    at, bound = 0, base
+    at, bound, first = 0, base, True
     while at < len(data):
         length, at = _varint(data, at)
         # Only the first may be of nothing: the base itself is settled, and was not read again yet.
-        if not length and bound > base:
+        if not length and not first:
             raise ValueError("a run of nothing")
         bound += length
+        first = False
         yield bound
 
 

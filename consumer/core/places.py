@@ -123,12 +123,16 @@ CURRENCIES = frozenset(currency.alpha_3 for currency in pycountry.currencies) | 
 """The codes of ISO 4217, upper case."""
 
 
+_LONGEST_NAME = 256
+"""Characters; the longest that is known has less than a hundred. Folding longer ones could take minutes."""
+
+
 def country_code(text: str) -> str | None:
     """The assigned ISO 3166-1 alpha-2 code that `text` (trimmed) means, lower case; None if none."""
     code = COUNTRY_CODES.get(text.lower())
-    return code if code is not None else COUNTRY_NAMES.get(fold(text))
+    return code if code is not None or len(text) > _LONGEST_NAME else COUNTRY_NAMES.get(fold(text))
 
 
 def state_code(name: str) -> str | None:
     """The two letters, lower case, of the US or Canadian state with this full name; None if none."""
-    return STATE_NAMES.get(fold(name))
+    return None if len(name) > _LONGEST_NAME else STATE_NAMES.get(fold(name))

@@ -6,14 +6,13 @@ from itertools import islice
 from random import Random
 from typing import NamedTuple
 
-import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from consumer.core import offset_map
 from consumer.core.ledger import AssignmentState, Ledger
 from consumer.core.model import Chunk, Disposition, Position, Record, TopicPartition
-from consumer.core.spans import Finished, Span
+from consumer.core.spans import Span
 from tests.core.building import MACHINE, TOPIC
 
 TP = TopicPartition(TOPIC, 0)

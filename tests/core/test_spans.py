@@ -31,7 +31,7 @@ def tracked(
     spans: list[Span | Finished] = []
     books: dict[int, bool] = {}
     for records in layout:
-        offsets = []
+        offsets: list[int] = []
         for gap, _ in records:
             offsets.append((offsets[-1] if offsets else state.last_seen) + gap)
         span = ledger.track(

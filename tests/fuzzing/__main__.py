@@ -1,0 +1,165 @@
+"""``python -m tests.fuzzing [TARGET…] [--seconds N]``: fuzz what reads bytes from outside; ``make fuzz``.
+
+Theory of operation. Each target (`targets`) is fuzzed in a process of its own (`engine`), one after the other, from
+a corpus that starts as real inputs (`seeds`) and grows by what reached new code; it is kept under the folder
+(``artifacts/fuzzing``) for the next time. While one runs, a line tells of its progress now and then. A finding is
+written to a file, and the run ends with 1 and says how to see it again: ``--replay FILE`` gives the file to the
+target in this process, with memory measured. What was mended then becomes a test (`test_findings`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tests.fuzzing import engine
+from tests.fuzzing.building import ROOT
+
+FOLDER: Final = ROOT / "artifacts" / "fuzzing"
+_PROGRESS: Final = re.compile(r"#(\d+)\t")
+_SECONDS_A_LINE: Final = 10.0
+_TAIL: Final = 30
+
+Say = Callable[[str], None]
+
+
+class Limits(NamedTuple):
+    """When a target has been fuzzed enough. The same `seed` and `runs`, the same inputs."""
+
+    seconds: int | None = None
+    runs: int | None = None
+    seed: int | None = None
+
+    def arguments(self) -> list[str]:
+        """As `engine` reads them."""
+        return [f"{name}={value}" for name, value in self._asdict().items() if value is not None]
+
+
+class Outcome(NamedTuple):
+    """How a target went: the engine's exit code, how many inputs it took, what it found, its last lines."""
+
+    code: int
+    runs: int
+    finding: Path | None
+    tail: str
+
+
+def fuzz(target: str, limits: Limits, folder: Path, say: Say) -> Outcome:
+    """Fuzz one target in a process of its own."""
+    corpus, findings = folder / "corpus" / target.rpartition(":")[2], folder / "findings"
+    corpus.mkdir(parents=True, exist_ok=True)
+    findings.mkdir(parents=True, exist_ok=True)
+    _write_seeds(target, corpus)
+    before = set(findings.iterdir())
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fuzzing.engine",
+        target,
+        str(corpus),
+        str(findings),
+        *limits.arguments(),
+    ]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+    )  # fmt: skip
+    try:
+        runs, tail = _watch(target, process, say)
+    finally:
+        process.kill()
+        process.wait()
+    # Slow inputs that passed are told by libFuzzer as well; they are no findings.
+    found = [path for path in sorted(set(findings.iterdir()) - before) if "-slow-unit-" not in path.name]
+    return Outcome(process.returncode, runs, found[0] if found else None, tail)
+
+
+def _write_seeds(target: str, corpus: Path) -> None:
+    from tests.fuzzing.seeds import seeds
+
+    for number, seed in enumerate(seeds(target)):
+        (corpus / f"seed-{number:02}").write_bytes(seed)
+
+
+def _watch(target: str, process: subprocess.Popen[str], say: Say) -> tuple[int, str]:
+    """How many inputs were taken, and the last lines, when the process has ended."""
+    runs, tail, told = 0, [""], time.monotonic()
+    assert process.stderr is not None
+    for line in process.stderr:
+        match = _PROGRESS.match(line)
+        if match is None:
+            tail = [*tail[-_TAIL:], line]
+            continue
+        runs = int(match[1])
+        if time.monotonic() - told >= _SECONDS_A_LINE:
+            told = time.monotonic()
+            say(f"{target}: {runs} inputs")
+    process.wait()
+    return runs, "".join(tail)
+
+
+def replay(target: str, file: Path) -> None:
+    """Give a file to its target, memory measured; what is wrong is raised."""
+    from tests.fuzzing.contract import Measuring
+
+    Measuring.memory = True
+    engine.load(target)(file.read_bytes())
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    from tests.fuzzing.targets import TARGETS
+
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzzing", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; default: all")
+    parser.add_argument("--seconds", type=int, default=60, help="for each target (default 60)")
+    parser.add_argument("--runs", type=int, help="inputs for each target, instead of seconds")
+    parser.add_argument("--seed", type=int, help="of the dice; default: another one each time")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of corpus and findings")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="give this file to the one TARGET")
+    parsed = parser.parse_args(arguments)
+    unknown = [name for name in parsed.targets if name not in TARGETS]
+    if unknown or (parsed.replay and len(parsed.targets) != 1):
+        parser.error(f"TARGET is of {', '.join(TARGETS)}; --replay takes one")
+    parsed.targets = parsed.targets or list(TARGETS)
+    return parsed
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit code: 0 nothing found, 1 a finding, 2 wrong usage."""
+    parsed = _parsed(arguments)
+    if parsed.replay:
+        replay(parsed.targets[0], parsed.replay)
+        _say(f"{parsed.targets[0]}: nothing wrong with {parsed.replay}")
+        return 0
+    if not engine.has_atheris():
+        _say("atheris has no wheel for this Python: Hypothesis instead, which is not coverage-guided")
+    limits = Limits(None if parsed.runs else parsed.seconds, parsed.runs, parsed.seed)
+    code = 0
+    for target in parsed.targets:
+        outcome = fuzz(target, limits, parsed.folder.resolve(), _say)
+        if outcome.code == 0:
+            _say(f"{target}: {outcome.runs} inputs, nothing found")
+            continue
+        code = 1
+        _say(outcome.tail)
+        _say(f"{target}: FOUND by {outcome.finding}" if outcome.finding else f"{target}: the engine failed")
+        if outcome.finding:
+            _say(f"  again: {sys.executable} -m tests.fuzzing {target} --replay {outcome.finding}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

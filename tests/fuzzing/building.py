@@ -1,0 +1,230 @@
+"""Schemas, records and files made of a fuzzer's bytes: nearly right, since what is all wrong is refused at once."""
+
+from __future__ import annotations
+
+import bz2
+import json
+import lzma
+import zlib
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+from tests.fuzzing.taker import Taker
+
+ROOT: Final = Path(__file__).parents[2]
+SCHEMA: Final[dict[str, Any]] = json.loads((ROOT / "schemas" / "commerce_event.avsc").read_text("utf-8"))
+MAPPING: Final = (ROOT / "schemas" / "commerce_event.mapping.toml").read_text("utf-8")
+MAGIC: Final = b"Obj\x01"
+
+_PRIMITIVES: Final = ("string", "null", "boolean", "int", "long", "float", "double", "bytes")
+_LOGICAL: Final[tuple[dict[str, Any], ...]] = (
+    {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2},
+    {"type": "bytes", "logicalType": "decimal", "precision": 1000, "scale": 1000},
+    {"type": "int", "logicalType": "date"},
+    {"type": "long", "logicalType": "timestamp-millis"},
+    {"type": "long", "logicalType": "timestamp-nanos"},
+    {"type": "int", "logicalType": "time-millis"},
+    {"type": "string", "logicalType": "uuid"},
+)
+_DEEPEST: Final = 70
+_LITTLE: Final = 40
+"""Types of a built schema: what larger ones cost is tested by name."""
+
+
+def _field_names(schema: Any) -> list[str]:
+    if isinstance(schema, list):
+        return [name for branch in schema for name in _field_names(branch)]
+    if not isinstance(schema, dict):
+        return []
+    inner = [name for key in ("items", "type") for name in _field_names(schema.get(key))]
+    own = [name for each in schema.get("fields", ()) for name in (each["name"], *_field_names(each["type"]))]
+    return own + inner
+
+
+FIELD_NAMES: Final = (*dict.fromkeys(_field_names(SCHEMA)), "extra", "self", "é", "a b", "'", "\ud800")
+
+
+class SchemaBuilder:
+    """A writer's schema: our names in other places, other types under our names, references to what is around."""
+
+    def __init__(self, taker: Taker) -> None:
+        self._taker = taker
+        self._names: list[str] = []
+        self._left = _LITTLE
+
+    def record(self, name: str = "commerce.v1.CommerceEvent", depth: int = 0) -> dict[str, Any]:
+        """A record with up to eleven fields."""
+        self._names.append(name)
+        fields = [
+            {"name": self._taker.pick(FIELD_NAMES), "type": self.anything(depth + 1)}
+            for _ in range(self._taker.below(12))
+        ]
+        return {
+            "type": "record",
+            "name": name,
+            "fields": list({each["name"]: each for each in fields}.values()),
+        }
+
+    def anything(self, depth: int) -> Any:
+        """Any type."""
+        taker = self._taker
+        self._left -= 1
+        if depth > _DEEPEST or self._left < 0:
+            return "string"
+        choices: list[Callable[[], Any]] = [
+            lambda: taker.pick(_PRIMITIVES),
+            lambda: ["null", self.anything(depth + 1)],
+            lambda: {"type": "array", "items": self.anything(depth + 1)},
+            lambda: {"type": "map", "values": self.anything(depth + 1)},
+            lambda: self.record(self._name(), depth + 1),
+            lambda: taker.pick(self._names),
+            lambda: taker.pick(_LOGICAL),
+            lambda: [self.anything(depth + 1) for _ in range(taker.below(5))],
+            lambda: {"type": "fixed", "name": self._name(), "size": taker.pick((0, 1, 16, 70_000, -1))},
+            lambda: {"type": "enum", "name": self._name(), "symbols": ["WEB", "A", taker.text()[:50]]},
+        ]
+        return taker.pick(choices)()
+
+    def _name(self) -> str:
+        return self._taker.pick(
+            (f"N{len(self._names)}_{self._left}", "Order", "Item", "commerce.v1.Customer", "N")
+        )
+
+
+def event(taker: Taker, schema: Any = SCHEMA, wild: bool = True) -> Any:
+    """A value in the shape of `schema`; if `wild`, any other value stands now and then where one is promised."""
+    if wild and taker.byte() >= 236:
+        return wild_value(taker)
+    if isinstance(schema, list):
+        branches = [branch for branch in schema if branch != "null"]
+        return None if taker.below(4) == 1 else event(taker, branches[0], wild)
+    kind = schema["type"] if isinstance(schema, dict) else schema
+    if kind == "record":
+        return {each["name"]: event(taker, each["type"], wild) for each in schema["fields"]}
+    if kind == "array":
+        return [event(taker, schema["items"], wild) for _ in range(taker.below(4))]
+    if kind == "map":
+        return {taker.text(): event(taker, schema["values"], wild) for _ in range(taker.below(3))}
+    if kind == "enum":
+        return taker.pick(schema["symbols"])
+    return _leaf(taker, kind)
+
+
+def _leaf(taker: Taker, kind: Any) -> Any:
+    if isinstance(kind, dict):
+        return event(taker, kind, wild=False)
+    if kind == "boolean":
+        return taker.below(2) == 1
+    return taker.number() if kind in ("int", "long") else taker.text()
+
+
+def wild_value(taker: Taker) -> Any:
+    """What no schema promised here: numbers that are none, numbers without end, other types, nested ones."""
+    values: tuple[Callable[[], Any], ...] = (
+        lambda: float("nan"),
+        lambda: float("inf"),
+        lambda: -float("inf"),
+        lambda: -0.0,
+        lambda: 1e308,
+        lambda: 5e-324,
+        lambda: 2.5,
+        lambda: 10**5000,
+        lambda: -(2**63),
+        lambda: 2**64,
+        lambda: Decimal("NaN"),
+        lambda: Decimal("sNaN"),
+        lambda: Decimal("-Infinity"),
+        lambda: Decimal("1E+999999999"),
+        lambda: Decimal("1E-999999999"),
+        lambda: Decimal("0E+999999999"),
+        lambda: Decimal("9" * 10_000),
+        lambda: Decimal("1." + "0" * 10_000),
+        lambda: Decimal(taker.number()).scaleb(-taker.below(30)),
+        lambda: taker.text(),
+        lambda: taker.text().encode("utf-8", "surrogatepass"),
+        lambda: taker.number(),
+        lambda: True,
+        lambda: None,
+        lambda: [wild_value(taker) for _ in range(taker.below(4))],
+        lambda: {taker.text(): wild_value(taker) for _ in range(taker.below(4))},
+        lambda: {"emails": [taker.text()], "items": [{"sku": taker.text(), "quantity": taker.number()}]},
+    )
+    return taker.pick(values)()
+
+
+def size_of(value: Any) -> int:
+    """About how many bytes `value` would take as JSON; for bounds."""
+    size, waiting = 0, [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            waiting.extend((*one.keys(), *one.values()))
+        elif isinstance(one, list):
+            waiting.extend(one)
+        size += len(one) if isinstance(one, str | bytes) else 8
+    return size
+
+
+def zigzag(number: int) -> bytes:
+    """A long as Avro writes it, of any size."""
+    rest = number << 1 if number >= 0 else ~number << 1 | 1
+    out = bytearray()
+    while rest > 127:
+        out.append(rest & 127 | 128)
+        rest >>= 7
+    out.append(rest)
+    return bytes(out)
+
+
+def _deflated(data: bytes) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return packer.compress(data) + packer.flush()
+
+
+CODECS: Final[dict[str, Callable[[bytes], bytes]]] = {
+    "null": bytes,
+    "deflate": _deflated,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+}
+
+
+def header(schema: bytes, codec: bytes, sync: bytes) -> bytes:
+    """An Avro container's header."""
+    metadata = {b"avro.schema": schema, b"avro.codec": codec}
+    entries = b"".join(
+        zigzag(len(part)) + part for key_and_value in metadata.items() for part in key_and_value
+    )
+    return MAGIC + zigzag(len(metadata)) + entries + b"\x00" + sync
+
+
+def block(count: int, data: bytes, sync: bytes, size: int | None = None) -> bytes:
+    """One block of a container: `data` are packed already; `size` is what it claims of them."""
+    return zigzag(count) + zigzag(len(data) if size is None else size) + data + sync
+
+
+def container(taker: Taker) -> bytes:
+    """A container file: known codecs, data repeated until they unfold to a lot, counts and sizes that lie."""
+    codec = taker.pick(tuple(CODECS))
+    schemas: tuple[Callable[[], Any], ...] = (
+        lambda: SCHEMA,
+        lambda: SchemaBuilder(taker).record(),
+        lambda: "string",
+        lambda: {"type": "record", "name": "CommerceEvent", "fields": []},
+    )
+    schema = json.dumps(taker.pick(schemas)()).encode()
+    sync = b"S" * 16
+    parts = [
+        header(
+            schema, taker.pick((codec.encode(), b"snappy", b"zstandard", b"lz4", b"\xff", b"x" * 5000)), sync
+        )
+    ]
+    for _ in range(taker.below(4)):
+        count = taker.pick((1, 2, 0, -1, 2**60, taker.number()))
+        size = taker.pick((None, None, None, 2 << 30, -1, 2**62, -(2**63)))
+        mark = taker.pick((sync, sync, sync, b"W" * 16, b""))
+        data = taker.sized() * taker.pick((1, 1, 1, 1, 64, 20_000))
+        parts.append(block(count, CODECS[codec](data[: 1 << 22]), mark, size))
+    return b"".join(parts) + taker.rest()

@@ -1,0 +1,138 @@
+"""One target in one process, under atheris where it can be imported, else under Hypothesis.
+
+libFuzzer owns its process, and atheris instruments modules as they are imported, so `__main__` starts this module
+anew for each target: ``python -m tests.fuzzing.engine TARGET CORPUS FINDINGS [seconds=N] [runs=N] [seed=N]``. It
+ends with 0 if nothing was found, and otherwise leaves the input in FINDINGS. Progress goes to stderr, as libFuzzer
+writes it: ``#RUNS …``.
+
+Hypothesis is not coverage-guided. It starts from the same seeds and breaks them at random, shrinks what fails, and
+writes that down: a good deal less, and more than nothing, where atheris has no wheel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+LONGEST: Final = 4_096
+"""Bytes of an input. Targets repeat what they take, so that little input can mean much."""
+SECONDS_AN_INPUT: Final = 25
+_MEGABYTES: Final = 1_536
+_SLOWNESS: Final = 10.0
+_ROUND: Final = 500
+FOUND: Final = 77
+
+Target = Callable[[bytes], None]
+
+
+def has_atheris() -> bool:
+    """Whether this Python can run coverage-guided."""
+    return importlib.util.find_spec("atheris") is not None
+
+
+def load(target: str) -> Target:
+    """The function of a target; imports the product. ``module:function`` names one that is not in the table."""
+    module, _, name = target.rpartition(":")
+    known: dict[str, Target] = {} if module else importlib.import_module("tests.fuzzing.targets").TARGETS
+    found: Target = getattr(importlib.import_module(module), name) if module else known[target]
+    return found
+
+
+def fuzz_with_atheris(name: str, corpus: Path, findings: Path, limits: dict[str, int]) -> None:
+    """Fuzz until the limits; libFuzzer ends the process itself."""
+    atheris: Any = importlib.import_module("atheris")
+    with atheris.instrument_imports(include=["consumer"]):
+        target = load(name)
+    if ":" not in name:
+        for function in importlib.import_module("tests.fuzzing.targets").generated():
+            atheris.instrument_func(function)  # made by exec, so no import told of it
+    importlib.import_module("tests.fuzzing.contract").Measuring.slowness = _SLOWNESS
+    arguments = {
+        "max_len": LONGEST,
+        "timeout": SECONDS_AN_INPUT,
+        "rss_limit_mb": _MEGABYTES,
+        "malloc_limit_mb": _MEGABYTES,
+        "max_total_time": limits.get("seconds", 0),
+        "runs": limits.get("runs", -1),
+        "seed": limits.get("seed", 0),
+        "len_control": 20,
+        "reload": 0,
+        "artifact_prefix": findings / f"{name.rpartition(':')[2]}-",
+    }
+    atheris.Setup(
+        [sys.argv[0], *(f"-{key}={value}" for key, value in arguments.items()), str(corpus)], target
+    )
+    atheris.Fuzz()
+
+
+def fuzz_with_hypothesis(name: str, corpus: Path, findings: Path, limits: dict[str, int]) -> int:
+    """Fuzz until the limits; the exit code."""
+    target = load(name)
+    seeds = [path.read_bytes() for path in sorted(corpus.iterdir())]
+    ends = time.monotonic() + limits.get("seconds", 10**9)
+    left, number, done = limits.get("runs", 10**12), limits.get("seed", 0), 0
+    while left > 0 and time.monotonic() < ends:
+        count = min(left, _ROUND)
+        failing = _round(target, seeds, count, number)
+        if failing is not None:
+            digest = hashlib.sha1(failing, usedforsecurity=False).hexdigest()
+            (findings / f"{name.rpartition(':')[2]}-crash-{digest}").write_bytes(failing)
+            return FOUND
+        left, number, done = left - count, number + 1, done + count
+        print(f"#{done}\thypothesis", file=sys.stderr, flush=True)
+    return 0
+
+
+def _round(target: Target, seeds: list[bytes], count: int, number: int) -> bytes | None:
+    """The smallest failing input of so many, or None."""
+    import hypothesis
+    from hypothesis import strategies as st
+
+    edits = st.lists(st.tuples(st.integers(0, LONGEST), st.integers(0, 8), st.binary(max_size=8)), max_size=6)
+    inputs = st.binary(max_size=256) | st.builds(broken, st.sampled_from(seeds or [b""]), edits)
+    last: list[bytes] = []
+
+    @hypothesis.seed(number)
+    @hypothesis.settings(
+        max_examples=count, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+    )
+    @hypothesis.given(inputs)
+    def run(data: bytes) -> None:
+        last[:] = [data]
+        target(data)
+
+    try:
+        run()
+    except Exception:
+        traceback.print_exc()
+        return last[0]
+    return None
+
+
+def broken(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
+    """`data` with pieces replaced: at a place, so many bytes, by others."""
+    for place, size, piece in edits:
+        at = place % (len(data) + 1)
+        data = data[:at] + piece + data[at + size :]
+    return data[:LONGEST]
+
+
+def main(arguments: list[str]) -> int:
+    """Run one target; the exit code."""
+    name, corpus, findings = arguments[0], Path(arguments[1]), Path(arguments[2])
+    limits = {key: int(value) for key, _, value in (each.partition("=") for each in arguments[3:])}
+    if has_atheris():
+        fuzz_with_atheris(name, corpus, findings, limits)
+        return 0
+    return fuzz_with_hypothesis(name, corpus, findings, limits)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,434 @@
+"""What fuzzing, and thinking like a fuzzer, found: each held by the smallest input that showed it.
+
+`tests/core/test_decode_hostile.py` has the lies about lengths and indexes in single data; here is what was missing.
+Bounds of time and memory are those of `contract`, far below what each took before it was mended.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+
+from consumer.core.avro_bounds import VALUES_PER_BYTE
+from consumer.core.decode import Decoder
+from consumer.core.delivery import BatchRefused, NoVerdict, PerEvent, Throttled, limit_headers
+from consumer.core.interface import SchemaMissing, SchemaUnavailable
+from consumer.core.masking import MASK, mask
+from consumer.core.model import ConversionEvent, Record, Rejection, SchemaRef, Stage
+from consumer.core.ndjson import LinePlan, parse_line
+from consumer.core.normalise import LeftOut, text_of
+from tests.fuzzing.building import SCHEMA, zigzag
+from tests.fuzzing.contract import Measuring, bounded, check_rejection
+from tests.fuzzing.taker import MARK
+from tests.fuzzing.targets import (
+    DECODE_CODES,
+    NOW,
+    check_answer,
+    check_converting,
+    check_decoding,
+    check_offset_map,
+    check_registry,
+    sealed_map,
+)
+from tests.fuzzing.writers import ZOO
+
+FOREIGN = SchemaRef("id", "7")
+HEAD = b"\x00\x00\x00\x00\x07"
+
+
+@pytest.fixture(autouse=True)
+def _measured() -> Iterator[None]:
+    """Memory counts in this process."""
+    Measuring.memory = True
+    yield
+    Measuring.memory = False
+
+
+def record_of(name: str, *kinds: Any) -> dict[str, Any]:
+    """A record whose fields have these types."""
+    fields = [{"name": f"f{number}", "type": kind} for number, kind in enumerate(kinds)]
+    return {"type": "record", "name": name, "fields": fields}
+
+
+def with_extra(*kinds: Any) -> str:
+    """Our schema as a writer has it that writes further fields."""
+    fields = [{"name": f"extra{number}", "type": kind} for number, kind in enumerate(kinds)]
+    return json.dumps({**SCHEMA, "fields": [*SCHEMA["fields"], *fields]})
+
+
+def learn(schema: Any, reader: dict[str, Any] = SCHEMA) -> tuple[Decoder, Rejection | None]:
+    """A decoder that was told of `schema`, and what it said, within bounds."""
+    decoder = Decoder(reader)
+    with bounded(len(schema if isinstance(schema, str) else json.dumps(schema)) * 10):
+        verdict = decoder.add_schema(FOREIGN, schema)
+    if verdict is not None:
+        check_rejection(verdict, Stage.DECODE, DECODE_CODES)
+    return decoder, verdict
+
+
+# ---------------------------------------------------------------------------------------------- schemas
+
+NULLS = ["null"] * 2_000
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"type": "array", "items": record_of("Extra", "boolean", *NULLS)},
+        {"type": "map", "values": record_of("Extra", *NULLS)},
+        record_of("Chain", ["null", "Chain"], *NULLS),
+        record_of("Chain", ["null", record_of("Link", ["null", "Chain"], *NULLS)]),
+        {"type": "array", "items": ["boolean", record_of("Extra", *NULLS)]},
+    ],
+    ids=["array", "map", "chain", "chain of two", "union"],
+)
+def test_a_byte_cannot_bring_thousands_of_nulls_along(kind: Any) -> None:
+    """An item of one byte and 2,000 nulls turned a message of a megabyte into two thousand million values."""
+    _, verdict = learn(with_extra(kind))
+    assert verdict is not None
+    assert "bound" in verdict.message or "pay" in verdict.message
+
+
+def test_items_with_some_nulls_are_read() -> None:
+    """The bound is far above what people write: several nulls for a byte, and thousands once in a datum."""
+    item = record_of("Item", "boolean", *["null"] * (VALUES_PER_BYTE - 2))
+    schema = record_of("E", {"type": "array", "items": item}, record_of("Wide", *["null"] * 5_000))
+    decoder, verdict = learn(schema, schema)
+    assert verdict is None
+    event = check_decoding(decoder, Record(0, -1, None, HEAD + b"\x04\x01\x00\x00", ()))
+    assert isinstance(event, dict)
+    assert [one["f0"] for one in event["f0"]] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        [{"type": "fixed", "name": f"F{number}", "size": 1} for number in range(5_000)],
+        [
+            {
+                "type": "enum",
+                "name": f"E{one}",
+                "symbols": ["A"],
+                "aliases": [f"a{other}" for other in range(60)],
+            }
+            for one in range(800)
+        ],
+    ],
+    ids=["branches", "aliases"],
+)
+def test_a_wide_union_that_we_lack_costs_no_square(kind: Any) -> None:
+    """Each branch was looked for among all: 5,000 of them held the consumer up for half a minute."""
+    _, verdict = learn(with_extra(kind))
+    assert verdict is None
+
+
+def test_many_arrays_of_one_empty_type_cost_no_square() -> None:
+    """Whether a type takes no bytes was asked again for each array of it."""
+    big = record_of("Big", *["null"] * 3_000, "boolean")
+    _, verdict = learn(with_extra(big, *[{"type": "array", "items": "Big"}] * 3_000))
+    assert verdict is not None
+
+
+@pytest.mark.parametrize("length", [400, 1_500])
+def test_a_long_chain_of_references_is_a_verdict(length: int) -> None:
+    """Not nested in the text, so no depth of it told: resolving it raised RecursionError out of the core."""
+    chain = [record_of(f"R{each}", ["null", f"R{each - 1}"] if each else "int") for each in range(length)]
+    fields = [
+        {**each, "type": [*each["type"], *chain]} if each["name"] == "order" else each
+        for each in SCHEMA["fields"]
+    ]
+    last = {"name": "last", "type": f"R{length - 1}"}
+    _, verdict = learn(json.dumps({**SCHEMA, "fields": [*fields, last]}))
+    assert verdict is not None
+    assert "deep" in verdict.message
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 900_000, "a\nb", "a\x00b", "\x1b[2J", "\ud800", "a\u2028b"],
+    ids=lambda name: repr(name)[:9],
+)
+def test_names_in_a_schema_make_no_broken_message(name: str) -> None:
+    """A message becomes a Kafka header and a line: a lone surrogate in it could not be stored, a megabyte not shown."""
+    for schema in (
+        record_of("E", name),
+        {"type": "record", "name": name, "fields": []},
+        {"type": "record", "name": "E", "fields": [{"name": name, "type": "nothing"}]},
+        with_extra({"type": "array", "items": {"type": "fixed", "name": name, "size": 0}}),
+        json.dumps(
+            {**SCHEMA, "fields": [{"name": "event_id", "type": {"type": "fixed", "name": name, "size": 3}}]}
+        ),
+    ):
+        _, verdict = learn(schema)
+        assert verdict is not None
+
+
+# ------------------------------------------------------------------------------------------------- data
+
+
+def test_a_map_of_a_million_keys_costs_what_it_is() -> None:
+    """Claimed, it is nothing (`test_decode_hostile`); there, it is read, in time and memory of its size."""
+    schema = {
+        "type": "record",
+        "name": "E",
+        "fields": [{"name": "v", "type": {"type": "map", "values": "null"}}],
+    }
+    decoder, _ = learn(schema, schema)
+    keys = b"".join(b"\x0e%07d" % number for number in range(1_000_000))
+    event = decoder.decode(Record(0, -1, None, HEAD + zigzag(1_000_000) + keys + b"\x00", ()))
+    assert isinstance(event, dict)
+    assert len(event["v"]) == 1_000_000
+    claimed = check_decoding(decoder, Record(0, -1, None, HEAD + zigzag(2**62) + keys[:8_000], ()))
+    assert isinstance(claimed, Rejection)
+
+
+@pytest.mark.parametrize("framing", [b"\x00\x00\x00\x00\x07", b"\xc3\x01"])
+def test_a_string_that_claims_two_gigabytes_in_our_own_schema(framing: bytes) -> None:
+    """In the first field, and where a field of the writer's is read over."""
+    decoder, _ = learn(with_extra("string", "bytes"))
+    own = next(head for head in decoder._known if head[:2] == framing[:2])
+    for data in (zigzag(2 << 30), zigzag(2 << 30) + b"x" * 1_000, zigzag(-(2**62))):
+        verdict = check_decoding(decoder, Record(0, -1, None, own + data, ()))
+        assert isinstance(verdict, Rejection)
+        assert verdict.code == "undecodable"
+
+
+def test_a_tree_of_ten_thousand_records_within_records() -> None:
+    """In a schema that has other fields too, through a list, a map and a union: a verdict each time."""
+    decoder, _ = learn(ZOO, ZOO)
+    plain = b"\x00\x00\x02\x00" + b"\x00\x00" + b"\x00" * 16 + b"\x00\x00\x00"  # up to the optional tree
+    for deeper in (b"\x02", b"\x00\x02", b"\x00\x00\x02\x02k"):
+        verdict = check_decoding(decoder, Record(0, -1, None, HEAD + plain + b"\x02" + deeper * 10_000, ()))
+        assert isinstance(verdict, Rejection)
+
+
+# ------------------------------------------------------------------------------------------- conversion
+
+ACCENTS = "a" + "\u0301" * 40_000 + "\u0316" * 40_000
+
+
+def valid(**customer: Any) -> dict[str, Any]:
+    """An event that is delivered."""
+    return {
+        "event_id": "e-1", "event_type": "order_placed", "occurred_at": int(NOW * 1000), "channel": "WEB",
+        "opt_out": False, "customer": {"emails": [MARK], **customer},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "field", ["first_name", "last_name", "city", "state", "country", "gender", "postal_code"]
+)
+def test_a_run_of_accents_costs_no_square(field: str) -> None:
+    """Unicode's normalising sorts accents by insertion: one record of a megabyte held the consumer up for hours."""
+    converted = check_converting(valid(**{field: ACCENTS}), honest=True)
+    assert isinstance(converted, ConversionEvent)
+    assert {warning.code for warning in converted.warnings} == {"malformed"}
+
+
+def test_a_phone_number_of_accents_costs_no_square() -> None:
+    """The same, in a list."""
+    converted = check_converting(valid(phones=[ACCENTS, "+49 151 2345678"]), honest=True)
+    assert isinstance(converted, ConversionEvent)
+    assert len(converted.payload["user_data"]["ph"]) == 1
+
+
+def test_names_of_usual_length_are_still_composed() -> None:
+    """Up to 256 characters, whatever they are made of."""
+    spelled = [check_converting(valid(first_name=name), honest=True) for name in ("e\u0301" * 60, "é" * 60)]
+    first, second = [one.payload["user_data"]["fn"] for one in spelled if isinstance(one, ConversionEvent)]
+    assert first == second
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_float_that_is_no_number_is_no_text(value: float) -> None:
+    """Infinity was sent as the text ``inf``."""
+    assert text_of(value) is LeftOut.MALFORMED
+    converted = check_converting({**valid(), "order": {"order_id": value, "total": value}}, honest=False)
+    assert isinstance(converted, Rejection)
+    assert converted.code == "malformed_value"
+    converted = check_converting({**valid(), "order": {"order_id": value}}, honest=False)
+    assert isinstance(converted, ConversionEvent)
+    assert "order_id" not in converted.payload.get("custom_data", {})
+
+
+# ---------------------------------------------------------------------------------------------- NDJSON
+
+PLAN = LinePlan(SCHEMA)
+ZOO_PLAN = LinePlan(ZOO)
+
+
+@pytest.mark.parametrize("field", [each["name"] for each in ZOO["fields"]])
+@pytest.mark.parametrize(
+    "literal",
+    [
+        "9" * 10_000, "-" + "9" * 10_000, "0." + "0" * 10_000 + "1", "1e" + "9" * 10_000, "1E-" + "9" * 17,
+        "[" * 100_000, "[" * 900 + "]" * 900, '{"a":' * 100_000, '"' + "\\ud800" * 3 + '"', '"\\u0000"', '"\xff',
+    ],
+    ids=lambda literal: literal[:8],
+)  # fmt: skip
+def test_a_line_of_absurd_values_is_a_verdict(field: str, literal: str) -> None:
+    """Numbers of 10,000 digits, 100,000 levels, half surrogates, broken UTF-8: in every type of field."""
+    line = f'{{"{field}": {literal}}}'.encode("latin-1")
+    with bounded(len(line)):
+        verdict = parse_line(line, ZOO_PLAN)
+    assert isinstance(verdict, Rejection)
+    check_rejection(verdict, Stage.DECODE, DECODE_CODES)
+
+
+def test_a_line_with_many_keys() -> None:
+    """They are not ours, so they are ignored; what we need is missing."""
+    line = ("{" + ",".join(f'"{number:x}":0' for number in range(200_000)) + "}").encode()
+    verdict = parse_line(line, PLAN)
+    assert isinstance(verdict, Rejection)
+    assert verdict.code == "misfit"
+
+
+# --------------------------------------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1e308",
+        "-1",
+        "NaN",
+        "inf",
+        "-0",
+        "٣",
+        "3٣",
+        "1_000",
+        "0x10",
+        "1e3",
+        "",
+        " ",
+        "9" * 8_000,
+        "3.٣",
+        "\udcff",
+        "3;3",
+        "8\x1e\x1f",
+    ],
+)
+def test_absurd_rate_limit_headers_say_nothing(text: str) -> None:
+    """What is no plain number of seconds is as if it were not there: we back off by ourselves."""
+    headers = {"x-ratelimit-reset": text, "x-ratelimit-remaining": text, "retry-after": text}
+    assert limit_headers(headers) == (None, None)
+    assert check_answer(429, headers, b"", 1) == Throttled(None)
+
+
+def test_plain_rate_limit_headers_are_read() -> None:
+    """Whole or with a fraction, with blanks around."""
+    assert limit_headers({"x-ratelimit-reset": " 3.5 ", "x-ratelimit-remaining": "7"}) == (7, 3.5)
+    assert check_answer(429, {"retry-after": "0012."}, b"", 1) == Throttled(12.0)
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 422])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 3_000_000, b'{"events":' * 500_000, b"[" + b"{}," * 3_000_000 + b"{}]",
+        b'{"events":[' + b"[]," * 3_000_000 + b"[]]}",
+        b'{"events":[{"status":"\xff"}]}', b'{"events":[{"status":"failed","error_message":"\\ud800"}]}',
+        b'{"num_events_received":' + b"9" * 100_000 + b"}", b'{"code":' + b"9" * 30 + b"}", b"\xef\xbb\xbf{}", b"NaN",
+    ],
+    ids=lambda body: repr(body[:9]),
+)  # fmt: skip
+def test_absurd_answers_are_no_verdict_on_events(status: int, body: bytes) -> None:
+    """Nested without end, or empty objects without number: a body took 30 times its size of memory."""
+    verdict = check_answer(status, {}, body, 1)
+    assert not isinstance(verdict, PerEvent)
+    if status == 200:
+        assert isinstance(verdict, NoVerdict)
+    if status in (400, 422):
+        assert verdict == BatchRefused(status, "")
+
+
+def test_a_large_honest_answer_is_read() -> None:
+    """A thousand events, each with a long message full of brackets."""
+    entry = {"status": "failed", "error_message": "[{" * 40 + "x" * 500, "warning_message": "y" * 500}
+    body = orjson.dumps({"num_events_received": 1000, "num_events_processed": 0, "events": [entry] * 1000})
+    verdict = check_answer(200, {}, body, 1000)
+    assert isinstance(verdict, PerEvent)
+
+
+def test_a_long_word_costs_no_square() -> None:
+    """An address was looked for from each letter: a thousand failed events held the consumer up for a minute."""
+    with bounded(0):
+        masked = [mask("x" * 2_000, b"") for _ in range(300)]
+    assert masked[0] == "x" * 300
+    assert mask("call +1 555 123 4567jane@x.org or x", b"") == "call *** *** or x"
+
+
+def test_masking_a_message_costs_no_more_for_a_large_event() -> None:
+    """A pattern of all values took seconds to compile, and Python keeps five hundred of them: gigabytes."""
+    values = [f"value-{number:07}-{number * 7919 % 1_000_003}" for number in range(40_000)]
+    body = orjson.dumps({"custom_data": {"content_ids": values}})
+    with bounded(len(body) // 8):
+        masked = mask(f"'{values[7].upper()}' is bad, so is {values[39_999]}", body)
+    assert masked == f"'{MASK}' is bad, so is {MASK}"
+
+
+@pytest.mark.parametrize(
+    ("message", "value"),
+    [
+        ("STRASSE ΟΔΟΣ is bad", "οδος"),
+        ("istanbul is bad", "İSTANBUL"),
+        ("ISTANBUL is bad", "ıstanbul"),
+        ("a\x00b\x1b[2Jc is bad", "a\x00b\x1b[2Jc"),
+        ("aaaaa is bad", "aaa"),
+    ],
+)
+def test_values_are_masked_in_any_case_and_spelling(message: str, value: str) -> None:
+    """Case folding letter by letter, and control characters, which would reach a terminal."""
+    masked = mask(message, orjson.dumps({"user_data": {"click_id": value}}))
+    assert MASK in masked
+    assert masked.isprintable()
+    assert not set(masked) & set("\x00\x1b")
+
+
+# ------------------------------------------------------------------------------------------ offset map
+
+
+def test_an_offset_map_unfolds_to_no_more_than_is_written() -> None:
+    """1,400 characters of metadata unfolded to eight million runs: a third of a gigabyte, and seconds."""
+    for how, runs in ((3, b"\x55" * (1 << 20)), (3, b"\xff" * (1 << 20)), (1, b"\x01" * (1 << 20))):
+        check_offset_map(5, sealed_map(5, how, b"\x01" + zlib.compress(runs, 9)))
+
+
+def test_an_offset_map_has_one_run_of_nothing_at_most() -> None:
+    """The base may be settled; several runs of nothing made bounds that do not rise."""
+    check_offset_map(0, sealed_map(0, 0, b"\x00" + b"\x00" * 3 + b"\x05"))
+
+
+# -------------------------------------------------------------------------------------------- registry
+
+
+@pytest.mark.parametrize("code", [[40403], {"a": 1}, None, "40403", MARK, 10**40, True, 1.5])
+def test_a_registry_s_error_code_can_be_anything(code: Any) -> None:
+    """A list raised TypeError out of `fetch`, which never raises; a text was repeated in the reason."""
+    body = json.dumps({"error_code": code, "message": MARK}).encode()
+    for status in (404, 500):
+        outcome = check_registry(FOREIGN, [(status, body)])
+        assert isinstance(outcome, SchemaUnavailable)
+    assert isinstance(check_registry(FOREIGN, [(404, b'{"error_code": 40403}')]), SchemaMissing)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xff\xfe", b"[" * 50_000, b"{}", b"null", b'"' + MARK.encode() + b'"', b"[1]", b'{"schema": 7}',
+        b'{"schema": "\\ud800", "references": [{"name": 1}]}',
+        b'{"schema": "[", "references": [{"name": "a", "subject": "b", "version": 1e999}]}',
+        json.dumps({"schema": "x" * 2_000_000, "references": [{"name": "a", "subject": "b", "version": 1}]}).encode(),
+    ],
+    ids=lambda body: repr(body[:12]),
+)  # fmt: skip
+def test_a_registry_s_nonsense_is_no_verdict(body: bytes) -> None:
+    """Whatever it answers with 200: ask again later, and never a word of it in the reason."""
+    outcome = check_registry(FOREIGN, [(200, body)])
+    assert not isinstance(outcome, SchemaMissing)

@@ -1,0 +1,90 @@
+"""Every target over its seeds, and a little coverage-guided fuzzing of each: the same inputs on every run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fuzzing.__main__ import Limits, fuzz, main
+from tests.fuzzing.contract import Measuring
+from tests.fuzzing.engine import FOUND, fuzz_with_hypothesis, has_atheris
+from tests.fuzzing.seeds import seeds
+from tests.fuzzing.targets import TARGETS
+
+RUNS = {
+    "decode": 8_000,
+    "convert": 6_000,
+    "explain": 1_500,
+    "answers": 5_000,
+    "registry": 1_200,
+    "offset_map": 8_000,
+}
+"""Some seconds of each; ``make fuzz`` is for longer."""
+WITHOUT_COVERAGE = 20
+"""Hypothesis takes so many times longer for an input."""
+
+
+@pytest.fixture(autouse=True)
+def _measured() -> Iterator[None]:
+    """Memory counts in this process."""
+    Measuring.memory = True
+    yield
+    Measuring.memory = False
+
+
+def fails_on_seven(data: bytes) -> None:
+    """A target with a bug in it."""
+    assert b"\x07" not in data
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_seeds_keep_to_the_contract(target: str) -> None:
+    """What the fuzzer starts from is taken, within its bounds of time and memory."""
+    for seed in seeds(target):
+        TARGETS[target](seed)
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_a_little_fuzzing_finds_nothing(target: str, tmp_path: Path) -> None:
+    """A fixed number of inputs from a fixed seed: atheris where it is installed, else Hypothesis."""
+    runs = RUNS[target] if has_atheris() else RUNS[target] // WITHOUT_COVERAGE
+    outcome = fuzz(target, Limits(runs=runs, seed=1), tmp_path, print)
+    assert outcome.finding is None, outcome.tail
+    assert outcome.code == 0, outcome.tail
+    assert outcome.runs >= runs
+
+
+def test_a_finding_is_kept_named_and_can_be_replayed(tmp_path: Path) -> None:
+    """The engine stops at it and writes it down; so a target that finds nothing was really run."""
+    outcome = fuzz(f"{__name__}:fails_on_seven", Limits(runs=20_000, seed=1), tmp_path, print)
+    assert outcome.code == FOUND
+    assert outcome.finding is not None
+    assert outcome.finding.name.startswith("fails_on_seven-crash-")
+    with pytest.raises(AssertionError):
+        fails_on_seven(outcome.finding.read_bytes())
+
+
+def test_without_atheris_hypothesis_finds_and_shrinks(tmp_path: Path) -> None:
+    """From the seeds, broken at random; what is written down is the smallest input; a clean target ends with 0."""
+    corpus, findings = tmp_path / "corpus", tmp_path / "findings"
+    corpus.mkdir()
+    findings.mkdir()
+    for number, seed in enumerate(seeds("answers")):
+        (corpus / str(number)).write_bytes(seed)
+    limits = {"runs": 600, "seed": 1}
+    assert fuzz_with_hypothesis(f"{__name__}:fails_on_seven", corpus, findings, limits) == FOUND
+    assert [path.read_bytes() for path in findings.iterdir()] == [b"\x07"]
+    assert fuzz_with_hypothesis("answers", corpus, findings, {"runs": 100, "seed": 1}) == 0
+
+
+def test_replay_and_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``--replay FILE`` runs one target on one file; an unknown target is wrong usage."""
+    file = tmp_path / "input"
+    file.write_bytes(seeds("answers")[0])
+    assert main(["answers", "--replay", str(file)]) == 0
+    assert "nothing wrong" in capsys.readouterr().err
+    for wrong in (["nonsense"], ["--replay", str(file)]):
+        with pytest.raises(SystemExit, match="2"):
+            main(wrong)
