@@ -55,6 +55,8 @@ class Admission:
         self._intake = intake
         self._pipeline = pipeline
         self._held: deque[tuple[AssignmentState, Chunk]] = deque()
+        self._highest: dict[AssignmentState, int] = {}
+        """By partition, the last offset that was held since nothing was."""
         self._deferred: deque[Parked] = deque()
         self._need = 0
         """Free bytes without which it makes no sense to try again."""
@@ -78,9 +80,12 @@ class Admission:
 
     def fetched(self, state: AssignmentState, chunk: Chunk) -> None:
         """These came in. What is held of the same partition from their offset on comes again with them."""
-        if self._held:
+        if not self._held:
+            self._highest.clear()
+        if chunk.records[0].offset <= self._highest.get(state, -1):
             self._cut(state, chunk.records[0].offset)
         self._held.append((state, chunk))
+        self._highest[state] = chunk.records[-1].offset
 
     def unparked(self, parked: Sequence[Parked]) -> None:
         """There is a verdict on the schema of these."""

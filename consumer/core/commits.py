@@ -13,11 +13,11 @@ from __future__ import annotations
 from consumer.core.context import Context
 from consumer.core.interface import Commit, CommitDone
 from consumer.core.ledger import AssignmentState, Ledger
-from consumer.core.model import Position, TopicPartition
+from consumer.core.model import Instant, Position, TopicPartition
 from consumer.errors import InvariantViolation
 
-_MAP_TOO_LARGE = "OFFSET_METADATA_TOO_LARGE"
-"""Kafka's name for it: this broker takes less than the default 4,096 bytes with a commit."""
+_MAPS_TOO_LARGE = frozenset({"OFFSET_METADATA_TOO_LARGE", "INVALID_COMMIT_OFFSET_SIZE"})
+"""Kafka's names for it: this broker takes less than the default 4,096 bytes, or less of all maps together."""
 
 _SOON = 12
 """In absences: what the group said while a process was away reaches it within this time."""
@@ -31,14 +31,15 @@ class Commits:
         self._ledger = ledger
         self._under_way: tuple[int, list[tuple[AssignmentState, Position]]] | None = None
         self._due_at = 0.0
-        self._last_input: float | None = None
+        self._last_input: Instant | None = None
         self._back_since = float("-inf")
         self._absence = 0
         """Commits of lower numbers prove nothing: the process was away after they were sent."""
 
     def due(self) -> float:
         """When to look here again at the latest, monotonic."""
-        look_at_clock = (self._last_input or 0.0) + self._context.policy.away / 2
+        last = self._last_input.monotonic if self._last_input is not None else 0.0
+        look_at_clock = last + self._context.policy.away / 2
         return look_at_clock if self._under_way is not None else min(self._due_at, look_at_clock)
 
     def go_on(self) -> None:
@@ -71,23 +72,29 @@ class Commits:
         if happened.failure is not None:
             self._context.counters.failures["commit"] += 1
             self._context.report("warning", "commit_failed", reason=happened.failure)
-        if happened.failure == _MAP_TOO_LARGE:
+        if happened.failure in _MAPS_TOO_LARGE:
             self._ledger.write_no_maps()
 
     # -- absence
 
-    def mind_absence(self, now: float) -> None:
-        """An input came at `now`; if that is long after the last one, the process was away."""
+    def mind_absence(self, now: Instant) -> None:
+        """An input came at `now`; if that is long after the last one, the process was away.
+
+        By either clock: a suspended machine's monotonic one stands still. That a wall clock was set costs a commit.
+        """
         before, self._last_input = self._last_input, now
-        if before is None or now - before <= self._context.policy.away:
+        if before is None:
+            return
+        gap = max(now.monotonic - before.monotonic, now.unix - before.unix)
+        if gap <= self._context.policy.away:
             return
         states = list(self._ledger)
         for state in states:
             state.proven = False
         self._absence = self._context.number()
-        self._back_since = self._due_at = now
+        self._back_since = self._due_at = now.monotonic
         if states:
-            self._context.report("warning", "away", seconds=round(now - before, 3), partitions=len(states))
+            self._context.report("warning", "away", seconds=round(gap, 3), partitions=len(states))
 
     def assigned(self, state: AssignmentState) -> None:
         """A new assignment. Soon after an absence it may be one that was given, and taken again, during it."""

@@ -29,7 +29,7 @@ from consumer.core.offset_map import OffsetMap
 from consumer.core.spans import RELEASED, Finished, Span, settled_bounds, size_of
 from consumer.errors import InvariantViolation
 
-_MEASURE_EVERY = 0.1
+_MEASURE_EVERY = 1.0
 """Seconds between two measurements of a map that may come to overflow."""
 _MARK: dict[Disposition, int] = {disposition: n for n, disposition in enumerate(Disposition, start=1)}
 
@@ -167,12 +167,12 @@ class AssignmentState:
         if not self.spans:
             return 1.0
         window = max(self.last_seen + 1, self.inherited.end if self.inherited is not None else 0)
-        if window - self.spans[0].first_offset <= offset_map.SAFE_WINDOW // 2:
+        if window - self.spans[0].first_offset <= offset_map.safe_window(self.map_most) // 2:
             return 1.0
         if now >= self._measure_at:
             self._measure_at = now + _MEASURE_EVERY
             self.committable()
-        free = 1 - self._map_size / offset_map.MOST
+        free = 1 - self._map_size / max(1, self.map_most)
         return min(1.0, max(0.0, free - 0.1) * 2)
 
     def _beginning(self) -> Position | None:
@@ -183,7 +183,11 @@ class AssignmentState:
 
     def _position(self, next_offset: int, leader_epoch: int | None) -> Position:
         bounds, highest = self._settled_above(next_offset)
-        text = offset_map.write(next_offset, bounds, highest, self.map_most)
+        if bounds and bounds[0] < next_offset:
+            raise InvariantViolation(
+                f"the map of {self.tp.topic}[{self.tp.partition}] begins before {next_offset}; please report this"
+            )
+        text = offset_map.write(next_offset, bounds, highest, self.map_most, where=map_place(self.tp))
         self._map_size = len(text)
         return Position(*self.tp, next_offset, leader_epoch, text)
 
@@ -225,14 +229,19 @@ class AssignmentState:
         return Totals(self.read, delivered, duplicate, filtered, dead_lettered, self.open)
 
 
+def map_place(tp: TopicPartition) -> str:
+    """What an offset map is bound to, beside its offset."""
+    return f"{tp.topic}-{tp.partition}"
+
+
 class Ledger:
     """All live assignments, and the sums of those that ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, map_most: int = offset_map.MOST) -> None:
         self._assignments: dict[TopicPartition, AssignmentState] = {}
         self._ended = [0] * (len(_MARK) + 1)
         self._released = 0
-        self._map_most = offset_map.MOST
+        self._map_most = map_most
         self.passed = 0
         """Records passed over, ever."""
         self.open = 0
@@ -288,8 +297,10 @@ class Ledger:
             # Where it ends is where reading goes on: what is committed does not go back to before a gap.
             span.end = min(span.end, offset)
         state.last_seen = offset - 1
-        if state.inherited is not None and state.inherited.leader_epoch is None:
-            # Without leader epochs nobody can tell whether the log was cut.
+        if state.inherited is not None and (
+            state.inherited.leader_epoch is None or offset < (state.start or 0)
+        ):
+            # Without leader epochs nobody can tell whether the log was cut; before its beginning it is another one.
             state.inherited = None
         if not state.spans and (state.next_offset is None or state.next_offset > offset):
             # Reading begins anew; what is before it is settled, or was never ours.

@@ -7,11 +7,11 @@ Offsets that are no records (compaction, transaction markers) belong to whicheve
 become records.
 
 As text: ``pinstream:1:`` and base64url of: one byte for how the runs are written, a checksum over the committed
-offset and the rest, the leader epoch, the runs. The runs are written as varints or as bits, each of them deflated
-if that is shorter, whichever is shortest. The broker takes 4,096 bytes at most (``offset.metadata.max.bytes``):
+offset, the partition's name and the rest, the leader epoch, the runs. The runs are written as varints or as bits,
+whichever is shorter, and deflated if that helps. The broker takes 4,096 bytes at most (``offset.metadata.max.bytes``):
 what does not fit is left out from the top, and is then sent again if it comes to that.
 
-Two fences. The checksum binds a map to its offset: one that was carried to another offset is not ours. The leader
+Two fences. The checksum binds a map to its offset and partition: one that was carried elsewhere is not ours. The leader
 epoch is the highest of any record in the map: where a record of a higher epoch stands at or below an offset of the
 map, the log was cut after the map was written (unclean leader election), and the record is another one. What is
 foreign or broken is ignored, never fatal: it costs repetitions, no losses.
@@ -32,9 +32,6 @@ MOST = 4096
 _PREFIX = "pinstream:1:"
 _HEAD = 5
 """Bytes before the leader epoch: how the runs are written, and the checksum."""
-_CAPACITY = (MOST - len(_PREFIX)) * 3 // 4
-SAFE_WINDOW = (_CAPACITY - _HEAD - 10) * 8
-"""Offsets that fit whatever their pattern: a bit each."""
 _MOST_BOUNDS = 1 << 17
 """Bounds a map may have; more than open events ever make."""
 _LONGEST_RUNS = 9 * _MOST_BOUNDS
@@ -42,6 +39,14 @@ _LONGEST_BITS = 1 << 17
 """Bytes that each form may unfold to."""
 _RUNS, _RUNS_DEFLATED, _BITS, _BITS_DEFLATED = range(4)
 _SAME = re.compile("0+|1+")
+
+
+def safe_window(most: int) -> int:
+    """Offsets that fit into `most` bytes whatever their pattern: a bit each."""
+    return max(0, (most - len(_PREFIX)) * 3 // 4 - _HEAD - 10) * 8
+
+
+SAFE_WINDOW = safe_window(MOST)
 
 
 class OffsetMap:
@@ -77,34 +82,40 @@ class OffsetMap:
         return [offset, *self.bounds[place:]] if place % 2 else list(self.bounds[place:])
 
 
-def write(base: int, bounds: Sequence[int], leader_epoch: int | None, most: int = MOST) -> str:
+def write(
+    base: int, bounds: Sequence[int], leader_epoch: int | None, most: int = MOST, *, where: str = ""
+) -> str:
     """The map's text for a commit of `base`, as much of it as fits into `most` bytes.
 
-    Empty where nothing above `base` is settled.
+    Empty where nothing above `base` is settled. `where`: the partition's name, which the map is bound to.
     """
     if not bounds or not most:
         return ""
     bounds = bounds[:_MOST_BOUNDS]
-    text = _text(base, bounds, leader_epoch)
+    seal = _Seal(base, where, leader_epoch)
+    text = seal.text(bounds)
     if len(text) <= most:
         return text
     fits, too_many = 0, len(bounds) // 2
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
-        if len(_text(base, bounds[: 2 * middle], leader_epoch)) <= most:
+        if len(seal.text(bounds[: 2 * middle])) <= most:
             fits = middle
         else:
             too_many = middle
-    return _text(base, bounds[: 2 * fits], leader_epoch) if fits else ""
+    return seal.text(bounds[: 2 * fits]) if fits else ""
 
 
-def read(text: str, base: int) -> OffsetMap | None:
-    """The map that came with the committed offset `base`; None for what is not ours, broken, or of another offset."""
+def read(text: str, base: int, *, where: str = "") -> OffsetMap | None:
+    """The map that came with the committed offset `base` of the partition `where`.
+
+    None for what is not ours, broken, or of another place.
+    """
     if not text.startswith(_PREFIX) or len(text) > MOST:
         return None
     try:
         raw = base64.b64decode(text[len(_PREFIX) :], altchars=b"-_", validate=True)
-        if len(raw) < _HEAD or _checksum(base, raw[0], raw[_HEAD:]) != raw[1:_HEAD]:
+        if len(raw) < _HEAD or _checksum(base, where, raw[0], raw[_HEAD:]) != raw[1:_HEAD]:
             return None
         epoch, at = _varint(raw, _HEAD)
         bounds = list(islice(_unfold(raw[0], raw[at:], base), _MOST_BOUNDS + 1))
@@ -115,21 +126,30 @@ def read(text: str, base: int) -> OffsetMap | None:
     return OffsetMap(bounds, epoch - 1 if epoch else None)
 
 
-def _text(base: int, bounds: Sequence[int], leader_epoch: int | None) -> str:
-    epoch = _varints([0 if leader_epoch is None else leader_epoch + 1])
-    how, runs = min(_forms(base, bounds), key=lambda form: len(form[1]))
-    body = epoch + runs
-    return _PREFIX + base64.urlsafe_b64encode(bytes([how]) + _checksum(base, how, body) + body).decode()
+class _Seal:
+    """Writes maps of one commit."""
+
+    def __init__(self, base: int, where: str, leader_epoch: int | None) -> None:
+        self._base = base
+        self._where = where
+        self._epoch = _varints([0 if leader_epoch is None else leader_epoch + 1])
+
+    def text(self, bounds: Sequence[int]) -> str:
+        """All of it, however long."""
+        how, runs = _shortest(self._base, bounds)
+        body = self._epoch + runs
+        raw = bytes([how]) + _checksum(self._base, self._where, how, body) + body
+        return _PREFIX + base64.urlsafe_b64encode(raw).decode()
 
 
-def _forms(base: int, bounds: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+def _shortest(base: int, bounds: Sequence[int]) -> tuple[int, bytes]:
+    """How the runs are written, and what that gives."""
     runs = _varints(after - before for before, after in zip((base, *bounds), bounds, strict=False))
-    yield _RUNS, runs
-    yield _RUNS_DEFLATED, zlib.compress(runs)
-    if bounds[-1] - base <= _LONGEST_BITS * 8:
-        bits = _bits(base, bounds)
-        yield _BITS, bits
-        yield _BITS_DEFLATED, zlib.compress(bits)
+    plain, deflated, raw = _RUNS, _RUNS_DEFLATED, runs
+    if (bounds[-1] - base + 7) // 8 <= min(len(runs), _LONGEST_BITS):
+        plain, deflated, raw = _BITS, _BITS_DEFLATED, _bits(base, bounds)
+    packed = zlib.compress(raw)
+    return (deflated, packed) if len(packed) < len(raw) else (plain, raw)
 
 
 def _unfold(how: int, data: bytes, base: int) -> Iterator[int]:
@@ -173,8 +193,8 @@ def _bits(base: int, bounds: Sequence[int]) -> bytes:
     return int(text[::-1], 2).to_bytes((len(text) + 7) // 8, "little")
 
 
-def _checksum(base: int, how: int, body: bytes) -> bytes:
-    return zlib.crc32(base.to_bytes(8, "big") + bytes([how]) + body).to_bytes(4, "big")
+def _checksum(base: int, where: str, how: int, body: bytes) -> bytes:
+    return zlib.crc32(base.to_bytes(8, "big") + where.encode() + bytes([how]) + body).to_bytes(4, "big")
 
 
 def _varints(numbers: Iterable[int]) -> bytes:

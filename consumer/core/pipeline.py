@@ -27,7 +27,7 @@ from consumer.core.context import Context
 from consumer.core.dedup import Claims, Delivery
 from consumer.core.dispatch import TOKEN_REFUSED, Dispatcher
 from consumer.core.intake import Converting, Intake, SchemaLearner, Verdict
-from consumer.core.ledger import AssignmentState, Ledger
+from consumer.core.ledger import AssignmentState, Ledger, map_place
 from consumer.core.model import (
     Disposition,
     Filtered,
@@ -46,6 +46,8 @@ from consumer.errors import InvariantViolation
 
 FETCH_MOST = 1000
 """Records in one fetch at most: large enough that per-chunk costs vanish, small enough to keep the loop lively."""
+_CRAWL = 1.0
+"""Seconds between two fetches while an offset map is full."""
 _LETTERS_MOST = 500
 _KEYS_MOST = 10_000
 
@@ -67,7 +69,7 @@ class Pipeline:
     ) -> None:
         self.policy = policy
         self.context = Context(policy, seed)
-        self.ledger = Ledger()
+        self.ledger = Ledger(policy.map_bytes)
         self.claims = Claims()
         self.freshness = Freshness()
         self.dispatcher = Dispatcher(self.context)
@@ -85,6 +87,7 @@ class Pipeline:
         self._look_up_failures = 0
         self.commits = Commits(self.context, self.ledger)
         self._drains: list[_Drain] = []
+        self._fed_at = 0.0
         self._handlers: dict[type, Callable[[Any], None]] = {
             i.Assigned: self._assigned,
             i.Revoked: self._revoked,
@@ -112,7 +115,7 @@ class Pipeline:
     def handle(self, happened: i.Input, now: Instant) -> list[i.Command]:
         """Take in what happened; gives what to do, in order. Raises `InvariantViolation` on a bug, never else."""
         self.context.begin(now)
-        self.commits.mind_absence(now.monotonic)
+        self.commits.mind_absence(now)
         settled_before = self.ledger.settlements
         self._handlers[type(happened)](happened)
         self._go_on()
@@ -143,10 +146,20 @@ class Pipeline:
         idle = not self.ledger.open and not self.admission.held
         if self._halted():
             return 1 if idle else 0
-        most = int(FETCH_MOST * self.ledger.map_share(self.context.now.monotonic))
+        most = int(FETCH_MOST * self._map_share())
         room = min(self.policy.max_open_events - self.ledger.open, self.admission.room(), most)
         # With nothing open there is room for one, however large: else one huge record would stop the line.
         return max(1 if idle else 0, room)
+
+    def _map_share(self) -> float:
+        """What the offset maps leave of a fetch. A full one slows intake down and never stops it.
+
+        What does not fit into a map may be sent again after a crash; a stop would strand all that has nothing to do
+        with the records that wait.
+        """
+        now = self.context.now.monotonic
+        share = self.ledger.map_share(now)
+        return 1.0 if now - self._fed_at >= _CRAWL else share
 
     def statistics(self, now: Instant) -> Statistics:
         """A snapshot whose figures agree with each other."""
@@ -164,7 +177,8 @@ class Pipeline:
     def _assign(self, one: i.Assignment) -> None:
         inherited = None
         if one.metadata and one.start is not None:
-            inherited = offset_map.read(one.metadata, one.start)
+            place = map_place(TopicPartition(one.topic, one.partition))
+            inherited = offset_map.read(one.metadata, one.start, where=place)
             if inherited is None:
                 self.context.report(
                     "info", "commit_metadata_ignored", topic=one.topic, partition=one.partition
@@ -266,20 +280,24 @@ class Pipeline:
     # -- intake
 
     def _fetched(self, happened: i.Fetched) -> None:
+        self._fed_at = self.context.now.monotonic
         for chunk in happened.chunks:
             state = self.ledger.get(TopicPartition(chunk.topic, chunk.partition))
             if state is None or state.epoch != chunk.epoch or state.draining or not chunk.records:
                 continue
-            if chunk.records[0].offset <= state.last_seen:
+            if chunk.records[0].offset < (state.position() or 0):
                 self._go_back(state, chunk.records[0].offset)
             self.admission.fetched(state, chunk)
 
     def _go_back(self, state: AssignmentState, offset: int) -> None:
-        """The position went back without a rebalance (the log was cut): what was seen from there on is void."""
-        seen = state.last_seen
+        """Reading goes on before where it was, or begins before the committed offset: the log was cut or made anew.
+
+        What was seen, or known, from there on is void.
+        """
+        expected = state.position()
         released = self.ledger.rewind(state, offset)
         self.context.report(
-            "warning", "position_went_back", topic=state.tp.topic, partition=state.tp.partition, seen=seen,
+            "warning", "position_went_back", topic=state.tp.topic, partition=state.tp.partition, expected=expected,
             fetched=offset, released=released,
         )  # fmt: skip
         self._purge()

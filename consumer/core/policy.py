@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from consumer.core.offset_map import MOST
+
 AWAY = 5.0
 """Seconds: a ninth of the default session time-out, and less than the shortest that brokers allow by default."""
 
@@ -48,6 +50,8 @@ class Policy:
     """How long the destination may refuse this account before giving up; 0 is for ever."""
     throttle_cap: float = 300.0
     """The longest a Retry-After or x-ratelimit-reset is obeyed: a header must not stop us for a day."""
+    map_bytes: int = MOST
+    """The most that an offset map may take of a commit's metadata: what brokers accept by default."""
     away: float = AWAY
     """After so long without an input a process first proves that its partitions are still its own. Shorter than
     any session time-out; while there is nothing else to do it looks at the clock twice as often."""

@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from consumer.core.interface import DeadLetter
+from consumer.core.ledger import map_place
 from consumer.core.model import Position, TopicPartition
 from consumer.core.offset_map import MOST, OffsetMap
 from consumer.core.offset_map import read as read_map
@@ -29,6 +30,9 @@ class Broker:
         self._offsets = {tp: [spec.offset for spec in log] for tp, log in logs.items()}
         self._checked = dict.fromkeys(logs, 0)
         self._cut: set[TopicPartition] = set()
+        self.map_most = MOST
+        self.metadata_limit = MOST
+        """What the broker takes of each."""
 
     def index(self, tp: TopicPartition, offset: int) -> int:
         """Where in the log the first record at or after `offset` is."""
@@ -49,7 +53,8 @@ class Broker:
         taken = []
         for position in wanted:
             tp = TopicPartition(position.topic, position.partition)
-            if tp in epochs and self.owners.get(tp) == (member, epochs[tp]):
+            fits = len(position.metadata) <= self.metadata_limit
+            if fits and tp in epochs and self.owners.get(tp) == (member, epochs[tp]):
                 self.committed[tp] = position
                 taken.append(position)
         return taken
@@ -80,8 +85,8 @@ class Broker:
     def _check_map(self, position: Position) -> None:
         """What a new owner will pass over is resolved."""
         text, tp = position.metadata, TopicPartition(position.topic, position.partition)
-        require(len(text.encode()) <= MOST, "commit metadata fits", str(len(text)))
-        known = read_map(text, position.next_offset)
+        require(len(text.encode()) <= self.map_most, "commit metadata fits", str(len(text)))
+        known = read_map(text, position.next_offset, where=map_place(tp))
         require((known is None) is (text == ""), "an offset map can be read", text)
         if known is None:
             return
@@ -108,7 +113,7 @@ class Broker:
         """Records up to `seen` that a new owner finds neither below the committed offset nor in its map."""
         position = self.committed.get(tp)
         begin = position.next_offset if position is not None else 0
-        known = read_map(position.metadata, begin) if position is not None else None
+        known = read_map(position.metadata, begin, where=map_place(tp)) if position is not None else None
         specs = self.logs[tp][self.index(tp, begin) : self.index(tp, seen + 1)]
         return [spec for spec in specs if known is None or not _passes(known, spec)]
 

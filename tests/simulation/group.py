@@ -109,6 +109,9 @@ class Group:
         for tp in tps:
             if tp in owners and owners[tp][0] is member and tp not in member.watch.held:
                 del owners[tp]
+                if member not in self._awaited:
+                    # Nobody waits for it any more, and somebody must have it.
+                    self.rebalance()
         self._returned(member)
 
     def _returned(self, member: Member) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from random import Random
 from typing import Any
 
+from consumer.core.offset_map import MOST
 from consumer.core.policy import Backoff, Policy
 
 AWAY = 1.0
@@ -47,6 +48,8 @@ class Rates:
     """Anything takes twenty times as long."""
     stale_fetch: float = 0.0
     """Records of an ended assignment arrive after it ended."""
+    begins_below: float = 0.0
+    """Reading begins before the committed offset: the log was made anew there."""
     foreign_metadata: float = 0.0
     """What came with a committed offset is not what was written: another tool's, or broken."""
     cut_logs: float = 0.0
@@ -101,6 +104,8 @@ class Knobs:
     latency: float
     body_limit: int
     """The API's own, in bytes."""
+    metadata_limit: int
+    """Bytes that the broker takes with a committed offset."""
     own_stores: bool
     """Each member has a key store of its own: another machine."""
 
@@ -109,6 +114,11 @@ class Knobs:
         """No trouble at all: exactly once must hold."""
         rates = replace(self.rates, api_whole_batch=0.0)
         return rates == Rates() and self.incidents == Incidents()
+
+    @property
+    def short_maps(self) -> bool:
+        """Whether an offset map may lack something because it is too long."""
+        return self.policy.map_bytes < MOST or self.metadata_limit < MOST
 
     @property
     def undisturbed(self) -> bool:
@@ -145,10 +155,12 @@ def draw(seed: int, **overrides: Any) -> Knobs:
         grace=random.uniform(1, 6) if not graceful else 60.0,
         latency=random.choice((0.01, 0.1, 0.5)),
         body_limit=random.choice((1500, 4500)),
+        metadata_limit=random.choice((4096, 4096, 4096, 30)) if not graceful else 4096,
         own_stores=random.random() < 0.5,
     )
     knobs = replace(knobs, **overrides)
-    return replace(knobs, policy=replace(knobs.policy, accounts=knobs.accounts))
+    most = MOST if knobs.graceful else knobs.policy.map_bytes
+    return replace(knobs, policy=replace(knobs.policy, accounts=knobs.accounts, map_bytes=most))
 
 
 def _policy(random: Random) -> Policy:
@@ -167,6 +179,8 @@ def _policy(random: Random) -> Policy:
         inner_backoff=Backoff(0.1, random.choice((1.0, 3.0))),
         probe_backoff=Backoff(random.choice((0.2, 1.0)), 5.0),
         away=AWAY,
+        # Few records make short maps: full ones need little room.
+        map_bytes=random.choice((4096, 4096, 40, 60)),
     )
 
 

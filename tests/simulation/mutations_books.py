@@ -12,7 +12,7 @@ from consumer.core import answers, interface, offset_map
 from consumer.core.commits import Commits
 from consumer.core.dedup import Claims, Delivery
 from consumer.core.ledger import AssignmentState, Ledger
-from consumer.core.model import Disposition, Position, Rejection
+from consumer.core.model import Disposition, Position, Rejection, TopicPartition
 from consumer.core.offset_map import OffsetMap
 from consumer.core.outbox import Outbox
 from consumer.core.pipeline import Pipeline
@@ -270,13 +270,13 @@ def bytes_of_events_are_not_entered(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def offset_maps_are_not_read(patch: pytest.MonkeyPatch) -> None:
     """What is settled above the committed offset is sent again by the next owner."""
-    patch.setattr(offset_map, "read", lambda text, base: None)
+    patch.setattr(offset_map, "read", lambda text, base, where: None)
 
 
 @mutation
 def offset_maps_are_not_written(patch: pytest.MonkeyPatch) -> None:
     """As before there were any."""
-    patch.setattr(offset_map, "write", lambda *_: "")
+    patch.setattr(offset_map, "write", lambda *_, where: "")
 
 
 @mutation
@@ -319,6 +319,35 @@ def open_records_are_in_the_map(patch: pytest.MonkeyPatch) -> None:
         return ([base + 1, self.last_seen + 1], 10**6) if self.last_seen > base else ([], None)
 
     patch.setattr(AssignmentState, "_settled_above", all_of_it)
+
+
+@mutation
+def maps_are_as_long_as_they_come(patch: pytest.MonkeyPatch) -> None:
+    """The broker refuses the commit, and the next one as well."""
+    write = offset_map.write
+
+    def all_of_it(
+        base: int, bounds: Sequence[int], epoch: int | None, most: int = 0, *, where: str = ""
+    ) -> str:
+        return write(base, bounds, epoch, 10**9, where=where)
+
+    patch.setattr(offset_map, "write", all_of_it)
+
+
+@mutation
+def beginning_below_the_start_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
+    """Found by a reviewer: the log was made anew, and its records were taken for what was settled before."""
+
+    def fetched(self: Pipeline, happened: interface.Fetched) -> None:
+        for chunk in happened.chunks:
+            state = self.ledger.get(TopicPartition(chunk.topic, chunk.partition))
+            if state is None or state.epoch != chunk.epoch or state.draining:
+                continue
+            if chunk.records[0].offset <= state.last_seen:
+                self._go_back(state, chunk.records[0].offset)
+            self.admission.fetched(state, chunk)
+
+    patch.setattr(Pipeline, "_fetched", fetched)
 
 
 @mutation

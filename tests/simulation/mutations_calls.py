@@ -16,7 +16,7 @@ from consumer.core.dedup import Delivery
 from consumer.core.dispatch import Dispatcher
 from consumer.core.gate import Gate
 from consumer.core.ledger import AssignmentState
-from consumer.core.model import Rejection, SchemaRef, Stage
+from consumer.core.model import Instant, Rejection, SchemaRef, Stage
 from consumer.core.parking import Parking
 from consumer.core.pipeline import Pipeline, _Drain
 from consumer.core.policy import Backoff
@@ -278,7 +278,7 @@ def an_absence_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
     """A process that stood still sends on, though its partitions are another's by now."""
     mind = Commits.mind_absence
 
-    def unmoved(self: Commits, now: float) -> None:
+    def unmoved(self: Commits, now: Instant) -> None:
         mind(self, now)
         for state in self._ledger:
             state.proven = True
@@ -291,7 +291,7 @@ def a_commit_from_before_the_absence_is_proof(patch: pytest.MonkeyPatch) -> None
     """The answer to it was on its way all the time."""
     mind = Commits.mind_absence
 
-    def believing(self: Commits, now: float) -> None:
+    def believing(self: Commits, now: Instant) -> None:
         mind(self, now)
         self._absence = 0
 
@@ -309,6 +309,28 @@ def a_failed_commit_is_proof(patch: pytest.MonkeyPatch) -> None:
             state.proven = True
 
     patch.setattr(Commits, "done", easily)
+
+
+@mutation
+def letters_need_no_proof(patch: pytest.MonkeyPatch) -> None:
+    """After an absence calls wait for the proof, dead letters do not."""
+    go_on = Pipeline._go_on
+
+    def early(self: Pipeline) -> None:
+        self._write_letters(self.context.now.monotonic)
+        go_on(self)
+
+    patch.setattr(Pipeline, "_go_on", early)
+
+
+@mutation
+def what_is_not_remembered_yet_is_not_counted(patch: pytest.MonkeyPatch) -> None:
+    """A slow key store, and a crash repeats far more than concurrency x batch."""
+
+    def may(self: Dispatcher) -> bool:
+        return len(self._in_flight) < self._context.policy.concurrency
+
+    patch.setattr(Dispatcher, "_may_risk", may)
 
 
 @mutation

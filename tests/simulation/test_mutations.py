@@ -23,6 +23,12 @@ FOCUS: dict[str, dict[str, Any]] = {
     "inherited_maps_are_forgotten": {**_APART, "rates": Rates(registry_fails=0.7)},
     "offset_maps_are_not_read": {**_APART, "rates": Rates(registry_fails=0.7)},
     "maps_of_a_cut_log_are_believed": {**_APART, "rates": Rates(registry_fails=0.7, cut_logs=1.0)},
+    "maps_are_as_long_as_they_come": {
+        **_APART,
+        "rates": Rates(registry_fails=0.7),
+        "partitions": 1,
+        "policy": Policy(map_bytes=30),
+    },
     "a_commit_from_before_the_absence_is_proof": {"incidents": Incidents(freezes=8), "members": 2},
     "an_unavailable_schema_is_asked_for_once": {"rates": Rates(registry_fails=0.5), "late_schemas": 0.2},
 }

@@ -20,6 +20,7 @@ from tests.simulation.truth import Violation, require
 
 if TYPE_CHECKING:
     from consumer.core.pipeline import Pipeline
+    from tests.simulation.member import Member
     from tests.simulation.world import World
 
 _SNAPSHOT_EVERY = 10
@@ -68,7 +69,7 @@ class Call:
 class Watch:
     """One process under observation."""
 
-    def __init__(self, world: World, member: object) -> None:
+    def __init__(self, world: World, member: Member) -> None:
         self._world = world
         self._member = member
         self._policy = world.knobs.policy
@@ -146,11 +147,11 @@ class Watch:
         held = self.held.get(tp)
         if held is None or held.epoch != chunk.epoch or held.draining:
             return
-        if chunk.records[0].offset <= held.last_seen:
+        if chunk.records[0].offset <= held.last_seen or chunk.records[0].offset < held.start:
             # Another member may get the partition before it is read again: what is in flight may be sent again,
             # and so may what is void now.
             self.excuse_in_flight([held])
-            self.excuse_all([held])
+            self.excuse_all([held], whole=chunk.records[0].offset < held.start)
             held.start = min(held.start, chunk.records[0].offset)
             # Commits may go back with it, to the new position.
             held.committing = min(held.committing, chunk.records[0].offset)
@@ -203,6 +204,8 @@ class Watch:
             case i.Release():
                 self._let_go(command.number, command.positions)
             case i.Stop():
+                waiting = [number for number in self._drains if number is not None]
+                require(not waiting, "a stop comes after all releases", str(waiting))
                 late = self._let_go(None, command.positions)
                 require(late != command.drained, "a stop says whether all was drained", str(command))
 
@@ -230,6 +233,11 @@ class Watch:
                 raise Violation("a key is in flight once", f"{spec} is in flight already")
             self._keys[spec.key] = held
             helds.append(held)
+        at_risk = len(self._keys)
+        require(
+            at_risk <= policy.concurrency * policy.batch_events,
+            "a crash repeats concurrency x batch events at most", str(at_risk),
+        )  # fmt: skip
         self.calls[send.number] = Call(send.account, specs, helds)
         self._gates[send.account].check_send(self._world.now)
 
@@ -257,6 +265,8 @@ class Watch:
             held = self.held.get(spec.tp)
             if held is None or spec.offset > held.last_seen:
                 raise Violation("no dead letter is written for what is not ours", f"{spec}")
+            if self._member.given_up and not held.draining:
+                raise Violation("no dead letter is written for what may be another's", f"{spec}")
             written.append((held, spec))
         self._writing[command.number] = written
 
@@ -319,14 +329,19 @@ class Watch:
                 spec.key for spec in specs if self._truth.accepted[spec.key] and spec.key not in self._keys
             )
 
-    def excuse_all(self, helds: list[Held]) -> None:
-        """What of these was accepted, committed or not: nobody knows of it any more."""
+    def excuse_all(self, helds: list[Held], *, whole: bool = False) -> None:
+        """What of these was accepted, committed or not: nobody knows of it any more.
+
+        As far as it was seen, or (`whole`) all of the log: what begins before its beginning is another one.
+        """
         if not self._world.knobs.own_stores:
             return
         for held in helds:
             log = self._world.broker.logs[held.tp]
             # Where the broker tells no leader epochs, what came with the committed offset is void as well.
-            specs = [spec for spec in log if spec.offset <= held.last_seen or spec.leader_epoch is None]
+            specs = [
+                spec for spec in log if whole or spec.offset <= held.last_seen or spec.leader_epoch is None
+            ]
             self._truth.excuse(spec.key for spec in specs if self._truth.accepted[spec.key])
 
     # -- after every input

@@ -49,6 +49,8 @@ class World:
         self.specs, logs = write_logs(knobs, self.random)
         self.truth = Truth(self.specs)
         self.broker = Broker(logs, self.truth)
+        self.broker.map_most = knobs.policy.map_bytes
+        self.broker.metadata_limit = knobs.metadata_limit
         self.api = Api(self)
         self._stores: dict[int, KeyStore] = {}
         self.registry = Registry(self)
@@ -313,6 +315,8 @@ def _left_over(member: Member) -> str:
         "keys": len(pipeline.keys),
         "dead letters": len(pipeline.letters),
         "parked": len(pipeline.parking),
+        "held": pipeline.admission.held,
+        "deferred": pipeline.admission.deferred,
         "looking up": len(pipeline._looking_up) + len(pipeline._look_up_again),
         "queued": sum(queue.queued for queue in pipeline.dispatcher),
         "in flight": sum(1 for _ in pipeline.dispatcher.in_flight()),

@@ -71,7 +71,9 @@ def read_answer(
         return CommitResult((), error.name())
     refused = {(one.topic, one.partition): one.error.name() for one in partitions if one.error is not None}
     taken = tuple(one for one in positions if (one.topic, one.partition) not in refused)
-    return CommitResult(taken, next(iter(refused.values()), left_out))
+    # What says that the metadata is too large must not hide behind another partition's trouble.
+    of_size = next((name for name in refused.values() if name == "OFFSET_METADATA_TOO_LARGE"), None)
+    return CommitResult(taken, of_size or next(iter(refused.values()), left_out))
 
 
 def raw_positions(positions: Iterable[Position]) -> list[RawPartition]:

@@ -339,7 +339,7 @@ class GroupMember:
         if not names:
             return unknown
         try:
-            return find_starts(self._consumer, names, self._offset_reset, self._timeout)
+            return self._ask_starts(names)
         except KafkaException as error:
             told = describe_error(exception_error(error))
             if self._offset_reset == "latest":  # guessing would skip records, or repeat a whole topic
@@ -351,6 +351,16 @@ class GroupMember:
                 exception_error(error).name(), f"the start offsets are not known yet ({told})"
             )
             return unknown
+
+    def _ask_starts(self, names: Sequence[TopicPartition]) -> list[Start]:
+        """Twice: an unknown start costs the offset map that came with it."""
+        try:
+            return find_starts(self._consumer, names, self._offset_reset, self._timeout)
+        except KafkaException as error:
+            self._hooks.trouble(
+                exception_error(error).name(), "the brokers do not say where to start: asked again"
+            )
+            return find_starts(self._consumer, names, self._offset_reset, self._timeout)
 
     def _on_revoke(self, partitions: list[RawPartition]) -> None:
         if self._late:  # whatever librdkafka calls it
