@@ -172,7 +172,8 @@ class AssignmentState:
         if now >= self._measure_at:
             self._measure_at = now + _MEASURE_EVERY
             self.committable()
-        free = 1 - self._map_size / max(1, self.map_most)
+        # What is open may settle in any pattern: a bit each, six to a character.
+        free = 1 - (self._map_size + self.open / 6) / max(1, self.map_most)
         return min(1.0, max(0.0, free - 0.1) * 2)
 
     def _beginning(self) -> Position | None:

@@ -27,8 +27,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-MOST = 4096
-"""Bytes of metadata a broker takes by default; the text is ASCII."""
+MOST = 4095
+"""Bytes of metadata a broker takes by default, less the NUL that librdkafka sends with them; the text is ASCII."""
 _PREFIX = "pinstream:1:"
 _HEAD = 5
 """Bytes before the leader epoch: how the runs are written, and the checksum."""

@@ -24,14 +24,25 @@ class FakeOffsets:
     def __init__(self, offsets: list[int | None], ends: list[int]) -> None:
         self.offsets = offsets
         self.ends = ends
+        self.metadata = ""
+        """What was committed with each offset."""
         self.error: confluent_kafka.KafkaError | None = None
 
     def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
         """As `confluent_kafka.Consumer.committed`."""
+        found = []
         for one in partitions:
             offset = self.offsets[one.partition]
-            one.offset = confluent_kafka.OFFSET_INVALID if offset is None else offset
-        return partitions
+            metadata = "" if offset is None else self.metadata
+            found.append(
+                RawPartition(
+                    one.topic,
+                    one.partition,
+                    confluent_kafka.OFFSET_INVALID if offset is None else offset,
+                    metadata=metadata,
+                )
+            )
+        return found
 
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
         """As `confluent_kafka.Consumer.list_topics`."""
@@ -54,6 +65,35 @@ def test_committed_offset_always_wins(reset: str) -> None:
     """Whatever the reset says: a committed offset is the start, and is not committed again."""
     starts = find_starts(FakeOffsets([7, 0], [9, 9]), [("t", 0), ("t", 1)], reset, 1)
     assert [(start.offset, start.commit) for start in starts] == [(7, False), (0, False)]
+
+
+def test_the_metadata_comes_with_the_committed_offset() -> None:
+    """Whatever text it is; where nothing is committed there is none."""
+    source = FakeOffsets([7, None], [9, 9])
+    source.metadata = "pinstream:1:äö€"
+    starts = find_starts(source, [("t", 0), ("t", 1)], "earliest", 1)
+    assert [start.metadata for start in starts] == ["pinstream:1:äö€", ""]
+
+
+def test_metadata_that_is_not_text_is_none_at_all() -> None:
+    """confluent_kafka decodes it when it is looked at, and raises; the offset and its leader epoch still count."""
+
+    class NotText:
+        """A committed offset whose metadata is the byte 0xff."""
+
+        topic, partition, offset, leader_epoch, error = "t", 0, 7, 3, None
+
+        @property
+        def metadata(self) -> str:
+            return b"\xff".decode()
+
+    class Foreign(FakeOffsets):
+        """A broker that keeps what it is given."""
+
+        def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
+            return [NotText() for _ in partitions]  # type: ignore[misc]  # as good as one
+
+    assert find_starts(Foreign([7], [9]), [("t", 0)], "latest", 1) == [Start(7, 3, False, "")]
 
 
 @pytest.mark.parametrize("reset", ["earliest", "error"])

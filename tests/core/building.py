@@ -15,9 +15,10 @@ import orjson
 from hypothesis import settings
 
 from consumer.core import interface as i
+from consumer.core import offset_map
 from consumer.core.dedup import Delivery, dedup_key
 from consumer.core.intake import SchemaLearner
-from consumer.core.ledger import AssignmentState, Ledger
+from consumer.core.ledger import AssignmentState, Ledger, map_place
 from consumer.core.model import (
     Chunk,
     CommerceEvent,
@@ -33,6 +34,7 @@ from consumer.core.model import (
     TopicPartition,
     Warned,
 )
+from consumer.core.offset_map import OffsetMap
 from consumer.core.pipeline import Pipeline
 from consumer.core.policy import Policy
 from consumer.core.spans import Span
@@ -70,9 +72,9 @@ def unconvertible() -> bytes:
     return orjson.dumps({"reject": "no_identity"})
 
 
-def of_schema(event_id: str, schema: str) -> bytes:
+def of_schema(event_id: str, schema: str, **more: Any) -> bytes:
     """The value of a deliverable record whose writer's schema has this id."""
-    return orjson.dumps({"id": event_id, "account": ACCOUNT, "more": {}, "schema": schema})
+    return orjson.dumps({"id": event_id, "account": ACCOUNT, "more": more, "schema": schema})
 
 
 def ref(schema: str) -> SchemaRef:
@@ -229,10 +231,20 @@ class Core:
         """Now, on both clocks."""
         return Instant(self.now, UNIX + self.now - START)
 
-    def assign(self, partition: int = 0, epoch: int = 1, start: int = 0, commit_start: bool = False) -> None:
+    def assign(
+        self,
+        partition: int = 0,
+        epoch: int = 1,
+        start: int = 0,
+        commit_start: bool = False,
+        leader_epoch: int | None = None,
+        metadata: str = "",
+    ) -> None:
         """The group gives us a partition."""
         self.offsets[partition] = start
-        self.feed(i.Assigned([i.Assignment(TOPIC, partition, epoch, start, commit_start)]))
+        self.feed(
+            i.Assigned([i.Assignment(TOPIC, partition, epoch, start, commit_start, leader_epoch, metadata)])
+        )
 
     def fetch(self, *values: bytes | None, partition: int = 0, epoch: int | None = None) -> None:
         """Records of a live assignment come in, at the next offsets."""
@@ -406,6 +418,17 @@ def released(commands: list[i.Command]) -> list[Position] | None:
     """What the release among commands says to commit; None: there is no release."""
     releases = [one for one in commands if isinstance(one, i.Release)]
     return list(releases[0].positions) if releases else None
+
+
+def read_map(position: Position) -> OffsetMap | None:
+    """The offset map that goes with a position."""
+    place = map_place(TopicPartition(position.topic, position.partition))
+    return offset_map.read(position.metadata, position.next_offset, where=place)
+
+
+def write_map(base: int, bounds: Sequence[int], leader_epoch: int | None, partition: int = 0) -> str:
+    """The metadata of a commit of `base`."""
+    return offset_map.write(base, bounds, leader_epoch, where=map_place(TopicPartition(TOPIC, partition)))
 
 
 def stopped(core: Core) -> i.Stop | None:

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from consumer.core import offset_map
-from consumer.core.ledger import Ledger
+from consumer.core.ledger import Ledger, map_place
 from consumer.core.model import Chunk, Disposition, Position, Record, TopicPartition
 from consumer.core.spans import Span
 from consumer.errors import InvariantViolation
@@ -66,7 +66,7 @@ def test_the_lowest_open_record_holds_the_commit() -> None:
     assert position is not None
     # The position stays where reading began; the map says what is settled behind it.
     assert position.next_offset == 0
-    known = offset_map.read(position.metadata, 0)
+    known = offset_map.read(position.metadata, 0, where=map_place(TP))
     assert known is not None
     assert [known.settled(offset) for offset in range(4)] == [False, True, True, False]
     ledger.settle(span, 0, Disposition.DEAD_LETTERED)

@@ -1,276 +1,291 @@
-"""The ledger with offset maps: what was settled before is passed over after a restart, and nothing else ever is."""
+"""Offset maps in the ledger: what goes into a commit, what little is kept for it, and how much room it leaves."""
 
 from __future__ import annotations
 
-from itertools import islice
 from random import Random
-from typing import NamedTuple
 
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+import pytest
 
 from consumer.core import offset_map
 from consumer.core.ledger import AssignmentState, Ledger
-from consumer.core.model import Chunk, Disposition, Position, Record, TopicPartition
-from consumer.core.spans import Span
-from tests.core.building import MACHINE, TOPIC
-
-TP = TopicPartition(TOPIC, 0)
-FIRST = 5
-"""Where the log and the group begin."""
+from consumer.core.model import Disposition, Position
+from consumer.core.spans import Finished, Span
+from tests.core.building import TOPIC, read_map, write_map
+from tests.core.test_ledger_restarts import TP, Identity, begin, chunk_of
 
 
-class Identity(NamedTuple):
-    """One record of a log that may be cut and written anew: the same offset in another leader epoch is another."""
-
-    offset: int
-    leader_epoch: int | None
-
-
-def chunk_of(records: list[Identity], epoch: int = 1) -> Chunk:
-    """Those records, of one leader epoch, as they are fetched."""
-    return Chunk(
-        TOPIC,
-        0,
-        epoch,
-        records[0].leader_epoch,
-        [Record(one.offset, 0, None, b"value", ()) for one in records],
-    )
+def reads(ledger: Ledger, first: int, count: int, *, step: int = 1, leader_epoch: int | None = 7) -> Span:
+    """So many records come in."""
+    state = ledger.get(TP)
+    assert state is not None
+    return ledger.track(state, chunk_of([Identity(first + n * step, leader_epoch) for n in range(count)]))
 
 
-def begin(ledger: Ledger, position: Position | None, epoch: int = 1) -> AssignmentState:
-    """An assignment that begins at what was committed, as the pipeline opens its books."""
-    if position is None:
-        return ledger.assign(TP, epoch, FIRST, False)
-    inherited = offset_map.read(position.metadata, position.next_offset)
-    assert (inherited is None) == (position.metadata == "")
-    return ledger.assign(TP, epoch, position.next_offset, False, position.leader_epoch, inherited)
+def settle_all(ledger: Ledger, span: Span) -> None:
+    """All that is open in a span is done."""
+    for index, mark in enumerate(span.settled):
+        if not mark:
+            ledger.settle(span, index, Disposition.DELIVERED)
 
 
-class Reader:
-    """A ledger that is fed from a log; which records are open, and which were settled, is noted beside it."""
-
-    def __init__(self, committed: Position | None, settled: frozenset[Identity]) -> None:
-        self.ledger = Ledger()
-        self.state = begin(self.ledger, committed)
-        self.committed = committed
-        self.to_pass = settled
-        """What was settled before, is in the map, and did not come again yet."""
-        self.open: dict[Identity, tuple[Span, int]] = {}
-        self.settled: set[Identity] = set()
-        self.next = FIRST if committed is None else committed.next_offset
-
-    def fetch(self, log: list[Identity], count: int) -> bool:
-        """Up to `count` records of one leader epoch, as admission takes them in. False if there are none."""
-        ahead = list(islice((one for one in log if one.offset >= self.next), count))
-        some = [one for one in ahead if one.leader_epoch == ahead[0].leader_epoch]
-        if not some:
-            return False
-        if some[0].offset <= self.state.last_seen:
-            self.go_back(some[0].offset)
-        chunk = chunk_of(some)
-        passed = self.ledger.settled_before(self.state, chunk)
-        span = self.ledger.track(self.state, chunk, None, passed)
-        assert {some[at] for at in passed} == self.to_pass.intersection(some), (
-            "exactly what was settled before"
-        )
-        for index, one in enumerate(some):
-            if index in passed:
-                self.settled.add(one)
-            else:
-                self.open[one] = (span, index)
-        self.next = some[-1].offset + 1
-        return True
-
-    def go_back(self, offset: int) -> None:
-        """The position went back: what was seen from there on is void, and so is what is known of it."""
-        gone = {one: place for one, place in self.open.items() if one.offset >= offset}
-        assert self.ledger.rewind(self.state, offset) == len(gone)
-        for one, (span, index) in gone.items():
-            assert not self.ledger.settle(span, index, Disposition.DELIVERED)
-            del self.open[one]
-        self.settled = {one for one in self.settled if one.offset < offset}
-        self.to_pass = frozenset()
-        self.next = offset
-
-    def settle(self, one: Identity) -> None:
-        """This one is done."""
-        span, index = self.open.pop(one)
-        assert self.ledger.settle(span, index, Disposition.DELIVERED)
-        self.settled.add(one)
-
-    def known(self, position: Position) -> frozenset[Identity]:
-        """What is settled at or above a position: what its map must say."""
-        return frozenset(one for one in self.settled | self.to_pass if one.offset >= position.next_offset)
+# -- what goes into a commit
 
 
-class MapMachine(RuleBasedStateMachine):
-    """A partition that is read, settled in any order, cut, read from again; at any moment the process may end."""
+@pytest.mark.parametrize("commit_start", [False, True])
+def test_the_committed_offset_is_out_of_range_and_something_settles(commit_start: bool) -> None:
+    """The log was cut, or made anew, and is read from its beginning: settled runs are above what a commit names."""
+    ledger = Ledger()
+    state = ledger.assign(TP, 1, 999, commit_start, 3)
+    ledger.rewind(state, 0)  # as the pipeline does when the first record is below the start
+    span = reads(ledger, 0, 10)
+    ledger.settle(span, 5, Disposition.DELIVERED)
+    state.committable()
+    ledger.settle(span, 0, Disposition.DELIVERED)
+    position = state.committable()
+    assert position is not None
+    assert position.next_offset == 1
+    found = read_map(position)
+    assert found is not None
+    assert list(found.bounds) == [5, 6]
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.log: list[Identity] = []
-        self.leader_epoch: int | None = 3
-        self.reader = Reader(None, frozenset())
-        self.noted: frozenset[Identity] = frozenset()
-        """What was settled at or above the committed position when it was committed."""
-        self.most = offset_map.MOST
-        self.eager = False
 
-    @initialize(
-        leader_epoch=st.one_of(st.none(), st.integers(0, 9)),
-        most=st.sampled_from([offset_map.MOST, offset_map.MOST, 36]),
-        eager=st.booleans(),
-    )
-    def set_up(self, leader_epoch: int | None, most: int, eager: bool) -> None:
-        """`eager`: finished spans are packed as soon as there is one; `most`: bytes a map may take."""
-        self.leader_epoch, self.most, self.eager = leader_epoch, most, eager
-        self.append([1, 1, 3, 1, 1, 1, 2, 1])
+@pytest.mark.parametrize("commit_start", [False, True])
+def test_an_offset_out_of_range_is_not_committed_again(commit_start: bool) -> None:
+    """Records below the committed offset came and are open: it is not committed, not even to hear if it is ours."""
+    ledger = Ledger()
+    state = ledger.assign(TP, 1, 999, commit_start, 3)
+    ledger.rewind(state, 0)  # as the pipeline does when the first record is below the start
+    reads(ledger, 0, 10)
+    for position in (state.committable(), state.proof()):
+        assert position is None or position.next_offset == 0
 
-    @rule(gaps=st.lists(st.sampled_from([1, 1, 1, 2, 7]), min_size=1, max_size=12))
-    def append(self, gaps: list[int]) -> None:
-        """Records are written, with gaps between them."""
-        at = self.log[-1].offset if self.log else FIRST - 1
-        for gap in gaps:
-            at += gap
-            self.log.append(Identity(at, self.leader_epoch))
 
-    @precondition(lambda self: self.leader_epoch is not None)
-    @rule(by=st.integers(1, 3))
-    def change_leader(self, by: int) -> None:
-        """Another broker leads; nothing is lost."""
-        assert self.leader_epoch is not None
-        self.leader_epoch += by
+# -- what little is kept, and how much room is left
 
-    @rule(counts=st.lists(st.integers(1, 4), min_size=1, max_size=8))
-    def fetch(self, counts: list[int]) -> None:
-        """Several fetches; often they end where a leader epoch does."""
-        for count in counts:
-            self.reader.fetch(self.log, count)
 
-    @precondition(lambda self: self.reader.open)
-    @rule(data=st.data(), share=st.sampled_from([0.1, 0.5, 0.9, 1.0]))
-    def settle(self, data: st.DataObject, share: float) -> None:
-        """Some of what is open is done, in any order."""
-        random = Random(data.draw(st.integers(0, 2**16)))
-        candidates = sorted(self.reader.open)
-        random.shuffle(candidates)
-        for one in candidates[: max(1, int(share * len(candidates)))]:
-            self.reader.settle(one)
+def test_one_open_record_keeps_little_of_what_is_behind_it() -> None:
+    """10,000 finished spans behind one open record are a handful of objects, and one run in the map."""
+    ledger = Ledger()
+    state = ledger.assign(TP, 1, 0, False)
+    reads(ledger, 0, 1)
+    most = 0
+    for number in range(10_000):
+        settle_all(ledger, reads(ledger, 1 + 3 * number, 3, leader_epoch=7 + number // 4_000))
+        assert state.committable() is not None
+        most = max(most, len(state.spans))
+    assert most <= 16
+    position = state.committable()
+    assert position is not None
+    assert position.next_offset == 0
+    found = read_map(position)
+    assert found is not None
+    assert (list(found.bounds), found.leader_epoch) == ([1, 30_001], 9)
+    totals = ledger.totals()
+    assert (totals.delivered, totals.open) == (30_000, 1)
 
-    @rule()
-    def commit(self) -> None:
-        """The broker takes what changed."""
-        position = self.position()
-        if position is not None:
-            self.noted = self.reader.known(position)
-            self.reader.committed = self.reader.state.committed = position
 
-    @rule(commit_first=st.booleans())
-    def restart(self, commit_first: bool) -> None:
-        """Another process, or another member, goes on from what is committed."""
-        if commit_first:
-            self.commit()
-        self.reader = Reader(self.reader.committed, self.kept(self.reader.committed, self.noted))
-
-    @rule(back=st.integers(0, 12))
-    def go_back(self, back: int) -> None:
-        """The consumer is made to read again some of what it has read, at most from where it began."""
-        seen = [one.offset for one in self.log if self.reader.state.start <= one.offset < self.reader.next]  # type: ignore[operator]  # set
-        if seen:
-            self.reader.next = seen[max(0, len(seen) - 1 - back)]
-            self.reader.fetch(self.log, 3)
-
-    @precondition(lambda self: self.leader_epoch is not None)
-    @rule(data=st.data(), crash=st.booleans(), gaps=st.lists(st.integers(1, 3), min_size=1, max_size=9))
-    def cut(self, data: st.DataObject, crash: bool, gaps: list[int]) -> None:
-        """Unclean leader election: the log loses its end, and other records are written at the same offsets.
-
-        What is settled without a gap is on more than one broker; the end above it is what may be lost.
-        """
-        position = self.position()
-        low = FIRST if position is None else position.next_offset
-        places = [at for at, one in enumerate(self.log) if one.offset >= low and at > 0]
-        if not places:
-            return
-        at = data.draw(st.sampled_from(places))
-        assert self.leader_epoch is not None
-        self.leader_epoch += 1
-        offset = self.log[at].offset - 1
-        del self.log[at:]
-        for gap in gaps:
-            offset += gap
-            self.log.append(Identity(offset, self.leader_epoch))
-        if crash:
-            self.restart(False)
+def test_many_open_records_keep_no_more_than_themselves() -> None:
+    """Some open ones among thousands of finished spans: what is kept grows with the open, not with the others."""
+    ledger = Ledger()
+    state = ledger.assign(TP, 1, 0, False)
+    waiting: list[Span] = []
+    for number in range(5_000):
+        span = reads(ledger, 2 * number, 2)
+        if number % 500:
+            settle_all(ledger, span)
         else:
-            self.reader.next = min(self.reader.next, self.log[at].offset)
-            self.reader.fetch(self.log, 4)
-
-    # -- what must hold
-
-    def position(self) -> Position | None:
-        """What may be committed now."""
-        state = self.reader.state
-        state.map_most = self.most
-        if self.eager:
-            state._pack_at = 1
-        return state.committable()
-
-    def kept(self, position: Position | None, settled: frozenset[Identity]) -> frozenset[Identity]:
-        """Of what was settled, that for which there was room in the map: all below its end, or simply all."""
-        if position is None:
-            return frozenset()
-        if self.most == offset_map.MOST:
-            return settled
-        found = offset_map.read(position.metadata, position.next_offset)
-        return frozenset(one for one in settled if found is not None and one.offset < found.end)
-
-    @invariant()
-    def nothing_open_is_committed_past(self) -> None:
-        """Neither by what may be committed nor by what is committed only to hear whether it is ours."""
-        lowest = min((one.offset for one in self.reader.open), default=None)
-        for position in (self.position(), self.reader.state.proof()):
-            if position is None:
-                continue
-            assert lowest is None or position.next_offset <= lowest
-            assert position.next_offset <= max(self.reader.next, self.reader.state.last_seen + 1)
-            found = offset_map.read(position.metadata, position.next_offset)
-            assert found is None or not any(found.settled(one.offset) for one in self.reader.open)
-
-    @invariant()
-    def a_process_that_begins_now_reads_what_is_open_and_nothing_else(self) -> None:
-        """From what may be committed now, and from what was; the whole log is read again."""
-        position = self.position()
-        if position is not None:
-            self.read_all(position, self.kept(position, self.reader.known(position)), self.reader.open)
-        self.read_all(self.reader.committed, self.kept(self.reader.committed, self.noted), {})
-
-    def read_all(
-        self,
-        position: Position | None,
-        settled: frozenset[Identity],
-        still_open: dict[Identity, tuple[Span, int]],
-    ) -> None:
-        """What is settled, and still in the log, is passed over (`Reader.fetch` sees to it), what is open is read."""
-        other = Reader(position, settled)
-        while other.fetch(self.log, 3):
-            pass
-        assert other.settled == settled.intersection(self.log)
-        assert set(still_open).intersection(self.log) <= set(other.open)
-        other.ledger.totals()
-
-    @invariant()
-    def what_is_kept_is_bounded_by_what_is_open(self) -> None:
-        """However many finished spans stand behind an open one."""
-        if self.eager:
-            self.position()
-            spans = list(self.reader.state.spans)
-            unfinished = sum(1 for span in spans if isinstance(span, Span))
-            leader_epochs = len({span.leader_epoch for span in spans})
-            assert unfinished <= len(self.reader.open)
-            assert len(spans) <= 2 * unfinished + leader_epochs
+            waiting.append(span)
+        state.committable()
+        assert len(state.spans) <= max(16, 2 * (2 * len(waiting) + 1))
+    for span in waiting:
+        settle_all(ledger, span)
+    assert state.committable() == Position(TOPIC, 0, 10_000, 7)
+    assert len(state.spans) == 0
 
 
-TestMapMachine = MapMachine.TestCase
-TestMapMachine.settings = MACHINE
+def test_finished_spans_keep_their_leader_epoch() -> None:
+    """What is packed commits with the leader epoch of the last record before the position, as if it had not been."""
+    ledger = Ledger()
+    state = ledger.assign(TP, 1, 0, False)
+    first = reads(ledger, 0, 1, leader_epoch=1)
+    for number in range(40):
+        settle_all(ledger, reads(ledger, 1 + number, 1, leader_epoch=1 + number // 20))
+    last = reads(ledger, 41, 2, leader_epoch=3)
+    state.committable()
+    assert sum(isinstance(span, Finished) for span in state.spans) == 2
+    settle_all(ledger, first)
+    assert state.committable() == Position(TOPIC, 0, 41, 2)
+    settle_all(ledger, last)
+    assert state.committable() == Position(TOPIC, 0, 43, 3)
+
+
+def test_a_record_below_the_map_of_a_higher_leader_epoch_voids_it() -> None:
+    """The log was cut below the committed offset: all that comes is another's, and none of it is passed over."""
+    committed = Position(TOPIC, 0, 10, 4, write_map(10, [12, 20], 4))
+    ledger = Ledger()
+    state = begin(ledger, committed)
+    for offset, leader_epoch in ((8, 5), (11, 5), (14, 5)):
+        chunk = chunk_of([Identity(offset + n, leader_epoch) for n in range(3)])
+        passed = ledger.settled_before(state, chunk)
+        assert passed == []
+        ledger.track(state, chunk, None, passed)
+    assert (ledger.open, ledger.passed) == (9, 0)
+
+
+def test_what_is_not_read_again_yet_is_handed_on() -> None:
+    """A short life between two restarts: what the first had settled is known to the third."""
+    ledger = Ledger()
+    state = begin(ledger, Position(TOPIC, 0, 10, 4, write_map(10, [12, 20, 25, 40], 4)))
+    span = reads(ledger, 10, 2, leader_epoch=4)
+    ledger.settle(span, 1, Disposition.DELIVERED)
+    position = state.committable()
+    assert position is not None
+    found = read_map(position)
+    assert found is not None
+    assert (list(found.bounds), found.leader_epoch) == ([11, 20, 25, 40], 4)
+    settle_all(ledger, span)
+    position = state.committable()
+    assert position is not None
+    assert position.next_offset == 12
+    found = read_map(position)
+    assert found is not None
+    assert list(found.bounds) == [12, 20, 25, 40]
+
+
+def test_a_broker_that_takes_no_maps_gets_none() -> None:
+    """From then on, in assignments of now and of later; what is settled behind an open first record waits."""
+    ledger = Ledger()
+    state = ledger.assign(TP, 1, 0, False)
+    span = reads(ledger, 0, 4)
+    ledger.settle(span, 2, Disposition.DELIVERED)
+    assert [one.metadata != "" for one in ledger.committables()] == [True]
+    ledger.write_no_maps()
+    assert list(ledger.committables()) == []
+    ledger.settle(span, 0, Disposition.DELIVERED)
+    assert list(ledger.committables()) == [Position(TOPIC, 0, 1, 7)]
+    assert state.map_share(1e9) == 1.0
+    later = ledger.assign(TP, 2, 0, False)
+    settle_all(ledger, reads(ledger, 0, 1))
+    reads(ledger, 1, 1)
+    settle_all(ledger, reads(ledger, 2, 1))
+    assert later.committable() == Position(TOPIC, 0, 1, 7)
+
+
+def test_a_map_of_its_own_is_committed_though_the_first_record_waits() -> None:
+    """Where reading began, with what is settled behind the record there; without such a map there is no commit."""
+    ledger = Ledger()
+    state = ledger.assign(TP, 1, 3, False, 6)
+    span = reads(ledger, 5, 3)
+    assert state.committable() is None
+    assert state.proof() == Position(TOPIC, 0, 3, 6)
+    ledger.settle(span, 1, Disposition.DELIVERED)
+    position = state.committable()
+    assert position is not None
+    assert position[:4] == (TOPIC, 0, 3, 6)
+    assert state.proof() == position
+
+
+def test_where_reading_began_is_the_first_record_if_nobody_said() -> None:
+    """Without a committed offset: the first record that came, not the first that settled."""
+    ledger = Ledger()
+    state = ledger.assign(TP, 1, None, False)
+    assert state.proof() is None
+    reads(ledger, 20, 2)
+    settle_all(ledger, reads(ledger, 30, 2))
+    position = state.committable()
+    assert position is not None
+    assert position[:4] == (TOPIC, 0, 20, None)
+    found = read_map(position)
+    assert found is not None
+    assert list(found.bounds) == [30, 32]
+
+
+@pytest.mark.parametrize("waits_every", [0, 2, 1_000_000])
+def test_an_ordinary_window_leaves_all_the_room(waits_every: int) -> None:
+    """Half of what fits whatever its pattern: every second one open, all but one settled, none settled."""
+    ledger = Ledger()
+    ledger.assign(TP, 1, 0, False)
+    span = reads(ledger, 0, offset_map.SAFE_WINDOW // 2)
+    for index in range(1, len(span.offsets)):
+        if waits_every and index % waits_every:
+            ledger.settle(span, index, Disposition.DELIVERED)
+    assert ledger.map_share(1.0) == 1.0
+
+
+def test_a_long_window_with_a_short_map_leaves_all_the_room() -> None:
+    """One record that waits for hours does not stop the rest."""
+    ledger = Ledger()
+    ledger.assign(TP, 1, 0, False)
+    reads(ledger, 0, 1)
+    for number in range(100):
+        settle_all(ledger, reads(ledger, 1 + 1_000 * number, 1_000))
+        assert ledger.map_share(float(number)) == 1.0
+
+
+def test_nothing_open_leaves_all_the_room() -> None:
+    """However long the inherited map is: what is not open does not grow."""
+    ledger = Ledger()
+    assert ledger.map_share(0.0) == 1.0
+    begin(ledger, Position(TOPIC, 0, 0, 7, write_map(0, list(range(1, 200_001)), 7)))
+    assert ledger.map_share(0.0) == 1.0
+
+
+def read_on(most_open: int, burst: int, waiting: float, step: int, seed: int) -> tuple[bool, int, float]:
+    """Read as fast as the share allows; `waiting` of the records wait for ever, others settle in bursts.
+
+    Gives whether a map was cut, how many records were read, and the lowest share. Ends when there is no room.
+    """
+    random, ledger = Random(seed), Ledger()
+    state = ledger.assign(TP, 1, 0, False)
+    loose: list[tuple[Span, int]] = []
+    lowest, seen = 1.0, 0
+    for turn in range(300):
+        share = ledger.map_share(turn * 0.2)
+        lowest = min(lowest, share)
+        room = min(int(1_000 * share), most_open - ledger.open)
+        if room > 0:
+            span = reads(ledger, seen * step, room)
+            seen += room
+            loose += [(span, n) for n in range(room) if (turn or n) and random.random() >= waiting]
+        if len(loose) < burst and room > 0:
+            continue
+        random.shuffle(loose)
+        for span, index in loose[len(loose) // 2 :]:
+            ledger.settle(span, index, Disposition.DELIVERED)
+        del loose[len(loose) // 2 :]
+        if was_cut(state):
+            return True, seen, lowest
+        if share < 0.02 and len(loose) < 10:
+            break
+    return False, seen, lowest
+
+
+def was_cut(state: AssignmentState) -> bool:
+    """Whether what is settled above the position is more than its map says."""
+    position = state.committable()
+    if position is None:
+        return False
+    found = read_map(position)
+    assert found is not None or position.metadata == ""
+    bounds, _ = state._settled_above(position.next_offset)
+    return bounds != (list(found.bounds) if found is not None else [])
+
+
+@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("waiting", [0.05, 0.5])
+@pytest.mark.parametrize("burst", [1, 1_000])
+def test_the_share_falls_before_a_map_is_cut(waiting: float, burst: int, step: int) -> None:
+    """Some records wait for ever: reading slows down and stops, and all that is settled is in the map."""
+    cut, seen, lowest = read_on(20_000, burst, waiting, step, seed=7)
+    assert not cut
+    assert lowest < 0.05
+    assert seen > 10_000
+
+
+@pytest.mark.parametrize(
+    ("most_open", "waiting", "step"), [(20_000, 0.1, 1), (20_000, 0.1, 3), (100_000, 0.1, 1)]
+)
+def test_the_share_minds_what_is_open(most_open: int, waiting: float, step: int) -> None:
+    """The API was out, as many as may be are open at once, and half of them settle: the map has room for that."""
+    cut, _, _ = read_on(most_open, most_open, waiting, step, seed=7)
+    assert not cut

@@ -90,6 +90,18 @@ def test_what_the_log_was_cut_of_is_in_no_run() -> None:
     assert settled_bounds(state.spans, 0) == [1, 4]
 
 
+def test_what_comes_where_the_log_was_cut_is_judged_by_itself() -> None:
+    """A record above the cut is no longer where its span ends, though it was released there."""
+    ledger = Ledger()
+    state = ledger.assign(TP, 1, 0, False)
+    for offsets in ((0, 10), (5, 6, 7)):
+        if offsets[0] <= state.last_seen:
+            ledger.rewind(state, offsets[0])
+        span = ledger.track(state, Chunk(TOPIC, 0, 1, 7, [Record(at, 0, None, b"v", ()) for at in offsets]))
+    ledger.settle(span, 0, Disposition.FILTERED)
+    assert settled_bounds(state.spans, 0) == [5, 6]
+
+
 def test_a_settled_record_is_not_held() -> None:
     """Its bytes go with it, while the span still waits for others; asking for it again is a bug."""
     spans, _ = tracked([[(1, True), (1, False)]])

@@ -75,7 +75,15 @@ def _committed_start(found: RawPartition) -> Start | None:
     if found.offset < 0:
         return None
     leader = found.leader_epoch
-    return Start(found.offset, leader if (leader or 0) >= 0 else None, False, found.metadata or "")
+    return Start(found.offset, leader if (leader or 0) >= 0 else None, False, _metadata(found))
+
+
+def _metadata(found: RawPartition) -> str:
+    """What was committed with the offset; what is not even text (brokers need not look) is not ours: none."""
+    try:
+        return found.metadata or ""
+    except UnicodeDecodeError:
+        return ""
 
 
 def _has_commits(source: OffsetSource, topic: str, timeout: float) -> bool:
