@@ -239,6 +239,7 @@ class Pipeline:
             for one in sorted(ending, key=lambda each: each.number is None):
                 self._drains.remove(one)
                 self._finish(one, busy)
+            self.admission.admit()  # what was let go of made room
 
     def _busy(self, states: list[AssignmentState]) -> bool:
         """Whether something of these is out there and may still settle."""
