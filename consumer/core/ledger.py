@@ -197,11 +197,12 @@ class AssignmentState:
         while spans and not spans[0].open:
             done = spans.popleft()
             self.next_offset, self.next_leader_epoch = done.end, done.leader_epoch
-        if len(spans) >= self._pack_at:
-            self._pack()
+        self.keep_little()
 
-    def _pack(self) -> None:
+    def keep_little(self) -> None:
         """Keep little of finished spans behind an unfinished one: it may stand there for hours."""
+        if len(self.spans) < self._pack_at:
+            return
         packed: deque[Span | Finished] = deque()
         for span in self.spans:
             last = packed[-1] if packed else None
@@ -364,6 +365,7 @@ class Ledger:
                 "please report this"
             )
         state.spans.append(span)
+        state.keep_little()
         state.last_seen = offsets[-1]
         if state.inherited is not None and state.inherited.end <= state.last_seen + 1:
             state.inherited = None

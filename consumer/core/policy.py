@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from consumer.core.offset_map import MOST
 
-AWAY = 5.0
-"""Seconds: a ninth of the default session time-out, and less than the shortest that brokers allow by default."""
+AWAY = 2.0
+"""Seconds. Far below every session time-out; a false alarm costs no more than a commit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -337,7 +337,7 @@ class Core:
     def advance(self, seconds: float) -> None:
         """Let time pass, with a tick at each deadline on the way and one at the end."""
         until = self.now + seconds
-        for _ in range(200_000):
+        for _ in range(400_000):
             deadline = self.pipeline.next_deadline()
             if deadline is None or deadline > until:
                 break

@@ -25,6 +25,7 @@ from consumer.adapters.key_store import open_key_store
 from consumer.core import offset_map
 from consumer.core.dedup import dedup_key
 from consumer.core.model import Disposition
+from consumer.core.offset_map import OffsetMap
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import ACCOUNT, Process, run_environment, wait_for
 from tests.end_to_end.records import (
@@ -51,13 +52,23 @@ class Committed(NamedTuple):
     """What the group has committed of a partition."""
 
     offset: int = 0
-    metadata: str = ""
-    """The map of what is settled above the offset."""
+    bounds: tuple[int, ...] = ()
+    """The map of what is settled above the offset (see `OffsetMap`)."""
 
     def passes(self, offset: int) -> bool:
         """Whether whoever begins here passes over the record at `offset`."""
-        settled = offset_map.read(self.metadata, self.offset) if self.metadata else None
-        return offset < self.offset or (settled is not None and settled.settled(offset))
+        known = OffsetMap(self.bounds, None)
+        return offset < self.offset or known.settled(offset)
+
+
+def committed_of(found: TopicPartition) -> Committed:
+    """What a consumer was told of a partition; metadata that is there must be a map."""
+    if found.offset < 0:
+        return Committed()
+    place = f"{found.topic}-{found.partition}"
+    known = offset_map.read(found.metadata or "", found.offset, where=place)
+    assert (known is None) == (not found.metadata)
+    return Committed(found.offset, tuple(known.bounds) if known is not None else ())
 
 
 class Remains(NamedTuple):
@@ -162,9 +173,7 @@ class Line:
         asked = [TopicPartition(self.topic, number) for number in range(PARTITIONS)]
         found = consumer.committed(asked, timeout=WITHIN)
         consumer.close()
-        return [
-            Committed(one.offset, one.metadata or "") if one.offset >= 0 else Committed() for one in found
-        ]
+        return [committed_of(one) for one in found]
 
     def passed_over(self, remains: Remains) -> set[Place]:
         """The records that nobody looks at any more."""

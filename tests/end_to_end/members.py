@@ -13,6 +13,7 @@ the broker keeps it: a commit that went back shows there, however short it laste
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import struct
 import threading
@@ -23,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Message, Producer
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Message, Producer
 from confluent_kafka import KafkaError as RawError
 from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but the package marks no re-export
@@ -324,12 +325,18 @@ class CommitLog:
         """Where the partitions of the commits end; none before the first commit that a broker ever took."""
         consumer = Consumer({**self._kafka.config, "group.id": unique("reader"), "log_level": 0})
         numbers = consumer.list_topics(_COMMITS, timeout=WITHIN).topics[_COMMITS].partitions
-        ends = {
-            number: consumer.get_watermark_offsets(RawPartition(_COMMITS, number), WITHIN)[1]
-            for number in numbers
-        }
+        found: dict[int, int] = {}
+
+        def all_told() -> bool:
+            # The broker's own topic is new as well: its partitions may have no leader yet.
+            for number in numbers:
+                with contextlib.suppress(KafkaException):
+                    found[number] = consumer.get_watermark_offsets(RawPartition(_COMMITS, number), WITHIN)[1]
+            return len(found) == len(numbers)
+
+        wait_for(all_told, "where the topic of commits ends")
         consumer.close()
-        return ends
+        return found
 
     def of(self, group: str, topic: str) -> dict[int, list[int]]:
         """Per partition of the topic, what the group committed, one after the other."""

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from confluent_kafka import TopicPartition
 
 from consumer.sandbox.faults import Chance
-from tests.end_to_end.aftermath import AT_RISK, BATCH, Committed, Line, Place, Remains, twice
+from tests.end_to_end.aftermath import AT_RISK, BATCH, Line, Place, Remains, committed_of, twice
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process
 from tests.kafka.harness import Kafka
@@ -160,7 +161,10 @@ def test_key_stored_not_committed(line: Line, point: str) -> None:
     """A commit that was not sent, or was taken unheard: in both cases none of what it covers is sent again."""
     line.api.set_faults(slow=Chance(share=1.0), slow_seconds=0.15)  # so that calls come between the commits
     story = die_and_go_on(line, point, 4)
-    positions = {partition: Committed(*rest) for partition, *rest in story.evidence["positions"]}
+    positions = {
+        partition: committed_of(TopicPartition(line.topic, partition, offset, metadata=metadata))
+        for partition, offset, metadata in story.evidence["positions"]
+    }
     taken = [story.at_death.committed[partition] == position for partition, position in positions.items()]
     assert positions
     assert not any(taken) if point == "uncommitted" else all(taken)
