@@ -239,7 +239,6 @@ class Pipeline:
             for one in sorted(ending, key=lambda each: each.number is None):
                 self._drains.remove(one)
                 self._finish(one, busy)
-            self.admission.admit()  # what was let go of made room
 
     def _busy(self, states: list[AssignmentState]) -> bool:
         """Whether something of these is out there and may still settle."""
@@ -448,6 +447,8 @@ class Pipeline:
     def _go_on(self) -> None:
         """Begin all that may begin now."""
         now = self.context.now.monotonic
+        # First who lets go: that makes room for who waits.
+        self._end_drains()
         self.admission.admit()
         for ref in self.parking.ask(now):
             self.context.emit(i.FetchSchema(ref))
@@ -461,7 +462,6 @@ class Pipeline:
             self.dispatcher.send(len(self.keys))
             self._write_letters(now)
         self.commits.go_on()
-        self._end_drains()
 
     def _write_keys(self, now: float) -> None:
         number = self.context.number()

@@ -251,8 +251,9 @@ def a_position_that_went_back_voids_all_that_is_open(patch: pytest.MonkeyPatch) 
     rewind = Ledger.rewind
 
     def all_of_it(self: Ledger, state: AssignmentState, offset: int) -> int:
-        released = rewind(self, state, -1)
+        released = rewind(self, state, 0)
         state.last_seen = offset - 1
+        state.start = offset
         return released
 
     patch.setattr(Ledger, "rewind", all_of_it)
