@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import orjson
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
 from consumer.core import interface as i
 from consumer.core import offset_map
@@ -49,13 +49,8 @@ UNIX = 1_700_000_000.0
 UNDECODABLE = b"\xff not an event"
 NO_EVENTS: dict[str, str] = {}
 
-PROPERTY = settings(
-    max_examples=300, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-"""For property tests: the same examples on every run, so that a failure is one for everybody.
-
-How long they take says nothing on a machine that others use too.
-"""
+PROPERTY = settings(max_examples=300, derandomize=True, deadline=None)
+"""For property tests: the same examples on every run, so that a failure is one for everybody."""
 MACHINE = settings(PROPERTY, max_examples=150, stateful_step_count=40)
 """For state machines."""
 
