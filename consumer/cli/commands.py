@@ -1,99 +1,20 @@
-"""The command line: parse, call the app, turn errors into one line and an exit code.
-
-Exit codes (contract.md): 0 done; 1 something failed; 2 wrong usage or settings; 3 the destination refuses this
-account and patience ran out. Errors go to stderr, one readable line each; a traceback only with ``--debug``.
-The app is imported when a command runs, so that ``--help`` is quick.
-"""
+"""The commands that serve, try out and look: run, demo, explain, check, produce, sandbox."""
 
 from __future__ import annotations
 
 import os
 import sys
-import traceback
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from consumer import __version__
-from consumer.errors import PinstreamError, UsageError
+from consumer.cli.base import SettingsCommand, unix_time
+from consumer.cli.root import main
+from consumer.errors import UsageError
 
 
-class _Command(click.Command):
-    """Takes ``--debug`` after its name too, where most people write it."""
-
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        option = click.Option(
-            ["--debug"], is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks of errors."
-        )
-        self.params.append(option)
-
-
-def _debug(ctx: click.Context, _: click.Parameter, given: bool) -> None:
-    if given:
-        ctx.find_root().params["debug"] = True
-
-
-class _Group(click.Group):
-    """Ends every command the same way: our errors as one line, bugs as one line unless ``--debug``."""
-
-    command_class = _Command
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except PinstreamError as error:
-            _say(ctx, str(error), error)
-            ctx.exit(error.exit_code)
-        except (KeyboardInterrupt, click.exceptions.Abort):
-            ctx.exit(130)
-        except (click.ClickException, click.exceptions.Exit):
-            raise
-        except BrokenPipeError:
-            # The reader of our output is gone (`pinstream explain … | head`): nothing is left to say.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(1)
-        except Exception as error:
-            _say(
-                ctx,
-                f"unexpected {type(error).__name__}; run it again with --debug and report what it prints",
-                error,
-            )
-            ctx.exit(1)
-
-
-def _say(ctx: click.Context, message: str, error: BaseException) -> None:
-    if ctx.params.get("debug"):
-        traceback.print_exception(error)
-    click.echo(f"pinstream: {' '.join(message.split())}", err=True)
-
-
-class _SettingsCommand(_Command):
-    """A command whose ``--help`` ends with the settings it goes by, from the one place that defines them."""
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from consumer.settings import describe
-
-        super().format_epilog(ctx, formatter)
-        with formatter.section("Settings, from the environment only"):
-            formatter.write_dl([(doc.name, _setting_text(doc)) for doc in describe()])
-
-
-def _setting_text(doc: Any) -> str:
-    unit = f" ({doc.unit})" if doc.unit else ""
-    return f"[{doc.default}]{unit} {doc.reason}"
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="pinstream")
-@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
-def main(debug: bool) -> None:
-    """Commerce events from Kafka to the Pinterest Conversions API: all of them, once, in time."""
-
-
-@main.command(cls=_SettingsCommand)
+@main.command(cls=SettingsCommand)
 def run() -> None:
     """The service: consume, deliver, commit, until SIGTERM or SIGINT.
 
@@ -148,10 +69,10 @@ def explain(file: str, now: str | None) -> None:
     """
     from consumer.app.explain import explain_file
 
-    explain_file(file, _time(now, "--now"), os.environ)
+    explain_file(file, unix_time(now, "--now"), os.environ)
 
 
-@main.command(cls=_SettingsCommand)
+@main.command(cls=SettingsCommand)
 @click.option("--send-test-event", is_flag=True, help="Also send one event through the API's test mode.")
 def check(send_test_event: bool) -> None:
     """Is this configuration fit to run? A table of what was checked; exit code 0 or 1."""
@@ -210,14 +131,3 @@ def sandbox(**options: Any) -> None:
     from consumer.app.sandbox import run_sandbox
 
     run_sandbox(**options)
-
-
-def _time(text: str | None, option: str) -> float | None:
-    """Unix seconds of an ISO 8601 time; a naive one is UTC. Raises `UsageError`."""
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"{option} {text!r} is no ISO 8601 time; write it as 2026-11-24T12:00:00Z") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

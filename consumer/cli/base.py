@@ -1,0 +1,90 @@
+"""What every command has in common: ``--debug``, settings in ``--help``, errors as one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from consumer.errors import PinstreamError, UsageError
+
+
+class Command(click.Command):
+    """Takes ``--debug`` after its name too, where most people write it."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        option = click.Option(
+            ["--debug"], is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks of errors."
+        )
+        self.params.append(option)
+
+
+def _debug(ctx: click.Context, _: click.Parameter, given: bool) -> None:
+    if given:
+        ctx.find_root().params["debug"] = True
+
+
+class Group(click.Group):
+    """Ends every command the same way: our errors as one line, bugs as one line unless ``--debug``."""
+
+    command_class = Command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PinstreamError as error:
+            _say(ctx, str(error), error)
+            ctx.exit(error.exit_code)
+        except (KeyboardInterrupt, click.exceptions.Abort):
+            ctx.exit(130)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except BrokenPipeError:
+            # The reader of our output is gone (`pinstream explain … | head`): nothing is left to say.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(1)
+        except Exception as error:
+            _say(
+                ctx,
+                f"unexpected {type(error).__name__}; run it again with --debug and report what it prints",
+                error,
+            )
+            ctx.exit(1)
+
+
+def _say(ctx: click.Context, message: str, error: BaseException) -> None:
+    if ctx.params.get("debug"):
+        traceback.print_exception(error)
+    click.echo(f"pinstream: {' '.join(message.split())}", err=True)
+
+
+class SettingsCommand(Command):
+    """A command whose ``--help`` ends with the settings it goes by, from the one place that defines them."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from consumer.settings import describe
+
+        super().format_epilog(ctx, formatter)
+        with formatter.section("Settings, from the environment only"):
+            formatter.write_dl([(doc.name, _setting_text(doc)) for doc in describe()])
+
+
+def _setting_text(doc: Any) -> str:
+    unit = f" ({doc.unit})" if doc.unit else ""
+    return f"[{doc.default}]{unit} {doc.reason}"
+
+
+def unix_time(text: str | None, option: str) -> float | None:
+    """Unix seconds of an ISO 8601 time; a naive one is UTC. Raises `UsageError`."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is no ISO 8601 time; write it as 2026-11-24T12:00:00Z") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
