@@ -116,7 +116,12 @@ def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -
     """The demo's environment: PINSTREAM_… of the user's holds; where records come from and go to, and what
     survives, is ours."""
     own = {name: value for name, value in environ.items() if name.startswith("PINSTREAM_") or name == "HOME"}
-    defaults = {"PINSTREAM_HTTP_ADDRESS": _free_address(8080), "PINSTREAM_LOG_LEVEL": "error"}
+    defaults = {
+        "PINSTREAM_HTTP_ADDRESS": _free_address(8080),
+        "PINSTREAM_LOG_LEVEL": "error",
+        # `--invalid 0.9` is meant: nobody would come to mend it.
+        "PINSTREAM_DEAD_LETTER_SHARE": "1",
+    }
     return {
         **defaults,
         **own,
@@ -245,7 +250,8 @@ class _DemoRun:
         feeding.result()
 
     def _over(self) -> bool:
-        return self._complete() or time.monotonic() > self._stopped_at + _LAST_SECONDS
+        tripped = self._member.service.pipeline.guard.tripped
+        return self._complete() or tripped is not None or time.monotonic() > self._stopped_at + _LAST_SECONDS
 
     def _complete(self) -> bool:
         """All that was produced is settled, and all that is settled is committed."""

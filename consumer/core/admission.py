@@ -9,6 +9,7 @@ Records that waited for their schema are open already, and grow when it comes: t
 room. So that there will be, records without their schema may fill half of the budget only.
 
 One event alone may be larger than the budget: it goes when nothing else is open, else it would stop the line.
+Nothing goes any more once the guard has tripped, or a replay's limit is reached.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from typing import Protocol
 
 from consumer.core.context import Context
 from consumer.core.dedup import Delivery
+from consumer.core.guard import Guard
 from consumer.core.intake import SLICE, Intake, Prepared, Verdict
 from consumer.core.ledger import AssignmentState, Ledger
 from consumer.core.model import Chunk, Record, SchemaRef
 from consumer.core.parking import Parked, Parking
+from consumer.core.room import Limit
 from consumer.core.spans import Span, size_of
 
 _FIRST_GUESS = 16 * 1024
@@ -47,13 +50,22 @@ class Admission:
     """Held and deferred records, and what of them fits now."""
 
     def __init__(
-        self, context: Context, ledger: Ledger, parking: Parking, intake: Intake, pipeline: Consequences
+        self,
+        context: Context,
+        ledger: Ledger,
+        parking: Parking,
+        intake: Intake,
+        pipeline: Consequences,
+        guard: Guard,
+        limit: Limit,
     ) -> None:
         self._context = context
         self._ledger = ledger
         self._parking = parking
         self._intake = intake
         self._pipeline = pipeline
+        self._guard = guard
+        self._limit = limit
         self._held: deque[tuple[AssignmentState, Chunk]] = deque()
         self._highest: dict[AssignmentState, int] = {}
         """By partition, the last offset that was held since nothing was."""
@@ -131,18 +143,19 @@ class Admission:
         """Read a slice of what is held, as much of it as fits. False if not all of it does."""
         state, chunk = self._held[0]
         most = min(SLICE, self._context.policy.max_open_events - self._ledger.open)
-        if most <= 0:
+        if most <= 0 or self._limit.left() <= 0:
             return False
         sizes = _sizes(chunk.records[:most])
         piece = chunk._replace(records=chunk.records[: len(sizes)])
         passed = self._ledger.settled_before(state, piece)
         items = self._prepare(piece.records, passed)
         costs = [0 if item is None else size + _growth(item) for size, item in zip(sizes, items, strict=True)]
-        fitting = self._fitting(costs, items)
+        fitting = self._limit.cut(items, self._fitting(costs, items))
         if fitting:
             read = piece._replace(records=piece.records[:fitting])
             span = self._ledger.track(state, read, costs[:fitting], [at for at in passed if at < fitting])
             self._take_in(span, range(fitting), items, leaders)
+            self._guard.read(state.tp.topic, items[:fitting])
             self._learn(costs[:fitting])
             self._shorten(state, chunk, fitting)
         return fitting == len(items)
@@ -174,6 +187,7 @@ class Admission:
             span.costs[index] += size
             self._ledger.grow(span.assignment, size)
             self._take_in(span, (index,), (item,), leaders)
+            self._guard.read(span.assignment.tp.topic, (item,))
         return fitting == len(some)
 
     # -- what fits
@@ -182,7 +196,7 @@ class Admission:
         return self._context.policy.max_open_bytes - self._ledger.open_bytes
 
     def _may_try(self) -> bool:
-        return self._free() >= self._need or self._nothing_moves()
+        return self._guard.tripped is None and (self._free() >= self._need or self._nothing_moves())
 
     def _nothing_moves(self) -> bool:
         """Whether all that is open waits, for a schema or for room: then one goes, however large it is."""

@@ -25,7 +25,8 @@ from consumer.core.answers import Answers
 from consumer.core.commits import Commits
 from consumer.core.context import Context
 from consumer.core.dedup import Claims, Delivery
-from consumer.core.dispatch import TOKEN_REFUSED, Dispatcher
+from consumer.core.dispatch import Dispatcher
+from consumer.core.guard import Guard
 from consumer.core.intake import Converting, Intake, SchemaLearner, Verdict
 from consumer.core.ledger import AssignmentState, Ledger, map_place
 from consumer.core.model import (
@@ -39,15 +40,14 @@ from consumer.core.model import (
 from consumer.core.outbox import Letter, Outbox
 from consumer.core.parking import Parking
 from consumer.core.policy import Policy
+from consumer.core.room import FETCH_MOST as FETCH_MOST
+from consumer.core.room import Limit, Room
+from consumer.core.selection import NOT_SELECTED
 from consumer.core.spans import Span
 from consumer.core.statistics import Freshness, Statistics
 from consumer.core.surveyor import survey
 from consumer.errors import InvariantViolation
 
-FETCH_MOST = 1000
-"""Records in one fetch at most: large enough that per-chunk costs vanish, small enough to keep the loop lively."""
-_CRAWL = 1.0
-"""Seconds between two fetches while an offset map is full."""
 _LETTERS_MOST = 500
 _KEYS_MOST = 10_000
 
@@ -80,14 +80,20 @@ class Pipeline:
         self.progress_at: float | None = None
         self._decoder = decoder
         intake = Intake(self.context, self.claims, decoder, converter)
-        self.admission = Admission(self.context, self.ledger, self.parking, intake, self)
+        self.guard = Guard(self.context)
+        self._limit = Limit(policy.most_records, self.ledger)
+        self.admission = Admission(
+            self.context, self.ledger, self.parking, intake, self, self.guard, self._limit
+        )
+        self._room = Room(
+            self.context, self.ledger, self.parking, self.admission, self.dispatcher, self.guard, self._limit
+        )
         self._answers = Answers(self.context, self.dispatcher, self)
         self._looking_up: dict[int, list[Delivery]] = {}
         self._look_up_again: list[tuple[float, list[Delivery]]] = []
         self._look_up_failures = 0
         self.commits = Commits(self.context, self.ledger)
         self._drains: list[_Drain] = []
-        self._fed_at = 0.0
         self._handlers: dict[type, Callable[[Any], None]] = {
             i.Assigned: self._assigned,
             i.Revoked: self._revoked,
@@ -110,7 +116,7 @@ class Pipeline:
             i.Tick: lambda _: None,
         }
 
-    # -- the three things a shell calls
+    # -- what a shell calls
 
     def handle(self, happened: i.Input, now: Instant) -> list[i.Command]:
         """Take in what happened; gives what to do, in order. Raises `InvariantViolation` on a bug, never else."""
@@ -136,30 +142,18 @@ class Pipeline:
             min((at for at, _ in self._look_up_again), default=None),
             min((drain.deadline for drain in self._drains), default=None),
             self.commits.due(),
+            self.guard.due(),
+            None if self.stopping else self._room.due(),
         ]
         return min((at for at in times if at is not None), default=None)
 
     def room(self) -> int:
         """How many records to fetch now at most; 0: pause. A level, read before each fetch (rules 5 and 8)."""
-        if self.stopping:
-            return 0
-        idle = not self.ledger.open and not self.admission.held
-        if self._halted():
-            return 1 if idle else 0
-        most = int(FETCH_MOST * self._map_share())
-        room = min(self.policy.max_open_events - self.ledger.open, self.admission.room(), most)
-        # With nothing open there is room for one, however large: else one huge record would stop the line.
-        return max(1 if idle else 0, room)
+        return 0 if self.stopping else self._room.level()
 
-    def _map_share(self) -> float:
-        """What the offset maps leave of a fetch. A full one slows intake down and never stops it.
-
-        What does not fit into a map may be sent again after a crash; a stop would strand all that has nothing to do
-        with the records that wait.
-        """
-        now = self.context.now.monotonic
-        share = self.ledger.map_share(now)
-        return 1.0 if now - self._fed_at >= _CRAWL else share
+    def enough(self) -> bool:
+        """Whether `Policy.most_records` are read: nothing more will be."""
+        return self._room.enough()
 
     def statistics(self, now: Instant) -> Statistics:
         """A snapshot whose figures agree with each other."""
@@ -280,7 +274,7 @@ class Pipeline:
     # -- intake
 
     def _fetched(self, happened: i.Fetched) -> None:
-        self._fed_at = self.context.now.monotonic
+        self._room.fed()
         for chunk in happened.chunks:
             state = self.ledger.get(TopicPartition(chunk.topic, chunk.partition))
             if state is None or state.epoch != chunk.epoch or state.draining or not chunk.records:
@@ -308,7 +302,8 @@ class Pipeline:
             self.parking.park(verdict, span, index)
         elif isinstance(verdict, Filtered):
             self.context.counters.bump(self.context.counters.filtered, verdict.code)
-            self.ledger.settle(span, index, Disposition.FILTERED)
+            if self.ledger.settle(span, index, Disposition.FILTERED) and verdict.code in NOT_SELECTED:
+                self._limit.left_out += 1
         else:
             self.dead_letter(span, index, verdict, 0)
 
@@ -354,7 +349,9 @@ class Pipeline:
         now = self.context.now.monotonic
         for leader, found in zip(leaders, happened.found, strict=True):
             if found:
-                self._settle_all((leader, *self.claims.confirm(leader)), Disposition.DUPLICATE)
+                duplicates = (leader, *self.claims.confirm(leader))
+                self.guard.passed(duplicates)
+                self._settle_all(duplicates, Disposition.DUPLICATE)
             elif leader.accepted:
                 self.dispatcher.queue(leader.account).add(leader, now)
             else:
@@ -384,6 +381,7 @@ class Pipeline:
         for leader in done:
             followers = self.claims.confirm(leader)
             if followers:
+                self.guard.passed(followers)
                 self._settle_all(followers, Disposition.DUPLICATE)
         ours = self._settle_all(done, Disposition.DELIVERED)
         self.context.counters.delivered_after_release += len(done) - len(ours)
@@ -399,10 +397,12 @@ class Pipeline:
 
     def delivered(self, deliveries: Sequence[Delivery]) -> None:
         """The API said processed: they count as delivered as soon as their keys are durable."""
+        self.guard.passed(deliveries)
         self.keys.add(deliveries)
 
     def refused(self, delivery: Delivery, rejection: Rejection, attempts: int) -> None:
         """The API refused this event for good."""
+        self.guard.refused(delivery)
         self.let_go([delivery])
         if delivery.live:
             self.dead_letter(delivery.span, delivery.index, rejection, attempts)
@@ -415,6 +415,7 @@ class Pipeline:
     def dead_letter(self, span: Span, index: int, rejection: Rejection, attempts: int) -> None:
         """The record goes to the dead-letter topic; it settles when the broker has it."""
         tp = span.assignment.tp
+        self.guard.because(tp.topic, rejection)
         at_ms = int(self.context.now.unix * 1000)
         letter = i.DeadLetter(tp.topic, tp.partition, span.record(index), rejection, attempts, at_ms)
         self.letters.add([Letter(span, index, letter)])
@@ -450,6 +451,7 @@ class Pipeline:
         # First who lets go: that makes room for who waits.
         self._end_drains()
         self.admission.admit()
+        self._mind_guard()
         for ref in self.parking.ask(now):
             self.context.emit(i.FetchSchema(ref))
         for at, leaders in list(self._look_up_again):
@@ -462,6 +464,17 @@ class Pipeline:
             self.dispatcher.send(len(self.keys))
             self._write_letters(now)
         self.commits.go_on()
+        self._room.go_on()
+
+    def _mind_guard(self) -> None:
+        """Once it has tripped no dead letter is written: those that wait are dropped, and their records stay open.
+
+        So nothing is committed past them, and no drain waits for what will not be written.
+        """
+        self.guard.mind()
+        if self.guard.tripped is not None:
+            self.letters.discard(lambda _: True)
+            self._end_drains()
 
     def _write_keys(self, now: float) -> None:
         number = self.context.number()
@@ -474,17 +487,3 @@ class Pipeline:
         letters = [one.letter for one in self.letters.begin(number, now)]
         if letters:
             self.context.emit(i.StoreDeadLetters(number, letters))
-
-    def _halted(self) -> bool:
-        """Whether intake stops: the token is refused, or every account, or refused ones hold half of the budget.
-
-        One refused account of several does not stop the others (lessons.md: rudder-server #4953).
-        """
-        halted = [queue for queue in self.dispatcher if queue.gate.halt is not None]
-        if not halted:
-            return False
-        if len(halted) >= self.policy.accounts or any(
-            queue.gate.halt is not None and queue.gate.halt.status == TOKEN_REFUSED for queue in halted
-        ):
-            return True
-        return sum(queue.queued for queue in halted) * 2 >= self.policy.max_open_events

@@ -5,6 +5,7 @@ Times are in seconds, sizes in bytes. Defaults are those of contract.md.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from consumer.core.offset_map import MOST
@@ -55,6 +56,14 @@ class Policy:
     away: float = AWAY
     """After so long without an input a process first proves that its partitions are still its own. Shorter than
     any session time-out; while there is nothing else to do it looks at the clock twice as often."""
+    dead_letter_share: float = 1.0
+    """Intake stops when more than this share of a topic's latest records would be dead letters; 1: it never does."""
+    dead_letter_sample: int = 1000
+    """Of so many latest records the share is taken, and of no fewer."""
+    events_per_second: float = math.inf
+    """A replay's pace: of the events that go on, filtered ones and duplicates aside."""
+    most_records: int | None = None
+    """A replay's limit: at most so many records are read, those aside that its ``--where`` left out."""
     delivery_backoff: Backoff = Backoff()
     inner_backoff: Backoff = Backoff(base=0.1, cap=10.0)
     """For the key store, the dead-letter topic, the registry: near, and needed by all."""

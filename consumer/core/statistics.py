@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from consumer.core.ledger import Totals
 
@@ -149,6 +150,16 @@ class AccountStatistics:
     next_probe_in: float | None
 
 
+class GuardStatistics(NamedTuple):
+    """The guard has tripped: of the latest `of` records of `topic`, so many `rejected` would be dead letters."""
+
+    topic: str
+    rejected: int
+    of: int
+    mostly: str
+    """The most frequent reason of late: stage and code."""
+
+
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """One snapshot of the core; the ledger in it adds up."""
@@ -171,6 +182,8 @@ class Statistics:
     freshness: FreshnessSnapshot
     counters: Counters
     stopping: bool
+    guard: GuardStatistics | None = None
+    """Where too many records would be dead letters: intake has stopped."""
 
     @property
     def destination(self) -> str:

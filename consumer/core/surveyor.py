@@ -32,6 +32,7 @@ def survey(pipeline: Pipeline, now: Instant) -> Statistics:
         freshness=pipeline.freshness.snapshot(),
         counters=pipeline.context.counters.copy(),
         stopping=pipeline.stopping,
+        guard=pipeline.guard.tripped,
     )
 
 

@@ -67,7 +67,7 @@ __all__ = [
     "refusal",
 ]
 
-DEFAULT_NEEDS = ("kafka", "topics", "pinterest")
+DEFAULT_NEEDS = ("kafka", "topics", "account", "token")
 """What ``run`` and ``check`` need: brokers, topics to read, an account and its token."""
 
 _EMPTY_HAS_A_MEANING = frozenset({"PINSTREAM_HTTP_ADDRESS"})
@@ -81,8 +81,8 @@ _AnyGroup = TypeVar("_AnyGroup", bound=Group)
 def load(environ: Mapping[str, str], *, needs: Collection[str] = DEFAULT_NEEDS) -> Settings:
     """The settings of this environment.
 
-    `needs` names what the command cannot do without: ``kafka`` (brokers), ``topics`` (``KAFKA_TOPICS``),
-    ``pinterest`` (an account and a token). What is not needed may be absent, but a value that is there and
+    `needs` names what the command cannot do without: ``kafka`` (brokers), ``topics`` (``KAFKA_TOPICS``), ``account``
+    (an ad account), ``token`` (its access token). What is not needed may be absent, but a value that is there and
     cannot be is refused all the same. Raises `SettingsError`.
     """
     passed_over = service_link_names(environ)

@@ -30,7 +30,7 @@ def token_trouble(settings: Settings, needs: Collection[str]) -> Iterator[str]:
     token, path = settings.pinterest.access_token, settings.pinterest.access_token_file
     if token and path:
         yield "PINTEREST_ACCESS_TOKEN and PINTEREST_ACCESS_TOKEN_FILE are both set; keep one of them"
-    if "pinterest" not in needs:
+    if "token" not in needs:
         return
     if not token and not path:
         yield "PINTEREST_ACCESS_TOKEN is not set; set it, or PINTEREST_ACCESS_TOKEN_FILE to the file with the token"

@@ -31,6 +31,7 @@ from consumer.settings.values import (
     parse_topics,
     parse_url,
     parse_urls,
+    share,
     size,
     whole,
 )
@@ -150,7 +151,7 @@ class PinterestSettings(Group):
     """Where the conversion events go."""
 
     ad_account_id: Annotated[str, BeforeValidator(parse_account)] = _setting(
-        "PINTEREST_AD_ACCOUNT_ID", "", "the ad account that events are for; digits", needed_for="pinterest"
+        "PINTEREST_AD_ACCOUNT_ID", "", "the ad account that events are for; digits", needed_for="account"
     )
     extra_ad_account_ids: Annotated[tuple[str, ...], BeforeValidator(parse_accounts)] = _setting(
         "PINTEREST_EXTRA_AD_ACCOUNT_IDS",
@@ -299,6 +300,19 @@ class PinstreamSettings(Group):
         "PINSTREAM_DEAD_LETTER_TOPIC",
         "{topic}.dead-letters",
         "where records go that cannot be delivered; {topic} is the record's topic; it has to exist",
+    )
+    dead_letter_share: Annotated[float, share()] = _setting(
+        "PINSTREAM_DEAD_LETTER_SHARE",
+        "0.5",
+        "intake stops when more than this share of a topic's latest records would be dead letters: a wrong mapping"
+        " must not empty a topic into them; 1: it never stops",
+        unit="share",
+    )
+    dead_letter_sample: Annotated[int, whole(10, 1_000_000)] = _setting(
+        "PINSTREAM_DEAD_LETTER_SAMPLE",
+        "1000",
+        "of so many latest records of a topic the share is taken, and of no fewer: a few bad ones say nothing",
+        unit="records",
     )
     commit_interval: Annotated[float, duration("10ms", "5m")] = _setting(
         "PINSTREAM_COMMIT_INTERVAL",

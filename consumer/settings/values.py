@@ -2,7 +2,7 @@
 
 Each parser takes text and returns a value, or raises `ValueError` whose message says what was wrong and what
 is allowed, without repeating the text (it may be a secret; whoever reports it decides whether to show it).
-`duration`, `size`, `whole`, `one_of` return a validator for one field with that field's bounds, to be used as
+`duration`, `size`, `whole`, `share`, `one_of` return a validator for one field with that field's bounds, to be used as
 ``Annotated[float, duration("1s", "1h")]`` in a pydantic model. Durations are seconds (float), sizes bytes.
 """
 
@@ -100,6 +100,17 @@ def whole(low: int, high: int) -> BeforeValidator:
         if not low <= number <= high:
             raise ValueError(f"out of bounds; allowed: {low} to {high}")
         return number
+
+    return BeforeValidator(validate)
+
+
+def share() -> BeforeValidator:
+    """A share of a whole: above 0, and 1 at most."""
+
+    def validate(text: str) -> float:
+        if not re.fullmatch(r"0?\.[0-9]{1,9}|[01](?:\.0{1,9})?", text) or not float(text):
+            raise ValueError("not a share; allowed: above 0 up to 1, such as 0.5")
+        return float(text)
 
     return BeforeValidator(validate)
 

@@ -6,6 +6,7 @@ owns a `Health` looks at short intervals of its own, so that it does not matter 
 
 A destination that is halted or throttles is not our sickness: a restart would not help, so health stays good, and
 readiness says no. But an account that refuses us excuses only what waits for it, not an open one that has work.
+Nor is it our sickness that the guard has stopped intake: a restart would only write another sample of dead letters.
 
 A process that has nothing left to read looks idle, even if nobody reads any more: a fetch that hangs hears of no
 new records. So the time of the last fetch is looked at too. Fetches go on while halted and while paused (design.md,
@@ -48,8 +49,11 @@ class Health:
 
 
 def _excused(statistics: Statistics) -> bool:
-    """Whether no restart could move what stands still: we are stopping, or all that waits, waits for the platform."""
-    if statistics.stopping:
+    """Whether no restart could move what stands still, or one would do harm.
+
+    We are stopping, or too many records would be dead letters, or all that waits, waits for the platform.
+    """
+    if statistics.stopping or statistics.guard is not None:
         return True
     if statistics.destination == "open":
         return False
@@ -57,11 +61,17 @@ def _excused(statistics: Statistics) -> bool:
 
 
 def unreadiness(statistics: Statistics) -> str | None:
-    """Why no work can be done now; None: ready (partitions assigned, destination not halted)."""
+    """Why no work can be done now; None: ready (partitions assigned, destination not halted, guard not tripped)."""
     if statistics.stopping:
         return "stopping"
     if not statistics.partitions:
         return "no partitions assigned"
+    guard = statistics.guard
+    if guard is not None:
+        return (
+            f"intake stopped: {guard.rejected} of the latest {guard.of} of {guard.topic} would be dead letters, "
+            f"mostly {guard.mostly}"
+        )
     if statistics.destination == "halted":
         halted = (one for one in statistics.accounts if one.state == "halted")
         return "destination halted: " + "; ".join(f"{one.account}: {one.reason}" for one in halted)

@@ -159,6 +159,11 @@ def _levels(statistics: Statistics) -> Iterator[Metric]:
         ("pinstream_open_bytes", "Bytes held by open records.", statistics.open_bytes),
         ("pinstream_held_records", "Records fetched, and not read for want of room.", statistics.held),
         ("pinstream_room_records", "Records intake would take now.", statistics.room),
+        (
+            "pinstream_dead_letter_guard",
+            "1: intake has stopped, since too many records would be dead letters.",
+            int(statistics.guard is not None),
+        ),
         ("pinstream_claims", "Event keys claimed by open events.", statistics.claims),
         (
             "pinstream_waiting_for_schema_records",

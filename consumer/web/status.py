@@ -15,6 +15,7 @@ from consumer.core.statistics import (
     AccountStatistics,
     Counters,
     FreshnessSnapshot,
+    GuardStatistics,
     PartitionStatistics,
     Statistics,
     by_name,
@@ -35,6 +36,7 @@ def status_document(statistics: Statistics, info: Mapping[str, Any]) -> dict[str
             "state": statistics.destination,
             "accounts": [_account(one) for one in statistics.accounts],
         },
+        "guard": _guard(statistics.guard),
         "freshness": _freshness(statistics.freshness),
         "open": {
             "bytes": statistics.open_bytes,
@@ -114,6 +116,11 @@ def _account(one: AccountStatistics) -> dict[str, Any]:
         "halted_for": _seconds(one.halted_for),
         "next_probe_in": _seconds(one.next_probe_in),
     }
+
+
+def _guard(one: GuardStatistics | None) -> dict[str, Any] | None:
+    """Where too many of the latest records would be dead letters, so that intake has stopped; null: nowhere."""
+    return None if one is None else one._asdict()
 
 
 def _freshness(one: FreshnessSnapshot) -> dict[str, Any]:

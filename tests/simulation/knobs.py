@@ -17,6 +17,8 @@ from typing import Any
 from consumer.core.offset_map import MOST
 from consumer.core.policy import Backoff, Policy
 
+GUARD_SHARE, GUARD_SAMPLE = 0.3, 8
+"""Where there is a guard: more dead letters among so many of a topic's latest records stop intake."""
 AWAY = 1.0
 """Seconds without an input after which a process here must prove that its partitions are its own."""
 SESSION = 3.0
@@ -108,6 +110,8 @@ class Knobs:
     """Bytes that the broker takes with a committed offset."""
     own_stores: bool
     """Each member has a key store of its own: another machine."""
+    guarded: bool
+    """Too many dead letters stop intake; when all is quiet somebody starts such a process anew, without the guard."""
 
     @property
     def graceful(self) -> bool:
@@ -123,7 +127,8 @@ class Knobs:
     @property
     def undisturbed(self) -> bool:
         """One process that keeps all it was given, and no trouble: every figure is known beforehand."""
-        return self.graceful and self.members == 1 and not self.rebalances and not self.restarts
+        one_life = self.members == 1 and not self.rebalances and not self.restarts and not self.guarded
+        return self.graceful and one_life
 
 
 def draw(seed: int, **overrides: Any) -> Knobs:
@@ -157,10 +162,16 @@ def draw(seed: int, **overrides: Any) -> Knobs:
         body_limit=random.choice((1500, 4500)),
         metadata_limit=random.choice((4096, 4096, 4096, 30)) if not graceful else 4096,
         own_stores=random.random() < 0.5,
+        guarded=random.random() < 0.15,
     )
+    if knobs.guarded:
+        knobs = replace(knobs, odd=0.3)
     knobs = replace(knobs, **overrides)
     most = MOST if knobs.graceful else knobs.policy.map_bytes
-    return replace(knobs, policy=replace(knobs.policy, accounts=knobs.accounts, map_bytes=most))
+    policy = replace(knobs.policy, accounts=knobs.accounts, map_bytes=most)
+    if knobs.guarded:
+        policy = replace(policy, dead_letter_share=GUARD_SHARE, dead_letter_sample=GUARD_SAMPLE)
+    return replace(knobs, policy=policy)
 
 
 def _policy(random: Random) -> Policy:

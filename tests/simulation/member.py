@@ -43,7 +43,7 @@ class Member:
         self._world = world
         self.watch = Watch(world, self)
         self.pipeline = Pipeline(
-            world.knobs.policy,
+            world.policy,
             Decoder(world.specs),
             Converter(world.specs),
             seed=world.random.getrandbits(32),

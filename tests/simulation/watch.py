@@ -7,6 +7,7 @@ what is in flight, and what the API asked for.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,10 @@ class Watch:
         self._failures: dict[Spec, tuple[int, float]] = {}
         """Per event, attempts in a row without a verdict, and when the first was answered."""
         self._committing = False
+        self.guarding: int | None = None
+        """Records read when the process said that its guard had stopped intake."""
+        self._dead: Counter[str] = Counter()
+        """Records fetched that are to be dead letters, by topic."""
         self._fed = 0
         self._open_bytes = 0
         self._gates = {str(n + 1): GateView(world.knobs.policy) for n in range(world.knobs.accounts)}
@@ -158,6 +163,8 @@ class Watch:
             held.beginnings.add((chunk.records[0].offset, None))
         held.last_seen = chunk.records[-1].offset
         self._fed += len(chunk.records)
+        specs = [self._world.spec_of(record) for record in chunk.records if record.value is not None]
+        self._dead[tp.topic] += sum(spec.kind.stage is not None for spec in specs)
 
     def answered(self, number: int, reply: Reply) -> None:
         """The answer to a call is about to be handled."""
@@ -201,6 +208,8 @@ class Watch:
                 self._letters(command)
             case i.Commit():
                 self._commit(command)
+            case i.Report(event="dead_letter_guard"):
+                self._guard(command)
             case i.Release():
                 self._let_go(command.number, command.positions)
             case i.Stop():
@@ -252,6 +261,7 @@ class Watch:
 
     def _letters(self, command: i.StoreDeadLetters) -> None:
         require(not self._writing, "one dead-letter write at a time", str(command.number))
+        require(self.guarding is None, "no dead letter is written once the guard has tripped", str(command))
         written = []
         for letter in command.letters:
             spec = self._world.spec_of(letter.record)
@@ -269,6 +279,16 @@ class Watch:
                 raise Violation("no dead letter is written for what may be another's", f"{spec}")
             written.append((held, spec))
         self._writing[command.number] = written
+
+    def _guard(self, report: i.Report) -> None:
+        """Intake has stopped: there must be a reason."""
+        topic, least = (
+            str(report.fields["topic"]),
+            self._policy.dead_letter_share * self._policy.dead_letter_sample,
+        )
+        require(self._dead[topic] > least, "the guard has its reason", f"{self._dead[topic]} of {topic}")
+        pipeline = self._member.pipeline
+        self.guarding = self.guarding if self.guarding is not None else pipeline.ledger.totals().read
 
     def _commit(self, commit: i.Commit) -> None:
         require(not self._committing, "one commit at a time", str(commit.number))
@@ -368,6 +388,8 @@ class Watch:
             raise Violation("nothing open holds no bytes", f"{ledger.open_bytes} bytes")
         if not 0 <= room <= self._policy.max_open_events - totals.open:
             raise Violation("room is what is left of the budget", f"{room}, open {totals.open}")
+        if self.guarding is not None and (room or totals.read > self.guarding):
+            raise Violation("nothing is read once the guard has tripped", f"{totals}, room {room}")
         for number, (_, deadline) in self._drains.items():
             if world.now >= deadline:
                 raise Violation("a drain ends by its deadline", f"{number} is not released")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from random import Random
 from typing import Any
@@ -41,6 +42,8 @@ class World:
     def __init__(self, knobs: Knobs, trace: Trace | None = None, *, digest: bool = False) -> None:
         self.knobs = knobs
         self.rates: Rates = knobs.rates
+        self.policy = knobs.policy
+        """What a process starts with."""
         self.random = Random(f"world {knobs.seed}")
         self.base = self.now = self.random.choice((0.0, 1234.567, 987_654.321))
         """A process's monotonic clock starts anywhere; rounding differs."""
@@ -150,6 +153,7 @@ class World:
             self.truth.check_totals(self._last_totals)
 
     def _look_for_end(self) -> None:
+        self._turn_off_guards()
         done = self.broker.all_committed() and not self._restarting
         if done and all(_left_over(member) == "" for member in self._alive):
             self._ending = True
@@ -159,6 +163,13 @@ class World:
             raise Violation("everything comes to its end", self._state())
         else:
             self.later(1.0, self._look_for_end)
+
+    def _turn_off_guards(self) -> None:
+        """Somebody has looked at the dead letters, and starts anew what stopped intake for them."""
+        for member in [one for one in self._alive if one.watch.guarding and not one.watch.stopping]:
+            self._say(f"the guard of {member} is turned off")
+            self.policy = replace(self.policy, dead_letter_share=1.0)
+            member.request_stop()
 
     def _state(self) -> str:
         missing = [

@@ -18,6 +18,7 @@ from consumer.core.statistics import (
     AccountStatistics,
     Counters,
     Freshness,
+    GuardStatistics,
     PartitionStatistics,
     Statistics,
 )
@@ -177,6 +178,18 @@ def halted() -> Statistics:
         ages=[20] * 10,
         room=0,
         seconds_since_progress=754.2,
+    )
+
+
+def guarded() -> Statistics:
+    """Too many records would be dead letters: intake has stopped."""
+    return statistics(
+        partition(0, lag=52_011, committed=88_000, delivered=88_000, open=640),
+        accounts=[account()],
+        ages=[20] * 10,
+        room=0,
+        seconds_since_progress=754.2,
+        guard=GuardStatistics(TOPIC, 1_640, 2_000, "convert no_identity"),
     )
 
 

@@ -9,8 +9,8 @@ import pytest
 from consumer.core.interface import Send
 from consumer.core.statistics import Statistics
 from consumer.web.health import Health, unreadiness
-from tests.core.building import Core, event
-from tests.web.building import OTHER_ACCOUNT, STALL_AFTER, account, empty, partition, statistics
+from tests.core.building import UNDECODABLE, Core, event
+from tests.web.building import OTHER_ACCOUNT, STALL_AFTER, account, empty, guarded, partition, statistics
 
 START = 1_000.0
 
@@ -84,6 +84,25 @@ def test_a_destination_that_takes_nothing_excuses(state: str) -> None:
     looks = verdicts((0, waiting), (9_000, waiting), (9_001, again), (9_100, again), (9_121, again))
     assert looks[:4] == [None] * 4
     assert looks[4] is not None
+
+
+def test_a_guard_that_tripped_excuses() -> None:
+    """A restart would only write another sample of dead letters; a fetch loop that is dead is sick all the same."""
+    assert verdicts((0, guarded()), (9_000, guarded())) == [None, None]
+    assert Health(STALL_AFTER).sickness(guarded(), START + 120, START) == "no fetch came back for 120 s"
+
+
+def test_a_real_core_whose_guard_tripped_stays_healthy_and_is_not_ready() -> None:
+    """Readiness names the topic and the figures, and nothing of the records."""
+    core, health = Core(dead_letter_share=0.5, dead_letter_sample=10), Health(STALL_AFTER)
+    core.assign()
+    core.fetch(*(event(f"{n}") for n in range(4)), *[UNDECODABLE] * 6)
+    assert health.sickness(core.statistics(), core.now) is None
+    core.advance(10 * STALL_AFTER)
+    assert health.sickness(core.statistics(), core.now) is None
+    assert unreadiness(core.statistics()) == (
+        "intake stopped: 6 of the latest 10 of shop would be dead letters, mostly decode malformed"
+    )
 
 
 def test_stopping_excuses() -> None:

@@ -12,7 +12,17 @@ from consumer.core.statistics import AGE_BOUNDS, Counters, Statistics
 from consumer.web.metrics import StatisticsCollector
 from consumer.web.status import status_document
 from tests.core.building import Core, event, filtered, unconvertible
-from tests.web.building import ACCOUNT, account, busy, empty, full_counters, halted, partition, statistics
+from tests.web.building import (
+    ACCOUNT,
+    account,
+    busy,
+    empty,
+    full_counters,
+    guarded,
+    halted,
+    partition,
+    statistics,
+)
 
 Families = dict[str, Metric]
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -45,7 +55,7 @@ def by_label(found: Series, name: str) -> dict[str, float]:
     return {labels[0][1]: value for (one, labels), value in found.items() if one == name}
 
 
-@pytest.mark.parametrize("scene", [busy, halted, empty])
+@pytest.mark.parametrize("scene", [busy, halted, guarded, empty])
 def test_every_family_is_named_and_described_by_the_conventions(scene: object) -> None:
     """Names start with pinstream_, all have help and a type, counters and only they end in _total."""
     assert callable(scene)
@@ -62,6 +72,12 @@ def test_every_family_is_named_and_described_by_the_conventions(scene: object) -
 def test_families_are_the_same_before_anything_happened() -> None:
     """A dashboard and an alert find every family from the first scrape on."""
     assert set(scrape(empty())) == set(scrape(busy()))
+
+
+def test_a_guard_that_tripped_is_one_alert() -> None:
+    """One series, 0 or 1, without labels."""
+    for scene, expected in ((guarded, 1), (busy, 0), (empty, 0)):
+        assert value(series(scrape(scene())), "pinstream_dead_letter_guard") == expected
 
 
 def test_a_counter_without_labels_begins_at_zero() -> None:

@@ -21,6 +21,7 @@ from tests.web.building import (
     busy,
     empty,
     full_counters,
+    guarded,
     halted,
     idle,
     partition,
@@ -64,7 +65,7 @@ def adds_up(ledger: dict[str, int]) -> bool:
     return ledger["read"] == sum(count for name, count in ledger.items() if name != "read")
 
 
-@pytest.mark.parametrize("scene", [busy, halted, throttled, empty, idle])
+@pytest.mark.parametrize("scene", [busy, halted, guarded, throttled, empty, idle])
 def test_document_has_the_shape_of_the_contract(scene: Any) -> None:
     """Ledger, partitions, destination and freshness are there in every state, under the contract's names."""
     document = through_json(status_document(scene(), INFO))
@@ -131,6 +132,15 @@ def test_freshness_says_nothing_before_the_first_delivery() -> None:
     freshness = through_json(status_document(empty(), {}))["freshness"]
     assert freshness["delivered"] == 0
     assert all(value is None for name, value in freshness.items() if name != "delivered")
+
+
+def test_a_guard_that_tripped_says_where_and_why() -> None:
+    """The topic, and how many of its latest records would be dead letters; null while it has not."""
+    expected = {"topic": "orders", "rejected": 1_640, "of": 2_000, "mostly": "convert no_identity"}
+    assert through_json(status_document(guarded(), INFO))["guard"] == expected
+    document = status_document(idle(), INFO)
+    assert "guard" in document
+    assert document["guard"] is None
 
 
 def test_halted_account_says_why_and_when_it_is_tried_again() -> None:

@@ -1,0 +1,499 @@
+"""The guard: too many dead letters among the latest records stop intake, and nothing is lost by that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from consumer.core import interface as i
+from consumer.core.context import Context
+from consumer.core.guard import Guard
+from consumer.core.intake import TOMBSTONE, Prepared
+from consumer.core.ledger import Ledger
+from consumer.core.model import ConversionEvent, Instant, Rejection, SchemaRef, Stage, TopicPartition
+from consumer.core.policy import Policy
+from tests.core.building import (
+    MACHINE,
+    PROPERTY,
+    TOPIC,
+    UNDECODABLE,
+    Core,
+    answer_body,
+    chunk,
+    event,
+    event_ids,
+    filtered,
+    make_deliveries,
+    of_schema,
+    ref,
+    released,
+    stopped,
+    unconvertible,
+    write_map,
+)
+
+OTHER_TOPIC = "app"
+SAMPLE = 10
+BAD = (UNDECODABLE, unconvertible())
+
+
+def guarded(**policy: Any) -> Core:
+    """A core whose guard looks at ten records; it has a partition and sends one event a call, at once."""
+    core = Core(**{"dead_letter_share": 0.5, "dead_letter_sample": SAMPLE, "linger": 0.0, **policy})
+    core.assign()
+    return core
+
+
+def good(count: int, prefix: str = "g") -> list[bytes]:
+    """Deliverable values."""
+    return [event(f"{prefix}{n}") for n in range(count)]
+
+
+def bad(count: int) -> list[bytes]:
+    """Values that are dead letters at once, of both kinds."""
+    return [BAD[n % 2] for n in range(count)]
+
+
+def judge(core: Core, *, refuse: str = "bad") -> None:
+    """The API answers every call; it refuses events whose id begins so. Keys are stored."""
+    core.send_all()
+    while core.has(i.Send):
+        send = core.take(i.Send)
+        outcomes = [
+            ("failed", "no", None) if one.startswith(refuse) else ("processed", None, None)
+            for one in event_ids(send)
+        ]
+        core.answer(send, 200, answer_body(outcomes))
+        core.store_keys()
+        core.look_up()
+        core.advance(0.0)
+
+
+def tripped(core: Core) -> tuple[str, int, int] | None:
+    """What the snapshot says: topic, dead letters, of how many."""
+    guard = core.statistics().guard
+    return guard and guard[:3]
+
+
+# -- when it trips
+
+
+def test_more_than_the_share_of_a_full_sample_trips_it() -> None:
+    """Six of ten; intake stops, and the snapshot says where and why."""
+    core = guarded()
+    core.fetch(*good(4), *bad(6))
+    assert tripped(core) == (TOPIC, 6, 10)
+    assert core.pipeline.room() == 0
+
+
+def test_the_share_itself_does_not_trip_it() -> None:
+    """Half of them is not more than half, however long it goes on so."""
+    core = guarded()
+    for _ in range(20):
+        core.fetch(*(value for pair in zip(good(5), bad(5), strict=True) for value in pair))
+        core.store_letters()
+    assert tripped(core) is None
+
+
+def test_few_records_say_nothing() -> None:
+    """Nine bad ones of nine: a topic may begin so. The tenth makes a sample."""
+    core = guarded()
+    core.fetch(*bad(9))
+    assert tripped(core) is None
+    core.fetch(*good(1))
+    assert tripped(core) == (TOPIC, 9, 10)
+
+
+def test_the_latest_records_count() -> None:
+    """What was bad long ago is forgotten; what was good long ago does not cover what is bad now."""
+    core = guarded()
+    core.fetch(*bad(5), *good(10))
+    core.fetch(*bad(5))
+    assert tripped(core) is None
+    core.fetch(*bad(1))
+    assert tripped(core) == (TOPIC, 6, 10)
+
+
+def test_a_poisoned_topic_among_good_ones_trips_it() -> None:
+    """Each topic has its own share."""
+    core = guarded()
+    core.feed(i.Assigned([i.Assignment(OTHER_TOPIC, 0, 2, 0, False, None, "")]))
+    for n in range(10):
+        core.fetch(*good(20, f"{n}-"))
+        poison = chunk([UNDECODABLE], offset=n, epoch=2)._replace(topic=OTHER_TOPIC)
+        assert tripped(core) is None
+        core.feed(i.Fetched([poison]))
+    assert tripped(core) == (OTHER_TOPIC, 10, 10)
+
+
+def test_filtered_records_and_duplicates_are_good() -> None:
+    """The mapping wants the one, and the other was delivered."""
+    core = guarded(max_open_events=100)
+    core.fetch(event("once"))
+    judge(core)
+    for _ in range(10):
+        core.fetch(filtered(), None, event("once"), event("once"), *bad(2))
+        core.store_letters()
+        judge(core)
+    assert core.statistics().totals.duplicate == 20
+    assert tripped(core) is None
+
+
+def test_what_the_api_refuses_counts() -> None:
+    """Six of ten refused, with or without others that are rejected at once."""
+    core = guarded(batch_events=10)
+    core.fetch(*good(4), *good(6, "bad"))
+    judge(core)
+    assert tripped(core) == (TOPIC, 6, 10)
+
+
+def test_rejected_and_refused_records_add_up() -> None:
+    """Four of ten rejected, and half of the others refused: neither alone would be too many."""
+    core = guarded(batch_events=6)
+    for n in range(4):
+        core.fetch(*bad(4), *good(3, f"{n}-"), *good(3, f"bad{n}-"))
+        core.store_letters()
+        judge(core)
+        if tripped(core):
+            break
+    assert tripped(core) == (TOPIC, 7, 10)
+    assert n == 1
+
+
+def test_refusals_count_long_after_the_sample_went_on() -> None:
+    """Fifty events are open, five samples of them: they are judged all the same."""
+    core = guarded(batch_events=10)
+    core.fetch(*good(50, "bad"))
+    judge(core)
+    assert tripped(core) == (TOPIC, 10, 10)
+    assert core.statistics().totals.dead_lettered == 0
+
+
+def test_few_refusals_of_a_great_many_do_not_trip_it() -> None:
+    """Two hundred open events of which a tenth is refused, and nothing new is read: twice a sample of refusals."""
+    core = guarded(batch_events=10, concurrency=20)
+    core.fetch(*(event(f"bad{n}" if n % 10 == 0 else f"g{n}") for n in range(200)))
+    judge(core)
+    assert tripped(core) is None
+    assert core.statistics().totals.delivered == 180
+
+
+def test_an_outage_leaves_no_rejections_alone() -> None:
+    """Only rejections settle while the API is down; the events that wait are good until it says otherwise."""
+    core = guarded(max_open_events=200)
+    for n in range(10):
+        core.fetch(*good(9, f"{n}-"), UNDECODABLE)
+        core.store_letters()
+    totals = core.statistics().totals
+    assert (totals.dead_lettered, totals.delivered) == (10, 0)
+    assert tripped(core) is None
+
+
+def test_a_record_that_waits_for_its_schema_counts_when_it_has_its_verdict() -> None:
+    """Not before: a new schema is no dead letter. Then all of its records are."""
+    core = guarded()
+    core.fetch(*(of_schema(f"{n}", "1") for n in range(10)), *good(9))
+    assert tripped(core) is None
+    core.feed(i.SchemaMissing(core.take(i.FetchSchema).ref))
+    assert tripped(core) == (TOPIC, 6, 10)
+
+
+def test_records_that_are_passed_over_do_not_count() -> None:
+    """They were settled before: what became of them is not known."""
+    core = Core(dead_letter_share=0.5, dead_letter_sample=SAMPLE)
+    core.assign(start=0, leader_epoch=7, metadata=write_map(0, [1, 60], 7))
+    core.fetch(*good(1), *good(59, "gone"), *bad(9))
+    assert core.statistics().passed == 59
+    assert tripped(core) == (TOPIC, 9, 10)
+
+
+def test_without_a_guard_a_topic_may_be_dead_letters_alone() -> None:
+    """A share of 1, as in a core that is not told of any."""
+    core = Core(dead_letter_sample=SAMPLE)
+    core.assign()
+    core.fetch(*bad(100))
+    core.store_letters()
+    assert tripped(core) is None
+    assert core.statistics().totals.dead_lettered == 100
+
+
+# -- once it has tripped
+
+
+def test_no_dead_letter_is_written_and_nothing_is_committed_past() -> None:
+    """Those that wait are dropped, their records stay open; what is under way is delivered and settles."""
+    core = guarded()
+    core.fetch(*good(4), *bad(6))
+    assert not core.has(i.StoreDeadLetters)
+    judge(core)
+    core.advance(300.0)
+    totals = core.statistics().totals
+    assert (totals.delivered, totals.dead_lettered, totals.open) == (4, 0, 6)
+    assert core.committable() == 4
+    assert not core.has(i.StoreDeadLetters)
+
+
+def test_a_write_under_way_settles_and_what_it_did_not_take_stays_open() -> None:
+    """What is on the topic is a dead letter; the rest is not tried again."""
+    core = guarded()
+    core.fetch(*bad(4))
+    write = core.take(i.StoreDeadLetters)
+    core.fetch(*bad(6))
+    assert tripped(core)
+    core.feed(i.DeadLettersStored(write.number, [True, False, True, False]))
+    core.advance(60.0)
+    assert (core.statistics().totals.dead_lettered, core.statistics().totals.open) == (2, 8)
+    assert not core.has(i.StoreDeadLetters)
+    assert core.committable() == 1
+
+
+def test_later_refusals_are_not_written_either() -> None:
+    """An event that was on its way and is refused then stays open; its follower is tried itself."""
+    core = guarded(batch_events=1, concurrency=1)
+    core.fetch(event("bad"), event("bad"), *bad(6), *good(2))
+    judge(core)
+    assert tripped(core)
+    core.advance(1.0)
+    totals = core.statistics().totals
+    assert (totals.delivered, totals.dead_lettered, totals.open) == (2, 0, 8)
+    assert sum(isinstance(one, i.Send) for one in core.log) == 4
+    assert core.statistics().claims == 0
+
+
+def test_held_and_deferred_records_are_not_read() -> None:
+    """Nothing more is taken in, however much room there is."""
+    core = guarded(max_open_events=64)
+    core.fetch(of_schema("late", "1"), *bad(63), *good(5))
+    assert core.statistics().held == 5
+    assert tripped(core)
+    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "{}"))
+    core.advance(10.0)
+    assert (core.statistics().held, core.statistics().totals.open) == (5, 64)
+    assert not core.has(i.LookUpKeys)
+
+
+def test_it_says_so_at_once_and_every_minute() -> None:
+    """One line with the topic, the share, and what to do; no record's data."""
+    core = guarded()
+    core.fetch(event("secret"), *good(3), *bad(6))
+    [report] = core.reports("dead_letter_guard")
+    assert (report.level, report.fields["topic"]) == ("error", TOPIC)
+    assert (report.fields["share"], report.fields["of"]) == (0.6, 10)
+    assert "PINSTREAM_DEAD_LETTER_SHARE" in str(report.fields["advice"])
+    assert "secret" not in str(report)
+    core.advance(59.0)
+    assert len(core.reports("dead_letter_guard")) == 1
+    core.advance(301.0)
+    assert len(core.reports("dead_letter_guard")) == 7
+
+
+def test_it_says_what_is_wrong_with_most_of_them() -> None:
+    """Of late, not ever: nobody may have written a dead letter yet that would tell."""
+    core = guarded(batch_events=10)
+    for _ in range(200):
+        core.fetch(UNDECODABLE, *good(9))
+        core.store_letters()
+    judge(core)
+    core.fetch(*[unconvertible()] * 5, UNDECODABLE, *good(4))
+    [report] = core.reports("dead_letter_guard")
+    guard = core.statistics().guard
+    assert guard is not None
+    assert guard.mostly == report.fields["mostly"] == "convert no_identity"
+
+
+def test_refusals_have_a_reason_too() -> None:
+    """The API's."""
+    core = guarded(batch_events=10)
+    core.fetch(*good(10, "bad"))
+    judge(core)
+    guard = core.statistics().guard
+    assert guard is not None
+    assert guard.mostly == "deliver refused"
+
+
+def test_it_stays_so() -> None:
+    """Whatever is delivered afterwards: only a new process begins anew."""
+    core = guarded(batch_events=10)
+    core.fetch(*good(40), *bad(6), *good(4, "g'"))
+    judge(core)
+    core.advance(3600.0)
+    assert core.statistics().totals.delivered == 44
+    core.fetch(*good(50, "later"))
+    assert tripped(core) == (TOPIC, 6, 10)
+    assert core.statistics().held == 50
+
+
+def test_a_stop_does_not_wait_for_letters_that_are_never_written() -> None:
+    """It ends at once, and commits nothing past what is open."""
+    core = guarded()
+    core.fetch(*good(2), *bad(8))
+    judge(core)
+    core.feed(i.StopRequested(20.0))
+    stop = stopped(core)
+    assert stop is not None
+    assert stop.drained
+    assert [one.next_offset for one in stop.positions] == [2]
+
+
+def test_a_revoke_does_not_wait_for_them_either() -> None:
+    """Nor one that waited for them when the guard tripped, for another partition."""
+    core = guarded()
+    core.assign(1, epoch=2)
+    core.fetch(*bad(1))
+    core.store_letters(stored=False)
+    assert released(core.revoke(0)) is None
+    core.fetch(*bad(9), partition=1)
+    assert tripped(core)
+    assert any(isinstance(one, i.Release) for one in core.log)
+    assert released(core.revoke(1, number=7)) == []
+
+
+def test_a_new_process_reads_the_open_ones_again() -> None:
+    """With a mended mapping they are delivered, and those behind them are passed over."""
+    core = guarded(commit_interval=0.1)
+    core.fetch(*bad(6), *good(4))
+    judge(core)
+    core.advance(1.0)
+    [position] = core.take(i.Commit).positions
+    assert position.next_offset == 0
+    again = Core()
+    again.assign(start=0, leader_epoch=7, metadata=position.metadata)
+    again.fetch(*good(10))
+    again.deliver()
+    assert (again.statistics().totals.delivered, again.statistics().passed) == (6, 4)
+    assert again.committable() == 10
+
+
+# -- against naive books
+
+KINDS: dict[str, Prepared | None] = {
+    "event": (ConversionEvent("1", "checkout", "a", "a", 0, "web", {}, ()), b"{}"),
+    "filtered": TOMBSTONE,
+    "rejected": Rejection(Stage.DECODE, "malformed", "no event"),
+    "parked": SchemaRef("id", "1"),
+    "passed over": None,
+}
+
+
+class Books(RuleBasedStateMachine):
+    """Lists of all verdicts ever, and the guard: it trips exactly when the ends of the lists say so."""
+
+    topics = (TOPIC, OTHER_TOPIC)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.context = Context(Policy(dead_letter_share=0.4, dead_letter_sample=7), seed=0)
+        self.context.begin(Instant(5.0, 0.0))
+        self.guard = Guard(self.context)
+        self.reads: dict[str, list[str]] = {one: [] for one in self.topics}
+        self.fates: dict[str, list[bool]] = {one: [False] * 7 for one in self.topics}
+        self.first: tuple[str, int, int] | None = None
+        ledger = Ledger()
+        self.states = {one: ledger.assign(TopicPartition(one, 0), 1, 0, False) for one in self.topics}
+
+    def look(self, topic: str) -> None:
+        """What the lists say now."""
+        latest = self.reads[topic][-7:]
+        refused = sum(self.fates[topic][-7:])
+        dead = latest.count("rejected") + latest.count("event") * refused // 7
+        if self.first is None and len(latest) == 7 and dead > 0.4 * 7:
+            self.first = (topic, dead, 7)
+
+    @rule(topic=st.sampled_from(topics), kinds=st.lists(st.sampled_from(sorted(KINDS)), max_size=9))
+    def read(self, topic: str, kinds: list[str]) -> None:
+        """Records come in."""
+        self.guard.read(topic, [KINDS[one] for one in kinds])
+        self.reads[topic] += [one for one in kinds if one not in ("parked", "passed over")]
+        self.look(topic)
+
+    @precondition(lambda self: any(self.reads.values()))
+    @rule(topic=st.sampled_from(topics), passed=st.integers(0, 9), refused=st.integers(0, 4))
+    def answer(self, topic: str, passed: int, refused: int) -> None:
+        """The API judges some events in one answer."""
+        if not passed + refused:
+            return
+        state = self.states[topic]
+        for one in make_deliveries(refused, state=state) if refused else ():
+            self.guard.refused(one)
+        self.guard.passed(make_deliveries(passed, state=state) if passed else [])
+        self.guard.mind()
+        count = passed + refused
+        bad_places = {-(-count * nth // refused) - 1 for nth in range(1, refused + 1)}
+        assert len(bad_places) == refused
+        self.fates[topic] += [at in bad_places for at in range(count)]
+        self.look(topic)
+
+    @invariant()
+    def agrees(self) -> None:
+        self.guard.mind()
+        tripped = self.guard.tripped
+        assert (tripped and tripped[:3]) == self.first
+        assert len(self.context.take()) <= 1
+        assert self.guard.due() == (65.0 if self.first else None)
+
+
+TestBooks = Books.TestCase
+TestBooks.settings = MACHINE
+
+
+@PROPERTY
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["event", "bad", "rejected", "filtered"]), min_size=1, max_size=12),
+        max_size=12,
+    ),
+    st.booleans(),
+    st.integers(1, 6),
+)
+def test_whatever_comes_nothing_is_written_or_read_once_it_has_tripped(
+    fetches: Sequence[Sequence[str]], letters_stored: bool, batch: int
+) -> None:
+    """And every record is settled, or open and not committed past; a stop ends as soon as nothing is in flight."""
+    core = guarded(batch_events=batch, concurrency=2)
+    number, read = 0, None
+    for kinds in fetches:
+        values = []
+        for kind in kinds:
+            number += 1
+            event_id = f"{kind}{number}"
+            made = {"rejected": UNDECODABLE, "filtered": filtered()}
+            values.append(made.get(kind) or event(event_id))
+        core.fetch(*values)
+        judge(core)
+        if core.has(i.StoreDeadLetters):
+            core.store_letters(letters_stored)
+        core.advance(0.5)
+        if tripped(core):
+            assert read in (None, core.statistics().totals.read)
+            read = core.statistics().totals.read
+            assert not core.pipeline.letters
+            assert core.pipeline.room() == 0
+    if core.has(i.StoreDeadLetters):
+        core.store_letters()
+    core.feed(i.StopRequested(20.0))
+    assert stopped(core) is not None or not tripped(core)
+
+
+@pytest.mark.parametrize("share", [0.29, 0.07, 0.58, 0.1])
+def test_the_share_is_compared_exactly(share: float) -> None:
+    """0.29 x 100 is a little less than 29 to a computer; 29 of 100 are not more than 0.29."""
+    core = guarded(dead_letter_share=share, dead_letter_sample=100)
+    core.fetch(*bad(round(share * 100)), *good(100 - round(share * 100)))
+    assert tripped(core) is None
+    core.fetch(*bad(1), *good(99))
+    core.fetch(*bad(round(share * 100) + 1))
+    assert tripped(core)
+
+
+def test_a_schema_that_comes_is_asked_for_once() -> None:
+    """Not again and again, though the records that waited for it stay where they are."""
+    core = guarded()
+    core.fetch(of_schema("a", "1"), *bad(10))
+    core.feed(i.SchemaFound(ref("1"), "{}"))
+    core.advance(120.0)
+    assert sum(isinstance(one, i.FetchSchema) for one in core.log) == 1
