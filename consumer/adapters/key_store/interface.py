@@ -49,8 +49,11 @@ class KeyStoreStatistics(NamedTuple):
 class KeyStore(Protocol):
     """Keys of delivered events, remembered for a window. Made by `open_key_store`; used by one event loop."""
 
-    async def look_up(self, keys: Sequence[bytes], now: float) -> list[bool]:
-        """Tell for each key whether it is remembered at `now` (unix seconds); raise `KeyStoreError` if unreadable."""
+    async def look_up(self, keys: Sequence[bytes], now: float, since: float | None = None) -> list[bool]:
+        """Tell for each key whether it is remembered at `now` (unix seconds); raise `KeyStoreError` if unreadable.
+
+        `since` (unix seconds): only if its latest delivery was at or after that second.
+        """
         ...
 
     async def remember(self, keys: Sequence[bytes], now: float) -> None:
@@ -94,9 +97,10 @@ class Window(NamedTuple):
         """The stamp of a delivery at `now`."""
         return min(max(math.floor(now), 0), MAX_STAMP)
 
-    def oldest(self, now: float) -> int:
-        """The oldest stamp that is still remembered at `now`."""
-        return max(0, self.stamp(now) - self.seconds)
+    def oldest(self, now: float, since: float | None = None) -> int:
+        """The oldest stamp that is still remembered at `now`, or asked for: not before `since`."""
+        remembered = max(0, self.stamp(now) - self.seconds)
+        return remembered if since is None else max(remembered, self.stamp(since))
 
     def bucket_start(self, stamp: int) -> int:
         """Where the bucket of `stamp` begins."""

@@ -80,10 +80,10 @@ class LmdbKeyStore:
         """Open or make the store in folder `path`; raises `KeyStoreError`, saying what to do."""
         return cls(BucketFolder(path, window), window, max_bytes)
 
-    async def look_up(self, keys: Sequence[bytes], now: float) -> list[bool]:
+    async def look_up(self, keys: Sequence[bytes], now: float, since: float | None = None) -> list[bool]:
         """See `KeyStore.look_up`."""
         self._check_open()
-        oldest = self._window.oldest(now)
+        oldest = self._window.oldest(now, since)
         if self._bytes <= INLINE_BYTES:
             return self._look_up(keys, oldest)
         if self._reader is None:

@@ -39,10 +39,10 @@ class MemoryKeyStore:
         self._evicted_early = 0
         self._closed = False
 
-    async def look_up(self, keys: Sequence[bytes], now: float) -> list[bool]:
+    async def look_up(self, keys: Sequence[bytes], now: float, since: float | None = None) -> list[bool]:
         """See `KeyStore.look_up`."""
         self._check_open()
-        oldest = self._window.oldest(now)
+        oldest = self._window.oldest(now, since)
         live = [bucket.stamps for bucket in reversed(self._buckets) if bucket.end > oldest]
         return [any(stamps.get(key, -1) >= oldest for stamps in live) for key in keys]
 

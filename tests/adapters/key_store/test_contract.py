@@ -57,6 +57,17 @@ async def test_the_latest_delivery_counts(make_store: MakeStore, times: tuple[in
     assert await store.look_up([key(1)], NOON + max(times) + 101) == [False]
 
 
+async def test_a_look_up_may_ask_for_late_deliveries_only(make_store: MakeStore) -> None:
+    """With `since`: keys whose latest delivery is of that second or later, and still none out of the window."""
+    store = make_store(100.0, MIB)
+    await store.remember(keys([1, 2]), NOON)
+    await store.remember(keys([2, 3]), NOON + 60)
+    assert await store.look_up(keys([1, 2, 3]), NOON + 70, since=NOON + 59.9) == [False, True, True]
+    assert await store.look_up(keys([1, 2, 3]), NOON + 70, since=NOON) == [True, True, True]
+    assert await store.look_up(keys([1, 2, 3]), NOON + 70, since=NOON + 61) == [False, False, False]
+    assert await store.look_up(keys([1, 2, 3]), NOON + 161, since=NOON) == [False, False, False]
+
+
 async def test_expire_forgets_nothing_inside_the_window(make_store: MakeStore) -> None:
     """Housekeeping drops only what a look-up would not find; then the store is empty again."""
     store = make_store(10.0, MIB)
