@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from consumer.cli import main
 from consumer.settings import describe
 from tests.end_to_end.processes import bare_environment, command
 
-COMMANDS = ("run", "demo", "explain", "check", "produce", "sandbox")
+COMMANDS = tuple(main.commands)
+
+
+def leaves(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
+    """The words of each command, those within groups included."""
+    for name, found in group.commands.items():
+        if isinstance(found, click.Group):
+            yield from leaves(found, *path, name)
+        else:
+            yield (*path, name)
+
+
+def test_every_promised_command_is_there() -> None:
+    """Those that contract.md names, and `offsets`."""
+    promised = {"run", "replay", "demo", "explain", "check", "produce", "sandbox", "dead-letters", "offsets"}
+    assert set(COMMANDS) == promised
+    assert {path for path in leaves(main) if path[0] == "offsets"} == {
+        ("offsets", "show"),
+        ("offsets", "set"),
+    }
 
 
 def test_the_overview_names_every_command(tmp_path: Path) -> None:
@@ -23,10 +45,10 @@ def test_the_overview_names_every_command(tmp_path: Path) -> None:
     assert re.fullmatch(r"pinstream, version \d+\.\d+\.\d+\n", version.stdout)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_explains_itself(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", list(leaves(main)), ids=" ".join)
+def test_every_command_explains_itself(path: tuple[str, ...], tmp_path: Path) -> None:
     """Usage and options; it needs no setting and touches nothing."""
-    done = command(name, "--help", env=bare_environment(tmp_path))
+    done = command(*path, "--help", env=bare_environment(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Usage: ")
     assert "--debug" in done.stdout

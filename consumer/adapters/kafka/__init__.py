@@ -5,6 +5,8 @@ like plain asyncio from outside. Nothing here decides: a call is tried once, wit
 says what its failure means.
 """
 
+from consumer.adapters.kafka.bounded import BoundedSource, read_record, scan
+from consumer.adapters.kafka.bounds import Bound, check_order, parse_bound
 from consumer.adapters.kafka.cluster import ClusterView, describe
 from consumer.adapters.kafka.commits import CommitResult
 from consumer.adapters.kafka.configuration import (
@@ -12,20 +14,51 @@ from consumer.adapters.kafka.configuration import (
     dead_letter_pattern,
     dead_letter_topic,
 )
-from consumer.adapters.kafka.dead_letters import HEADER_PREFIX, DeadLetterProducer
+from consumer.adapters.kafka.dead_letters import DeadLetterProducer
+from consumer.adapters.kafka.groups import (
+    ActiveMember,
+    GroupInUse,
+    GroupOffsets,
+    GroupView,
+    committed,
+    group_members,
+)
 from consumer.adapters.kafka.producer import RecordProducer
+from consumer.adapters.kafka.ranges import Range, resolve_ranges
+from consumer.adapters.kafka.redrive import NewRecord, Redriver
+from consumer.adapters.kafka.replay_progress import METADATA_MOST, Plan, open_plan
 from consumer.adapters.kafka.source import KafkaSource, SourceListener
+from consumer.core.letters import HEADER_PREFIX
 
 __all__ = [
     "HEADER_PREFIX",
+    "METADATA_MOST",
     "REFUSED_PROPERTIES",
+    "ActiveMember",
+    "Bound",
+    "BoundedSource",
     "ClusterView",
     "CommitResult",
     "DeadLetterProducer",
+    "GroupInUse",
+    "GroupOffsets",
+    "GroupView",
     "KafkaSource",
+    "NewRecord",
+    "Plan",
+    "Range",
     "RecordProducer",
+    "Redriver",
     "SourceListener",
+    "check_order",
+    "committed",
     "dead_letter_pattern",
     "dead_letter_topic",
     "describe",
+    "group_members",
+    "open_plan",
+    "parse_bound",
+    "read_record",
+    "resolve_ranges",
+    "scan",
 ]

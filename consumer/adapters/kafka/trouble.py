@@ -27,7 +27,7 @@ _TOPIC_ACCESS = "this user may not use the topic: grant READ on it, or correct K
 _GROUP_ACCESS = "this user may not join the group: grant READ on it, or correct KAFKA_GROUP_ID"
 _NO_START = (
     "a partition has no offset to start from (none committed, or what it names is no longer there) and "
-    "KAFKA_AUTO_OFFSET_RESET is error: set the group's offsets with kafka-consumer-groups --reset-offsets, "
+    "KAFKA_AUTO_OFFSET_RESET is error: set the group's offsets with `pinstream offsets set`, "
     "or set KAFKA_AUTO_OFFSET_RESET=earliest"
 )
 _PROTOCOL = "the brokers do not know this group protocol: set KAFKA_GROUP_PROTOCOL=classic or update them"

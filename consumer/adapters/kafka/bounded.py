@@ -1,0 +1,495 @@
+"""Reads ranges of partitions to their ends, outside of any group: the source of a replay, and of those who only look.
+
+Theory of operation. `_Reader` owns the consumer, in a thread of its own. It assigns, never subscribes: no group can
+take a partition away, and none is disturbed. What it consumes becomes one `_Lot`: the chunks, and how far each range
+was read with them. The event loop takes both at once, so that nobody hears of an offset as read before its records
+are handed out.
+
+*The end of a range* may be no record: a transaction's marker, something aborted, a hole that compaction left. So a
+range is done when a record at or beyond its end comes, or when the broker says that the partition ends there or
+later. Its partition is then let go of; what was fetched ahead of it is dropped.
+
+*Times.* Records outside of the range's time are passed over and counted. Timestamps that the broker gave are in
+order: the first that is too late ends the range. Those that producers gave are not.
+
+*What is gone.* Retention may overtake a reader, and a partition may be cut off behind it. Going on elsewhere would
+skip records silently, so both end the reading, as does a partition that ends too early for longer than `patience`.
+
+*Room 0* waits without asking the consumer: nobody throws out who is in no group, and what librdkafka fetches ahead
+has limits of its own. *Cancelling* a fetch loses nothing: the next one hands out what it consumed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from bisect import bisect_left
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, Protocol
+
+import confluent_kafka
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaException, Message
+from confluent_kafka import TopicPartition as RawPartition
+
+from consumer.adapters.kafka.bounds import Bound
+from consumer.adapters.kafka.chunks import group
+from consumer.adapters.kafka.commits import CommitResult, raw_partition
+from consumer.adapters.kafka.configuration import Config, consumer_config, make_client
+from consumer.adapters.kafka.member import MOST_RECORDS
+from consumer.adapters.kafka.ranges import Range, resolve_ranges
+from consumer.adapters.kafka.replay_progress import Progress
+from consumer.adapters.kafka.trouble import (
+    OnTrouble,
+    as_fatal,
+    describe_error,
+    exception_error,
+    ignore_trouble,
+)
+from consumer.adapters.thread import OwnThread, post
+from consumer.core.interface import Assignment
+from consumer.core.model import Chunk, Position, Record, TopicPartition
+from consumer.errors import KafkaError
+
+_PATIENCE: Final = 30.0
+"""Seconds that a partition may end before the end of its range: a replica may be behind the others for a moment."""
+_STILL: Final = 60.0
+"""Seconds without any progress after which `scan` gives up."""
+_WAIT: Final = 0.25
+_CLOSE_TIMEOUT: Final = 10.0
+_EVER: Final = 1 << 63
+
+_NOT_OF_A_GROUP: Final = ("group.instance.id", "group.protocol", "group.remote.assignor")
+
+_Code = confluent_kafka.KafkaError
+_GONE: Final = frozenset({_Code._AUTO_OFFSET_RESET, _Code._LOG_TRUNCATION, _Code.OFFSET_OUT_OF_RANGE})
+_MISSING: Final = frozenset(
+    {
+        _Code.UNKNOWN_TOPIC_OR_PART,
+        _Code.UNKNOWN_TOPIC_ID,
+        _Code._UNKNOWN_TOPIC,
+        _Code._UNKNOWN_PARTITION,
+    }
+)
+
+_epochs = itertools.count(1)
+
+
+class AssignmentListener(Protocol):
+    """Told of what is read, on the event loop. It must not await the source."""
+
+    async def assigned(self, assignments: Sequence[Assignment]) -> None:
+        """These are read from now on; none of their records was handed out before."""
+
+
+class BoundedConsumer(Protocol):
+    """What of `confluent_kafka.Consumer` is used; tests drive it with a fake."""
+
+    def incremental_assign(self, partitions: list[RawPartition]) -> None: ...
+    def incremental_unassign(self, partitions: list[RawPartition]) -> None: ...
+    def consume(self, num_messages: int = ..., timeout: float = ...) -> list[Message]: ...
+    def close(self) -> None: ...
+
+
+class BoundedSource:
+    """Reads `ranges`, one for a partition at most, each to its end; then nothing. Fits `consumer.service.Source`.
+
+    `progress` and `starts` are those of a named replay (`replay_progress.Plan`); the source closes `progress`.
+    `patience`: seconds, see above.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        ranges: Sequence[Range],
+        *,
+        listener: AssignmentListener | None = None,
+        progress: Progress | None = None,
+        starts: Mapping[TopicPartition, Position] = MappingProxyType({}),
+        on_trouble: OnTrouble = ignore_trouble,
+        patience: float = _PATIENCE,
+        make_consumer: Callable[[dict[str, Any]], BoundedConsumer] = confluent_kafka.Consumer,
+    ) -> None:
+        self.outside_time = 0
+        """Records passed over because of their timestamp."""
+        self._config = _bounded_config(config)
+        self._parts = [_Part(one, starts.get(TopicPartition(one.topic, one.partition))) for one in ranges]
+        self._listener = listener
+        self._progress = progress
+        self._on_trouble = on_trouble
+        self._patience = patience
+        self._make_consumer = make_consumer
+        self._ends = {one.name: one.range.end for one in self._parts}
+        self._figures = {one.name: one.at for one in self._parts}
+        self._unread = {one.name for one in self._parts if one.at < one.range.end}
+        self._ready: deque[_Lot] = deque()
+        self._thread = OwnThread("pinstream-kafka-bounded")
+        self._reader: _Reader | None = None
+
+    @property
+    def done(self) -> bool:
+        """All ranges are read through, and their records handed out."""
+        return not self._unread
+
+    def figures(self) -> Mapping[TopicPartition, int]:
+        """Up to which offset each range was read, with what is no record and what was passed over."""
+        return dict(self._figures)
+
+    async def start(self) -> None:
+        """Begin to read, and tell the listener. Raises `SettingsError` for a property that librdkafka refuses."""
+        loop = asyncio.get_running_loop()
+
+        def trouble(code: str, text: str) -> None:
+            post(loop, self._on_trouble, code, text)
+
+        def make() -> _Reader:
+            reader = _Reader(self._config, self._parts, self._ready, trouble, self._patience)
+            reader.open(self._make_consumer)
+            return reader
+
+        self._reader = await self._thread.run(make)
+        if self._listener is not None:
+            await self._listener.assigned([one.assignment() for one in self._parts])
+
+    async def fetch(self, room: int, timeout: float) -> list[Chunk]:
+        """At most `room` (and 1000) records, as soon as there are any; none after `timeout` seconds.
+
+        Raises `KafkaError` for what does not mend itself.
+        """
+        reader = self._opened()
+        if room <= 0 or self.done:
+            await asyncio.sleep(timeout)
+            return []
+        await self._thread.run(reader.fetch, room, timeout)
+        chunks: list[Chunk] = []
+        while self._ready:
+            lot = self._ready.popleft()
+            chunks += lot.chunks
+            self.outside_time += lot.outside_time
+            self._figures.update(lot.figures)
+            self._unread -= {name for name, at in lot.figures.items() if at >= self._ends[name]}
+        return chunks
+
+    async def commit(self, positions: Sequence[Position]) -> CommitResult:
+        """Commit for the named replay, one try, bounded; without one all count as taken, and nobody is asked."""
+        if self._progress is None:
+            return CommitResult(tuple(positions), None)
+        return await self._progress.commit(positions)
+
+    async def end_offsets(self) -> Mapping[TopicPartition, int]:
+        """Where the ranges end: their lag is what is left of the replay."""
+        return self._ends
+
+    async def reached(self) -> Mapping[TopicPartition, int]:
+        """As `figures`."""
+        return self.figures()
+
+    async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
+        """Commit `positions`, end the client. After `timeout` seconds the thread is left to itself (a daemon)."""
+        reader, self._reader = self._reader, None
+        progress, self._progress = self._progress, None
+        ending = [] if reader is None else [asyncio.ensure_future(self._thread.run(reader.close))]
+        if progress is not None:
+            ending.append(asyncio.ensure_future(self._finish(progress, positions)))
+        if ending:
+            await asyncio.wait(ending, timeout=timeout)
+        self._thread.stop()
+        if any(not one.done() for one in ending):
+            self._on_trouble("_TIMED_OUT", f"closing took more than {timeout:g} s: left without goodbye")
+        for one in ending:
+            if one.done():
+                one.result()
+            else:
+                one.cancel()
+
+    async def _finish(self, progress: Progress, positions: Sequence[Position]) -> None:
+        failure = (await progress.commit(positions)).failure if positions else None
+        if failure is not None:
+            self._on_trouble(failure, "the last commit failed: some records will be read again")
+        await progress.close()
+
+    def _opened(self) -> _Reader:
+        if self._reader is None:
+            raise KafkaError(
+                "the Kafka consumer is not open: start it before use, and do not use it after closing"
+            )
+        return self._reader
+
+
+async def scan(
+    config: Config,
+    ranges: Sequence[Range],
+    *,
+    on_trouble: OnTrouble = ignore_trouble,
+    still: float = _STILL,
+) -> AsyncGenerator[list[Chunk], None]:
+    """The records of `ranges`, to their ends, at most 1000 at a time: memory holds no more than librdkafka's queue.
+
+    Raises `KafkaError` when brokers bring nothing new for `still` seconds. Whoever stops early calls `aclose`.
+    """
+    source = BoundedSource(config, ranges, on_trouble=on_trouble)
+    try:
+        await source.start()
+        deadline = time.monotonic() + still
+        while not source.done:
+            before = source.figures()
+            chunks = await source.fetch(MOST_RECORDS, _WAIT)
+            if chunks:
+                yield chunks
+            if chunks or source.figures() != before:
+                deadline = time.monotonic() + still
+            elif time.monotonic() > deadline:
+                raise KafkaError(
+                    f"Kafka: no record came for {still:g} s: look after the brokers, then try again"
+                )
+    finally:
+        await source.close(_CLOSE_TIMEOUT)
+
+
+async def read_record(
+    config: Config, topic: str, partition: int, offset: int, timeout: float
+) -> Record | None:
+    """The record at `offset`; None if it is no longer, or not yet, there. Raises `KafkaError` after `timeout`."""
+    everything = Bound("beginning"), Bound("end")
+    [held] = await resolve_ranges(config, [topic], [str(partition)], *everything, timeout)
+    if not held.begin <= offset < held.end:
+        return None
+    reading = scan(config, [Range(topic, partition, offset, offset + 1)], still=timeout)
+    try:
+        async for chunks in reading:
+            return chunks[0].records[0]
+    finally:
+        await reading.aclose()
+    return None
+
+
+class _Part:
+    """One range, as far as it was read. Used in the thread, but for `assignment`."""
+
+    __slots__ = ("at", "epoch", "name", "range", "short_until", "start")
+
+    def __init__(self, what: Range, start: Position | None) -> None:
+        self.range = what
+        self.name = TopicPartition(what.topic, what.partition)
+        self.epoch = next(_epochs)
+        self.start = start or Position(*self.name, what.begin, None)
+        self.at = min(self.start.next_offset, what.end)
+        """Up to where it was read."""
+        self.short_until: float | None = None
+        """The partition ends before the range does; until when that is borne."""
+
+    @property
+    def done(self) -> bool:
+        return self.at >= self.range.end
+
+    def assignment(self) -> Assignment:
+        return Assignment(
+            *self.name,
+            self.epoch,
+            self.start.next_offset,
+            commit_start=False,
+            leader_epoch=self.start.leader_epoch,
+            metadata=self.start.metadata,
+        )
+
+
+class _Lot(NamedTuple):
+    """What one consume brought: to be handed out whole."""
+
+    chunks: list[Chunk]
+    figures: dict[TopicPartition, int]
+    outside_time: int
+
+
+class _Reader:
+    """Owns the Consumer; made, used and closed in one thread."""
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        parts: Iterable[_Part],
+        ready: deque[_Lot],
+        on_trouble: OnTrouble,
+        patience: float,
+    ) -> None:
+        self._config = config
+        self._parts = {one.name: one for one in parts}
+        self._ready = ready
+        self._on_trouble = on_trouble
+        self._patience = patience
+        self._assigned: dict[tuple[str, int], int] = {}
+        """The epochs of what is being read."""
+        self._failure: KafkaError | None = None
+
+    def open(self, make_consumer: Callable[[dict[str, Any]], BoundedConsumer]) -> None:
+        """Assign what is to be read."""
+        self._consumer = make_client(make_consumer, {**self._config, "error_cb": self._heard_by_itself})
+        unread = [one for one in self._parts.values() if not one.done]
+        self._assigned = {one.name: one.epoch for one in unread}
+        if unread:
+            self._consumer.incremental_assign(
+                [raw_partition(*one.name, one.at, one.start.leader_epoch) for one in unread]
+            )
+
+    def fetch(self, room: int, timeout: float) -> None:
+        """Poll, put a lot into `ready`. Raises `KafkaError` for what does not mend itself."""
+        self._raise_failure()
+        if self._ready:  # a fetch was cancelled: what it consumed comes first
+            return
+        # The first wait ends with the first record; one large consume would wait until it is full.
+        messages = self._consumer.consume(1, timeout)
+        if messages and room > 1:
+            messages += self._consumer.consume(min(room, MOST_RECORDS) - 1, 0)
+        if messages:
+            self._take(messages)
+        self._look_for_short()
+        self._raise_failure()
+
+    def close(self) -> None:
+        """End the client."""
+        self._consumer.close()
+        self._failure = KafkaError("the Kafka consumer is closed: make a new one")
+
+    # ------------------------------------------------------------------------------------------- records
+
+    def _take(self, messages: list[Message]) -> None:
+        chunks, errors = group(messages, self._assigned)
+        touched: dict[TopicPartition, _Part] = {}
+        kept: list[Chunk] = []
+        outside = 0
+        for chunk in chunks:
+            part = self._parts[TopicPartition(chunk.topic, chunk.partition)]
+            touched[part.name] = part
+            outside += self._cut(part, chunk.records, messages)
+            if chunk.records:
+                kept.append(chunk)
+        if errors:
+            self._hear_all(messages, touched)
+        self._ready.append(_Lot(kept, {name: part.at for name, part in touched.items()}, outside))
+        self._let_go([name for name, part in touched.items() if part.done])
+
+    def _cut(self, part: _Part, records: list[Record], messages: list[Message]) -> int:
+        """Drop of `records` what is not in the range; how many because of their time."""
+        if part.done:
+            records.clear()
+            return 0
+        what, last = part.range, records[-1]
+        part.short_until = None
+        part.at = min(last.offset + 1, what.end)
+        if last.offset >= what.end:
+            del records[bisect_left(records, what.end, key=_offset) :]
+        if what.since_ms is None and what.until_ms is None:
+            return 0
+        since = -_EVER if what.since_ms is None else what.since_ms
+        until = _EVER if what.until_ms is None else what.until_ms
+        before = len(records)
+        records[:] = [record for record in records if since <= record[1] < until]
+        if last.timestamp >= until and _stamped_by_broker(messages, part.name, last.offset):
+            part.at = what.end
+        return before - len(records)
+
+    def _let_go(self, names: Sequence[TopicPartition]) -> None:
+        if not names:
+            return
+        for name in names:
+            self._assigned.pop(name, None)
+        try:
+            self._consumer.incremental_unassign([RawPartition(*name) for name in names])
+        except KafkaException as error:  # then more of it comes, and is dropped
+            self._on_trouble(exception_error(error).name(), "a partition could not be let go of by itself")
+
+    # -------------------------------------------------------------------------------------------- errors
+
+    def _hear_all(self, messages: Iterable[Message], touched: dict[TopicPartition, _Part]) -> None:
+        for message in messages:
+            error = message.error()
+            if error is None:
+                continue
+            part = self._part_of(message)
+            if part is None:
+                self._heard(error)
+            elif part.done:
+                continue
+            elif error.code() == _Code._PARTITION_EOF:
+                self._ended(part, int(message.offset() or 0))
+                touched[part.name] = part
+            else:
+                self._heard(error, part)
+
+    def _heard_by_itself(self, error: confluent_kafka.KafkaError) -> None:
+        """librdkafka's `error_cb`. What is about a partition says so only in its text."""
+        about = [self._parts[TopicPartition(*name)] for name in self._assigned]
+        text = error.str()
+        self._heard(
+            error,
+            next(
+                (one for one in about if text.startswith(f"{one.name.topic} [{one.name.partition}]:")), None
+            ),
+        )
+
+    def _part_of(self, message: Message) -> _Part | None:
+        """The range that an error is about, if it is about one."""
+        topic, number = message.topic(), message.partition()
+        return None if topic is None or number is None else self._parts.get(TopicPartition(topic, number))
+
+    def _ended(self, part: _Part, offset: int) -> None:
+        """The partition ends here, as of now."""
+        part.at = max(part.at, min(offset, part.range.end))
+        if not part.done:
+            part.short_until = part.short_until or time.monotonic() + self._patience
+
+    def _look_for_short(self) -> None:
+        now = time.monotonic()
+        for name in self._assigned:
+            part = self._parts[TopicPartition(*name)]
+            if part.short_until is not None and now >= part.short_until:
+                self._fail(
+                    f"{_where(part)} ends at offset {part.at} now, and ended at {part.range.end} when this began: "
+                    "the brokers lost records; look after them, then begin anew"
+                )
+
+    def _heard(self, error: confluent_kafka.KafkaError, part: _Part | None = None) -> None:
+        told = describe_error(error)
+        if part is not None and error.code() in _GONE:
+            self._fail(
+                f"{_where(part)} cannot be read on from offset {part.at}, which was deleted meanwhile (retention, "
+                f"delete-records) or cut off: begin anew, from `beginning` for what is left ({told})"
+            )
+        elif part is not None and error.code() in _MISSING:
+            self._fail(f"{_where(part)} is not there any more: it was deleted while it was read ({told})")
+        elif (fatal := as_fatal(error)) is not None:
+            self._failure = self._failure or fatal
+        else:
+            self._on_trouble(error.name(), told)
+
+    def _fail(self, text: str) -> None:
+        self._failure = self._failure or KafkaError(f"Kafka: {text}")
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+
+def _bounded_config(config: Config) -> dict[str, Any]:
+    user = {name: value for name, value in config.items() if name not in _NOT_OF_A_GROUP}
+    return {**consumer_config(user, offset_reset="error", ignore=None), "enable.partition.eof": True}
+
+
+def _stamped_by_broker(messages: Iterable[Message], name: TopicPartition, offset: int) -> bool:
+    """Whether the timestamp of this record is the broker's."""
+    return any(
+        message.offset() == offset
+        and (message.topic(), message.partition()) == name
+        and message.timestamp()[0] == TIMESTAMP_LOG_APPEND_TIME
+        for message in messages
+    )
+
+
+def _offset(record: Record) -> int:
+    return record.offset
+
+
+def _where(part: _Part) -> str:
+    return f"{part.range.topic}[{part.range.partition}]"

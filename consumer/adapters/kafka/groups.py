@@ -1,0 +1,285 @@
+"""A consumer group from outside: who is in it, what it has committed, where partitions begin and end; and new offsets.
+
+For `pinstream offsets` and for the warnings of a replay. Nothing here joins the group.
+
+What the brokers say of a group (Apache Kafka 4, both protocols; tested): `describe_consumer_groups` names the members
+of classic and of KIP-848 groups alike. A group without members is ``Empty``; one that nobody has heard of is
+``Dead``, not an error. Offsets of a group with members are refused for each partition with UNKNOWN_MEMBER_ID, under
+both protocols, whatever was seen a moment before: so the look at the members is for a clear line, and the broker's
+refusal is what protects a running group. The embedded broker cannot describe groups (``Unknown``), and refuses
+offsets from outside of any group that ever had a member.
+
+New offsets carry no metadata: the offset map of the old position must not hold for the new one.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self, TypeVar
+
+import confluent_kafka
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException
+from confluent_kafka import TopicPartition as RawPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but the package marks no re-export
+    AdminClient,
+    OffsetSpec,
+)
+
+from consumer.adapters.kafka.cluster import fetch_metadata
+from consumer.adapters.kafka.configuration import Config, admin_config, make_client
+from consumer.adapters.kafka.ranges import Extent, find_extents, limit
+from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
+from consumer.adapters.thread import OwnThread
+from consumer.core.model import Position, TopicPartition
+from consumer.errors import KafkaError
+
+_Code: Final = confluent_kafka.KafkaError
+_Answer = TypeVar("_Answer")
+
+_PASSING: Final = frozenset(
+    {_Code.COORDINATOR_LOAD_IN_PROGRESS, _Code.COORDINATOR_NOT_AVAILABLE, _Code.NOT_COORDINATOR}
+)
+"""What the brokers say while a group's coordinator starts or moves: a question may be asked again."""
+_ASK_AGAIN: Final = 0.2
+_CANNOT_SAY: Final = frozenset({_Code._UNSUPPORTED_FEATURE, _Code.UNSUPPORTED_VERSION})
+_IN_USE: Final = frozenset(
+    {
+        *(_Code.UNKNOWN_MEMBER_ID, _Code.ILLEGAL_GENERATION, _Code.REBALANCE_IN_PROGRESS),
+        *(_Code.STALE_MEMBER_EPOCH, _Code.FENCED_MEMBER_EPOCH, _Code.NON_EMPTY_GROUP),
+    }
+)
+"""How the brokers refuse offsets from outside while a group has members."""
+
+
+class ActiveMember(NamedTuple):
+    """A member of the group, as the brokers know it."""
+
+    client_id: str
+    host: str
+
+
+class GroupView(NamedTuple):
+    """A group at this moment. `state` in Kafka's words: ``Stable``, ``Empty``, ``Dead`` (no such group), …"""
+
+    state: str
+    members: tuple[ActiveMember, ...]
+
+    @property
+    def active(self) -> bool:
+        """Whether someone is in it, or on the way into it."""
+        return bool(self.members) or self.state not in ("Empty", "Dead", "Unknown")
+
+
+class GroupInUse(KafkaError):
+    """The brokers refused new offsets because the group has members."""
+
+
+async def committed(
+    config: Config, group: str, topics: Collection[str], timeout: float
+) -> Mapping[TopicPartition, int]:
+    """What the group has committed of these topics, where it has; of a topic that is not there, nothing.
+
+    Raises `KafkaError`.
+    """
+    async with GroupOffsets(config, group, timeout) as offsets:
+        found = await offsets.positions(await offsets.partitions(topics))
+    return {one: position.next_offset for one, position in found.items() if one.topic in topics}
+
+
+async def group_members(config: Config, group: str, timeout: float) -> GroupView:
+    """The group's state and members. Raises `KafkaError`."""
+    async with GroupOffsets(config, group, timeout) as offsets:
+        return await offsets.view()
+
+
+class GroupOffsets:
+    """One group's offsets, by one client in a thread of its own; an async context manager.
+
+    `timeout`: seconds for each call. Everything raises `KafkaError` where the brokers do not answer or refuse.
+    """
+
+    def __init__(self, config: Config, group: str, timeout: float) -> None:
+        self._config = config
+        self._group = group
+        self._timeout = timeout
+        self._client: AdminClient = make_client(AdminClient, admin_config(config))
+        self._thread = OwnThread("pinstream-kafka-group")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.stop()
+
+    async def partitions(self, topics: Collection[str]) -> list[TopicPartition]:
+        """All partitions of those of `topics` that there are."""
+        metadata = await self._thread.run(fetch_metadata, self._config, self._timeout)
+        return [
+            TopicPartition(topic, number)
+            for topic in topics
+            if topic in metadata.topics
+            for number in sorted(metadata.topics[topic].partitions)
+        ]
+
+    async def view(self) -> GroupView:
+        """State and members; the state is ``Unknown`` where the brokers cannot say."""
+        return await self._thread.run(self._view)
+
+    async def positions(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Position]:
+        """What is committed: of `partitions`, and of any other that the group has offsets for."""
+        return await self._thread.run(self._positions, partitions)
+
+    async def extents(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Extent]:
+        """What these hold. The end is the last stable offset: as far as they can be read now."""
+        left = limit(self._timeout)
+        found = await self._thread.run(find_extents, self._client, partitions, left)
+        return dict(zip(partitions, found, strict=True))
+
+    async def first_since(
+        self, partitions: Sequence[TopicPartition], milliseconds: int
+    ) -> dict[TopicPartition, int]:
+        """Of each, the offset of its first record with this timestamp or a later one; absent where there is none."""
+        found = await self._thread.run(self._offsets_at, partitions, milliseconds)
+        return {one: offset for one, offset in found.items() if offset >= 0}
+
+    async def put(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Commit these, without metadata: one try. Raises `GroupInUse` while the group has members."""
+        await self._thread.run(self._put, offsets)
+
+    async def known_groups(self) -> list[str]:
+        """The names of all groups that this user may see; none where the brokers do not tell."""
+        return await self._thread.run(self._known_groups)
+
+    # What follows runs in the thread.
+
+    def _view(self) -> GroupView:
+        try:
+            found = self._ask(
+                lambda left: _only(self._client.describe_consumer_groups([self._group], **left))
+            )
+        except KafkaException as error:
+            if exception_error(error).code() in _CANNOT_SAY:
+                return GroupView("Unknown", ())
+            raise self._failure("its members", error) from error
+        members = (ActiveMember(one.client_id, one.host.removeprefix("/")) for one in found.members)
+        return GroupView(_in_camel_case(found.state.name), tuple(sorted(members)))
+
+    def _positions(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Position]:
+        # Of all there are, and by name: the embedded broker knows only those that are named.
+        asked = [ConsumerGroupTopicPartitions(self._group)]
+        if partitions:
+            named = [RawPartition(*one) for one in partitions]
+            asked.append(ConsumerGroupTopicPartitions(self._group, named))
+        found: dict[TopicPartition, Position] = {}
+        for one in asked:
+            for raw in self._committed(one):
+                if raw.error is not None:  # "unknown" must not be taken for "none"
+                    raise self._failure("its offsets", KafkaException(raw.error))
+                if raw.offset >= 0:
+                    name = TopicPartition(raw.topic, raw.partition)
+                    found[name] = Position(*name, raw.offset, raw.leader_epoch, _metadata(raw))
+        return found
+
+    def _committed(self, asked: ConsumerGroupTopicPartitions) -> list[RawPartition]:
+        try:
+            answer = self._ask(lambda left: _only(self._client.list_consumer_group_offsets([asked], **left)))
+        except KafkaException as error:
+            raise self._failure("its offsets", error) from error
+        return list(answer.topic_partitions)
+
+    def _offsets_at(
+        self, partitions: Sequence[TopicPartition], milliseconds: int
+    ) -> dict[TopicPartition, int]:
+        # Below 0 a timestamp means something else: -1 is the end.
+        since = OffsetSpec.for_timestamp(max(0, milliseconds))
+        deadline = time.monotonic() + self._timeout
+        answers = self._client.list_offsets(
+            {RawPartition(*one): since for one in partitions},
+            isolation_level=IsolationLevel.READ_COMMITTED,
+            request_timeout=self._timeout,
+        )
+        found: dict[TopicPartition, int] = {}
+        for raw, answer in answers.items():
+            name = TopicPartition(raw.topic, raw.partition)
+            try:
+                found[name] = _result(answer, deadline).offset
+            except KafkaException as error:
+                raise self._failure(f"the offsets of {name.topic}[{name.partition}]", error) from error
+        return found
+
+    def _put(self, offsets: Mapping[TopicPartition, int]) -> None:
+        raw = [RawPartition(*one, offset) for one, offset in sorted(offsets.items())]
+        asked = [ConsumerGroupTopicPartitions(self._group, raw)]
+        deadline = time.monotonic() + self._timeout
+        try:
+            answers = self._client.alter_consumer_group_offsets(asked, request_timeout=self._timeout)
+            answer = _result(_only(answers), deadline)
+        except KafkaException as error:
+            raise self._refusal(exception_error(error)) from error
+        for one in answer.topic_partitions:
+            if one.error is not None:
+                raise self._refusal(one.error)
+
+    def _known_groups(self) -> list[str]:
+        try:
+            found = self._ask(lambda left: self._client.list_consumer_groups(**left))
+        except KafkaException:
+            return []
+        return sorted(one.group_id for one in found.valid)
+
+    def _ask(self, question: Callable[[dict[str, float]], concurrent.futures.Future[Any]]) -> Any:
+        deadline = time.monotonic() + self._timeout
+        while True:
+            left = max(0.1, deadline - time.monotonic())
+            try:
+                return _result(question({"request_timeout": left}), deadline)
+            except KafkaException as error:
+                passing = exception_error(error).code() in _PASSING
+                if not passing or time.monotonic() + _ASK_AGAIN > deadline:
+                    raise
+            time.sleep(_ASK_AGAIN)
+
+    def _failure(self, what: str, error: KafkaException) -> KafkaError:
+        told = exception_error(error)
+        return as_fatal(told) or KafkaError(
+            f"Kafka: asked for the group {self._group}, the brokers do not tell {what}: try again, or look after "
+            f"them ({describe_error(told)})"
+        )
+
+    def _refusal(self, error: confluent_kafka.KafkaError) -> KafkaError:
+        if error.code() in _IN_USE:
+            return GroupInUse(f"the group {self._group} has active members ({describe_error(error)})")
+        return as_fatal(error) or KafkaError(
+            f"Kafka: the brokers did not take all offsets of the group {self._group}: see what they are with "
+            f"`pinstream offsets show`, and set them again ({describe_error(error)})"
+        )
+
+
+def _only(answers: Mapping[Any, concurrent.futures.Future[Any]]) -> concurrent.futures.Future[Any]:
+    return next(iter(answers.values()))
+
+
+def _result(answer: concurrent.futures.Future[Any], deadline: float) -> Any:
+    try:
+        # librdkafka has the same limit, and says more when it ends; it gets a moment to say it.
+        return answer.result(max(0.0, deadline - time.monotonic()) + 1.0)
+    except concurrent.futures.TimeoutError:
+        raise KafkaException(_Code(_Code._TIMED_OUT)) from None
+
+
+def _in_camel_case(state: str) -> str:
+    """``PREPARING_REBALANCING``, as librdkafka has it, in Kafka's own words: ``PreparingRebalance``."""
+    return state.title().replace("_", "").replace("Rebalancing", "Rebalance")
+
+
+def _metadata(found: RawPartition) -> str:
+    """What was committed with the offset; what is not even text (brokers need not look) is not ours: none."""
+    try:
+        return found.metadata or ""
+    except UnicodeDecodeError:
+        return ""

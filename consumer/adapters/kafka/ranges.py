@@ -1,0 +1,243 @@
+"""From bounds to offsets: which part of each partition a replay reads.
+
+Theory of operation. The brokers are asked once, when a replay begins: which partitions there are, where each begins
+and ends, and for a time, where the first record of that time or later stands. What comes out is fixed: records that
+arrive later do not belong to the replay.
+
+The end is the last stable offset, not the high watermark. Whoever reads only what is committed never gets beyond it
+while a transaction is open, and would wait for somebody else's commit.
+
+*Times.* A topic need not be in order of time: producers stamp their records themselves. So a range by time begins at
+the first record that is late enough, always ends at the end of the partition, and carries the times: the reader
+passes over what lies outside.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from confluent_kafka import IsolationLevel, KafkaException
+from confluent_kafka import TopicPartition as RawPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but the package marks no re-export
+    AdminClient,
+    OffsetSpec,
+)
+
+from consumer.adapters.kafka.bounds import Bound
+from consumer.adapters.kafka.cluster import fetch_metadata
+from consumer.adapters.kafka.configuration import Config, admin_config, make_client
+from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
+from consumer.adapters.thread import OwnThread
+from consumer.core.model import TopicPartition
+from consumer.errors import KafkaError, UsageError
+
+_LEAST_ASK: Final = 1.0
+"""Seconds that a question gets even when the limit is nearly used up."""
+_EARLIEST: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # it has no annotations
+_LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # it has no annotations
+_PARTITION: Final = re.compile(r"(?:(?P<topic>[^:]+):)?(?P<number>[0-9]{1,10})", re.ASCII)
+
+
+class Range(NamedTuple):
+    """Offsets [begin, end) of one partition, and of those only the records with a timestamp in [since, until).
+
+    `since_ms`, `until_ms`: milliseconds since 1970; None: whatever the time.
+    """
+
+    topic: str
+    partition: int
+    begin: int
+    end: int
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+
+class Extent(NamedTuple):
+    """What a partition holds now: the offsets [low, end), as far as all transactions are closed."""
+
+    low: int
+    end: int
+
+
+async def resolve_ranges(
+    config: Config,
+    topics: Sequence[str],
+    partitions: Sequence[str],
+    start: Bound,
+    stop: Bound,
+    timeout: float,
+) -> list[Range]:
+    """The range of each partition, by topic and partition; its end is fixed from here on.
+
+    `partitions`: ``P`` or ``TOPIC:P``, none for all. Raises `UsageError` for what is not there, `KafkaError` for
+    brokers that do not answer within `timeout` seconds.
+    """
+    thread = OwnThread("pinstream-kafka-ranges")
+    try:
+        return await thread.run(_resolve, config, topics, partitions, start, stop, timeout)
+    finally:
+        thread.stop()
+
+
+def find_extents(client: Any, names: Sequence[TopicPartition], left: Callable[[], float]) -> list[Extent]:
+    """What each of these holds. Blocks; raises `KafkaError`. `client`: an AdminClient; `left`: seconds."""
+    lows = _offsets(client, names, _EARLIEST, left)
+    ends = _offsets(client, names, _LATEST, left)
+    return [Extent(low, max(low, end)) for low, end in zip(lows, ends, strict=True)]
+
+
+def limit(timeout: float) -> Callable[[], float]:
+    """Tells how many seconds are left of `timeout`."""
+    deadline = time.monotonic() + timeout
+    return lambda: max(_LEAST_ASK, deadline - time.monotonic())
+
+
+def _resolve(
+    config: Config,
+    topics: Sequence[str],
+    partitions: Sequence[str],
+    start: Bound,
+    stop: Bound,
+    timeout: float,
+) -> list[Range]:
+    left = limit(timeout)
+    known = {name: list(topic.partitions) for name, topic in fetch_metadata(config, timeout).topics.items()}
+    names = _chosen(topics, partitions, known)
+    client = make_client(AdminClient, admin_config(config))
+    extents = find_extents(client, names, left)
+    begins = _begins(client, names, extents, start, left)
+    return [
+        _range(name, extent, begin, start, stop)
+        for name, extent, begin in zip(names, extents, begins, strict=True)
+    ]
+
+
+# ------------------------------------------------------------------------------------- which partitions
+
+
+def _chosen(
+    topics: Sequence[str], partitions: Sequence[str], known: Mapping[str, Iterable[int]]
+) -> list[TopicPartition]:
+    for topic in topics:
+        if topic not in known:
+            raise _missing(topic, known)
+    every = [TopicPartition(topic, number) for topic in dict.fromkeys(topics) for number in known[topic]]
+    if not partitions:
+        return sorted(every)
+    wanted: set[TopicPartition] = set()
+    for text in partitions:
+        wanted.update(_named(text, topics, known))
+    return sorted(wanted)
+
+
+def _named(text: str, topics: Sequence[str], known: Mapping[str, Iterable[int]]) -> list[TopicPartition]:
+    """The partitions that ``P`` or ``TOPIC:P`` names."""
+    found = _PARTITION.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(f"--partition {text!r} names no partition: write P, or TOPIC:P, as in 0 or orders:0")
+    topic, number = found["topic"], int(found["number"])
+    if topic is not None and topic not in topics:
+        raise UsageError(f"--partition {text}: the topic {topic} is not asked for: add --topic {topic}")
+    names = [TopicPartition(one, number) for one in (topics if topic is None else [topic])]
+    for name in names:
+        if number not in known[name.topic]:
+            raise UsageError(
+                f"--partition {text}: {name.topic} has no partition {number}; it has {_spoken(known[name.topic])}"
+            )
+    return names
+
+
+def _spoken(numbers: Iterable[int]) -> str:
+    """``0 to 3`` or, of one or with holes, ``0, 2``."""
+    listed = sorted(numbers)
+    if len(listed) > 1 and listed[-1] - listed[0] == len(listed) - 1:
+        return f"{listed[0]} to {listed[-1]}"
+    return ", ".join(map(str, listed)) or "none"
+
+
+def _missing(topic: str, known: Iterable[str]) -> UsageError:
+    near = difflib.get_close_matches(topic, [name for name in known if not name.startswith("__")], 1)
+    hint = f"; the nearest that does is {near[0]}" if near else ""
+    return UsageError(f"the topic {topic} does not exist, or this user may not see it{hint}: correct --topic")
+
+
+# ---------------------------------------------------------------------------------------- which offsets
+
+
+def _begins(
+    client: Any,
+    names: Sequence[TopicPartition],
+    extents: Sequence[Extent],
+    start: Bound,
+    left: Callable[[], float],
+) -> list[int]:
+    if start.kind == "time":
+        # Below 0 the protocol has other meanings for a timestamp.
+        found = _offsets(client, names, OffsetSpec.for_timestamp(max(0, start.value)), left)
+        # -1: no record is late enough. What was written after the end was asked for does not count.
+        return [
+            extent.end if at < 0 else min(at, extent.end) for at, extent in zip(found, extents, strict=True)
+        ]
+    if start.kind == "offset":
+        return [start.value] * len(names)
+    return [extent.low if start.kind == "beginning" else extent.end for extent in extents]
+
+
+def _range(name: TopicPartition, extent: Extent, begin: int, start: Bound, stop: Bound) -> Range:
+    for option, bound in (("--from", start), ("--to", stop)):
+        if bound.kind == "offset" and not extent.low <= bound.value <= extent.end:
+            raise _out_of_range(name, extent, option, bound)
+    end = {"beginning": extent.low, "offset": stop.value}.get(stop.kind, extent.end)
+    if begin > end:
+        raise UsageError(
+            f"--from {start} is offset {begin} of {name.topic}[{name.partition}], which is after --to {stop}: "
+            "give a later --to, or other partitions"
+        )
+    since = start.value if start.kind == "time" else None
+    until = stop.value if stop.kind == "time" else None
+    return Range(*name, begin, end, since, until)
+
+
+def _out_of_range(name: TopicPartition, extent: Extent, option: str, bound: Bound) -> UsageError:
+    where = f"{name.topic}[{name.partition}]"
+    if extent.low == extent.end:
+        held = f"which is empty (its next offset is {extent.end})"
+    else:
+        held = f"which holds {extent.low} to {extent.end - 1}"
+    return UsageError(f"{option} {bound}: offset {bound.value} is not in {where}, {held}")
+
+
+def _offsets(
+    client: Any, names: Sequence[TopicPartition], spec: OffsetSpec, left: Callable[[], float]
+) -> list[int]:
+    """One offset for each partition, in order. Each wait is bounded twice: by librdkafka, and by us."""
+    if not names:
+        return []
+    seconds = left()
+    asked = client.list_offsets(
+        {RawPartition(*name): spec for name in names},
+        isolation_level=IsolationLevel.READ_COMMITTED,
+        request_timeout=seconds,
+    )
+    answers = {TopicPartition(raw.topic, raw.partition): future for raw, future in asked.items()}
+    return [_answer(name, answers[name], seconds + _LEAST_ASK) for name in names]
+
+
+def _answer(name: TopicPartition, future: Any, seconds: float) -> int:
+    where = f"{name.topic}[{name.partition}]"
+    try:
+        return int(future.result(seconds).offset)
+    except KafkaException as error:
+        told = exception_error(error)
+        raise as_fatal(told) or KafkaError(
+            f"Kafka: the brokers do not say what {where} holds: look after them, then start again "
+            f"({describe_error(told)})"
+        ) from error
+    except TimeoutError as error:
+        raise KafkaError(
+            f"Kafka: the brokers did not say in time what {where} holds: look after them, then start again"
+        ) from error

@@ -1,0 +1,363 @@
+"""How far a named replay has come, kept where Kafka keeps such things: in a consumer group of its own.
+
+Theory of operation. Each partition's commit carries, before the core's offset map, the whole plan as far as that
+partition goes: its range, when the replay began, a digest of the arguments, and of all partitions' ranges together.
+So a replay that goes on keeps the ends it began with, however the topic has grown, and needs no file.
+
+The plan is committed whole before anything is read. If that was cut short, the digest tells, nothing has been settled
+yet, and the replay begins anew. Where something was settled and the plan is not whole (brokers forget a group's
+offsets one by one, ``offsets.retention.minutes`` after the commit), guessing would make a shorter replay look like
+the whole: it is refused. As long as a replay runs, all its offsets are committed again from time to time.
+
+What another client committed in the group is never overwritten. Commits are those of a "simple" consumer, which has
+no members behind it; a group that has some is refused by the brokers. Two replays of one name at the same time are
+not kept apart here: they do the same work, and the later commit counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+import confluent_kafka
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
+from confluent_kafka import TopicPartition as RawPartition
+from confluent_kafka.admin import AdminClient
+
+from consumer.adapters.kafka.commits import CommitResult, raw_positions, read_answer
+from consumer.adapters.kafka.configuration import Config, admin_config, make_client
+from consumer.adapters.kafka.ranges import Range
+from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
+from consumer.adapters.thread import OwnThread
+from consumer.core.model import Position, TopicPartition
+from consumer.core.offset_map import MOST
+from consumer.errors import KafkaError, UsageError
+
+_COMMIT_TIMEOUT: Final = 10.0
+_SLACK: Final = 1.0
+"""Seconds beyond librdkafka's own limit, should it not keep that."""
+_REFRESH: Final = 3600.0
+"""Seconds after which all offsets are committed again, also those of partitions that are done."""
+
+_LARGEST: Final = (1 << 63) - 1
+_LATEST: Final = 253_402_300_799
+"""The last second that a `datetime` can be."""
+_MOST_PARTITIONS: Final = 10**7 - 1
+_NUMBER = r"([0-9]{1,19})"
+_TIME = r"(-?[0-9]{1,15})?"
+_PREFIX: Final = re.compile(
+    rf"pinstream\.replay:1:([0-9a-f]{{16}}):([0-9]{{1,7}}):([0-9a-f]{{16}}):{_NUMBER}:{_NUMBER}:{_NUMBER}:"
+    rf"{_TIME}:{_TIME};"
+)
+_Code = confluent_kafka.KafkaError
+_HAS_MEMBERS: Final = frozenset(
+    {
+        "UNKNOWN_MEMBER_ID",
+        "ILLEGAL_GENERATION",
+        "STALE_MEMBER_EPOCH",
+        "NON_EMPTY_GROUP",
+        "REBALANCE_IN_PROGRESS",
+    }
+)
+
+
+class Entry(NamedTuple):
+    """What a commit's metadata says of the plan. `plan`: digest of all of it, `partitions`: of how many."""
+
+    plan: str
+    partitions: int
+    fingerprint: str
+    begun: int
+    begin: int
+    end: int
+    since_ms: int | None
+    until_ms: int | None
+
+
+def write_entry(entry: Entry) -> str:
+    """The prefix of the metadata: ASCII, of bounded length."""
+    since, until = ("" if one is None else str(one) for one in (entry.since_ms, entry.until_ms))
+    head = f"pinstream.replay:1:{entry.plan}:{entry.partitions}:{entry.fingerprint}:{entry.begun}"
+    return f"{head}:{entry.begin}:{entry.end}:{since}:{until};"
+
+
+def read_entry(text: str) -> tuple[Entry, str] | None:
+    """The entry and what follows it; None for what is not ours."""
+    found = _PREFIX.match(text)
+    if found is None:
+        return None
+    plan, partitions, fingerprint, begun, begin, end, since, until = found.groups()
+    entry = Entry(
+        plan,
+        int(partitions),
+        fingerprint,
+        int(begun),
+        int(begin),
+        int(end),
+        None if since is None else int(since),
+        None if until is None else int(until),
+    )
+    # Read, it must be what we would have written: `007` is somebody else's.
+    if write_entry(entry) != found[0] or not entry.begin <= entry.end <= _LARGEST or entry.begun > _LATEST:
+        return None
+    return entry, text[found.end() :]
+
+
+_LONGEST: Final = write_entry(
+    Entry("f" * 16, _MOST_PARTITIONS, "f" * 16, _LATEST, _LARGEST, _LARGEST, -(10**15) + 1, -(10**15) + 1)
+)
+METADATA_MOST: Final = MOST - len(_LONGEST)
+"""Bytes that are left for the core's offset map beside the plan: `Policy.map_bytes` of a named replay."""
+
+
+class Plan(NamedTuple):
+    """What a named replay reads. `begun`: unix seconds. `resumed`: begun by an earlier run.
+
+    `starts`: where to go on, with the core's offset map as `metadata`. `progress` is for `BoundedSource`, which
+    closes it.
+    """
+
+    ranges: Sequence[Range]
+    starts: Mapping[TopicPartition, Position]
+    begun: int
+    resumed: bool
+    progress: Progress
+
+
+async def open_plan(
+    config: Config,
+    group: str,
+    fingerprint: str,
+    resolve: Callable[[], Awaitable[Sequence[Range]]],
+    now: float,
+    timeout: float,
+) -> Plan:
+    """The plan that is committed in `group`, else a new one from `resolve`, committed at once.
+
+    `fingerprint`: any text of the arguments that make the replay what it is. Raises `UsageError` where the group
+    holds a plan of another fingerprint, or offsets of somebody else, and `KafkaError` for brokers that do not answer.
+    """
+    progress = Progress(config, group)
+    try:
+        held = await progress.read(timeout)
+        found = _find_plan(held, group, _digest(fingerprint))
+        ranges = [one.range for one in found] if found else list(await resolve())
+        begun = found[0].entry.begun if found else int(now)
+        starts = {one.name: one.position for one in found} or {
+            TopicPartition(one.topic, one.partition): Position(one.topic, one.partition, one.begin, None)
+            for one in ranges
+        }
+        # A resumed plan is committed as it is: so it is known at once if nothing can be committed.
+        await progress.begin(_entries(ranges, _digest(fingerprint), begun), starts, timeout)
+    except BaseException:
+        await progress.close()
+        raise
+    return Plan(ranges, starts, begun, bool(found), progress)
+
+
+class Progress:
+    """Commits positions for a named replay, each with its part of the plan; its own client and thread."""
+
+    def __init__(self, config: Config, group: str) -> None:
+        self._config = admin_config(config)
+        self._group = group
+        self._prefixes: dict[TopicPartition, str] = {}
+        self._last: dict[TopicPartition, Position] = {}
+        """What was committed last, without the prefix."""
+        self._refresh_due = 0.0
+        self._thread = OwnThread("pinstream-kafka-progress")
+        self._client: Any = None
+        self._closed = False
+
+    async def read(self, timeout: float) -> list[RawPartition]:
+        """All that is committed in the group. Raises `KafkaError`."""
+        return await self._thread.run(self._read, timeout)
+
+    async def begin(
+        self,
+        entries: Mapping[TopicPartition, Entry],
+        starts: Mapping[TopicPartition, Position],
+        timeout: float,
+    ) -> None:
+        """Commit the plan whole. Raises `KafkaError`."""
+        self._prefixes = {name: write_entry(entry) for name, entry in entries.items()}
+        result = await self._thread.run(self._commit, list(starts.values()), timeout)
+        if result.failure in _HAS_MEMBERS:
+            raise KafkaError(
+                f"Kafka: the group {self._group} has members, so no replay can keep its progress there: stop them, "
+                f"or give another --name ({result.failure})"
+            )
+        if result.failure is not None:
+            raise KafkaError(
+                f"Kafka: the plan of the replay cannot be kept in the group {self._group}: grant READ on it and look "
+                f"after the brokers, or replay without --name ({result.failure})"
+            )
+
+    async def commit(self, positions: Sequence[Position]) -> CommitResult:
+        """One try, within the time limit; never raises."""
+        if self._closed:
+            return CommitResult((), "_DESTROY")
+        return await self._thread.run(self._commit, positions, _COMMIT_TIMEOUT)
+
+    async def close(self) -> None:
+        """End the client, after the call that is under way. Calling it again changes nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._thread.run(self._drop)
+        finally:
+            self._thread.stop()
+
+    # In the thread.
+
+    def _read(self, timeout: float) -> list[RawPartition]:
+        try:
+            asked = self._opened().list_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(self._group)], request_timeout=timeout
+            )
+            found: list[RawPartition] = asked[self._group].result(timeout + _SLACK).topic_partitions or []
+            for one in found:
+                if one.error is not None:  # "unknown" must not be taken for "none"
+                    raise KafkaException(one.error)
+        except KafkaException as error:
+            told = exception_error(error)
+            raise as_fatal(told) or self._unanswered(describe_error(told)) from error
+        except TimeoutError as error:
+            raise self._unanswered("_TIMED_OUT") from error
+        return [one for one in found if one.offset >= 0]
+
+    def _commit(self, positions: Sequence[Position], timeout: float) -> CommitResult:
+        ours = [one for one in positions if _name(one) in self._prefixes]
+        left_out = None if len(ours) == len(positions) else "_UNKNOWN_PARTITION"
+        self._last.update({_name(one): one for one in ours})
+        refresh = time.monotonic() >= self._refresh_due
+        sent = list(self._last.values()) if refresh else ours
+        if not sent:
+            return CommitResult((), left_out)
+        whole = [one._replace(metadata=self._prefixes[_name(one)] + one.metadata) for one in sent]
+        try:
+            asked = self._opened().alter_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(self._group, raw_positions(whole))], request_timeout=timeout
+            )
+            answered = asked[self._group].result(timeout + _SLACK).topic_partitions
+        except KafkaException as error:
+            return CommitResult((), exception_error(error).name())
+        except TimeoutError:
+            return CommitResult((), "_TIMED_OUT")
+        if refresh:
+            self._refresh_due = time.monotonic() + _REFRESH
+        return read_answer(None, answered, ours, left_out)
+
+    def _opened(self) -> Any:
+        if self._client is None:
+            self._client = make_client(AdminClient, self._config)
+        return self._client
+
+    def _drop(self) -> None:
+        # Here, not on the event loop: destroying a client waits for its own threads.
+        self._client = None
+
+    def _unanswered(self, why: str) -> KafkaError:
+        return KafkaError(
+            f"Kafka: the brokers do not say what the group {self._group} has committed: look after them, then start "
+            f"again ({why})"
+        )
+
+
+class _Held(NamedTuple):
+    """What one partition's commit says."""
+
+    entry: Entry
+    position: Position
+
+    @property
+    def name(self) -> TopicPartition:
+        return _name(self.position)
+
+    @property
+    def range(self) -> Range:
+        entry = self.entry
+        return Range(*self.name, entry.begin, entry.end, entry.since_ms, entry.until_ms)
+
+    @property
+    def settled(self) -> bool:
+        return self.position.next_offset > self.entry.begin or bool(self.position.metadata)
+
+
+def _find_plan(committed: Iterable[RawPartition], group: str, fingerprint: str) -> list[_Held]:
+    """The whole plan that is committed; empty if there is none, or only the beginning of one."""
+    plans: dict[str, list[_Held]] = {}
+    for one in committed:
+        held = _read_held(one)
+        if held is None:
+            raise UsageError(
+                f"the group {group} holds offsets that no replay wrote ({one.topic}[{one.partition}]): "
+                "give another --name, or delete the group"
+            )
+        plans.setdefault(held.entry.plan, []).append(held)
+    whole = [sorted(held, key=lambda one: one.name) for held in plans.values() if _is_whole(held)]
+    rests = [one for held in plans.values() if not _is_whole(held) for one in held]
+    if len(whole) > 1 or any(one.settled for one in rests):
+        raise UsageError(
+            f"the progress of the replay in the group {group} is not whole any more (brokers forget it after "
+            "offsets.retention.minutes): give another --name"
+        )
+    if not whole:
+        return []
+    [found] = whole
+    if found[0].entry.fingerprint != fingerprint:
+        begun = datetime.fromtimestamp(found[0].entry.begun, UTC)
+        raise UsageError(
+            f"the replay in the group {group} was begun at {begun:%Y-%m-%dT%H:%M:%SZ} with other arguments: "
+            "give the same, or another --name"
+        )
+    return found
+
+
+def _read_held(raw: RawPartition) -> _Held | None:
+    try:
+        found = read_entry(raw.metadata or "")
+    except UnicodeDecodeError:  # confluent_kafka decodes it when it is looked at
+        return None
+    if found is None:
+        return None
+    entry, rest = found
+    if not entry.begin <= raw.offset <= entry.end:
+        return None
+    leader = raw.leader_epoch
+    epoch = leader if (leader or 0) >= 0 else None
+    return _Held(entry, Position(raw.topic, raw.partition, raw.offset, epoch, rest))
+
+
+def _is_whole(held: Sequence[_Held]) -> bool:
+    first = held[0].entry
+    return len(held) == first.partitions and first.plan == _plan_digest(
+        [one.range for one in held], first.fingerprint, first.begun
+    )
+
+
+def _entries(ranges: Sequence[Range], fingerprint: str, begun: int) -> dict[TopicPartition, Entry]:
+    plan = _plan_digest(ranges, fingerprint, begun)
+    return {
+        TopicPartition(one.topic, one.partition): Entry(
+            plan, len(ranges), fingerprint, begun, one.begin, one.end, one.since_ms, one.until_ms
+        )
+        for one in ranges
+    }
+
+
+def _plan_digest(ranges: Iterable[Range], fingerprint: str, begun: int) -> str:
+    return _digest(repr((fingerprint, begun, sorted(tuple(one) for one in ranges))))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:16]
+
+
+def _name(position: Position) -> TopicPartition:
+    return TopicPartition(position.topic, position.partition)

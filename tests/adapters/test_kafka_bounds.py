@@ -1,0 +1,144 @@
+"""What --from and --to may say, and what is told of all else."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.adapters.kafka import Bound, check_order, parse_bound
+from consumer.errors import UsageError
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def told(text: str, option: str = "--from") -> str:
+    """The one line that `parse_bound` fails with."""
+    with pytest.raises(UsageError) as raised:
+        parse_bound(text, option, NOW)
+    line = str(raised.value)
+    assert "\n" not in line
+    assert option in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("text", "bound"),
+    [
+        ("beginning", Bound("beginning")),
+        ("end", Bound("end")),
+        (" end ", Bound("end")),
+        ("offset:0", Bound("offset", 0)),
+        ("offset:9223372036854775807", Bound("offset", 9223372036854775807)),
+        ("1970-01-01", Bound("time", 0)),
+        ("1970-01-01T00:00:01Z", Bound("time", 1000)),
+        ("1970-01-01T00:00:01", Bound("time", 1000)),
+        ("1970-01-01T01:00:01+01:00", Bound("time", 1000)),
+        ("1970-01-01T00:00:01.25Z", Bound("time", 1250)),
+        ("1970-01-01T00:00:01,25Z", Bound("time", 1250)),
+        ("1969-12-31T23:59:59Z", Bound("time", -1000)),
+        ("2026-11-24T12:00:00Z", Bound("time", int(NOW * 1000))),
+    ],
+)
+def test_each_form_is_read(text: str, bound: Bound) -> None:
+    """The four forms; a time without a zone is UTC, a day is its beginning, now is not the future."""
+    assert parse_bound(text, "--from", NOW) == bound
+
+
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "End", "BEGINNING", "1700000000", "12:00", "offset", "latest"]
+)
+def test_what_is_no_bound_is_told_with_the_forms_there_are(text: str) -> None:
+    """One line that names all forms and gives an example of a time."""
+    line = told(text)
+    for form in ("beginning", "end", "offset:N", "ISO 8601", "2026-11-24T12:00:00Z"):
+        assert form in line
+
+
+@pytest.mark.parametrize("digits", ["", "x", "1.5", "1_000", "+5", " 5", "٣", "1e3", "9" * 20, "0x10", "--5"])
+def test_an_offset_that_is_no_number_is_told(digits: str) -> None:
+    """With an example of one that is."""
+    assert "offset:1000" in told(f"offset:{digits}", "--to")
+
+
+def test_a_negative_offset_is_told() -> None:
+    """In some tools -1 and -2 are the ends of a partition: here they are words."""
+    assert "0 or more" in told("offset:-2")
+
+
+@pytest.mark.parametrize("text", ["2026-11-24T12:00:00.001Z", "2026-11-24T13:00:00+00:30", "9999-12-31"])
+def test_a_time_in_the_future_is_told_with_what_the_end_is_called(text: str) -> None:
+    """Nothing that is still to come belongs to a replay."""
+    assert "is in the future; the end is `end`" in told(text, "--to")
+
+
+@given(
+    moment=st.datetimes(datetime(1, 1, 2), datetime(2026, 11, 23)),
+    offset=st.integers(-14 * 60, 14 * 60),
+    timestamp=st.integers(-3, 3),
+)
+def test_a_time_between_two_timestamps_parts_them_as_it_is(
+    moment: datetime, offset: int, timestamp: int
+) -> None:
+    """Whatever the zone and the microseconds: a timestamp is at or after the bound if it is at or after the time."""
+    aware = moment.replace(tzinfo=timezone(timedelta(minutes=offset)))
+    bound = parse_bound(aware.isoformat(), "--from", NOW)
+    near = bound.value + timestamp
+    exact = (aware - EPOCH) / timedelta(microseconds=1)
+    assert (near >= bound.value) == (near * 1000 >= exact)
+
+
+@given(
+    st.one_of(
+        st.sampled_from([Bound("beginning"), Bound("end")]),
+        st.builds(Bound, st.just("offset"), st.integers(0, (1 << 63) - 1)),
+        st.builds(Bound, st.just("time"), st.integers(-62135596800000, int(NOW * 1000))),
+    )
+)
+def test_a_bound_is_shown_as_one_would_write_it(bound: Bound) -> None:
+    """What an error shows can be given back."""
+    assert parse_bound(str(bound), "--from", NOW) == bound
+
+
+@given(st.text())
+def test_any_text_is_a_bound_or_one_line(text: str) -> None:
+    """Never another exception."""
+    with contextlib.suppress(UsageError):
+        parse_bound(text, "--from", NOW)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"),
+    [
+        (Bound("end"), Bound("end")),
+        (Bound("end"), Bound("beginning")),
+        (Bound("end"), Bound("offset", 5)),
+        (Bound("beginning"), Bound("beginning")),
+        (Bound("offset", 5), Bound("beginning")),
+        (Bound("offset", 5), Bound("offset", 4)),
+        (Bound("time", 5), Bound("time", 4)),
+    ],
+)
+def test_bounds_that_leave_nothing_between_are_told(start: Bound, stop: Bound) -> None:
+    """Also those that are in order and yet are a slip: the end as the beginning."""
+    with pytest.raises(UsageError, match=r"--from|--to"):
+        check_order(start, stop)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"),
+    [
+        (Bound("beginning"), Bound("end")),
+        (Bound("offset", 5), Bound("offset", 5)),
+        (Bound("time", 5), Bound("time", 5)),
+        (Bound("time", 5), Bound("offset", 4)),
+        (Bound("offset", 5), Bound("time", 4)),
+    ],
+)
+def test_bounds_that_may_have_something_between_pass(start: Bound, stop: Bound) -> None:
+    """An empty range is fine, and an offset cannot be compared with a time without asking the brokers."""
+    check_order(start, stop)
