@@ -8,6 +8,7 @@
     │       ├── MappingError           2   the mapping file contradicts itself or the schema
     │       └── SchemaError            2   a schema file is not Avro, or is not there
     ├── InputError                     1   a file cannot be read to its end
+    ├── Incomplete                     1   a bounded run ended before all of it was settled
     ├── KafkaError                     1   brokers unreachable, refused, or a topic is missing
     ├── RegistryError                  1   the schema registry cannot be used at all
     ├── KeyStoreError                  1   the key store cannot be opened, read or written
@@ -48,6 +49,10 @@ class SchemaError(SettingsError):
 
 class InputError(PinstreamError):
     """A file given as input cannot be read to its end."""
+
+
+class Incomplete(PinstreamError):
+    """A bounded run (replay, redrive) ended before all that was asked for is settled."""
 
 
 class KafkaError(PinstreamError):

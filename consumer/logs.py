@@ -160,6 +160,11 @@ def configure(*, log_format: str | None = None, level: str = "info", stream: Tex
     root.setLevel(threshold if threshold == logging.DEBUG else max(threshold, logging.WARNING))
 
 
+def mute(name: str) -> None:
+    """Say nothing of what the standard library's logger `name` logs from now on."""
+    logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
 def _masked(key: str, value: object) -> object:
     """`value`, or what may be shown of it; looks into dictionaries and lists."""
     if _SECRET_FIELD.search(key):

@@ -24,7 +24,7 @@ from consumer.web.status import ledger
 
 _DESCRIBE_TIMEOUT = 15.0
 
-_REFUSED_ADVICE = (
+REFUSED_ADVICE = (
     "nothing was lost: put a valid token in PINTEREST_ACCESS_TOKEN or its file, see that it may write to that ad "
     "account (PINTEREST_AD_ACCOUNT_ID), and start again"
 )
@@ -67,7 +67,7 @@ async def _run(settings: Settings) -> None:
         try:
             await one.service.run()
         except DestinationRefused as refused:
-            raise DestinationRefused(f"{refused}; {_REFUSED_ADVICE}") from refused
+            raise DestinationRefused(f"{refused}; {REFUSED_ADVICE}") from refused
         structlog.get_logger().info("stopped", **ledger(one.service.statistics().totals))
 
 
@@ -173,7 +173,7 @@ async def member(settings: Settings, wall: Callable[[], float] = time.time) -> A
         dead_letters = DeadLetterProducer(
             settings.kafka.client_properties(),
             topic=settings.pinstream.dead_letter_topic,
-            on_trouble=_kafka_trouble,
+            on_trouble=log_kafka_trouble,
         )
         stack.push_async_callback(dead_letters.close)
         writers = building.writer_schemas(settings, schemas)
@@ -202,10 +202,11 @@ def _source(settings: Settings, listener: Service) -> KafkaSource:
         listener=listener,
         dead_letter_topic=settings.pinstream.dead_letter_topic,
         offset_reset=settings.kafka.auto_offset_reset,
-        on_trouble=_kafka_trouble,
+        on_trouble=log_kafka_trouble,
         revoke_timeout=grace + REVOKE_MARGIN,
     )
 
 
-def _kafka_trouble(code: str, text: str) -> None:
+def log_kafka_trouble(code: str, text: str) -> None:
+    """What librdkafka mends by itself becomes a log line."""
     structlog.get_logger().warning("kafka_trouble", code=code, text=text)

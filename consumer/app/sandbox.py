@@ -12,11 +12,15 @@ from consumer.sandbox.faults import DEMO_FAULTS, Faults
 
 
 def run_sandbox(
-    *, host: str, port: int, token: str, accounts: Sequence[str], faults: bool, seed: int
+    *, host: str, port: int, token: str, accounts: Sequence[str], faults: bool, any_age: bool, seed: int
 ) -> None:
     """Serve until SIGTERM or SIGINT; say what was counted. Raises `UsageError` if it cannot listen there."""
     server = Sandbox(
-        token=token, accounts=accounts or None, faults=DEMO_FAULTS if faults else Faults(), seed=seed
+        token=token,
+        accounts=accounts or None,
+        faults=DEMO_FAULTS if faults else Faults(),
+        check_age=not any_age,
+        seed=seed,
     )
     asyncio.run(_serve(server, host, port))
 

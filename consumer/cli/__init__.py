@@ -7,7 +7,7 @@ The app is imported when a command runs, so that ``--help`` is quick.
 `base` holds what commands share, `root` the group; each other module adds its commands to it when it is imported.
 """
 
-from consumer.cli import commands
+from consumer.cli import commands, dead_letters, offsets, replay
 from consumer.cli.root import main
 
-__all__ = ["commands", "main"]
+__all__ = ["commands", "dead_letters", "main", "offsets", "replay"]

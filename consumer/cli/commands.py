@@ -122,6 +122,7 @@ def produce(file: str | None, **options: Any) -> None:
 @click.option("--token", default="sandbox", show_default=True, help="The access token it takes.")
 @click.option("--account", "accounts", multiple=True, help="Ad accounts it knows; default: any.")
 @click.option("--faults", is_flag=True, help="Misbehave: 429, 5xx, slow and dropped answers.")
+@click.option("--any-age", is_flag=True, help="Take events older than 7 days too, to try out old orders.")
 @click.option("--seed", type=int, default=1, show_default=True)
 def sandbox(**options: Any) -> None:
     """A strict stand-in for the Conversions API, for development and load tests; until Ctrl-C.

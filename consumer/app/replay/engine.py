@@ -1,0 +1,103 @@
+"""Runs a service whose source ends: until all of it is read and settled, or until it is told to stop.
+
+Theory of operation. The core knows nothing of ends. Whoever runs it looks, several times a second, whether the source
+has handed out all, and whether anything of it is still held or open; then asks for the stop, which is the same path
+as any (design.md, rule 6): with nothing open it only commits and lets go. Interrupted, it drains as the service does.
+
+The guard against poison (`consumer.core.guard`) holds a service until somebody comes. Nobody waits for a replay: there
+it ends the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from consumer.app.signals import on_stop_signal
+from consumer.core.model import TopicPartition
+from consumer.core.statistics import Statistics
+from consumer.service import Service, Source
+
+_LOOK = 0.05
+"""Seconds between two looks at whether it is over."""
+
+
+class FiniteSource(Source, Protocol):
+    """A source that ends."""
+
+    @property
+    def done(self) -> bool:
+        """Whether all was handed out."""
+
+    def figures(self) -> Mapping[TopicPartition, int]:
+        """Up to where each partition was read."""
+
+
+class End(Enum):
+    """How a run ended."""
+
+    COMPLETE = "complete"
+    """All of the range is settled."""
+    LIMITED = "limited"
+    """As many records as were asked for are settled; there may be more in the range."""
+    INTERRUPTED = "interrupted"
+    GUARDED = "guarded"
+    """Too many of the records would have become dead letters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A run that is over: how it ended, the last figures, and how long it took in seconds."""
+
+    end: End
+    statistics: Statistics
+    seconds: float
+
+
+async def run_to_end(service: Service, source: FiniteSource, show: Callable[[], None]) -> Ran:
+    """Run until nothing is left to do, a signal comes, or the guard trips; `show` is called at every look.
+
+    Raises what the service raises.
+    """
+    begun = time.monotonic()
+    on_stop_signal(service.request_stop)
+    serving = asyncio.create_task(service.run())
+    watching = asyncio.create_task(_until_over(service, source, show))
+    try:
+        await asyncio.wait((serving, watching), return_when=asyncio.FIRST_COMPLETED)
+        end = watching.result() if watching.done() else None
+        service.request_stop()
+        await serving
+    finally:
+        for task in (watching, serving):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(watching, serving, return_exceptions=True)
+    show()
+    # A signal at the very end interrupts nothing.
+    end = end or _state(service, source) or End.INTERRUPTED
+    return Ran(end, service.statistics(), time.monotonic() - begun)
+
+
+async def _until_over(service: Service, source: FiniteSource, show: Callable[[], None]) -> End:
+    while (end := _state(service, source)) is None:
+        show()
+        await asyncio.sleep(_LOOK)
+    return end
+
+
+def _state(service: Service, source: FiniteSource) -> End | None:
+    """How it ends, if it is over."""
+    pipeline = service.pipeline
+    if pipeline.guard.tripped is not None:
+        return End.GUARDED
+    if pipeline.ledger.open:
+        return None
+    if source.done and not pipeline.admission.held and not pipeline.ledger.totals().released:
+        return End.COMPLETE
+    return End.LIMITED if pipeline.enough() else None

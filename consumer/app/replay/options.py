@@ -1,0 +1,132 @@
+"""What the command line asks of a replay, read and checked before anything is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Final
+
+import orjson
+
+from consumer.adapters.kafka import Bound, check_order, parse_bound
+from consumer.core.convert_targets import EVENT_NAMES, NEWER_EVENT_NAMES
+from consumer.core.selection import Condition, conditions
+from consumer.errors import UsageError
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(?:/(s|m|min|h))?")
+_SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """A replay as it was asked for. `rate` in events a second, `max_age` as a duration's text."""
+
+    topics: tuple[str, ...]
+    partitions: tuple[str, ...]
+    start: Bound
+    stop: Bound
+    where: tuple[Condition, ...]
+    name: str | None
+    dry_run: bool
+    ignore_dedup: bool
+    rate: float | None
+    limit: int | None
+    max_age: str | None
+    as_json: bool
+
+    def fingerprint(self) -> str:
+        """What tells one replay from another under the same name: which records, not how fast or how many."""
+        meant = [
+            sorted(self.topics),
+            sorted(self.partitions),
+            str(self.start),
+            str(self.stop),
+            sorted((one.field, one.equal, sorted(one.values)) for one in self.where),
+            self.ignore_dedup,
+        ]
+        return hashlib.blake2b(orjson.dumps(meant), digest_size=8).hexdigest()
+
+
+def parse_where(texts: Sequence[str]) -> tuple[Condition, ...]:
+    """The conditions of ``--where``. Raises `UsageError`."""
+    try:
+        found = conditions(texts)
+    except ValueError as error:
+        raise UsageError(f"--where {error}") from None
+    for condition in found:
+        if condition.field == "ad_account" and not all(value.isdigit() for value in condition.values):
+            raise UsageError("--where ad_account=… takes the digits of an ad account")
+    return found
+
+
+def check_event_names(where: Sequence[Condition], known: frozenset[str]) -> None:
+    """That a name asked for can come at all, under a mapping whose names are `known`. Raises `UsageError`."""
+    for value in sorted(
+        one for condition in where if condition.field == "event_name" for one in condition.values
+    ):
+        if value not in known:
+            near = get_close_matches(value, sorted(known), 1)
+            hint = f"; the nearest that is sent is {near[0]}" if near else ""
+            raise UsageError(
+                f"--where event_name={value}: the mapping sends no event of this name{hint} (it is the platform's "
+                "name that is asked for, not the record's event type)"
+            )
+
+
+PLATFORM_NAMES: Final = EVENT_NAMES | NEWER_EVENT_NAMES
+
+
+def parse_rate(text: str | None) -> float | None:
+    """``100``, ``100/s``, ``6000/m``: events a second. Raises `UsageError`."""
+    if text is None:
+        return None
+    found = _RATE.fullmatch(text.strip())
+    rate = float(found[1]) / _SECONDS[found[2]] if found else 0.0
+    if rate <= 0:
+        raise UsageError(f"--rate {text!r} is no rate: write it as 100/s, 6000/m or 50000/h")
+    return rate
+
+
+def parse_name(text: str | None) -> str | None:
+    """A name that can be part of a group's name and of a file's. Raises `UsageError`."""
+    if text is not None and not _NAME.fullmatch(text):
+        raise UsageError(
+            f"--name {text[:60]!r} cannot be: use up to 100 letters, digits, dots, dashes, underscores"
+        )
+    return text
+
+
+def read_options(
+    *,
+    topics: tuple[str, ...],
+    partitions: tuple[str, ...],
+    start: str,
+    stop: str,
+    where: tuple[str, ...],
+    rate: str | None,
+    name: str | None,
+    dry_run: bool,
+    **others: Any,
+) -> ReplayOptions:
+    """The options as the command line has them, checked as far as nobody need be asked. Raises `UsageError`."""
+    now = time.time()
+    begin, end = parse_bound(start, "--from", now), parse_bound(stop, "--to", now)
+    check_order(begin, end)
+    if name is not None and dry_run:
+        raise UsageError("--name and --dry-run: a dry run keeps no progress; leave out one of them")
+    return ReplayOptions(
+        topics=tuple(dict.fromkeys(topics)),
+        partitions=tuple(dict.fromkeys(partitions)),
+        start=begin,
+        stop=end,
+        where=parse_where(where),
+        rate=parse_rate(rate),
+        name=parse_name(name),
+        dry_run=dry_run,
+        **others,
+    )

@@ -1,0 +1,1 @@
+"""Tests of `pinstream replay` that need no broker."""

@@ -1,0 +1,111 @@
+"""What a replay tells at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import orjson
+import pytest
+
+from consumer.adapters.kafka import Range
+from consumer.app.replay.dry import Problem
+from consumer.app.replay.engine import End, Ran
+from consumer.app.replay.outcome import Outcome, tell
+from consumer.core.model import TopicPartition
+from consumer.core.statistics import GuardStatistics
+from tests.core.building import Core, event, filtered, unconvertible
+
+
+def outcome(end: End = End.COMPLETE, **changes: object) -> Outcome:
+    """Of a run that read six records: a delivery, its duplicate, two filtered ones, a dead letter."""
+    core = Core()
+    core.assign(0)
+    core.fetch(event("a"), event("a"), filtered(), None, unconvertible())
+    core.deliver()
+    core.store_letters()
+    plain = Outcome(
+        ran=Ran(end, core.statistics(), 1.5),
+        ranges=[Range("orders", 0, 10, 20)],
+        read_to={TopicPartition("orders", 0): 25},
+        left_at={TopicPartition("orders", 0): 15},
+        outside_time=3,
+        problems=[Problem("orders", 0, 14, "convert", "no_identity", "nobody [red]here[/red]")],
+        dry_run=False,
+        name=None,
+        sent_again=None,
+    )
+    return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]  # named fields of the dataclass
+
+
+def test_the_document_adds_up_and_names_the_range() -> None:
+    """Ledger, codes, and how far each partition was read: never beyond its end."""
+    document = outcome().document()
+    ledger = document["ledger"]
+    assert ledger == {"read": 5, "delivered": 1, "duplicate": 1, "filtered": 2, "dead_lettered": 1, "open": 0}
+    assert sum(document["filtered"].values()) == 2
+    assert [one["records"] for one in document["rejections"]] == [1]
+    expected = {"topic": "orders", "partition": 0, "from": 10, "to": 20, "read_to": 20, "next": 15}
+    assert document["ranges"] == [expected]
+    assert document["problems"][0]["offset"] == 14
+    assert document["outside_time"] == 3
+    assert orjson.loads(orjson.dumps(document)) == document
+
+
+@pytest.mark.parametrize(
+    ("end", "changes", "said"),
+    [
+        (End.INTERRUPTED, {"name": "n"}, "goes on where it stopped (--name n)"),
+        (End.INTERRUPTED, {}, "what was delivered is known and not sent again"),
+        (End.INTERRUPTED, {"sent_again": 4}, "orders[0] at 15"),
+        (End.INTERRUPTED, {"dry_run": True}, "dry run was interrupted"),
+        (End.GUARDED, {}, "would be dead letters"),
+    ],
+)
+def test_what_is_not_done_says_how_to_go_on(end: End, changes: dict[str, object], said: str) -> None:
+    """One line for each way to end early."""
+    trouble = outcome(end, **changes).trouble()
+    assert trouble is not None
+    assert said in trouble
+
+
+def test_the_guard_is_named_with_its_figures() -> None:
+    """Topic, how many of how many."""
+    one = outcome(End.GUARDED)
+    statistics = dataclasses.replace(
+        one.ran.statistics, guard=GuardStatistics("orders", 700, 1000, "convert: no_identity")
+    )
+    trouble = dataclasses.replace(one, ran=Ran(End.GUARDED, statistics, 1.0)).trouble()
+    assert trouble is not None
+    assert "700 of the latest 1,000 records of orders" in trouble
+    assert "mostly for convert: no_identity" in trouble
+
+
+@pytest.mark.parametrize("end", [End.COMPLETE, End.LIMITED])
+def test_what_is_done_has_no_trouble(end: End) -> None:
+    """Exit code 0."""
+    assert outcome(end).trouble() is None
+
+
+def test_books_that_do_not_add_up_are_told() -> None:
+    """Whatever else: it is a bug, and no exit code 0."""
+    one = outcome()
+    wrong = dataclasses.replace(one.ran.statistics.totals, delivered=0)
+    statistics = dataclasses.replace(one.ran.statistics, totals=wrong)
+    trouble = dataclasses.replace(one, ran=Ran(End.COMPLETE, statistics, 1.0)).trouble()
+    assert trouble is not None
+    assert "does not add up" in trouble
+
+
+def test_tables_go_to_people_and_json_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    """With ``--json`` stdout holds the document alone; what the table shows is text, never markup."""
+    tell(outcome(), as_json=True)
+    out, err = capsys.readouterr()
+    assert orjson.loads(out)["result"] == "complete"
+    assert "orders:0:14" in err
+    assert "nobody [red]here[/red]" in " ".join(err.split())
+    assert "outside the time range" in err
+    tell(outcome(dry_run=True, sent_again=2), as_json=False)
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "would be delivered" in out
+    assert "event ids the platform sees twice" in out
