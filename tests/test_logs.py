@@ -189,3 +189,18 @@ class TestRepeatLimiter:
         self.passes("b")
         self.passes("c")
         assert self.passes("a") == {"event": "a"}
+
+
+def test_a_logger_can_be_muted() -> None:
+    """Nothing of it is written any more; others are."""
+    stream = io.StringIO()
+    logs.configure(log_format="json", stream=stream)
+    name = "tests.of.muting"
+    logging.getLogger(name).error("before")
+    logs.mute(name)
+    try:
+        logging.getLogger(name).critical("after")
+        logging.getLogger("tests.of.others").error("other")
+    finally:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    assert [line["event"] for line in lines_of(stream)] == ["before", "other"]

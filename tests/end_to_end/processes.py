@@ -93,9 +93,10 @@ def the_one_line(stderr: str) -> str:
 
 
 def last_error(stderr: str) -> str:
-    """The one line that is no log line, and comes last; no traceback anywhere."""
+    """The one line that is neither log line nor warning, and comes last; no traceback anywhere."""
     assert "Traceback" not in stderr, stderr
-    ours = [line for line in stderr.strip().splitlines() if line.startswith("pinstream: ")]
+    said = [line for line in stderr.strip().splitlines() if line.startswith("pinstream: ")]
+    ours = [line for line in said if not line.startswith("pinstream: warning: ")]
     assert len(ours) == 1, stderr
     assert stderr.strip().splitlines()[-1] == ours[0], stderr
     return ours[0].removeprefix("pinstream: ")

@@ -1,0 +1,177 @@
+"""Ranges of 69,659 real orders, by offset and by time, interrupted and resumed: the API has exactly what was asked for.
+
+The orders are of 1997 and 1998 and lie on the topic in the order of customers, each with its own time as Kafka's
+timestamp: so times are far out of order, as producers may write them.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from tests.end_to_end.api import Api, Loop
+from tests.end_to_end.processes import SHARED, Process, last_error
+from tests.end_to_end.records import SCHEMA
+from tests.end_to_end.replaying import Placed, Shop
+from tests.kafka.harness import WITHIN, Kafka, create_topic
+
+pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(300)]
+
+ORDERS = SHARED / "data" / "cdnow_orders.avro"
+PARTITIONS = 3
+SETTINGS = {
+    "PINSTREAM_COMMIT_INTERVAL": "100ms",
+    "PINSTREAM_BATCH_EVENTS": "500",
+    "PINSTREAM_CONCURRENCY": "4",
+}
+AT_RISK = 500 * 4
+
+
+def orders() -> list[dict[str, Any]]:
+    """All of them, with times as whole milliseconds."""
+    if not ORDERS.exists():
+        pytest.skip("../shared/data/cdnow_orders.avro is not there")
+    with ORDERS.open("rb") as file:
+        found = [one for one in fastavro.reader(file) if isinstance(one, dict)]
+    for one in found:
+        one["occurred_at"] = int(one["occurred_at"].timestamp() * 1000)
+    return found
+
+
+@pytest.fixture(scope="module")
+def stocked(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """The orders on a topic; each test sends them elsewhere."""
+    nowhere = Api.__new__(Api)
+    nowhere.url = "http://127.0.0.1:9/v5"
+    shop = Shop(kafka, nowhere, tmp_path_factory.mktemp("orders"), PARTITIONS, SETTINGS)
+    # Events of 1997 are to be kept; and they may come in any order.
+    shop.topic = create_topic(
+        kafka, PARTITIONS, retention_ms="-1", message_timestamp_before_max_ms="9223372036854775807"
+    )
+    found = orders()
+    shop.write(found, timestamps=[one["occurred_at"] for one in found])
+    return shop
+
+
+@pytest.fixture
+def shop(stocked: Shop, servers: Loop, tmp_path: Path) -> Iterator[Shop]:
+    """The stocked topic, an API that takes old events and knows none yet, and a state folder without keys."""
+    with Api(servers, check_age=False) as api:
+        env = {
+            **stocked.env,
+            "PINTEREST_API_URL": api.url,
+            "PINSTREAM_STATE_DIR": str(tmp_path / "state"),
+            "PINSTREAM_MAX_EVENT_AGE": "0",
+            "KAFKA_GROUP_ID": tmp_path.name,
+        }
+        own = Shop.__new__(Shop)
+        own.__dict__.update(stocked.__dict__, api=api, env=env, folder=tmp_path)
+        yield own
+
+
+def test_the_schema_is_the_one_of_the_orders() -> None:
+    """The file was written with the packaged schema, so nothing is lost in between."""
+    if not ORDERS.exists():
+        pytest.skip("../shared/data/cdnow_orders.avro is not there")
+    with ORDERS.open("rb") as file:
+        assert fastavro.schema.fingerprint(
+            fastavro.schema.to_parsing_canonical_form(fastavro.reader(file).writer_schema), "CRC-64-AVRO"
+        ) == fastavro.schema.fingerprint(fastavro.schema.to_parsing_canonical_form(SCHEMA), "CRC-64-AVRO")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_range_of_offsets(shop: Shop, seed: int) -> None:
+    """One partition, from any offset to any other: these and no others, each once."""
+    dice = random.Random(seed)
+    partition = dice.randrange(PARTITIONS)
+    here = {one.offset: one.event_id for one in shop.placed if one.partition == partition}
+    begin, end = sorted(dice.sample(range(len(here) + 1), 2))
+    replayed = shop.replay("--partition", str(partition), start=f"offset:{begin}", stop=f"offset:{end}")
+    assert shop.accepted() == Counter(here[offset] for offset in range(begin, end))
+    assert replayed.ledger["delivered"] == end - begin
+
+
+@pytest.mark.parametrize("month", [(1997, 3), (1997, 12)], ids=["1997-03", "1997-12"])
+def test_any_range_of_time(shop: Shop, month: tuple[int, int]) -> None:
+    """A month: every order of it wherever it lies, to the millisecond at both ends."""
+    since = datetime(*month, 1, tzinfo=UTC)
+    until = datetime(month[0] + month[1] // 12, month[1] % 12 + 1, 1, tzinfo=UTC)
+    replayed = shop.replay(start=since.isoformat(), stop=until.isoformat())
+    meant = {one.event_id for one in shop.placed if _in(one, since, until)}
+    assert set(shop.accepted()) == meant
+    assert set(shop.accepted().values()) == {1}
+    assert replayed.ledger["read"] == len(meant) > 1000
+    assert sum(one["read_to"] for one in replayed.document["ranges"]) == len(shop.placed)
+
+
+def _in(one: Placed, since: datetime, until: datetime) -> bool:
+    return since.timestamp() * 1000 <= one.timestamp < until.timestamp() * 1000
+
+
+def test_stopped_and_killed_again_and_again(shop: Shop, tmp_path: Path) -> None:
+    """Interrupted in order it sends nothing twice; a kill repeats no more than was in flight; at the end all 69,659
+    orders are there, to the cent, and the last ledger has only what was left."""
+    arguments = (
+        "replay",
+        "--topic",
+        shop.topic,
+        "--from",
+        "beginning",
+        "--to",
+        "end",
+        "--name",
+        "orders",
+        "--json",
+    )
+    dice, kills, stops = random.Random(7), 0, 0
+    while (before := sum(shop.accepted().values())) < 55_000:
+        how = signal.SIGKILL if (kills + stops) % 2 else signal.SIGINT
+        with Process(tmp_path, *arguments, "--rate", "12000/s", env=shop.env) as process:
+            aim = before + dice.randrange(3_000, 15_000)
+            process.until(functools.partial(_has, shop, aim), "its share")
+            if how is signal.SIGKILL:
+                process.kill()
+                kills += 1
+            else:
+                repeated = _repeated(shop)
+                code, _ = process.stop(how)
+                stops += 1
+                if code:
+                    assert "goes on where it stopped" in last_error(process.stderr)
+                assert _repeated(shop) == repeated
+        assert _repeated(shop) <= kills * AT_RISK
+    assert kills
+    assert stops
+    rest = shop.replay("--name", "orders")
+    counts = shop.api.counts()
+    assert counts.distinct_event_ids == 69_659
+    assert str(counts.value_sum) == "2500315.63"
+    assert _repeated(shop) <= kills * AT_RISK
+    assert 0 < rest.ledger["read"] < 69_659 - 40_000
+    assert shop.replay("--name", "orders").ledger["read"] == 0
+    consumer = Consumer({**shop.kafka.config, "group.id": shop.env["KAFKA_GROUP_ID"], "log_level": 0})
+    assert {one.offset for one in consumer.committed(_partitions(shop), timeout=WITHIN)} == {-1001}
+    consumer.close()
+
+
+def _has(shop: Shop, count: int) -> bool:
+    return shop.accepted().total() >= count
+
+
+def _repeated(shop: Shop) -> int:
+    accepted = shop.accepted()
+    return accepted.total() - len(accepted)
+
+
+def _partitions(shop: Shop) -> list[TopicPartition]:
+    return [TopicPartition(shop.topic, number) for number in range(PARTITIONS)]
