@@ -15,13 +15,14 @@ from confluent_kafka import (
     Message,
 )
 from confluent_kafka import TopicPartition as RawPartition
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from consumer.adapters.kafka import BoundedSource, Range
 from consumer.core.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
-from tests.adapters.bounded_reading import (
-    offsets,
-)
+from consumer.service import Source
+from tests.adapters.bounded_reading import offsets
 
 NOBODY = "127.0.0.1:9"
 
@@ -92,6 +93,52 @@ async def play(
         found += await source.fetch(1000, 0.0)
     await asyncio.sleep(0)
     return source, found, told
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[Message]:
+    """A log of one partition: holes, times in any order, leader epochs that rise."""
+    steps = draw(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 9), st.integers(0, 1)), max_size=40))
+    offset, leader, found = -1, 0, []
+    for step, timestamp, rise in steps:
+        offset, leader = offset + step, leader + rise
+        kind = (TIMESTAMP_CREATE_TIME, timestamp)
+        found.append(Message("t", 0, offset, b"k", b"v", None, None, kind, 0.0, leader))
+    return found
+
+
+def _offset(message: Message) -> int:
+    return message.offset() or 0
+
+
+@settings(deadline=None)  # each example has a thread of its own
+@given(
+    logs(), st.tuples(*[st.integers(0, 60)] * 2), st.tuples(*[st.none() | st.integers(0, 9)] * 2), st.data()
+)
+async def test_any_log_cut_anyhow_gives_exactly_the_range(
+    log: list[Message], bounds: tuple[int, int], times: tuple[int | None, int | None], data: st.DataObject
+) -> None:
+    """Whatever comes in one consume: each record of the range and its time once, in order; then it is done."""
+    begin, end = sorted(bounds)
+    since, until = (-1 if times[0] is None else times[0]), (99 if times[1] is None else times[1])
+    left = [one for one in log if _offset(one) >= begin]
+    wanted = [_offset(one) for one in left if _offset(one) < end and since <= one.timestamp()[1] < until]
+    lots = []
+    left.append(failing(_Code._PARTITION_EOF, 0, data.draw(st.integers(60, 200))))
+    while left:
+        size = data.draw(st.integers(1, len(left)))
+        lots.append(left[:size])
+        del left[:size]
+    source, found, told = await play(FakeConsumer(*lots), Range("t", 0, begin, end, *times))
+    assert (offsets(found), source.done, told) == (wanted, True, [])
+    assert list(source.figures().values()) == [end]
+    await source.close(1.0)
+
+
+async def test_it_is_a_source_of_the_service() -> None:
+    """The type checker says so: this line is the test."""
+    source: Source = BoundedSource({"bootstrap.servers": NOBODY}, [], make_consumer=FakeConsumer())
+    await source.close(1.0)
 
 
 async def test_what_comes_after_the_end_in_one_consume_is_dropped() -> None:

@@ -347,6 +347,24 @@ class TestPlans:
             async with replay.open():
                 pass
 
+    async def test_what_is_done_is_not_forgotten_while_the_rest_goes_on(self, replay: Replay) -> None:
+        """From time to time a commit takes along what was committed long ago: brokers forget one by one."""
+        async with replay.open() as plan:
+            starts = plan.starts
+        found = {
+            TopicPartition(one.topic, one.partition): read_entry(one.metadata or "")
+            for one in replay.metadata()
+        }
+        entries = {name: entry[0] for name, entry in found.items() if entry is not None}
+        for refresh, left in ((0.0, 3), (1000.0, 2)):
+            progress = Progress(replay.kafka.config, replay.group, refresh=refresh)
+            await progress.begin(entries, starts, WITHIN)
+            replay.forget(1)
+            position = Position(replay.topic, 0, 4, 0)
+            assert await progress.commit([position]) == ((position,), None)
+            await progress.close()
+            assert len(replay.metadata()) == left
+
     async def test_a_position_of_another_partition_is_left_out(self, replay: Replay) -> None:
         """And named as the failure."""
         ours, foreign = Position(replay.topic, 0, 4, 0), Position("other", 0, 4, 0)

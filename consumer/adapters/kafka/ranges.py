@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+import confluent_kafka
 from confluent_kafka import IsolationLevel, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but the package marks no re-export
@@ -35,6 +36,7 @@ from consumer.adapters.thread import OwnThread
 from consumer.core.model import TopicPartition
 from consumer.errors import KafkaError, UsageError
 
+_Code = confluent_kafka.KafkaError
 _LEAST_ASK: Final = 1.0
 """Seconds that a question gets even when the limit is nearly used up."""
 _EARLIEST: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # it has no annotations
@@ -108,12 +110,21 @@ def _resolve(
     known = {name: list(topic.partitions) for name, topic in fetch_metadata(config, timeout).topics.items()}
     names = _chosen(topics, partitions, known)
     client = make_client(AdminClient, admin_config(config))
+    _acquaint(client, left)
     extents = find_extents(client, names, left)
     begins = _begins(client, names, extents, start, left)
     return [
         _range(name, extent, begin, start, stop)
         for name, extent, begin in zip(names, extents, begins, strict=True)
     ]
+
+
+def _acquaint(client: Any, left: Callable[[], float]) -> None:
+    """Let a new client see the cluster: else its first question about offsets may wait for that, up to 3 s."""
+    try:
+        client.list_topics(timeout=left())
+    except KafkaException as error:
+        raise _unanswered("the topics hold", exception_error(error)) from error
 
 
 # ------------------------------------------------------------------------------------- which partitions
@@ -228,16 +239,16 @@ def _offsets(
 
 
 def _answer(name: TopicPartition, future: Any, seconds: float) -> int:
-    where = f"{name.topic}[{name.partition}]"
+    what = f"{name.topic}[{name.partition}] holds"
     try:
         return int(future.result(seconds).offset)
     except KafkaException as error:
-        told = exception_error(error)
-        raise as_fatal(told) or KafkaError(
-            f"Kafka: the brokers do not say what {where} holds: look after them, then start again "
-            f"({describe_error(told)})"
-        ) from error
+        raise _unanswered(what, exception_error(error)) from error
     except TimeoutError as error:
-        raise KafkaError(
-            f"Kafka: the brokers did not say in time what {where} holds: look after them, then start again"
-        ) from error
+        raise _unanswered(what, _Code(_Code._TIMED_OUT)) from error
+
+
+def _unanswered(what: str, error: confluent_kafka.KafkaError) -> KafkaError:
+    return as_fatal(error) or KafkaError(
+        f"Kafka: the brokers do not say what {what}: look after them, then start again ({describe_error(error)})"
+    )

@@ -40,8 +40,10 @@ from consumer.errors import KafkaError, UsageError
 _COMMIT_TIMEOUT: Final = 10.0
 _SLACK: Final = 1.0
 """Seconds beyond librdkafka's own limit, should it not keep that."""
+_LEAST_ASK: Final = 1.0
+"""Seconds that a question gets even when the limit is nearly used up."""
+_PAUSE: Final = 0.1
 _REFRESH: Final = 3600.0
-"""Seconds after which all offsets are committed again, also those of partitions that are done."""
 
 _LARGEST: Final = (1 << 63) - 1
 _LATEST: Final = 253_402_300_799
@@ -54,6 +56,10 @@ _PREFIX: Final = re.compile(
     rf"{_TIME}:{_TIME};"
 )
 _Code = confluent_kafka.KafkaError
+_PASSING: Final = frozenset(
+    {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR", "_TRANSPORT"}
+)
+"""A coordinator that moves, or has just come: in the beginning there is no core yet that would ask again."""
 _HAS_MEMBERS: Final = frozenset(
     {
         "UNKNOWN_MEMBER_ID",
@@ -160,11 +166,15 @@ async def open_plan(
 
 
 class Progress:
-    """Commits positions for a named replay, each with its part of the plan; its own client and thread."""
+    """Commits positions for a named replay, each with its part of the plan; its own client and thread.
 
-    def __init__(self, config: Config, group: str) -> None:
+    `refresh`: seconds after which a commit takes all other partitions' positions along.
+    """
+
+    def __init__(self, config: Config, group: str, *, refresh: float = _REFRESH) -> None:
         self._config = admin_config(config)
         self._group = group
+        self._refresh = refresh
         self._prefixes: dict[TopicPartition, str] = {}
         self._last: dict[TopicPartition, Position] = {}
         """What was committed last, without the prefix."""
@@ -185,7 +195,7 @@ class Progress:
     ) -> None:
         """Commit the plan whole. Raises `KafkaError`."""
         self._prefixes = {name: write_entry(entry) for name, entry in entries.items()}
-        result = await self._thread.run(self._commit, list(starts.values()), timeout)
+        result = await self._thread.run(self._commit_patiently, list(starts.values()), timeout)
         if result.failure in _HAS_MEMBERS:
             raise KafkaError(
                 f"Kafka: the group {self._group} has members, so no replay can keep its progress there: stop them, "
@@ -216,20 +226,35 @@ class Progress:
     # In the thread.
 
     def _read(self, timeout: float) -> list[RawPartition]:
-        try:
-            asked = self._opened().list_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(self._group)], request_timeout=timeout
-            )
-            found: list[RawPartition] = asked[self._group].result(timeout + _SLACK).topic_partitions or []
-            for one in found:
-                if one.error is not None:  # "unknown" must not be taken for "none"
-                    raise KafkaException(one.error)
-        except KafkaException as error:
-            told = exception_error(error)
-            raise as_fatal(told) or self._unanswered(describe_error(told)) from error
-        except TimeoutError as error:
-            raise self._unanswered("_TIMED_OUT") from error
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                return self._read_once(max(_LEAST_ASK, deadline - time.monotonic()))
+            except KafkaException as error:
+                told = exception_error(error)
+                if told.name() not in _PASSING or time.monotonic() >= deadline:
+                    raise as_fatal(told) or self._unanswered(describe_error(told)) from error
+            except TimeoutError as error:
+                raise self._unanswered("_TIMED_OUT") from error
+            time.sleep(_PAUSE)
+
+    def _read_once(self, timeout: float) -> list[RawPartition]:
+        asked = self._opened().list_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(self._group)], request_timeout=timeout
+        )
+        found: list[RawPartition] = asked[self._group].result(timeout + _SLACK).topic_partitions or []
+        for one in found:
+            if one.error is not None:  # "unknown" must not be taken for "none"
+                raise KafkaException(one.error)
         return [one for one in found if one.offset >= 0]
+
+    def _commit_patiently(self, positions: Sequence[Position], timeout: float) -> CommitResult:
+        deadline = time.monotonic() + timeout
+        while True:
+            result = self._commit(positions, max(_LEAST_ASK, deadline - time.monotonic()))
+            if result.failure not in _PASSING or time.monotonic() >= deadline:
+                return result
+            time.sleep(_PAUSE)
 
     def _commit(self, positions: Sequence[Position], timeout: float) -> CommitResult:
         ours = [one for one in positions if _name(one) in self._prefixes]
@@ -250,7 +275,7 @@ class Progress:
         except TimeoutError:
             return CommitResult((), "_TIMED_OUT")
         if refresh:
-            self._refresh_due = time.monotonic() + _REFRESH
+            self._refresh_due = time.monotonic() + self._refresh
         return read_answer(None, answered, ours, left_out)
 
     def _opened(self) -> Any:

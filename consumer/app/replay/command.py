@@ -75,6 +75,8 @@ async def _replay(options: ReplayOptions, settings: Settings) -> Outcome:
         converter = building.converter(settings, schema, settings.pinterest.ad_account_ids)
         check_event_names(options.where, converter.mapping.known_event_names)
         plan = await reading(options, settings)
+        if plan.progress is not None:
+            stack.push_async_callback(plan.progress.close)
         for warning in await beforehand(options, settings, plan):
             say(f"pinstream: warning: {warning}")
         writers = building.writer_schemas(settings, local)
