@@ -278,8 +278,8 @@ class Done:
         self._bounds: list[int] = []
         """Rising: where runs begin and end, in turns."""
 
-    def __contains__(self, offset: int) -> bool:
-        return bisect_right(self._bounds, offset) % 2 == 1
+    def __contains__(self, offset: object) -> bool:
+        return isinstance(offset, int) and bisect_right(self._bounds, offset) % 2 == 1
 
     def __len__(self) -> int:
         """How many runs."""

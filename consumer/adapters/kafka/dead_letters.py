@@ -46,8 +46,22 @@ from consumer.adapters.kafka.producer import PolledProducer
 from consumer.adapters.kafka.trouble import OnTrouble, describe_error, exception_error, ignore_trouble
 from consumer.adapters.thread import OwnThread, post
 from consumer.core.interface import DeadLetter
+from consumer.core.letters import (
+    AT,
+    ATTEMPTS,
+    CODE,
+    HEADER_PREFIX,
+    MESSAGE,
+    OFFSET,
+    PARTITION,
+    PARTS,
+    STAGE,
+    TIMESTAMP,
+    TOPIC,
+    omitted_text,
+    travelling,
+)
 
-HEADER_PREFIX: Final = "pinstream."
 _FIXED: Final = {
     # How large a letter may be is the topic's to say. Only what exceeds one request (a broker's
     # socket.request.max.bytes is 100 MiB) must be refused here: the broker would just close the connection.
@@ -74,29 +88,30 @@ def added_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
     """
     at = datetime.fromtimestamp(letter.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
     texts = {
-        "stage": letter.rejection.stage.value,
-        "code": letter.rejection.code,
-        "message": letter.rejection.message,
-        "topic": letter.topic,
-        "partition": str(letter.partition),
-        "offset": str(letter.record.offset),
-        "timestamp": str(letter.record.timestamp),
-        "attempts": str(letter.attempts),
-        "at": at.replace("+00:00", "Z"),
+        STAGE: letter.rejection.stage.value,
+        CODE: letter.rejection.code,
+        MESSAGE: letter.rejection.message,
+        TOPIC: letter.topic,
+        PARTITION: str(letter.partition),
+        OFFSET: str(letter.record.offset),
+        TIMESTAMP: str(letter.record.timestamp),
+        ATTEMPTS: str(letter.attempts),
+        AT: at.replace("+00:00", "Z"),
     }
-    return [(HEADER_PREFIX + name, text.encode()) for name, text in texts.items()]
+    return [(name, text.encode()) for name, text in texts.items()]
 
 
 def letter_headers(letter: DeadLetter, left_out: Parts = ()) -> list[tuple[str, bytes | None]]:
-    """The record's own headers, then ours. Those of an earlier death (a redriven record) give way."""
-    added = added_headers(letter)
+    """The record's own headers, then ours. Those of an earlier death (a redriven record) give way; what counts its
+    trips stays, even where its own headers must be left out: nothing else ends a circle.
+    """
+    added: list[tuple[str, bytes | None]] = [*added_headers(letter)]
     sizes = _sizes(letter)
-    for part in left_out:
-        text = f"omitted: {sizes[part]} bytes, too large for this topic; read it at its origin"
-        added.append((HEADER_PREFIX + part, text.encode()))
-    ours = {name for name, _ in added} | {HEADER_PREFIX + part for part in sizes}
-    own = () if "headers" in left_out else letter.record.headers
-    return [header for header in own if header[0] not in ours] + list(added)
+    added += [(HEADER_PREFIX + part, omitted_text(sizes[part])) for part in left_out]
+    ours = {name for name, _ in added} | {HEADER_PREFIX + part for part in PARTS}
+    headers = letter.record.headers
+    own = travelling(headers) if "headers" in left_out else headers
+    return [header for header in own if header[0] not in ours] + added
 
 
 def _sizes(letter: DeadLetter) -> dict[str, int]:

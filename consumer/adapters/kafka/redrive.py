@@ -1,0 +1,269 @@
+"""The transactional producer of a redrive: copies and the mark that tells of them are there together, or not at all.
+
+A redrive has one transactional id for each dead-letter topic. `start` takes it over: it ends what a killed redrive
+left open, and fences one that still lives, which finds out with its next transaction. So whoever has started may read
+the marks, and what it read stays true until it writes or is fenced. The client is never made anew in between: that
+would take the id over from a second redrive without reading what that one marked.
+
+A transaction of a killed redrive keeps readers of the origin waiting (read_committed) until the next redrive starts,
+or `_TRANSACTION_SECONDS` have passed: so they are few.
+
+What the broker refuses for what one record is (its size, a missing key) fails the whole transaction. Which record it
+was shows when each is sent by itself. After such an abort librdkafka counts on where the broker does not; the broker
+then asks for a new epoch once, which is another abort, and the third try goes through::
+
+    together --refused--> one by one --sequence--> one by one --> written, or this one is refused
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import confluent_kafka
+from confluent_kafka import KafkaException, Message
+
+from consumer.adapters.kafka.configuration import Config, make_client, producer_config
+from consumer.adapters.kafka.trouble import (
+    OnTrouble,
+    as_fatal,
+    describe_error,
+    exception_error,
+    ignore_trouble,
+)
+from consumer.adapters.thread import OwnThread, post
+from consumer.errors import KafkaError
+
+_Code = confluent_kafka.KafkaError
+
+_TRANSACTION_SECONDS: Final = 15
+_START_SECONDS: Final = 30.0
+_DELIVERY_SECONDS: Final = 10.0
+_CLOSE_SECONDS: Final = 5.0
+_TRIES: Final = 4
+_COMMITS: Final = 2
+"""A commit whose time is up goes on, and is waited for once more."""
+_PARTITIONER: Final = -1
+_FIXED: Final = {
+    "transaction.timeout.ms": _TRANSACTION_SECONDS * 1000,
+    # librdkafka wants it below the transaction's.
+    "socket.timeout.ms": 10_000,
+    # As for dead letters: what a topic takes is the topic's to say, and what waits is the lot, which has a bound.
+    "message.max.bytes": 100_000_000,
+    "queue.buffering.max.messages": 0,
+    "queue.buffering.max.kbytes": 2_000_000,
+}
+_FOR_ONE: Final = frozenset({_Code.MSG_SIZE_TOO_LARGE, _Code.RECORD_LIST_TOO_LARGE, _Code.INVALID_RECORD})
+"""Verdicts that one record deserves, and its whole transaction gets."""
+_ANOTHER_FAILED: Final = frozenset({_Code._PURGE_QUEUE, _Code._PURGE_INFLIGHT, _Code._STATE})
+"""What a record is told whose transaction had failed already."""
+_GOES_AWAY: Final = _ANOTHER_FAILED | {_Code.OUT_OF_ORDER_SEQUENCE_NUMBER}
+_FENCING: Final = frozenset({_Code._FENCED, _Code.PRODUCER_FENCED, _Code.INVALID_PRODUCER_EPOCH})
+_GONE: Final = "a topic or a partition is gone since the redrive began: run it again"
+_REFUSED: Final = {
+    _Code.TOPIC_AUTHORIZATION_FAILED: "this user may not write to the topic: grant WRITE on it",
+    _Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "this user may not use transactions: grant WRITE on the "
+    "transactional ids that begin with KAFKA_GROUP_ID",
+    _Code.UNKNOWN_TOPIC_OR_PART: _GONE,
+    _Code._UNKNOWN_TOPIC: _GONE,
+    _Code._UNKNOWN_PARTITION: _GONE,
+}
+
+
+class NewRecord(NamedTuple):
+    """A record to be written; `partition` None: by its key."""
+
+    topic: str
+    partition: int | None
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+
+class Redriver:
+    """Writes lots of records, each in one transaction. `transactional_id`: see above.
+
+    Make it on the event loop. Raises `SettingsError` naming a property that librdkafka refuses.
+    """
+
+    def __init__(
+        self, config: Config, transactional_id: str, *, on_trouble: OnTrouble = ignore_trouble
+    ) -> None:
+        self._id = transactional_id
+        self._on_trouble = on_trouble
+        self._loop = asyncio.get_running_loop()
+        complete = {
+            **producer_config(config, delivery_timeout=_DELIVERY_SECONDS),
+            **_FIXED,
+            "transactional.id": transactional_id,
+            "error_cb": self._heard_error,
+        }
+        self._producer: Any = make_client(confluent_kafka.Producer, complete)
+        self._thread = OwnThread("pinstream-kafka-redrive")
+
+    async def start(self) -> None:
+        """Take the transactional id over: what another left open is ended. Raises `KafkaError`."""
+        await self._thread.run(self._start)
+
+    async def put_back(self, records: Sequence[NewRecord]) -> int | None:
+        """Write all of them, acknowledged and committed: None. Else the index of one that the broker refuses for
+        what it is, and nothing is written.
+
+        Bounded by the limits above. Raises `KafkaError` when fenced, and when it cannot be done.
+        """
+        return await self._thread.run(self._put_back, records)
+
+    async def close(self) -> None:
+        """End the client and its thread. What is not committed is not written."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._thread.run(self._drop)
+        self._thread.stop()
+
+    # -- in the thread
+
+    def _start(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                self._producer.init_transactions(max(1.0, deadline - time.monotonic()))
+            except KafkaException as error:
+                cause = exception_error(error)
+                if not cause.retriable() or time.monotonic() > deadline:
+                    raise self._dead_end(cause) from error
+            else:
+                return
+
+    def _put_back(self, records: Sequence[NewRecord]) -> int | None:
+        one_by_one = len(records) == 1
+        for _ in range(_TRIES):
+            lot = _Lot(self._producer, records, one_by_one)
+            cause = lot.write()
+            if cause is None:
+                return None
+            if lot.committing:
+                raise self._dead_end(cause, committing=True)
+            self._abort()
+            if cause.code() in _FOR_ONE:
+                if one_by_one and lot.refused is not None:
+                    return lot.refused
+                one_by_one = True
+            elif cause.code() not in _GOES_AWAY:
+                raise self._dead_end(cause)
+        raise self._dead_end(_Code(_Code._FAIL, "one abort after the other"))
+
+    def _abort(self) -> None:
+        try:
+            self._producer.abort_transaction(_TRANSACTION_SECONDS)
+        except KafkaException as error:
+            raise self._dead_end(exception_error(error)) from error
+
+    def _drop(self) -> None:
+        with contextlib.suppress(KafkaException):
+            self._producer.purge(blocking=False)
+        self._producer = None
+
+    def _dead_end(self, cause: confluent_kafka.KafkaError, *, committing: bool = False) -> KafkaError:
+        if cause.code() in _FENCING:
+            return KafkaError(
+                "another redrive of the same dead-letter topic has taken over, or this one stood still for more than "
+                f"{_TRANSACTION_SECONDS} s: it stops here; what it put back is marked as done ({cause.name()})"
+            )
+        if cause.code() in _REFUSED:
+            return KafkaError(f"Kafka: {_REFUSED[cause.code()]} ({describe_error(cause)})")
+        if committing:
+            return KafkaError(
+                "Kafka: the broker did not say whether the last lot is committed: run the redrive again, it will "
+                f"know ({describe_error(cause)})"
+            )
+        return as_fatal(cause) or KafkaError(
+            f"Kafka: a lot was not put back: look after the broker and the topics, then run the redrive again "
+            f"({describe_error(cause)})"
+        )
+
+    def _heard_error(self, error: confluent_kafka.KafkaError) -> None:
+        post(self._loop, self._on_trouble, error.name(), describe_error(error))
+
+
+class _Lot:
+    """One transaction, tried once. `refused`: the index of the first record that failed for what it is.
+
+    `committing`: the commit is under way, and nobody but the broker knows whether it was done.
+    """
+
+    def __init__(self, producer: Any, records: Sequence[NewRecord], one_by_one: bool) -> None:
+        self._producer = producer
+        self._records = records
+        self._one_by_one = one_by_one
+        self._causes: list[confluent_kafka.KafkaError] = []
+        self.refused: int | None = None
+        self.committing = False
+
+    def write(self) -> confluent_kafka.KafkaError | None:
+        """Why it failed; None: all is written."""
+        try:
+            self._producer.begin_transaction()
+            self._send_all()
+        except KafkaException as error:
+            self._causes.append(exception_error(error))
+        except SystemError:
+            # A fatal error that the client raises in the middle of a delivery report; what it is the abort tells.
+            self._causes.append(_Code(_Code._FATAL))
+        if not self._causes:
+            return self._commit()
+        return min(self._causes, key=lambda cause: cause.code() in _ANOTHER_FAILED)
+
+    def _send_all(self) -> None:
+        for index, record in enumerate(self._records):
+            self._send(index, record)
+            if self._one_by_one:
+                self._flush()
+            if self._causes:
+                break
+        self._flush()
+
+    def _send(self, index: int, record: NewRecord) -> None:
+        def heard(error: confluent_kafka.KafkaError | None, _: Message) -> None:
+            if error is not None:
+                self._failed(index, error)
+
+        try:
+            self._producer.produce(
+                record.topic,
+                value=record.value,
+                key=record.key,
+                headers=list(record.headers),
+                partition=_PARTITIONER if record.partition is None else record.partition,
+                on_delivery=heard,
+            )
+        except KafkaException as error:
+            self._failed(index, exception_error(error))
+
+    def _failed(self, index: int, error: confluent_kafka.KafkaError) -> None:
+        if error.code() in _FOR_ONE and self.refused is None:
+            self.refused = index
+        self._causes.append(error)
+
+    def _flush(self) -> None:
+        # Delivery reports come in here; each record has one within the delivery time-out.
+        if self._producer.flush(_DELIVERY_SECONDS + 1) and not self._causes:
+            self._causes.append(_Code(_Code._TIMED_OUT, "records were not acknowledged in time"))
+
+    def _commit(self) -> confluent_kafka.KafkaError | None:
+        cause = _Code(_Code._FAIL)
+        for _ in range(_COMMITS):
+            try:
+                self._producer.commit_transaction(_TRANSACTION_SECONDS)
+            except KafkaException as error:
+                cause = exception_error(error)
+                if not cause.retriable():
+                    break
+            except SystemError:  # see above; the next call tells
+                continue
+            else:
+                return None
+        self.committing = not cause.txn_requires_abort()
+        return cause

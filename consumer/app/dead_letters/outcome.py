@@ -1,0 +1,161 @@
+"""What a redrive tells: how many letters went back, and what became of the others. A table, or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+MOST_NAMED = 10
+"""Letters of one kind that are named one by one."""
+
+
+class End(Enum):
+    """How a redrive ended."""
+
+    COMPLETE = "complete"
+    INTERRUPTED = "interrupted"
+    GUARDED = "guarded"
+    """Through the pipeline: too many would have been dead letters again."""
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Tally:
+    """Of one dead-letter topic. ``matched = redriven + looped + gone + refused + done_before + left``."""
+
+    topic: str
+    matched: int = 0
+    """Letters that the filters mean."""
+    redriven: int = 0
+    looped: int = 0
+    """Left, since they were put back too often already."""
+    gone: int = 0
+    """Left, since their topic, or the record that they are too small for, is not there any more."""
+    refused: int = 0
+    """Left, since the topic does not take them any more."""
+    done_before: int = 0
+    foreign: int = 0
+    """Records that are no letters of the topics asked for. Not among `matched`."""
+
+    @property
+    def left(self) -> int:
+        """Not come to: because of ``--max``, or since it was interrupted."""
+        return self.matched - self.redriven - self.looped - self.gone - self.refused - self.done_before
+
+
+@dataclass(slots=True)
+class Outcome:
+    """A redrive that is over. `notes`: one line each on what was left, for people."""
+
+    dry_run: bool
+    through_pipeline: bool = False
+    end: End = End.COMPLETE
+    tallies: list[Tally] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    """Dead-letter topics that are not there: no dead letter so far."""
+    notes: list[str] = field(default_factory=list)
+    unnamed: int = 0
+    ledger: Mapping[str, int] | None = None
+    """What the pipeline made of them."""
+
+    def note(self, text: str) -> None:
+        """Say this to people, unless enough was said."""
+        if text in self.notes:
+            return
+        if len(self.notes) < MOST_NAMED:
+            self.notes.append(text)
+        else:
+            self.unnamed += 1
+
+    def total(self) -> Tally:
+        """All topics together."""
+        total = Tally("")
+        for tally in self.tallies:
+            for name, count in _counts(tally).items():
+                if name != "left":
+                    setattr(total, name, getattr(total, name) + count)
+        return total
+
+    def document(self) -> dict[str, Any]:
+        """The whole as JSON."""
+        return {
+            "result": self.end.value,
+            "dry_run": self.dry_run,
+            "through_pipeline": self.through_pipeline,
+            **_counts(self.total()),
+            "topics": [{"topic": tally.topic, **_counts(tally)} for tally in self.tallies],
+            "ledger": self.ledger,
+            "no_dead_letters": self.missing,
+            "notes": self.notes,
+        }
+
+
+def _counts(tally: Tally) -> dict[str, int]:
+    counts = {name: count for name, count in asdict(tally).items() if name != "topic"}
+    return {**counts, "left": tally.left}
+
+
+_MEANT = {
+    "matched": "letters that match",
+    "redriven": "put back",
+    "done_before": "done before",
+    "looped": "left: put back too often already",
+    "gone": "left: topic or record is gone",
+    "refused": "left: the topic refuses them",
+    "left": "left: not come to",
+    "foreign": "other records, not touched",
+}
+
+_BECAME = {
+    "read": "read",
+    "delivered": "delivered",
+    "duplicate": "delivered before",
+    "filtered": "filtered",
+    "dead_lettered": "dead once more",
+    "open": "still open",
+}
+_WAYS = {
+    False: ("put back", "would be put back"),
+    True: ("went through the pipeline", "would go through the pipeline"),
+}
+
+
+def tell(outcome: Outcome, *, as_json: bool) -> None:
+    """The table for people, on stdout; with `as_json` the document on stdout, and the table on stderr."""
+    console = Console(stderr=as_json)
+    for topic in outcome.missing:
+        console.print(f"{escape(topic)}: no dead letters", highlight=False)
+    if outcome.tallies:
+        console.print(_table(outcome))
+    if outcome.ledger is not None:
+        became = ", ".join(f"{count:,} {_BECAME[name]}" for name, count in outcome.ledger.items() if count)
+        console.print(f"through the pipeline: {became or 'none'}", highlight=False, soft_wrap=True)
+    for note in outcome.notes:
+        console.print(escape(note), highlight=False, soft_wrap=True)
+    if outcome.unnamed:
+        console.print(f"… and {outcome.unnamed} more", highlight=False)
+    if as_json:
+        click.echo(orjson.dumps(outcome.document()))
+
+
+def _table(outcome: Outcome) -> Table:
+    title = "what a redrive would do" if outcome.dry_run else "what became of the dead letters"
+    table = Table(title=title, title_justify="left")
+    table.add_column("letters on", overflow="fold")
+    for tally in outcome.tallies:
+        table.add_column(escape(tally.topic), justify="right", overflow="fold")
+    done, would_be = _WAYS[outcome.through_pipeline]
+    meant = {**_MEANT, "redriven": would_be if outcome.dry_run else done}
+    for name, text in meant.items():
+        counts = [_counts(tally)[name] for tally in outcome.tallies]
+        if any(counts) or name in ("matched", "redriven"):
+            table.add_row(text, *(f"{count:,}" for count in counts))
+    return table

@@ -1,0 +1,220 @@
+"""What a record held, fit to be shown: a value is shown only if it is known to say nothing of a person.
+
+Theory of operation. The mapping says what paths mean. A value is shown if its path feeds a field of `_PUBLIC` and none
+that is not, or if it is an enum or a boolean outside of the objects that personal values come from. All else is
+``***``: what nobody has mapped might be anything. Nulls stay, and so does the structure; keys of maps are data.
+
+What is shown as text then goes through two nets more. No value that was hidden may stand in it, however it is written
+there; and what looks like an address, a token or a phone number is taken out (`consumer.core.masking`). Identifiers
+are spared the last one where they look like identifiers: ids hold long numbers, and are what one searches for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import orjson
+
+from consumer.core.avro_schema import Array, AvroType, Enum, Map, Primitive, Union, parse
+from consumer.core.avro_schema import Record as RecordType
+from consumer.core.convert_paths import EACH, Source, Step
+from consumer.core.convert_targets import CONTENTS
+from consumer.core.mapping import Mapping
+from consumer.core.masking import MASK, mask
+from consumer.core.model import CommerceEvent
+
+_IDENTIFIERS: Final = frozenset(
+    {
+        *("event_id", "ad_account_id", "app_id", "custom_data.content_ids", "custom_data.order_id"),
+        f"{CONTENTS}.id",
+    }
+)
+_PUBLIC: Final = _IDENTIFIERS | {
+    *("event_name", "action_source", "event_time", "opt_out", "language", "app_name", "app_version", "wifi"),
+    *("custom_data.currency", "custom_data.value", "custom_data.num_items", "custom_data.predicted_ltv"),
+    *("custom_data.content_name", "custom_data.content_category", "custom_data.content_brand"),
+    *(
+        f"{CONTENTS}.{name}"
+        for name in ("item_name", "item_category", "item_brand", "item_price", "quantity")
+    ),
+}
+"""Conversion fields that say what happened and what was bought, not by whom. Every other one counts as personal."""
+
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/#-]{0,127}")
+_NO_IDENTIFIER: Final = re.compile(r"[0-9a-fA-F]{40,}|\d{1,3}(?:\.\d{1,3}){3}|pina_|https?:", re.IGNORECASE)
+"""What fits the form of an identifier and is a digest, an IP address, a token or a page."""
+_LEAST_DIGITS: Final = 7
+"""A hidden number of so many digits is looked for without its spaces and signs too."""
+_LEAST_HIDDEN: Final = 4
+"""Shorter values are in every other identifier by chance."""
+
+Path = tuple[str, ...]
+"""Names of fields and keys; each element of an array is ``""``."""
+_ELEMENT: Final = ""
+
+
+class Masker:
+    """Masks decoded records of one schema under one mapping."""
+
+    def __init__(self, schema: dict[str, Any], mapping: Mapping) -> None:
+        self._type = parse(schema)
+        self._public: dict[Path, bool] = {}
+        """Path -> whether what lies there is an identifier."""
+        personal: set[Path] = set()
+        for name, source in mapping.sources.items():
+            if name in _PUBLIC:
+                path = _path(source)
+                self._public[path] = self._public.get(path, True) and name in _IDENTIFIERS
+            else:
+                personal.add(_path(source))
+        for path in personal:
+            self._public.pop(path, None)
+        self._personal = {_container(path) for path in personal} - {()}
+        """Objects that personal values come from."""
+
+    def masked(self, event: CommerceEvent) -> Any:
+        """The record as JSON values, masked."""
+        hidden: list[str] = []
+        shape = self._value(self._type, event, (), hidden)
+        return _Nets(hidden).through(shape)
+
+    def _value(self, kind: AvroType, value: Any, path: Path, hidden: list[str]) -> Any:
+        if value is None:
+            return None
+        if isinstance(kind, Union):
+            return self._value(_branch(kind, value), value, path, hidden)
+        if isinstance(kind, RecordType) and isinstance(value, dict):
+            types = {field.name: field.type for field in kind.fields}
+            return {
+                name: self._value(types[name], inner, (*path, name), hidden) if name in types else MASK
+                for name, inner in value.items()
+            }
+        if isinstance(kind, Map) and isinstance(value, dict):
+            return self._map(kind, value, path, hidden)
+        if isinstance(kind, Array) and isinstance(value, list):
+            return [self._value(kind.items, inner, (*path, _ELEMENT), hidden) for inner in value]
+        return self._scalar(kind, value, path, hidden)
+
+    def _map(self, kind: Map, value: dict[str, Any], path: Path, hidden: list[str]) -> dict[str, Any]:
+        shown: dict[str, Any] = {}
+        for key, inner in value.items():
+            inside = (*path, key)
+            known = any(one[: len(inside)] == inside for one in self._public)
+            if not known:
+                hidden.append(key)
+            name = key if known else f"{MASK}{len(shown) + 1}"
+            shown[name] = self._value(kind.values, inner, inside, hidden)
+        return shown
+
+    def _scalar(self, kind: AvroType, value: Any, path: Path, hidden: list[str]) -> Any:
+        if path in self._public:
+            return _Shown(_plain(value), self._public[path])
+        if self._is_closed(kind, value) and not self._is_personal(path):
+            return value
+        hidden.extend(_texts(value))
+        return MASK
+
+    def _is_closed(self, kind: AvroType, value: Any) -> bool:
+        if isinstance(kind, Enum):
+            return value in kind.symbols
+        return isinstance(kind, Primitive) and kind.kind == "boolean" and isinstance(value, bool)
+
+    def _is_personal(self, path: Path) -> bool:
+        return any(path[:length] in self._personal for length in range(1, len(path)))
+
+
+def _container(path: Path) -> Path:
+    """The object that the values of a path belong to."""
+    while path[-1] == _ELEMENT:
+        path = path[:-1]
+    return path[:-1]
+
+
+class _Shown:
+    """A value that may be shown, before the nets."""
+
+    __slots__ = ("identifier", "value")
+
+    def __init__(self, value: Any, identifier: bool) -> None:
+        self.value = value
+        self.identifier = identifier
+
+
+def _path(source: Source) -> Path:
+    return tuple(_name(step) for step in source.steps)
+
+
+def _name(step: Step) -> str:
+    return _ELEMENT if step == EACH else step.name
+
+
+def _branch(kind: Union, value: Any) -> AvroType:
+    """The branch of a union that a decoded value belongs to; one that hides it if that is not clear."""
+    branches = [one for one in kind.branches if one.kind != "null"]
+    fitting = [one for one in branches if _fits(one, value)]
+    return fitting[0] if len(fitting) == 1 else Primitive("bytes")
+
+
+def _fits(kind: AvroType, value: Any) -> bool:
+    if isinstance(kind, RecordType):
+        return isinstance(value, dict) and {field.name for field in kind.fields} == value.keys()
+    if isinstance(kind, Map):
+        return isinstance(value, dict)
+    if isinstance(kind, Array):
+        return isinstance(value, list)
+    if isinstance(kind, Enum) or kind.kind == "string":
+        return isinstance(value, str)
+    if kind.kind == "boolean":
+        return isinstance(value, bool)
+    return not isinstance(value, dict | list | bool)
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON has: what it has not, as text."""
+    return value if isinstance(value, str | bool | int | float) else str(value)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "ignore")
+    text = str(value)
+    if not isinstance(value, bool) and text:
+        yield text.encode("utf-8", "ignore").decode()
+
+
+def _bare_numbers(texts: list[str]) -> Iterator[str]:
+    for text in texts:
+        digits = re.sub(r"\D", "", text)
+        if len(digits) >= _LEAST_DIGITS and len(digits) * 2 > len(text):
+            yield digits
+            yield digits.lstrip("0")
+
+
+class _Nets:
+    """Keeps what was hidden, and what looks personal, out of what is shown."""
+
+    def __init__(self, hidden: list[str]) -> None:
+        capitals = [text.upper() for text in hidden if len(text.upper()) != len(text)]
+        texts = [*hidden, *capitals, *_bare_numbers(hidden)]
+        self._body = orjson.dumps({"hidden": texts})
+        self._hidden = {text.casefold() for text in texts if len(text) >= _LEAST_HIDDEN}
+
+    def through(self, value: Any) -> Any:
+        """`value` with every `_Shown` in it made plain."""
+        if isinstance(value, dict):
+            return {name: self.through(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [self.through(inner) for inner in value]
+        if not isinstance(value, _Shown):
+            return value
+        return self._text(value) if isinstance(value.value, str) else value.value
+
+    def _text(self, shown: _Shown) -> str:
+        text = shown.value
+        looks = shown.identifier and _IDENTIFIER.fullmatch(text) and not _NO_IDENTIFIER.search(text)
+        if not looks:
+            return mask(text, self._body)
+        folded = text.casefold()
+        return MASK if any(one in folded for one in self._hidden) else text

@@ -1,0 +1,349 @@
+"""Letters go straight through the pipeline, without a way over their topic: nobody else who reads that sees them again.
+
+The service of ``pinstream run`` over a source that hands out the chosen letters as the records they were, at the places
+where the letters lie. To commit a position means here: a mark for all letters that are settled by it, and above it by
+its offset map. So a letter is marked only when it is delivered, a duplicate, filtered, or dead once more; killed in
+between, it is tried again, and the key store knows what was delivered.
+
+What dies again goes to the dead-letter topic of its origin as a letter of that origin, one trip further.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import math
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from consumer.adapters.kafka import (
+    BoundedSource,
+    CommitResult,
+    DeadLetterProducer,
+    NewRecord,
+    Range,
+    Redriver,
+)
+from consumer.adapters.key_store import open_key_store
+from consumer.app import building
+from consumer.app.dead_letters.choosing import (
+    Budget,
+    Chooser,
+    Chosen,
+    Going,
+    RedriveOptions,
+    mark,
+    runs_of,
+    split,
+)
+from consumer.app.dead_letters.outcome import End, Outcome
+from consumer.app.dead_letters.reading import KafkaReader, read_marks
+from consumer.app.dead_letters.redrive import Writer
+from consumer.app.dead_letters.topics import DeadLetterTopic
+from consumer.app.replay.engine import End as RunEnd
+from consumer.app.replay.engine import Ran, run_to_end
+from consumer.app.replay.watch import watch
+from consumer.app.run import REFUSED_ADVICE, log_kafka_trouble, tune_garbage_collector
+from consumer.core import offset_map
+from consumer.core.interface import DeadLetter
+from consumer.core.ledger import map_place
+from consumer.core.letters import LETTER_HEADERS, TRIPS, Done, headers_back, own_headers, read_letter
+from consumer.core.model import Chunk, Position, Record, TopicPartition
+from consumer.core.pipeline import Pipeline
+from consumer.errors import DestinationRefused, InvariantViolation, KafkaError
+from consumer.service import DeadLetterWriter, Service, Source, SystemClock
+from consumer.settings import Settings
+from consumer.web.status import ledger
+
+_CARRIED = frozenset({*LETTER_HEADERS, TRIPS})
+"""What of a letter goes with its record through the pipeline: it tells where to go should it die again."""
+
+
+class BoundedReading(Source, Protocol):
+    """What is read from; see `consumer.adapters.kafka.BoundedSource`."""
+
+    @property
+    def done(self) -> bool:
+        """Whether all was handed out."""
+
+    def figures(self) -> Mapping[TopicPartition, int]:
+        """Up to where each partition was read."""
+
+
+class Origin(NamedTuple):
+    """A dead-letter topic that is redriven. `done`: by partition, what was before."""
+
+    chooser: Chooser
+    writer: Writer
+    done: Mapping[int, Done]
+
+
+class LettersSource:
+    """Hands out the chosen letters of `origins`, which `inner` reads; fits `consumer.app.replay.engine.FiniteSource`.
+
+    `origins`: by the name of the dead-letter topic.
+    """
+
+    def __init__(self, inner: BoundedReading, origins: Mapping[str, Origin]) -> None:
+        self._inner = inner
+        self._origins = origins
+        self._handed: defaultdict[TopicPartition, list[Going]] = defaultdict(list)
+        """What is not marked yet, in order."""
+        self._failure: KafkaError | None = None
+        self._marking = asyncio.Lock()
+
+    @property
+    def done(self) -> bool:
+        """All is handed out, or as much as was asked for."""
+        return self._inner.done or self._spent()
+
+    def figures(self) -> Mapping[TopicPartition, int]:
+        """Up to where each partition was read."""
+        return self._inner.figures()
+
+    async def start(self) -> None:
+        """See `Source`."""
+        await self._inner.start()
+
+    async def fetch(self, room: int, timeout: float) -> list[Chunk]:
+        """See `Source`. Raises `KafkaError` once marks cannot be written any more: another redrive has taken over."""
+        if self._failure is not None:
+            raise self._failure
+        if self._spent():
+            await asyncio.sleep(timeout)
+            return []
+        chunks = [await self._chosen(chunk) for chunk in await self._inner.fetch(room, timeout)]
+        return [chunk for chunk in chunks if chunk.records]
+
+    async def commit(self, positions: Sequence[Position]) -> CommitResult:
+        """Mark what these positions say is settled; taken once the broker has the marks."""
+        async with self._marking:
+            try:
+                for topic, origin in self._origins.items():
+                    await self._mark(origin, [one for one in positions if one.topic == topic])
+            except KafkaError as error:
+                self._failure = self._failure or error
+                return CommitResult((), "not marked")
+        return CommitResult(tuple(positions), None)
+
+    async def end_offsets(self) -> Mapping[TopicPartition, int]:
+        """See `Source`."""
+        return await self._inner.end_offsets()
+
+    async def reached(self) -> Mapping[TopicPartition, int]:
+        """See `Source`."""
+        return await self._inner.reached()
+
+    async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
+        """Mark what is settled, end the client."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self.commit(positions)
+        except TimeoutError:
+            self._failure = self._failure or KafkaError(
+                "Kafka: the last letters could not be marked as done in time: run the redrive again; what was "
+                "delivered is known"
+            )
+        await self._inner.close(timeout)
+        if self._failure is not None:
+            raise self._failure
+
+    def _spent(self) -> bool:
+        return all(one.chooser.budget.spent() for one in self._origins.values())
+
+    async def _chosen(self, chunk: Chunk) -> Chunk:
+        origin = self._origins[chunk.topic]
+        done = origin.done.get(chunk.partition, Done())
+        records: list[Record] = []
+        for record in chunk.records:
+            one = await origin.chooser.choose(chunk.partition, record, done)
+            if one is not None:
+                handed = self._handed[TopicPartition(chunk.topic, chunk.partition)]
+                handed.append(Going(one.letter.place.offset, one.joins))
+                records.append(handed_out(one))
+        return chunk._replace(records=records)
+
+    async def _mark(self, origin: Origin, positions: Sequence[Position]) -> None:
+        """One transaction with the marks of all partitions of a dead-letter topic."""
+        marks: list[NewRecord] = []
+        left: dict[TopicPartition, list[Going]] = {}
+        settled = 0
+        for position in positions:
+            name = TopicPartition(position.topic, position.partition)
+            done, left[name] = split(self._handed[name], _Settled(position))
+            settled += len(done)
+            if done:
+                marks.append(mark(*name, runs_of(done)))
+        if marks and await origin.writer.put_back(marks) is not None:
+            raise KafkaError(
+                f"Kafka: {origin.chooser.topic.name} takes no mark of what is done: raise its max.message.bytes"
+            )
+        self._handed.update(left)
+        origin.chooser.tally.redriven += settled
+
+
+class _Settled:
+    """Whether a position says of an offset that it is settled: it lies below, or the map says so."""
+
+    def __init__(self, position: Position) -> None:
+        where = map_place(TopicPartition(position.topic, position.partition))
+        self._next = position.next_offset
+        self._map = offset_map.read(position.metadata, position.next_offset, where=where)
+
+    def __call__(self, offset: int) -> bool:
+        return offset < self._next or (self._map is not None and self._map.settled(offset))
+
+
+def handed_out(chosen: Chosen) -> Record:
+    """The record that died, with the letter's headers beside its own."""
+    letter, original = chosen.letter, chosen.original
+    carried = (header for header in letter.record.headers if header[0] in _CARRIED)
+    return original._replace(timestamp=letter.timestamp, headers=(*own_headers(original.headers), *carried))
+
+
+class ToTheirOrigins:
+    """A `DeadLetterWriter` before another one: what dies again is a letter of its origin, one trip further."""
+
+    def __init__(self, writer: DeadLetterWriter) -> None:
+        self._writer = writer
+
+    async def store(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
+        """See `DeadLetterWriter.store`."""
+        return await self._writer.store([_of_its_origin(one) for one in letters])
+
+
+def _of_its_origin(letter: DeadLetter) -> DeadLetter:
+    before = read_letter(letter.topic, letter.partition, letter.record)
+    if before is None:
+        raise InvariantViolation("a redriven record does not say where it is from; please report this")
+    topic, partition, offset = before.origin
+    own = own_headers(letter.record.headers)
+    record = letter.record._replace(offset=offset, headers=headers_back(own, before))
+    return letter._replace(topic=topic, partition=partition, record=record)
+
+
+# ---------------------------------------------------------------------------------------------- the whole of it
+
+
+class Through:
+    """One run. `known`: the topics that there are, with their number of partitions."""
+
+    def __init__(
+        self, options: RedriveOptions, settings: Settings, known: Mapping[str, int], stopped: asyncio.Event
+    ) -> None:
+        self.outcome = Outcome(dry_run=False, through_pipeline=True)
+        self._options = options
+        self._settings = settings
+        self._config = settings.kafka.client_properties()
+        self._reader = KafkaReader(self._config)
+        self._known = known
+        self._stopped = stopped
+        self._budget = Budget(options.most)
+        self._ranges: list[Range] = []
+        self._origins: dict[str, Origin] = {}
+
+    async def run(self, topics: Sequence[DeadLetterTopic]) -> None:
+        """All topics at once. Raises what the service raises, and `KafkaError` when another redrive takes over."""
+        self.outcome.missing = [topic.name for topic in topics if not topic.there]
+        async with contextlib.AsyncExitStack() as stack:
+            for topic in topics:
+                if topic.there:
+                    await self._prepare(topic, stack)
+            if self._stopped.is_set():
+                self.outcome.end = End.INTERRUPTED
+                return
+            await self._serve(stack)
+
+    async def _prepare(self, topic: DeadLetterTopic, stack: contextlib.AsyncExitStack) -> None:
+        chooser = Chooser(self._options, topic, self._reader, self._known, self._budget, self.outcome)
+        writer = Redriver(
+            self._config, transactional_id(self._settings, topic.name), on_trouble=log_kafka_trouble
+        )
+        stack.push_async_callback(writer.close)
+        await writer.start()  # before anything is read, see `redrive`
+        ranges = await self._reader.ranges(topic.name)
+        with watch(f"reading {topic.name}", sum(one.end - one.begin for one in ranges)) as shown:
+            read = 0
+
+            def more(offsets: int) -> None:
+                nonlocal read
+                read += offsets
+                shown.show(read)
+
+            filters = self._options.filters
+            marks = await read_marks(self._reader, topic, ranges, filters, more, self._stopped.is_set)
+        chooser.tally.matched = marks.matching
+        self._ranges += ranges
+        self._origins[topic.name] = Origin(chooser, writer, marks.done)
+
+    async def _serve(self, stack: contextlib.AsyncExitStack) -> None:
+        settings, own = self._settings, self._settings.pinstream
+        local = building.local_schemas(settings)
+        schema = building.reader_schema(settings, local)
+        writers = building.writer_schemas(settings, local)
+        stack.push_async_callback(writers.close)
+        api = building.conversions_api(settings)
+        stack.push_async_callback(api.close)
+        building.make_state_folder(own.state_dir)
+        keys = open_key_store(
+            own.key_store.get_secret_value(), window=own.dedup_window, max_bytes=own.key_store_max_bytes
+        )
+        stack.push_async_callback(keys.close)
+        letters = DeadLetterProducer(self._config, topic=own.dead_letter_topic, on_trouble=log_kafka_trouble)
+        stack.push_async_callback(letters.close)
+        sources: list[LettersSource] = []
+
+        def connect(listener: Service) -> LettersSource:
+            inner = BoundedSource(self._config, self._ranges, listener=listener, on_trouble=log_kafka_trouble)
+            sources.append(LettersSource(inner, self._origins))
+            return sources[0]
+
+        rate = self._options.rate
+        service = Service(
+            Pipeline(
+                dataclasses.replace(building.policy(settings), events_per_second=rate or math.inf),
+                building.decoder(settings, schema),
+                building.converter(settings, schema, settings.pinterest.ad_account_ids),
+                seed=time.time_ns(),
+            ),
+            connect=connect,
+            api=api,
+            key_store=keys,
+            schemas=writers,
+            dead_letters=ToTheirOrigins(letters),
+            clock=SystemClock(time.time),
+            report=building.log_report,
+            grace=own.shutdown_grace,
+        )
+        tune_garbage_collector()
+        try:
+            self._ended(await self._watched(service, sources[0]))
+        finally:
+            self.outcome.ledger = ledger(service.statistics().totals)
+
+    async def _watched(self, service: Service, source: LettersSource) -> Ran:
+        tallies = self.outcome.tallies
+        with watch("redrive", sum(one.matched for one in tallies)) as shown:
+
+            def show() -> None:
+                done = sum(one.matched - one.left for one in tallies)
+                shown.show(done, f"{service.statistics().totals.delivered:,} delivered")
+
+            try:
+                return await run_to_end(service, source, show)
+            except DestinationRefused as refused:
+                raise DestinationRefused(f"{refused}; {REFUSED_ADVICE}") from refused
+
+    def _ended(self, ran: Ran) -> None:
+        if ran.end is RunEnd.INTERRUPTED:
+            self.outcome.end = End.INTERRUPTED
+        elif ran.end is RunEnd.GUARDED:
+            self.outcome.end = End.GUARDED
+
+
+def transactional_id(settings: Settings, topic: str) -> str:
+    """One for each dead-letter topic, whoever redrives it with this group's settings, and whichever way."""
+    return f"{settings.kafka.group_id}.redrive.{topic}"
