@@ -13,6 +13,7 @@ by its looks. Personal data is the callers' duty: they log codes and ids, never 
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -136,7 +137,7 @@ def configure(*, log_format: str | None = None, level: str = "info", stream: Tex
     ``debug``, ``info``, ``warning`` or ``error``; libraries are heard from ``warning`` on, unless it is ``debug``.
     `stream` is stderr as it is now.
     """
-    out = sys.stderr if stream is None else stream
+    out = stream or sys.stderr or io.StringIO()  # stderr may be closed (`2>&-`): then nobody listens
     threshold = logging.getLevelNamesMapping()[level.upper()]
     console = out.isatty() if log_format is None else log_format == "console"
     structlog.configure(

@@ -183,11 +183,6 @@ class Service:
             self._stop_deadline = self._clock.now().monotonic + self._grace
         self.feed(i.StopRequested(self._grace * _DRAIN_SHARE))
 
-    @property
-    def left_at(self) -> Sequence[Position]:
-        """Where an orderly stop left off, by partition; none before it."""
-        return self._final or ()
-
     def statistics(self) -> Statistics:
         """The core's figures of now."""
         return self.pipeline.statistics(self._clock.now())

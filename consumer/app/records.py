@@ -105,10 +105,11 @@ async def pause(seconds: float, stopped: asyncio.Event) -> None:
 
 
 def say(text: str) -> None:
-    """A line for people, on stderr: stdout is for results."""
-    click.echo(text, err=True)
+    """A line for people, on stderr: stdout is for results. That nobody listens is no reason to end."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def on_terminal() -> bool:
-    """Whether a person is watching stderr."""
-    return sys.stderr.isatty()
+    """Whether a person is watching stderr (which may be closed)."""
+    return sys.stderr is not None and sys.stderr.isatty()

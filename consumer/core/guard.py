@@ -1,7 +1,8 @@
 """The guard: intake stops before a wrong mapping empties a topic into dead letters.
 
-Theory of operation. Per topic it keeps a sample of the latest records read: rejected at once (undecodable,
-unconvertible), filtered, or events that go on. What the API says of an event comes as much as a whole budget of open
+Theory of operation. Per topic it keeps a sample of the latest records read that were meant to be sent: rejected at once
+(undecodable, unconvertible), or events that go on. What the mapping filters is in none: nine page views that nobody
+wants must not hide that each checkout is refused. What the API says of an event comes as much as a whole budget of open
 events later, and not at all while the API is down. So that is another sample, of the latest events judged: counted
 with the reads, a refusal would find its record forgotten; and counted when all is over, an outage would leave
 rejections alone. Of the latest records would be dead letters: those rejected, and of those that went on the refused
@@ -19,19 +20,21 @@ from typing import Final
 from consumer.core.context import Context
 from consumer.core.dedup import Delivery
 from consumer.core.intake import Prepared
-from consumer.core.model import Filtered, Rejection
+from consumer.core.model import Rejection, Stage
+from consumer.core.selection import EXPIRED
 from consumer.core.statistics import GuardStatistics
 
 _REMIND_EVERY = 60.0
 _REASONS_MOST = 100
 """Reasons kept of a topic, the latest ones: what most of them are is what to look at first."""
-_GOOD, _EVENT, _FILTERED, _BAD = range(4)
-_MARKS: Final[Mapping[type, int]] = {tuple: _EVENT, Filtered: _FILTERED, Rejection: _BAD}
-"""By the type of what a record became; what is passed over, or waits for its schema, has none."""
-_ADVICE = (
-    "nothing more is read or dead-lettered, and nothing open is committed: correct the mapping and start again; "
-    "PINSTREAM_DEAD_LETTER_SHARE=1 lets them all become dead letters"
-)
+_GOOD, _EVENT, _BAD = range(3)
+_MARKS: Final[Mapping[type, int]] = {tuple: _EVENT, Rejection: _BAD}
+"""By the type of what a record became; what is filtered, passed over, or waits for its schema, has none."""
+_STOPPED = "nothing more is read or dead-lettered, and nothing open is committed: "
+_OR_ELSE = "and start again; PINSTREAM_DEAD_LETTER_SHARE=1 lets them all become dead letters"
+_ADVICE = f"{_STOPPED}correct the mapping {_OR_ELSE}"
+_TOO_OLD = f"{_STOPPED}raise PINSTREAM_MAX_EVENT_AGE, or move the group past them (pinstream offsets set), {_OR_ELSE}"
+"""No mapping makes an event younger."""
 
 
 class _Sample:
@@ -114,7 +117,7 @@ class Guard:
         topic, rejected, of, mostly = self.tripped
         self._context.report(
             "error", "dead_letter_guard", topic=topic, share=round(rejected / of, 4), of=of, mostly=mostly,
-            advice=_ADVICE,
+            advice=_TOO_OLD if mostly == f"{Stage.CONVERT.value} {EXPIRED}" else _ADVICE,
         )  # fmt: skip
 
     def due(self) -> float | None:

@@ -35,14 +35,17 @@ _NOT_UNICODE = Rejection(Stage.CONVERT, "unserialisable", "the event holds text 
 Verdict = Filtered | Rejection | SchemaRef
 Prepared = tuple[ConversionEvent, bytes] | Verdict
 """An event and its JSON (a plain tuple), or why there is none."""
-Decoded = CommerceEvent | Rejection | SchemaRef | None
+Decoded = CommerceEvent | Rejection | SchemaRef | Filtered | None
 
 
 class Decoding(Protocol):
     """What the core needs of a decoder; see `consumer.core.decode.Decoder`."""
 
     def decode_chunk(self, records: list[Record]) -> Sequence[Decoded]:
-        """One result per record: the event, why there is none, the schema that is needed first; None: tombstone."""
+        """One result per record: the event, why there is none, the schema that is needed first; None: tombstone.
+
+        `Filtered` where somebody in between does not want it (`consumer.core.selection`).
+        """
 
 
 class SchemaLearner(Decoding, Protocol):

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import lt
+from typing import NamedTuple
 
 from consumer.core import offset_map
 from consumer.core.model import Chunk, Disposition, Position, TopicPartition
@@ -45,6 +46,14 @@ class Totals:
     dead_lettered: int
     open: int
     released: int = 0
+
+
+class LeftAt(NamedTuple):
+    """Where an assignment stands: its lowest offset that is not settled (None: not known); `clear`: nothing is open,
+    so that everything it has read is settled."""
+
+    next_offset: int | None
+    clear: bool
 
 
 class AssignmentState:
@@ -231,6 +240,11 @@ class AssignmentState:
         return Totals(self.read, delivered, duplicate, filtered, dead_lettered, self.open)
 
 
+def _left_at(state: AssignmentState) -> LeftAt:
+    position = state.proof()
+    return LeftAt(None if position is None else position.next_offset, state.open == 0)
+
+
 def map_place(tp: TopicPartition) -> str:
     """What an offset map is bound to, beside its offset."""
     return f"{tp.topic}-{tp.partition}"
@@ -244,6 +258,7 @@ class Ledger:
         self._ended = [0] * (len(_MARK) + 1)
         self._released = 0
         self._map_most = map_most
+        self._ended_at: dict[TopicPartition, LeftAt] = {}
         self.passed = 0
         """Records passed over, ever."""
         self.open = 0
@@ -280,6 +295,7 @@ class Ledger:
         if state is None:
             return None
         self._check(state)
+        self._ended_at[tp] = _left_at(state)
         state.live = False
         self.open -= state.open
         self.open_bytes -= state.open_bytes
@@ -287,6 +303,10 @@ class Ledger:
         self._ended = [total + count for total, count in zip(self._ended, state.counts, strict=True)]
         state.spans.clear()
         return state
+
+    def left_at(self) -> dict[TopicPartition, LeftAt]:
+        """Where each partition that was ever ours stands, or was left at."""
+        return {**self._ended_at, **{tp: _left_at(state) for tp, state in self._assignments.items()}}
 
     def rewind(self, state: AssignmentState, offset: int) -> int:
         """The position went back to `offset` within an assignment: what is open from there on will come again.

@@ -101,6 +101,17 @@ class Rejection(NamedTuple):
     message: str
 
 
+class Problem(NamedTuple):
+    """A record that cannot be delivered, and why: a `Rejection` with its place."""
+
+    topic: str
+    partition: int
+    offset: int
+    stage: Stage
+    code: str
+    message: str
+
+
 class Warned(NamedTuple):
     """Something a deliverable event lacks or lost on the way; `field` is the conversion field's dotted name."""
 

@@ -33,6 +33,7 @@ from consumer.core.model import (
     Disposition,
     Filtered,
     Instant,
+    Problem,
     Rejection,
     SchemaRef,
     TopicPartition,
@@ -42,13 +43,13 @@ from consumer.core.parking import Parking
 from consumer.core.policy import Policy
 from consumer.core.room import FETCH_MOST as FETCH_MOST
 from consumer.core.room import Limit, Room
-from consumer.core.selection import NOT_SELECTED
 from consumer.core.spans import Span
 from consumer.core.statistics import Freshness, Statistics
 from consumer.core.surveyor import survey
 from consumer.errors import InvariantViolation
 
 _LETTERS_MOST = 500
+PROBLEMS_MOST = 10
 _KEYS_MOST = 10_000
 
 
@@ -81,6 +82,8 @@ class Pipeline:
         self._decoder = decoder
         intake = Intake(self.context, self.claims, decoder, converter)
         self.guard = Guard(self.context)
+        self.problems: list[Problem] = []
+        """The first records that could not be delivered."""
         self._limit = Limit(policy.most_records, self.ledger)
         self.admission = Admission(
             self.context, self.ledger, self.parking, intake, self, self.guard, self._limit
@@ -278,6 +281,7 @@ class Pipeline:
         for chunk in happened.chunks:
             state = self.ledger.get(TopicPartition(chunk.topic, chunk.partition))
             if state is None or state.epoch != chunk.epoch or state.draining or not chunk.records:
+                self.ledger.release_unread(len(chunk.records))
                 continue
             if chunk.records[0].offset < (state.position() or 0):
                 self._go_back(state, chunk.records[0].offset)
@@ -302,7 +306,7 @@ class Pipeline:
             self.parking.park(verdict, span, index)
         elif isinstance(verdict, Filtered):
             self.context.counters.bump(self.context.counters.filtered, verdict.code)
-            if self.ledger.settle(span, index, Disposition.FILTERED) and verdict.code in NOT_SELECTED:
+            if self.ledger.settle(span, index, Disposition.FILTERED):
                 self._limit.left_out += 1
         else:
             self.dead_letter(span, index, verdict, 0)
@@ -418,6 +422,8 @@ class Pipeline:
         self.guard.because(tp.topic, rejection)
         at_ms = int(self.context.now.unix * 1000)
         letter = i.DeadLetter(tp.topic, tp.partition, span.record(index), rejection, attempts, at_ms)
+        if len(self.problems) < PROBLEMS_MOST:
+            self.problems.append(Problem(tp.topic, tp.partition, span.record(index).offset, *rejection))
         self.letters.add([Letter(span, index, letter)])
 
     def _dead_letters_stored(self, happened: i.DeadLettersStored) -> None:

@@ -18,7 +18,6 @@ from consumer.core.ledger import Ledger
 from consumer.core.model import Filtered
 from consumer.core.parking import Parking
 from consumer.core.policy import Policy
-from consumer.core.selection import NOT_SELECTED
 
 if TYPE_CHECKING:
     from consumer.core.admission import Admission
@@ -32,20 +31,23 @@ _BURST = 0.1
 """Seconds of its pace that a replay may be ahead."""
 _UNUSED = 1.0
 """Seconds of its pace that it may catch up on: an outage of an hour must not be followed by an hour's events."""
+_AHEAD = 2.0
+"""Seconds of its pace that may be open: what is read while the platform takes nothing goes all at once afterwards."""
 _ROUNDING = 1e-6
 
 
 class Limit:
-    """At most `most` records are read, those aside that ``--where`` left out."""
+    """At most `most` records are read, not counting those that are filtered: tombstones, too old ones, and what
+    ``--where`` left out."""
 
     def __init__(self, most: int | None, ledger: Ledger) -> None:
         self._most = most
         self._ledger = ledger
         self.left_out = 0
-        """Records read and not selected."""
+        """Records read and filtered."""
 
     def left(self) -> int:
-        """How many more may be read. What waits for its schema may turn out not to be selected: it counts till then."""
+        """How many more may be read. What waits for its schema may turn out to be filtered: it counts till then."""
         return FETCH_MOST if self._most is None else self._most - self._counted()
 
     def cut(self, items: Sequence[Prepared | None], count: int) -> int:
@@ -54,7 +56,7 @@ class Limit:
         if self._most is None or left >= count:
             return count
         for at, item in enumerate(items[:count]):
-            left -= item is not None and not (type(item) is Filtered and item.code in NOT_SELECTED)
+            left -= item is not None and type(item) is not Filtered
             if left < 0:
                 return at
         return count
@@ -80,6 +82,7 @@ class Pace:
     def __init__(self, rate: float) -> None:
         self._rate = rate
         self._burst = max(1.0, rate * _BURST)
+        self._ahead = max(1.0, rate * _AHEAD)
         self._allowed = self._left = self._burst
         self._at: float | None = None
 
@@ -88,13 +91,13 @@ class Pace:
         """Whether there is no pace to keep."""
         return math.isinf(self._rate)
 
-    def go_on(self, gone_on: int, now: float) -> None:
-        """So many events have gone on until `now`. The first time is when the pace begins."""
+    def go_on(self, gone_on: int, still_open: int, now: float) -> None:
+        """So many events have gone on until `now`, some of them are open. The first time is when the pace begins."""
         since = now - self._at if self._at is not None else 0.0
         self._at = now
         most = gone_on + max(1.0, self._rate * _UNUSED)
         self._allowed = min(self._allowed + since * self._rate, most)
-        self._left = self._allowed - gone_on
+        self._left = min(self._allowed - gone_on, self._ahead - still_open)
 
     def room(self) -> int:
         """How many more may go on now."""
@@ -140,8 +143,8 @@ class Room:
         if self._pace.endless or not any(True for _ in self._ledger):
             return
         totals = self._ledger.totals()
-        gone_on = totals.delivered + totals.open + self._admission.held
-        self._pace.go_on(gone_on, self._context.now.monotonic)
+        still_open = totals.open + self._admission.held
+        self._pace.go_on(totals.delivered + still_open, still_open, self._context.now.monotonic)
 
     def level(self) -> int:
         """How many records to fetch now at most; 0: pause."""

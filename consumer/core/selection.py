@@ -1,18 +1,29 @@
 """Which events of a replay go on: what ``--where`` leaves out, and what is too old for the platform.
 
-Theory of operation. A `Selecting` converter stands before the real one. What it leaves out becomes `Filtered`, so
-that the ledger adds up and nothing of it is sent or dead-lettered. Two codes tell whether an event did not match, or
-could not be judged: an event that is refused before it has a name cannot be compared with one. Too old is not a dead
-letter in a replay: whoever replays last month's topic does not want last month's dead letters once more.
+Theory of operation. `Selecting` stands before the real converter, `Judging` before the decoder. What they leave out
+becomes `Filtered`, so that the ledger adds up and nothing of it is sent or dead-lettered. Two codes tell whether an
+event did not match, or could not be judged: a record that is refused before it has a name cannot be compared with one.
+Too old is not a dead letter in a replay: whoever replays last month's topic does not want last month's dead letters
+once more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from consumer.core.intake import Converting
-from consumer.core.model import CommerceEvent, ConversionEvent, Converted, Filtered, Rejection
+from consumer.core.model import (
+    CommerceEvent,
+    ConversionEvent,
+    Converted,
+    Filtered,
+    Record,
+    Rejection,
+    SchemaRef,
+)
+
+if TYPE_CHECKING:
+    from consumer.core.intake import Converting, Decoded, SchemaLearner
 
 EXPIRED: Final = "expired"
 """Filter code of what is too old; the code of the rejection that it stands for (`convert_decisions`)."""
@@ -79,6 +90,26 @@ def _parsed(text: str) -> tuple[str, frozenset[str], bool]:
     if value.lower() not in _CHANNELS:
         raise ValueError(f"{value!r} is no channel: use {', '.join(CHANNELS)}")
     return field, _CHANNELS[value.lower()], equal
+
+
+class Judging:
+    """A decoder; while anything is asked for, what cannot be decoded is left out: nobody knows whether it was meant."""
+
+    def __init__(self, decoder: SchemaLearner) -> None:
+        self._decoder = decoder
+
+    def decode_chunk(self, records: list[Record]) -> Sequence[Decoded]:
+        """See `consumer.core.intake.Decoding`."""
+        decoded = self._decoder.decode_chunk(records)
+        return [_UNJUDGED if isinstance(one, Rejection) else one for one in decoded]
+
+    def add_schema(self, ref: SchemaRef, schema_json: Any) -> Rejection | None:
+        """See `consumer.core.intake.SchemaLearner`."""
+        return self._decoder.add_schema(ref, schema_json)
+
+    def add_missing(self, ref: SchemaRef) -> None:
+        """See `consumer.core.intake.SchemaLearner`."""
+        self._decoder.add_missing(ref)
 
 
 class Selecting:

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 import pytest_asyncio
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import KafkaError as ConfluentError
 
 from consumer.adapters.kafka import NewRecord, Redriver
 from consumer.errors import KafkaError, SettingsError
@@ -135,6 +136,48 @@ async def test_a_second_redrive_fences_the_first(kafka: Kafka, make: Make) -> No
         assert len(str(caught.value).splitlines()) == 1
     assert await second.put_back(lot(topic, b"2")) is None
     assert committed_values(kafka, topic) == [b"1", b"2"]
+
+
+class Confused:
+    """A producer whose broker answers a commit with `code`; whether it requires an abort is `abortable`."""
+
+    def __init__(self, code: int, abortable: bool) -> None:
+        self._error = _Raised(code, abortable)
+        self.aborts = 0
+
+    def begin_transaction(self) -> None: ...
+    def produce(self, *_: object, **__: object) -> None: ...
+    def purge(self, **_: object) -> None: ...
+
+    def flush(self, _: float) -> int:
+        return 0
+
+    def commit_transaction(self, _: float) -> None:
+        raise KafkaException(self._error)
+
+    def abort_transaction(self, _: float) -> None:
+        self.aborts += 1
+
+
+class _Raised(ConfluentError):
+    """An error whose flags are as told."""
+
+    def __init__(self, code: int, abortable: bool) -> None:
+        super().__init__(code, "as told")
+        self._abortable = abortable
+
+    def txn_requires_abort(self) -> bool:
+        return self._abortable
+
+
+@pytest.mark.parametrize("abortable", [True, False])
+async def test_a_commit_without_a_verdict_is_said_to_be_one(make: Make, abortable: bool) -> None:
+    """A broker in the middle of fencing says UNKNOWN: nothing is aborted or tried again, since nobody knows."""
+    redriver = make(Kafka("127.0.0.1:9", "external"), "id")
+    producer = redriver._producer = Confused(ConfluentError.UNKNOWN, abortable)
+    with pytest.raises(KafkaError, match=r"did not say whether .* another redrive has taken over"):
+        await redriver.put_back(lot("orders", b"1"))
+    assert producer.aborts == 0
 
 
 @pytest.mark.kafka

@@ -109,6 +109,7 @@ def test_letters_go_back_whole_and_are_marked() -> None:
         "result": "complete",
         "dry_run": False,
         "through_pipeline": False,
+        "ledger": None,
         "topics": [{"topic": DEAD} | counts],
         "no_dead_letters": [],
         "notes": [],
@@ -360,6 +361,16 @@ def test_interrupted_the_lot_under_way_is_finished(monkeypatch: pytest.MonkeyPat
     assert tally(outcome).left == 2
     assert tally(redriven(where)) == Tally(DEAD, matched=10, redriven=2, done_before=8)
     assert where.values("orders") == values(*range(10))
+
+
+def test_a_signal_at_the_very_end_interrupts_nothing() -> None:
+    """All is back: exit code 0."""
+    where = topics(10)
+    writer = Transactions(where)
+    events: list[asyncio.Event] = []
+    writer.after = lambda lot: events[0].set()
+    outcome = redriven(where, writer=writer, stop=events.append)
+    assert (outcome.end, tally(outcome).left) == (End.COMPLETE, 0)
 
 
 def test_interrupted_while_it_waits_for_its_rate() -> None:

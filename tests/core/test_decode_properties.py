@@ -9,7 +9,7 @@ from typing import Any
 
 import fastavro
 import fastavro.schema
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from consumer.core.avro_resolution import compile_reader
@@ -152,6 +152,19 @@ def evolutions(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any], dict[st
     return schema, evolved_record(draw, schema), draw(values)
 
 
+def has_text_and_bytes(schema: Any) -> bool:
+    """Whether any union in it has both."""
+    if isinstance(schema, list):
+        return {"string", "bytes"} <= {one for one in schema if isinstance(one, str)} or any(
+            map(has_text_and_bytes, schema)
+        )
+    if not isinstance(schema, dict):
+        return False
+    return any(map(has_text_and_bytes, schema.get("fields", []))) or any(
+        has_text_and_bytes(schema[part]) for part in ("type", "items", "values") if part in schema
+    )
+
+
 def written(schema: Any, value: Any) -> bytes:
     """Bare Avro by fastavro."""
     out = io.BytesIO()
@@ -186,8 +199,13 @@ def test_encode_and_decode_are_inverse(generated: tuple[Any, Any]) -> None:
 @given(evolutions())
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_schema_that_evolved_is_resolved_as_fastavro_resolves_it(generated: tuple[Any, Any, Any]) -> None:
-    """Fields that came, went and moved, symbols, promotions, unions: at any depth, all at once."""
+    """Fields that came, went and moved, symbols, promotions, unions: at any depth, all at once.
+
+    But for a union of both text and bytes: fastavro takes the first branch that the text can be promoted to, we and
+    Java the exact one (`consumer.core.avro_resolution`).
+    """
     writer, reader, value = generated
+    assume(not has_text_and_bytes(reader))
     data = written(writer, value)
     result, end = compile_reader(parse(writer), parse(reader))(data, 0)
     assert end == len(data)

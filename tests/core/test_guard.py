@@ -17,6 +17,7 @@ from consumer.core.intake import TOMBSTONE, Prepared
 from consumer.core.ledger import Ledger
 from consumer.core.model import ConversionEvent, Instant, Rejection, SchemaRef, Stage, TopicPartition
 from consumer.core.policy import Policy
+from consumer.core.selection import EXPIRED
 from tests.core.building import (
     MACHINE,
     PROPERTY,
@@ -131,13 +132,40 @@ def test_a_poisoned_topic_among_good_ones_trips_it() -> None:
     assert tripped(core) == (OTHER_TOPIC, 10, 10)
 
 
-def test_filtered_records_and_duplicates_are_good() -> None:
-    """The mapping wants the one, and the other was delivered."""
+def test_what_is_filtered_hides_nothing() -> None:
+    """Nine of ten records are not meant to be sent; of those that are, most are refused."""
+    core = guarded()
+    for n in range(9):
+        core.fetch(*[filtered()] * 9, *bad(1))
+        core.store_letters()
+        assert tripped(core) is None, n
+    core.fetch(*[None] * 9, *bad(1))
+    assert tripped(core) == (TOPIC, 10, 10)
+
+
+def test_what_is_too_old_is_told_apart() -> None:
+    """It trips as well, but no mapping makes an event younger: the advice is another one."""
+    context = Context(Policy(dead_letter_share=0.5, dead_letter_sample=4), seed=0)
+    context.begin(Instant(5.0, 0.0))
+    guard = Guard(context)
+    expired = Rejection(Stage.CONVERT, EXPIRED, "too old")
+    for _ in range(4):
+        guard.because(TOPIC, expired)
+    guard.read(TOPIC, [expired] * 4)
+    guard.mind()
+    [report] = context.take()
+    assert isinstance(report, i.Report)
+    assert "PINSTREAM_MAX_EVENT_AGE" in str(report.fields["advice"])
+    assert "mapping" not in str(report.fields["advice"])
+
+
+def test_duplicates_are_good() -> None:
+    """They were delivered."""
     core = guarded(max_open_events=100)
     core.fetch(event("once"))
     judge(core)
     for _ in range(10):
-        core.fetch(filtered(), None, event("once"), event("once"), *bad(2))
+        core.fetch(filtered(), None, event("once"), event("once"), *bad(1))
         core.store_letters()
         judge(core)
     assert core.statistics().totals.duplicate == 20
@@ -408,7 +436,7 @@ class Books(RuleBasedStateMachine):
     def read(self, topic: str, kinds: list[str]) -> None:
         """Records come in."""
         self.guard.read(topic, [KINDS[one] for one in kinds])
-        self.reads[topic] += [one for one in kinds if one not in ("parked", "passed over")]
+        self.reads[topic] += [one for one in kinds if one not in ("parked", "passed over", "filtered")]
         self.look(topic)
 
     @precondition(lambda self: any(self.reads.values()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -189,4 +188,17 @@ def test_nothing_personal_is_shown(kafka: Kafka, api: Api, tmp_path: Path) -> No
     assert done.returncode == 0
     assert "9 dead once more" in done.stdout
     assert "jane" not in done.stdout + done.stderr
-    print(done.stdout, file=sys.stderr)
+
+
+@pytest.mark.real_kafka
+def test_a_refused_token_ends_it_with_its_own_exit_code(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """As in the service: patience runs out, exit code 3; the letters wait, unmarked."""
+    topic, group = new_topic(kafka), new_group()
+    bury(kafka, [letter(topic, number) for number in range(5)])
+    api.set_token("pina_another")
+    env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_HALT_PATIENCE="2s")
+    done = command("dead-letters", *THROUGH, env=env)
+    assert done.returncode == 3
+    assert "PINTEREST_ACCESS_TOKEN" in last_error(done.stderr)
+    listed = asked("list", env=env)
+    assert (listed["waiting"], listed["done"]) == (5, 0)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process, command, last_error
-from tests.end_to_end.records import commerce_event, committed_offsets, dead_letters, records_on
+from tests.end_to_end.records import ENCODER, commerce_event, committed_offsets, dead_letters, records_on
 from tests.end_to_end.replaying import Shop
 from tests.kafka.harness import WITHIN, Kafka
 
@@ -73,6 +74,9 @@ def test_the_end_is_fixed_when_it_starts(kafka: Kafka, api: Api, tmp_path: Path)
     assert set(shop.accepted()) == ids(0, 40)
     third = shop.replay("--name", "once")
     assert (third.document["result"], third.ledger["read"]) == ("complete", 0)
+    assert [one.document["resumed"] for one in (first, second, third)] == [False, True, True]
+    assert "up to 30 of 40 records are left" in second.stderr
+    assert "is done: nothing is left; another --name begins anew" in third.stderr
 
 
 def test_a_topic_that_grows_does_not_keep_it(kafka: Kafka, api: Api, tmp_path: Path) -> None:
@@ -189,8 +193,11 @@ def test_only_what_is_asked_for(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     visits = shop.replay("--where", "event_name!=checkout", "--where", "channel=web")
     assert visits.figures() == (30, 0, 30, 0)
     assert visits.document["not_selected"] == 30
+    shop.write([b"junk", None])
     one = shop.replay("--where", "event_id=e-5", "--where", "event_id=e-7", "--where", "event_id=none")
-    assert one.figures() == (2, 0, 58, 0)
+    assert one.figures() == (2, 0, 60, 0)
+    assert one.document["filtered"] == {"tombstone": 1, "where": 58, "where_unjudged": 1}
+    assert records_on(kafka, f"{shop.topic}.dead-letters") == 0
     assert set(shop.accepted().values()) == {1}
 
 
@@ -271,10 +278,6 @@ def test_a_name_belongs_to_one_replay(kafka: Kafka, api: Api, tmp_path: Path) ->
 
 def test_markers_of_transactions_at_the_end_do_not_keep_it(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """Aborted records and markers, which no reader is handed, count as read; nothing aborted is sent."""
-    from confluent_kafka import Producer
-
-    from tests.end_to_end.records import ENCODER
-
     shop = Shop(kafka, api, tmp_path)
     producer = Producer({**kafka.config, "transactional.id": shop.topic, "log_level": 0})
     producer.init_transactions(WITHIN)
@@ -312,6 +315,8 @@ def test_a_refused_token_ends_it_with_three(kafka: Kafka, api: Api, tmp_path: Pa
     shop.write_orders(30)
     refused = shop.replay(code=3, PINTEREST_ACCESS_TOKEN="pina_wrong", PINSTREAM_HALT_PATIENCE="1s")
     assert "nothing was lost" in refused.error
+    assert refused.document["result"] == "failed"
+    assert refused.document["ranges"][0]["next"] == 0
     assert shop.replay().figures() == (30, 0, 0, 0)
 
 
@@ -332,6 +337,74 @@ def test_it_warns_of_what_could_be_sent_twice(kafka: Kafka, api: Api, tmp_path: 
     assert "up to 8 of these records are older than PINSTREAM_DEDUP_WINDOW" in warned[0]
     assert "has not settled up to 5 of these records" in warned[1]
     assert shop.replay("--dry-run", start="offset:10", stop="offset:20").warnings == []
+    elsewhere = {"PINSTREAM_STATE_DIR": str(tmp_path / "elsewhere")}
+    [unknown] = shop.replay("--dry-run", start="offset:10", stop="offset:20", code=0, **elsewhere).warnings
+    assert "there is no key store here" in unknown
+    assert "settled up to 10 of these records" in unknown
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_it_warns_of_another_replay_and_of_an_open_transaction(
+    kafka: Kafka, api: Api, tmp_path: Path
+) -> None:
+    """Two that send at once; and records that nobody can read yet."""
+    shop = Shop(kafka, api, tmp_path)
+    shop.write_orders(30)
+    arguments = ("replay", "--topic", shop.topic, "--from", "beginning", "--to", "end", "--rate", "2/s")
+    with Process(tmp_path, *arguments, env=shop.env) as other:
+        other.until(lambda: api.calls > 0, "its first call")
+        [warning] = shop.replay(start="offset:28", stop="offset:30").warnings
+        assert "another replay is running" in warning
+        other.kill()
+    producer = Producer({**kafka.config, "transactional.id": shop.topic, "log_level": 0})
+    producer.init_transactions(WITHIN)
+    producer.begin_transaction()
+    producer.produce(shop.topic, ENCODER.encode(commerce_event("not-yet")))
+    assert producer.flush(WITHIN) == 0
+    [warning] = shop.replay("--dry-run").warnings
+    assert "up to 1 records at the end" in warning
+    producer.abort_transaction(WITHIN)
+
+
+def test_a_topic_of_which_no_partition_is_named_is_replayed_whole(
+    kafka: Kafka, api: Api, tmp_path: Path
+) -> None:
+    """``--partition A:0`` beside ``--topic B`` says nothing of B."""
+    one, other = Shop(kafka, api, tmp_path / "a", 2), Shop(kafka, api, tmp_path / "b", 2)
+    one.write_orders(10, "a")
+    other.write_orders(10, "b")
+    replayed = one.replay("--topic", other.topic, "--partition", f"{one.topic}:1")
+    assert replayed.ledger["delivered"] == 15
+    assert len(replayed.document["ranges"]) == 3
+
+
+def test_ignore_dedup_interrupted_says_where_each_partition_stopped(
+    kafka: Kafka, api: Api, tmp_path: Path
+) -> None:
+    """So that going on by hand sends the rest, and only the rest."""
+    shop = Shop(kafka, api, tmp_path, partitions=3, settings={"PINSTREAM_BATCH_EVENTS": "10"})
+    shop.write_orders(300)
+    arguments = (
+        "replay",
+        "--topic",
+        shop.topic,
+        "--from",
+        "beginning",
+        "--to",
+        "end",
+        "--json",
+        "--ignore-dedup",
+    )
+    with Process(tmp_path, *arguments, "--rate", "100/s", env=shop.env) as process:
+        process.until(lambda: shop.accepted().total() > 60, "a share")
+        assert process.stop(signal.SIGINT)[0] == 1
+        ranges = json.loads(process.stdout.strip().splitlines()[-1])["ranges"]
+        assert "go on from where each partition stopped" in last_error(process.stderr)
+    assert sum(one["next"] for one in ranges) == shop.accepted().total() < 300
+    for one in ranges:
+        partition = ("--partition", str(one["partition"]), "--ignore-dedup")
+        shop.replay(*partition, start=f"offset:{one['next']}")
+    assert shop.accepted() == dict.fromkeys(ids(0, 300), 1)
 
 
 WRONG = [

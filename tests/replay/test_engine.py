@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from consumer.app.replay.engine import End, Ran, run_to_end
-from consumer.core.model import TopicPartition
+from consumer.core import interface as i
+from consumer.core.model import Chunk, TopicPartition
+from consumer.errors import KafkaError
 from consumer.service import Service
 from tests.core.building import TOPIC, event, filtered, unconvertible
 from tests.service.driving import Trouble, until, values
-from tests.service.fakes import FakeSource, Process, World
+from tests.service.fakes import Answering, FakeSource, Process, World
 from tests.service.virtual_time import run
 
 
 class FiniteFake(FakeSource):
     """The fake source, which ends where the log ends."""
+
+    held: asyncio.Event | None = None
+    """While set up and not set, fetches wait with the room they were given."""
+    waiting = False
+
+    async def fetch(self, room: int, timeout: float) -> Sequence[Chunk]:
+        if self.held is not None and room:
+            self.waiting = True
+            await self.held.wait()
+        return await super().fetch(room, timeout)
 
     @property
     def done(self) -> bool:
@@ -145,8 +157,8 @@ def test_the_guard_ends_it() -> None:
     assert world.committed[0] == len(world.letters)
 
 
-def test_a_failure_ends_it_with_that() -> None:
-    """What the service raises is raised, and nothing is left running."""
+def test_a_bug_ends_it_with_that() -> None:
+    """What is beyond the error tree is raised, and nothing is left running."""
 
     async def main() -> None:
         process = Bounded(World(p0=values(10)))
@@ -157,3 +169,51 @@ def test_a_failure_ends_it_with_that() -> None:
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run(main())
+
+
+def test_a_failure_outside_is_told_with_the_figures_up_to_then() -> None:
+    """The brokers are gone in the middle: what was delivered is known, and what ended it."""
+    world = World(p0=values(500))
+
+    async def main() -> Ran:
+        process = Bounded(world, max_open_events=50, batch_events=10)
+        running = asyncio.create_task(process.replay())
+        await until(lambda: len(world.processed) > 100)
+        process.broken["fetch"] = KafkaError("gone")
+        return await running
+
+    ran = run(main())
+    assert (ran.end, str(ran.failure)) == (End.FAILED, "gone")
+    assert ran.statistics.totals.delivered > 0
+
+
+def test_a_chunk_that_comes_while_it_stops_is_not_done() -> None:
+    """The source has handed out its last records, and the core no longer takes them: that is no complete run."""
+    world = World(p0=values(60))
+
+    async def main() -> Ran:
+        process = Bounded(world)
+        process.api.answering = slowly(process)
+        running = asyncio.create_task(process.replay())
+        await until(lambda: process.api.in_flight > 0)
+        process.source.held = asyncio.Event()
+        await until(lambda: process.source.waiting)
+        world.log[0] += values(5, "late-")
+        process.service.request_stop()
+        process.source.held.set()
+        await until(lambda: process.source.done)
+        return await running
+
+    ran = run(main())
+    assert ran.end is End.INTERRUPTED
+    assert ran.statistics.totals.released == 5
+
+
+def slowly(process: Bounded) -> Answering:
+    """Answers that outlast the next fetch."""
+
+    async def answer(command: i.Send) -> i.Answered:
+        await asyncio.sleep(2.0)
+        return await process.api.accept(command)
+
+    return answer

@@ -10,7 +10,7 @@ from consumer.adapters.kafka import Bound
 from consumer.app.replay.options import (
     PLATFORM_NAMES,
     ReplayOptions,
-    check_event_names,
+    check_values,
     parse_name,
     parse_rate,
     parse_where,
@@ -76,13 +76,15 @@ def test_a_condition_that_cannot_be_is_a_usage_error() -> None:
         parse_where(["ad_account=mine"])
 
 
-def test_an_event_name_that_is_never_sent_is_refused() -> None:
+def test_what_can_never_come_is_refused() -> None:
     """A slip, or the record's event type, would replay nothing and look done; the nearest name is told."""
-    check_event_names(parse_where(["event_name=checkout"]), frozenset({"checkout"}))
+    check_values(parse_where(["event_name=checkout", "ad_account=7"]), frozenset({"checkout"}), ("7",))
     with pytest.raises(UsageError, match="nearest that is sent is checkout"):
-        check_event_names(parse_where(["event_name=chekout"]), PLATFORM_NAMES)
+        check_values(parse_where(["event_name=chekout"]), PLATFORM_NAMES, ())
     with pytest.raises(UsageError, match="not the record's event type"):
-        check_event_names(parse_where(["event_name=order_completed"]), frozenset({"checkout"}))
+        check_values(parse_where(["event_name=order_completed"]), frozenset({"checkout"}), ())
+    with pytest.raises(UsageError, match="ad_account=8: not one of PINTEREST_AD_ACCOUNT_ID"):
+        check_values(parse_where(["ad_account=8"]), PLATFORM_NAMES, ("7",))
 
 
 def test_the_fingerprint_is_of_what_is_replayed() -> None:
@@ -93,12 +95,11 @@ def test_the_fingerprint_is_of_what_is_replayed() -> None:
         where=("channel=web", "event_name=checkout"),
         rate="5/s",
         limit=9,
-        max_age="0",
         as_json=True,
     )
     assert one.fingerprint() == same.fingerprint()
     others = [
         options(topics=("a",)), options(topics=("a", "b")), options(start="offset:1"), options(stop="offset:7"),
-        options(partitions=("1",)), options(ignore_dedup=True), options(where=("channel!=web",)),
+        options(partitions=("1",)), options(ignore_dedup=True), options(where=("channel!=web",)), options(max_age="0"),
     ]  # fmt: skip
     assert len({each.fingerprint() for each in (one, *others)}) == len(others) + 1

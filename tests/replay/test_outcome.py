@@ -8,11 +8,12 @@ import orjson
 import pytest
 
 from consumer.adapters.kafka import Range
-from consumer.app.replay.dry import Problem
 from consumer.app.replay.engine import End, Ran
 from consumer.app.replay.outcome import Outcome, tell
-from consumer.core.model import TopicPartition
+from consumer.core.ledger import LeftAt
+from consumer.core.model import Problem, Stage, TopicPartition
 from consumer.core.statistics import GuardStatistics
+from consumer.errors import KafkaError
 from tests.core.building import Core, event, filtered, unconvertible
 
 
@@ -26,12 +27,14 @@ def outcome(end: End = End.COMPLETE, **changes: object) -> Outcome:
     plain = Outcome(
         ran=Ran(end, core.statistics(), 1.5),
         ranges=[Range("orders", 0, 10, 20)],
+        begun_at={TopicPartition("orders", 0): 10},
         read_to={TopicPartition("orders", 0): 25},
-        left_at={TopicPartition("orders", 0): 15},
+        left_at={TopicPartition("orders", 0): LeftAt(15, clear=end is End.COMPLETE)},
         outside_time=3,
-        problems=[Problem("orders", 0, 14, "convert", "no_identity", "nobody [red]here[/red]")],
+        problems=[Problem("orders", 0, 14, Stage.CONVERT, "no_identity", "nobody [red]here[/red]")],
         dry_run=False,
         name=None,
+        resumed=False,
         sent_again=None,
     )
     return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]  # named fields of the dataclass
@@ -44,7 +47,7 @@ def test_the_document_adds_up_and_names_the_range() -> None:
     assert ledger == {"read": 5, "delivered": 1, "duplicate": 1, "filtered": 2, "dead_lettered": 1, "open": 0}
     assert sum(document["filtered"].values()) == 2
     assert [one["records"] for one in document["rejections"]] == [1]
-    expected = {"topic": "orders", "partition": 0, "from": 10, "to": 20, "read_to": 20, "next": 15}
+    expected = {"topic": "orders", "partition": 0, "from": 10, "to": 20, "read_to": 20, "next": 20}
     assert document["ranges"] == [expected]
     assert document["problems"][0]["offset"] == 14
     assert document["outside_time"] == 3
@@ -94,6 +97,46 @@ def test_books_that_do_not_add_up_are_told() -> None:
     trouble = dataclasses.replace(one, ran=Ran(End.COMPLETE, statistics, 1.0)).trouble()
     assert trouble is not None
     assert "does not add up" in trouble
+
+
+@pytest.mark.parametrize(
+    ("read_to", "clear"), [(15, True), (20, False)], ids=["not read to its end", "something open"]
+)
+def test_what_is_said_to_be_complete_is(read_to: int, clear: bool) -> None:
+    """All of every range read, and nothing of it open; else the books do not add up."""
+    name = TopicPartition("orders", 0)
+    one = outcome(End.COMPLETE, read_to={name: read_to}, left_at={name: LeftAt(12, clear)})
+    assert not one.adds_up()
+
+
+def test_where_to_go_on_is_told_for_each_partition() -> None:
+    """Settled to the end of what was read; or at the lowest open offset; or where it began, if nothing is known."""
+    names = [TopicPartition("orders", number) for number in range(4)]
+    one = outcome(
+        End.INTERRUPTED,
+        sent_again=0,
+        ranges=[Range("orders", number, 0, 20) for number in range(4)],
+        begun_at=dict.fromkeys(names, 5),
+        read_to=dict.fromkeys(names, 20),
+        left_at={
+            names[0]: LeftAt(9, clear=True),
+            names[1]: LeftAt(9, clear=False),
+            names[2]: LeftAt(None, clear=False),
+        },
+    )
+    assert list(one.next_offsets().values()) == [20, 9, 5, 5]
+    assert [each["next"] for each in one.document()["ranges"]] == [20, 9, 5, 5]
+    trouble = one.trouble()
+    assert trouble is not None
+    assert "orders[1] at 9, orders[2] at 5, orders[3] at 5" in trouble
+
+
+def test_a_failure_is_told_as_it_is() -> None:
+    """With all figures up to then."""
+    one = outcome(End.FAILED)
+    failed = dataclasses.replace(one, ran=dataclasses.replace(one.ran, failure=KafkaError("no broker")))
+    assert failed.trouble() == "no broker"
+    assert failed.document()["ledger"]["read"] == 5
 
 
 def test_tables_go_to_people_and_json_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:

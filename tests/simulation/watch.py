@@ -148,6 +148,7 @@ class Watch:
         self._drains[number] = (helds, self._world.now + grace)
 
     def _fetched(self, chunk: Chunk) -> None:
+        self._fed += len(chunk.records)
         tp = TopicPartition(chunk.topic, chunk.partition)
         held = self.held.get(tp)
         if held is None or held.epoch != chunk.epoch or held.draining:
@@ -162,7 +163,6 @@ class Watch:
             held.committing = min(held.committing, chunk.records[0].offset)
             held.beginnings.add((chunk.records[0].offset, None))
         held.last_seen = chunk.records[-1].offset
-        self._fed += len(chunk.records)
         specs = [self._world.spec_of(record) for record in chunk.records if record.value is not None]
         self._dead[tp.topic] += sum(spec.kind.stage is not None for spec in specs)
 

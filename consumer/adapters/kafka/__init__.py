@@ -24,7 +24,7 @@ from consumer.adapters.kafka.groups import (
     group_members,
 )
 from consumer.adapters.kafka.producer import RecordProducer
-from consumer.adapters.kafka.ranges import Range, resolve_ranges
+from consumer.adapters.kafka.ranges import Range, behind_transactions, resolve_ranges
 from consumer.adapters.kafka.redrive import NewRecord, Redriver
 from consumer.adapters.kafka.replay_progress import METADATA_MOST, Plan, open_plan
 from consumer.adapters.kafka.source import KafkaSource, SourceListener
@@ -50,6 +50,7 @@ __all__ = [
     "RecordProducer",
     "Redriver",
     "SourceListener",
+    "behind_transactions",
     "check_order",
     "committed",
     "dead_letter_pattern",

@@ -455,7 +455,8 @@ class _Reader:
         if part is not None and error.code() in _GONE:
             self._fail(
                 f"{_where(part)} cannot be read on from offset {part.at}, which was deleted meanwhile (retention, "
-                f"delete-records) or cut off: begin anew, from `beginning` for what is left ({told})"
+                f"delete-records) or cut off: begin anew, from `beginning` for what is left, "
+                f"and under another --name if it has one ({told})"
             )
         elif part is not None and error.code() in _MISSING:
             self._fail(f"{_where(part)} is not there any more: it was deleted while it was read ({told})")

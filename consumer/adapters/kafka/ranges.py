@@ -85,6 +85,30 @@ async def resolve_ranges(
         thread.stop()
 
 
+async def behind_transactions(
+    config: Config, names: Sequence[TopicPartition], timeout: float
+) -> Mapping[TopicPartition, int]:
+    """How many offsets of each partition lie at or behind an open transaction, where no reader gets to yet.
+
+    Only partitions that have some. Raises `KafkaError`.
+    """
+    thread = OwnThread("pinstream-kafka-ranges")
+    try:
+        return await thread.run(_behind, config, names, timeout)
+    finally:
+        thread.stop()
+
+
+def _behind(config: Config, names: Sequence[TopicPartition], timeout: float) -> dict[TopicPartition, int]:
+    left = limit(timeout)
+    client = make_client(AdminClient, admin_config(config))
+    _acquaint(client, left)
+    stable = _offsets(client, names, _LATEST, left)
+    written = _offsets(client, names, _LATEST, left, IsolationLevel.READ_UNCOMMITTED)
+    gaps = zip(names, stable, written, strict=True)
+    return {name: high - end for name, end, high in gaps if high > end}
+
+
 def find_extents(client: Any, names: Sequence[TopicPartition], left: Callable[[], float]) -> list[Extent]:
     """What each of these holds. Blocks; raises `KafkaError`. `client`: an AdminClient; `left`: seconds."""
     lows = _offsets(client, names, _EARLIEST, left)
@@ -142,7 +166,9 @@ def _chosen(
     wanted: set[TopicPartition] = set()
     for text in partitions:
         wanted.update(_named(text, topics, known))
-    return sorted(wanted)
+    # A topic of which no partition is named is meant whole: it was asked for.
+    named = {name.topic for name in wanted}
+    return sorted({*wanted, *(name for name in every if name.topic not in named)})
 
 
 def _named(text: str, topics: Sequence[str], known: Mapping[str, Iterable[int]]) -> list[TopicPartition]:
@@ -223,7 +249,11 @@ def _out_of_range(name: TopicPartition, extent: Extent, option: str, bound: Boun
 
 
 def _offsets(
-    client: Any, names: Sequence[TopicPartition], spec: OffsetSpec, left: Callable[[], float]
+    client: Any,
+    names: Sequence[TopicPartition],
+    spec: OffsetSpec,
+    left: Callable[[], float],
+    isolation: IsolationLevel = IsolationLevel.READ_COMMITTED,
 ) -> list[int]:
     """One offset for each partition, in order. Each wait is bounded twice: by librdkafka, and by us."""
     if not names:
@@ -231,7 +261,7 @@ def _offsets(
     seconds = left()
     asked = client.list_offsets(
         {RawPartition(*name): spec for name in names},
-        isolation_level=IsolationLevel.READ_COMMITTED,
+        isolation_level=isolation,
         request_timeout=seconds,
     )
     answers = {TopicPartition(raw.topic, raw.partition): future for raw, future in asked.items()}

@@ -176,8 +176,8 @@ class Redriver:
             return KafkaError(f"Kafka: {_REFUSED[cause.code()]} ({describe_error(cause)})")
         if committing:
             return KafkaError(
-                "Kafka: the broker did not say whether the last lot is committed: run the redrive again, it will "
-                f"know ({describe_error(cause)})"
+                "Kafka: the broker did not say whether the last lot is committed (it may be that another redrive has "
+                f"taken over): run the redrive again, it will know ({describe_error(cause)})"
             )
         return as_fatal(cause) or KafkaError(
             f"Kafka: a lot was not put back: look after the broker and the topics, then run the redrive again "
@@ -265,5 +265,6 @@ class _Lot:
                 continue
             else:
                 return None
-        self.committing = not cause.txn_requires_abort()
+        # A broker that is just fencing this id answers a commit with its own confusion (UNKNOWN): that says nothing.
+        self.committing = not cause.txn_requires_abort() or cause.code() == _Code.UNKNOWN
         return cause

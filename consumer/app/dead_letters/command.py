@@ -53,7 +53,7 @@ async def _run(options: RedriveOptions, settings: Settings) -> Outcome:
     topics = chosen(settings, options.topics, known)
 
     def writer(topic: str) -> Redriver:
-        return Redriver(config, transactional_id(settings, topic))
+        return Redriver(config, transactional_id(topic))
 
     run: Redrive | Through
     if options.through_pipeline and not options.dry_run:

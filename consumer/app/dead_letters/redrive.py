@@ -95,10 +95,14 @@ class Redrive:
         """All of them; ends early, after the lot under way, once it is told to stop."""
         self.outcome.missing = [topic.name for topic in topics if not topic.there]
         for topic in topics:
-            if topic.there and not self.stopped.is_set():
+            if topic.there and not self.interrupted():
                 await self._topic(topic)
+
+    def interrupted(self) -> bool:
+        """Whether to begin nothing more. Asked where there is more: a signal at the very end interrupts nothing."""
         if self.stopped.is_set():
             self.outcome.end = End.INTERRUPTED
+        return self.stopped.is_set()
 
     def partitions_of(self, topic: str) -> int:
         """How many partitions a topic has; 0: there is no such topic."""
@@ -140,7 +144,7 @@ class _Topic:
             marks = await read_marks(reader, topic, ranges, filters, progress.read, stopped.is_set)
             self._tally.matched = marks.matching
             for one in ranges:
-                if one.begin < one.end and not stopped.is_set():
+                if one.begin < one.end and not self._run.interrupted():
                     await self._partition(one, marks.done.get(one.partition, Done()), progress)
 
     async def _partition(self, where: Range, done: Done, progress: _Progress) -> None:
@@ -150,11 +154,11 @@ class _Topic:
             async for chunks in scanned:
                 for chunk in chunks:
                     for record in chunk.records:
+                        if self._run.interrupted():
+                            return
                         chosen = await self._chooser.choose(where.partition, record, done)
                         if chosen is not None:
                             await self._add(where.partition, chosen)
-                        if self._run.stopped.is_set():
-                            return
                     unread.heard(chunk)
         await self._write(where.partition)
         unread.over()
@@ -171,7 +175,7 @@ class _Topic:
             return
         if self._writer is not None:
             await pause(self._run.pace.delay(), self._run.stopped)
-            if self._run.stopped.is_set():
+            if self._run.interrupted():
                 return
             lot = await self._put_back(self._writer, partition, lot)
             self._run.pace.went(len(lot))

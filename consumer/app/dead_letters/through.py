@@ -168,21 +168,22 @@ class LettersSource:
 
     async def _mark(self, origin: Origin, positions: Sequence[Position]) -> None:
         """One transaction with the marks of all partitions of a dead-letter topic."""
+        settled: dict[TopicPartition, set[int]] = {}
         marks: list[NewRecord] = []
-        left: dict[TopicPartition, list[Going]] = {}
-        settled = 0
         for position in positions:
             name = TopicPartition(position.topic, position.partition)
-            done, left[name] = split(self._handed[name], _Settled(position))
-            settled += len(done)
-            if done:
-                marks.append(mark(*name, runs_of(done)))
+            going, _ = split(self._handed[name], _Settled(position))
+            if going:
+                settled[name] = {one.offset for one in going}
+                marks.append(mark(*name, runs_of(going)))
         if marks and await origin.writer.put_back(marks) is not None:
             raise KafkaError(
                 f"Kafka: {origin.chooser.topic.name} takes no mark of what is done: raise its max.message.bytes"
             )
-        self._handed.update(left)
-        origin.chooser.tally.redriven += settled
+        for name, offsets in settled.items():
+            # More may have been handed out meanwhile.
+            _, self._handed[name] = split(self._handed[name], offsets.__contains__)
+            origin.chooser.tally.redriven += len(offsets)
 
 
 class _Settled:
@@ -259,9 +260,7 @@ class Through:
 
     async def _prepare(self, topic: DeadLetterTopic, stack: contextlib.AsyncExitStack) -> None:
         chooser = Chooser(self._options, topic, self._reader, self._known, self._budget, self.outcome)
-        writer = Redriver(
-            self._config, transactional_id(self._settings, topic.name), on_trouble=log_kafka_trouble
-        )
+        writer = Redriver(self._config, transactional_id(topic.name), on_trouble=log_kafka_trouble)
         stack.push_async_callback(writer.close)
         await writer.start()  # before anything is read, see `redrive`
         ranges = await self._reader.ranges(topic.name)
@@ -332,10 +331,12 @@ class Through:
                 done = sum(one.matched - one.left for one in tallies)
                 shown.show(done, f"{service.statistics().totals.delivered:,} delivered")
 
-            try:
-                return await run_to_end(service, source, show)
-            except DestinationRefused as refused:
-                raise DestinationRefused(f"{refused}; {REFUSED_ADVICE}") from refused
+            ran = await run_to_end(service, source, show)
+        if isinstance(ran.failure, DestinationRefused):
+            raise DestinationRefused(f"{ran.failure}; {REFUSED_ADVICE}") from ran.failure
+        if ran.failure is not None:
+            raise ran.failure
+        return ran
 
     def _ended(self, ran: Ran) -> None:
         if ran.end is RunEnd.INTERRUPTED:
@@ -344,6 +345,6 @@ class Through:
             self.outcome.end = End.GUARDED
 
 
-def transactional_id(settings: Settings, topic: str) -> str:
-    """One for each dead-letter topic, whoever redrives it with this group's settings, and whichever way."""
-    return f"{settings.kafka.group_id}.redrive.{topic}"
+def transactional_id(topic: str) -> str:
+    """One for each dead-letter topic, whoever redrives it and whichever way: so two never do at the same time."""
+    return f"pinstream.redrive.{topic}"

@@ -15,37 +15,51 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from consumer import logs
 from consumer.adapters.kafka import BoundedSource
 from consumer.app import building
 from consumer.app.records import say
 from consumer.app.replay.engine import Ran, run_to_end
-from consumer.app.replay.locking import only_one
-from consumer.app.replay.options import ReplayOptions, check_event_names
+from consumer.app.replay.locking import beside_others, only_one
+from consumer.app.replay.options import ReplayOptions, check_values
 from consumer.app.replay.outcome import Outcome, tell
 from consumer.app.replay.parts import Outside, Reading, outside, policy, reading
 from consumer.app.replay.warnings import beforehand
 from consumer.app.replay.watch import watch
 from consumer.app.run import REFUSED_ADVICE, log_kafka_trouble, tune_garbage_collector
-from consumer.core.model import TopicPartition
+from consumer.core.intake import SchemaLearner
 from consumer.core.pipeline import Pipeline
-from consumer.core.selection import Selecting
+from consumer.core.selection import Judging, Selecting
+from consumer.core.statistics import Statistics
 from consumer.errors import DestinationRefused, Incomplete, PinstreamError
 from consumer.service import Service, SystemClock
 from consumer.settings import Settings, load
+
+_NOT_ALONE = (
+    "another replay is running with this PINSTREAM_STATE_DIR: what both of them read may be sent twice"
+)
+_STILL = 5.0
+"""Seconds without a settlement after which that is said."""
 
 
 def run_replay(options: ReplayOptions, environ: Mapping[str, str]) -> None:
     """Replay, and tell of it. Raises what is in the error tree; `Incomplete` if not all is settled."""
     settings = _settings(options, environ)
     with contextlib.ExitStack() as stack:
+        state_dir = settings.pinstream.state_dir
         if options.name is not None:
-            building.make_state_folder(settings.pinstream.state_dir)
-            stack.enter_context(only_one(settings.pinstream.state_dir, options.name))
+            stack.enter_context(only_one(state_dir, options.name))
+        if not options.dry_run and stack.enter_context(beside_others(state_dir)):
+            say(f"pinstream: warning: {_NOT_ALONE}")
         outcome = asyncio.run(_replay(options, settings))
     tell(outcome, as_json=options.as_json)
-    trouble = outcome.trouble()
+    trouble, failure = outcome.trouble(), outcome.ran.failure
+    if isinstance(failure, DestinationRefused):
+        raise DestinationRefused(f"{trouble}; {REFUSED_ADVICE}") from failure
+    if failure is not None:
+        raise failure
     if trouble is not None:
         raise Incomplete(trouble)
 
@@ -73,16 +87,20 @@ async def _replay(options: ReplayOptions, settings: Settings) -> Outcome:
         local = building.local_schemas(settings)
         schema = building.reader_schema(settings, local)
         converter = building.converter(settings, schema, settings.pinterest.ad_account_ids)
-        check_event_names(options.where, converter.mapping.known_event_names)
+        check_values(options.where, converter.mapping.known_event_names, settings.pinterest.ad_account_ids)
         plan = await reading(options, settings)
         if plan.progress is not None:
             stack.push_async_callback(plan.progress.close)
+        if plan.resumed:
+            say(_going_on(options, plan))
         for warning in await beforehand(options, settings, plan):
             say(f"pinstream: warning: {warning}")
         writers = building.writer_schemas(settings, local)
         stack.push_async_callback(writers.close)
         world = outside(options, settings, plan.begun, stack)
-        decoder = building.decoder(settings, schema)
+        decoder: SchemaLearner = building.decoder(settings, schema)
+        if options.where:
+            decoder = Judging(decoder)
         selecting = Selecting(converter, options.where)
         sources: list[BoundedSource] = []
 
@@ -125,23 +143,42 @@ async def _watched(service: Service, source: BoundedSource, plan: Reading, optio
     with watch(what, min(total, options.limit or total)) as shown:
 
         def show() -> None:
-            done = sum(max(0, at - left[name][0]) for name, at in source.figures().items())
-            shown.show(done, _note(service))
+            statistics = service.statistics()
+            read = sum(max(0, at - left[name][0]) for name, at in source.figures().items())
+            shown.show(_done(statistics, read, options.limit), _note(statistics))
 
-        try:
-            return await run_to_end(service, source, show)
-        except DestinationRefused as refused:
-            raise DestinationRefused(f"{refused}; {REFUSED_ADVICE}") from refused
+        return await run_to_end(service, source, show)
 
 
-def _note(service: Service) -> str:
+def _done(statistics: Statistics, read: int, limit: int | None) -> int:
+    """How much is done: of the offsets, those that nothing open lies in; of a limit, what counts for it."""
+    totals = statistics.totals
+    if limit is not None:
+        return totals.delivered + totals.duplicate + totals.dead_lettered
+    return read - totals.open - statistics.held
+
+
+def _note(statistics: Statistics) -> str:
     """What the bar says beside the count: above all why nothing moves."""
-    statistics = service.statistics()
-    text = f"{statistics.totals.delivered:,} delivered"
-    if statistics.destination == "open":
-        return text
-    reasons = sorted({one.reason for one in statistics.accounts if one.reason})
-    return f"{text}, destination {statistics.destination}" + (f" ({'; '.join(reasons)})" if reasons else "")
+    parts = [f"{statistics.totals.delivered:,} delivered"]
+    if statistics.destination != "open":
+        reasons = sorted({one.reason for one in statistics.accounts if one.reason})
+        why = f" ({'; '.join(reasons)})" if reasons else ""
+        parts.append(f"destination {statistics.destination}{why}")
+    if statistics.waiting_for_schema:
+        parts.append(f"{statistics.waiting_for_schema:,} wait for their schema")
+    if statistics.totals.open and statistics.seconds_since_progress > _STILL:
+        parts.append(f"nothing settled for {statistics.seconds_since_progress:.0f} s")
+    return ", ".join(parts)
+
+
+def _going_on(options: ReplayOptions, plan: Reading) -> str:
+    left = sum(end - begin for begin, end in plan.left().values())
+    total = sum(one.end - one.begin for one in plan.ranges)
+    begun = datetime.fromtimestamp(plan.begun, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    if not left:
+        return f"the replay {options.name}, begun at {begun}, is done: nothing is left; another --name begins anew"
+    return f"going on with the replay {options.name}, begun at {begun}: up to {left:,} of {total:,} records are left"
 
 
 def _outcome(
@@ -150,11 +187,13 @@ def _outcome(
     return Outcome(
         ran=ran,
         ranges=plan.ranges,
+        begun_at={name: begin for name, (begin, _) in plan.left().items()},
         read_to=source.figures(),
-        left_at={TopicPartition(one.topic, one.partition): one.next_offset for one in service.left_at},
+        left_at=service.pipeline.ledger.left_at(),
         outside_time=source.outside_time,
-        problems=world.letters.problems,
+        problems=service.pipeline.problems,
         dry_run=options.dry_run,
         name=options.name,
+        resumed=plan.resumed,
         sent_again=world.sent_again,
     )

@@ -21,6 +21,7 @@ from typing import Protocol
 from consumer.app.signals import on_stop_signal
 from consumer.core.model import TopicPartition
 from consumer.core.statistics import Statistics
+from consumer.errors import PinstreamError
 from consumer.service import Service, Source
 
 _LOOK = 0.05
@@ -48,31 +49,37 @@ class End(Enum):
     INTERRUPTED = "interrupted"
     GUARDED = "guarded"
     """Too many of the records would have become dead letters."""
+    FAILED = "failed"
+    """Something outside ended it; see `Ran.failure`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A run that is over: how it ended, the last figures, and how long it took in seconds."""
+    """A run that is over: how it ended, the last figures, how long it took in seconds, and what ended it if not we."""
 
     end: End
     statistics: Statistics
     seconds: float
+    failure: PinstreamError | None = None
 
 
 async def run_to_end(service: Service, source: FiniteSource, show: Callable[[], None]) -> Ran:
     """Run until nothing is left to do, a signal comes, or the guard trips; `show` is called at every look.
 
-    Raises what the service raises.
+    What of the error tree ends the service is told in `Ran.failure`; what is beyond it (a bug) is raised.
     """
     begun = time.monotonic()
     on_stop_signal(service.request_stop)
     serving = asyncio.create_task(service.run())
     watching = asyncio.create_task(_until_over(service, source, show))
+    failure: PinstreamError | None = None
     try:
         await asyncio.wait((serving, watching), return_when=asyncio.FIRST_COMPLETED)
         end = watching.result() if watching.done() else None
         service.request_stop()
         await serving
+    except PinstreamError as error:
+        end, failure = End.FAILED, error
     finally:
         for task in (watching, serving):
             task.cancel()
@@ -81,7 +88,7 @@ async def run_to_end(service: Service, source: FiniteSource, show: Callable[[], 
     show()
     # A signal at the very end interrupts nothing.
     end = end or _state(service, source) or End.INTERRUPTED
-    return Ran(end, service.statistics(), time.monotonic() - begun)
+    return Ran(end, service.statistics(), time.monotonic() - begun, failure)
 
 
 async def _until_over(service: Service, source: FiniteSource, show: Callable[[], None]) -> End:

@@ -48,6 +48,7 @@ class ReplayOptions:
             str(self.stop),
             sorted((one.field, one.equal, sorted(one.values)) for one in self.where),
             self.ignore_dedup,
+            self.max_age,
         ]
         return hashlib.blake2b(orjson.dumps(meant), digest_size=8).hexdigest()
 
@@ -64,8 +65,16 @@ def parse_where(texts: Sequence[str]) -> tuple[Condition, ...]:
     return found
 
 
-def check_event_names(where: Sequence[Condition], known: frozenset[str]) -> None:
-    """That a name asked for can come at all, under a mapping whose names are `known`. Raises `UsageError`."""
+def check_values(where: Sequence[Condition], known: frozenset[str], accounts: Sequence[str]) -> None:
+    """That what is asked for can come at all, under a mapping whose names are `known`. Raises `UsageError`."""
+    for account in sorted(
+        one for condition in where if condition.field == "ad_account" for one in condition.values
+    ):
+        if account not in accounts:
+            raise UsageError(
+                f"--where ad_account={account}: not one of PINTEREST_AD_ACCOUNT_ID and PINTEREST_EXTRA_AD_ACCOUNT_IDS; "
+                "events go to no other"
+            )
     for value in sorted(
         one for condition in where if condition.field == "event_name" for one in condition.values
     ):

@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from consumer.adapters.kafka.ranges import Range
-from consumer.app.replay.dry import Problem
 from consumer.app.replay.engine import End, Ran
-from consumer.core.model import TopicPartition
+from consumer.core.ledger import LeftAt
+from consumer.core.model import Problem, TopicPartition
 from consumer.core.selection import EXPIRED, NOT_SELECTED
 from consumer.core.statistics import by_name
 from consumer.web.status import ledger
@@ -37,13 +37,15 @@ class Outcome:
 
     ran: Ran
     ranges: Sequence[Range]
+    begun_at: Mapping[TopicPartition, int]
+    """From where on this run read."""
     read_to: Mapping[TopicPartition, int]
-    left_at: Mapping[TopicPartition, int]
-    """The lowest offset that is not settled, of each partition."""
+    left_at: Mapping[TopicPartition, LeftAt]
     outside_time: int
     problems: Sequence[Problem]
     dry_run: bool
     name: str | None
+    resumed: bool
     sent_again: int | None
     """Event ids that the platform sees twice; None: dedup was not ignored."""
 
@@ -56,6 +58,7 @@ class Outcome:
             "result": self.ran.end.value,
             "dry_run": self.dry_run,
             "name": self.name,
+            "resumed": self.resumed,
             "ledger": ledger(statistics.totals),
             "expired": filtered[EXPIRED],
             "not_selected": sum(filtered[code] for code in NOT_SELECTED),
@@ -68,15 +71,22 @@ class Outcome:
             "released": statistics.totals.released,
             "sent_again": self.sent_again,
             "ranges": [self._range(one) for one in self.ranges],
-            "problems": [one._asdict() for one in sorted(self.problems)],
+            "problems": [_as_json(one) for one in sorted(self.problems, key=_place)],
             "seconds": round(self.ran.seconds, 3),
         }
 
     def adds_up(self) -> bool:
-        """Whether every record that was read became exactly one thing."""
+        """Whether every record that was read became exactly one thing; and, where it is said to be all, all of them."""
         totals = self.ran.statistics.totals
         settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
-        return totals.read == settled + totals.open
+        if totals.read != settled + totals.open:
+            return False
+        return self.ran.end is not End.COMPLETE or all(self._whole(one) for one in self.ranges)
+
+    def _whole(self, one: Range) -> bool:
+        name = TopicPartition(one.topic, one.partition)
+        left = self.left_at.get(name)
+        return self.read_to.get(name, one.begin) >= one.end and (left is None or left.clear)
 
     def trouble(self) -> str | None:
         """Why the exit code is not 0, and what to do; None: all is settled and adds up."""
@@ -84,15 +94,27 @@ class Outcome:
             return "the ledger does not add up; please report this"
         return _TROUBLE[self.ran.end](self)
 
+    def next_offsets(self) -> dict[TopicPartition, int]:
+        """The lowest offset of each partition that may not be settled: where one would go on."""
+        return {name: self._next(name) for name in self.begun_at}
+
+    def _next(self, name: TopicPartition) -> int:
+        begun_at, left = self.begun_at[name], self.left_at.get(name)
+        if left is None:
+            return begun_at
+        if left.clear:
+            return max(begun_at, self.read_to.get(name, begun_at))
+        return begun_at if left.next_offset is None else max(begun_at, left.next_offset)
+
     def _range(self, one: Range) -> dict[str, Any]:
-        read_to = self.read_to.get(TopicPartition(one.topic, one.partition), one.begin)
+        name = TopicPartition(one.topic, one.partition)
         return {
             "topic": one.topic,
             "partition": one.partition,
             "from": one.begin,
             "to": one.end,
-            "read_to": min(read_to, one.end),
-            "next": self.left_at.get(TopicPartition(one.topic, one.partition), one.begin),
+            "read_to": min(self.read_to.get(name, one.begin), one.end),
+            "next": min(self._next(name), one.end),
         }
 
 
@@ -123,7 +145,8 @@ def _ledger_table(outcome: Outcome) -> Table:
     beside = {
         "outside the time range, passed over": document["outside_time"],
         "settled in an earlier run, passed over": document["settled_before"],
-        "event ids the platform sees twice": document["sent_again"] or 0,
+        "event ids the platform sees twice, of this run": document["sent_again"] or 0,
+        "let go of: not settled, or not read": document["released"],
     }
     if any(beside.values()):
         table.add_section()
@@ -147,10 +170,18 @@ def _problem_table(problems: Sequence[Problem]) -> Table:
     table = Table(title="the first problems", title_justify="left")
     for column in ("record", "stage", "code", "reason"):
         table.add_column(column, overflow="fold")
-    for one in sorted(problems):
+    for one in sorted(problems, key=_place):
         place = f"{one.topic}:{one.partition}:{one.offset}"
-        table.add_row(escape(place), one.stage, escape(one.code), escape(one.message))
+        table.add_row(escape(place), one.stage.value, escape(one.code), escape(one.message))
     return table
+
+
+def _place(one: Problem) -> tuple[str, int, int]:
+    return one.topic, one.partition, one.offset
+
+
+def _as_json(one: Problem) -> dict[str, Any]:
+    return {**one._asdict(), "stage": one.stage.value}
 
 
 def _interrupted(outcome: Outcome) -> str:
@@ -163,11 +194,13 @@ def _interrupted(outcome: Outcome) -> str:
             "interrupted: run the same command again; what was delivered is known and not sent again "
             "(with --name it would go on where it stopped)"
         )
-    places = [f"{tp.topic}[{tp.partition}] at {offset}" for tp, offset in sorted(outcome.left_at.items())]
+    ends = {TopicPartition(one.topic, one.partition): one.end for one in outcome.ranges}
+    left = [(name, at) for name, at in sorted(outcome.next_offsets().items()) if at < ends[name]]
+    places = [f"{name.topic}[{name.partition}] at {offset}" for name, offset in left]
     more = f" and {len(places) - _MOST_PLACES} more" if len(places) > _MOST_PLACES else ""
     return (
-        f"interrupted: go on from where it stopped (--from offset:N), {', '.join(places[:_MOST_PLACES])}{more}, or "
-        "what was delivered goes once more; with --name it goes on by itself"
+        f"interrupted: go on from where each partition stopped (--partition P --from offset:N): "
+        f"{', '.join(places[:_MOST_PLACES])}{more}; with --name it would go on by itself"
     )
 
 
@@ -186,4 +219,5 @@ _TROUBLE: Mapping[End, Callable[[Outcome], str | None]] = {
     End.LIMITED: lambda _: None,
     End.INTERRUPTED: _interrupted,
     End.GUARDED: _guarded,
+    End.FAILED: lambda outcome: str(outcome.ran.failure),
 }

@@ -8,19 +8,21 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from consumer.adapters.kafka import METADATA_MOST, DeadLetterProducer, Range, open_plan, resolve_ranges
 from consumer.adapters.kafka.replay_progress import Progress
+from consumer.adapters.key_store import KeyStore as StoredKeys
 from consumer.adapters.key_store import open_key_store
 from consumer.app import building
-from consumer.app.replay.dry import AcceptsAll, NotesProblems, StoresNothing
+from consumer.app.replay.dry import AcceptsAll, StoresNothing
 from consumer.app.replay.keys import ReadOnlyKeys, SendingAgain
 from consumer.app.replay.options import ReplayOptions
 from consumer.app.run import log_kafka_trouble
 from consumer.core.model import Position, TopicPartition
 from consumer.core.policy import Policy
-from consumer.service import Api, KeyStore
+from consumer.service import Api, DeadLetterWriter, KeyStore
 from consumer.settings import Settings
 
 _TIMEOUT = 30.0
@@ -37,6 +39,8 @@ class Reading(NamedTuple):
     begun: int
     starts: Mapping[TopicPartition, Position]
     progress: Progress | None
+    resumed: bool = False
+    """A named replay that was begun by an earlier run."""
 
     def left(self) -> Mapping[TopicPartition, tuple[int, int]]:
         """From where to where each partition is still to be read."""
@@ -66,7 +70,7 @@ async def reading(options: ReplayOptions, settings: Settings) -> Reading:
     else:
         group = f"{settings.kafka.group_id}.replay.{options.name}"
         plan = await open_plan(config, group, options.fingerprint(), resolve, begun, _TIMEOUT)
-        found = Reading(plan.ranges, plan.begun, plan.starts, plan.progress)
+        found = Reading(plan.ranges, plan.begun, plan.starts, plan.progress, plan.resumed)
     if options.ignore_dedup:
         await asyncio.sleep(max(0.0, found.begun - time.time()))
     return found
@@ -77,7 +81,7 @@ class Outside(NamedTuple):
 
     api: Api
     keys: KeyStore
-    letters: NotesProblems
+    letters: DeadLetterWriter
 
     @property
     def sent_again(self) -> int | None:
@@ -90,24 +94,37 @@ def outside(
 ) -> Outside:
     """API, key store and dead-letter topics; `stack` closes them. Call it on the event loop."""
     own = settings.pinstream
-    building.make_state_folder(own.state_dir)
-    store = open_key_store(
-        own.key_store.get_secret_value(), window=own.dedup_window, max_bytes=own.key_store_max_bytes
-    )
-    if options.dry_run:
-        memory = open_key_store("memory:", window=own.dedup_window, max_bytes=_DRY_KEYS_BYTES)
-        store = ReadOnlyKeys(store, memory)
+    store = _key_store(options, settings)
     stack.push_async_callback(store.close)
     keys = SendingAgain(store, begun) if options.ignore_dedup else store
     if options.dry_run:
-        return Outside(AcceptsAll(), keys, NotesProblems(StoresNothing()))
+        return Outside(AcceptsAll(), keys, StoresNothing())
     api = building.conversions_api(settings)
     stack.push_async_callback(api.close)
     letters = DeadLetterProducer(
         settings.kafka.client_properties(), topic=own.dead_letter_topic, on_trouble=log_kafka_trouble
     )
     stack.push_async_callback(letters.close)
-    return Outside(api, keys, NotesProblems(letters))
+    return Outside(api, keys, letters)
+
+
+def _key_store(options: ReplayOptions, settings: Settings) -> StoredKeys:
+    own = settings.pinstream
+    url = own.key_store.get_secret_value()
+    if not options.dry_run:
+        building.make_state_folder(own.state_dir)
+        return open_key_store(url, window=own.dedup_window, max_bytes=own.key_store_max_bytes)
+    memory = open_key_store("memory:", window=own.dedup_window, max_bytes=_DRY_KEYS_BYTES)
+    if url == "memory:" or not holds_keys(settings):
+        return memory  # a dry run makes no store where there is none
+    store = open_key_store(url, window=own.dedup_window, max_bytes=own.key_store_max_bytes)
+    return ReadOnlyKeys(store, memory)
+
+
+def holds_keys(settings: Settings) -> bool:
+    """Whether there is a key store at all, as far as a look at its folder tells."""
+    url = settings.pinstream.key_store.get_secret_value()
+    return not url.startswith("lmdb:") or Path(url.removeprefix("lmdb:")).is_dir()
 
 
 def policy(options: ReplayOptions, settings: Settings) -> Policy:

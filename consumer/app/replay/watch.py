@@ -12,10 +12,10 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TaskProgressColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -23,6 +23,7 @@ from consumer.app.records import on_terminal, say
 
 LINE_EVERY = 5.0
 _UNKNOWN = "unknown"
+_WIDE = 100
 
 
 class Watch(Protocol):
@@ -38,19 +39,23 @@ def watch(what: str, total: int, clock: Callable[[], float] = time.monotonic) ->
     if not on_terminal():
         yield _Lines(what, total, clock)
         return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
+    console = Console(stderr=True)
+    with Progress(*_columns(console.width), console=console, transient=True) as progress:
+        yield _Bar(progress, what, total, clock)
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    """What fits: on a narrow terminal the bar itself goes first."""
+    columns: list[ProgressColumn] = [
         TaskProgressColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield _Bar(progress, what, total, clock)
+    ]
+    if width >= _WIDE:
+        columns[:0] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn()]
+    return columns
 
 
 class _Bar:
@@ -87,6 +92,7 @@ class _Lines:
 
 def progress_line(what: str, done: int, total: int, seconds: float, note: str) -> str:
     """``replay: 1,200 of 69,659 records read (2 %), 240 a second, about 5 min left, 1,100 delivered``."""
+    done = max(0, min(done, total))
     rate = done / seconds if seconds > 0 else 0.0
     left = _time_left((total - done) / rate) if rate > 0 else _UNKNOWN
     share = f"{done / total:.0%}" if total else "100%"
