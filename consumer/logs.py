@@ -31,6 +31,10 @@ EventDict = MutableMapping[str, Any]
 
 MASK = "[redacted]"
 
+_TALL = frozenset({"starting"})
+"""What a person reads word by word: a field a line, on the console."""
+_EVENT_WIDTH = 22
+
 _SECRET_FIELD = re.compile(
     r"(?:^|[_.\-])(?:token|secret|password|passwd|passphrase|authorization|credentials?|cookie|api_?key|private_?key"
     r"|user_?info|sasl_?jaas_?config)s?$",
@@ -192,5 +196,24 @@ def _json(_logger: object, _method: str, event: EventDict) -> str:
         return json.dumps(ordered, default=str, skipkeys=True)
 
 
-def _console(*, colors: bool) -> structlog.dev.ConsoleRenderer:
-    return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+def _console(*, colors: bool) -> Callable[[object, str, EventDict], str]:
+    """Lines for people: fields as the caller ordered them, without those that hold nothing; seconds are enough."""
+    line = structlog.dev.ConsoleRenderer(
+        _EVENT_WIDTH, colors=colors, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
+    )
+
+    def render(logger: object, method: str, event: EventDict) -> str:
+        shown = {name: value for name, value in event.items() if value is not None}
+        shown["timestamp"] = f"{shown['timestamp'][:19].replace('T', ' ')}Z"
+        if shown["event"] not in _TALL:
+            return line(logger, method, shown)
+        head = {name: shown.pop(name) for name in ("timestamp", "level", "event")}
+        return "\n".join([str(line(logger, method, head)).rstrip(), *map(_below, shown.items())])
+
+    return render
+
+
+def _below(item: tuple[str, object]) -> str:
+    name, value = item
+    words = ("no", "yes")[value] if isinstance(value, bool) else value
+    return f"    {name.replace('_', ' '):<12} {words}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from consumer.core import interface as i
@@ -96,6 +97,21 @@ class Clock(Protocol):
         """The moment."""
 
 
+class Tracer(Protocol):
+    """Traces of the core's work; see `consumer.app.tracing`, which wraps the source and the API for the rest."""
+
+    def convert(self, chunks: Sequence[Chunk]) -> AbstractContextManager[object]:
+        """Around the handling of what was fetched. Never raises, never waits."""
+
+
+class Untraced:
+    """Nobody wants traces."""
+
+    def convert(self, chunks: Sequence[Chunk]) -> AbstractContextManager[object]:
+        """Nothing around it."""
+        return nullcontext()
+
+
 Observer = Callable[[i.Report], None]
 
 
@@ -118,6 +134,7 @@ class Service:
         clock: Clock,
         report: Observer,
         grace: float,
+        tracer: Tracer | None = None,
     ) -> None:
         self.pipeline = pipeline
         self._source = connect(self)
@@ -128,6 +145,7 @@ class Service:
         self._clock = clock
         self._report = report
         self._grace = grace
+        self._tracer = tracer or Untraced()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._releases: dict[int, asyncio.Future[Sequence[Position]]] = {}
@@ -182,6 +200,12 @@ class Service:
         if self._stop_deadline is None:
             self._stop_deadline = self._clock.now().monotonic + self._grace
         self.feed(i.StopRequested(self._grace * _DRAIN_SHARE))
+
+    def grace_left(self) -> float:
+        """Seconds that are left for stopping; while nobody asked for that, all of the grace."""
+        if self._stop_deadline is None:
+            return self._grace
+        return max(0.0, self._stop_deadline - self._clock.now().monotonic)
 
     def statistics(self) -> Statistics:
         """The core's figures of now."""
@@ -266,7 +290,8 @@ class Service:
             room = min(self.pipeline.room(), FETCH_MOST)
             chunks = await self._source.fetch(room, _FETCH_TIMEOUT)
             if chunks:
-                self.feed(i.Fetched(chunks))
+                with self._tracer.convert(chunks):
+                    self.feed(i.Fetched(chunks))
 
     async def _keep_house(self) -> None:
         while True:

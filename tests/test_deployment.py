@@ -57,8 +57,12 @@ class TestCompose:
     """Every service's command and variables exist, and what has to fit together does."""
 
     def test_the_whole_system_is_there(self) -> None:
-        """Kafka, topics, registry, sandbox, producer, pinstream."""
-        assert SERVICES.keys() == {"kafka", "topics", "schema-registry", "sandbox", "producer", "pinstream"}
+        """Kafka, topics, registry, sandbox, producer, pinstream, and what watches it."""
+        watching = {"prometheus", "grafana"}
+        assert SERVICES.keys() - watching == {
+            *("kafka", "topics", "schema-registry", "sandbox", "producer", "pinstream")
+        }
+        assert watching <= SERVICES.keys()
         assert OURS.keys() == {"sandbox", "producer", "pinstream"}
 
     @pytest.mark.parametrize("name", OURS)
@@ -81,7 +85,7 @@ class TestCompose:
         """No image of today that is another tomorrow."""
         image, _, tag = SERVICES[name]["image"].rpartition(":")
         assert image
-        assert re.fullmatch(r"\d+\.\d+\.\d+", tag)
+        assert re.fullmatch(r"v?\d+\.\d+\.\d+", tag)
 
     def test_our_image_has_our_version(self) -> None:
         """The tag is the version of pyproject.toml."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -204,3 +205,39 @@ def test_a_logger_can_be_muted() -> None:
     finally:
         logging.getLogger(name).setLevel(logging.NOTSET)
     assert [line["event"] for line in lines_of(stream)] == ["before", "other"]
+
+
+class TestConsole:
+    """For people on a terminal."""
+
+    def lines(self, event: str, **fields: object) -> list[str]:
+        """What is written of one event, without colours."""
+        stream = io.StringIO()
+        logs.configure(log_format="console", stream=stream)
+        structlog.get_logger().info(event, **fields)
+        return stream.getvalue().splitlines()
+
+    def test_fields_stand_as_the_caller_ordered_them(self) -> None:
+        """What matters first is first; what holds nothing is left out; seconds are enough of the time."""
+        [line] = self.lines("throttled", wait_seconds=1.5, account="1", request_id=None)
+        assert re.fullmatch(
+            r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ \[info +\] throttled +wait_seconds=1.5 account=1", line
+        )
+
+    def test_the_start_is_one_field_a_line(self) -> None:
+        """Where it reads, what it sends to, where its page is: to be read, not to be searched."""
+        lines = self.lines("starting", reads="orders", sends_to="https://example.org", test_mode=False)
+        assert lines[0].endswith("] starting")
+        assert lines[1:] == [
+            "    reads        orders",
+            "    sends to     https://example.org",
+            "    test mode    no",
+        ]
+
+    def test_a_line_says_how_many_like_it_were_not_shown(self) -> None:
+        """The limiter works here, too."""
+        stream = io.StringIO()
+        logs.configure(log_format="console", stream=stream)
+        for _ in range(30):
+            structlog.get_logger().warning("down")
+        assert len(stream.getvalue().splitlines()) == 10

@@ -12,7 +12,7 @@ from consumer import settings
 from consumer.adapters import kafka
 from consumer.errors import SettingsError
 from consumer.settings import HttpAddress, load
-from tests.settings_environment import refused, with_
+from tests.settings_environment import COMPLETE, refused, with_
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,6 +40,7 @@ class TestDefaults:
     def test_beyond_the_contract(self) -> None:
         """The settings that the contract leaves open."""
         own = with_().pinstream
+        assert (own.http_token, own.http_token_file) == (None, None)
         assert (own.schema_name, own.wire_format) == ("commerce.v1.CommerceEvent", "auto")
         assert (own.max_event_age, own.request_timeout, own.halt_patience) == (7 * 86400, 30, 900)
         assert (own.key_store_max_bytes, own.stall_after) == (4 * 1024**3, 120)
@@ -196,6 +197,7 @@ class TestSecrets:
         (tmp_path / "s").write_text("hush\n")
         s = with_(
             PINTEREST_ACCESS_TOKEN="hush",
+            PINSTREAM_HTTP_TOKEN="hush",
             KAFKA_SASL_PASSWORD_FILE=str(tmp_path / "s"),
             KAFKA_SSL_KEY_PEM="hush",
             SCHEMA_REGISTRY_URL="http://r",
@@ -233,6 +235,7 @@ class TestSecrets:
             "KAFKA_SASL_PASSWORD",
             "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO",
             "PINSTREAM_KEY_STORE",
+            "PINSTREAM_HTTP_TOKEN",
         ],
     )
     def test_both_is_an_error(self, name: str, tmp_path: Path) -> None:
@@ -252,12 +255,24 @@ class TestSecrets:
         message = refused(PINTEREST_ACCESS_TOKEN="", PINTEREST_ACCESS_TOKEN_FILE=str(path))
         assert message.startswith("PINTEREST_ACCESS_TOKEN_FILE")
         assert "two words" not in message
+        message = refused(PINSTREAM_HTTP_TOKEN_FILE=str(path))
+        assert message.startswith("PINSTREAM_HTTP_TOKEN_FILE")
+        assert "two words" not in message
+
+    def test_the_page_token_is_looked_at_by_who_serves_a_page(self, tmp_path: Path) -> None:
+        """Not by a replay, nor where the page is turned off."""
+        variables = COMPLETE | {"PINSTREAM_HTTP_TOKEN_FILE": str(tmp_path / "absent")}
+        replay = load(variables, needs=("kafka", "account", "token"))
+        assert replay.pinstream.http_token_file == tmp_path / "absent"
+        assert load(variables | {"PINSTREAM_HTTP_ADDRESS": ""}).pinstream.http_address is None
 
     def test_a_good_token_file_is_left_to_its_reader(self, tmp_path: Path) -> None:
         """The settings hold the path: the file is read again when it changes."""
         (tmp_path / "token").write_text("pina_x\n")
         s = with_(PINTEREST_ACCESS_TOKEN="", PINTEREST_ACCESS_TOKEN_FILE=str(tmp_path / "token"))
         assert (s.pinterest.access_token, s.pinterest.access_token_file) == (None, tmp_path / "token")
+        own = with_(PINSTREAM_HTTP_TOKEN_FILE=str(tmp_path / "token")).pinstream
+        assert (own.http_token, own.http_token_file) == (None, tmp_path / "token")
 
 
 class TestPassthrough:
@@ -345,4 +360,4 @@ def test_every_setting_has_a_reason() -> None:
         assert doc.reason
         assert doc.default
         assert "|" not in doc.reason
-        assert not doc.secret or doc.default in ("required", "lmdb: under the state folder")
+        assert not doc.secret or doc.default in ("required", "none", "lmdb: under the state folder")

@@ -49,7 +49,8 @@ BAD_VALUES = {
     "PINSTREAM_COMMIT_INTERVAL": ["0", "1d"],
     "PINSTREAM_SHUTDOWN_GRACE": ["0", "0s", "2h"],
     "PINSTREAM_STALL_AFTER": ["0"],
-    "PINSTREAM_HTTP_ADDRESS": ["8080", ":8080", "a:99999", "::1:8080", "a:b", "http://a:1"],
+    "PINSTREAM_HTTP_ADDRESS": ["8080", ":8080", "a:99999", "::1:8080", "a:b", "http://a:1", "unix:/x"],
+    "PINSTREAM_HTTP_TOKEN": ["hush hush", "hüsh", "hush\nhush"],
     "PINSTREAM_LOG_FORMAT": ["xml"],
     "PINSTREAM_LOG_LEVEL": ["loud"],
 }
@@ -71,7 +72,8 @@ class TestBadValues:
     def test_every_setting_with_rules_is_tried(self) -> None:
         """Only free text and files, tested elsewhere, have no bad value above."""
         free = {"KAFKA_GROUP_ID", "KAFKA_…", "SCHEMA_REGISTRY_…", "PINTEREST_PARTNER_NAME"}
-        names = {doc.name for doc in settings.describe()} - free - {"PINTEREST_ACCESS_TOKEN_FILE"}
+        files = {"PINTEREST_ACCESS_TOKEN_FILE", "PINSTREAM_HTTP_TOKEN_FILE"}
+        names = {doc.name for doc in settings.describe()} - free - files
         assert names <= BAD_VALUES.keys()
 
     def test_what_is_allowed_is_said(self) -> None:
@@ -115,6 +117,10 @@ GOOD_VALUES = [
     ("PINSTREAM_LINGER", "1.5s", lambda s: s.pinstream.linger, 1.5),
     ("PINSTREAM_BATCH_BYTES", "65536", lambda s: s.pinstream.batch_bytes, 65536),
     ("PINSTREAM_HTTP_ADDRESS", "[::1]:0", lambda s: s.pinstream.http_address, ("::1", 0)),
+    ("PINSTREAM_HTTP_ADDRESS", "[::]:80", lambda s: s.pinstream.http_address, ("::", 80)),
+    ("PINSTREAM_HTTP_ADDRESS", "127.0.0.1:8081", lambda s: s.pinstream.http_address, ("127.0.0.1", 8081)),
+    ("PINSTREAM_HTTP_ADDRESS", "localhost:8081", lambda s: s.pinstream.http_address, ("localhost", 8081)),
+    ("PINSTREAM_HTTP_TOKEN", "hush", lambda s: s.pinstream.http_token.get_secret_value(), "hush"),
     ("PINSTREAM_LOG_LEVEL", "DEBUG", lambda s: s.pinstream.log_level, "debug"),
     ("PINSTREAM_KEY_STORE", "memory:", lambda s: s.pinstream.key_store.get_secret_value(), "memory:"),
     ("PINSTREAM_DEAD_LETTER_SHARE", ".25", lambda s: s.pinstream.dead_letter_share, 0.25),

@@ -110,11 +110,12 @@ class ConversionsApi:
 
     async def send(self, command: Send) -> Answered | Unanswered:
         """POST the batch once. Never raises but when cancelled."""
+        headers: dict[str, str] = {}
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._post(command)
+                return await self._post(command, headers)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            return Unanswered(command.number, failure_kind(error))
+            return Unanswered(command.number, failure_kind(error), headers)
 
     async def read_token(self) -> bool:
         """Look at the token again; True if it is not the one last used."""
@@ -125,17 +126,18 @@ class ConversionsApi:
         if self._session is not None:
             await self._session.close()
 
-    async def _post(self, command: Send) -> Answered | Unanswered:
+    async def _post(self, command: Send, answered: dict[str, str]) -> Answered | Unanswered:
+        """`answered` is given the answer's headers as soon as they are there: they outlast a body that breaks off."""
         url = f"{self._url}/ad_accounts/{command.account}/events"
         headers = {"Authorization": f"Bearer {self._token.value()}", "Content-Type": _JSON, "Accept": _JSON}
         session = self._open()
         async with session.post(
             url, data=command.body, headers=headers, params=self._params, allow_redirects=False
         ) as response:
+            answered.update((name.lower(), value) for name, value in response.headers.items())
             body = await _read(response)
             if len(body) > _ANSWER_LIMIT:
-                return Unanswered(command.number, "answer_too_large")
-            answered = {name.lower(): value for name, value in response.headers.items()}
+                return Unanswered(command.number, "answer_too_large", answered)
             return Answered(command.number, response.status, answered, body)
 
     def _open(self) -> aiohttp.ClientSession:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +121,10 @@ def _absence(settings: Settings) -> float:
     return min(AWAY, int(text) / 1000 / _ABSENCES_IN_A_SESSION) if text.isdigit() else AWAY
 
 
-def pipeline(settings: Settings, schema: dict[str, Any]) -> Pipeline:
+def pipeline(settings: Settings, schema: dict[str, Any], *, trace_links: int = 0) -> Pipeline:
     """The core, for one process."""
     return Pipeline(
-        policy(settings),
+        replace(policy(settings), trace_links=trace_links),
         decoder(settings, schema),
         converter(settings, schema, settings.pinterest.ad_account_ids),
         # Members must not back off in step; within a process the seed makes it repeatable.

@@ -12,13 +12,15 @@ from typing import Any
 import structlog
 
 from consumer import __version__
+from consumer.adapters.conversions_api import FileToken
 from consumer.adapters.kafka import DeadLetterProducer, KafkaSource, describe
 from consumer.adapters.key_store import KeyStore, open_key_store
-from consumer.app import building
+from consumer.app import building, tracing
 from consumer.app.signals import on_stop_signal
-from consumer.errors import DestinationRefused
+from consumer.app.tracing import Tracing
+from consumer.errors import DestinationRefused, SettingsError
 from consumer.service import Service, SystemClock
-from consumer.settings import REVOKE_MARGIN, Settings, load
+from consumer.settings import REVOKE_MARGIN, PinstreamSettings, Settings, load
 from consumer.web.server import WebServer
 from consumer.web.status import ledger
 
@@ -34,11 +36,12 @@ def run_service(environ: Mapping[str, str]) -> None:
     """Serve until SIGTERM or SIGINT. Raises what is in the error tree."""
     settings = load(environ)
     building.set_up_logs(settings)
-    asyncio.run(_run(settings))
+    traces = tracing.start(environ, settings.kafka.group_id, settings.pinterest.api_url)
+    asyncio.run(_run(settings, traces))
 
 
-async def _run(settings: Settings) -> None:
-    async with member(settings) as one:
+async def _run(settings: Settings, traces: Tracing) -> None:
+    async with member(settings, traces=traces) as one:
         asked = asyncio.Event()
 
         def stop() -> None:
@@ -125,6 +128,8 @@ class Member:
             port=address.port,
             stall_after=self.settings.pinstream.stall_after,
             fetched_at=lambda: self.service.fetched_at,
+            keys=lambda: self.key_store.statistics().keys,
+            token=_page_token(self.settings.pinstream),
         )
         return await self._web.start()
 
@@ -154,13 +159,30 @@ class Member:
             await self._web.stop()
 
 
+def _page_token(own: PinstreamSettings) -> Callable[[], str] | None:
+    """What the page asks for; from a file, it is read again when that changes."""
+    if own.http_token is not None:
+        return own.http_token.get_secret_value
+    if own.http_token_file is None:
+        return None
+    try:
+        return FileToken(own.http_token_file).value
+    except SettingsError as error:  # it was there when the settings were read
+        name = "PINSTREAM_HTTP_TOKEN_FILE"
+        raise SettingsError(str(error).replace("PINTEREST_ACCESS_TOKEN_FILE", name)) from None
+
+
 @contextlib.asynccontextmanager
-async def member(settings: Settings, wall: Callable[[], float] = time.time) -> AsyncIterator[Member]:
+async def member(
+    settings: Settings, wall: Callable[[], float] = time.time, traces: Tracing | None = None
+) -> AsyncIterator[Member]:
     """All parts of a group member, opened in order and closed in reverse."""
+    traces = traces or Tracing()
     async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(traces.close)
         schemas = building.local_schemas(settings)
         schema = building.reader_schema(settings, schemas)
-        pipeline = building.pipeline(settings, schema)
+        pipeline = building.pipeline(settings, schema, trace_links=traces.links)
         api = building.conversions_api(settings)
         stack.push_async_callback(api.close)
         building.make_state_folder(settings.pinstream.state_dir)
@@ -180,15 +202,17 @@ async def member(settings: Settings, wall: Callable[[], float] = time.time) -> A
         stack.push_async_callback(writers.close)
         service = Service(
             pipeline,
-            connect=lambda listener: _source(settings, listener),
-            api=api,
+            connect=lambda listener: traces.source(_source(settings, listener)),
+            api=traces.api(api),
             key_store=key_store,
             schemas=writers,
             dead_letters=dead_letters,
             clock=SystemClock(wall),
             report=building.log_report,
             grace=settings.pinstream.shutdown_grace,
+            tracer=traces,
         )
+        traces.within(service.grace_left)
         one = Member(settings, service, key_store)
         stack.push_async_callback(one.close)
         yield one

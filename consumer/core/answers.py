@@ -24,15 +24,16 @@ from consumer.core.delivery import (
     Verdict,
     limit_headers,
     read_answer,
+    request_id,
 )
 from consumer.core.dispatch import Dispatcher
 from consumer.core.interface import Answered, Unanswered
 from consumer.core.masking import kind, mask
 from consumer.core.model import Rejection, Stage
 
-REQUEST_ID = "x-pinterest-rid"
 _NEVER_LEFT = frozenset({"dns", "connect", "tls"})
 """Why no answer came when nothing was sent: without a connection the outcome is clear."""
+_NO_REASON = "the API gave no reason"
 
 
 class Consequences(Protocol):
@@ -64,78 +65,89 @@ class Answers:
         gate = self._dispatcher.queue(batch.account).gate
         gate.told(*limit_headers(answer.headers), now.monotonic)
         verdict = read_answer(answer.status, answer.headers, answer.body, len(batch.deliveries), now.unix)
-        self._apply(batch, verdict, answer.headers.get(REQUEST_ID))
+        self._apply(batch, verdict, request_id(answer.headers))
 
     def unanswered(self, answer: Unanswered) -> None:
         """No answer came to an attempt."""
         batch = self._dispatcher.answered(answer.number)
         self._context.counters.bump(self._context.counters.answers, answer.reason)
-        self._apply(batch, NoVerdict(answer.reason), None)
+        self._apply(batch, NoVerdict(answer.reason), request_id(answer.headers))
 
-    def _apply(self, batch: Batch, verdict: Verdict, request_id: str | None) -> None:
+    def _apply(self, batch: Batch, verdict: Verdict, rid: str | None) -> None:
         if isinstance(verdict, NoVerdict):
-            self._no_verdict(batch, verdict.reason, request_id)
+            self._no_verdict(batch, verdict.reason, rid)
         elif isinstance(verdict, Throttled):
-            self._throttled(batch, verdict.wait)
+            self._throttled(batch, verdict.wait, rid)
         elif isinstance(verdict, Refused):
-            self._dispatcher.refuse(batch, verdict.status, verdict.code)
+            self._dispatcher.refuse(batch, verdict.status, verdict.code, rid)
             self._again(batch, self._context.now.monotonic)
         else:
             self._dispatcher.accept(batch)
             self._dispatcher.queue(batch.account).gate.speed_up()
-            self._judged(batch, verdict, request_id)
+            self._judged(batch, verdict, rid)
 
     def _judged(
-        self, batch: Batch, verdict: PerEvent | SomeRefused | BatchRefused | TooLarge, request_id: str | None
+        self, batch: Batch, verdict: PerEvent | SomeRefused | BatchRefused | TooLarge, rid: str | None
     ) -> None:
+        refused: list[Rejection] = []
+        events = len(batch.deliveries)
         if isinstance(verdict, PerEvent):
-            self._per_event(batch, verdict.outcomes)
+            refused = self._per_event(batch, verdict.outcomes)
         elif isinstance(verdict, SomeRefused):
-            self._some_refused(batch, verdict)
+            refused = self._some_refused(batch, verdict)
         elif isinstance(verdict, BatchRefused):
-            self._bisect(batch, "refused", verdict.message, request_id)
+            refused = self._bisect(batch, "refused", verdict.message, rid)
         else:
-            self._bisect(batch, "too_large", "the API says the event is too large", request_id)
+            refused = self._bisect(batch, "too_large", "the API says the event is too large", rid)
+        if refused:
+            self._context.report(
+                "warning", "events_refused", account=batch.account, refused=len(refused), events=events,
+                code=refused[0].code, message=refused[0].message, request_id=rid,
+            )  # fmt: skip
 
     # -- verdicts on events
 
-    def _per_event(self, batch: Batch, outcomes: Sequence[EventOutcome]) -> None:
-        delivered = []
+    def _per_event(self, batch: Batch, outcomes: Sequence[EventOutcome]) -> list[Rejection]:
+        delivered, refused = [], []
         for delivery, outcome in zip(batch.deliveries, outcomes, strict=True):
             if outcome.processed:
                 delivered.append(delivery)
             else:
-                self._refuse(delivery, outcome.error or "the API gave no reason", batch.attempts)
+                refused.append(self._refuse(delivery, outcome.error or _NO_REASON, batch.attempts))
             if outcome.warning is not None or outcome.error is not None:
                 self._count_messages(outcome, delivery.body)
         self._pipeline.delivered(delivered)
+        return refused
 
-    def _some_refused(self, batch: Batch, verdict: SomeRefused) -> None:
-        rest = []
+    def _some_refused(self, batch: Batch, verdict: SomeRefused) -> list[Rejection]:
+        rest, refused = [], []
         for index, delivery in enumerate(batch.deliveries):
             error = verdict.errors.get(index)
             if error is None:
                 rest.append(delivery)
             else:
-                self._refuse(delivery, error or "the API gave no reason", batch.attempts)
+                refused.append(self._refuse(delivery, error or _NO_REASON, batch.attempts))
         if rest:
             again = Batch(self._context.number(), batch.account, rest, batch.attempts)
             self._again(again, self._context.now.monotonic)
+        return refused
 
-    def _bisect(self, batch: Batch, code: str, message: str, request_id: str | None) -> None:
+    def _bisect(self, batch: Batch, code: str, message: str, rid: str | None) -> list[Rejection]:
         if len(batch.deliveries) == 1:
-            self._refuse(batch.deliveries[0], message or "the API gave no reason", batch.attempts, code)
-            return
+            return [self._refuse(batch.deliveries[0], message or _NO_REASON, batch.attempts, code)]
         self._context.counters.bisected += 1
         self._context.report(
-            "warning", "batch_bisected", events=len(batch.deliveries), code=code, request_id=request_id
-        )
+            "warning", "batch_bisected", account=batch.account, events=len(batch.deliveries), code=code,
+            request_id=rid,
+        )  # fmt: skip
         for half in halves(batch, self._context.number(), self._context.number()):
             self._again(half, self._context.now.monotonic)
+        return []
 
-    def _refuse(self, delivery: Delivery, message: str, attempts: int, code: str = "refused") -> None:
+    def _refuse(self, delivery: Delivery, message: str, attempts: int, code: str = "refused") -> Rejection:
         rejection = Rejection(Stage.DELIVER, code, mask(message, delivery.body))
         self._pipeline.refused(delivery, rejection, attempts)
+        return rejection
 
     def _count_messages(self, outcome: EventOutcome, body: bytes) -> None:
         counters = self._context.counters
@@ -147,7 +159,7 @@ class Answers:
 
     # -- no verdict on any event
 
-    def _no_verdict(self, batch: Batch, reason: str, request_id: str | None) -> None:
+    def _no_verdict(self, batch: Batch, reason: str, rid: str | None) -> None:
         context = self._context
         gate = self._dispatcher.queue(batch.account).gate
         gate.slow_down()
@@ -158,12 +170,12 @@ class Answers:
             context.counters.unclear_offline += sum(1 for one in batch.deliveries if one.offline)
         delay = context.policy.delivery_backoff.delay(batch.failures, context.jitter())
         context.report(
-            "warning", "no_verdict", reason=reason, events=len(batch.deliveries), attempt=batch.attempts,
-            retry_in=round(delay, 3), request_id=request_id,
+            "warning", "no_verdict", account=batch.account, reason=reason, events=len(batch.deliveries),
+            attempt=batch.attempts, retry_seconds=round(delay, 3), request_id=rid,
         )  # fmt: skip
         self._again(batch, context.now.monotonic + delay)
 
-    def _throttled(self, batch: Batch, wait: float | None) -> None:
+    def _throttled(self, batch: Batch, wait: float | None, rid: str | None) -> None:
         context = self._context
         gate = self._dispatcher.queue(batch.account).gate
         gate.postpone_probe(context.now.monotonic)
@@ -173,7 +185,9 @@ class Answers:
             backoff = context.policy.delivery_backoff.delay(batch.failures, 0.5 + context.jitter() / 2)
             wait = max(wait or 0.0, backoff)
         wait = min(wait, context.policy.throttle_cap)
-        context.report("warning", "throttled", account=batch.account, seconds=round(wait, 3))
+        context.report(
+            "warning", "throttled", account=batch.account, wait_seconds=round(wait, 3), request_id=rid
+        )
         gate.close(context.now.monotonic + wait)
         self._again(batch, context.now.monotonic)
 

@@ -84,6 +84,9 @@ _REFUSALS = frozenset({401, 403, 404})
 _MOST_VALUES = 200_000
 """Objects and lists in a body that is read."""
 _SECONDS = re.compile(r"[ \t]*([0-9]{1,12}(?:\.[0-9]*)?)[ \t]*")
+REQUEST_ID = "x-pinterest-rid"
+_REQUEST_ID_LIKE = re.compile(r"[A-Za-z0-9_-]{1,40}")
+"""The platform's are numbers. Nothing longer, so no digest; no ``@`` and no dot, so no address of any kind."""
 
 
 def read_answer(
@@ -192,6 +195,12 @@ def limit_headers(headers: Mapping[str, str]) -> tuple[int | None, float | None]
     """``x-ratelimit-remaining`` (calls) and ``x-ratelimit-reset`` (seconds) of an answer, where readable."""
     remaining = _seconds(headers.get("x-ratelimit-remaining"))
     return (None if remaining is None else int(remaining)), _seconds(headers.get("x-ratelimit-reset"))
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """The platform's name for this call, for the log; None where it gave none, or one that may be something else."""
+    text = headers.get(REQUEST_ID, "").strip()
+    return text if _REQUEST_ID_LIKE.fullmatch(text) else None
 
 
 def _seconds(text: str | None) -> float | None:

@@ -14,6 +14,7 @@ from consumer.core.context import Context
 from consumer.core.dedup import Delivery
 from consumer.core.gate import Gate
 from consumer.core.interface import GiveUp, ReadToken, Send
+from consumer.core.traces import trace_parents
 from consumer.errors import InvariantViolation
 
 TOKEN_REFUSED = 401
@@ -77,7 +78,7 @@ class Dispatcher:
 
     # -- halts
 
-    def refuse(self, batch: Batch, status: int, code: int | None) -> None:
+    def refuse(self, batch: Batch, status: int, code: int | None, rid: str | None) -> None:
         """The token or the account was refused: close the gates concerned, and say so when that is new.
 
         Calls that were under way when a halt began bring the same refusal once more; only a probe brings a new one.
@@ -97,6 +98,7 @@ class Dispatcher:
                     status=status,
                     code=code,
                     reason=queue.gate.halt.reason,
+                    request_id=rid,
                 )
 
     def _put_off_probes(self, own: AccountQueue, status: int) -> None:
@@ -198,7 +200,11 @@ class Dispatcher:
         context.counters.calls += 1
         context.counters.bytes_sent += len(body)
         context.counters.events_sent += len(batch.deliveries)
-        context.emit(Send(batch.number, batch.account, body, len(batch.deliveries)))
+        links = context.policy.trace_links
+        parents = (
+            trace_parents((one.span.records[one.index] for one in batch.deliveries), links) if links else ()
+        )
+        context.emit(Send(batch.number, batch.account, body, len(batch.deliveries), batch.attempts, parents))
 
     def _due(self, queue: AccountQueue) -> float | None:
         halt, now = queue.gate.halt, self._context.now.monotonic

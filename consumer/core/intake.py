@@ -3,7 +3,7 @@
 Theory of operation. A slice of records is *prepared*: decoded, converted, serialised; that changes nothing but what
 decoder and converter know. Then it is known how many bytes each event will hold, and admission decides how many of
 them fit. What is admitted *claims* its key. Each event is serialised once; batches, retries and bisects only join
-those bytes.
+those bytes. What was claimed of a slice is shown to `coverage` before the next one is prepared.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import orjson
 
 from consumer.core.context import Context
+from consumer.core.coverage import Coverage
 from consumer.core.dedup import Claims, Delivery, dedup_key
 from consumer.core.model import (
     CommerceEvent,
@@ -26,6 +27,7 @@ from consumer.core.model import (
     Stage,
 )
 from consumer.core.spans import Span
+from consumer.core.statistics import Samples
 
 SLICE = 64
 """Records decoded, converted and serialised in one go: few enough that the processor's cache still holds an event's
@@ -68,14 +70,27 @@ class Converting(Protocol):
 class Intake:
     """Turns records into events with their JSON, and those into deliveries."""
 
-    def __init__(self, context: Context, claims: Claims, decoder: Decoding, converter: Converting) -> None:
+    def __init__(
+        self,
+        context: Context,
+        claims: Claims,
+        decoder: Decoding,
+        converter: Converting,
+        coverage: Coverage,
+        samples: Samples,
+    ) -> None:
         self._context = context
         self._claims = claims
         self._decoder = decoder
         self._converter = converter
+        self._coverage = coverage
+        self._samples = samples
+        self._claimed: list[ConversionEvent] = []
+        """Events of the latest slice that lead their keys."""
 
     def prepare(self, records: list[Record]) -> list[Prepared]:
         """One result per record."""
+        self.show()
         events: list[CommerceEvent] = []
         places: list[int] = []
         prepared: list[Any] = list(self._decoder.decode_chunk(records))
@@ -113,6 +128,7 @@ class Intake:
         if event.warnings:
             self._count_warnings(event)
         if self._claims.claim(delivery):
+            self._claimed.append(event)
             return delivery
         self._context.counters.followers += 1
         return None
@@ -121,3 +137,10 @@ class Intake:
         counters = self._context.counters
         for warning in event.warnings:
             counters.bump(counters.convert_warnings, warning.code)
+            self._samples.warned(warning)
+
+    def show(self) -> None:
+        """A slice is done with: what it was claimed of is looked at."""
+        if self._claimed:
+            self._coverage.add(self._claimed, self._context.now.monotonic)
+            self._claimed = []

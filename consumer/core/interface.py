@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from consumer.core.model import Chunk, Position, Record, Rejection, SchemaRef, TopicPartition
+from consumer.core.model import Chunk, Position, Record, Rejection, SchemaRef, TopicPartition, TraceParent
 
 
 class Assignment(NamedTuple):
@@ -139,10 +139,14 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Unanswered:
-    """Answers `Send`: no answer came. `reason` is ``timeout``, ``connection``, ``dns``, ``tls``, ... ."""
+    """Answers `Send`: no whole answer came. `reason` is ``timeout``, ``connection``, ``dns``, ``tls``, ... .
+
+    `headers` are lower-cased; what came of an answer that broke off.
+    """
 
     number: int
     reason: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,12 +246,17 @@ class StoreKeys:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """One attempt to deliver: POST `body` (JSON) to the account's endpoint."""
+    """One attempt to deliver: POST `body` (JSON) to the account's endpoint.
+
+    `attempt`: 1 the first time. `parents`: where some of its records come from, if traces are wanted.
+    """
 
     number: int
     account: str
     body: bytes = field(repr=False)
     events: int
+    attempt: int = 1
+    parents: Sequence[TraceParent] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import lt
+from operator import attrgetter, lt
 from typing import NamedTuple
 
 from consumer.core import offset_map
@@ -32,6 +32,7 @@ from consumer.errors import InvariantViolation
 
 _MEASURE_EVERY = 1.0
 """Seconds between two measurements of a map that may come to overflow."""
+_OPEN: attrgetter[int] = attrgetter("open")
 _MARK: dict[Disposition, int] = {disposition: n for n, disposition in enumerate(Disposition, start=1)}
 
 
@@ -71,6 +72,7 @@ class AssignmentState:
         "epoch",
         "inherited",
         "last_seen",
+        "last_timestamp",
         "live",
         "map_most",
         "next_leader_epoch",
@@ -107,6 +109,8 @@ class AssignmentState:
         """False after the process was away: the group may have given the partition to another meanwhile."""
         self.spans: deque[Span | Finished] = deque()
         self.last_seen = -1
+        self.last_timestamp = -1
+        """Kafka's (milliseconds) of the record at `last_seen`; -1 while that is not known."""
         self.next_offset: int | None = start if commit_start else None
         self.next_leader_epoch: int | None = None
         self.committed: Position | None = None
@@ -131,18 +135,24 @@ class AssignmentState:
         """The offset after the last record read, or where reading starts."""
         return self.last_seen + 1 if self.last_seen >= 0 else self.start
 
-    def lag(self) -> int | None:
+    def lag(self, held: bool = False) -> int | None:
         """Offsets from the committed position to the end; None while one of them is not known.
 
-        None are left when all is read, settled and committed: the rest are markers and aborted transactions.
+        None are left when all is read, settled and committed: the rest are markers and aborted transactions. `held`:
+        records were fetched that are not read yet.
         """
         # Where nothing is committed yet, from where reading began.
         begin = self.committed.next_offset if self.committed is not None else self.start
         if self.end is None or begin is None:
             return None
-        if not self.open and self.reached >= self.end and self.position() == begin:
+        if not held and not self.open and self.reached >= self.end and self.position() == begin:
             return 0
         return max(0, self.end - begin)
+
+    def lowest_open(self) -> tuple[Span, int] | None:
+        """The lowest open record: its span, and its index there."""
+        span = next((one for one in self.spans if one.open), None) if self.open else None
+        return (span, span.lowest()) if isinstance(span, Span) else None
 
     # -- what may be committed
 
@@ -256,7 +266,9 @@ class Ledger:
     def __init__(self, map_most: int = offset_map.MOST) -> None:
         self._assignments: dict[TopicPartition, AssignmentState] = {}
         self._ended = [0] * (len(_MARK) + 1)
+        self._entered = 0
         self._released = 0
+        self._released_unread = 0
         self._map_most = map_most
         self._ended_at: dict[TopicPartition, LeftAt] = {}
         self.passed = 0
@@ -318,7 +330,7 @@ class Ledger:
         for span in state.spans:
             # Where it ends is where reading goes on: what is committed does not go back to before a gap.
             span.end = min(span.end, offset)
-        state.last_seen = offset - 1
+        state.last_seen, state.last_timestamp = offset - 1, -1
         if state.inherited is not None and (
             state.inherited.leader_epoch is None or offset < (state.start or 0)
         ):
@@ -350,6 +362,7 @@ class Ledger:
     def release_unread(self, count: int) -> None:
         """So many records that were fetched and never read were let go of."""
         self._released += count
+        self._released_unread += count
 
     def settled_before(self, state: AssignmentState, chunk: Chunk) -> list[int]:
         """Indexes of the chunk's records that were settled before this assignment: they are passed over.
@@ -386,11 +399,12 @@ class Ledger:
             )
         state.spans.append(span)
         state.keep_little()
-        state.last_seen = offsets[-1]
+        state.last_seen, state.last_timestamp = offsets[-1], chunk.records[-1].timestamp
         if state.inherited is not None and state.inherited.end <= state.last_seen + 1:
             state.inherited = None
         size = sum(span.costs)
         self.passed += len(passed)
+        self._entered += span.open
         state.read += span.open
         state.open += span.open
         state.open_bytes += size
@@ -466,8 +480,12 @@ class Ledger:
         read = sum(counts) + self.open
         return Totals(read, delivered, duplicate, filtered, dead_lettered, self.open, self._released)
 
+    def mismatch(self) -> int:
+        """How many of the records ever entered are neither settled, nor open, nor released: 0, or a bug."""
+        return self._entered - self.settlements - self.open - (self._released - self._released_unread)
+
     def _check(self, state: AssignmentState) -> None:
-        in_spans = sum(span.open for span in state.spans)
+        in_spans = sum(map(_OPEN, state.spans))
         if state.read != sum(state.counts) + state.open or in_spans != state.open:
             raise InvariantViolation(
                 f"the ledger of {state.tp.topic}[{state.tp.partition}] does not add up: read {state.read}, "

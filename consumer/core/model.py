@@ -72,6 +72,14 @@ class Record(NamedTuple):
     headers: tuple[tuple[str, bytes | None], ...]
 
 
+class TraceParent(NamedTuple):
+    """The span that a record was written in, as its ``traceparent`` header says (W3C Trace Context)."""
+
+    trace_id: int
+    span_id: int
+    flags: int
+
+
 class Chunk(NamedTuple):
     """Records of one partition under one assignment epoch and one leader epoch, in offset order."""
 

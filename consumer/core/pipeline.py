@@ -24,32 +24,24 @@ from consumer.core.admission import Admission
 from consumer.core.answers import Answers
 from consumer.core.commits import Commits
 from consumer.core.context import Context
+from consumer.core.coverage import Coverage
 from consumer.core.dedup import Claims, Delivery
 from consumer.core.dispatch import Dispatcher
 from consumer.core.guard import Guard
 from consumer.core.intake import Converting, Intake, SchemaLearner, Verdict
 from consumer.core.ledger import AssignmentState, Ledger, map_place
-from consumer.core.model import (
-    Disposition,
-    Filtered,
-    Instant,
-    Problem,
-    Rejection,
-    SchemaRef,
-    TopicPartition,
-)
+from consumer.core.model import Disposition, Filtered, Instant, Rejection, SchemaRef, TopicPartition
 from consumer.core.outbox import Letter, Outbox
 from consumer.core.parking import Parking
 from consumer.core.policy import Policy
 from consumer.core.room import FETCH_MOST as FETCH_MOST
 from consumer.core.room import Limit, Room
 from consumer.core.spans import Span
-from consumer.core.statistics import Freshness, Statistics
+from consumer.core.statistics import Freshness, Samples, Statistics
 from consumer.core.surveyor import survey
 from consumer.errors import InvariantViolation
 
 _LETTERS_MOST = 500
-PROBLEMS_MOST = 10
 _KEYS_MOST = 10_000
 
 
@@ -73,6 +65,10 @@ class Pipeline:
         self.ledger = Ledger(policy.map_bytes)
         self.claims = Claims()
         self.freshness = Freshness()
+        self.coverage = Coverage()
+        self.samples = Samples()
+        self.problems = self.samples.problems
+        """The first records that could not be delivered."""
         self.dispatcher = Dispatcher(self.context)
         self.parking = Parking(policy.inner_backoff)
         self.keys: Outbox[Delivery] = Outbox(policy.inner_backoff, _KEYS_MOST)
@@ -80,13 +76,11 @@ class Pipeline:
         self.stopping = False
         self.progress_at: float | None = None
         self._decoder = decoder
-        intake = Intake(self.context, self.claims, decoder, converter)
+        self._intake = Intake(self.context, self.claims, decoder, converter, self.coverage, self.samples)
         self.guard = Guard(self.context)
-        self.problems: list[Problem] = []
-        """The first records that could not be delivered."""
         self._limit = Limit(policy.most_records, self.ledger)
         self.admission = Admission(
-            self.context, self.ledger, self.parking, intake, self, self.guard, self._limit
+            self.context, self.ledger, self.parking, self._intake, self, self.guard, self._limit
         )
         self._room = Room(
             self.context, self.ledger, self.parking, self.admission, self.dispatcher, self.guard, self._limit
@@ -422,8 +416,7 @@ class Pipeline:
         self.guard.because(tp.topic, rejection)
         at_ms = int(self.context.now.unix * 1000)
         letter = i.DeadLetter(tp.topic, tp.partition, span.record(index), rejection, attempts, at_ms)
-        if len(self.problems) < PROBLEMS_MOST:
-            self.problems.append(Problem(tp.topic, tp.partition, span.record(index).offset, *rejection))
+        self.samples.rejected(tp, letter.record.offset, rejection)
         self.letters.add([Letter(span, index, letter)])
 
     def _dead_letters_stored(self, happened: i.DeadLettersStored) -> None:
@@ -438,6 +431,7 @@ class Pipeline:
         for span, place, letter in done:
             if self.ledger.settle(span, place, Disposition.DEAD_LETTERED):
                 counters.rejections[(letter.rejection.stage.value, letter.rejection.code)] += 1
+                self.samples.stored(letter)
         self.letters.discard(lambda letter: not letter.ours)
 
     # -- ends
@@ -457,6 +451,7 @@ class Pipeline:
         # First who lets go: that makes room for who waits.
         self._end_drains()
         self.admission.admit()
+        self._intake.show()
         self._mind_guard()
         for ref in self.parking.ask(now):
             self.context.emit(i.FetchSchema(ref))

@@ -64,6 +64,8 @@ class Policy:
     """A replay's pace: of the events that go on, filtered ones and duplicates aside."""
     most_records: int | None = None
     """A replay's limit: at most so many records are read, those aside that its ``--where`` left out."""
+    trace_links: int = 0
+    """Of so many of its records a `Send` says in which trace they were written; 0: nobody looks."""
     delivery_backoff: Backoff = Backoff()
     inner_backoff: Backoff = Backoff(base=0.1, cap=10.0)
     """For the key store, the dead-letter topic, the registry: near, and needed by all."""

@@ -9,18 +9,23 @@ delivery: the platform wants events within one hour of happening (pinterest.md, 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import NamedTuple
 
+from consumer.core.coverage import NO_COVERAGE, OTHER, CoverageSnapshot
+from consumer.core.interface import DeadLetter
 from consumer.core.ledger import Totals
+from consumer.core.model import Problem, Rejection, Stage, TopicPartition, Warned
 
 HOUR = 3600
 AGE_BOUNDS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, HOUR, 7200, 21600, 86400, 172800, 604800)
 """Upper bounds of the age histogram's buckets, in seconds; one more bucket holds what is older."""
 _MOST_NAMES = 64
-OTHER = "other"
+PROBLEMS_MOST = 10
+LETTERS_MOST = 20
 
 
 class Counters:
@@ -122,9 +127,109 @@ class FreshnessSnapshot:
     buckets: tuple[int, ...]
 
 
+class StoredLetter(NamedTuple):
+    """A dead letter that is stored: when (unix seconds) its record was given up, where that stands, and why."""
+
+    at: float
+    topic: str
+    partition: int
+    offset: int
+    stage: Stage
+    code: str
+    message: str
+
+
+class SamplesSnapshot(NamedTuple):
+    """The latest message of each kind: rejections by stage and code, warnings of the conversion by code."""
+
+    rejections: Mapping[tuple[str, str], str]
+    warnings: Mapping[str, str]
+
+
+NO_SAMPLES = SamplesSnapshot({}, {})
+
+
+class Samples:
+    """Single cases of what is otherwise only counted: the first problems, the latest dead letters, a message of each
+    kind. Bounded, as codes are a closed set."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        """The first records that could not be delivered."""
+        self._letters: deque[StoredLetter] = deque(maxlen=LETTERS_MOST)
+        self._rejections: dict[tuple[str, str], str] = {}
+        self._warnings: dict[str, str] = {}
+
+    def rejected(self, tp: TopicPartition, offset: int, rejection: Rejection) -> None:
+        """A record cannot be delivered."""
+        self._rejections[rejection.stage.value, rejection.code] = rejection.message
+        if len(self.problems) < PROBLEMS_MOST:
+            self.problems.append(Problem(tp.topic, tp.partition, offset, *rejection))
+
+    def warned(self, warning: Warned) -> None:
+        """A deliverable event lacks something."""
+        self._warnings[warning.code] = warning.message
+
+    def stored(self, letter: DeadLetter) -> None:
+        """A dead letter is stored."""
+        place = (letter.topic, letter.partition, letter.record.offset)
+        self._letters.append(StoredLetter(letter.at_ms / 1000, *place, *letter.rejection))
+
+    def letters(self) -> tuple[StoredLetter, ...]:
+        """The latest dead letters, newest first."""
+        return tuple(reversed(self._letters))
+
+    def snapshot(self) -> SamplesSnapshot:
+        """The messages of now."""
+        return SamplesSnapshot(dict(self._rejections), dict(self._warnings))
+
+
+class WaitsFor(Enum):
+    """What an open record waits for."""
+
+    SCHEMA = "schema"
+    """Its writer's schema, from the registry."""
+    ROOM = "room"
+    """Room in the budget of open events, now that its schema is known."""
+    KEY_STORE = "key_store"
+    """The key store: to tell whether it was delivered before, or to remember that it is."""
+    BATCH = "batch"
+    """Its batch, which has not gone yet: it fills until it is full, or has lingered."""
+    QUOTA = "quota"
+    """Its account's gate, which is throttled or paced."""
+    RETRY = "retry"
+    """The next attempt, after one that brought no verdict."""
+    PLATFORM = "platform"
+    """The platform's answer, to its call or to those before it."""
+    HALT = "halt"
+    """A token or an account that the platform accepts."""
+    DUPLICATE = "duplicate"
+    """Another open record with the same key."""
+    DEAD_LETTER = "dead_letter"
+    """Its dead letter, which is being written."""
+    GUARD = "guard"
+    """The dead-letter guard, which has stopped intake."""
+
+
+class OldestOpen(NamedTuple):
+    """The oldest record that is open; `age` in seconds by its Kafka timestamp, None if it has none."""
+
+    topic: str
+    partition: int
+    offset: int
+    age: float | None
+    waits_for: WaitsFor
+    account: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class PartitionStatistics:
-    """One assigned partition. `lag` in records from the committed position; None while the end is not known."""
+    """One assigned partition. `lag` in records from the committed position; None while the end is not known.
+
+    `lag_seconds`: the age of the first record that is not settled, by its Kafka timestamp, and 0 if all are; None
+    while that is not known. Of what is not read yet no timestamp is known: the age of the last record read stands for
+    it, which is no less.
+    """
 
     topic: str
     partition: int
@@ -134,6 +239,7 @@ class PartitionStatistics:
     end: int | None
     lag: int | None
     totals: Totals
+    lag_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +290,13 @@ class Statistics:
     stopping: bool
     guard: GuardStatistics | None = None
     """Where too many records would be dead letters: intake has stopped."""
+    oldest_open: OldestOpen | None = None
+    coverage: CoverageSnapshot = NO_COVERAGE
+    letters: Sequence[StoredLetter] = ()
+    """The latest dead letters, newest first."""
+    samples: SamplesSnapshot = NO_SAMPLES
+    mismatch: int = 0
+    """Records entered in the ledger that are neither settled nor open nor released: 0, or a bug."""
 
     @property
     def destination(self) -> str:

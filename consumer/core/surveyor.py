@@ -1,25 +1,46 @@
-"""Takes the snapshot: reads every part of the pipeline between two inputs, changes nothing."""
+"""Takes the snapshot: reads every part of the pipeline between two inputs, changes nothing.
+
+Theory of operation. A snapshot is taken once a second, whatever is open, so it counts no records but reads what is
+counted. One record is looked for: the oldest open one, in all places where a record can be, the end of its way first,
+since there are the oldest; where it is found says what it waits for. It is in one place at most, and near the front,
+as what came first stands first. Nobody else has to find a record in these places, so they have no means to do so: the
+surveyor looks into them as they are (`_again`, `_filling`, ...).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from consumer.core.batching import AccountQueue
+from consumer.core.dedup import Delivery
 from consumer.core.gate import State
 from consumer.core.ledger import AssignmentState
 from consumer.core.model import Instant
 from consumer.core.spans import Span
-from consumer.core.statistics import AccountStatistics, PartitionStatistics, Statistics
+from consumer.core.statistics import (
+    AccountStatistics,
+    OldestOpen,
+    PartitionStatistics,
+    Statistics,
+    WaitsFor,
+)
 
 if TYPE_CHECKING:
     from consumer.core.pipeline import Pipeline
 
+_Found = tuple[WaitsFor, str | None]
+"""What a record waits for, and the ad account it goes to."""
+
 
 def survey(pipeline: Pipeline, now: Instant) -> Statistics:
     """The pipeline's figures at `now`; the ledger is checked on the way."""
+    oldest = _oldest_open(pipeline)
+    holding = {state for state, _ in pipeline.admission._held}
     return Statistics(
         totals=pipeline.ledger.totals(),
-        partitions=tuple(_partition(state) for state in pipeline.ledger),
+        partitions=tuple(_partition(state, now.unix, state in holding) for state in pipeline.ledger),
         accounts=tuple(_account(queue, now.monotonic) for queue in pipeline.dispatcher),
         open_bytes=pipeline.ledger.open_bytes,
         held=pipeline.admission.held,
@@ -27,16 +48,21 @@ def survey(pipeline: Pipeline, now: Instant) -> Statistics:
         room=pipeline.room(),
         claims=len(pipeline.claims),
         waiting_for_schema=len(pipeline.parking),
-        oldest_open_ms=_oldest_open(pipeline),
+        oldest_open_ms=_timestamp(*oldest) if oldest is not None else None,
         seconds_since_progress=max(0.0, now.monotonic - (pipeline.progress_at or now.monotonic)),
         freshness=pipeline.freshness.snapshot(),
         counters=pipeline.context.counters.copy(),
         stopping=pipeline.stopping,
         guard=pipeline.guard.tripped,
+        oldest_open=_describe(pipeline, *oldest, now) if oldest is not None else None,
+        coverage=pipeline.coverage.snapshot(now.monotonic),
+        letters=pipeline.samples.letters(),
+        samples=pipeline.samples.snapshot(),
+        mismatch=pipeline.ledger.mismatch(),
     )
 
 
-def _partition(state: AssignmentState) -> PartitionStatistics:
+def _partition(state: AssignmentState, unix_now: float, held: bool) -> PartitionStatistics:
     return PartitionStatistics(
         topic=state.tp.topic,
         partition=state.tp.partition,
@@ -44,9 +70,22 @@ def _partition(state: AssignmentState) -> PartitionStatistics:
         committed=state.committed.next_offset if state.committed is not None else None,
         position=state.position(),
         end=state.end,
-        lag=state.lag(),
+        lag=state.lag(held),
         totals=state.totals(),
+        lag_seconds=_lag_seconds(state, unix_now, held),
     )
+
+
+def _lag_seconds(state: AssignmentState, unix_now: float, held: bool) -> float | None:
+    lowest, position = state.lowest_open(), state.position()
+    if lowest is not None:
+        return _age(_timestamp(*lowest), unix_now)
+    if state.end is None or position is None:
+        return None
+    # Beyond the position there may be markers and aborted transactions alone, which are no records.
+    if not held and max(position, state.reached) >= state.end:
+        return 0.0
+    return _age(state.last_timestamp if state.last_timestamp >= 0 else None, unix_now)
 
 
 def _account(queue: AccountQueue, now: float) -> AccountStatistics:
@@ -65,12 +104,106 @@ def _account(queue: AccountQueue, now: float) -> AccountStatistics:
     )
 
 
-def _oldest_open(pipeline: Pipeline) -> int | None:
-    times = []
-    for state in pipeline.ledger:
-        span = next((one for one in state.spans if one.open), None)
-        if isinstance(span, Span):
-            timestamp = span.record(span.lowest()).timestamp
-            if timestamp >= 0:
-                times.append(timestamp)
-    return min(times, default=None)
+# -- the oldest open record
+
+
+def _oldest_open(pipeline: Pipeline) -> tuple[Span, int] | None:
+    """Of each partition's lowest open record the oldest; one without a timestamp only where all are without."""
+    lowest = [one for one in (state.lowest_open() for state in pipeline.ledger) if one is not None]
+    return min(lowest, key=_oldest_first, default=None)
+
+
+def _oldest_first(place: tuple[Span, int]) -> float:
+    timestamp = _timestamp(*place)
+    return float("inf") if timestamp is None else timestamp
+
+
+def _timestamp(span: Span, index: int) -> int | None:
+    timestamp = span.record(index).timestamp
+    return timestamp if timestamp >= 0 else None
+
+
+def _age(timestamp: int | None, unix_now: float) -> float | None:
+    return None if timestamp is None else max(0.0, unix_now - timestamp / 1000)
+
+
+def _describe(pipeline: Pipeline, span: Span, index: int, now: Instant) -> OldestOpen:
+    tp = span.assignment.tp
+    found = (
+        _under_way(pipeline, span, index, now.monotonic)
+        or _without_key(pipeline, span, index)
+        or _behind_another(pipeline, span, index)
+        # Let go of: once the guard has tripped, or while its partition is drained of what is in flight.
+        or (WaitsFor.GUARD if pipeline.guard.tripped is not None else WaitsFor.PLATFORM, None)
+    )
+    return OldestOpen(
+        tp.topic, tp.partition, span.offsets[index], _age(_timestamp(span, index), now.unix), *found
+    )
+
+
+def _under_way(pipeline: Pipeline, span: Span, index: int, now: float) -> _Found | None:
+    """It leads its key: is it remembered, sent, queued, or looked up?"""
+    remembered = _find(pipeline.keys, span, index)
+    if remembered is not None:
+        return WaitsFor.KEY_STORE, remembered.account
+    sent = _find(pipeline.dispatcher.in_flight(), span, index)
+    if sent is not None:
+        return WaitsFor.PLATFORM, sent.account
+    for queue in pipeline.dispatcher:
+        waits_for = _queued(pipeline, queue, span, index, now)
+        if waits_for is not None:
+            return waits_for, queue.account
+    again = (leaders for _, leaders in pipeline._look_up_again)
+    looked_up = _find(chain.from_iterable(chain(pipeline._looking_up.values(), again)), span, index)
+    return (WaitsFor.KEY_STORE, looked_up.account) if looked_up is not None else None
+
+
+def _queued(pipeline: Pipeline, queue: AccountQueue, span: Span, index: int, now: float) -> WaitsFor | None:
+    """What a record waits for that is queued there; None: it is not."""
+    again = next((one for one in queue._again if _find(one[2].deliveries, span, index)), None)
+    filling = again is None and _find(queue._filling, span, index) is not None
+    if again is None and not filling and not any(_find(one, span, index) for one in queue._ready):
+        return None
+    if queue.gate.halt is not None:
+        return WaitsFor.HALT
+    if again is not None and again[0] > now:
+        return WaitsFor.RETRY
+    opens = queue.gate.opens_at(now, queue.in_flight)
+    if opens is None:
+        # As many calls as may be are in flight; fewer than usual, where the platform was in trouble.
+        return WaitsFor.PLATFORM if int(queue.gate.pace) >= pipeline.policy.concurrency else WaitsFor.QUOTA
+    if opens > now:
+        return WaitsFor.QUOTA
+    if filling:
+        return WaitsFor.BATCH
+    # What is out there without a durable key has its limit: something must come back before more goes.
+    if next(pipeline.dispatcher.in_flight(), None) is not None:
+        return WaitsFor.PLATFORM
+    return WaitsFor.KEY_STORE if len(pipeline.keys) else WaitsFor.BATCH
+
+
+def _without_key(pipeline: Pipeline, span: Span, index: int) -> _Found | None:
+    """It has no key yet, or will have none."""
+    place = (span, index)
+    if any(place in waiting.records for waiting in pipeline.parking._by_ref.values()):
+        return WaitsFor.SCHEMA, None
+    if place in pipeline.admission._deferred:
+        return (WaitsFor.ROOM if pipeline.guard.tripped is None else WaitsFor.GUARD), None
+    if any(letter.span is span and letter.place == index for letter in pipeline.letters):
+        return WaitsFor.DEAD_LETTER, None
+    return None
+
+
+def _behind_another(pipeline: Pipeline, span: Span, index: int) -> _Found | None:
+    """It follows the one that leads its key."""
+    for leader in pipeline.claims._leaders.values():
+        if leader.followers is not None and _find(leader.followers, span, index) is not None:
+            return WaitsFor.DUPLICATE, leader.account
+    return None
+
+
+def _find(deliveries: Iterable[Delivery], span: Span, index: int) -> Delivery | None:
+    for one in deliveries:
+        if one.span is span and one.index == index:
+            return one
+    return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from consumer.settings.fields import PinstreamSettings, Settings
@@ -27,18 +28,27 @@ PUBLISHED_CALLS_PER_MINUTE = 5000
 
 def token_trouble(settings: Settings, needs: Collection[str]) -> Iterator[str]:
     """Both, none, or a file without a token in it. The file is looked at only by who needs it."""
-    token, path = settings.pinterest.access_token, settings.pinterest.access_token_file
-    if token and path:
+    pinterest, own = settings.pinterest, settings.pinstream
+    if pinterest.access_token and pinterest.access_token_file:
         yield "PINTEREST_ACCESS_TOKEN and PINTEREST_ACCESS_TOKEN_FILE are both set; keep one of them"
+    if own.http_token and own.http_token_file:
+        yield "PINSTREAM_HTTP_TOKEN and PINSTREAM_HTTP_TOKEN_FILE are both set; keep one of them"
     if "token" not in needs:
         return
-    if not token and not path:
+    if pinterest.access_token_file:
+        yield from _file_trouble("PINTEREST_ACCESS_TOKEN_FILE", pinterest.access_token_file)
+    elif not pinterest.access_token:
         yield "PINTEREST_ACCESS_TOKEN is not set; set it, or PINTEREST_ACCESS_TOKEN_FILE to the file with the token"
-    elif path:
-        try:
-            parse_header_text(read_secret_file("PINTEREST_ACCESS_TOKEN_FILE", path).strip())
-        except ValueError as error:
-            yield f"PINTEREST_ACCESS_TOKEN_FILE: the text in it {error}"
+    # Who reads the topics is who serves the page; a replay does not.
+    if "topics" in needs and own.http_token_file and own.http_address:
+        yield from _file_trouble("PINSTREAM_HTTP_TOKEN_FILE", own.http_token_file)
+
+
+def _file_trouble(name: str, path: Path) -> Iterator[str]:
+    try:
+        parse_header_text(read_secret_file(name, path).strip())
+    except ValueError as error:
+        yield f"{name}: the text in it {error}"
 
 
 def missing_paths(settings: Settings) -> Iterator[str]:

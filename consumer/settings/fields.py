@@ -335,6 +335,21 @@ class PinstreamSettings(Group):
     http_address: Annotated[HttpAddress | None, BeforeValidator(parse_http_address)] = _setting(
         "PINSTREAM_HTTP_ADDRESS", "0.0.0.0:8080", "page, /status, health and metrics; empty turns it off"
     )
+    http_token: Annotated[SecretStr | None, BeforeValidator(parse_header_text)] = _setting(
+        "PINSTREAM_HTTP_TOKEN",
+        None,
+        "who knows it sees page, /status, /history, /events and /metrics: a browser asks for it (any user, the token"
+        " as password), Prometheus (authorization: credentials) and scripts send Authorization: Bearer; /healthz and"
+        " /readyz stay open; none: all is open to whoever reaches the address",
+        shown="none",
+        secret=True,
+    )
+    http_token_file: Annotated[Path | None, BeforeValidator(parse_path)] = _setting(
+        "PINSTREAM_HTTP_TOKEN_FILE",
+        None,
+        "a file with that token; read again when it changes",
+        shown="none",
+    )
     log_format: Annotated[Literal["json", "console"] | None, one_of("json", "console")] = _setting(
         "PINSTREAM_LOG_FORMAT",
         None,

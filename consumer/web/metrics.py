@@ -1,7 +1,8 @@
 """Prometheus metrics, made from the core's snapshot when they are scraped; nothing is counted twice.
 
 Names and units by Prometheus' conventions (base units, ``_total`` on counters). Labels come from closed or capped
-sets, plus topic and partition for what belongs to an assigned partition; its series ends with the assignment.
+sets, plus topic and partition for what belongs to an assigned partition; its series ends with the assignment. Each
+family is told of in docs/status.md.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from consumer.core.coverage import PARAMETERS, CoverageSnapshot
 from consumer.core.statistics import (
     AGE_BOUNDS,
     AccountStatistics,
@@ -86,6 +88,7 @@ class StatisticsCollector(Collector):
         yield from _accounts(statistics.accounts)
         yield from _levels(statistics)
         yield _age(statistics.freshness)
+        yield _coverage(statistics.coverage)
         yield from _counts(statistics.counters)
 
 
@@ -121,17 +124,21 @@ def _partitions(partitions: Iterable[PartitionStatistics]) -> Iterator[Metric]:
     lag = GaugeMetricFamily(
         "pinstream_partition_lag_records", "Records from the committed position to the end.", labels=labels
     )
+    seconds = GaugeMetricFamily(
+        "pinstream_lag_seconds",
+        "Age of a partition's first record that is not settled; 0: all are.",
+        labels=labels,
+    )
     committed = GaugeMetricFamily(
         "pinstream_partition_committed_offset", "The committed position.", labels=labels
     )
     for one in partitions:
         names = [one.topic, str(one.partition)]
-        if one.lag is not None:
-            lag.add_metric(names, one.lag)
-        if one.committed is not None:
-            committed.add_metric(names, one.committed)
-    yield lag
-    yield committed
+        # What is not known has no series.
+        for family, value in ((lag, one.lag), (seconds, one.lag_seconds), (committed, one.committed)):
+            if value is not None:
+                family.add_metric(names, value)
+    yield from (lag, seconds, committed)
 
 
 def _accounts(accounts: Iterable[AccountStatistics]) -> Iterator[Metric]:
@@ -175,10 +182,26 @@ def _levels(statistics: Statistics) -> Iterator[Metric]:
             "Time since something settled, or since nothing was left to settle.",
             statistics.seconds_since_progress,
         ),
+        (
+            "pinstream_oldest_open_seconds",
+            "Age of the oldest record that is open, by its Kafka timestamp; 0: none is.",
+            0 if statistics.oldest_open is None else statistics.oldest_open.age,
+        ),
+        (
+            "pinstream_assigned_partitions",
+            "Partitions that this process reads.",
+            len(statistics.partitions),
+        ),
+        (
+            "pinstream_ledger_mismatch_records",
+            "Records read that are neither settled nor open nor released: anything but 0 is a bug.",
+            statistics.mismatch,
+        ),
     )
     for name, documentation, value in levels:
         family = GaugeMetricFamily(name, documentation)
-        family.add_metric([], value)
+        if value is not None:
+            family.add_metric([], value)
         yield family
 
 
@@ -189,6 +212,18 @@ def _age(freshness: FreshnessSnapshot) -> Metric:
         seen += count
         buckets.append((bound, seen))
     family.add_metric([], buckets, freshness.age_sum)
+    return family
+
+
+def _coverage(coverage: CoverageSnapshot) -> Metric:
+    family = GaugeMetricFamily(
+        "pinstream_parameter_coverage_ratio",
+        "Share of the last hour's events that carried a recommended parameter; of a sample.",
+        labels=["event_name", "parameter"],
+    )
+    for name, covered in coverage.hour.items():
+        for parameter, carried in zip(PARAMETERS, covered.carried, strict=True):
+            family.add_metric([name, parameter.id], carried / covered.sampled)
     return family
 
 

@@ -1,10 +1,12 @@
 """The HTTP server of a running consumer: thin handlers over one snapshot function.
 
-Theory of operation. Every answer is made from a snapshot taken for it; nothing is kept between answers but what
-`Health` remembers. A task of the server's own shows `Health` a snapshot each second, so that its verdict does not
-hang on how often a probe comes by. Nobody logs in: what is served holds no personal data, and cannot change anything.
+Theory of operation. Every answer is made from a snapshot taken for it. A task of the server's own takes one each
+second and shows it to three that remember: `Health`, so that its verdict does not hang on how often a probe comes by;
+`History`, for the plots; and `Events`, which makes a document of it if anybody listens. So it costs the same however
+many look. What is served holds no personal data, and cannot change anything; with a token, only who knows it sees it.
 
-The page is one file. Its style and script are allowed by their hash, so that no markup which got into it could run.
+The page is one document. Its style and script are allowed by their hash, so that no markup which got into it could run.
+No other site may read an answer, frame the page or be asked for anything by it. No request has a body that is read.
 """
 
 from __future__ import annotations
@@ -13,29 +15,36 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import socket
 import time
 from collections.abc import Callable, Mapping
-from importlib.resources import files
 from typing import Any
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from consumer.core.statistics import Statistics
 from consumer.errors import SettingsError
+from consumer.web.access import guard
+from consumer.web.events import Events
 from consumer.web.health import Health, unreadiness
+from consumer.web.history import History
 from consumer.web.metrics import StatisticsCollector
+from consumer.web.page import page
 from consumer.web.status import status_document
 
 _LOOK_EVERY = 1.0
-"""Seconds between two looks at the progress; less where `stall_after` is short."""
+"""Seconds between two looks at the figures; less where `stall_after` is short."""
 _STOP_TIMEOUT = 1.0
 """Seconds for answers under way when the server stops: a reader that dawdles must not hold up the shutdown."""
+_LINGER = 1.0
+"""Seconds for which the body of a request is thrown away after the answer; then the connection is closed."""
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
 """What to show for an address that stands for all: one that a browser on this machine can open."""
 
@@ -44,7 +53,8 @@ class WebServer:
     """Serves page, status, metrics and health at `host`:`port`; all of it is read from `snapshot`.
 
     `info` is put into /status as it is. `stall_after`, seconds: see `Health`. `fetched_at` says when the last fetch
-    came back, on the same monotonic clock as `clock`; None while there was none.
+    came back, on the same monotonic clock as `clock`; None while there was none. `keys`: how many keys the key store
+    holds, for /history. `token` gives the token of now that all but the probes must show; None: nobody is asked.
     """
 
     def __init__(
@@ -56,29 +66,45 @@ class WebServer:
         port: int,
         stall_after: float,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
         fetched_at: Callable[[], float | None] = lambda: None,
+        keys: Callable[[], int | None] = lambda: None,
+        token: Callable[[], str] | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._info = info
         self._host = host
         self._port = port
         self._clock = clock
+        self._wall = wall
         self._fetched_at = fetched_at
+        self._keys = keys
+        self._token = token
         self._health = Health(stall_after)
+        self._history = History()
+        self._events = Events(self._document, clock)
         self._look_every = min(_LOOK_EVERY, stall_after / 10)
         self._registry = CollectorRegistry()
         self._registry.register(StatisticsCollector(snapshot))
-        self._page = files("consumer.web").joinpath("page.html").read_bytes()
-        self._headers = _security_headers(self._page.decode())
+        document = page()
+        self._page = document.encode()
+        self._headers = _security_headers(document)
         self._runner: web.AppRunner | None = None
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
         """Listen; gives the page's URL. Raises `SettingsError` if the address cannot be had."""
-        runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=_STOP_TIMEOUT)
+        runner = web.AppRunner(
+            self._application(),
+            access_log=None,
+            logger=_logger(),
+            shutdown_timeout=_STOP_TIMEOUT,
+            handler_cancellation=True,
+            lingering_time=_LINGER,
+        )
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._host, self._port).start()
+            await _site(runner, self._host, self._port).start()
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
             await runner.cleanup()
             raise SettingsError(
@@ -91,23 +117,26 @@ class WebServer:
         return f"http://{_address(_ANY_ADDRESS.get(host, host), port)}/"
 
     async def stop(self) -> None:
-        """Stop listening. Stopping again, or before the start, does nothing."""
+        """Stop listening; streams end at once. Stopping again, or before the start, does nothing."""
         watching, self._watching = self._watching, None
         if watching is not None:
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
+        self._events.end()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
 
     def _application(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(middlewares=[] if self._token is None else [guard(self._token)])
         app.on_response_prepare.append(self._harden)
         app.add_routes(
             [
                 web.get("/", self._serve_page),
                 web.get("/status", self._serve_status),
+                web.get("/events", self._events.serve),
+                web.get("/history", self._serve_history),
                 web.get("/metrics", self._serve_metrics),
                 web.get("/healthz", self._serve_health),
                 web.get("/readyz", self._serve_readiness),
@@ -115,10 +144,23 @@ class WebServer:
         )
         return app
 
+    # -- looking
+
     async def _watch(self) -> None:
         while True:
-            self._sickness()
+            self._look()
             await asyncio.sleep(self._look_every)
+
+    def _look(self) -> None:
+        """Once a second. Without figures the streams end: nobody shall take the last ones for those of now."""
+        now = self._clock()
+        try:
+            statistics = self._snapshot()
+            self._health.sickness(statistics, now, self._fetched_at())
+            self._history.look(statistics, now, self._keys)
+            self._events.look(statistics)
+        except Exception:
+            self._events.hang_up()
 
     def _sickness(self) -> str | None:
         """A look at the progress. Figures that cannot be had (the core found its books wrong) are sickness enough."""
@@ -127,6 +169,12 @@ class WebServer:
         except Exception as error:
             return f"the figures cannot be read ({type(error).__name__})"
 
+    def _document(self, statistics: Statistics | None = None) -> bytes:
+        """The /status document, of now unless a snapshot is there already."""
+        return orjson.dumps(status_document(statistics or self._snapshot(), self._info()))
+
+    # -- answering
+
     async def _harden(self, _: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(self._headers)
 
@@ -134,7 +182,10 @@ class WebServer:
         return web.Response(body=self._page, content_type="text/html", charset="utf-8")
 
     async def _serve_status(self, _: web.Request) -> web.Response:
-        document = status_document(self._snapshot(), self._info())
+        return web.Response(body=self._document(), content_type="application/json")
+
+    async def _serve_history(self, _: web.Request) -> web.Response:
+        document = self._history.document(self._clock(), self._wall())
         return web.Response(body=orjson.dumps(document), content_type="application/json")
 
     async def _serve_metrics(self, _: web.Request) -> web.Response:
@@ -155,12 +206,14 @@ def _verdict(trouble: str | None) -> web.Response:
     return web.Response(status=503, text=trouble + "\n")
 
 
-def _security_headers(page: str) -> dict[str, str]:
-    """For every answer. Style and script of `page` are allowed as they are now, and no others."""
-    style, script = (_hash_of(page, tag) for tag in ("style", "script"))
+def _security_headers(document: str) -> dict[str, str]:
+    """For every answer. Style and script of the page are allowed as they are now, and no others."""
+    style, script = (_hashes_of(document, tag) for tag in ("style", "script"))
     return {
         "Content-Security-Policy": f"default-src 'none'; style-src {style}; script-src {script}; "
         "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-store",
@@ -168,9 +221,19 @@ def _security_headers(page: str) -> dict[str, str]:
     }
 
 
-def _hash_of(page: str, tag: str) -> str:
-    (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+def _hashes_of(document: str, tag: str) -> str:
+    contents = re.findall(f"<{tag}>(.*?)</{tag}>", document, re.DOTALL)
+    digests = (hashlib.sha256(content.encode()).digest() for content in contents)
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+
+
+def _site(runner: web.AppRunner, host: str, port: int) -> web.BaseSite:
+    if host == "::":
+        # asyncio would leave IPv4 out here; who binds the address for all means all.
+        both = socket.has_dualstack_ipv6()
+        listening = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=both)
+        return web.SockSite(runner, listening)
+    return web.TCPSite(runner, host, port)
 
 
 def _address(host: str, port: int) -> str:
@@ -182,3 +245,14 @@ def _why(error: Exception) -> str:
     if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno is not None:
         return os.strerror(error.errno).lower()
     return "no such host"
+
+
+def _logger() -> logging.Logger:
+    """What aiohttp logs with: a request that is no HTTP is the client's trouble, and its bytes are nothing to log."""
+    logger = logging.getLogger(__name__)
+    logger.addFilter(_is_ours)
+    return logger
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

@@ -1,7 +1,8 @@
 """The /status document: the core's snapshot as JSON. Version 1; fields are only ever added within a version.
 
 The ledger in it adds up: ``read = delivered + duplicate + filtered + dead_lettered + open``, in all and for each
-partition (contract.md, "HTTP"). Times are in seconds, sizes in bytes, lags in records.
+partition (contract.md, "HTTP"). Times are in seconds, sizes in bytes, lags in records. Each field is told of in
+docs/status.md.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from consumer.core.coverage import PARAMETERS, CoverageSnapshot, Covered
 from consumer.core.ledger import Totals
 from consumer.core.statistics import (
     AccountStatistics,
     Counters,
     FreshnessSnapshot,
     GuardStatistics,
+    OldestOpen,
     PartitionStatistics,
+    SamplesSnapshot,
     Statistics,
+    StoredLetter,
     by_name,
 )
 
@@ -45,6 +50,10 @@ def status_document(statistics: Statistics, info: Mapping[str, Any]) -> dict[str
             "waiting_for_schema": statistics.waiting_for_schema,
             "claims": statistics.claims,
         },
+        "oldest_open": _oldest_open(statistics.oldest_open),
+        "coverage": _coverage(statistics.coverage),
+        "latest_dead_letters": [_letter(one) for one in statistics.letters],
+        "samples": _samples(statistics.samples),
         "room": statistics.room,
         "seconds_since_progress": round(statistics.seconds_since_progress, 3),
         "stopping": statistics.stopping,
@@ -101,6 +110,7 @@ def _partition(one: PartitionStatistics) -> dict[str, Any]:
         "position": one.position,
         "end": one.end,
         "lag": one.lag,
+        "lag_seconds": _seconds(one.lag_seconds),
         "ledger": ledger(one.totals),
     }
 
@@ -132,6 +142,46 @@ def _freshness(one: FreshnessSnapshot) -> dict[str, Any]:
         "age_p95": _seconds(one.p95),
         "age_p99": _seconds(one.p99),
     }
+
+
+def _oldest_open(one: OldestOpen | None) -> dict[str, Any] | None:
+    """The oldest open record and what it waits for; null: nothing is open."""
+    if one is None:
+        return None
+    return {
+        "topic": one.topic,
+        "partition": one.partition,
+        "offset": one.offset,
+        "age_seconds": _seconds(one.age),
+        "waits_for": one.waits_for.value,
+        "account": one.account,
+    }
+
+
+def _coverage(one: CoverageSnapshot) -> dict[str, Any]:
+    """What share of events carried each recommended parameter, and what the platform advises."""
+    return {
+        "parameters": [parameter._asdict() for parameter in PARAMETERS],
+        "hour": {name: _covered(covered) for name, covered in one.hour.items()},
+        "day": {name: _covered(covered) for name, covered in one.day.items()},
+    }
+
+
+def _covered(one: Covered) -> dict[str, Any]:
+    carried = {parameter.id: count for parameter, count in zip(PARAMETERS, one.carried, strict=True)}
+    return {"events": one.events, "sampled": one.sampled, "carried": carried}
+
+
+def _letter(one: StoredLetter) -> dict[str, Any]:
+    return one._asdict() | {"stage": one.stage.value}
+
+
+def _samples(one: SamplesSnapshot) -> dict[str, Any]:
+    """The latest message of each kind."""
+    rejections: dict[str, dict[str, str]] = {}
+    for (stage, code), message in sorted(one.rejections.items()):
+        rejections.setdefault(stage, {})[code] = message
+    return {"rejections": rejections, "convert_warnings": dict(sorted(one.warnings.items()))}
 
 
 def _seconds(value: float | None) -> float | None:

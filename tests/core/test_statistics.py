@@ -10,9 +10,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.core import interface as i
-from consumer.core.model import TopicPartition
-from consumer.core.statistics import AGE_BOUNDS, OTHER, Counters, Freshness, by_name
-from tests.core.building import ACCOUNT, OTHER_ACCOUNT, PROPERTY, TOPIC, Core, event, filtered
+from consumer.core.coverage import OTHER
+from consumer.core.model import Stage, TopicPartition
+from consumer.core.statistics import (
+    AGE_BOUNDS,
+    LETTERS_MOST,
+    Counters,
+    Freshness,
+    StoredLetter,
+    by_name,
+)
+from tests.core.building import (
+    ACCOUNT,
+    OTHER_ACCOUNT,
+    PROPERTY,
+    TOPIC,
+    UNIX,
+    Core,
+    answer_body,
+    event,
+    filtered,
+    unconvertible,
+)
 
 
 def test_a_family_of_counts_is_capped() -> None:
@@ -111,6 +130,53 @@ def test_the_oldest_open_record_is_named() -> None:
     assert core.statistics().oldest_open_ms == 1_699_999_999_004
     core.deliver()
     assert core.statistics().oldest_open_ms is None
+
+
+def test_the_latest_dead_letters_are_kept_once_they_are_stored() -> None:
+    """Newest first, at most twenty, each with its origin and reason; the first ten problems stay beside them."""
+    core = Core()
+    core.assign(start=100)
+    core.fetch(unconvertible())
+    assert core.statistics().letters == ()  # nobody finds it on the topic yet
+    core.store_letters()
+    assert core.statistics().letters == (
+        StoredLetter(UNIX, TOPIC, 0, 100, Stage.CONVERT, "no_identity", "the event cannot be converted"),
+    )
+    core.fetch(*[b"\xff"] * 30)
+    core.store_letters()
+    letters = core.statistics().letters
+    assert len(letters) == LETTERS_MOST == 20
+    assert [one.offset for one in letters] == [*range(130, 110, -1)]
+    assert [one.offset for one in core.pipeline.problems] == [*range(100, 110)]
+
+
+def test_a_dead_letter_is_kept_though_its_partition_goes() -> None:
+    """It is on the topic whoever reads the partition now; one that is not stored is not kept."""
+    core = Core()
+    core.assign()
+    core.fetch(unconvertible())
+    core.store_letters()
+    core.fetch(b"\xff")
+    core.lose(0)
+    core.store_letters()
+    assert [one.code for one in core.statistics().letters] == ["no_identity"]
+
+
+def test_a_message_of_each_kind_is_kept() -> None:
+    """The latest one: of what is refused at each stage, and of the conversion's warnings."""
+    core = Core(linger=0.0)
+    core.assign()
+    core.fetch(event("a", warn=1), event("b"), unconvertible(), b"\xff")
+    core.look_up()
+    send = core.take(i.Send)
+    core.answer(send, 200, answer_body([("failed", "bad currency", None), ("failed", "bad value", None)]))
+    samples = core.statistics().samples
+    assert samples.rejections == {
+        ("convert", "no_identity"): "the event cannot be converted",
+        ("decode", "malformed"): "the value is not an event",
+        ("deliver", "refused"): "bad value",
+    }
+    assert samples.warnings == {"value_zero": "a value of zero"}
 
 
 def test_progress_is_counted_from_the_last_settlement() -> None:

@@ -1,10 +1,13 @@
-"""No personal data in a log line, a metric, a page or a dead letter's headers, whatever records and API hold."""
+"""No personal data in a log line, a metric, a page, a dead letter's headers or what a command prints, whatever records
+and API hold."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,14 @@ EVERYTHING: dict[str, Any] = {
     "device": {name: f"{MARK} {name}" for name in ("brand", "model", "type", "carrier", "os_version")},
     "opt_out_type": f"{MARK}-flag",
 }
+REQUEST_IDS = (
+    EMAIL,
+    "203.0.113.177",
+    "+49 30 5550177731",
+    f"{MARK} {MARK}",
+    hashlib.sha256(EMAIL.encode()).hexdigest(),
+)
+"""What no platform would name a call, and a server that echoes would."""
 DIGESTS = [
     hashlib.sha256(text.encode()).hexdigest()
     for text in (EMAIL, "49305550177731", f"{MARK}-id", f"{MARK}-first", f"{MARK}-last", "19710717")
@@ -79,6 +90,12 @@ NEVER = (
     ),
     *("203.0.113.177", "77317.31", "7731731", *DIGESTS),
 )
+OF_A_PERSON = (
+    *(value for value in NEVER if value not in (MARK, "77317.31", "7731731")),
+    *(text for texts in CUSTOMER.values() for text in ([texts] if isinstance(texts, str) else texts)),
+    *(EVERYTHING["page_url"], EVERYTHING["search_query"]),
+)
+"""What is left where names from our own side, such as an order's, may be shown."""
 
 
 def marked(event_id: str, **members: Any) -> dict[str, Any]:
@@ -106,9 +123,12 @@ def broken_events() -> list[dict[str, Any]]:
 
 def quote(event: dict[str, Any]) -> str:
     """A message that quotes an event, what matters most first: messages are cut somewhere."""
-    person, order = event["user_data"], event["custom_data"]
-    texts = [person["client_ip_address"], person["client_user_agent"], person["click_id"], person["em"][0]]
-    return f"No: {EMAIL} {' '.join(texts)} {order['order_id']} {order['value']} {json.dumps(event)}"
+    person, order = event["user_data"], event.get("custom_data", {})
+    texts = [
+        person[name] for name in ("client_ip_address", "client_user_agent", "click_id") if name in person
+    ]
+    texts += [*person["em"], *(order[name] for name in ("order_id", "value") if name in order)]
+    return f"No: {EMAIL} {' '.join(texts)} {json.dumps(event)}"
 
 
 class EchoingApi:
@@ -117,11 +137,13 @@ class EchoingApi:
     def __init__(self) -> None:
         self.calls = 0
         self.delivered: set[str] = set()
+        self._request_ids = itertools.cycle(REQUEST_IDS)
 
     async def start(self) -> str:
         """Listen; the base URL."""
         application = web.Application()
         application.router.add_post("/v5/ad_accounts/{account}/events", self._answer)
+        application.on_response_prepare.append(self._name_call)
         self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
@@ -130,6 +152,9 @@ class EchoingApi:
     async def stop(self) -> None:
         """Stop listening."""
         await self._runner.cleanup()
+
+    async def _name_call(self, _: web.Request, response: web.StreamResponse) -> None:
+        response.headers["x-pinterest-rid"] = next(self._request_ids)
 
     async def _answer(self, request: web.Request) -> web.Response:
         body = await request.text()
@@ -171,26 +196,48 @@ def echoing(servers: Loop) -> Iterator[tuple[str, EchoingApi]]:
     servers.call(server.stop())
 
 
-def found_in(text: str) -> list[str]:
+def found_in(text: str, values: Sequence[str] = NEVER) -> list[str]:
     """Which of the marked values stand in a text."""
     lower = text.lower()
-    return [value for value in NEVER if value.lower() in lower]
+    return [value for value in values if value.lower() in lower]
 
 
-def test_run_shows_nothing_of_a_person(kafka: Kafka, echoing: tuple[str, EchoingApi], tmp_path: Path) -> None:
-    """At log level debug, with an API that echoes: no mark in output, page, status, metrics or headers."""
-    url, server = echoing
+def marked_records() -> list[bytes]:
+    """Good and bad records, marked all over: nine can be delivered."""
     kinds = ("fine", "failed", "warned", "complained", "unprocessable")
     good = [marked(f"e{number}-{kind}") for number in range(3) for kind in kinds]
     values = [ENCODER.encode(event) for event in (*good, *broken_events())]
     whole = values[0]
-    values += [
+    return [
+        *values,
         orjson.dumps(marked("json")),
         whole[: len(whole) // 2],
         whole + MARK.encode(),
         b"\xff" + EMAIL.encode(),
     ]
-    topic = new_topic(kafka)
+
+
+def first_event(process: Process) -> str:
+    """What /events says at once: the stream up to the end of its first event with data."""
+    page = process.until_logged("starting")["page"]
+    with urllib.request.urlopen(f"{page}events", timeout=10) as stream:
+        lines: list[str] = []
+        while not (lines and lines[-1] == "" and any(line.startswith("data:") for line in lines)):
+            lines.append(stream.readline(1_000_000).decode().rstrip("\n"))
+    return "\n".join(lines)
+
+
+def everything_served(process: Process) -> dict[str, str]:
+    """All that it answers over HTTP."""
+    paths = ("/", "/status", "/history", "/metrics", "/healthz", "/readyz")
+    shown = {path: process.get(path)[1] for path in paths}
+    return {**shown, "/events": first_event(process)}
+
+
+def test_run_shows_nothing_of_a_person(kafka: Kafka, echoing: tuple[str, EchoingApi], tmp_path: Path) -> None:
+    """At log level debug, with an API that echoes: no mark in anything it says, serves, or adds to a dead letter."""
+    url, server = echoing
+    topic, values = new_topic(kafka), marked_records()
     write(kafka, topic, ((EMAIL.encode(), value) for value in values), headers=[(MARK, EMAIL.encode())])
     env = run_environment(
         tmp_path, kafka, topic, new_group(), url,
@@ -198,7 +245,7 @@ def test_run_shows_nothing_of_a_person(kafka: Kafka, echoing: tuple[str, Echoing
     )  # fmt: skip
     with Process(tmp_path, "run", "--debug", env=env) as process:
         ledger = process.until_settled(len(values))
-        shown = {path: process.get(path)[1] for path in ("/", "/status", "/metrics", "/healthz", "/readyz")}
+        shown = everything_served(process)
         assert process.stop()[0] == 0
     assert ledger["delivered"] == len(server.delivered) == 9
     assert ledger["dead_lettered"] == len(values) - 9
@@ -209,6 +256,59 @@ def test_run_shows_nothing_of_a_person(kafka: Kafka, echoing: tuple[str, Echoing
     assert {where: found for where, text in shown.items() if (found := found_in(text))} == {}
     assert len(json.loads(shown["/status"])["counts"]["answers"]) >= 4, "the API showed all its faces"
     assert env["PINTEREST_ACCESS_TOKEN"] not in "".join(shown.values())
+
+
+def places(kafka: Kafka, topic: str) -> list[str]:
+    """Where a dead letter of each stage is, as `show` wants it."""
+    found = {
+        headers["stage"]: f"{message.topic()}:{message.partition()}:{message.offset()}"
+        for message, headers in dead_letters(kafka, topic)
+    }
+    assert found.keys() == {"decode", "convert", "deliver"}
+    return list(found.values())
+
+
+@pytest.mark.timeout(300)
+def test_commands_show_nothing_of_a_person(
+    kafka: Kafka, echoing: tuple[str, EchoingApi], tmp_path: Path
+) -> None:
+    """What people run when events were refused: they send again, look, put back, and check. ``--payload`` shows what
+    the mapping knows to say nothing of a person, and of the person nothing."""
+    url, _ = echoing
+    topic = new_topic(kafka)
+    records = ((EMAIL.encode(), value) for value in marked_records())
+    write(kafka, topic, records, headers=[("shop-note", EMAIL.encode())])
+    env = run_environment(
+        tmp_path, kafka, topic, new_group(), url, PINSTREAM_LOG_LEVEL="debug", PINSTREAM_BATCH_EVENTS="8",
+        PINSTREAM_DEAD_LETTER_SHARE="1",
+    )  # fmt: skip
+    shown: dict[str, str] = {}
+
+    def run(*line: str) -> None:
+        done = command(*line, env=env)
+        assert done.stdout, f"{line} says nothing: {done.stderr}"
+        assert "Traceback" not in done.stderr
+        shown[" ".join(line)] = done.stdout + done.stderr
+
+    everything = ("--topic", topic, "--from", "beginning", "--to", "end")
+    run("replay", *everything, "--dry-run")
+    run("replay", *everything, "--ignore-dedup", "--json")
+    run("dead-letters", "list", "--latest", "100")
+    run("dead-letters", "list", "--latest", "100", "--json")
+    for place in places(kafka, topic):
+        run("dead-letters", "show", place)
+        run("dead-letters", "show", place, "--payload", "--json")
+    run("dead-letters", "redrive", "--dry-run")
+    if kafka.kind != "embedded":  # it knows no transactions
+        run("dead-letters", "redrive", "--json")
+    run("check", "--send-test-event")
+    assert {
+        line: found
+        for line, text in shown.items()
+        if (found := found_in(text, OF_A_PERSON if "--payload" in line else NEVER))
+    } == {}
+    assert env["PINTEREST_ACCESS_TOKEN"] not in "".join(shown.values())
+    assert "test events" in shown["check --send-test-event"]
 
 
 def test_explain_and_produce_complain_without_quoting(kafka: Kafka, tmp_path: Path) -> None:

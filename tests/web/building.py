@@ -13,14 +13,20 @@ from typing import Any
 
 import aiohttp
 
+from consumer.core.coverage import PARAMETERS, CoverageSnapshot, Covered
 from consumer.core.ledger import Totals
+from consumer.core.model import Stage
 from consumer.core.statistics import (
     AccountStatistics,
     Counters,
     Freshness,
     GuardStatistics,
+    OldestOpen,
     PartitionStatistics,
+    SamplesSnapshot,
     Statistics,
+    StoredLetter,
+    WaitsFor,
 )
 from consumer.web.server import WebServer
 
@@ -56,12 +62,21 @@ def totals(
 
 
 def partition(
-    number: int = 0, *, lag: int | None = 0, committed: int | None = 0, topic: str = TOPIC, **counts: int
+    number: int = 0,
+    *,
+    lag: int | None = 0,
+    committed: int | None = 0,
+    topic: str = TOPIC,
+    lag_seconds: float | None = None,
+    **counts: int,
 ) -> PartitionStatistics:
-    """An assigned partition; `counts` as in `totals`."""
+    """An assigned partition; `counts` as in `totals`. Without `lag` its `lag_seconds` are 0."""
     end = None if lag is None else (committed or 0) + lag
     own = totals(**counts)
-    return PartitionStatistics(topic, number, 1, committed, (committed or 0) + own.open, end, lag, own)
+    seconds = 0.0 if lag == 0 and not own.open else lag_seconds
+    return PartitionStatistics(
+        topic, number, 1, committed, (committed or 0) + own.open, end, lag, own, seconds
+    )
 
 
 def account(
@@ -142,6 +157,69 @@ def full_counters() -> Counters:
     return counters
 
 
+def covered(events: int, sampled: int, **shares: float) -> Covered:
+    """Coverage of an event name: the share of what was sampled that carried each parameter, by id; else none did."""
+    return Covered(events, sampled, tuple(round(sampled * shares.get(one.id, 0.0)) for one in PARAMETERS))
+
+
+def coverage() -> CoverageSnapshot:
+    """A shop that sends e-mail addresses with its orders, and no click ids."""
+    order = {one.id: 1.0 for one in PARAMETERS} | {
+        "em": 0.97,
+        "ph": 0.41,
+        "click_id": 0.0,
+        "external_id": 0.88,
+    }
+    visit = {
+        "em": 0.18,
+        "external_id": 0.18,
+        "ip_and_agent": 0.999,
+        "event_source_url": 1.0,
+        "content_ids": 0.71,
+    }
+    return CoverageSnapshot(
+        hour={
+            "checkout": covered(1_310, 214, **order),
+            "page_visit": covered(36_000, 2_304, **visit),
+            "search": covered(7, 7, ip_and_agent=1.0, event_source_url=1.0),
+        },
+        day={
+            "checkout": covered(31_000, 5_104, **order),
+            "page_visit": covered(870_000, 54_400, **visit),
+            "search": covered(260, 260, ip_and_agent=1.0, event_source_url=1.0),
+            "signup": covered(12, 12, em=1.0, ip_and_agent=1.0),
+        },
+    )
+
+
+def samples() -> SamplesSnapshot:
+    """A message of each kind that `full_counters` has."""
+    return SamplesSnapshot(
+        rejections={
+            ("decode", "malformed"): "the record ends in the middle of field total_amount",
+            (
+                "convert",
+                "no_identity",
+            ): "no e-mail address, no advertising id, not IP address and user agent both",
+            ("convert", "expired"): "the event is 9 days old; at most 7 days are accepted",
+            ("deliver", "refused"): "'currency' *** is not a valid currency code",
+        },
+        warnings={
+            "value_zero": "custom_data.value is zero",
+            "em_malformed": "user_data.em is not an e-mail address: left out",
+        },
+    )
+
+
+def letters() -> tuple[StoredLetter, ...]:
+    """The latest dead letters, newest first."""
+    reasons = [(Stage(stage), code, message) for (stage, code), message in samples().rejections.items()]
+    return tuple(
+        StoredLetter(UNIX - 40.0 * n, TOPIC, n % 4, 1_200_344 - 911 * n, *reasons[n % len(reasons)])
+        for n in range(20)
+    )
+
+
 # -- scenes
 
 
@@ -152,6 +230,7 @@ def busy() -> Statistics:
             partition(
                 number,
                 lag=1_650 + 4_211 * number,
+                lag_seconds=2.4 + 1.1 * number,
                 committed=1_200_345 + number,
                 delivered=1_180_000,
                 duplicate=12_001,
@@ -165,7 +244,11 @@ def busy() -> Statistics:
         ended=totals(delivered=400_000, released=812),
         ages=[3] * 900 + [45] * 60 + [4_000] * 40,
         counters=full_counters(),
-        oldest_open_ms=UNIX * 1000,
+        oldest_open_ms=UNIX * 1000 - 5_700,
+        oldest_open=OldestOpen(TOPIC, 3, 1_200_348, 5.7, WaitsFor.PLATFORM, ACCOUNT),
+        coverage=coverage(),
+        letters=letters(),
+        samples=samples(),
         claims=6_600,
     )
 
@@ -173,8 +256,10 @@ def busy() -> Statistics:
 def halted() -> Statistics:
     """The token is refused: intake has stopped."""
     return statistics(
-        partition(0, lag=52_011, committed=88_000, delivered=88_000, open=20_000),
+        partition(0, lag=52_011, lag_seconds=756.0, committed=88_000, delivered=88_000, open=20_000),
         accounts=[account(state="halted", queued=20_000, seconds=754.2)],
+        oldest_open_ms=UNIX * 1000 - 756_000,
+        oldest_open=OldestOpen(TOPIC, 0, 88_000, 756.0, WaitsFor.HALT, ACCOUNT),
         ages=[20] * 10,
         room=0,
         seconds_since_progress=754.2,
@@ -184,8 +269,10 @@ def halted() -> Statistics:
 def guarded() -> Statistics:
     """Too many records would be dead letters: intake has stopped."""
     return statistics(
-        partition(0, lag=52_011, committed=88_000, delivered=88_000, open=640),
+        partition(0, lag=52_011, lag_seconds=760.0, committed=88_000, delivered=88_000, open=640),
         accounts=[account()],
+        oldest_open_ms=UNIX * 1000 - 760_000,
+        oldest_open=OldestOpen(TOPIC, 0, 88_000, 760.0, WaitsFor.GUARD, None),
         ages=[20] * 10,
         room=0,
         seconds_since_progress=754.2,
@@ -196,8 +283,10 @@ def guarded() -> Statistics:
 def throttled() -> Statistics:
     """A 429 closed the gate."""
     return statistics(
-        partition(0, lag=1_011, committed=88_000, delivered=88_000, open=1_000),
+        partition(0, lag=1_011, lag_seconds=4_000.0, committed=88_000, delivered=88_000, open=1_000),
         accounts=[account(state="throttled", queued=1_000, seconds=37.0)],
+        oldest_open_ms=UNIX * 1000 - 4_000_000,
+        oldest_open=OldestOpen(TOPIC, 0, 88_000, 4_000.0, WaitsFor.QUOTA, ACCOUNT),
         ages=[4_000] * 10,
     )
 

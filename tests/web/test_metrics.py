@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from consumer.core.coverage import Coverage
 from consumer.core.interface import KeysLookedUp, LookUpKeys
-from consumer.core.statistics import AGE_BOUNDS, Counters, Statistics
+from consumer.core.model import ConversionEvent
+from consumer.core.statistics import AGE_BOUNDS, Counters, OldestOpen, Statistics, WaitsFor
 from consumer.web.metrics import StatisticsCollector
 from consumer.web.status import status_document
 from tests.core.building import Core, event, filtered, unconvertible
@@ -20,10 +28,13 @@ from tests.web.building import (
     full_counters,
     guarded,
     halted,
+    idle,
     partition,
     statistics,
+    throttled,
 )
 
+PAGE = (Path(__file__).parents[2] / "docs" / "status.md").read_text("utf-8")
 Families = dict[str, Metric]
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -109,7 +120,8 @@ def test_partition_series_end_with_the_assignment() -> None:
 def test_unknown_lag_has_no_series() -> None:
     """Not known is not zero."""
     found = series(scrape(statistics(partition(0, lag=None), partition(1, lag=0))))
-    assert [dict(labels)["partition"] for name, labels in found if "lag" in name] == ["1"]
+    for family in ("pinstream_partition_lag_records", "pinstream_lag_seconds"):
+        assert [dict(labels)["partition"] for name, labels in found if name == family] == ["1"]
 
 
 def test_figures_agree_with_the_status_document() -> None:
@@ -124,7 +136,13 @@ def test_figures_agree_with_the_status_document() -> None:
     for one in document["partitions"]:
         labels = {"topic": one["topic"], "partition": str(one["partition"])}
         assert value(found, "pinstream_partition_lag_records", **labels) == one["lag"]
+        assert value(found, "pinstream_lag_seconds", **labels) == pytest.approx(one["lag_seconds"])
         assert value(found, "pinstream_partition_committed_offset", **labels) == one["committed"]
+    assert value(found, "pinstream_oldest_open_seconds") == document["oldest_open"]["age_seconds"]
+    for name, covered in document["coverage"]["hour"].items():
+        for parameter, carried in covered["carried"].items():
+            ratio = value(found, "pinstream_parameter_coverage_ratio", event_name=name, parameter=parameter)
+            assert ratio == carried / covered["sampled"]
     assert value(found, "pinstream_event_age_seconds_count") == document["freshness"]["delivered"]
     within = value(found, "pinstream_event_age_seconds_bucket", le="3600")
     assert within / document["freshness"]["delivered"] == document["freshness"]["within_one_hour"]
@@ -141,6 +159,68 @@ def test_figures_agree_with_the_status_document() -> None:
         "delivered_after_release": "delivered_after_release",
     }.items():  # fmt: skip
         assert value(found, f"pinstream_{family}_total") == counts[name]
+
+
+def test_the_oldest_open_record_has_an_age_or_there_is_none() -> None:
+    """Nothing open is zero, as good as can be; a record without a timestamp has no series, since nobody knows."""
+    name = "pinstream_oldest_open_seconds"
+    assert value(series(scrape(empty())), name) == 0
+    assert value(series(scrape(halted())), name) == 756
+    nameless = OldestOpen("orders", 0, 7, None, WaitsFor.BATCH, ACCOUNT)
+    families = scrape(statistics(oldest_open=nameless))
+    assert families[name].samples == []
+
+
+def test_a_mismatch_of_the_ledger_is_one_alert() -> None:
+    """Zero in all that works; what is off otherwise."""
+    assert value(series(scrape(busy())), "pinstream_ledger_mismatch_records") == 0
+    assert value(series(scrape(statistics(mismatch=-3))), "pinstream_ledger_mismatch_records") == -3
+
+
+def test_coverage_cannot_grow_without_bound() -> None:
+    """Each event name has eleven series, and there are 64 names and ``other``, whatever the mapping says."""
+    seen = Coverage()
+    for number in range(1_000):
+        event = ConversionEvent(ACCOUNT, f"name {number}", "id", "id", 0, "web", {}, ())
+        seen.add([event], 0.0)
+    found = series(scrape(statistics(coverage=seen.snapshot(0.0))))
+    ratios = [one for name, one in found if name == "pinstream_parameter_coverage_ratio"]
+    assert len(ratios) == 65 * 11
+
+
+@pytest.mark.parametrize("scene", [busy, halted, guarded, throttled, empty, idle])
+def test_promtool_finds_nothing_to_say(scene: Callable[[], Statistics]) -> None:
+    """Prometheus' own check of names, types, units and help."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    registry = CollectorRegistry()
+    registry.register(StatisticsCollector(scene))
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=generate_latest(registry), capture_output=True, timeout=60
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_every_family_is_explained() -> None:
+    """docs/status.md has the table of them: name, type, labels, and the very sentence of /metrics; no others."""
+    families = scrape(busy()) | {}
+    rows = dict[str, tuple[str, str, str]]()
+    for name, kind, labels, sentence in re.findall(
+        r"^\| `(pinstream_\w+)` \| (\w+) \| ([^|]*) \| (.*) \|$", PAGE, re.MULTILINE
+    ):
+        rows[name] = (kind, labels, sentence)
+    expected = {
+        name + "_total" * (family.type == "counter"): (
+            family.type,
+            ", ".join(f"`{label}`" for label in dict.fromkeys(
+                label for sample in family.samples for label in sample.labels if label != "le"
+            )),
+            family.documentation,
+        )
+        for name, family in families.items()
+    }  # fmt: skip
+    assert rows == expected
 
 
 def test_read_never_falls_when_partitions_go() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import re
 import socket
 from collections.abc import AsyncIterator, Iterator
 
@@ -30,7 +33,7 @@ from tests.web.building import (
     statistics,
 )
 
-PATHS = ["/", "/status", "/metrics", "/healthz", "/readyz"]
+PATHS = ["/", "/status", "/history", "/metrics", "/healthz", "/readyz"]
 
 
 @pytest.fixture
@@ -65,13 +68,14 @@ async def looked_again(shown: Shown, times: int = 2) -> None:
     [
         ("/", "text/html; charset=utf-8"),
         ("/status", "application/json"),
+        ("/history", "application/json"),
         ("/metrics", "text/plain; version="),
         ("/healthz", "text/plain"),
         ("/readyz", "text/plain"),
     ],
 )
 async def test_each_path_answers_in_its_type(served: Served, path: str, content_type: str) -> None:
-    """The five paths of the contract, each with a content type a browser or Prometheus understands."""
+    """Each path has a content type a browser or Prometheus understands."""
     status, headers, text = await served.get(path)
     assert status == 200
     assert headers["Content-Type"].startswith(content_type)
@@ -110,7 +114,7 @@ async def test_head_is_get_without_a_body(served: Served, path: str) -> None:
     assert headers["Content-Type"] == got_headers["Content-Type"]
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", [*PATHS, "/events"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 async def test_nothing_can_be_changed(served: Served, path: str, method: str) -> None:
     """Only GET and HEAD: all else is 405, and says so."""
@@ -136,10 +140,87 @@ async def test_every_answer_has_the_security_headers(served: Served, path: str) 
     assert "connect-src 'self'" in policy
     assert "frame-ancestors 'none'" in policy
     assert "unsafe" not in policy
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Referrer-Policy"] == "no-referrer"
     assert headers["Cache-Control"] == "no-store"
     assert headers["Server"] == "pinstream"
+
+
+async def test_the_policy_allows_the_style_and_script_of_the_page_and_no_others(served: Served) -> None:
+    """By the hash of what is served; no other place may be asked for anything."""
+    _, headers, text = await served.get("/")
+    directives = dict(
+        one.strip().partition(" ")[::2] for one in headers["Content-Security-Policy"].split(";")
+    )
+    for tag in ("style", "script"):
+        contents = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert contents
+        digests = [hashlib.sha256(content.encode()).digest() for content in contents]
+        allowed = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
+        assert directives.pop(f"{tag}-src").split() == allowed
+    rest = {"connect-src": "'self'", "img-src": "data:"}
+    none = ("default-src", "base-uri", "form-action", "frame-ancestors")
+    assert directives == rest | dict.fromkeys(none, "'none'")
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/events"])
+async def test_no_other_site_may_read_an_answer(served: Served, path: str) -> None:
+    """No CORS, whoever asks; and a preflight is refused."""
+    ask = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "GET"}
+    for method in ("GET", "OPTIONS"):
+        async with served.session.request(method, served.url.rstrip("/") + path, headers=ask) as answer:
+            assert answer.status == (405 if method == "OPTIONS" else 200)
+            assert [name for name in answer.headers if name.lower().startswith("access-control")] == []
+
+
+# -- what is too large, or no request at all
+
+
+async def said(served: Served, request: bytes) -> bytes:
+    """All that the server says to these bytes, until it closes: within ten seconds."""
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", int(served.url.rstrip("/").rpartition(":")[2])
+    )
+    async with asyncio.timeout(10):
+        writer.write(request)
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 10_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-Many: x\r\n" * 200 + b"\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: nonsense\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+    ids=["long line", "long header", "many headers", "broken length", "TLS"],
+)
+async def test_what_is_too_large_or_no_request_is_refused(
+    served: Served, request_: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """400 and the line is closed; it is the client's trouble, and nothing of it gets into the log."""
+    answer = await said(served, request_)
+    assert b" 400 " in answer.splitlines()[0]
+    assert len(answer) < 1_000
+    assert caplog.text == ""
+    assert (await served.get("/healthz"))[0] == 200
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 1000000000000", b"Transfer-Encoding: chunked"])
+async def test_a_body_is_not_read(served: Served, length: bytes) -> None:
+    """The answer does not wait for it, and the line is closed after a second, however much is still to come."""
+    request = b"POST /status HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n"
+    answer = await said(served, request)
+    assert answer.startswith(b"HTTP/1.1 405 ")
+
+
+# -- formats
 
 
 async def test_metrics_are_encoded_as_one_content_type(served: Served) -> None:
@@ -291,6 +372,36 @@ async def test_ipv6_address_is_served_and_shown_as_a_url() -> None:
         async with serving(idle, host=host) as served:
             assert served.url.startswith("http://[::1]:")
             assert (await served.get("/healthz"))[0] == 200
+
+
+async def test_the_ipv6_address_for_all_takes_ipv4_too() -> None:
+    """Who binds the address for all means all: the container's own probe asks 127.0.0.1."""
+    if not socket.has_ipv6 or not _loopback_v6() or not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6 loopback")
+    async with serving(idle, host="::") as served:
+        port = served.url.rstrip("/").rpartition(":")[2]
+        for host in ("127.0.0.1", "[::1]"):
+            async with served.session.get(f"http://{host}:{port}/healthz") as answer:
+                assert answer.status == 200
+
+
+async def test_the_ipv6_address_for_all_in_use_is_one_line() -> None:
+    """As for every other address."""
+    if not socket.has_ipv6 or not _loopback_v6():
+        pytest.skip("this machine has no IPv6 loopback")
+    async with serving(idle, host="::") as served:
+        port = int(served.url.rstrip("/").rpartition(":")[2])
+        with pytest.raises(
+            SettingsError, match=rf"cannot listen on \[::\]:{port} \(address already in use\)"
+        ):
+            await make_server(served.shown, host="::", port=port).start()
+
+
+async def test_a_name_is_an_address_too() -> None:
+    """localhost is both loopbacks; the page is shown at one of them."""
+    async with serving(idle, host="localhost") as served:
+        assert re.match(r"http://(127\.0\.0\.1|\[::1\]):", served.url)
+        assert (await served.get("/healthz"))[0] == 200
 
 
 async def test_an_address_for_all_is_shown_as_one_that_opens() -> None:

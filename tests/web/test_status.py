@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -11,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.core.coverage import PARAMETERS
 from consumer.core.interface import KeysLookedUp, LookUpKeys
-from consumer.core.statistics import Counters, PartitionStatistics
+from consumer.core.statistics import Counters, OldestOpen, PartitionStatistics, WaitsFor
 from consumer.web.status import VERSION, counts, status_document
 from tests.core.building import Core, event, filtered, unconvertible
 from tests.web.building import (
+    ACCOUNT,
     INFO,
     account,
     busy,
@@ -29,6 +33,7 @@ from tests.web.building import (
     throttled,
 )
 
+PAGE = (Path(__file__).parents[2] / "docs" / "status.md").read_text("utf-8")
 LEDGER = ["read", "delivered", "duplicate", "filtered", "dead_lettered", "open"]
 COUNTS = st.integers(min_value=0, max_value=2**53)
 _NAMES = {
@@ -77,6 +82,47 @@ def test_document_has_the_shape_of_the_contract(scene: Any) -> None:
         assert {"topic", "partition", "committed", "position", "end", "lag"} <= set(one)
         assert list(one["ledger"]) == LEDGER
     assert document["process"] == INFO["process"]
+
+
+_TYPES = {int: "int", float: "float", str: "str", bool: "bool", type(None): "null"}
+
+
+def _fields(value: Any, path: str = "") -> set[tuple[str, str]]:
+    """The places of all that is no object and no array, and the types there."""
+    if isinstance(value, dict):
+        inner = [(f"{path}.{name}" if path else name, one) for name, one in value.items()]
+    elif isinstance(value, list):
+        inner = [(f"{path}[]", one) for one in value]
+    else:
+        return {(path, _TYPES[type(value)])}
+    return {field for place, one in inner for field in _fields(one, place)}
+
+
+def test_every_field_is_explained_and_no_other() -> None:
+    """docs/status.md has a row for each field of the document, under its type, and none for what does not exist."""
+    scenes = (busy, halted, guarded, throttled, empty, idle)
+    fields = set[tuple[str, str]]().union(*(_fields(status_document(scene(), INFO)) for scene in scenes))
+    section = PAGE.split("## GET /status")[1].split("###")[0]
+    rows = re.findall(r"^\| `([^`]+)` \| ([a-z, ]+) \| [^|]*\|$", section, re.MULTILINE)
+    told = [(_pattern(row), types.split(", ")) for row, types in rows]
+    assert {
+        (field, kind)
+        for field, kind in fields
+        if not any(pattern.fullmatch(field) and kind in kinds for pattern, kinds in told)
+    } == set()
+    assert [row for row, _ in rows if not any(_pattern(row).fullmatch(field) for field, _ in fields)] == []
+
+
+def _pattern(row: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\{[^}]*\}", r"[^.]+", re.escape(row)))
+
+
+def test_every_way_to_wait_is_explained() -> None:
+    """docs/status.md says of each what it means and where to look."""
+    section = PAGE.split("### What the oldest open record waits for")[1].split("###")[0]
+    assert re.findall(r"^\| `(\w+)` \| [^|]{10,} \| [^|]{3,} \|$", section, re.MULTILINE)[1:] == [
+        *dict.fromkeys(one.value for one in WaitsFor)
+    ]
 
 
 def test_what_the_process_says_of_itself_never_takes_the_place_of_a_figure() -> None:
@@ -141,6 +187,57 @@ def test_a_guard_that_tripped_says_where_and_why() -> None:
     document = status_document(idle(), INFO)
     assert "guard" in document
     assert document["guard"] is None
+
+
+def test_the_oldest_open_record_says_what_it_waits_for() -> None:
+    """Its place, its age and the reason; null while nothing is open, and an age that nobody knows is null."""
+    assert through_json(status_document(halted(), {}))["oldest_open"] == {
+        "topic": "orders", "partition": 0, "offset": 88_000, "age_seconds": 756.0, "waits_for": "halt",
+        "account": ACCOUNT,
+    }  # fmt: skip
+    assert status_document(idle(), {})["oldest_open"] is None
+    nameless = OldestOpen("orders", 0, 7, None, WaitsFor.SCHEMA, None)
+    found = through_json(status_document(statistics(oldest_open=nameless), {}))["oldest_open"]
+    assert (found["age_seconds"], found["waits_for"], found["account"]) == (None, "schema", None)
+
+
+def test_coverage_says_of_each_parameter_how_many_carried_it() -> None:
+    """By event name, for the hour and the day, under the ids that the advice stands under; empty at first."""
+    coverage = through_json(status_document(busy(), {}))["coverage"]
+    ids = [one["id"] for one in coverage["parameters"]]
+    assert ids == [one.id for one in PARAMETERS]
+    assert all(one["advice"] for one in coverage["parameters"])
+    assert set(coverage["hour"]) < set(coverage["day"])
+    checkout = coverage["hour"]["checkout"]
+    assert (checkout["events"], checkout["sampled"]) == (1_310, 214)
+    assert list(checkout["carried"]) == ids
+    assert (checkout["carried"]["click_id"], checkout["carried"]["currency"]) == (0, 214)
+    nothing = status_document(empty(), {})["coverage"]
+    assert (nothing["hour"], nothing["day"], len(nothing["parameters"])) == ({}, {}, 11)
+
+
+def test_dead_letters_and_samples_show_single_cases() -> None:
+    """The latest twenty with their origin, newest first; a message under each kind that is counted."""
+    document = through_json(status_document(busy(), {}))
+    letters = document["latest_dead_letters"]
+    assert len(letters) == 20
+    assert list(letters[0]) == ["at", "topic", "partition", "offset", "stage", "code", "message"]
+    assert (letters[0]["stage"], letters[0]["code"]) == ("decode", "malformed")
+    assert [one["at"] for one in letters] == sorted((one["at"] for one in letters), reverse=True)
+    for kind in ("rejections", "convert_warnings"):
+        assert set(document["samples"][kind]) == set(document["counts"][kind])
+    for stage, codes in document["samples"]["rejections"].items():
+        assert set(codes) == set(document["counts"]["rejections"][stage])
+
+
+def test_lag_in_seconds_is_that_of_the_core() -> None:
+    """In a core that is behind, and in one that has caught up: a number; null while nobody knows."""
+    core = Core()
+    core.assign()
+    assert status_document(core.statistics(), {})["partitions"][0]["lag_seconds"] is None
+    core.fetch(event("a"))
+    core.advance(4.0004)
+    assert status_document(core.statistics(), {})["partitions"][0]["lag_seconds"] == 5.0
 
 
 def test_halted_account_says_why_and_when_it_is_tried_again() -> None:

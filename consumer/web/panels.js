@@ -1,0 +1,301 @@
+// Each panel: from the /status document to what it is to show. Pure, but for the two choices a reader has made.
+
+const DISPOSITIONS = [
+  ["delivered", "Delivered", "Pinterest said: processed", "good"],
+  ["duplicate", "Duplicates", "delivered before, not sent again", "calm"],
+  ["filtered", "Filtered", "the mapping says not to send these", "soft"],
+  ["dead_lettered", "Dead letters", "cannot be sent; kept, with the reason", "bad"],
+  ["open", "Open", "under way; read again after a crash", "open"],
+];
+const WAITS = {
+  schema: "its schema, which the registry has not given yet",
+  key_store: "the key store: has it been delivered before?",
+  batch: "its batch to fill",
+  quota: "its turn: calls are paced or throttled",
+  retry: "the next attempt, after an error",
+  platform: "Pinterest's answer: it is being sent",
+  halt: "Pinterest to let us in again",
+  duplicate: "its double, which is still open",
+  dead_letter: "the dead-letter topic to confirm it",
+  guard: "the mapping to be corrected: intake has stopped",
+  room: "room: as many records are open as may be",
+};
+const PARAMETERS = {
+  em: "E-mail, hashed", ph: "Phone, hashed", external_id: "Customer id, hashed", click_id: "Click id",
+  ip_and_agent: "IP address and browser", value: "Value", currency: "Currency", content_ids: "Product ids",
+  order_id: "Order id", event_source_url: "Page address", opt_out: "Opt-out flag",
+};
+const STAGES = {
+  decode: "could not be read", convert: "could not become a conversion event", deliver: "refused by Pinterest",
+};
+const NOTES = [
+  ["api_errors", "error message of the API", "bad"],
+  ["no_verdicts", "call without a verdict, sent again", "warn"],
+  ["failures", "inner trouble, tried again", "warn"],
+  ["api_warnings", "warning of the API", "warn"],
+  ["convert_warnings", "field left out or mended", "warn"],
+  ["filtered", "filtered by the mapping", "soft"],
+];
+const SINGLES = [
+  ["processed_with_error", "delivered, yet with an error message", "bad"],
+  ["offline_events_unclear", "offline event whose outcome is unclear: Pinterest may count it twice", "warn"],
+  ["batches_bisected", "batch halved to find a refused event", "soft"],
+];
+const TILES = ["Settled now", "Lag", "Delivered within 1 h", "Dead letters", "Oldest open event"];
+/** Seconds of throttling that are worth the headline: shorter waits are the quota at work. */
+const WORTH_A_WORD = 3;
+const MANY_PARTITIONS = 16;
+const WEEK = 7 * 24 * HOUR;
+let allPartitions = false;
+
+const lagOf = s => sum(s.partitions.map(p => p.lag || 0));
+const toGo = s => Math.max(lagOf(s), s.ledger.open);
+const behind = s => most(s.partitions.map(p => p.lag_seconds));
+const place = x => `${x.topic} [${x.partition}] at offset ${n(x.offset)}`;
+const addsUp = l => l.delivered + l.duplicate + l.filtered + l.dead_lettered + l.open === l.read;
+
+/** How things are: kind, tone, a headline, and what there is to say of it by label. The worst comes first. */
+function stateOf(s) {
+  const halted = s.destination.accounts.filter(a => a.state === "halted"), wait = behind(s);
+  const go = lagOf(s) < s.ledger.open ? many(s.ledger.open, "record") + " open" : many(lagOf(s), "record") + " to go";
+  if (!addsUp(s.ledger)) return ["mismatch", "bad", "The ledger does not add up.", { "What to do": "please report this, with /status. The figures below contradict each other." }];
+  if (s.guard) return guardState(s.guard);
+  if (halted.length) return haltState(halted, s.destination.accounts);
+  if (s.stopping) return ["stopping", "warn", "Stopping.", { "": `What is under way is being finished: ${many(s.ledger.open, "record")} open.` }];
+  if (!s.partitions.length) return ["unassigned", "warn", "No partitions assigned.", { "": "The group is still forming, or it has more members than the topics have partitions. Then this one is a spare." }];
+  if (most(s.destination.accounts.map(a => a.throttled_for)) >= WORTH_A_WORD) return ["throttled", "warn", "Waiting until Pinterest takes calls again.", { "": `Nothing is lost, and it goes on by itself: ${go}.` }];
+  if (toGo(s) && s.seconds_since_progress >= 30) return stuckState(s, go);
+  return paceState(wait, toGo(s), go);
+}
+
+function paceState(wait, left, go) {
+  if (wait >= HOUR) return ["late", "bad", `Too late for the one-hour rule: ${go}.`, {
+    "": `The oldest has waited ${age(wait)}. Nothing is lost.`,
+    "What to do": "see in the plots whether lag falls by itself. If not, add members (and partitions), and look at what the oldest open event waits for.",
+  }];
+  if (wait >= 60) return ["behind", "warn", `Behind: ${go}.`, { "": `The oldest has waited ${age(wait)}. Nothing is lost; the plot of the lag says whether it catches up.` }];
+  if (left) return ["working", "good", `Keeping up: ${go}.`, { "": wait ? `The oldest has waited ${age(wait)}.` : "" }];
+  return ["idle", "good", "Caught up: nothing is waiting.", {}];
+}
+
+const guardState = g => ["guarded", "bad", "Intake has stopped: too many records would be dead letters.", {
+  Why: `of the latest ${many(g.of, "record")} of ${g.topic}, ${n(g.rejected)} would be, mostly ${g.mostly}. Nothing is lost.`,
+  "What to do": "correct the mapping or the producer, then start pinstream again.",
+}];
+
+function haltState(halted, accounts) {
+  const why = halted.map(a => a.reason || "no reason given").filter((one, i, all) => all.indexOf(one) === i).join("; ");
+  const title = halted.length < accounts.length
+    ? `Pinterest refuses ${halted.length} of ${accounts.length} ad accounts; the others go on.`
+    : "Halted: Pinterest refuses us.";
+  return ["halted", "bad", title, {
+    Why: `${why}. Nothing is lost.`,
+    "What to do": "put a valid token in PINTEREST_ACCESS_TOKEN or its file, and see that it may write to this ad account. A new file is tried by itself.",
+  }];
+}
+
+function stuckState(s, go) {
+  const waits = s.oldest_open && WAITS[s.oldest_open.waits_for];
+  return ["stuck", "bad", `Nothing moves: ${go}.`, {
+    "": `Nothing was settled for ${age(s.seconds_since_progress)}.` + (waits ? ` The oldest open event waits for ${waits}.` : ""),
+    "What to do": "look at the log's latest warnings; docs/runbook.md says what each means.",
+  }];
+}
+
+function showState(s) {
+  const [kind, tone, title, said] = stateOf(s);
+  $("state").className = tone;
+  put($("state"), h("h2", null, title), Object.entries(said).map(([label, text]) => text && h("p", null, label && h("b", null, label + ": "), text)));
+  document.title = title.replace(/[.:;].*/, "") + " – pinstream";
+  return [kind, title.replace(/: \d.*/, ".")];
+}
+
+function showTiles(s, pace, trend) {
+  const l = s.ledger, f = s.freshness, lag = lagOf(s), wait = behind(s), unknown = s.partitions.filter(p => p.lag == null).length;
+  const oldest = s.oldest_open;
+  if (l.read == null) return put($("tiles"), TILES.map(name => h("div", null, h("dt", null, name), h("dd", { class: "big" }, NONE))));
+  const tiles = [
+    [[rate(pace), h("span", { class: "unit" }, " records/s")], "", `${n(l.read - l.open)} since the start`],
+    [n(lag), wait >= HOUR ? "bad" : wait >= 60 ? "warn" : "", [lagNote(lag, unknown, wait), trend && h("br"), trend]],
+    [percent(f.within_one_hour), tone(f), f.delivered ? `of ${many(f.delivered, "event")}, since the start` : "nothing delivered yet"],
+    [n(l.dead_lettered), l.dead_lettered ? "bad" : "", l.dead_lettered ? `${share(l.dead_lettered, l.read)} of what was read` : "none"],
+    [oldest ? age(oldest.age_seconds) : "none", "", oldest ? `waits for ${WAITS[oldest.waits_for] || oldest.waits_for}` : "all that was read is settled"],
+  ];
+  put($("tiles"), tiles.map(([value, cls, note], i) =>
+    h("div", null, h("dt", null, TILES[i]), h("dd", { class: `big ${cls}`.trim() }, value), h("dd", null, note))));
+}
+
+const lagNote = (lag, unknown, wait) => unknown ? `records, and ${many(unknown, "partition")} not known yet`
+  : lag && wait ? `records; the oldest waits ${age(wait)}` : "records still to come";
+const tone = f => f.within_one_hour == null ? "" : f.within_one_hour >= .95 ? "good" : "warn";
+const percent = x => x == null ? NONE : share(x, 1);
+
+function showLedger(s) {
+  const l = s.ledger, adds = addsUp(l);
+  put($("read"), h("span", { class: "soft" }, "Read"), h("b", { class: "big" }, n(l.read)), h("span", { class: "soft small" }, "records"));
+  put($("ledger"), h("tbody", null, DISPOSITIONS.map(([id, name, hint, cls]) => h("tr", null,
+    h("th", { scope: "row", class: cls }, name, h("small", null, hint)),
+    h("td", { class: "count" }, n(l[id])), h("td", { class: "share" }, share(l[id], l.read))))));
+  put($("bands"), bands(l));
+  const parts = DISPOSITIONS.map(([id]) => n(l[id])).join(" + ");
+  put($("sum"), h("b", { class: adds ? "good" : "bad" }, adds ? "It adds up: " : "It does not add up: "), `${parts} ${adds ? "=" : "≠"} ${n(l.read)} read.`,
+    s.released ? ` ${many(s.released, "record")} more were let go unsettled when partitions moved; their next owner reads them again.` : "",
+    s.passed_over ? ` ${many(s.passed_over, "record")} had been settled before and were passed over.` : "");
+}
+
+/** From the block on the left to the middle of each row: as thick as its share, and never too thin to be seen. */
+function bands(l) {
+  const step = 100 / DISPOSITIONS.length;
+  let from = 0;
+  return DISPOSITIONS.map(([id, , , cls], i) => {
+    if (!l[id] || !l.read) return null;
+    const part = l[id] / l.read, left = Math.max(part * 100, .5), right = Math.max(part * step * .84, .5);
+    const top = Math.min(from, 100 - left), mid = step * (i + .5);
+    from += part * 100;
+    const y = [top, mid - right / 2, mid + right / 2, top + left].map(v => v.toFixed(2));
+    return h("path", { class: `band ${cls}`, d: `M0 ${y[0]}C50 ${y[0]} 50 ${y[1]} 100 ${y[1]}V${y[2]}C50 ${y[2]} 50 ${y[3]} 0 ${y[3]}Z` });
+  });
+}
+
+function showDestination(s) {
+  const word = { open: ["takes events", "good"], throttled: ["asks us to wait", "warn"], halted: ["refuses us", "bad"] };
+  put($("destination"), s.destination.accounts.length ? s.destination.accounts.map(a => {
+    const [text, cls] = word[a.state] || [a.state, ""];
+    return h("div", { class: "account" },
+      h("p", null, "Ad account ", h("b", null, a.account), " ", h("b", { class: cls }, text)),
+      a.state === "halted" && h("p", { class: "break" }, `Why: ${a.reason || "no reason given"}. For ${age(a.halted_for)}; tried again in ${age(a.next_probe_in)}.`),
+      a.state === "throttled" && h("p", null, `Goes on by itself in ${age(a.throttled_for)}.`),
+      h("p", { class: "soft" }, `${many(a.in_flight, "call")} under way, ${many(a.queued, "event")} queued`));
+  }) : h("p", { class: "soft" }, "Nothing sent yet."),
+  s.process && h("p", { class: "soft small break" }, `${many(s.counts.calls, "call")}, ${many(s.counts.events_sent, "event")}, ${bytes(s.counts.bytes_sent)} sent to ${s.process.sends_to}`));
+}
+
+function showOldest(s) {
+  const one = s.oldest_open;
+  put($("oldest"), one ? [
+    h("p", null, "Has waited ", h("b", null, age(one.age_seconds)), "; waits for ", h("b", null, WAITS[one.waits_for] || one.waits_for), "."),
+    h("p", { class: "soft small break" }, place(one), one.account ? `, for ad account ${one.account}` : ""),
+  ] : h("p", { class: "soft" }, "None: all that was read is settled."));
+}
+
+function showPartitions(s) {
+  const all = s.partitions, some = allPartitions || all.length <= MANY_PARTITIONS ? all : worst(all);
+  const heads = [["Partition", "left"], ["Lag, records", null, "lag"], ["Oldest waits", null, "oldest waits"], ["Open", null, "open"], ["Settled", "places", "settled"],
+    ["Committed offset", "places"], ["Read up to", "places"], ["End of topic", "places"]];
+  put($("partitions"), all.length ? rows(heads, some.map(p => [
+    [`${p.topic} [${p.partition}]`, "left break"], n(p.lag), age(p.lag_seconds), n(p.ledger.open), [n(p.ledger.read - p.ledger.open), "places"],
+    [n(p.committed), "places"], [n(p.position), "places"], [n(p.end), "places"],
+  ])) : h("tbody", null, h("tr", null, h("td", { class: "left soft" }, "None assigned."))));
+  $("partitions").className = "stack";
+  $("more").hidden = all.length <= MANY_PARTITIONS;
+  say("more", allPartitions ? `Show the ${MANY_PARTITIONS} with most lag` : `Show all ${all.length} (these have most lag)`);
+}
+
+/** Those with most lag, in their own order, so that rows do not jump. */
+function worst(all) {
+  const by = [...all].sort((a, b) => (b.lag_seconds || 0) - (a.lag_seconds || 0) || (b.lag || 0) - (a.lag || 0));
+  const chosen = new Set(by.slice(0, MANY_PARTITIONS));
+  return all.filter(p => chosen.has(p));
+}
+
+function showFreshness(s) {
+  const f = s.freshness;
+  if (!f.delivered) return put($("freshness"), h("p", { class: "soft" }, "Nothing delivered yet."));
+  const within = x => x == null ? "more than 7 days" : age(x);
+  put($("freshness"),
+    h("p", null, h("b", { class: `big ${tone(f)}` }, percent(f.within_one_hour)), " delivered within one hour"),
+    h("p", null, "Half within ", h("b", null, within(f.age_p50)), ", 95 % within ", h("b", null, within(f.age_p95)),
+      ", 99 % within ", h("b", null, within(f.age_p99)), "."),
+    ageScale(f),
+    h("p", { class: "soft small" }, `Of ${many(f.delivered, "event")} since the start. Ages are upper bounds: from happening to Pinterest's answer.`));
+}
+
+/** The three ages on one line from a second to a week, and what the rule allows. */
+function ageScale(f) {
+  const width = Math.max(240, $("freshness").clientWidth), x = s => Math.log(Math.max(Math.min(s ?? Infinity, WEEK), 1)) / Math.log(WEEK) * (width - 20) + 10;
+  const marks = [1, 10, 60, 600, HOUR, ...(width > 440 ? [24 * HOUR] : []), WEEK], pins = {};
+  for (const [name, s] of [["half", f.age_p50], ["95 %", f.age_p95], ["99 %", f.age_p99]]) (pins[x(s)] ||= []).push(name);
+  return h("svg", { class: "scale", viewBox: `0 0 ${width} 76`, "aria-hidden": "true" },
+    h("path", { class: "within", d: `M10 30H${x(HOUR).toFixed(1)}V42H10Z` }),
+    h("path", { class: "track", d: `M${x(HOUR).toFixed(1)} 30H${width - 10}V42H${x(HOUR).toFixed(1)}Z` }),
+    h("path", { class: "rule", d: `M${x(HOUR).toFixed(1)} 24V48` }),
+    marks.map(s => h("text", { x: x(s).toFixed(1), y: 62, "text-anchor": s === 1 ? "start" : s === WEEK ? "end" : "middle" }, age(s))),
+    Object.entries(pins).map(([at, names], i) => [
+      h("path", { class: "pin", d: `M${(+at).toFixed(1)} 22V48` }),
+      h("text", { class: "pin-text", x: (+at).toFixed(1), y: i % 2 ? 18 : 10, "text-anchor": at < 60 ? "start" : at > width - 60 ? "end" : "middle" }, names.join(", ")),
+    ]));
+}
+
+function showDuplicates(s) {
+  const l = s.ledger, keys = s.key_store;
+  put($("duplicates"),
+    h("p", null, h("b", { class: "big" }, n(l.duplicate)), ` suppressed, ${share(l.duplicate, l.read)} of what was read`),
+    keys && h("p", { class: "soft" }, `The key store holds ${many(keys.keys, "key")} in ${bytes(keys.bytes)}.`,
+      keys.evicted_early ? h("b", { class: "warn" }, ` ${many(keys.evicted_early, "key")} forgotten before their time: it is full. Raise PINSTREAM_KEY_STORE_MAX_BYTES.`) : ""));
+}
+
+function showCoverage(s) {
+  const seen = s.coverage && s.coverage[span], names = seen ? Object.keys(seen).filter(name => seen[name].sampled) : [];
+  if (!names.length) {
+    put($("coverage"), null);
+    return put($("coverage-note"), `No events in the last ${span}.`);
+  }
+  names.sort((a, b) => seen[b].events - seen[a].events || (a < b ? -1 : 1));
+  const sampled = sum(names.map(name => seen[name].sampled)), events = sum(names.map(name => seen[name].events));
+  put($("coverage-note"), `Over the last ${span}: ${many(events, "event")}`, sampled < events ? `, of which ${n(sampled)} were looked at.` : ", all looked at.");
+  put($("coverage"),
+    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, h("th", { scope: "col", role: "columnheader" }, "Parameter, and Pinterest's advice"),
+      h("th", { scope: "col", role: "columnheader" }, "All", h("small", null, n(events))),
+      names.map(name => h("th", { scope: "col", role: "columnheader" }, breakable(name), h("small", null, n(seen[name].events)))))),
+    h("tbody", { role: "rowgroup" }, s.coverage.parameters.map(({ id, advice }) => h("tr", { role: "row" },
+      h("th", { scope: "row", role: "rowheader" }, PARAMETERS[id] || id, " ", h("code", null, id), h("small", null, advice)),
+      carried("all", sum(names.map(name => seen[name].carried[id] || 0)), sampled),
+      names.map(name => carried(name, seen[name].carried[id] || 0, seen[name].sampled))))));
+}
+
+/** A long name may be broken where its words are. */
+const breakable = name => name.split(/(?<=_)/).flatMap((part, i) => i ? [h("wbr"), part] : [part]);
+
+const carried = (name, part, whole) =>
+  h("td", { role: "cell", class: "c" + (part ? Math.min(5, 1 + Math.floor(part / whole * 5)) : 0), "data-name": name }, share(part, whole, 0));
+
+function showReasons(s) {
+  const samples = s.samples && s.samples.rejections || {}, lines = [];
+  for (const [stage, codes] of Object.entries(s.counts.rejections)) {
+    for (const [code, count] of Object.entries(codes)) lines.push([stage, code, count, (samples[stage] || {})[code]]);
+  }
+  lines.sort((a, b) => b[2] - a[2]);
+  put($("reasons"), lines.length ? h("table", { class: "stack", "aria-labelledby": "h-reasons" }, rows(
+    [["Reason", "left"], ["Where", "left"], ["Records", null, "records"], ["The latest of its kind says", "left message"]],
+    lines.map(([stage, code, count, sample]) => [[h("code", null, breakable(code)), "left word"], [[stage, ": ", STAGES[stage] || ""], "left"], n(count), [sample || NONE, "left message break"]]),
+  )) : h("p", { class: "soft" }, "None since the start."));
+}
+
+function showLatest(s) {
+  const list = s.latest_dead_letters || [];
+  put($("latest"), list.length ? h("table", { class: "stack", "aria-labelledby": "h-latest" }, rows(
+    [["When", "left"], ["From", "left"], ["Reason", "left"], ["What it says", "left message"]],
+    list.map(one => [[h("time", { datetime: new Date(one.at * 1000).toISOString(), title: new Date(one.at * 1000).toISOString() }, clock(one.at)), "left nowrap"],
+      [place(one), "left break"], [[one.stage, " ", h("code", null, breakable(one.code))], "left word"], [one.message, "left message break"]]),
+  )) : h("p", { class: "soft" }, "None since the start."));
+}
+
+function showNotes(s) {
+  const samples = s.samples && s.samples.convert_warnings || {}, lines = [];
+  for (const [family, what, cls] of NOTES) {
+    for (const [name, count] of Object.entries(s.counts[family])) lines.push([what, cls, name, count, family === "convert_warnings" ? samples[name] : ""]);
+  }
+  for (const [name, what, cls] of SINGLES) if (s.counts[name]) lines.push([what, cls, "", s.counts[name], ""]);
+  put($("notes"), lines.length ? h("table", { class: "stack", "aria-labelledby": "h-notes" }, rows(
+    [["Kind", "left"], ["Name", "left"], ["Times", null, "times"], ["The latest of its kind says", "left message"]],
+    lines.map(([what, cls, name, count, sample]) => [[what, `left ${cls}`], [name ? h("code", null, breakable(name)) : "", "left word"], n(count), [sample || "", "left message break"]]),
+  )) : h("p", { class: "soft" }, "None since the start."));
+}
+
+function showProcess(s) {
+  const p = s.process;
+  $("mode").hidden = !(p && p.test_mode);
+  if (!p) return;
+  put($("route"), `Reads ${p.topics.join(", ")} as group ${p.group}, sends to ${p.sends_to}`);
+  put($("process"), `pinstream ${p.version}, running for ${age(Math.max(0, Math.round(Date.now() / 1000 - p.started)))}.`);
+}

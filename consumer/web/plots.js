@@ -1,0 +1,211 @@
+// Plots of what /history gave: axes with units, gaps where nothing is known, a cursor for mouse and keyboard, a table.
+
+const RATE = { unit: "a second", tick: short, show: x => rate(x) + "/s" };
+const COUNT = { unit: "records", tick: short, show: x => n(Math.round(x)) };
+const TIME = { unit: "logarithmic", tick: age, show: x => age(x), log: true };
+const PLOTS = [
+  {
+    id: "rate", title: "Throughput", of: "records a second", scale: RATE,
+    curves: [["settled_per_second", "settled", "calm"], ["delivered_per_second", "delivered", "good"],
+      ["dead_lettered_per_second", "dead letters", "bad"]],
+  },
+  { id: "lag", title: "Lag", of: "records still to come, all partitions", scale: COUNT, curves: [["lag", "lag", "open"]] },
+  {
+    id: "behind", title: "Lag in time", of: "how long the oldest unsettled record has waited, logarithmic", scale: TIME,
+    rule: HOUR, curves: [["lag_seconds", "waited", "open"]],
+  },
+];
+/** Those that stand within another card, by the place they go to. */
+const WITHIN = {
+  "freshness-plot": {
+    id: "age", title: "Event age at delivery", of: "from happening to delivered, logarithmic", scale: TIME, rule: HOUR, level: "h4",
+    curves: [["age_p50", "half within", "good"], ["age_p95", "95 % within", "warn"]],
+  },
+  "duplicates-plot": {
+    id: "duplicates", title: "Duplicates suppressed", of: "a second", scale: RATE, level: "h4",
+    curves: [["duplicates_per_second", "duplicates", "calm"]],
+  },
+};
+const SHORTEST = 300;
+const SPAN = { hour: HOUR, day: 24 * HOUR };
+const STYLE = ["curve", "curve second", "curve third"];
+const EDGE = { left: 52, right: 12, top: 12, bottom: 24 };
+const HEIGHT = 190;
+const TABLE_ROWS = 12;
+const cursors = {};
+let past = null;
+let span = "hour";
+
+/** 1,200,000 -> 1.2M: for an axis. */
+function short(x) {
+  if (x >= 1e6) return +(x / 1e6).toPrecision(3) + "M";
+  if (x >= 1e4) return +(x / 1e3).toPrecision(3) + "k";
+  return n(+x.toPrecision(3));
+}
+
+/** Numbers that people count in: four steps or so from 0 to `top`. */
+function ticks(top, whole) {
+  const rough = (top || 1) / 4, power = 10 ** Math.floor(Math.log10(rough));
+  let step = [1, 2, 2.5, 5, 10].map(x => x * power).find(x => x >= rough * .999);
+  if (whole) step = Math.max(1, Math.ceil(step));
+  return Array.from({ length: Math.max(1, Math.ceil((top || 1) / step - 1e-9)) + 1 }, (_, i) => i * step);
+}
+
+const TIMES = [1, 10, 60, 600, HOUR, 6 * HOUR, 24 * HOUR, 7 * 24 * HOUR];
+
+/** The steps of the chosen time: ten seconds for the last hour, two minutes for the last day. */
+function steps() {
+  if (!past || !past.steps.length) return null;
+  const fine = past.steps.reduce((a, b) => a.seconds <= b.seconds ? a : b);
+  const coarse = past.steps.reduce((a, b) => a.seconds >= b.seconds ? a : b);
+  return span === "hour" ? fine : coarse;
+}
+
+/** From when to when: the chosen time, or since the start if that is shorter. */
+function reach(at) {
+  const to = at[at.length - 1];
+  return [Math.max(to - SPAN[span], Math.min(at[0], to - SHORTEST)), to];
+}
+
+function axis(plot, values) {
+  const high = most(values.flat()) || 0, room = HEIGHT - EDGE.top - EDGE.bottom;
+  if (!plot.scale.log) {
+    const marks = ticks(high, plot.scale === COUNT), top = marks[marks.length - 1];
+    return { marks, y: v => EDGE.top + room * (1 - v / top) };
+  }
+  const top = Math.max(high, 2 * HOUR) * 1.3, marks = TIMES.filter(x => x <= top);
+  return { marks, y: v => EDGE.top + room * (1 - Math.log(Math.max(v, 1)) / Math.log(top)) };
+}
+
+/** Times for the axis below, on round minutes or hours of the reader's clock. */
+function times(from, to, width) {
+  const fits = Math.max(2, Math.floor(width / 80));
+  const step = [30, 60, 120, 300, 600, 900, 1200, 1800, HOUR, 2 * HOUR, 4 * HOUR, 6 * HOUR, 12 * HOUR].find(s => (to - from) / s <= fits) || 12 * HOUR;
+  const shift = new Date(to * 1000).getTimezoneOffset() * 60;
+  const first = Math.ceil((from - shift) / step) * step + shift;
+  return Array.from({ length: Math.floor((to - first) / step) + 1 }, (_, i) => first + i * step);
+}
+
+/** One curve: pieces between the gaps; a point that stands alone is a dot. */
+function curve(at, values, x, y, apart, style) {
+  const pieces = [];
+  let last = null;
+  values.forEach((value, i) => {
+    if (value == null) { last = null; return }
+    if (last === null || at[i] - last > apart) pieces.push([]);
+    pieces[pieces.length - 1].push([x(at[i]), y(value)]);
+    last = at[i];
+  });
+  const points = one => one.map(([a, b]) => `${a.toFixed(1)} ${b.toFixed(1)}`).join("L");
+  return [
+    h("path", { class: style, d: pieces.filter(one => one.length > 1).map(one => "M" + points(one)).join("") }),
+    pieces.filter(one => one.length === 1).map(([[a, b]]) => h("circle", { class: "mark", cx: a.toFixed(1), cy: b.toFixed(1), r: 2 })),
+  ];
+}
+
+function figure(plot, width) {
+  const head = h("figcaption", null, h(plot.level || "h3", { id: `title-${plot.id}` }, plot.title), h("span", { class: "soft" }, plot.of));
+  const step = steps(), at = step ? step.series.at : [];
+  const values = plot.curves.map(([name]) => step && step.series[name] || []);
+  if (!at.length || !values.some(list => list.some(v => v != null))) {
+    return [head, h("p", { class: "none" }, past ? "Nothing to draw yet: the first points come within half a minute." : "No history yet.")];
+  }
+  const [from, to] = reach(at);
+  const x = t => EDGE.left + (width - EDGE.left - EDGE.right) * (t - from) / (to - from);
+  const { marks, y } = axis(plot, values), bottom = HEIGHT - EDGE.bottom;
+  const chosen = cursors[plot.id] == null ? null : nearest(at, cursors[plot.id]);
+  const read = plot.curves.map(([, name], c) => [name, plot.scale, values[c][chosen ?? latest(values[c])]]);
+  const told = read.map(([name, scale, v]) => `${name} ${v == null ? "unknown" : scale.show(v)}`).join(", ");
+  return [
+    head,
+    h("ul", { class: "keys" }, plot.curves.map(([, name, tone], c) => h("li", { class: tone },
+      h("svg", { "aria-hidden": "true", viewBox: "0 0 22 10" }, h("path", { class: STYLE[c], d: "M1 5H21" })),
+      name + " ", h("b", null, read[c][2] == null ? NONE : plot.scale.show(read[c][2])))),
+      h("li", { class: "soft" }, chosen == null ? "latest" : "at " + clock(at[chosen]))),
+    h("svg", {
+      class: "canvas", viewBox: `0 0 ${width} ${HEIGHT}`, "data-plot": plot.id, tabindex: 0, role: "slider",
+      "aria-label": `${plot.title}, ${plot.of}, over the last ${span}; arrow keys move through time`,
+      "aria-readonly": "true", "aria-valuemin": 0, "aria-valuemax": at.length - 1, "aria-valuenow": chosen ?? at.length - 1,
+      "aria-valuetext": `${clock(at[chosen ?? at.length - 1])}: ${told}`,
+    },
+    marks.map(v => [
+      h("path", { class: v ? "grid" : "axis", d: `M${EDGE.left} ${y(v).toFixed(1)}H${width - EDGE.right}` }),
+      h("text", { x: EDGE.left - 6, y: (y(v) + 4).toFixed(1), "text-anchor": "end" }, plot.scale.tick(v)),
+    ]),
+    times(from, to, width).map(t => h("text", { x: x(t).toFixed(1), y: HEIGHT - 6, "text-anchor": x(t) > width - 30 ? "end" : "middle" }, clock(t, false))),
+    h("path", { class: "axis", d: `M${EDGE.left} ${bottom}H${width - EDGE.right}` }),
+    plot.rule && [
+      h("path", { class: "rule", d: `M${EDGE.left} ${y(plot.rule).toFixed(1)}H${width - EDGE.right}` }),
+      h("text", { class: "rule-text", x: EDGE.left + 4, y: (y(plot.rule) - 4).toFixed(1) }, "one-hour rule"),
+    ],
+    plot.curves.map(([, , tone], c) => h("g", { class: tone }, curve(at, values[c], x, y, step.seconds * 1.6, STYLE[c]))),
+    chosen != null && [
+      h("path", { class: "cursor", d: `M${x(at[chosen]).toFixed(1)} ${EDGE.top}V${bottom}` }),
+      plot.curves.map(([, , tone], c) => values[c][chosen] == null ? null
+        : h("g", { class: tone }, h("circle", { class: "mark", cx: x(at[chosen]).toFixed(1), cy: y(values[c][chosen]).toFixed(1), r: 3.5 }))),
+    ]),
+    h("details", { "data-plot": plot.id }, h("summary", null, "as a table"), h("table", null, numbers(plot, at, values))),
+  ];
+}
+
+/** Some rows of the same, evenly spaced, the latest first. */
+function numbers(plot, at, values) {
+  const every = Math.max(1, Math.ceil(at.length / TABLE_ROWS));
+  const picked = at.map((_, i) => i).filter(i => (at.length - 1 - i) % every === 0).reverse();
+  return rows([["time", "left"], ...plot.curves.map(([, name]) => [name])],
+    picked.map(i => [clock(at[i]), ...values.map(list => list[i] == null ? "unknown" : plot.scale.show(list[i]))]));
+}
+
+function latest(list) {
+  for (let i = list.length - 1; i >= 0; i--) if (list[i] != null) return i;
+  return null;
+}
+
+const nearest = (at, time) => at.reduce((best, t, i) => Math.abs(t - time) < Math.abs(at[best] - time) ? i : best, 0);
+
+function draw() {
+  for (const plot of PLOTS) put($(`plot-${plot.id}`), figure(plot, inner($(`plot-${plot.id}`))));
+  for (const [at, plot] of Object.entries(WITHIN)) put($(at), figure(plot, inner($(at))));
+}
+
+/** The width within, in CSS pixels, so that text in the plot has its own size. */
+function inner(node) {
+  const style = getComputedStyle(node);
+  return Math.max(240, Math.round(node.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight)));
+}
+
+function move(target, time) {
+  cursors[target.dataset.plot] = time;
+  draw();
+}
+
+function pointed(event) {
+  const target = event.target.closest?.(".canvas"), step = steps();
+  if (!target || !step) return;
+  const box = target.getBoundingClientRect(), [from, to] = reach(step.series.at);
+  const part = (event.clientX - box.left - EDGE.left) / (box.width - EDGE.left - EDGE.right);
+  move(target, from + (to - from) * Math.min(1, Math.max(0, part)));
+}
+
+function pressed(event) {
+  const target = event.target.closest?.(".canvas"), step = steps();
+  if (!target || !step) return;
+  const at = step.series.at, last = at.length - 1, now = cursors[target.dataset.plot];
+  const index = now == null ? last : nearest(at, now);
+  const next = {
+    ArrowLeft: index - 1, ArrowDown: index - 1, ArrowRight: index + 1, ArrowUp: index + 1,
+    PageDown: index - 30, PageUp: index + 30, Home: 0, End: last,
+  }[event.key];
+  if (event.key === "Escape") return move(target, null);
+  if (next === undefined) return;
+  event.preventDefault();
+  move(target, at[Math.min(last, Math.max(0, next))]);
+}
+
+function watchPlots() {
+  document.addEventListener("pointermove", pointed);
+  document.addEventListener("pointerout", event => { if (event.target.matches?.(".canvas")) move(event.target, null) });
+  document.addEventListener("keydown", pressed);
+  document.addEventListener("focusout", event => { if (event.target.matches?.(".canvas")) move(event.target, null) });
+  new ResizeObserver(draw).observe($("pace"));
+}

@@ -1,0 +1,109 @@
+"use strict";
+// Words, figures, and putting them on the page: as text, never as markup, and only where something changed.
+
+const NBSP = "\u00a0";
+const NONE = "–";
+const HOUR = 3600;
+
+const $ = id => document.getElementById(id);
+const n = x => x == null ? NONE : x.toLocaleString("en");
+const many = (count, what) => `${n(count)}${NBSP}${what}${count === 1 ? "" : "s"}`;
+const sum = list => list.reduce((all, one) => all + one, 0);
+
+/** The largest of what is known; null if nothing is. */
+const most = list => list.reduce((top, x) => x == null ? top : top == null ? x : Math.max(top, x), null);
+
+/** A share in percent, rounded down (but for what floating point adds or takes away): 100 % only if it is all of it, 0 % only if it is none. */
+function share(part, whole, digits = 2) {
+  if (!whole) return NONE;
+  if (part === whole) return "100" + NBSP + "%";
+  const scale = 10 ** digits;
+  const down = Math.floor(part / whole * 100 * scale + 1e-9) / scale;
+  if (part > 0 && down === 0) return `<${NBSP}${1 / scale}${NBSP}%`;
+  return Math.min(down, 100 - 1 / scale).toFixed(part ? digits : 0) + NBSP + "%";
+}
+
+/** Seconds in words. */
+function age(s) {
+  if (s == null) return NONE;
+  if (s < 10 && s !== Math.round(s)) return s.toFixed(1) + NBSP + "s";
+  if (s < 100 && s !== 60) return Math.round(s) + NBSP + "s";
+  if (s < 2 * HOUR && s !== HOUR) return Math.round(s / 60) + NBSP + "min";
+  if (s < 48 * HOUR) return Math.round(s / HOUR) + NBSP + "h";
+  return Math.round(s / 86400) + NBSP + "days";
+}
+
+function bytes(x) {
+  if (x == null) return NONE;
+  const power = Math.min(Math.floor(Math.log2(Math.max(x, 1)) / 10), 4);
+  return (power ? (x / 1024 ** power).toFixed(1) : n(x)) + NBSP + ["bytes", "KiB", "MiB", "GiB", "TiB"][power];
+}
+
+/** A rate in at most three digits after the point, fewer the larger it is. */
+const rate = x => x == null ? NONE : x === 0 ? "0" : x < 10 ? x.toFixed(x < 1 ? 2 : 1) : n(Math.round(x));
+
+/** Unix seconds as the time of day here. */
+const clock = (unix, seconds = true) => new Date(unix * 1000).toLocaleTimeString("en-GB",
+  seconds ? { hour: "2-digit", minute: "2-digit", second: "2-digit" } : { hour: "2-digit", minute: "2-digit" });
+
+/** What an element is to be: h("p", { class: "soft" }, "text", …). */
+const h = (tag, attributes, ...children) => ({ tag, attributes: attributes || {}, children });
+const wanted = list => [list].flat(4).filter(one => one != null && one !== false && one !== "");
+
+const SVG = "http://www.w3.org/2000/svg";
+const HTML = "http://www.w3.org/1999/xhtml";
+
+/** Make `parent` hold `children`. What is there already stays, so that focus, selection and open details do too. */
+function put(parent, ...children) {
+  const list = wanted(children);
+  list.forEach((one, index) => {
+    const there = parent.childNodes[index];
+    if (typeof one !== "object") return putText(parent, there, String(one));
+    const node = there && there.localName === one.tag ? there : made(parent, there, one.tag);
+    dress(node, one.attributes);
+    put(node, ...one.children);
+  });
+  while (parent.childNodes.length > list.length) parent.lastChild.remove();
+}
+
+function putText(parent, there, text) {
+  if (there && there.nodeType === Node.TEXT_NODE) {
+    if (there.data !== text) there.data = text;
+    return;
+  }
+  const node = document.createTextNode(text);
+  if (there) there.replaceWith(node); else parent.append(node);
+}
+
+function made(parent, there, tag) {
+  const inside = parent.namespaceURI === SVG || tag === "svg";
+  const node = document.createElementNS(inside ? SVG : HTML, tag);
+  if (there) there.replaceWith(node); else parent.append(node);
+  return node;
+}
+
+function dress(node, attributes) {
+  // Whether details are open is the reader's choice.
+  for (const { name } of [...node.attributes]) if (attributes[name] == null && name !== "open") node.removeAttribute(name);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value != null && node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
+  }
+}
+
+/** Text and class of an element that stays. */
+function say(id, text, cls) {
+  put($(id), text);
+  if (cls != null && $(id).className !== cls) $(id).className = cls;
+}
+
+/** A table's content: heads are [text, class], cells are text, or [content, class, name of the column]. */
+function rows(heads, lines) {
+  return [
+    h("thead", null, h("tr", null, heads.map(([text, cls]) => h("th", { scope: "col", class: cls }, text)))),
+    h("tbody", null, lines.map(cells => h("tr", null, cells.map((cell, index) => {
+      const [content, cls] = Array.isArray(cell) ? cell : [cell];
+      const attributes = { class: cls || null, "data-name": index ? heads[index][2] : null };
+      return index ? h("td", attributes, content) : h("th", { scope: "row", class: cls || "left" }, content);
+    })))),
+  ];
+}

@@ -1,0 +1,54 @@
+"""The page of a running process behind its token, and streams that do not outlast the process."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.end_to_end.api import Api
+from tests.end_to_end.processes import WITHIN, Process, run_environment
+from tests.end_to_end.records import generated, new_group, new_topic, write_generated
+from tests.kafka.harness import Kafka
+
+
+def ask(page: str, path: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+    """The answer, its body still to be read."""
+    connection = http.client.HTTPConnection(urlsplit(page).netloc, timeout=WITHIN)
+    connection.request("GET", path, headers=dict(headers))
+    return connection.getresponse()
+
+
+def basic(password: str) -> dict[str, str]:
+    """As a browser shows a password."""
+    return {"Authorization": "Basic " + base64.b64encode(f"anna:{password}".encode()).decode()}
+
+
+def test_a_token_from_a_file_guards_all_but_the_probes(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """A new token in the file counts at once; neither of them is ever logged. A stop ends open streams in time."""
+    topic, group = new_topic(kafka), new_group()
+    write_generated(kafka, topic, generated(50)[1])
+    secret = tmp_path / "page-token"
+    secret.write_text("5up3rs3cr3t-one\n")
+    env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_HTTP_TOKEN_FILE=str(secret))
+    with Process(tmp_path, "run", env=env) as process:
+        page = process.until_logged("starting")["page"]
+        process.until(lambda: process.get("/readyz")[0] == 200, "readiness")
+        assert process.get("/healthz") == (200, "ok\n")
+        assert {process.get(path)[0] for path in ("/", "/status", "/events", "/history", "/metrics")} == {401}
+        for path in ("/", "/status", "/history", "/metrics"):
+            assert ask(page, path, basic("5up3rs3cr3t-one")).status == 200
+            assert ask(page, path, {"Authorization": "Bearer 5up3rs3cr3t-one"}).status == 200
+        secret.write_text("5up3rs3cr3t-the-second\n")
+        assert ask(page, "/status", basic("5up3rs3cr3t-one")).status == 401
+        stream = ask(page, "/events", basic("5up3rs3cr3t-the-second"))
+        assert stream.readline() == b"retry: 2000\n"
+        assert stream.readline() == b"\n"
+        assert stream.readline() == b"event: status\n"
+        code, seconds = process.stop()
+        assert code == 0
+        assert seconds < 15
+        stream.read()  # to a proper end: what breaks off raises
+    assert "5up3rs3cr3t" not in process.stderr + process.stdout

@@ -1,0 +1,424 @@
+"""The service with traces: a span for each fetch, convert, send and commit; without them, as it always was."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+from structlog.testing import capture_logs
+
+from consumer.app import tracing
+from consumer.app.tracing import Tracing
+from consumer.app.tracing.spans import CLOSING, LINKS, SpanTracing, Watched
+from consumer.core import interface as i
+from consumer.core.model import Chunk
+from consumer.service import Service
+from tests.core.building import ACCOUNT, event
+from tests.service.driving import Trouble, serve, settled, until, values
+from tests.service.fakes import FakeClock, FakeDeadLetters, FakeSchemas, FakeSource, Process, World
+from tests.service.virtual_time import now, run
+
+MARK = "zq7xmark"
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+
+
+def traceparent(number: int) -> bytes:
+    """The header of the trace of that number."""
+    return f"00-{number:032x}-{number:016x}-01".encode()
+
+
+class _HeadedSource(FakeSource):
+    """Its records have the headers of their offset."""
+
+    headers: dict[int, tuple[tuple[str, bytes | None], ...]]
+
+    async def fetch(self, room: int, timeout: float) -> Sequence[Chunk]:
+        chunks = await super().fetch(room, timeout)
+        for chunk in chunks:
+            for place, record in enumerate(chunk.records):
+                chunk.records[place] = record._replace(headers=self.headers.get(record.offset, ()))
+        return chunks
+
+
+class Traced(Process):
+    """A fake process whose service is traced, as `consumer.app.run` does it."""
+
+    def __init__(self, world: World, headers: Sequence[bytes] = (), **policy: Any) -> None:
+        super().__init__(world, trace_links=LINKS, **policy)
+        self.exporter = InMemorySpanExporter()
+        self.tracing = SpanTracing(
+            SimpleSpanProcessor(self.exporter),
+            group="shop-group",
+            api_url="https://user:pw@api.example.org/v5",
+        )
+        self.headers = {offset: (("traceparent", text),) for offset, text in enumerate(headers)}
+        self.service = Service(
+            self.pipeline,
+            connect=lambda listener: self.tracing.source(self._headed(listener)),
+            api=self.tracing.api(self.api),
+            key_store=self.key_store,
+            schemas=FakeSchemas(self),
+            dead_letters=FakeDeadLetters(self),
+            clock=FakeClock(),
+            report=self.reports.append,
+            grace=25.0,
+            tracer=self.tracing,
+        )
+
+    def _headed(self, listener: Service) -> FakeSource:
+        source = _HeadedSource(self, listener)
+        source.headers = dict(self.headers)
+        self.source = source
+        return source
+
+    def spans(self, name: str) -> list[ReadableSpan]:
+        """Those of that name, in the order they ended."""
+        return [one for one in self.exporter.get_finished_spans() if one.name == name]
+
+    def one(self, name: str) -> ReadableSpan:
+        """The only one of that name."""
+        [span] = self.spans(name)
+        return span
+
+
+def attributes(span: ReadableSpan) -> dict[str, Any]:
+    """A span's attributes, to compare."""
+    return dict(span.attributes or {})
+
+
+def linked(span: ReadableSpan) -> list[int]:
+    """The traces that a span links to."""
+    return [link.context.trace_id for link in span.links]
+
+
+@pytest.fixture(autouse=True)
+def _unmuted() -> Iterator[None]:
+    """`tracing.start` mutes OpenTelemetry's logger."""
+    yield
+    logging.getLogger("opentelemetry").setLevel(logging.NOTSET)
+
+
+# -- what is traced
+
+
+def test_each_stage_has_its_span() -> None:
+    """Fetch and convert are one trace; a send and a commit are one each; a fetch that brings nothing is none."""
+    process = Traced(World(p0=values(5), p1=values(3, "x")))
+    run(serve(process, lambda: settled(process)() and process.calls.count("fetch") > 5))
+    fetch, convert, send = process.one("fetch"), process.one("convert"), process.one("send")
+    assert attributes(fetch) == {
+        "messaging.system": "kafka",
+        "messaging.consumer.group.name": "shop-group",
+        "messaging.operation.type": "receive",
+        "messaging.batch.message_count": 8,
+        "pinstream.partitions": 2,
+    }
+    assert attributes(convert) == {"messaging.batch.message_count": 8, "pinstream.partitions": 2}
+    assert convert.parent is not None
+    assert convert.parent.span_id == fetch.context.span_id
+    assert {fetch.kind, send.kind} == {SpanKind.CLIENT}
+    assert send.parent is None
+    sent = attributes(send)
+    assert sent.pop("http.request.body.size") > 100
+    assert sent == {
+        "http.request.method": "POST",
+        "server.address": "api.example.org",
+        "http.response.status_code": 200,
+        "pinstream.account": ACCOUNT,
+        "pinstream.events": 8,
+        "pinstream.attempt": 1,
+    }
+    assert {one.status.status_code for one in process.exporter.get_finished_spans()} == {StatusCode.UNSET}
+
+
+def test_commits_have_a_span() -> None:
+    """Those that the broker refuses too, with its reason."""
+    process = Traced(World(p0=values(4), p1=values(4, "x")), commit_interval=0.1)
+
+    async def scenario() -> None:
+        running = asyncio.create_task(process.service.run())
+        await until(lambda: process.api.in_flight > 0)
+        del process.source.epochs[0]  # the group took it, and we have not heard
+        await until(lambda: len(process.spans("commit")) >= 1)
+        process.service.request_stop()
+        await running
+
+    run(scenario())
+    commit = process.spans("commit")[0]
+    assert attributes(commit) == {
+        "messaging.system": "kafka",
+        "messaging.consumer.group.name": "shop-group",
+        "messaging.operation.type": "settle",
+        "pinstream.partitions": 2,
+        "error.type": "_ASSIGNMENT_LOST",
+    }
+    assert commit.status.status_code is StatusCode.ERROR
+
+
+def test_a_call_that_fails_says_how_and_which_attempt_it_was() -> None:
+    """No answer, an error status, and the platform's name for the call; the next attempt is a span of its own."""
+    process = Traced(World(p0=values(2)))
+
+    async def fail(command: i.Send) -> i.Answered | i.Unanswered:
+        if command.attempt == 1:
+            return i.Unanswered(command.number, "timeout")
+        if command.attempt == 2:
+            return i.Answered(command.number, 503, {"x-pinterest-rid": "12345"}, MARK.encode())
+        return await process.api.accept(command)
+
+    process.api.answering = fail
+    run(serve(process, settled(process)))
+    told = [attributes(one) for one in process.spans("send")]
+    assert [one["pinstream.attempt"] for one in told] == [1, 2, 3]
+    assert [one.get("error.type") for one in told] == ["timeout", "503", None]
+    assert [one.get("http.response.status_code") for one in told] == [None, 503, 200]
+    assert [one.get("pinterest.request_id") for one in told] == [None, "12345", None]
+
+
+def test_what_an_adapter_raises_ends_its_span_and_goes_on_its_way() -> None:
+    """A dead end is a dead end with traces too; the span has the error's name and not its text."""
+    process = Traced(World(p0=values(2)))
+    process.broken["send"] = Trouble(MARK)
+    with pytest.raises(Trouble):
+        run(serve(process, settled(process)))
+    assert attributes(process.one("send"))["error.type"] == "Trouble"
+    assert MARK not in "".join(one.to_json() for one in process.exporter.get_finished_spans())
+
+
+def test_spans_link_to_where_their_records_come_from() -> None:
+    """Convert and send; invalid headers are as good as none, and there is a bound."""
+    headers = [b"not a traceparent", *(traceparent(number) for number in range(1, 60))]
+    process = Traced(World(p0=values(70)), headers)
+    run(serve(process, settled(process)))
+    assert linked(process.one("convert")) == linked(process.one("send")) == list(range(1, LINKS + 1))
+    assert linked(process.one("fetch")) == []
+    link = process.one("send").links[0].context
+    assert (link.span_id, link.is_remote, link.trace_flags.sampled) == (1, True, True)
+
+
+def test_a_send_links_to_its_own_records_only() -> None:
+    """Each batch has its own."""
+    process = Traced(World(p0=values(4)), [traceparent(number) for number in range(1, 5)], batch_events=2)
+    run(serve(process, settled(process)))
+    assert sorted(linked(one) for one in process.spans("send")) == [[1, 2], [3, 4]]
+    assert linked(process.one("convert")) == [1, 2, 3, 4]
+
+
+def test_a_sampler_that_keeps_nothing_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The standard's variable is obeyed, and everything is delivered all the same."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    process = Traced(World(p0=values(4)), [traceparent(1)])
+    run(serve(process, settled(process)))
+    assert process.exporter.get_finished_spans() == ()
+    assert len(process.world.processed) == 4
+
+
+def test_no_personal_data_is_in_a_span() -> None:
+    """Neither of the payload, nor of a header, nor of an answer."""
+    world = World(p0=[event("a", em=MARK), f"\xff{MARK}".encode(), event(f"bad{MARK}")])
+    process = Traced(world, [MARK.encode(), MARK.encode()])
+
+    async def echo(command: i.Send) -> i.Answered:
+        answered = await process.api.accept(command)
+        return i.Answered(command.number, 200, {"x-pinterest-rid": f"{MARK}@example.org"}, answered.body)
+
+    process.api.answering = echo
+    run(serve(process, settled(process)))
+    spans = process.exporter.get_finished_spans()
+    assert {one.name for one in spans} >= {"fetch", "convert", "send"}
+    assert MARK not in "".join(one.to_json() for one in spans)
+    assert "user:pw" not in "".join(one.to_json() for one in spans)
+
+
+def test_tracing_changes_nothing() -> None:
+    """The same records, the same calls in the same order, at the same virtual time."""
+
+    def lived(kind: type[Process]) -> tuple[list[str], list[str], float]:
+        process = kind(World(p0=[*values(40), b"\xff", event("bad")], p1=values(7, "x")), batch_events=5)
+
+        async def life() -> float:
+            await serve(process, settled(process))
+            return now()
+
+        took = run(life())
+        return process.calls, process.world.processed, took
+
+    assert lived(Process) == lived(Traced)
+
+
+# -- who asks for it
+
+
+@pytest.mark.parametrize(
+    ("environ", "variable"),
+    [
+        ({}, None),
+        ({"OTEL_SERVICE_NAME": "shop"}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, None),
+        (ENDPOINT, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        (
+            {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://a", **ENDPOINT},
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        ),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, "OTEL_TRACES_EXPORTER"),
+        ({"OTEL_TRACES_EXPORTER": "none", **ENDPOINT}, None),
+        ({"OTEL_SDK_DISABLED": "true", **ENDPOINT}, None),
+        ({"OTEL_SDK_DISABLED": "false", **ENDPOINT}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    ],
+)
+def test_the_standard_variables_ask_for_traces(environ: dict[str, str], variable: str | None) -> None:
+    """An endpoint or the exporter by name, unless they are turned off."""
+    assert tracing.asked_by(environ) == variable
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({**ENDPOINT, "OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER"),
+        ({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL"),
+        ({**ENDPOINT, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    ],
+)
+def test_what_we_cannot_do_is_one_warning(environ: dict[str, str], named: str) -> None:
+    """It names the variable; there are no traces, and all else goes on."""
+    with capture_logs() as lines:
+        found = tracing.start(environ, "group", "https://api.example.org")
+    assert type(found) is Tracing
+    [line] = lines
+    assert (line["log_level"], line["event"]) == ("warning", "tracing_off")
+    assert named in line["text"]
+    assert "collector" not in line["text"]
+
+
+def test_without_the_extra_it_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says how to install it, or what to unset."""
+    monkeypatch.delitem(sys.modules, "consumer.app.tracing.spans")
+    for name in [one for one in sys.modules if one.partition(".")[0] == "opentelemetry"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with capture_logs() as lines:
+        found = tracing.start(ENDPOINT, "group", "https://api.example.org")
+    assert type(found) is Tracing
+    [line] = lines
+    assert line["log_level"] == "warning"
+    assert "pip install 'pinstream[otel]'" in line["text"]
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in line["text"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
+        ("OTEL_SPAN_LINK_COUNT_LIMIT", "-1"),
+    ],
+)
+def test_a_value_that_cannot_be_is_one_warning(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """Not the end of the service."""
+    monkeypatch.setenv(name, value)
+    with capture_logs() as lines:
+        found = tracing.start(ENDPOINT, "group", "https://api.example.org")
+    assert type(found) is Tracing
+    assert [one["event"] for one in lines] == ["tracing_off"]
+
+
+async def test_without_traces_everything_is_as_it_is() -> None:
+    """The very same source and API; nobody looks for a traceparent."""
+    process, off = Process(World(p0=[])), Tracing()
+    source = FakeSource(process, process.service)
+    assert off.source(source) is source
+    assert off.api(process.api) is process.api
+    assert off.links == 0
+    await off.close()
+
+
+# -- the way out
+
+
+class Deaf(SpanExporter):
+    """A collector that does as it is told: takes them, does not, or fails."""
+
+    def __init__(self) -> None:
+        self.does: SpanExportResult | Exception = SpanExportResult.FAILURE
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """As told."""
+        if isinstance(self.does, Exception):
+            raise self.does
+        return self.does
+
+
+def test_an_outage_of_the_collector_is_two_lines() -> None:
+    """One when it begins, one when it is over, with the number of spans that were lost."""
+    deaf = Deaf()
+    exporter = Watched(deaf)
+    with capture_logs() as lines:
+        for does in (
+            SpanExportResult.FAILURE,
+            ValueError(MARK),
+            SpanExportResult.SUCCESS,
+            SpanExportResult.SUCCESS,
+        ):
+            deaf.does = does
+            exporter.export([ReadableSpan("one"), ReadableSpan("two")])
+    assert [one["event"] for one in lines] == ["traces_not_exported", "traces_exported_again"]
+    assert lines[1]["spans_lost"] == 4
+    assert MARK not in str(lines)
+
+
+@pytest.mark.parametrize(("left", "most"), [(0.0, 0.5), (0.3, 1.0), (100.0, CLOSING + 1.0)])
+async def test_closing_takes_no_longer_than_is_left(left: float, most: float) -> None:
+    """A processor that never ends is given up."""
+    hanging, given_up = asyncio.Event(), []
+
+    class Hanging(SimpleSpanProcessor):
+        def shutdown(self) -> None:
+            asyncio.run(hanging.wait())
+
+    traced = SpanTracing(
+        Hanging(InMemorySpanExporter()), group="g", api_url="https://a", give_up=lambda: given_up.append(True)
+    )
+    traced.within(lambda: left)
+    begun = now()
+    await traced.close()
+    assert now() - begun < most
+    assert given_up
+
+
+async def test_closing_sends_what_is_queued() -> None:
+    """And takes no time when there is nothing to wait for."""
+    given_up: list[bool] = []
+    traced = SpanTracing(
+        SimpleSpanProcessor(InMemorySpanExporter()),
+        group="g",
+        api_url="https://a",
+        give_up=lambda: given_up.append(True),
+    )
+    await traced.close()
+    assert not given_up
+
+
+def test_the_service_says_how_much_of_the_grace_is_left() -> None:
+    """All of it until somebody asks for the stop; never less than nothing."""
+    process = Process(World(p0=[]), grace=10.0)
+
+    async def scenario() -> list[float]:
+        running = asyncio.create_task(process.service.run())
+        await asyncio.sleep(5.0)
+        left = [process.service.grace_left()]
+        process.service.request_stop()
+        left.append(process.service.grace_left())
+        await running
+        await asyncio.sleep(60.0)
+        return [*left, process.service.grace_left()]
+
+    assert run(scenario()) == [10.0, 10.0, 0.0]

@@ -1,0 +1,98 @@
+"""A running server with whatever the test sets, and a listener of its stream that reads one message at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import aiohttp
+import orjson
+
+from consumer.core.statistics import Statistics
+from consumer.web.server import WebServer
+from tests.web.building import Served, Shown
+
+WITHIN = 10.0
+"""Seconds that anything may take; far above what it does take."""
+QUICK = 0.05
+"""A `stall_after` with which the server looks every 5 ms; the clock stands still until the test sets it."""
+
+
+@contextlib.asynccontextmanager
+async def running(scene: Callable[[], Statistics], **more: Any) -> AsyncIterator[Served]:
+    """A server on a free port of loopback; `more` as `WebServer` takes it."""
+    shown = Shown(scene())
+    own: dict[str, Any] = {
+        "host": "127.0.0.1",
+        "port": 0,
+        "stall_after": QUICK,
+        "clock": lambda: shown.now,
+        "fetched_at": lambda: shown.fetched_at,
+    }
+    server = WebServer(shown.snapshot, shown.tell, **(own | more))
+    url = await server.start()
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+            yield Served(url, server, session, shown)
+    finally:
+        await server.stop()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until it holds, for ten seconds at most."""
+    async with asyncio.timeout(WITHIN):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def looked(shown: Shown, times: int = 2) -> None:
+    """Wait until the server has taken so many snapshots more."""
+    enough = shown.looks + times
+    await until(lambda: shown.looks >= enough)
+
+
+@dataclass(slots=True)
+class Listener:
+    """One open stream of /events."""
+
+    answer: aiohttp.ClientResponse
+    _rest: bytearray = field(default_factory=bytearray)
+
+    async def message(self) -> str | None:
+        """The next message, without the empty line at its end; None: the stream is over."""
+        seen = 0
+        async with asyncio.timeout(WITHIN):
+            while (end := self._rest.find(b"\n\n", max(0, seen - 1))) < 0:
+                seen = len(self._rest)
+                part = await self.answer.content.readany()
+                if not part:
+                    return None
+                self._rest += part
+        message = self._rest[:end]
+        del self._rest[: end + 2]
+        return message.decode()
+
+    async def status(self) -> dict[str, Any]:
+        """The document of the next event."""
+        message = await self.message()
+        assert message is not None
+        name, data = message.splitlines()
+        assert name == "event: status"
+        document: dict[str, Any] = orjson.loads(data.removeprefix("data: "))
+        return document
+
+    async def opened(self) -> Self:
+        """Read the line about coming back, which goes first."""
+        assert await self.message() == "retry: 2000"
+        return self
+
+
+@contextlib.asynccontextmanager
+async def listening(served: Served, headers: Mapping[str, str] | None = None) -> AsyncIterator[Listener]:
+    """A listener, ready for the first document."""
+    async with served.session.get(served.url + "events", headers=headers) as answer:
+        assert answer.status == 200
+        yield await Listener(answer).opened()

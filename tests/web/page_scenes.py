@@ -1,0 +1,140 @@
+"""Whole /status and /history documents for the tests of the page: everything in them that a page could show.
+
+They begin as the scenes of `building`, through the real `status_document`; what a test is about is set on top.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from consumer.core.coverage import PARAMETERS
+from consumer.core.statistics import Statistics
+from consumer.web.history import STEPS
+from consumer.web.status import status_document
+from tests.web.building import ACCOUNT, INFO, TOPIC, UNIX, busy
+
+IDS = [one.id for one in PARAMETERS]
+_NAMES = {
+    "page_visit": 48_210,
+    "add_to_cart": 6_120,
+    "view_category": 3_377,
+    "checkout": 1_204,
+    "signup": 311,
+}
+_CARRIED = {
+    "em": (31, 55, 28, 97, 100), "ph": (4, 9, 3, 62, 18), "external_id": (44, 71, 41, 99, 100),
+    "click_id": (18, 20, 17, 22, 11), "ip_and_agent": (100, 100, 100, 96, 100), "value": (0, 99, 0, 100, 0),
+    "currency": (0, 99, 0, 100, 0), "content_ids": (64, 100, 12, 99, 0), "order_id": (0, 0, 0, 100, 0),
+    "event_source_url": (86, 81, 88, 70, 79), "opt_out": (100, 100, 100, 100, 100),
+}  # fmt: skip
+
+
+def scene(statistics: Callable[[], Statistics] = busy, **changes: Any) -> dict[str, Any]:
+    """The /status document of a scene, with what is set on top of it."""
+    made: dict[str, Any] = copy.deepcopy({**status_document(statistics(), INFO), **changes})
+    return made
+
+
+def full(**changes: Any) -> dict[str, Any]:
+    """A busy member, keeping up, with something in every panel."""
+    made = scene(
+        coverage=coverage(), latest_dead_letters=letters(), samples=SAMPLES, oldest_open=oldest("batch")
+    )
+    for number, one in enumerate(made["partitions"]):
+        one["lag_seconds"] = 1.5 + number
+    return made | changes
+
+
+def lagging(seconds: float = 1_260.0) -> dict[str, Any]:
+    """The same, but far behind."""
+    made = full(oldest_open=oldest("quota", seconds))
+    for one in made["partitions"]:
+        one["lag_seconds"] = seconds
+    return made
+
+
+def oldest(waits_for: str, age: float = 12.4, account: str | None = ACCOUNT) -> dict[str, Any]:
+    """An oldest open event."""
+    place = {"topic": TOPIC, "partition": 3, "offset": 1_200_348}
+    return {**place, "age_seconds": age, "waits_for": waits_for, "account": account}
+
+
+SAMPLES: Mapping[str, Any] = {
+    "rejections": {
+        "convert": {"no_identity": "none of em, hashed_maids, or client_ip_address and client_user_agent"},
+        "decode": {"malformed": "the bytes end within a field (order.items[].price)"},
+    },
+    "convert_warnings": {"em_malformed": "em: no @ with something on both sides"},
+}
+
+
+def coverage() -> dict[str, Any]:
+    """Five event names; a sixteenth of the events was looked at."""
+    hour = {
+        name: {
+            "events": events,
+            "sampled": events // 16,
+            "carried": {id_: events // 16 * _CARRIED[id_][column] // 100 for id_ in IDS},
+        }
+        for column, (name, events) in enumerate(_NAMES.items())
+    }
+    return {
+        "parameters": [one._asdict() for one in PARAMETERS],
+        "hour": hour,
+        "day": {**hour, "search": _rare()},
+    }
+
+
+def _rare() -> dict[str, Any]:
+    return {"events": 3, "sampled": 3, "carried": dict.fromkeys(IDS, 3) | {"ph": 0}}
+
+
+def letters(count: int = 6) -> list[dict[str, Any]]:
+    """The latest dead letters, newest first."""
+    reasons = [
+        ("convert", "no_identity", "none of em, hashed_maids, or client_ip_address and client_user_agent"),
+        ("decode", "malformed", "the bytes end within a field (order.items[].price)"),
+        ("deliver", "refused", "'event_time' is in the future"),
+    ]
+    return [
+        {
+            "at": UNIX - 37.5 * number,
+            "topic": TOPIC,
+            "partition": number % 4,
+            "offset": 1_200_340 - 311 * number,
+            **dict(zip(("stage", "code", "message"), reasons[number % 3], strict=True)),
+        }
+        for number in range(count)
+    ]
+
+
+def history(now: float = UNIX, gap: bool = True) -> dict[str, Any]:
+    """An hour and a day that have seen something: a wave, an outage, and a time of which nothing is known."""
+    return {"steps": [_step(seconds, points, now, gap) for seconds, points in STEPS]}
+
+
+def _step(seconds: int, points: int, now: float, gap: bool) -> dict[str, Any]:
+    at = [now - seconds * (points - 1 - i) for i in range(points)]
+    names = (
+        "settled_per_second", "delivered_per_second", "duplicates_per_second", "dead_lettered_per_second",
+        "lag", "lag_seconds", "age_p50", "age_p95", "keys",
+    )  # fmt: skip
+    rows = [None if gap and 0.3 < i / points < 0.36 else _point(i / points) for i in range(points)]
+    series: dict[str, list[float | None]] = {
+        name: [None if row is None else row[column] for row in rows] for column, name in enumerate(names)
+    }
+    return {"seconds": seconds, "points": points, "series": {"at": at, **series}}
+
+
+def _point(x: float) -> tuple[float, ...]:
+    outage = 0.6 < x < 0.7
+    behind = max(0.0, 1 - abs(x - 0.7) / 0.1)
+    rate = 0.0 if outage else 900 + 250 * math.sin(x * 9) + 60 * math.sin(x * 140) + 700 * behind
+    return (
+        rate, rate * 0.93, rate * 0.05, rate * 0.002,
+        round(900 + 400 * math.sin(x * 40) ** 2 + 160_000 * behind), 1.5 + 400 * behind, 2 if behind < 0.1 else 120,
+        10 if behind < 0.1 else 600, 1_000_000 + round(200_000 * x),
+    )  # fmt: skip

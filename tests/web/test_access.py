@@ -1,0 +1,177 @@
+"""Who may read: with a token, only who shows it; probes always. Over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.adapters.conversions_api import FileToken
+from consumer.web.access import admits
+from tests.web.building import Served, busy, idle
+from tests.web.listening import WITHIN, listening, running
+
+TOKEN = "s3cret-of-this-page"
+GUARDED = ["/", "/status", "/events", "/history", "/metrics", "/nothing"]
+
+
+def basic(user: str, password: str) -> str:
+    """As a browser sends it."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    """A server with a token."""
+    async with running(busy, token=lambda: TOKEN) as one:
+        yield one
+
+
+async def status_of(served: Served, path: str, authorization: str | None, method: str = "GET") -> int:
+    """The answer's status."""
+    headers = {} if authorization is None else {"Authorization": authorization}
+    async with served.session.request(method, served.url.rstrip("/") + path, headers=headers) as answer:
+        return answer.status
+
+
+@pytest.mark.parametrize("path", GUARDED)
+async def test_without_the_token_nothing_is_shown(served: Served, path: str) -> None:
+    """401 and how to go on, hardened like all else; a stranger does not learn which paths there are."""
+    status, headers, text = await served.get(path)
+    assert status == 401
+    assert headers["WWW-Authenticate"] == 'Basic realm="pinstream", charset="UTF-8"'
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Server"] == "pinstream"
+    assert "Authorization: Bearer TOKEN" in text
+    assert text.count("\n") == 1
+    assert await status_of(served, path, None, "POST") == 401
+    assert await status_of(served, path, None, "HEAD") == 401
+
+
+@pytest.mark.parametrize("path", GUARDED)
+@pytest.mark.parametrize(
+    "shown",
+    [f"Bearer {TOKEN}", f"bearer {TOKEN}", f"Bearer  {TOKEN} ", basic("", TOKEN), basic("anna", TOKEN)],
+)
+async def test_with_the_token_all_is_as_without_one(served: Served, path: str, shown: str) -> None:
+    """As Prometheus and scripts send it, and as a browser does, with any user."""
+    assert await status_of(served, path, shown) == (404 if path == "/nothing" else 200)
+    assert await status_of(served, path, shown, "POST") == (404 if path == "/nothing" else 405)
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong",
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        f"Bearer {TOKEN.upper()}",
+        f"Token {TOKEN}",
+        TOKEN,
+        "Basic",
+        "Basic !!!",
+        "Basic " + base64.b64encode(TOKEN.encode()).decode(),
+        basic(TOKEN, ""),
+        basic("anna", "wrong"),
+        basic("anna", f"{TOKEN}:"),
+        "Bearer töken",
+    ],
+)
+async def test_anything_else_is_refused(served: Served, shown: str) -> None:
+    """Another token, a part of it, another scheme, the token as the user, and what is no header of this kind."""
+    assert await status_of(served, "/status", shown) == 401
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_probes_stay_open(served: Served, path: str) -> None:
+    """Whatever they show; a kubelet has no token."""
+    assert await status_of(served, path, None) == 200
+    assert await status_of(served, path, "Bearer wrong") == 200
+    assert await status_of(served, path, None, "POST") == 405
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/healthz/", "//healthz", "/healthz/../status", "/status?x=/healthz", "/%2e/status", "/status#/healthz"],
+)
+async def test_no_path_is_taken_for_a_probe(served: Served, path: str) -> None:
+    """What is not the very path of a probe needs the token, however it is written. Sent raw: clients tidy up."""
+    host, _, port = served.url.removeprefix("http://").rstrip("/").rpartition(":")
+    assert (await raw(host, int(port), path)).startswith(b"HTTP/1.1 401 ")
+
+
+async def raw(host: str, port: int, path: str, headers: str = "") -> bytes:
+    """The answer to a request for exactly this path."""
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n".encode())
+    async with asyncio.timeout(WITHIN):
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def test_a_stream_carries_the_token_like_all_else(served: Served) -> None:
+    """What EventSource sends once the browser knows the password."""
+    async with listening(served, {"Authorization": basic("", TOKEN)}) as listener:
+        assert (await listener.status())["ledger"]["read"] == 5_207_980
+
+
+async def test_a_new_token_in_the_file_counts_from_the_next_request_on(tmp_path: Path) -> None:
+    """Without a restart, as that of the API does; the old one is refused then."""
+    path = tmp_path / "token"
+    path.write_text("first-token\n")
+    async with running(idle, token=FileToken(path).value) as served:
+        assert await status_of(served, "/status", "Bearer first-token") == 200
+        path.write_text("the-second-token\n")
+        assert await status_of(served, "/status", "Bearer first-token") == 401
+        assert await status_of(served, "/status", "Bearer the-second-token") == 200
+        path.unlink()
+        assert await status_of(served, "/status", "Bearer the-second-token") == 200
+        assert await status_of(served, "/status", "Bearer ") == 401
+
+
+async def test_the_token_is_in_no_answer_and_in_no_log(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither the right one nor what was tried, nor what is in a request that is no HTTP."""
+    host, _, port = served.url.removeprefix("http://").rstrip("/").rpartition(":")
+    for path in ("/", "/status", "/history", "/metrics", "/healthz", "/nothing"):
+        for shown in (f"Bearer {TOKEN}", "Bearer wr0ng-one"):
+            answer = await raw(host, int(port), path, f"Authorization: {shown}\r\n")
+            assert TOKEN.encode() not in answer
+            assert b"wr0ng-one" not in answer
+    for broken in (f"Authorization: Bearer {TOKEN}\0\r\n", f"Authorization: {TOKEN * 1000}\r\n"):
+        assert (await raw(host, int(port), "/status", broken)).startswith(b"HTTP/1.0 400 ")
+    assert caplog.text == ""
+
+
+@given(st.text(max_size=80), st.text(min_size=1, max_size=20))
+def test_no_header_crashes_and_only_the_token_admits(header: str, token: str) -> None:
+    """Whatever is sent is refused, unless it shows the token; an empty token admits nobody."""
+    header = header.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
+    admitted = admits(header, token)
+    assert not admitted or token.encode("utf-8", "surrogateescape") in header.encode(
+        "utf-8", "surrogateescape"
+    )
+    assert not admits(header, "")
+    assert not admits("Bearer ", "")
+    assert not admits("Basic Og==", "")
+
+
+@given(
+    st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=64),
+    st.text(max_size=20),
+)
+def test_every_token_admits_in_both_forms(token: str, user: str) -> None:
+    """Of all that a setting can hold; RFC 7617: a user has no colon."""
+    assert admits(f"Bearer {token}", token)
+    user = user.replace(":", "").encode("utf-8", "ignore").decode()
+    assert admits(basic(user, token), token)

@@ -1,0 +1,205 @@
+"""The stream of /status documents, over real sockets: one document a second for all, and nobody holds anyone up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import orjson
+import pytest
+
+from consumer.errors import InvariantViolation
+from consumer.web.events import MOST_LISTENERS, MOST_MISSED, SAY_AGAIN
+from consumer.web.status import status_document
+from tests.web.building import INFO, Served, busy, halted, idle
+from tests.web.listening import WITHIN, Listener, listening, looked, running, until
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    """A server that shows the idle scene, on a clock that stands still."""
+    async with running(idle) as one:
+        yield one
+
+
+async def test_the_document_comes_at_once_and_then_as_it_changes(served: Served) -> None:
+    """The very document of /status, in one line; a second later that of then."""
+    async with listening(served) as listener:
+        assert await listener.status() == orjson.loads(orjson.dumps(status_document(idle(), INFO)))
+        served.shown.statistics = busy()
+        served.shown.now += 1
+        assert await listener.status() == orjson.loads(orjson.dumps(status_document(busy(), INFO)))
+
+
+async def test_headers_of_a_stream(served: Served) -> None:
+    """Nothing on the way keeps it, or holds it back; and it is hardened like all else."""
+    async with served.session.get(served.url + "events") as answer:
+        assert answer.headers["Content-Type"] == "text/event-stream"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["X-Accel-Buffering"] == "no"
+        assert "Access-Control-Allow-Origin" not in answer.headers
+    async with served.session.head(served.url + "events") as answer:
+        assert (answer.status, await answer.read()) == (200, b"")
+        assert answer.headers["Content-Type"] == "text/event-stream"
+
+
+async def test_at_most_one_document_a_second(served: Served) -> None:
+    """However often the server looks, and whatever changes meanwhile."""
+    async with listening(served) as listener:
+        await listener.status()
+        asked = served.shown.asked
+        served.shown.statistics = busy()
+        await looked(served.shown, 5)
+        assert served.shown.asked == asked
+        served.shown.now += 1
+        assert (await listener.status())["ledger"]["read"] == 5_207_980
+        await looked(served.shown, 5)
+        assert served.shown.asked == asked + 1
+
+
+async def test_what_does_not_change_is_said_again_after_a_while(served: Served) -> None:
+    """A comment each second, which finds out who has gone; and the document again, which the page can see."""
+    async with listening(served) as listener:
+        first = await listener.status()
+        for _ in range(SAY_AGAIN - 1):
+            served.shown.now += 1
+            assert await listener.message() == ":"
+        served.shown.now += 1
+        assert await listener.status() == first
+        served.shown.now += 1
+        assert await listener.message() == ":"
+
+
+async def test_all_listeners_share_one_document(served: Served) -> None:
+    """Who comes later hears what the others have heard; a second makes one document, however many listen."""
+    async with contextlib.AsyncExitStack() as stack:
+        listeners = [await stack.enter_async_context(listening(served)) for _ in range(5)]
+        documents = [await listener.status() for listener in listeners]
+        assert documents == documents[:1] * 5
+        assert served.shown.asked == 1
+        served.shown.statistics = halted()
+        served.shown.now += 1
+        assert {(await one.status())["destination"]["state"] for one in listeners} == {"halted"}
+        assert served.shown.asked == 2
+
+
+async def test_without_listeners_no_document_is_made(served: Served) -> None:
+    """Also after the last has gone; and who comes then is not given what is old."""
+    served.shown.now += 60
+    await looked(served.shown)
+    assert served.shown.asked == 0
+    async with listening(served) as listener:
+        await listener.status()
+    await gone(served)
+    asked = served.shown.asked
+    served.shown.statistics = busy()
+    served.shown.now += 60
+    await looked(served.shown)
+    assert served.shown.asked == asked
+    async with listening(served) as listener:
+        assert (await listener.status())["ledger"]["read"] == 5_207_980
+
+
+async def gone(served: Served) -> None:
+    """Wait until nobody listens any more: a new second makes no document."""
+
+    async def unheard() -> bool:
+        asked = served.shown.asked
+        served.shown.now += 1
+        await looked(served.shown)
+        return served.shown.asked == asked
+
+    async with asyncio.timeout(WITHIN):
+        while not await unheard():
+            await asyncio.sleep(0.001)
+
+
+async def test_one_listener_too_many_is_turned_away(served: Served) -> None:
+    """503, and when to come again; a place that is free again is given away again. /status answers all the same."""
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(MOST_LISTENERS - 1):
+            await stack.enter_async_context(listening(served))
+        async with listening(served):
+            status, headers, text = await served.get("/events")
+            assert (status, headers["Retry-After"]) == (503, "5")
+            assert text == "stopping, or 32 listen already; /status has the same\n"
+            assert (await served.get("/status"))[0] == 200
+        async with asyncio.timeout(WITHIN):
+            while True:
+                async with served.session.get(served.url + "events") as answer:
+                    if answer.status == 200:
+                        break
+
+
+async def test_who_does_not_read_is_cut_off_and_nobody_waits_for_him(served: Served) -> None:
+    """More than all buffers on the way hold: dropped after some seconds, while the other hears every one of them."""
+    port = int(served.url.rstrip("/").rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+    writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert await reader.read(1) == b"H"
+    async with listening(served) as listener:
+        await listener.status()
+        for second in range(MOST_MISSED + 3):
+            served.shown.info = {"second": second, "more than all buffers hold": "x" * 8_000_000}
+            served.shown.now += 1
+            assert (await listener.status())["second"] == second
+        assert await broken_off(reader)
+    writer.close()
+
+
+async def broken_off(reader: asyncio.StreamReader) -> bool:
+    """Whether this stream is closed, in the middle of a message. Bounded: one that is not closed fails the test."""
+    rest = b""
+    async with asyncio.timeout(WITHIN):
+        with contextlib.suppress(ConnectionError):
+            while part := await reader.read(1 << 20):
+                rest = part
+    return not rest.endswith(b"0\r\n\r\n")
+
+
+async def test_a_stop_ends_the_streams_at_once() -> None:
+    """Readers come to a proper end, and nobody who dawdles delays it; nobody is let in any more."""
+    async with running(idle) as served, contextlib.AsyncExitStack() as stack:
+        listeners = [await stack.enter_async_context(listening(served)) for _ in range(3)]
+        for listener in listeners:
+            await listener.status()
+        port = int(served.url.rstrip("/").rpartition(":")[2])
+        served.shown.info = {"more than all buffers on the way hold": "x" * 30_000_000}
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await reader.read(1) == b"H"
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        await served.server.stop()
+        assert loop.time() - begun < 0.9  # less than what a dawdling answer is given
+        for listener in listeners:
+            await read_to_the_end(listener)
+        writer.close()
+
+
+async def read_to_the_end(listener: Listener) -> None:
+    """A proper one: a stream that breaks off raises."""
+    while await listener.message() is not None:
+        pass
+
+
+async def test_figures_that_cannot_be_had_end_the_streams() -> None:
+    """Nobody takes the last figures for those of now: the stream ends, and to come again is an error until it mends."""
+    async with running(idle) as served:
+        async with listening(served) as listener:
+            await listener.status()
+            served.shown.broken = InvariantViolation("the ledger of orders[0] does not add up")
+            assert await listener.message() is None
+        assert (await served.get("/events"))[0] == 500
+        served.shown.broken = None
+        async with listening(served) as listener:
+            await listener.status()
+
+
+async def test_a_listener_that_goes_leaves_nothing_behind(served: Served) -> None:
+    """Its place is free as soon as it has gone, not only at the next message."""
+    for _ in range(3 * MOST_LISTENERS):
+        async with listening(served) as listener:
+            await listener.status()
+    await until(lambda: len(asyncio.all_tasks()) < MOST_LISTENERS)

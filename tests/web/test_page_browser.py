@@ -1,0 +1,308 @@
+"""The page in a real browser: each state in words, and every figure where it belongs.
+
+Screenshots of the states go to artifacts/page/ for people to look at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from consumer.core.statistics import Counters, Statistics
+from tests.web import page_scenes as scenes
+from tests.web.browser import SIZES, Visit, fits, live, needs_browser, shoot, shows, stand, text, visit
+from tests.web.building import (
+    INFO,
+    account,
+    empty,
+    guarded,
+    halted,
+    idle,
+    partition,
+    statistics,
+    throttled,
+)
+
+__all__ = ["visit"]  # a fixture
+pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
+
+
+# -- states
+
+
+async def test_a_page_that_has_no_answer_yet_says_it_is_connecting(visit: Visit) -> None:
+    """Loading: no figure is made up, and it is said that they are to come."""
+    async with stand(scenes.full()) as server:
+        server.silent = True
+        async with visit(server.url) as shown:
+            await shown.wait_for_selector("#tiles dd")
+            assert await text(shown, "#state") == "Connecting … The figures come in a moment."
+            assert await text(shown, "#live") == "connecting …"
+            assert re.findall(r"\d", await text(shown, "#tiles dd.big")) == []
+            assert await shown.get_attribute("#main", "aria-busy") == "true"
+            assert not re.search("NaN|undefined|null", await text(shown, "body"))
+            await shoot(shown, "loading", full=False)
+            await shows(shown, "No connection to pinstream. There are no figures yet.", "#lost")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
+    """Live: every figure of /status, in words and with units, and the ledger is seen to add up."""
+    async with (
+        stand(scenes.full(), scenes.history()) as server,
+        visit(server.url, size) as shown,
+    ):
+        await live(shown)
+        await shown.wait_for_selector("#plot-rate .canvas")
+        assert await text(shown, "#state") == "Keeping up: 31,866 records to go. The oldest has waited 4.5 s."
+        assert (await text(shown, "#live")).startswith("live, ")
+        ledger = await text(shown, "#ledger")
+        for row in ("5,120,000 98.31 %", "48,004 0.92 %", "33,200 0.63 %", "176 < 0.01 %", "6,600 0.12 %"):
+            assert row in ledger
+        assert await text(shown, "#read") == "Read 5,207,980 records"
+        assert (
+            "It adds up: 5,120,000 + 48,004 + 33,200 + 176 + 6,600 = 5,207,980 read. 812 records more were let go"
+            in await text(shown, "#sum")
+        )
+        assert (await text(shown, "#freshness")).startswith(
+            "96.00 % delivered within one hour Half within 5 s, 95 % within 1 min, 99 % within 2 h."
+        )
+        assert "Has waited 12 s; waits for its batch to fill." in await text(shown, "#oldest")
+        assert "orders [3] at offset 1,200,348, for ad account 549755885175" in await text(shown, "#oldest")
+        assert "1,204,511 keys in 91.9 MiB" in await text(shown, "#duplicates")
+        assert "none of em, hashed_maids" in await text(shown, "#reasons")
+        assert "orders [0] at offset 1,200,340 convert no_identity" in await text(shown, "#latest")
+        notes = await text(shown, "#notes")
+        for note in ("'em' is not hashed 9", "timeout 2", "em_malformed 77 em: no @ with something"):
+            assert note in re.sub(" times ", " ", notes)
+        assert "Reads orders, ^shop\\..* as group pinstream" in await text(shown, "#route")
+        assert await shown.is_hidden("#mode")
+        await fits(shown)
+        await shoot(shown, f"live-{size}")
+
+
+@pytest.mark.parametrize(
+    ("scene", "state", "destination"),
+    [
+        (
+            halted,
+            "Halted: Pinterest refuses us. Why: the access token is refused (HTTP 401, code 2). Nothing is lost. "
+            "What to do: put a valid token in PINTEREST_ACCESS_TOKEN or its file",
+            "refuses us Why: the access token is refused (HTTP 401, code 2). For 13 min; tried again in 13 min.",
+        ),
+        (
+            guarded,
+            "Intake has stopped: too many records would be dead letters. Why: of the latest 2,000 records of orders, "
+            "1,640 would be, mostly convert no_identity. Nothing is lost. What to do: correct the mapping",
+            "takes events 0 calls under way",
+        ),
+        (
+            throttled,
+            "Waiting until Pinterest takes calls again. Nothing is lost, and it goes on by itself",
+            "asks us to wait Goes on by itself in 37 s.",
+        ),
+        (empty, "No partitions assigned.", "Nothing sent yet."),
+        (idle, "Caught up: nothing is waiting.", "takes events 0 calls under way, 0 events queued"),
+        (lambda: statistics(partition(), stopping=True), "Stopping.", "Nothing sent yet."),
+        (
+            lambda: statistics(partition(open=5, lag=5), seconds_since_progress=44.0),
+            "Nothing moves: 5 records to go. Nothing was settled for 44 s.",
+            "Nothing sent yet.",
+        ),
+    ],
+    ids=["halted", "guarded", "throttled", "unassigned", "idle", "stopping", "stuck"],
+)
+async def test_each_state_is_said_in_words(
+    scene: Callable[[], Statistics],
+    state: str,
+    destination: str,
+    request: pytest.FixtureRequest,
+    visit: Visit,
+) -> None:
+    """A person who opens the page reads first how things are, why, and what to do."""
+    async with (
+        stand(scenes.scene(scene), {"steps": []}) as server,
+        visit(server.url) as shown,
+    ):
+        await live(shown)
+        assert (await text(shown, "#state")).startswith(state)
+        assert destination in await text(shown, "#destination")
+        assert not re.search(r"NaN|undefined|\bnull\b|Infinity|\[object", await text(shown, "body"))
+        # Read out once, as soon as it has held for a moment.
+        await shows(shown, re.split(r"[.:]", state)[0], "#announce")
+        await shoot(shown, "state-" + request.node.callspec.id, full=False)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "state"),
+    [
+        (1_260.0, "Behind: 31,866 records to go. The oldest has waited 21 min. Nothing is lost"),
+        (5_000.0, "Too late for the one-hour rule: 31,866 records to go. The oldest has waited 83 min."),
+    ],
+)
+async def test_a_member_that_lags_says_how_far_and_for_how_long(
+    seconds: float, state: str, visit: Visit
+) -> None:
+    """Lagging: in records and in time, and louder once it breaks the one-hour rule."""
+    async with stand(scenes.lagging(seconds), scenes.history()) as server, visit(server.url) as shown:
+        await live(shown)
+        assert (await text(shown, "#state")).startswith(state)
+        assert "waits for its turn: calls are paced or throttled" in await text(shown, "#tiles")
+        then = scenes.history()["steps"][0]["series"]["lag"][-31]
+        await shows(shown, f"5 min ago: {then:,}", "#tiles")
+        await shoot(shown, f"lagging-{seconds:.0f}", full=False)
+
+
+async def test_a_short_wait_is_not_worth_the_headline(visit: Visit) -> None:
+    """The quota at work: the destination's panel says so, the state stays what it is."""
+
+    def scene() -> Statistics:
+        return statistics(partition(open=3), accounts=[account(state="throttled", queued=3, seconds=0.8)])
+
+    async with stand(scenes.scene(scene)) as server, visit(server.url) as shown:
+        await live(shown)
+        assert (await text(shown, "#state")).startswith("Keeping up: 3 records open.")
+        assert "asks us to wait Goes on by itself in 0.8 s." in await text(shown, "#destination")
+
+
+async def test_a_ledger_that_does_not_add_up_is_not_hidden(visit: Visit) -> None:
+    """The worst of all: it comes before every other state."""
+    broken = scenes.full()
+    broken["ledger"]["delivered"] -= 1
+    async with stand(broken) as server, visit(server.url) as shown:
+        await live(shown)
+        assert (await text(shown, "#state")).startswith("The ledger does not add up.")
+        assert "≠ 5,207,980 read" in await text(shown, "#sum")
+
+
+async def test_one_refused_account_of_two_is_told_apart(visit: Visit) -> None:
+    """The others go on, and the page says so. An age beyond all buckets has words too."""
+    shown_scene = scenes.scene(
+        lambda: statistics(
+            partition(open=3, lag=3), accounts=[account(), account("7", "halted", queued=3)], ages=[10**7]
+        )
+    )
+    async with stand(shown_scene) as server, visit(server.url) as shown:
+        await live(shown)
+        assert (await text(shown, "#state")).startswith(
+            "Pinterest refuses 1 of 2 ad accounts; the others go on."
+        )
+        assert "Half within more than 7 days" in await text(shown, "#freshness")
+
+
+async def test_test_mode_shows(visit: Visit) -> None:
+    """Events are checked and not recorded: nobody shall take it for the real thing."""
+    info = {"process": {**INFO["process"], "test_mode": True}}
+    async with stand(scenes.full(**info)) as server, visit(server.url) as shown:
+        await live(shown)
+        assert await text(shown, "#mode") == "test mode: checked, not recorded"
+
+
+async def test_a_status_of_an_older_pinstream_is_enough(visit: Visit) -> None:
+    """Fields are only ever added: without those that came later the page shows the rest."""
+    old = scenes.full()
+    for name in ("coverage", "latest_dead_letters", "samples", "oldest_open"):
+        del old[name]
+    for one in old["partitions"]:
+        del one["lag_seconds"]
+    async with stand(old) as server, visit(server.url) as shown:
+        await live(shown)
+        assert (await text(shown, "#state")).startswith("Keeping up: 31,866 records to go.")
+        assert await text(shown, "#coverage-note") == "No events in the last hour."
+
+
+# -- figures
+
+
+async def test_a_rounded_share_is_all_only_if_it_is_all(visit: Visit) -> None:
+    """100 % means all and 0 % means none; what lies between is rounded down."""
+    expected = {
+        (0, 0, 2): "–", (0, 7, 2): "0 %", (7, 7, 2): "100 %", (1, 3, 2): "33.33 %", (2, 3, 2): "66.66 %",
+        (999_999, 1_000_000, 2): "99.99 %", (999_999_999, 1_000_000_000, 2): "99.99 %", (1, 1_000_000, 2): "< 0.01 %",
+        (199, 200, 0): "99 %", (1, 200, 0): "< 1 %", (0.999999, 1, 2): "99.99 %", (0.29, 1, 2): "29.00 %",
+    }  # fmt: skip
+    async with stand(scenes.full()) as server, visit(server.url) as shown:
+        await live(shown)
+        said = await shown.evaluate("all => all.map(one => share(...one))", [list(one) for one in expected])
+        assert [one.replace("\u00a0", " ") for one in said] == list(expected.values())
+
+
+async def test_coverage_has_every_parameter_with_its_advice_by_event_name(visit: Visit) -> None:
+    """The marketer's table: shares of what was looked at, most frequent event first; the last day at a click."""
+    async with stand(scenes.full()) as server, visit(server.url) as shown:
+        await live(shown)
+        heads = await shown.eval_on_selector_all("#coverage thead th", "all => all.map(e => e.innerText)")
+        assert [one.split("\n")[0] for one in heads][1:] == [
+            "All", "page_visit", "add_to_cart", "view_category", "checkout", "signup",
+        ]  # fmt: skip
+        assert await shown.locator("#coverage tbody tr").count() == len(scenes.IDS) == 11
+        phone = await text(shown, "#coverage tbody tr:nth-child(2)")
+        assert phone.startswith("Phone, hashed ph The customer's phone number")
+        assert phone.endswith("5 % 3 % 8 % 2 % 61 % 15 %")
+        assert "59,222 events, of which 3,700 were looked at" in await text(shown, "#coverage-note")
+        await shown.check("input[value=day]")
+        await shows(shown, "Over the last day: 59,225 events", "#coverage-note")
+        assert (await text(shown, "#coverage tbody tr:nth-child(2)")).endswith("0 %")
+
+
+async def test_figures_change_as_they_come_and_nothing_else_does(visit: Visit) -> None:
+    """Live: what is told shows at once; what a reader has opened, chosen or focused stays as it is."""
+    async with stand(scenes.full(), scenes.history()) as server, visit(server.url) as shown:
+        await live(shown)
+        await shown.click("#plot-rate summary")
+        await shown.focus("#plot-lag .canvas")
+        await shown.evaluate("window.before = document.querySelector('#partitions tbody tr')")
+        partitions = [{**one, "lag": 5, "lag_seconds": 0.5} for one in server.status["partitions"]]
+        server.tell(partitions=partitions)
+        await shows(shown, "Keeping up: 6,600 records open.", "#state")
+        assert await shown.evaluate("window.before === document.querySelector('#partitions tbody tr')")
+        assert await shown.evaluate("document.activeElement.dataset.plot") == "lag"
+        assert await shown.is_visible("#plot-rate details table")
+
+
+async def test_a_screen_reader_hears_of_a_change_once(visit: Visit) -> None:
+    """The line that is read out changes with the state, not with the figures."""
+    async with stand(scenes.full()) as server, visit(server.url) as shown:
+        await shows(shown, "Keeping up", "#announce")
+        await shown.evaluate(
+            "window.said = []; new MutationObserver(() => said.push($('announce').textContent))"
+            ".observe($('announce'), { childList: true, characterData: true, subtree: true })"
+        )
+        for lag in (10, 20, 30):
+            server.tell(partitions=[{**one, "lag": 9_000 + lag} for one in server.status["partitions"]])
+            await shows(shown, f"Keeping up: {4 * (9_000 + lag):,} records to go.", "#state")
+        server.tell(**{name: scenes.scene(halted)[name] for name in ("ledger", "destination", "partitions")})
+        await shows(shown, "Halted", "#announce")
+        assert await shown.evaluate("said") == ["Halted: Pinterest refuses us."]
+
+
+async def test_many_partitions_show_the_worst_first_and_all_on_demand(visit: Visit) -> None:
+    """Sixteen rows, those with most lag, in their order; a button shows the others."""
+    many = scenes.full()
+    many["partitions"] = [
+        {**many["partitions"][0], "partition": number, "lag": number, "lag_seconds": float(number)}
+        for number in range(40)
+    ]
+    async with stand(many) as server, visit(server.url) as shown:
+        await live(shown)
+        assert await shown.locator("#partitions tbody tr").count() == 16
+        assert (await text(shown, "#partitions tbody tr")).startswith("orders [24]")
+        await shown.focus("#more")
+        await shown.keyboard.press("Enter")
+        assert await shown.locator("#partitions tbody tr").count() == 40
+
+
+async def test_a_message_of_the_api_stays_text(visit: Visit) -> None:
+    """Markup in what others wrote is shown as it is written, and does nothing."""
+    counters = Counters()
+    nasty = "<img src=x onerror=alert(1)>"
+    counters.api_warnings[nasty] = 3
+    letter = {**scenes.letters(1)[0], "message": nasty, "code": nasty, "topic": nasty}
+    document = scenes.scene(lambda: statistics(partition(), counters=counters), latest_dead_letters=[letter])
+    async with stand(document) as server, visit(server.url) as shown:
+        await live(shown)
+        assert nasty in await text(shown, "#notes")
+        assert (await text(shown, "#latest")).count(nasty) == 3
+        assert await shown.locator("img").count() == 0
