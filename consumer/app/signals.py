@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-_TOGETHER = 0.5
+TOGETHER = 0.1
 """Seconds within which the same signal again is the same wish: `timeout` and terminals send it to process and group."""
 _SHOW_CURSOR = "\x1b[?25h"
 _FORCED = 130
@@ -30,7 +30,7 @@ def on_stop_signal(stop: Callable[[], None]) -> None:
         if asked is None:
             asked = number, loop.time()
             stop()
-        elif number != asked[0] or loop.time() - asked[1] > _TOGETHER:
+        elif number != asked[0] or loop.time() - asked[1] > TOGETHER:
             _leave()
 
     for number in (signal.SIGTERM, signal.SIGINT):

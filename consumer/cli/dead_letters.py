@@ -172,7 +172,8 @@ def redrive(
     touched. Exit code 1: interrupted, or it could not go on.
 
     Needs only the KAFKA_… settings. With --through-pipeline all of `pinstream run`: a letter is marked once it is
-    settled; killed in between it is tried again, and what was delivered within PINSTREAM_DEDUP_WINDOW is known.
+    settled; killed in between it is tried again, and what was delivered within PINSTREAM_DEDUP_WINDOW is known. Only
+    what was on its way to the platform when it was killed may be sent again.
 
     \b
     pinstream dead-letters redrive --topic orders --code unknown_currency --dry-run

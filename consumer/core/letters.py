@@ -5,6 +5,8 @@ record"; what lacks one of them, or holds something there that we never write, i
 is a record of the same partition, further on, that says of letters that they are done: put back, or settled by the
 pipeline. It lies on the topic itself, so that it lives as long as the letters, moves with them, and can be written in
 one transaction with what it tells of. What is done is kept as runs of offsets: memory grows with runs, not letters.
+A mirror to another cluster gives letters other offsets, and copies marks as they are: so a mark says where it was
+written, and is believed nowhere else.
 
 Whatever a producer writes into its headers arrives here too: reading never raises. Of several headers with one name
 the last counts, which is ours (`restored` takes all of that name away).
@@ -44,6 +46,8 @@ REDRIVEN: Final = "pinstream.redriven"
 """On a record that was put back: the letter, as ``TOPIC:PARTITION:OFFSET``."""
 DONE: Final = "pinstream.done"
 """On a mark: which offsets of its partition are done, as ``17-30,45``."""
+MARKED_AT: Final = "pinstream.marked-at"
+"""On a mark: the partition that its offsets are of, as ``TOPIC:PARTITION@CLUSTER``."""
 
 _OURS: Final = frozenset({*LETTER_HEADERS, *(HEADER_PREFIX + part for part in PARTS), TRIPS, REDRIVEN})
 _TRAVELS: Final = frozenset({TRIPS, REDRIVEN})
@@ -53,6 +57,7 @@ _TOPIC_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _CODE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DIGITS: Final = re.compile(r"[0-9]{1,19}")
 _RUN: Final = re.compile(r"([0-9]{1,19})(?:-([0-9]{1,19}))?")
+_HOME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}:[0-9]{1,10}@(?s:.{0,999})")
 _OMITTED: Final = re.compile(r"omitted: ([0-9]{1,10}) bytes\b")
 _MOST_PARTITION: Final = 2**31 - 1
 _MOST_OFFSET: Final = 2**63 - 1
@@ -129,7 +134,7 @@ def read_letter(topic: str, partition: int, record: Record) -> DeadRecord | None
         timestamp=timestamp,
         attempts=attempts,
         at_ms=at_ms,
-        trips=_number(texts.get(TRIPS)) or 0,
+        trips=_trips(record.headers, texts),
         omitted=_omitted(texts),
         record=record,
     )
@@ -157,7 +162,7 @@ def travelling(headers: Headers) -> list[tuple[str, bytes | None]]:
 
 def headers_back(own: Headers, letter: DeadRecord) -> Headers:
     """The headers of a record that goes back: its own, and which trip it is."""
-    trips = (TRIPS, str(letter.trips + 1).encode())
+    trips = (TRIPS, str(min(letter.trips + 1, _MOST_OFFSET)).encode())
     return (*own, trips, (REDRIVEN, str(letter.place).encode()))
 
 
@@ -212,6 +217,14 @@ def _number(text: str | None, most: int = _MOST_OFFSET) -> int | None:
     return number if number <= most else None
 
 
+def _trips(headers: Headers, texts: Mapping[str, str]) -> int:
+    """How often it was put back. A count that cannot be read counts as too often: nothing else ends a circle."""
+    if all(name != TRIPS for name, _ in headers):
+        return 0
+    trips = _number(texts.get(TRIPS))
+    return _MOST_OFFSET if trips is None else trips
+
+
 def _moment(text: str) -> int | None:
     """Milliseconds since 1970 of an ISO 8601 time with its zone."""
     try:
@@ -229,9 +242,22 @@ def _omitted(texts: Mapping[str, str]) -> dict[str, int]:
 # ---------------------------------------------------------------------------------------------------- marks
 
 
-def mark_headers(runs: Iterable[Run]) -> Headers:
-    """The header of a mark: the offsets of its own partition that are done."""
-    return ((DONE, done_text(runs).encode()),)
+class Home(NamedTuple):
+    """A partition in the one cluster where its offsets mean what they say."""
+
+    cluster: str
+    """The id that the brokers give themselves."""
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        """``TOPIC:PARTITION@CLUSTER``, as marks have it."""
+        return f"{self.topic}:{self.partition}@{self.cluster}"
+
+
+def mark_headers(runs: Iterable[Run], home: Home) -> Headers:
+    """The headers of a mark: the offsets of its own partition that are done, and which partition that is."""
+    return ((DONE, done_text(runs).encode()), (MARKED_AT, str(home).encode()))
 
 
 def done_text(runs: Iterable[Run]) -> str:
@@ -255,18 +281,29 @@ def read_done(text: str) -> list[Run] | None:
     return runs
 
 
-def read_mark(record: Record) -> list[Run] | None:
-    """What a mark says is done; None if `record` is no mark of ours.
+class Mark(NamedTuple):
+    """A mark as it lies there."""
+
+    runs: Sequence[Run]
+    """What is done; nothing where the mark was not written."""
+    at_home: bool
+    """Whether it was written where it lies: else a mirror, or a copy, carried it in."""
+
+
+def read_mark(record: Record, home: Home) -> Mark | None:
+    """The mark that `record`, which lies at `home`, is; None if it is no mark of ours.
 
     A mark speaks of what lies before it. A letter is never a mark, whatever headers its producer gave it.
     """
     texts = _texts(record.headers)
-    if DONE not in texts or STAGE in texts:
+    if DONE not in texts or STAGE in texts or not _HOME.fullmatch(texts.get(MARKED_AT, "")):
         return None
     runs = read_done(texts[DONE])
-    if runs is None or any(end > record.offset for _, end in runs):
+    if runs is None:
         return None
-    return runs
+    if texts[MARKED_AT] != str(home):
+        return Mark((), at_home=False)
+    return None if any(end > record.offset for _, end in runs) else Mark(runs, at_home=True)
 
 
 class Done:
@@ -291,6 +328,19 @@ class Done:
             low, high = bisect_left(self._bounds, begin), bisect_right(self._bounds, end)
             first = [] if low % 2 else [begin]
             self._bounds[low:high] = first if high % 2 else [*first, end]
+
+    def common(self, other: Done) -> int:
+        """How many offsets are in both."""
+        mine, others = list(self.runs()), list(other.runs())
+        total = at = there = 0
+        while at < len(mine) and there < len(others):
+            (begin, end), (low, high) = mine[at], others[there]
+            total += max(0, min(end, high) - max(begin, low))
+            if end <= high:
+                at += 1
+            else:
+                there += 1
+        return total
 
     def runs(self) -> Iterator[Run]:
         """As [begin, end), rising, apart from each other."""

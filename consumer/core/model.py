@@ -11,7 +11,7 @@ microsecond to make, and one is made for every event.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 CommerceEvent = dict[str, Any]
 """A decoded record in the shape of the reader schema; times are ``int`` in the schema's own unit."""
@@ -78,6 +78,15 @@ class TraceParent(NamedTuple):
     trace_id: int
     span_id: int
     flags: int
+
+
+UNREADABLE_HEADERS: Final = (
+    (
+        "pinstream.headers",
+        b"unreadable: the name of a header is not UTF-8; all of them are left out here, read them at the origin",
+    ),
+)
+"""What stands for the headers of a record whose client cannot read them; a dead letter says so."""
 
 
 class Chunk(NamedTuple):

@@ -137,7 +137,7 @@ def _freshness(one: FreshnessSnapshot) -> dict[str, Any]:
     """Event age at delivery. A quantile beyond the last bucket is null: JSON has no infinity."""
     return {
         "delivered": one.count,
-        "within_one_hour": None if one.within_hour is None else round(one.within_hour, 6),
+        "within_one_hour": None if one.within_hour is None else _share(one.within_hour),
         "age_p50": _seconds(one.p50),
         "age_p95": _seconds(one.p95),
         "age_p99": _seconds(one.p99),
@@ -186,3 +186,8 @@ def _samples(one: SamplesSnapshot) -> dict[str, Any]:
 
 def _seconds(value: float | None) -> float | None:
     return None if value is None or math.isinf(value) else round(value, 3)
+
+
+def _share(share: float) -> float:
+    """Rounded down: 1 means all of them."""
+    return math.floor(share * 1_000_000) / 1_000_000

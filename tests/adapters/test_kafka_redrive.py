@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -12,6 +13,8 @@ from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPa
 from confluent_kafka import KafkaError as ConfluentError
 
 from consumer.adapters.kafka import NewRecord, Redriver
+from consumer.adapters.kafka.redrive import cluster_id
+from consumer.app.dead_letters.through import transactional_id
 from consumer.errors import KafkaError, SettingsError
 from tests.kafka.broker import RealBroker
 from tests.kafka.harness import WITHIN, Kafka, create_topic, unique
@@ -222,6 +225,128 @@ async def test_a_compacted_topic_refuses_what_has_no_key(kafka: Kafka, make: Mak
     assert await redriver.put_back([*lot(topic, b"1"), keyless, *lot(topic, b"2")]) == 1
     assert await redriver.put_back(lot(topic, b"1", b"2")) is None
     assert committed_values(kafka, topic) == [b"1", b"2"]
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_two_records_without_a_key_are_named_one_after_the_other(kafka: Kafka, make: Make) -> None:
+    """In one batch each is told of the other; all the rest goes."""
+    topic = create_topic(kafka, cleanup_policy="compact")
+    redriver = make(kafka, unique("redrive"))
+    await redriver.start()
+    keyless = NewRecord(topic, 0, None, b"v", ())
+    assert await redriver.put_back([*lot(topic, b"1"), keyless, keyless, *lot(topic, b"2")]) == 1
+    assert await redriver.put_back([*lot(topic, b"1"), keyless, *lot(topic, b"2")]) == 1
+    assert await redriver.put_back(lot(topic, b"1", b"2")) is None
+    assert committed_values(kafka, topic) == [b"1", b"2"]
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("internal", ["__consumer_offsets", "__transaction_state"])
+async def test_a_topic_that_takes_nothing_is_the_fault_of_its_records(
+    kafka: Kafka, make: Make, internal: str
+) -> None:
+    """The first of them is named; the second is without a try; what goes elsewhere goes."""
+    topic, marks = create_topic(kafka), create_topic(kafka)
+    redriver = make(kafka, unique("redrive"))
+    await redriver.start()
+    await asyncio.to_thread(fill_internal_topics, kafka)
+    records = [*lot(topic, b"1"), *lot(internal, b"2", b"3"), *lot(topic, b"4")]
+    [mark] = lot(marks, b"mark")
+    assert await redriver.put_back([*records, mark]) == 1
+    assert await redriver.put_back([records[0], *records[2:], mark]) == 1
+    assert await redriver.put_back([records[0], records[3], mark]) is None
+    assert committed_values(kafka, topic) == [b"1", b"4"]
+    assert committed_values(kafka, marks) == [b"mark"]
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_a_topic_for_marks_that_is_forbidden_ends_it(kafka: Kafka, make: Make) -> None:
+    """With what to grant, not with what the client makes of it."""
+    topic = create_topic(kafka)
+    redriver = make(kafka, unique("redrive"))
+    await redriver.start()
+    await asyncio.to_thread(fill_internal_topics, kafka)
+    with pytest.raises(KafkaError, match="grant WRITE"):
+        await redriver.put_back([*lot(topic, b"1"), *lot("__transaction_state", b"mark")])
+    assert committed_values(kafka, topic) == []
+
+
+def fill_internal_topics(kafka: Kafka) -> None:
+    """There is a group that has committed: Kafka makes its own topics when they are needed."""
+    consumer = Consumer({**kafka.config, "group.id": unique("group"), "log_level": 0})
+    topic = create_topic(kafka)
+    consumer.commit(offsets=[TopicPartition(topic, 0, 0)], asynchronous=False)
+    consumer.close()
+
+
+class Forbidding:
+    """A producer that may not write to ``forbidden``: the transaction knows why it failed, the records do not."""
+
+    def __init__(self) -> None:
+        self.failed = False
+        self.begun = False
+        self.sent: list[str] = []
+        self.written: list[str] = []
+
+    def begin_transaction(self) -> None:
+        if self.failed:
+            raise KafkaException(_Raised(ConfluentError.TOPIC_AUTHORIZATION_FAILED, True))
+        assert not self.begun
+        self.begun, self.sent = True, []
+
+    def produce(self, topic: str, *_: object, on_delivery: Callable[..., None], **__: object) -> None:
+        if topic == "forbidden":
+            self.failed = True
+        if self.failed:
+            on_delivery(_Raised(ConfluentError._PURGE_QUEUE, False), None)
+        else:
+            self.sent.append(topic)
+
+    def purge(self, **_: object) -> None: ...
+
+    def flush(self, _: float) -> int:
+        return 0
+
+    def commit_transaction(self, _: float) -> None:
+        self.written += self.sent
+        self.begun = False
+
+    def abort_transaction(self, _: float) -> None:
+        self.failed = self.begun = False
+
+
+async def test_a_forbidden_topic_is_the_fault_of_its_records(make: Make) -> None:
+    """Also where each record is told no more than that another one failed."""
+    redriver = make(Kafka("127.0.0.1:9", "external"), "id")
+    producer = redriver._producer = Forbidding()
+    records = [*lot("orders", b"1"), *lot("forbidden", b"2", b"3"), *lot("orders", b"4")]
+    assert await redriver.put_back(records) == 1
+    assert await redriver.put_back([records[0], *records[2:]]) == 1
+    assert await redriver.put_back([records[0], records[3]]) is None
+    assert producer.written == ["orders", "orders"]
+
+
+async def test_the_advice_on_transactional_ids_fits_ours(make: Make) -> None:
+    """Whoever grants what it says can redrive any topic."""
+    redriver = make(Kafka("127.0.0.1:9", "external"), "id")
+    redriver._producer = Confused(ConfluentError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, False)
+    with pytest.raises(KafkaError, match="transactional ids that begin with") as caught:
+        await redriver.put_back(lot("orders", b"1"))
+    found = re.search(r"begin with (\S+) ", str(caught.value))
+    assert found is not None
+    assert all(transactional_id(name).startswith(found[1]) for name in ("orders.dead-letters", "dlq"))
+    assert found[1].startswith("pinstream.")
+
+
+@pytest.mark.kafka
+async def test_a_cluster_has_an_id_of_its_own(each_kafka: Kafka) -> None:
+    """The same for all who ask."""
+    first = await cluster_id(each_kafka.config, WITHIN)
+    assert first == await cluster_id(each_kafka.config, WITHIN)
+    assert len(first) > 1
 
 
 @pytest.mark.kafka

@@ -9,11 +9,22 @@ from typing import Any
 from consumer.adapters.kafka import NewRecord, Range
 from consumer.adapters.kafka.dead_letters import letter_headers
 from consumer.core.interface import DeadLetter
-from consumer.core.letters import Place
+from consumer.core.letters import Home, Mark, Place, read_mark
 from consumer.core.model import Chunk, Record, Rejection, Stage
 
 AT = 1_700_000_000_000
 """When the first letter died, in milliseconds; each further one a second later."""
+
+
+def home(topic: str, partition: int = 0) -> Home:
+    """In the cluster of these tests."""
+    return Home("here", topic, partition)
+
+
+def runs_in(record: Record, topic: str, partition: int = 0) -> list[tuple[int, int]]:
+    """What a mark of there says is done."""
+    mark = read_mark(record, home(topic, partition)) or Mark((), at_home=True)
+    return list(mark.runs)
 
 
 class Topics:
@@ -84,6 +95,10 @@ class Topics:
         self.asked.append(place)
         log = self.logs.get((place.topic, place.partition), [])
         return log[place.offset] if place.offset < len(log) else None
+
+    async def home(self, topic: str, partition: int) -> Home:
+        """See `Reader`."""
+        return home(topic, partition)
 
 
 class Killed(Exception):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from consumer.app.dead_letters.listing import Kind, ListOptions, read
+from consumer.app.dead_letters.listing import Count, Kind, Listing, ListOptions, _print, read
 from consumer.app.dead_letters.topics import DeadLetterTopic, chosen
 from consumer.core.letters import Filters, mark_headers
 from consumer.core.model import Stage
 from consumer.errors import SettingsError, UsageError
 from consumer.settings import load
-from tests.cli.dead_letter_fakes import Topics
-from tests.end_to_end.processes import bare_environment, command, the_one_line
+from tests.cli.dead_letter_fakes import Topics, home
+from tests.end_to_end.processes import ROOT, bare_environment, command, the_one_line
 from tests.end_to_end.records import ENCODER, new_group, new_topic
 from tests.end_to_end.redriving import asked, bury, kafka_environment, letter
 from tests.end_to_end.test_personal_data import CUSTOMER, EMAIL, MARK, found_in, marked
@@ -76,7 +80,9 @@ async def test_counting_is_by_origin_stage_and_code() -> None:
     where.partitions["orders.dead-letters"] = 2
     for number in range(6):
         where.bury(number, partition=number % 2, code="expired" if number < 2 else "no_identity")
-    where.append("orders.dead-letters", 0, b"k", b"v", mark_headers([(0, 2)]))
+    where.append("orders.dead-letters", 0, b"k", b"v", mark_headers([(0, 2)], home("orders.dead-letters")))
+    elsewhere = home("orders.dead-letters")._replace(cluster="there")
+    where.append("orders.dead-letters", 0, b"k", b"v", mark_headers([(0, 9)], elsewhere))
     where.append("orders.dead-letters", 1, b"k", b"v")
     topic = DeadLetterTopic("orders.dead-letters", frozenset({"orders"}), True)
     found = await read(ListOptions((), Filters(), 3, False), where, [topic])
@@ -85,7 +91,7 @@ async def test_counting_is_by_origin_stage_and_code() -> None:
         Kind("orders", "convert", "expired"): (1, 1),
         Kind("orders", "convert", "no_identity"): (3, 1),
     }
-    assert found.foreign == 1
+    assert (found.foreign, found.elsewhere) == (1, 1)
     assert [str(line.place) for line in found.latest()] == [
         "orders.dead-letters:1:2",
         "orders.dead-letters:0:2",
@@ -115,6 +121,29 @@ async def test_any_number_of_codes_takes_little_memory(monkeypatch: pytest.Monke
     found = await read(ListOptions((), Filters(), 4, False), where, [topic])
     assert sorted(count.waiting for count in found.counts.values()) == [1, 1, 1, 1, 1, 45]
     assert all(entry[2].record.value is None for entry in found._latest)
+
+
+TOPICS = ("orders", "a-team.with-a-long-name.orders-of-all-the-shops-of-europe.v2", "x" * 249)
+
+
+@pytest.mark.parametrize("width", [20, 30, 40, 60, 80, 100, 140])
+@pytest.mark.parametrize("waiting", [7, 1_234_567_890])
+@pytest.mark.parametrize("topic", TOPICS)
+def test_nothing_is_cut_however_narrow(width: int, waiting: int, topic: str) -> None:
+    """Numbers stand whole, names are broken over lines; what does not fit a table is no table."""
+    found = Listing(0)
+    code = "unsupported_action_source_and_more"
+    found.counts[Kind(topic, "convert", code)] = Count(waiting, 4321, 1_700_000_000_000, 1_700_000_000_000)
+    console = Console(file=io.StringIO(), width=width)
+    _print(found, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    for whole in (f"{waiting:,}", "4,321", "convert", "2023-11-14"):
+        assert whole in text
+    assert all(part in text for part in (topic[:12], code[:12]))
+    assert topic[0] != "x" or text.count("x") == len(topic)
+    if width >= 80 and waiting == 7 and topic == "orders":
+        assert "oldest" in text
 
 
 @pytest.fixture
@@ -308,6 +337,36 @@ def test_show_tells_what_is_done(kafka: Kafka, tmp_path: Path) -> None:
     done = command("dead-letters", "show", places[2], env=env)
     assert done.returncode == 2
     assert "a mark" in the_one_line(done.stderr)
+
+
+def test_show_of_a_topic_that_is_not_there(kafka: Kafka, tmp_path: Path) -> None:
+    """It names what the command has: the place, and no option."""
+    env = kafka_environment(tmp_path, kafka, new_topic(kafka), new_group())
+    done = command("dead-letters", "show", "nope:0:0", env=env)
+    assert done.returncode == 2
+    assert "--topic" not in the_one_line(done.stderr)
+    assert "the topic nope does not exist" in the_one_line(done.stderr)
+
+
+def test_a_result_that_cannot_be_printed_is_said(kafka: Kafka, tmp_path: Path) -> None:
+    """The disk is full: the work is done, and the one line says so; exit code 1."""
+    topic = new_topic(kafka)
+    bury(kafka, [letter(topic, 0)])
+    env = kafka_environment(tmp_path, kafka, topic, new_group())
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "consumer", "dead-letters", "redrive"],
+            cwd=ROOT,
+            env=env,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "the result could not be printed" in the_one_line(done.stderr)
+    assert asked("redrive", env=env)["done_before"] == 1
 
 
 # ---------------------------------------------------------------------------------------------- what cannot be

@@ -154,8 +154,8 @@ def test_a_path_that_nobody_maps_is_hidden() -> None:
     assert masker('[fields]\n"custom_data.currency" = ""\n').masked(whole())["order"]["currency"] == "***"
 
 
-def test_a_booleans_place_decides() -> None:
-    """Outside of what is personal a boolean is shown without a mapping; beside personal values it is not."""
+def test_an_enum_or_a_boolean_that_nobody_maps_is_hidden() -> None:
+    """Beside personal values or not; mapped to a field that is not personal they are shown."""
     schema: dict[str, Any] = copy.deepcopy(SCHEMA)
     customer = next(field for field in schema["fields"] if field["name"] == "customer")["type"]
     vip = {"name": "vip", "type": "boolean", "default": False}
@@ -169,8 +169,92 @@ def test_a_booleans_place_decides() -> None:
     schema["fields"] += [{**vip, "name": "first"}, state]
     event = whole(customer={**CUSTOMER, "vip": True, "tier": "GOLD"}, first=True, state="NEW")
     shown = masker(None, schema).masked(event)
-    assert (shown["first"], shown["state"], shown["channel"]) == (True, "NEW", "WEB")
+    assert (shown["first"], shown["state"]) == ("***", "***")
+    assert (shown["channel"], shown["opt_out"], shown["device"]["wifi"]) == ("WEB", False, True)
     assert (shown["customer"]["vip"], shown["customer"]["tier"]) == ("***", "***")
+
+
+def test_personal_enums_at_the_top_level_are_hidden() -> None:
+    """A flat schema of the user's own: mapped as personal, or not mapped at all."""
+
+    def enum(name: str, *symbols: str) -> dict[str, Any]:
+        return {"name": name, "type": {"type": "enum", "name": name.title(), "symbols": [*symbols]}}
+
+    schema: dict[str, Any] = {
+        "type": "record",
+        "name": "Flat",
+        "fields": [
+            {"name": "id", "type": "string"},
+            {"name": "happened", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+            enum("what", "BOUGHT"),
+            enum("where", "WEB"),
+            enum("gender", "F", "M"),
+            enum("land", "DE", "FR"),
+            enum("religion", "NONE", "SOME"),
+            {"name": "is_pregnant", "type": "boolean"},
+        ],
+    }
+    mapping = """
+[fields]
+event_id = "id"
+event_time = "happened"
+event_name = "what"
+action_source = "where"
+"user_data.ge" = "gender"
+"user_data.country" = "land"
+[event_names]
+BOUGHT = "checkout"
+[action_sources]
+WEB = "web"
+"""
+    flat = Masker(schema, load_mapping(mapping, schema, default_toml=DEFAULT))
+    event = {"id": "o-1", "happened": 1, "what": "BOUGHT", "where": "WEB"}
+    hidden = {"gender": "F", "land": "DE", "religion": "SOME", "is_pregnant": True}
+    assert flat.masked({**event, **hidden}) == {**event, **dict.fromkeys(hidden, "***")}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("event_id", "Bo.Xi.12", "***"),
+        ("event_id", "bo-12", "***"),
+        ("event_id", "bob-12", "bob-12"),
+        ("event_id", "o_XI_1", "***"),
+        ("event_type", "Ring for Bo Xi", "Ring for *** ***"),
+        ("event_type", "boxing", "boxing"),
+        ("event_type", "the Li-Na ring", "the *** ring"),
+        ("event_type", "李明 ring", "*** ring"),
+    ],
+)
+def test_short_hidden_values_are_found_as_words(field: str, value: str, shown: str) -> None:
+    """Two letters are a name: hidden where they are a word, and not within another one."""
+    nobody: dict[str, Any] = {**dict.fromkeys(CUSTOMER), "emails": [], "phones": []}
+    nobody["external_ids"] = ["Li Na", "李明"]
+    customer = {**nobody, "advertising_ids": [], "first_name": "Bo", "last_name": "Xi"}
+    event = whole(customer=customer, page_url=None, search_query=None, **{field: value})
+    assert masker().masked(event)[field] == shown
+
+
+def test_a_country_does_not_hide_the_language() -> None:
+    """Written alike, they say different things; a code says nothing of a person."""
+    nobody: dict[str, Any] = {
+        **dict.fromkeys(CUSTOMER),
+        "emails": [],
+        "phones": [],
+        "external_ids": [],
+        "advertising_ids": [],
+    }
+    assert masker().masked(whole(customer={**nobody, "country": "DE"}))["language"] == "de"
+
+
+def test_numbers_that_are_hidden_elsewhere_are_hidden() -> None:
+    """A phone number as a quantity; others are shown."""
+    event = whole()
+    event["customer"] = {**CUSTOMER, "phones": ["+49 151 23456"], "external_ids": ["7001"]}
+    item = event["order"]["items"][0]
+    event["order"]["items"] = [{**item, "quantity": number} for number in (4915123456, 7001, 2)]
+    quantities = [one["quantity"] for one in masker().masked(event)["order"]["items"]]
+    assert quantities == ["***", "***", 2]
 
 
 def test_maps_keys_are_data() -> None:

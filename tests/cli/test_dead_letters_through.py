@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -13,16 +14,19 @@ from hypothesis import strategies as st
 from consumer.adapters.kafka import NewRecord
 from consumer.app.dead_letters.choosing import Budget, Chooser, Going, RedriveOptions, runs_of, split
 from consumer.app.dead_letters.outcome import Outcome
-from consumer.app.dead_letters.through import LettersSource, Origin, ToTheirOrigins
+from consumer.app.dead_letters.reading import read_marks
+from consumer.app.dead_letters.redrive import Pace
+from consumer.app.dead_letters.through import LettersSource, Marker, Origin
 from consumer.app.dead_letters.topics import DeadLetterTopic
 from consumer.core import offset_map
 from consumer.core.interface import DeadLetter
 from consumer.core.ledger import map_place
-from consumer.core.letters import Done, Filters, read_mark
+from consumer.core.letters import Done, Filters, mark_headers, read_letter
 from consumer.core.model import Chunk, Position, Record, Rejection, Stage, TopicPartition
 from consumer.errors import KafkaError
-from tests.cli.dead_letter_fakes import AT, Topics, Transactions
+from tests.cli.dead_letter_fakes import AT, Killed, Topics, Transactions, home, runs_in
 from tests.core.building import PROPERTY
+from tests.service.virtual_time import now, run
 
 DEAD = "orders.dead-letters"
 ORDERS = DeadLetterTopic(DEAD, frozenset({"orders"}), True)
@@ -99,9 +103,27 @@ def source(
     topics: Topics, writer: Transactions, done: Mapping[int, Done] | None = None, most: int | None = None
 ) -> tuple[LettersSource, Outcome]:
     """A source over all that lies there."""
+    found, _, outcome = redrive(topics, writer, done, most=most)
+    return found, outcome
+
+
+def redrive(
+    topics: Topics,
+    writer: Transactions,
+    done: Mapping[int, Done] | None = None,
+    *,
+    most: int | None = None,
+    rate: float | None = None,
+    lot: int = 4,
+    **changes: Any,
+) -> tuple[LettersSource, Marker, Outcome]:
+    """A source over all that lies there, and what stores what dies again."""
     outcome = Outcome(dry_run=False, through_pipeline=True)
-    chooser = Chooser(options(), ORDERS, topics, topics.partitions, Budget(most), outcome)
-    return LettersSource(Inner(topics), {DEAD: Origin(chooser, writer, done or {})}), outcome
+    chooser = Chooser(options(**changes), ORDERS, topics, topics.partitions, Budget(most), outcome)
+    homes = {at: home(DEAD, at) for at in range(topics.partitions[DEAD])}
+    marker = Marker({DEAD: Origin(chooser, writer, done or {}, homes)})
+    pace = Pace(rate, asyncio.get_running_loop().time if rate else float)
+    return LettersSource(Inner(topics, lot), marker, pace), marker, outcome
 
 
 def topics(letters: int, **more: Any) -> Topics:
@@ -115,7 +137,7 @@ def topics(letters: int, **more: Any) -> Topics:
 
 def marked(where: Topics, partition: int = 0) -> set[int]:
     """The offsets that marks tell of."""
-    runs = [run for record in where.logs[DEAD, partition] for run in read_mark(record) or ()]
+    runs = [run for record in where.logs[DEAD, partition] for run in runs_in(record, DEAD, partition)]
     return {offset for begin, end in runs for offset in range(begin, end)}
 
 
@@ -157,7 +179,7 @@ async def test_letters_are_handed_out_as_the_records_they_were() -> None:
     assert first.headers[0] == ("own", b"1")
     assert (second.offset, second.value) == (5, b"v4")
     [tally] = outcome.tallies
-    assert (tally.done_before, tally.looped, tally.foreign) == (1, 1, 2)
+    assert (tally.looped, tally.foreign) == (1, 2)
 
 
 def done_at(*offsets: int) -> Done:
@@ -236,24 +258,164 @@ async def test_a_mark_that_cannot_be_written_ends_it() -> None:
     assert outcome.tallies[0].redriven == 0
 
 
+REJECTION = Rejection(Stage.DELIVER, "refused", "no")
+
+
+def dead(chunk: Chunk, record: Record) -> DeadLetter:
+    """This one dies again."""
+    return DeadLetter(chunk.topic, chunk.partition, record, REJECTION, 4, AT + 5)
+
+
 async def test_what_dies_again_belongs_to_its_origin() -> None:
     """Place and time of the origin, own headers, one trip further, and which letter it was."""
     where = topics(0)
     where.bury(9, partition=2, offset=77, headers=(("own", None), ("pinstream.trips", b"1")))
-    found, _ = source(where, Transactions(where))
+    found, marker, _ = redrive(where, Transactions(where))
     [chunk] = await read_all(found)
-    stored: list[DeadLetter] = []
+    assert await marker.store([dead(chunk, chunk.records[0])]) == [True]
+    again = where.logs[DEAD, 0][1]
+    letter = read_letter(DEAD, 0, again)
+    assert letter is not None
+    assert (letter.origin, letter.timestamp, letter.trips) == (("orders", 2, 77), AT, 2)
+    assert (letter.stage, letter.code, letter.attempts, letter.at_ms) == (Stage.DELIVER, "refused", 4, AT + 5)
+    assert (again.key, again.value) == (b"k9", b"v9")
+    own = (("own", None), ("pinstream.trips", b"2"), ("pinstream.redriven", f"{DEAD}:0:0".encode()))
+    assert again.headers[:3] == own
+    assert len(again.headers) == 3 + 9
 
-    class Writer:
-        async def store(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
-            stored.extend(letters)
-            return [True]
 
-    rejection = Rejection(Stage.DELIVER, "refused", "no")
-    dead = DeadLetter(chunk.topic, chunk.partition, chunk.records[0], rejection, 4, AT + 5)
-    assert await ToTheirOrigins(Writer()).store([dead]) == [True]
-    headers = (("own", None), ("pinstream.trips", b"2"), ("pinstream.redriven", f"{DEAD}:0:0".encode()))
-    assert stored == [DeadLetter("orders", 2, Record(77, AT, b"k9", b"v9", headers), rejection, 4, AT + 5)]
+async def test_what_dies_again_is_written_with_the_mark_of_what_it_was() -> None:
+    """In one transaction: there are never two that wait. A later commit marks the others alone."""
+    where = topics(6)
+    writer = Transactions(where)
+    found, marker, outcome = redrive(where, writer)
+    chunks = await read_all(found)
+    records = [(chunk, record) for chunk in chunks for record in chunk.records]
+    assert await marker.store([dead(*records[1]), dead(*records[4])]) == [True, True]
+    [lot] = writer.lots
+    assert [one.value for one in lot[:2]] == values(1, 4)
+    assert marked(where) == {1, 4}
+    await found.commit([position(0, range(6), set(range(6)))])
+    assert [len(one) for one in writer.lots[1:]] == [1]
+    assert marked(where) == set(range(6))
+    assert len(writer.lots) == 2
+    assert outcome.tallies[0].redriven == 6
+
+
+def values(*numbers: int) -> list[bytes]:
+    """What these letters hold."""
+    return [b"v%d" % number for number in numbers]
+
+
+@PROPERTY
+@given(st.data())
+def test_killed_anywhere_no_letter_waits_twice(data: st.DataObject) -> None:
+    """All die again, in lots of any size, killed before or after any transaction: one waits for each record."""
+    count = data.draw(st.integers(1, 8))
+    where = topics(count)
+    for _ in range(data.draw(st.integers(0, 4))):
+        writer = Transactions(where)
+        writer.before = dies_at(data.draw(st.integers(0, 3)))
+        writer.after = dies_at(data.draw(st.integers(0, 3)))
+        with contextlib.suppress(Killed):
+            asyncio.run(die_again(where, writer, data))
+        assert waiting(where) == values(*range(count))
+
+
+async def die_again(where: Topics, writer: Transactions, data: st.DataObject) -> None:
+    """One run in which all letters die again."""
+    everything = [one._replace() for one in await where.ranges(DEAD)]
+    marks = await read_marks(where, ORDERS, everything, Filters(), lambda _: None)
+    found, marker, _ = redrive(where, writer, marks.done, max_trips=99)
+    for chunk in await read_all(found):
+        left = list(chunk.records)
+        while left:
+            size = data.draw(st.integers(1, len(left)))
+            await marker.store([dead(chunk, record) for record in left[:size]])
+            left = left[size:]
+
+
+def waiting(where: Topics) -> list[bytes]:
+    """What of the topic's letters is not marked."""
+    done = marked(where)
+    letters = [one for one in where.logs[DEAD, 0] if read_letter(DEAD, 0, one) and one.offset not in done]
+    return sorted(one.value or b"" for one in letters)
+
+
+def dies_at(lot: int) -> Callable[[int], None]:
+    """Killed when it comes to this lot."""
+
+    def die(at: int) -> None:
+        if at == lot:
+            raise Killed
+
+    return die
+
+
+async def test_what_is_too_large_now_leaves_its_value_out() -> None:
+    """As any letter does; it is told, and the mark is there."""
+    where = topics(2)
+    writer = Transactions(where)
+    writer.refuses = lambda record: record.value == b"v1"
+    found, marker, outcome = redrive(where, writer)
+    [chunk] = await read_all(found)
+    assert await marker.store([dead(chunk, one) for one in chunk.records]) == [True, True]
+    assert [one.value for one in where.logs[DEAD, 0][2:4]] == [b"v0", None]
+    assert marked(where) == {0, 1}
+    assert "without its value" in outcome.notes[0]
+
+
+async def test_a_topic_that_takes_no_letter_ends_it() -> None:
+    """Nothing is stored, nothing marked, and the next fetch says what to do."""
+    where = topics(2)
+    writer = Transactions(where)
+    writer.refuses = lambda record: record.headers[0][0] != "pinstream.done"
+    found, marker, _ = redrive(where, writer)
+    [chunk] = await read_all(found)
+    assert await marker.store([dead(chunk, one) for one in chunk.records]) == [False, False]
+    assert marked(where) == set()
+    with pytest.raises(KafkaError, match=r"max\.message\.bytes"):
+        await found.fetch(4, 0.0)
+
+
+@pytest.mark.parametrize("rate", [0.5, 3.0, 50.0])
+def test_no_more_a_second_are_handed_out_than_asked_for(rate: float) -> None:
+    """Whatever becomes of them: in any stretch of time so many, and one second's more; and hardly slower."""
+
+    async def main() -> None:
+        where = topics(60)
+        found, _, _ = redrive(where, Transactions(where), rate=rate, lot=1000)
+        begun, handed = now(), 0
+        while not found.done:
+            chunks = await found.fetch(1000, 0.1)
+            if chunks:
+                assert now() - begun >= handed / rate - 1e-6
+                lot = sum(len(chunk.records) for chunk in chunks)
+                assert lot <= max(1, rate)
+                handed += lot
+        assert handed == 60
+        assert now() - begun <= 60 / rate + 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("most", [None, 1, 3, 100])
+async def test_numbers_add_up_where_it_ends_early(most: int | None) -> None:
+    """What was done before is known from the marks, however little was read."""
+    where = topics(4)
+    where.bury(4, headers=(("pinstream.trips", b"3"),))
+    for number in range(5, 10):
+        where.bury(number)
+    where.append(DEAD, 0, b"k", b"v", mark_headers([(1, 3), (7, 10)], home(DEAD)))
+    marks = await read_marks(where, ORDERS, await where.ranges(DEAD), Filters(), lambda _: None)
+    found, marker, outcome = redrive(where, Transactions(where), marks.done, most=most)
+    marker.origins[DEAD].chooser.begin(marks)
+    handed = [record.offset for chunk in await read_all(found) for record in chunk.records]
+    await found.commit([position(0, handed, set(handed))])
+    [tally] = outcome.tallies
+    expected = min(4, most or 4)
+    assert (tally.matched, tally.done_before, tally.redriven) == (10, 5, expected)
+    assert tally.looped + tally.left == 5 - expected
 
 
 @PROPERTY
@@ -296,16 +458,8 @@ def test_marks_tell_exactly_of_what_is_settled(data: st.DataObject) -> None:
         code = data.draw(st.sampled_from(["expired", "expired", "other"]))
         where.bury(number, partition=number % partitions, code=code)
     everything = {at: list(where.logs[DEAD, at]) for at in range(partitions)}
-    outcome = Outcome(dry_run=False, through_pipeline=True)
-    chooser = Chooser(
-        options(filters=Filters(codes=frozenset({"expired"}))),
-        ORDERS,
-        where,
-        where.partitions,
-        Budget(None),
-        outcome,
-    )
-    found = LettersSource(Inner(where, 3), {DEAD: Origin(chooser, Slow(where), {})})
+    filters = Filters(codes=frozenset({"expired"}))
+    found, _, outcome = redrive(where, Slow(where), lot=3, filters=filters)
     handed: dict[int, list[int]] = {at: [] for at in range(partitions)}
     settled: dict[int, set[int]] = {at: set() for at in range(partitions)}
 

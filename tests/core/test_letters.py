@@ -16,6 +16,8 @@ from consumer.core.interface import DeadLetter
 from consumer.core.letters import (
     Done,
     Filters,
+    Home,
+    Mark,
     OriginFilter,
     Place,
     Runs,
@@ -35,6 +37,7 @@ from consumer.core.model import Record, Rejection, Stage
 from tests.core.building import PROPERTY
 
 TOPIC = "orders.dead-letters"
+HOME = Home("here", TOPIC, 0)
 OFFSETS = st.integers(0, 2**63 - 1)
 SMALL = st.integers(0, 60)
 NAMES = st.text("abcXYZ019._-", min_size=1, max_size=20)
@@ -42,9 +45,19 @@ BYTES = st.none() | st.binary(max_size=12)
 FOREIGN = st.tuples(st.text(st.characters(codec="utf-8"), max_size=8), BYTES)
 OURS = st.tuples(
     st.sampled_from(
-        [*letters.LETTER_HEADERS, letters.TRIPS, letters.REDRIVEN, letters.DONE, "pinstream.value"]
+        [
+            *letters.LETTER_HEADERS,
+            letters.TRIPS,
+            letters.REDRIVEN,
+            letters.DONE,
+            letters.MARKED_AT,
+            "pinstream.value",
+        ]
     ),
-    BYTES | st.sampled_from([b"convert", b"1", b"-1", b"orders", b"2023-11-14T22:13:20.007Z", b"17-30"]),
+    BYTES
+    | st.sampled_from(
+        [b"convert", b"1", b"-1", b"orders", b"2023-11-14T22:13:20.007Z", b"17-30", str(HOME).encode()]
+    ),
 )
 DEAD = st.builds(
     DeadLetter,
@@ -131,7 +144,7 @@ def test_whatever_died_is_read_again(letter: DeadLetter, left_out: tuple[str, ..
     )
     assert set(found.omitted) == set(left_out)
     assert is_original(found, letter.record)
-    assert read_mark(found.record) is None
+    assert read_mark(found.record, HOME) is None
     if not left_out:
         back = restored(found)
         assert back == letter.record._replace(offset=7, headers=own_headers(letter.record.headers))
@@ -142,7 +155,7 @@ def test_whatever_died_is_read_again(letter: DeadLetter, left_out: tuple[str, ..
 def test_hostile_headers_are_not_ours(headers: list[tuple[str, bytes | None]], offset: int) -> None:
     """Anything may stand in a header: it is a letter, a mark or neither, and never an error, never both."""
     record = Record(offset, -1, None, None, tuple(headers))
-    letter, mark = read_letter(TOPIC, 0, record), read_mark(record)
+    letter, mark = read_letter(TOPIC, 0, record), read_mark(record, HOME)
     assert letter is None or mark is None
     if letter is not None:
         assert len(letter.message) <= 300
@@ -211,10 +224,12 @@ def test_trips_are_counted_even_where_headers_are_left_out() -> None:
     assert restored(found).headers == ()
 
 
-@pytest.mark.parametrize("text", [b"", b"-1", b"many", b"\xff", None, b"1" * 400])
-def test_trips_that_are_no_number_are_none(text: bytes | None) -> None:
-    """A producer may write what it likes."""
-    assert read(dead(headers=(("pinstream.trips", text),))).trips == 0
+@pytest.mark.parametrize("text", [b"", b"-1", b"many", b"\xff", None, b"1" * 400, b"%d" % 2**63])
+def test_trips_that_are_no_number_are_too_many(text: bytes | None) -> None:
+    """A producer may write what it likes: no circle begins with it. Put back all the same, it stays so."""
+    letter = read(dead(headers=(("pinstream.trips", text),)))
+    assert letter.trips == 2**63 - 1
+    assert read(dead(headers=headers_back((), letter))).trips == letter.trips
 
 
 # ------------------------------------------------------------------------------------------------- originals
@@ -246,8 +261,8 @@ RUNS = st.lists(
 def test_what_a_mark_says_is_read_again(runs: list[tuple[int, int]]) -> None:
     """As text, and in a record that lies behind all it speaks of."""
     assert read_done(done_text(runs)) == (runs or None)
-    record = Record(100, -1, b"key", b"value", mark_headers(runs))
-    assert read_mark(record) == (runs or None)
+    record = Record(100, -1, b"key", b"value", mark_headers(runs, HOME))
+    assert read_mark(record, HOME) == (Mark(runs, at_home=True) if runs else None)
 
 
 def test_the_text_of_a_mark_is_as_the_contract_has_it() -> None:
@@ -272,15 +287,32 @@ def test_any_text_is_a_mark_or_not(text: str) -> None:
 
 def test_a_mark_speaks_only_of_what_lies_before_it() -> None:
     """One that speaks of later offsets was written for another topic."""
-    assert read_mark(Record(30, -1, b"k", b"v", mark_headers([(17, 31)]))) is None
-    assert read_mark(Record(31, -1, b"k", b"v", mark_headers([(17, 31)]))) == [(17, 31)]
+    headers = mark_headers([(17, 31)], HOME)
+    assert read_mark(Record(30, -1, b"k", b"v", headers), HOME) is None
+    assert read_mark(Record(31, -1, b"k", b"v", headers), HOME) == Mark([(17, 31)], at_home=True)
+
+
+HOMES = st.builds(
+    Home, st.text(max_size=30), st.from_regex(r"[a-z._-]{1,9}", fullmatch=True), st.integers(0, 99)
+)
+
+
+@PROPERTY
+@given(HOMES, HOMES)
+def test_a_mark_is_believed_at_its_own_place_alone(home: Home, other: Home) -> None:
+    """Cluster, topic and partition: elsewhere it says nothing, and can be told from what is none."""
+    record = Record(31, -1, b"k", b"v", mark_headers([(17, 31)], home))
+    assert read_mark(record, home) == Mark([(17, 31)], at_home=True)
+    if other != home:
+        assert read_mark(record, other) == Mark((), at_home=False)
+    assert read_mark(record._replace(headers=record.headers[:1]), home) is None
 
 
 def test_a_letter_is_no_mark_whatever_its_producer_wrote() -> None:
     """A record with a forged mark that dies is a letter."""
     record = lying(dead(headers=((letters.DONE, b"0-6"),)))
     assert read_letter(TOPIC, 2, record) is not None
-    assert read_mark(record) is None
+    assert read_mark(record, HOME) is None
 
 
 @PROPERTY
@@ -295,6 +327,19 @@ def test_done_is_the_union_of_all_marks(marks: list[list[tuple[int, int]]]) -> N
     runs = list(done.runs())
     assert len(runs) == len(done) == len([offset for offset in model if offset - 1 not in model])
     assert all(one[1] < other[0] for one, other in itertools.pairwise(runs))
+
+
+@PROPERTY
+@given(RUNS, RUNS)
+def test_what_two_have_in_common_is_counted(
+    mine: list[tuple[int, int]], others: list[tuple[int, int]]
+) -> None:
+    """As of two plain sets."""
+    first, second = Done(), Done()
+    first.add(mine)
+    second.add(others)
+    both = {offset for offset in range(80) if offset in first and offset in second}
+    assert first.common(second) == second.common(first) == len(both)
 
 
 @PROPERTY

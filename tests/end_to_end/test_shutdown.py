@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from consumer.app.signals import TOGETHER
 from consumer.core.model import Disposition
 from consumer.sandbox.faults import Chance
 from consumer.sandbox.generator import GeneratedEvent
@@ -296,6 +297,7 @@ def test_a_second_sigterm_ends_at_once(kafka: Kafka, api: Api, tmp_path: Path) -
         process.until(lambda: api.calls == CONCURRENCY, "calls in flight")
         process.send(signal.SIGTERM)
         process.until(lambda: process.status()["stopping"], "the first signal's effect")
+        time.sleep(TOGETHER)  # sooner it would be the same wish
         code, seconds = process.stop(signal.SIGTERM)
     assert code == 130
     assert seconds < LATE

@@ -12,7 +12,7 @@ from typing import Any
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, KafkaError, Message
 
-from consumer.core.model import Chunk, Record
+from consumer.core.model import UNREADABLE_HEADERS, Chunk, Record
 
 _new_record = tuple.__new__  # what `Record(...)` comes down to, without its argument handling
 
@@ -40,7 +40,12 @@ def group(
             last_topic, last_partition, last_leader = topic, partition, leader
             records = chunks.setdefault((topic, partition, leader), [])
         kind, timestamp = message.timestamp()
-        headers = message.headers()
+        try:
+            read = message.headers()
+            headers = tuple(read) if read else ()
+        except SystemError:
+            # The client decodes names as UTF-8, and any bytes can be one: no such record stops a topic.
+            headers = UNREADABLE_HEADERS
         records.append(
             _new_record(
                 Record,
@@ -49,7 +54,7 @@ def group(
                     -1 if kind == TIMESTAMP_NOT_AVAILABLE else timestamp,
                     message.key(),
                     message.value(),
-                    tuple(headers) if headers else (),
+                    headers,
                 ),
             )
         )

@@ -61,6 +61,7 @@ from consumer.core.letters import (
     omitted_text,
     travelling,
 )
+from consumer.core.model import UNREADABLE_HEADERS
 
 _FIXED: Final = {
     # How large a letter may be is the topic's to say. Only what exceeds one request (a broker's
@@ -108,6 +109,8 @@ def letter_headers(letter: DeadLetter, left_out: Parts = ()) -> list[tuple[str, 
     added: list[tuple[str, bytes | None]] = [*added_headers(letter)]
     sizes = _sizes(letter)
     added += [(HEADER_PREFIX + part, omitted_text(sizes[part])) for part in left_out]
+    if letter.record.headers == UNREADABLE_HEADERS and "headers" not in left_out:
+        added += UNREADABLE_HEADERS
     ours = {name for name, _ in added} | {HEADER_PREFIX + part for part in PARTS}
     headers = letter.record.headers
     own = travelling(headers) if "headers" in left_out else headers

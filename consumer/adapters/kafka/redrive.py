@@ -8,9 +8,10 @@ would take the id over from a second redrive without reading what that one marke
 A transaction of a killed redrive keeps readers of the origin waiting (read_committed) until the next redrive starts,
 or `_TRANSACTION_SECONDS` have passed: so they are few.
 
-What the broker refuses for what one record is (its size, a missing key) fails the whole transaction. Which record it
-was shows when each is sent by itself. After such an abort librdkafka counts on where the broker does not; the broker
-then asks for a new epoch once, which is another abort, and the third try goes through::
+What the broker refuses for what one record is (its size, a missing key), or for where it goes (a topic that this user
+may not write to, or nobody), fails the whole transaction. Which record it was shows when each is sent by itself; a
+topic that takes nothing is remembered, and not tried again. After such an abort librdkafka counts on where the broker
+does not; the broker then asks for a new epoch once, which is another abort, and the third try goes through::
 
     together --refused--> one by one --sequence--> one by one --> written, or this one is refused
 """
@@ -20,12 +21,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import confluent_kafka
 from confluent_kafka import KafkaException, Message
 
+from consumer.adapters.kafka.cluster import fetch_metadata
 from consumer.adapters.kafka.configuration import Config, make_client, producer_config
 from consumer.adapters.kafka.trouble import (
     OnTrouble,
@@ -58,15 +60,23 @@ _FIXED: Final = {
 }
 _FOR_ONE: Final = frozenset({_Code.MSG_SIZE_TOO_LARGE, _Code.RECORD_LIST_TOO_LARGE, _Code.INVALID_RECORD})
 """Verdicts that one record deserves, and its whole transaction gets."""
-_ANOTHER_FAILED: Final = frozenset({_Code._PURGE_QUEUE, _Code._PURGE_INFLIGHT, _Code._STATE})
-"""What a record is told whose transaction had failed already."""
+_FOR_TOPIC: Final = frozenset({_Code.TOPIC_AUTHORIZATION_FAILED, _Code.TOPIC_EXCEPTION})
+"""Verdicts on all records of a topic: it is forbidden, or Kafka's own."""
+_ANOTHER_FAILED: Final = frozenset(
+    {_Code._PURGE_QUEUE, _Code._PURGE_INFLIGHT, _Code._STATE, _Code._INVALID_DIFFERENT_RECORD}
+)
+"""What a record is told for what another one of its batch or of its transaction is."""
 _GOES_AWAY: Final = _ANOTHER_FAILED | {_Code.OUT_OF_ORDER_SEQUENCE_NUMBER}
+_UNCLEAR: Final = _ANOTHER_FAILED | {_Code._TIMED_OUT, _Code._MSG_TIMED_OUT}
+"""What a record may be told while the transaction knows better: a partition that was not added to it just waits."""
+_TOGETHER_ONLY: Final = _FOR_ONE | _FOR_TOPIC | {_Code._INVALID_DIFFERENT_RECORD}
+"""Sent by itself, each record shows whether it is the one. (Two without a key in one batch are told of each other.)"""
 _FENCING: Final = frozenset({_Code._FENCED, _Code.PRODUCER_FENCED, _Code.INVALID_PRODUCER_EPOCH})
 _GONE: Final = "a topic or a partition is gone since the redrive began: run it again"
 _REFUSED: Final = {
     _Code.TOPIC_AUTHORIZATION_FAILED: "this user may not write to the topic: grant WRITE on it",
     _Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "this user may not use transactions: grant WRITE on the "
-    "transactional ids that begin with KAFKA_GROUP_ID",
+    "transactional ids that begin with pinstream.redrive.",
     _Code.UNKNOWN_TOPIC_OR_PART: _GONE,
     _Code._UNKNOWN_TOPIC: _GONE,
     _Code._UNKNOWN_PARTITION: _GONE,
@@ -81,6 +91,19 @@ class NewRecord(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
+
+
+async def cluster_id(config: Config, timeout: float) -> str:
+    """What the brokers call their cluster: what was written in another one does not hold here.
+
+    Raises `KafkaError` and `SettingsError`, within `timeout` seconds.
+    """
+    thread = OwnThread("pinstream-kafka-cluster")
+    try:
+        metadata = await thread.run(fetch_metadata, config, timeout)
+    finally:
+        thread.stop()
+    return str(metadata.cluster_id or "")
 
 
 class Redriver:
@@ -102,6 +125,8 @@ class Redriver:
             "error_cb": self._heard_error,
         }
         self._producer: Any = make_client(confluent_kafka.Producer, complete)
+        self._closed: set[str] = set()
+        """Topics that take nothing."""
         self._thread = OwnThread("pinstream-kafka-redrive")
 
     async def start(self) -> None:
@@ -110,7 +135,7 @@ class Redriver:
 
     async def put_back(self, records: Sequence[NewRecord]) -> int | None:
         """Write all of them, acknowledged and committed: None. Else the index of one that the broker refuses for
-        what it is, and nothing is written.
+        what it is or where it goes, and nothing is written.
 
         Bounded by the limits above. Raises `KafkaError` when fenced, and when it cannot be done.
         """
@@ -138,6 +163,9 @@ class Redriver:
                 return
 
     def _put_back(self, records: Sequence[NewRecord]) -> int | None:
+        for index, record in enumerate(records):
+            if record.topic in self._closed:
+                return index
         one_by_one = len(records) == 1
         for _ in range(_TRIES):
             lot = _Lot(self._producer, records, one_by_one)
@@ -146,20 +174,24 @@ class Redriver:
                 return None
             if lot.committing:
                 raise self._dead_end(cause, committing=True)
-            self._abort()
-            if cause.code() in _FOR_ONE:
-                if one_by_one and lot.refused is not None:
+            self._abort(cause)
+            if cause.code() in _TOGETHER_ONLY:
+                if one_by_one and lot.refused is not None and cause.code() not in _ANOTHER_FAILED:
+                    if cause.code() in _FOR_TOPIC:
+                        self._closed.add(records[lot.refused].topic)
                     return lot.refused
                 one_by_one = True
             elif cause.code() not in _GOES_AWAY:
                 raise self._dead_end(cause)
         raise self._dead_end(_Code(_Code._FAIL, "one abort after the other"))
 
-    def _abort(self) -> None:
+    def _abort(self, cause: confluent_kafka.KafkaError) -> None:
         try:
             self._producer.abort_transaction(_TRANSACTION_SECONDS)
         except KafkaException as error:
-            raise self._dead_end(exception_error(error)) from error
+            # One that the broker knows nothing of cannot be aborted, either: then its first topic is forbidden.
+            known = cause if cause.code() in _REFUSED else exception_error(error)
+            raise self._dead_end(known) from error
 
     def _drop(self) -> None:
         with contextlib.suppress(KafkaException):
@@ -189,7 +221,10 @@ class Redriver:
 
 
 class _Lot:
-    """One transaction, tried once. `refused`: the index of the first record that failed for what it is.
+    """One transaction, tried once. `refused`: the index of the first record that failed; one by one, it is to blame.
+
+    The last record, the mark, is written before all if it has a topic for itself: a transaction that begins with a
+    topic that is refused is none to the broker, which cannot abort it, and librdkafka ends with that.
 
     `committing`: the commit is under way, and nobody but the broker knows whether it was done.
     """
@@ -199,6 +234,9 @@ class _Lot:
         self._records = records
         self._one_by_one = one_by_one
         self._causes: list[confluent_kafka.KafkaError] = []
+        last = len(records) - 1
+        shared = any(one.topic == records[last].topic for one in records[:last])
+        self._first = None if last < 1 or shared else last
         self.refused: int | None = None
         self.committing = False
 
@@ -214,16 +252,24 @@ class _Lot:
             self._causes.append(_Code(_Code._FATAL))
         if not self._causes:
             return self._commit()
-        return min(self._causes, key=lambda cause: cause.code() in _ANOTHER_FAILED)
+        if all(cause.code() in _UNCLEAR for cause in self._causes):
+            self._ask_the_transaction()
+        return min(self._causes, key=lambda cause: cause.code() in _UNCLEAR)
 
     def _send_all(self) -> None:
-        for index, record in enumerate(self._records):
-            self._send(index, record)
-            if self._one_by_one:
+        for index in self._order():
+            self._send(index, self._records[index])
+            if self._one_by_one or index == self._first:
                 self._flush()
             if self._causes:
                 break
         self._flush()
+
+    def _order(self) -> Iterator[int]:
+        """As they are; but `_first`, if there is one, before all."""
+        if self._first is not None:
+            yield self._first
+        yield from (index for index in range(len(self._records)) if index != self._first)
 
     def _send(self, index: int, record: NewRecord) -> None:
         def heard(error: confluent_kafka.KafkaError | None, _: Message) -> None:
@@ -243,9 +289,18 @@ class _Lot:
             self._failed(index, exception_error(error))
 
     def _failed(self, index: int, error: confluent_kafka.KafkaError) -> None:
-        if error.code() in _FOR_ONE and self.refused is None:
+        if self.refused is None:
             self.refused = index
         self._causes.append(error)
+
+    def _ask_the_transaction(self) -> None:
+        """One that has failed answers whatever it is asked with why; begun as it is, it cannot begin."""
+        try:
+            self._producer.begin_transaction()
+        except KafkaException as error:
+            cause = exception_error(error)
+            if cause.code() not in _UNCLEAR:
+                self._causes.insert(0, cause)
 
     def _flush(self) -> None:
         # Delivery reports come in here; each record has one within the delivery time-out.

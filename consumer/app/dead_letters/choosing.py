@@ -1,7 +1,7 @@
 """Which letters go back, and which stay: the same for both ways back, and for a dry run of either.
 
-A letter of the topics asked for that matches the filters is counted as exactly one of: done before, left (no more were
-asked for), looped, gone, or chosen.
+A letter of the topics asked for that matches the filters is exactly one of: done before (the first pass counts those),
+left (no more were asked for), looped, gone, or chosen.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 from consumer.adapters.kafka import NewRecord
 from consumer.app.dead_letters.outcome import Outcome, Tally
-from consumer.app.dead_letters.reading import Reader, ours
+from consumer.app.dead_letters.reading import Marks, Reader, ours
 from consumer.app.dead_letters.topics import DeadLetterTopic
 from consumer.core.letters import (
     DeadRecord,
     Filters,
+    Home,
     Runs,
     is_original,
     mark_headers,
@@ -93,11 +94,17 @@ class Chooser:
         self._known = known
         self._joins: defaultdict[int, bool] = defaultdict(bool)
 
+    def begin(self, marks: Marks) -> None:
+        """What the first pass found."""
+        self.tally.matched = marks.matching
+        self.tally.done_before = marks.done_before
+        self.tally.elsewhere = marks.elsewhere
+
     async def choose(self, partition: int, record: Record, done: Container[int]) -> Chosen | None:
         """The letter that goes back, if `record` is one. `done`: the offsets of its partition that are."""
         letter = ours(self.topic, partition, record)
         if letter is None:
-            if read_mark(record) is None:
+            if read_mark(record, await self._reader.home(self.topic.name, partition)) is None:
                 self.tally.foreign += 1
                 self._joins[partition] = False
             return None
@@ -105,7 +112,6 @@ class Chooser:
             self._joins[partition] = False
             return None
         if record.offset in done:
-            self.tally.done_before += 1
             return None
         original = await self._original(letter)
         joins, self._joins[partition] = self._joins[partition], original is not None
@@ -122,11 +128,10 @@ class Chooser:
             self.tally.looped += 1
             return None
         partitions = self._known.get(letter.origin.topic, 0)
-        if not partitions and not self._options.through_pipeline:
+        nowhere = None if self._options.through_pipeline else self._nowhere(letter.origin.topic, partitions)
+        if nowhere is not None:
             self.tally.gone += 1
-            self.outcome.note(
-                f"{letter.origin.topic} is not there any more, or this user may not see it: its letters stay"
-            )
+            self.outcome.note(f"{nowhere}: its letters stay")
             return None
         if not letter.omitted:
             return restored(letter)
@@ -140,6 +145,14 @@ class Chooser:
             )
             return None
         return record._replace(offset=letter.place.offset, headers=own_headers(record.headers))
+
+    def _nowhere(self, origin: str, partitions: int) -> str | None:
+        """Why nothing can go back to `origin`."""
+        if origin.startswith("__"):
+            return f"{origin} is Kafka's own, and no record goes back to it"
+        if origin == self.topic.name:
+            return f"{origin} is the dead-letter topic itself, and nothing goes back to it"
+        return None if partitions else f"{origin} is not there any more, or this user may not see it"
 
 
 class Going(NamedTuple):
@@ -180,9 +193,9 @@ def split(letters: Iterable[Going], settled: Callable[[int], bool]) -> tuple[lis
     return done, left
 
 
-def mark(topic: str, partition: int, runs: Iterable[tuple[int, int]]) -> NewRecord:
-    """The record that says of these letters that they are done."""
-    headers = mark_headers(runs)
+def mark(home: Home, runs: Iterable[tuple[int, int]]) -> NewRecord:
+    """The record that says of these letters of a partition that they are done."""
+    headers = mark_headers(runs, home)
     # A compacted topic keeps what has a key of its own and a value.
     key = f"pinstream.done-{uuid.uuid4()}".encode()
-    return NewRecord(topic, partition, key, headers[0][1], headers)
+    return NewRecord(home.topic, home.partition, key, headers[0][1], headers)

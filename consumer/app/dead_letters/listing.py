@@ -32,7 +32,7 @@ from consumer.app.dead_letters.reading import (
 )
 from consumer.app.dead_letters.topics import DeadLetterTopic, chosen
 from consumer.app.replay.watch import watch
-from consumer.core.letters import DeadRecord, Done, Filters, Place, read_mark
+from consumer.core.letters import DeadRecord, Done, Filters, Home, Place, read_mark
 from consumer.core.model import Record
 from consumer.settings import load
 
@@ -45,6 +45,13 @@ _WIDE = 100
 """Columns from which on a time has a line to itself."""
 _LONGEST_CODE = 24
 """Of ours; what is longer is broken over lines."""
+_LEAST_TOPIC = 16
+"""As wide as the column of topics is at least; longer names are broken over lines."""
+_SECOND = len("2026-11-24 12:00:00")
+_HEADS = ("topic", "stage", "code", "waiting", "done", "oldest", "latest")
+_NUMBERS = (3, 4)
+_COLUMNS = tuple(range(len(_HEADS)))
+_WITHOUT_OLDEST = (0, 1, 2, 3, 4, 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,8 @@ class Listing:
     counts: dict[Kind, Count] = field(default_factory=dict)
     foreign: int = 0
     """Records that are no letters of the topics asked for."""
+    elsewhere: int = 0
+    """Marks that were written in another cluster, and are not believed."""
     missing: list[str] = field(default_factory=list)
     _latest: list[tuple[int, Place, DeadRecord, bool]] = field(default_factory=list)
 
@@ -170,6 +179,7 @@ class Listing:
                 for line in self.latest()
             ],
             "foreign": self.foreign,
+            "elsewhere": self.elsewhere,
             "no_dead_letters": self.missing,
         }
 
@@ -210,13 +220,15 @@ async def _read_topic(filters: Filters, reader: Reader, topic: DeadLetterTopic, 
             shown.show(read_so_far)
 
         marks = await read_marks(reader, topic, ranges, filters, more)
+        found.elsewhere += marks.elsewhere
+        homes = {one.partition: await reader.home(topic.name, one.partition) for one in ranges}
         unread = Unread(ranges, more)
         async with contextlib.aclosing(reader.scan(ranges)) as scanned:
             async for chunks in scanned:
                 for chunk in chunks:
                     done = marks.done.get(chunk.partition, Done())
                     for record in chunk.records:
-                        _count(filters, topic, chunk.partition, record, done, found)
+                        _count(filters, topic, homes[chunk.partition], record, done, found)
                     unread.heard(chunk)
         unread.over()
 
@@ -224,14 +236,14 @@ async def _read_topic(filters: Filters, reader: Reader, topic: DeadLetterTopic, 
 def _count(
     filters: Filters,
     topic: DeadLetterTopic,
-    partition: int,
+    home: Home,
     record: Record,
     done: Container[int],
     found: Listing,
 ) -> None:
-    letter = ours(topic, partition, record)
+    letter = ours(topic, home.partition, record)
     if letter is None:
-        found.foreign += read_mark(record) is None
+        found.foreign += read_mark(record, home) is None
     elif filters.hold(letter):
         found.add(letter, record.offset in done)
 
@@ -249,35 +261,77 @@ def _print(found: Listing, console: Console) -> None:
     for topic in found.missing:
         console.print(f"{escape(topic)}: no dead letters", highlight=False)
     if found.counts:
-        console.print(_counts(found, narrow=console.width < _WIDE))
+        _print_counts(found, console)
     elif not found.missing or found.foreign:
         console.print("no dead letters that match", highlight=False)
     if found.foreign:
         console.print(
             f"and {found.foreign:,} other records that are no letters of these topics", highlight=False
         )
+    if found.elsewhere:
+        console.print(f"marks of another cluster: {found.elsewhere:,} (not believed here)", highlight=False)
     _print_latest(found.latest(), console)
 
 
-def _counts(found: Listing, *, narrow: bool) -> Table:
-    # Few lines between columns: codes are long, and are to be copied into --code.
-    table = Table(title="dead letters", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("topic", overflow="fold")
-    table.add_column("stage")
-    longest = max(len(kind.code) for kind in found.counts)
-    table.add_column("code", overflow="fold", min_width=min(longest, _LONGEST_CODE))
-    for column in ("waiting", "done"):
-        table.add_column(column, justify="right")
-    for column in ("oldest", "latest"):
-        table.add_column(column, overflow="fold", min_width=_DAY, max_width=_DAY if narrow else None)
-    for kind, count in found.rows():
-        table.add_row(
+def _print_counts(found: Listing, console: Console) -> None:
+    """A table, as wide as it may be; where even the narrowest is too wide, a few lines for each kind."""
+    rows = [
+        (
             *map(escape, kind),
             f"{count.waiting:,}",
             f"{count.done:,}",
-            _short(count.oldest_ms),
-            _short(count.latest_ms),
+            *map(_short, (count.oldest_ms, count.latest_ms)),
         )
+        for kind, count in found.rows()
+    ]
+    for columns in (_COLUMNS, _WITHOUT_OLDEST):
+        widths = _widths(columns, found, console.width)
+        if widths is not None:
+            console.print(_table(columns, widths, rows))
+            return
+    console.print("[italic]dead letters[/italic]")
+    for topic, stage, code, waiting, done, _, latest in rows:
+        console.print(topic, highlight=False, soft_wrap=True, style="bold")
+        console.print(f"  {stage}: {code}", highlight=False, soft_wrap=True)
+        console.print(
+            f"  waiting: {waiting}, done: {done}, latest: {latest}", highlight=False, soft_wrap=True
+        )
+
+
+def _widths(columns: Sequence[int], found: Listing, width: int) -> dict[int, int] | None:
+    """How wide each column is; None if they do not fit. Numbers are never cut: a cut one is another number.
+
+    Said to the table in full: left to itself it makes columns narrower than what they hold.
+    """
+    kinds, counts = list(found.counts), list(found.counts.values())
+    time = _DAY if width < _WIDE else _SECOND
+    topic, stage, code = (
+        max(len(text) for text in (name, *texts))
+        for name, texts in zip(Kind._fields, zip(*kinds, strict=True), strict=True)
+    )
+    waiting = max(len("waiting"), *(len(f"{one.waiting:,}") for one in counts))
+    done = max(len("done"), *(len(f"{one.done:,}") for one in counts))
+    widths = {0: topic, 1: stage, 2: code, 3: waiting, 4: done, 5: time, 6: time}
+    # A space between any two, and at each edge.
+    fixed = sum(widths[one] for one in columns if one not in (0, 2)) + len(columns) + 1
+    rest = width - fixed
+    least = min(topic, _LEAST_TOPIC)
+    if rest < least + min(code, _LONGEST_CODE):
+        return None
+    widths[2] = min(code, max(min(code, _LONGEST_CODE), rest - topic))
+    widths[0] = min(topic, rest - widths[2])
+    return widths
+
+
+def _table(columns: Sequence[int], widths: Mapping[int, int], rows: Sequence[Sequence[str]]) -> Table:
+    # Few lines between columns: codes are long, and are to be copied into --code.
+    table = Table(title="dead letters", title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    for one in columns:
+        table.add_column(
+            _HEADS[one], overflow="fold", justify="right" if one in _NUMBERS else "left", width=widths[one]
+        )
+    for row in rows:
+        table.add_row(*(row[one] for one in columns))
     return table
 
 

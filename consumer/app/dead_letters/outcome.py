@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
@@ -12,6 +14,8 @@ import orjson
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from consumer.errors import Incomplete
 
 MOST_NAMED = 10
 """Letters of one kind that are named one by one."""
@@ -44,6 +48,8 @@ class Tally:
     done_before: int = 0
     foreign: int = 0
     """Records that are no letters of the topics asked for. Not among `matched`."""
+    elsewhere: int = 0
+    """Marks that another cluster's redrive wrote: not believed. Not among `matched`."""
 
     @property
     def left(self) -> int:
@@ -112,6 +118,7 @@ _MEANT = {
     "refused": "left: the topic refuses them",
     "left": "left: not come to",
     "foreign": "other records, not touched",
+    "elsewhere": "marks of another cluster",
 }
 
 _BECAME = {
@@ -129,6 +136,22 @@ _WAYS = {
 
 
 def tell(outcome: Outcome, *, as_json: bool) -> None:
+    """Print it, see `_tell`. Raises `Incomplete` where that cannot be: what is done is done, and must not be lost."""
+    try:
+        _tell(outcome, as_json=as_json)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is left in the buffer would fail once more when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Incomplete(
+            f"the result could not be printed ({error.strerror}); all that was done is marked: run it again with "
+            "--dry-run to see what is left"
+        ) from error
+
+
+def _tell(outcome: Outcome, *, as_json: bool) -> None:
     """The table for people, on stdout; with `as_json` the document on stdout, and the table on stderr."""
     console = Console(stderr=as_json)
     for topic in outcome.missing:

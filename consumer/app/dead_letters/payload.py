@@ -1,18 +1,19 @@
 """What a record held, fit to be shown: a value is shown only if it is known to say nothing of a person.
 
 Theory of operation. The mapping says what paths mean. A value is shown if its path feeds a field of `_PUBLIC` and none
-that is not, or if it is an enum or a boolean outside of the objects that personal values come from. All else is
-``***``: what nobody has mapped might be anything. Nulls stay, and so does the structure; keys of maps are data.
+that is not. All else is ``***``, enums and booleans too: what nobody has mapped might be anything. Nulls stay, and so
+does the structure; keys of maps are data.
 
-What is shown as text then goes through two nets more. No value that was hidden may stand in it, however it is written
-there; and what looks like an address, a token or a phone number is taken out (`consumer.core.masking`). Identifiers
-are spared the last one where they look like identifiers: ids hold long numbers, and are what one searches for.
+What is shown then goes through two nets more. No value that was hidden may stand in it, however it is written there: a
+short one ("Bo") as a word of its own, a number as all of it; and what looks like an address, a token or a phone number
+is taken out (`consumer.core.masking`). Identifiers are spared the last one where they look like identifiers: ids hold
+long numbers, and are what one searches for.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import orjson
@@ -48,7 +49,14 @@ _NO_IDENTIFIER: Final = re.compile(r"[0-9a-fA-F]{40,}|\d{1,3}(?:\.\d{1,3}){3}|pi
 _LEAST_DIGITS: Final = 7
 """A hidden number of so many digits is looked for without its spaces and signs too."""
 _LEAST_HIDDEN: Final = 4
-"""Shorter values are in every other identifier by chance."""
+"""Shorter values are in every other identifier by chance: they count where they are words."""
+_LEAST_LETTERS: Final = 2
+_MOST_WORDS: Final = 4
+"""Of a hidden value that is looked for word by word."""
+_WORD: Final = re.compile(r"[^\W_]+")
+_CODES: Final = frozenset({"language", "custom_data.currency"})
+_CODE: Final = re.compile(r"[A-Za-z]{2,3}(?:[_-][A-Za-z]{2,4})?")
+"""What says no more than a language or a currency, whoever's country is written like it."""
 
 Path = tuple[str, ...]
 """Names of fields and keys; each element of an array is ``""``."""
@@ -60,19 +68,17 @@ class Masker:
 
     def __init__(self, schema: dict[str, Any], mapping: Mapping) -> None:
         self._type = parse(schema)
-        self._public: dict[Path, bool] = {}
-        """Path -> whether what lies there is an identifier."""
+        self._public: dict[Path, frozenset[str]] = {}
+        """Path -> the fields that what lies there feeds."""
         personal: set[Path] = set()
         for name, source in mapping.sources.items():
+            path = _path(source)
             if name in _PUBLIC:
-                path = _path(source)
-                self._public[path] = self._public.get(path, True) and name in _IDENTIFIERS
+                self._public[path] = self._public.get(path, frozenset()) | {name}
             else:
-                personal.add(_path(source))
+                personal.add(path)
         for path in personal:
             self._public.pop(path, None)
-        self._personal = {_container(path) for path in personal} - {()}
-        """Objects that personal values come from."""
 
     def masked(self, event: CommerceEvent) -> Any:
         """The record as JSON values, masked."""
@@ -95,7 +101,7 @@ class Masker:
             return self._map(kind, value, path, hidden)
         if isinstance(kind, Array) and isinstance(value, list):
             return [self._value(kind.items, inner, (*path, _ELEMENT), hidden) for inner in value]
-        return self._scalar(kind, value, path, hidden)
+        return self._scalar(value, path, hidden)
 
     def _map(self, kind: Map, value: dict[str, Any], path: Path, hidden: list[str]) -> dict[str, Any]:
         shown: dict[str, Any] = {}
@@ -108,38 +114,34 @@ class Masker:
             shown[name] = self._value(kind.values, inner, inside, hidden)
         return shown
 
-    def _scalar(self, kind: AvroType, value: Any, path: Path, hidden: list[str]) -> Any:
+    def _scalar(self, value: Any, path: Path, hidden: list[str]) -> Any:
         if path in self._public:
             return _Shown(_plain(value), self._public[path])
-        if self._is_closed(kind, value) and not self._is_personal(path):
-            return value
         hidden.extend(_texts(value))
         return MASK
-
-    def _is_closed(self, kind: AvroType, value: Any) -> bool:
-        if isinstance(kind, Enum):
-            return value in kind.symbols
-        return isinstance(kind, Primitive) and kind.kind == "boolean" and isinstance(value, bool)
-
-    def _is_personal(self, path: Path) -> bool:
-        return any(path[:length] in self._personal for length in range(1, len(path)))
-
-
-def _container(path: Path) -> Path:
-    """The object that the values of a path belong to."""
-    while path[-1] == _ELEMENT:
-        path = path[:-1]
-    return path[:-1]
 
 
 class _Shown:
     """A value that may be shown, before the nets."""
 
-    __slots__ = ("identifier", "value")
+    __slots__ = ("_fields", "value")
 
-    def __init__(self, value: Any, identifier: bool) -> None:
+    def __init__(self, value: Any, fields: frozenset[str]) -> None:
         self.value = value
-        self.identifier = identifier
+        self._fields = fields
+
+    def is_identifier(self) -> bool:
+        """Whether it is one, and looks like one."""
+        text = self.value
+        return (
+            self._fields <= _IDENTIFIERS
+            and _IDENTIFIER.fullmatch(text) is not None
+            and _NO_IDENTIFIER.search(text) is None
+        )
+
+    def is_code(self) -> bool:
+        """Whether it is a language or a currency, and looks like one."""
+        return self._fields <= _CODES and _CODE.fullmatch(self.value) is not None
 
 
 def _path(source: Source) -> Path:
@@ -192,6 +194,23 @@ def _bare_numbers(texts: list[str]) -> Iterator[str]:
             yield digits.lstrip("0")
 
 
+def _words(text: str) -> list[re.Match[str]]:
+    return list(_WORD.finditer(text))
+
+
+def _phrase(words: Iterable[re.Match[str]]) -> str:
+    """Words as they are compared: without case, and without what stands between them."""
+    return " ".join(one[0].casefold() for one in words)
+
+
+def _phrases(texts: Iterable[str]) -> Iterator[str]:
+    """Of hidden values those that are a few words, or one."""
+    for text in texts:
+        words = _words(text[: _MOST_WORDS * 64])
+        if 0 < len(words) <= _MOST_WORDS and sum(map(str.isalpha, text)) >= _LEAST_LETTERS:
+            yield _phrase(words)
+
+
 class _Nets:
     """Keeps what was hidden, and what looks personal, out of what is shown."""
 
@@ -200,6 +219,8 @@ class _Nets:
         texts = [*hidden, *capitals, *_bare_numbers(hidden)]
         self._body = orjson.dumps({"hidden": texts})
         self._hidden = {text.casefold() for text in texts if len(text) >= _LEAST_HIDDEN}
+        self._whole = set(texts)
+        self._phrases = set(_phrases(hidden))
 
     def through(self, value: Any) -> Any:
         """`value` with every `_Shown` in it made plain."""
@@ -209,12 +230,34 @@ class _Nets:
             return [self.through(inner) for inner in value]
         if not isinstance(value, _Shown):
             return value
-        return self._text(value) if isinstance(value.value, str) else value.value
+        return self._text(value) if isinstance(value.value, str) else self._number(value.value)
+
+    def _number(self, value: Any) -> Any:
+        """A number, or a boolean, which is nobody's."""
+        if isinstance(value, bool):
+            return value
+        ways = {str(value), str(int(value))} if isinstance(value, int) or value.is_integer() else {str(value)}
+        return MASK if ways & self._whole else value
 
     def _text(self, shown: _Shown) -> str:
-        text = shown.value
-        looks = shown.identifier and _IDENTIFIER.fullmatch(text) and not _NO_IDENTIFIER.search(text)
-        if not looks:
+        text: str = shown.value
+        if shown.is_code():
+            return text
+        stretches = self._stretches(text)
+        if not shown.is_identifier():
+            for begin, end in reversed(stretches):
+                text = f"{text[:begin]}{MASK}{text[end:]}"
             return mask(text, self._body)
         folded = text.casefold()
-        return MASK if any(one in folded for one in self._hidden) else text
+        return MASK if stretches or any(one in folded for one in self._hidden) else text
+
+    def _stretches(self, text: str) -> list[tuple[int, int]]:
+        """Where hidden values stand as words, in order, apart from each other."""
+        words, found, at = _words(text), list[tuple[int, int]](), 0
+        while at < len(words):
+            some = [words[at : at + count] for count in range(min(_MOST_WORDS, len(words) - at), 0, -1)]
+            hit = next((one for one in some if _phrase(one) in self._phrases), None)
+            if hit is not None:
+                found.append((hit[0].start(), hit[-1].end()))
+            at += 1 if hit is None else len(hit)
+        return found

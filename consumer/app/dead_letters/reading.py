@@ -12,8 +12,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from consumer.adapters.kafka import Bound, Range, read_record, resolve_ranges, scan
+from consumer.adapters.kafka.redrive import cluster_id
 from consumer.app.dead_letters.topics import DeadLetterTopic
-from consumer.core.letters import DeadRecord, Done, Filters, Place, read_letter, read_mark
+from consumer.core.letters import DeadRecord, Done, Filters, Home, Place, read_letter, read_mark
 from consumer.core.model import Chunk, Record
 
 TIMEOUT = 15.0
@@ -34,6 +35,9 @@ class Reader(Protocol):
     async def record(self, place: Place) -> Record | None:
         """The record at `place`; None if it is not there any more."""
 
+    async def home(self, topic: str, partition: int) -> Home:
+        """The partition, in the cluster that is read: whose marks are believed."""
+
 
 class KafkaReader:
     """Reads with a consumer that belongs to no group.
@@ -43,6 +47,7 @@ class KafkaReader:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._cluster: str | None = None
 
     async def ranges(self, topic: str) -> Sequence[Range]:
         """See `Reader`."""
@@ -56,6 +61,12 @@ class KafkaReader:
         """See `Reader`."""
         return await read_record(self._config, *place, TIMEOUT)
 
+    async def home(self, topic: str, partition: int) -> Home:
+        """See `Reader`."""
+        if self._cluster is None:
+            self._cluster = await cluster_id(self._config, TIMEOUT)
+        return Home(self._cluster, topic, partition)
+
 
 class Marks(NamedTuple):
     """What the first pass found."""
@@ -64,6 +75,10 @@ class Marks(NamedTuple):
     """By partition."""
     matching: int
     """How many letters the filters mean, done or not."""
+    done_before: int = 0
+    """How many of these are done."""
+    elsewhere: int = 0
+    """Marks that were written elsewhere, and are not believed."""
 
 
 OnProgress = Callable[[int], None]
@@ -106,21 +121,44 @@ async def read_marks(
     stopped: Callable[[], bool] = lambda: False,
 ) -> Marks:
     """The first pass. Ends early when `stopped` says so."""
-    done: dict[int, Done] = defaultdict(Done)
-    matching = 0
+    first = _FirstPass(topic, filters)
+    homes = {one.partition: await reader.home(topic.name, one.partition) for one in ranges}
     unread = Unread(ranges, tell)
     async with contextlib.aclosing(reader.scan(ranges)) as scanned:
         async for chunks in scanned:
             for chunk in chunks:
                 for record in chunk.records:
-                    runs = read_mark(record)
-                    if runs is not None:
-                        done[chunk.partition].add(runs)
-                        continue
-                    letter = ours(topic, chunk.partition, record)
-                    matching += letter is not None and filters.hold(letter)
+                    first.hear(record, homes[chunk.partition])
                 unread.heard(chunk)
             if stopped():
-                return Marks(done, matching)
+                return first.marks()
     unread.over()
-    return Marks(done, matching)
+    return first.marks()
+
+
+class _FirstPass:
+    """Which letters match is kept as runs, too: what of them is done is known only at the end."""
+
+    def __init__(self, topic: DeadLetterTopic, filters: Filters) -> None:
+        self._topic = topic
+        self._filters = filters
+        self._done: dict[int, Done] = defaultdict(Done)
+        self._matching: dict[int, Done] = defaultdict(Done)
+        self._count = self._elsewhere = 0
+
+    def hear(self, record: Record, home: Home) -> None:
+        """The next record of a partition."""
+        mark = read_mark(record, home)
+        if mark is not None:
+            self._done[home.partition].add(mark.runs)
+            self._elsewhere += not mark.at_home
+            return
+        letter = ours(self._topic, home.partition, record)
+        if letter is not None and self._filters.hold(letter):
+            self._count += 1
+            self._matching[home.partition].add(((record.offset, record.offset + 1),))
+
+    def marks(self) -> Marks:
+        """What was found so far."""
+        before = sum(one.common(self._done[at]) for at, one in self._matching.items())
+        return Marks(self._done, self._count, before, self._elsewhere)

@@ -142,7 +142,7 @@ class _Topic:
             progress = _Progress(shown, self._tally)
             topic, filters = self._chooser.topic, self._run.options.filters
             marks = await read_marks(reader, topic, ranges, filters, progress.read, stopped.is_set)
-            self._tally.matched = marks.matching
+            self._chooser.begin(marks)
             for one in ranges:
                 if one.begin < one.end and not self._run.interrupted():
                     await self._partition(one, marks.done.get(one.partition, Done()), progress)
@@ -183,15 +183,16 @@ class _Topic:
 
     async def _put_back(self, writer: Writer, partition: int, lot: list[Chosen]) -> list[Chosen]:
         """Those of the lot that are back: all but what is refused."""
+        home = await self._run.reader.home(self._name, partition)
         while lot:
             copies = [self._copy(one) for one in lot]
-            refused = await writer.put_back([*copies, mark(self._name, partition, runs_of(going(lot)))])
+            refused = await writer.put_back([*copies, mark(home, runs_of(going(lot)))])
             if refused is None:
                 break
             if refused == len(lot):
                 raise KafkaError(
                     f"Kafka: {self._name} takes no mark of what is done, so nothing was put back: raise its "
-                    "max.message.bytes"
+                    "max.message.bytes, or let this user write to it"
                 )
             self._stays(lot[refused])
             after = [one._replace(joins=one.joins and at > 0) for at, one in enumerate(lot[refused + 1 :])]
@@ -214,7 +215,7 @@ class _Topic:
         self._chooser.budget.take(-1)
         self._chooser.outcome.note(
             f"{chosen.letter.place} stays: {chosen.letter.origin.topic} does not take it back (too large for it now, "
-            "or without the key that it asks for)"
+            "without the key that it asks for, or this user may not write there)"
         )
 
 

@@ -131,7 +131,12 @@ async def _show(options: ShowOptions, settings: Settings, reader: Reader) -> Sho
 
 
 async def _find(place: Place, reader: Reader) -> tuple[DeadRecord, Range]:
-    ranges = {one.partition: one for one in await reader.ranges(place.topic)}
+    try:
+        ranges = {one.partition: one for one in await reader.ranges(place.topic)}
+    except UsageError as error:
+        # What it advises is an option of other commands.
+        missing = str(error).removesuffix(": correct --topic")
+        raise UsageError(f"{place}: {missing}; see pinstream dead-letters list") from None
     where = ranges.get(place.partition)
     if where is None:
         raise UsageError(f"{place}: {place.topic} has the partitions 0 to {len(ranges) - 1}")
@@ -145,7 +150,8 @@ async def _find(place: Place, reader: Reader) -> tuple[DeadRecord, Range]:
         )
     letter = read_letter(place.topic, place.partition, record)
     if letter is None:
-        what = "a mark of what was redriven" if read_mark(record) is not None else "no dead letter of ours"
+        mark = read_mark(record, await reader.home(place.topic, place.partition))
+        what = "a mark of what was redriven" if mark is not None else "no dead letter of ours"
         raise UsageError(f"{place} is {what}; see pinstream dead-letters list")
     return letter, where
 
@@ -153,10 +159,13 @@ async def _find(place: Place, reader: Reader) -> tuple[DeadRecord, Range]:
 async def _done(place: Place, where: Range, reader: Reader) -> bool:
     """Whether a mark, which comes after its letters, tells of this one."""
     done = Done()
+    home = await reader.home(place.topic, place.partition)
     async with contextlib.aclosing(reader.scan([where._replace(begin=place.offset + 1)])) as scanned:
         async for chunks in scanned:
             for record in (one for chunk in chunks for one in chunk.records):
-                done.add(run for run in read_mark(record) or () if run[0] <= place.offset < run[1])
+                mark = read_mark(record, home)
+                runs = () if mark is None else mark.runs
+                done.add(run for run in runs if run[0] <= place.offset < run[1])
     return place.offset in done
 
 

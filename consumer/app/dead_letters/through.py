@@ -5,7 +5,8 @@ where the letters lie. To commit a position means here: a mark for all letters t
 its offset map. So a letter is marked only when it is delivered, a duplicate, filtered, or dead once more; killed in
 between, it is tried again, and the key store knows what was delivered.
 
-What dies again goes to the dead-letter topic of its origin as a letter of that origin, one trip further.
+What dies again is a letter once more, of its origin and one trip further, on the same dead-letter topic; it is written
+in one transaction with the mark of the old one, so that there never are two.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ import dataclasses
 import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from consumer.adapters.kafka import (
     BoundedSource,
     CommitResult,
-    DeadLetterProducer,
     NewRecord,
     Range,
     Redriver,
 )
+from consumer.adapters.kafka.dead_letters import letter_headers
 from consumer.adapters.key_store import open_key_store
 from consumer.app import building
 from consumer.app.dead_letters.choosing import (
@@ -41,7 +42,7 @@ from consumer.app.dead_letters.choosing import (
 )
 from consumer.app.dead_letters.outcome import End, Outcome
 from consumer.app.dead_letters.reading import KafkaReader, read_marks
-from consumer.app.dead_letters.redrive import Writer
+from consumer.app.dead_letters.redrive import LOT_BYTES, LOT_LETTERS, Pace, Writer
 from consumer.app.dead_letters.topics import DeadLetterTopic
 from consumer.app.replay.engine import End as RunEnd
 from consumer.app.replay.engine import Ran, run_to_end
@@ -50,11 +51,23 @@ from consumer.app.run import REFUSED_ADVICE, log_kafka_trouble, tune_garbage_col
 from consumer.core import offset_map
 from consumer.core.interface import DeadLetter
 from consumer.core.ledger import map_place
-from consumer.core.letters import LETTER_HEADERS, TRIPS, Done, headers_back, own_headers, read_letter
+from consumer.core.letters import (
+    HEADERS,
+    KEY,
+    LETTER_HEADERS,
+    TRIPS,
+    VALUE,
+    DeadRecord,
+    Done,
+    Home,
+    headers_back,
+    own_headers,
+    read_letter,
+)
 from consumer.core.model import Chunk, Position, Record, TopicPartition
 from consumer.core.pipeline import Pipeline
 from consumer.errors import DestinationRefused, InvariantViolation, KafkaError
-from consumer.service import DeadLetterWriter, Service, Source, SystemClock
+from consumer.service import Service, Source, SystemClock
 from consumer.settings import Settings
 from consumer.web.status import ledger
 
@@ -74,26 +87,140 @@ class BoundedReading(Source, Protocol):
 
 
 class Origin(NamedTuple):
-    """A dead-letter topic that is redriven. `done`: by partition, what was before."""
+    """A dead-letter topic that is redriven. `done`: what was before; `homes`: of marks. Both by partition."""
 
     chooser: Chooser
     writer: Writer
     done: Mapping[int, Done]
+    homes: Mapping[int, Home]
+
+
+class Marker:
+    """Knows which letters of `origins` are handed out and not marked yet; writes marks, and what died again.
+
+    `origins`: by the name of the dead-letter topic. `failure`: why nothing can be marked any more.
+    """
+
+    def __init__(self, origins: Mapping[str, Origin]) -> None:
+        self.origins = origins
+        self.failure: KafkaError | None = None
+        self._handed: defaultdict[TopicPartition, list[Going]] = defaultdict(list)
+        """What is not marked yet, in order."""
+        self._marking = asyncio.Lock()
+
+    def handed(self, name: TopicPartition, one: Chosen) -> None:
+        """This letter is on its way."""
+        self._handed[name].append(Going(one.letter.place.offset, one.joins))
+
+    async def settle(self, positions: Sequence[Position]) -> bool:
+        """Mark what these positions say is settled; whether the broker has the marks."""
+        async with self._marking:
+            try:
+                for topic, origin in self.origins.items():
+                    await self._settle(origin, [one for one in positions if one.topic == topic])
+            except KafkaError as error:
+                self.failure = self.failure or error
+        return self.failure is None
+
+    async def store(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
+        """See `DeadLetterWriter.store`: what dies again, and the marks of the letters that it was, together."""
+        stored = [False] * len(letters)
+        async with self._marking:
+            try:
+                for topic, origin in self.origins.items():
+                    ours = [
+                        at for at, one in enumerate(letters) if one.topic == topic and self.failure is None
+                    ]
+                    for lot in _lots(ours, letters):
+                        await self._bury(origin, [letters[at] for at in lot])
+                        for at in lot:
+                            stored[at] = True
+            except KafkaError as error:
+                self.failure = self.failure or error
+        return stored
+
+    async def _settle(self, origin: Origin, positions: Sequence[Position]) -> None:
+        """One transaction with the marks of all partitions of a dead-letter topic."""
+        settled: dict[TopicPartition, set[int]] = {}
+        for position in positions:
+            name = TopicPartition(position.topic, position.partition)
+            going, _ = split(self._handed[name], _Settled(position))
+            if going:
+                settled[name] = {one.offset for one in going}
+        await self._write(origin, [], settled)
+
+    async def _bury(self, origin: Origin, letters: Sequence[DeadLetter]) -> None:
+        settled: defaultdict[TopicPartition, set[int]] = defaultdict(set)
+        for letter in letters:
+            settled[TopicPartition(letter.topic, letter.partition)].add(letter.record.offset)
+        await self._write(origin, [_Again(one) for one in letters], settled)
+
+    async def _write(
+        self, origin: Origin, again: Sequence[_Again], settled: Mapping[TopicPartition, set[int]]
+    ) -> None:
+        """All of it in one transaction. What its topic finds too large leaves parts of it out."""
+        marks: list[NewRecord] = []
+        for name, offsets in settled.items():
+            going, _ = split(self._handed[name], offsets.__contains__)
+            if going:
+                marks.append(mark(origin.homes[name.partition], runs_of(going)))
+        partitions = len(origin.homes)
+        while marks or again:
+            refused = await origin.writer.put_back([*(one.record(partitions) for one in again), *marks])
+            if refused is None:
+                break
+            self._reduce(origin, again, refused)
+        for one in again:
+            if one.left_out:
+                origin.chooser.outcome.note(
+                    f"{one.before.place} died once more, too large for its topic: the new letter is without its "
+                    f"{' and '.join(one.left_out)}"
+                )
+        for name, offsets in settled.items():
+            # More may have been handed out meanwhile.
+            done, self._handed[name] = split(self._handed[name], offsets.__contains__)
+            origin.chooser.tally.redriven += len(done)
+
+    def _reduce(self, origin: Origin, again: Sequence[_Again], refused: int) -> None:
+        topic = origin.chooser.topic.name
+        if refused >= len(again):
+            raise KafkaError(
+                f"Kafka: {topic} takes no mark of what is done: raise its max.message.bytes, or let this user write "
+                "to it"
+            )
+        one = again[refused]
+        if not one.reduce():
+            raise KafkaError(
+                f"Kafka: {topic} does not take the letter of {one.before.origin} once more: raise its "
+                "max.message.bytes, give it cleanup.policy=delete, or let this user write to it"
+            )
+
+
+def _lots(indices: Sequence[int], letters: Sequence[DeadLetter]) -> Iterator[list[int]]:
+    """As many letters together as one transaction holds."""
+    lot: list[int] = []
+    size = 0
+    for at in indices:
+        record = letters[at].record
+        lot.append(at)
+        size += len(record.value or b"") + len(record.key or b"")
+        if len(lot) >= LOT_LETTERS or size >= LOT_BYTES:
+            yield lot
+            lot, size = [], 0
+    if lot:
+        yield lot
 
 
 class LettersSource:
-    """Hands out the chosen letters of `origins`, which `inner` reads; fits `consumer.app.replay.engine.FiniteSource`.
+    """Hands out the chosen letters, which `inner` reads; fits `consumer.app.replay.engine.FiniteSource`.
 
-    `origins`: by the name of the dead-letter topic.
+    `pace`: of letters that are handed out, whatever becomes of them.
     """
 
-    def __init__(self, inner: BoundedReading, origins: Mapping[str, Origin]) -> None:
+    def __init__(self, inner: BoundedReading, marker: Marker, pace: Pace) -> None:
         self._inner = inner
-        self._origins = origins
-        self._handed: defaultdict[TopicPartition, list[Going]] = defaultdict(list)
-        """What is not marked yet, in order."""
-        self._failure: KafkaError | None = None
-        self._marking = asyncio.Lock()
+        self._marker = marker
+        self._pace = pace
 
     @property
     def done(self) -> bool:
@@ -110,24 +237,23 @@ class LettersSource:
 
     async def fetch(self, room: int, timeout: float) -> list[Chunk]:
         """See `Source`. Raises `KafkaError` once marks cannot be written any more: another redrive has taken over."""
-        if self._failure is not None:
-            raise self._failure
-        if self._spent():
+        if self._marker.failure is not None:
+            raise self._marker.failure
+        delay = self._pace.delay()
+        if self._spent() or delay > timeout:
             await asyncio.sleep(timeout)
             return []
+        await asyncio.sleep(max(0.0, delay))
+        room = min(room, self._pace.at_once())
         chunks = [await self._chosen(chunk) for chunk in await self._inner.fetch(room, timeout)]
+        self._pace.went(sum(len(chunk.records) for chunk in chunks))
         return [chunk for chunk in chunks if chunk.records]
 
     async def commit(self, positions: Sequence[Position]) -> CommitResult:
         """Mark what these positions say is settled; taken once the broker has the marks."""
-        async with self._marking:
-            try:
-                for topic, origin in self._origins.items():
-                    await self._mark(origin, [one for one in positions if one.topic == topic])
-            except KafkaError as error:
-                self._failure = self._failure or error
-                return CommitResult((), "not marked")
-        return CommitResult(tuple(positions), None)
+        if await self._marker.settle(positions):
+            return CommitResult(tuple(positions), None)
+        return CommitResult((), "not marked")
 
     async def end_offsets(self) -> Mapping[TopicPartition, int]:
         """See `Source`."""
@@ -143,47 +269,27 @@ class LettersSource:
             async with asyncio.timeout(timeout):
                 await self.commit(positions)
         except TimeoutError:
-            self._failure = self._failure or KafkaError(
+            self._marker.failure = self._marker.failure or KafkaError(
                 "Kafka: the last letters could not be marked as done in time: run the redrive again; what was "
                 "delivered is known"
             )
         await self._inner.close(timeout)
-        if self._failure is not None:
-            raise self._failure
+        if self._marker.failure is not None:
+            raise self._marker.failure
 
     def _spent(self) -> bool:
-        return all(one.chooser.budget.spent() for one in self._origins.values())
+        return all(one.chooser.budget.spent() for one in self._marker.origins.values())
 
     async def _chosen(self, chunk: Chunk) -> Chunk:
-        origin = self._origins[chunk.topic]
+        origin = self._marker.origins[chunk.topic]
         done = origin.done.get(chunk.partition, Done())
         records: list[Record] = []
         for record in chunk.records:
             one = await origin.chooser.choose(chunk.partition, record, done)
             if one is not None:
-                handed = self._handed[TopicPartition(chunk.topic, chunk.partition)]
-                handed.append(Going(one.letter.place.offset, one.joins))
+                self._marker.handed(TopicPartition(chunk.topic, chunk.partition), one)
                 records.append(handed_out(one))
         return chunk._replace(records=records)
-
-    async def _mark(self, origin: Origin, positions: Sequence[Position]) -> None:
-        """One transaction with the marks of all partitions of a dead-letter topic."""
-        settled: dict[TopicPartition, set[int]] = {}
-        marks: list[NewRecord] = []
-        for position in positions:
-            name = TopicPartition(position.topic, position.partition)
-            going, _ = split(self._handed[name], _Settled(position))
-            if going:
-                settled[name] = {one.offset for one in going}
-                marks.append(mark(*name, runs_of(going)))
-        if marks and await origin.writer.put_back(marks) is not None:
-            raise KafkaError(
-                f"Kafka: {origin.chooser.topic.name} takes no mark of what is done: raise its max.message.bytes"
-            )
-        for name, offsets in settled.items():
-            # More may have been handed out meanwhile.
-            _, self._handed[name] = split(self._handed[name], offsets.__contains__)
-            origin.chooser.tally.redriven += len(offsets)
 
 
 class _Settled:
@@ -205,25 +311,44 @@ def handed_out(chosen: Chosen) -> Record:
     return original._replace(timestamp=letter.timestamp, headers=(*own_headers(original.headers), *carried))
 
 
-class ToTheirOrigins:
-    """A `DeadLetterWriter` before another one: what dies again is a letter of its origin, one trip further."""
-
-    def __init__(self, writer: DeadLetterWriter) -> None:
-        self._writer = writer
-
-    async def store(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
-        """See `DeadLetterWriter.store`."""
-        return await self._writer.store([_of_its_origin(one) for one in letters])
+_REDUCTIONS: tuple[tuple[str, ...], ...] = ((), (VALUE,), (VALUE, HEADERS), (VALUE, HEADERS, KEY))
+"""What is left out of a letter, the first that its topic takes."""
 
 
-def _of_its_origin(letter: DeadLetter) -> DeadLetter:
-    before = read_letter(letter.topic, letter.partition, letter.record)
-    if before is None:
-        raise InvariantViolation("a redriven record does not say where it is from; please report this")
-    topic, partition, offset = before.origin
-    own = own_headers(letter.record.headers)
-    record = letter.record._replace(offset=offset, headers=headers_back(own, before))
-    return letter._replace(topic=topic, partition=partition, record=record)
+class _Again:
+    """A letter that died once more: a letter of its origin, one trip further."""
+
+    def __init__(self, letter: DeadLetter) -> None:
+        before = read_letter(letter.topic, letter.partition, letter.record)
+        if before is None:
+            raise InvariantViolation("a redriven record does not say where it is from; please report this")
+        self.before: DeadRecord = before
+        topic, partition, offset = before.origin
+        headers = headers_back(own_headers(letter.record.headers), before)
+        record = letter.record._replace(offset=offset, headers=headers)
+        self._letter = letter._replace(topic=topic, partition=partition, record=record)
+        self._step = 0
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Which parts of it."""
+        return _REDUCTIONS[self._step]
+
+    def reduce(self) -> bool:
+        """Leave more of it out; whether there is more."""
+        self._step += 1
+        return self._step < len(_REDUCTIONS)
+
+    def record(self, partitions: int) -> NewRecord:
+        """As it lies on the dead-letter topic, which has so many partitions."""
+        letter, left_out = self._letter, self.left_out
+        return NewRecord(
+            self.before.place.topic,
+            letter.partition % partitions,
+            None if KEY in left_out else letter.record.key,
+            None if VALUE in left_out else letter.record.value,
+            tuple(letter_headers(letter, left_out)),
+        )
 
 
 # ---------------------------------------------------------------------------------------------- the whole of it
@@ -274,9 +399,10 @@ class Through:
 
             filters = self._options.filters
             marks = await read_marks(self._reader, topic, ranges, filters, more, self._stopped.is_set)
-        chooser.tally.matched = marks.matching
+        chooser.begin(marks)
         self._ranges += ranges
-        self._origins[topic.name] = Origin(chooser, writer, marks.done)
+        homes = {one.partition: await self._reader.home(topic.name, one.partition) for one in ranges}
+        self._origins[topic.name] = Origin(chooser, writer, marks.done, homes)
 
     async def _serve(self, stack: contextlib.AsyncExitStack) -> None:
         settings, own = self._settings, self._settings.pinstream
@@ -291,16 +417,16 @@ class Through:
             own.key_store.get_secret_value(), window=own.dedup_window, max_bytes=own.key_store_max_bytes
         )
         stack.push_async_callback(keys.close)
-        letters = DeadLetterProducer(self._config, topic=own.dead_letter_topic, on_trouble=log_kafka_trouble)
-        stack.push_async_callback(letters.close)
+        rate = self._options.rate
+        marker = Marker(self._origins)
+        pace = Pace(rate, asyncio.get_running_loop().time)
         sources: list[LettersSource] = []
 
         def connect(listener: Service) -> LettersSource:
             inner = BoundedSource(self._config, self._ranges, listener=listener, on_trouble=log_kafka_trouble)
-            sources.append(LettersSource(inner, self._origins))
+            sources.append(LettersSource(inner, marker, pace))
             return sources[0]
 
-        rate = self._options.rate
         service = Service(
             Pipeline(
                 dataclasses.replace(building.policy(settings), events_per_second=rate or math.inf),
@@ -312,7 +438,7 @@ class Through:
             api=api,
             key_store=keys,
             schemas=writers,
-            dead_letters=ToTheirOrigins(letters),
+            dead_letters=marker,
             clock=SystemClock(time.time),
             report=building.log_report,
             grace=own.shutdown_grace,
