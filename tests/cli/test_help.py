@@ -11,7 +11,7 @@ import pytest
 
 from consumer.cli import main
 from consumer.settings import describe
-from tests.end_to_end.processes import bare_environment, command
+from tests.end_to_end.processes import ROOT, bare_environment, command
 
 COMMANDS = tuple(main.commands)
 
@@ -33,6 +33,18 @@ def test_every_promised_command_is_there() -> None:
         ("offsets", "show"),
         ("offsets", "set"),
     }
+
+
+@pytest.mark.parametrize("path", list(leaves(main)), ids=" ".join)
+def test_the_readme_names_every_command(path: tuple[str, ...]) -> None:
+    """In its table, those within groups beside each other."""
+    rows = [
+        line
+        for line in (ROOT / "README.md").read_text("utf-8").splitlines()
+        if line.startswith("| `pinstream ")
+    ]
+    [row] = [line for line in rows if re.match(rf"\| `pinstream {path[0]}\b", line)]
+    assert all(f"{word}`" in row or f"{word} " in row for word in path)
 
 
 def test_the_overview_names_every_command(tmp_path: Path) -> None:
