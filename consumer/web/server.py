@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
+import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry, generate_latest
@@ -159,7 +160,8 @@ class WebServer:
             self._health.sickness(statistics, now, self._fetched_at())
             self._history.look(statistics, now, self._keys)
             self._events.look(statistics)
-        except Exception:
+        except Exception as error:  # a bug, which must be heard of, and must not end the looks
+            structlog.get_logger().error("figures_unreadable", error=type(error).__name__)
             self._events.hang_up()
 
     def _sickness(self) -> str | None:
