@@ -74,11 +74,15 @@ class Shop:
         """Produce so many purchases of now."""
         return self.write(commerce_event(f"{prefix}-{number}") for number in range(count))
 
+    def line(self, *arguments: str, start: str = "beginning", stop: str = "end") -> tuple[str, ...]:
+        """The command line of a replay of the topic."""
+        return ("replay", "--topic", self.topic, "--from", start, "--to", stop, "--json", *arguments)
+
     def replay(
         self, *arguments: str, start: str = "beginning", stop: str = "end", code: int = 0, **settings: str
     ) -> Replayed:
         """Run one to its end, whose exit code must be `code`."""
-        line = ("replay", "--topic", self.topic, "--from", start, "--to", stop, "--json", *arguments)
+        line = self.line(*arguments, start=start, stop=stop)
         begun = time.monotonic()
         done = command(*line, env={**self.env, **settings}, timeout=WITHIN * 4)
         seconds = time.monotonic() - begun

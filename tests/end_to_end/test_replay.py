@@ -83,18 +83,7 @@ def test_a_topic_that_grows_does_not_keep_it(kafka: Kafka, api: Api, tmp_path: P
     """A slow replay of a topic that is written to meanwhile ends where the topic ended at its start."""
     shop = Shop(kafka, api, tmp_path)
     shop.write_orders(60)
-    arguments = (
-        "replay",
-        "--topic",
-        shop.topic,
-        "--from",
-        "beginning",
-        "--to",
-        "end",
-        "--rate",
-        "40/s",
-        "--json",
-    )
+    arguments = shop.line("--rate", "40/s")
     with Process(tmp_path, *arguments, env=shop.env) as process:
         process.until(lambda: api.calls > 0, "its first call")
         shop.write_orders(60, "later")
@@ -225,18 +214,7 @@ def test_a_named_replay_goes_on_where_it_was_interrupted(
     }
     shop = Shop(kafka, api, tmp_path, partitions=3, settings=settings)
     shop.write_orders(900)
-    arguments = (
-        "replay",
-        "--topic",
-        shop.topic,
-        "--from",
-        "beginning",
-        "--to",
-        "end",
-        "--name",
-        "n",
-        "--json",
-    )
+    arguments = shop.line("--name", "n")
     with Process(tmp_path, *arguments, "--rate", "300/s", env=shop.env) as process:
         process.until(lambda: sum(shop.accepted().values()) > 250, "a third")
         if how is signal.SIGKILL:
@@ -268,7 +246,7 @@ def test_a_name_belongs_to_one_replay(kafka: Kafka, api: Api, tmp_path: Path) ->
     other = shop.replay("--name", "n", start="offset:7", code=2)
     assert "n" in other.error
     assert "other arguments" in other.error
-    arguments = ("replay", "--topic", shop.topic, "--from", "beginning", "--to", "end", "--name", "n")
+    arguments = shop.line("--name", "n")
     with Process(tmp_path, *arguments, "--rate", "2/s", env=shop.env) as process:
         process.until(lambda: len(shop.accepted()) > 5, "its first call")
         assert "is running" in shop.replay("--name", "n", code=2).error
@@ -350,7 +328,7 @@ def test_it_warns_of_another_replay_and_of_an_open_transaction(
     """Two that send at once; and records that nobody can read yet."""
     shop = Shop(kafka, api, tmp_path)
     shop.write_orders(30)
-    arguments = ("replay", "--topic", shop.topic, "--from", "beginning", "--to", "end", "--rate", "2/s")
+    arguments = shop.line("--rate", "2/s")
     with Process(tmp_path, *arguments, env=shop.env) as other:
         other.until(lambda: api.calls > 0, "its first call")
         [warning] = shop.replay(start="offset:28", stop="offset:30").warnings
@@ -384,17 +362,7 @@ def test_ignore_dedup_interrupted_says_where_each_partition_stopped(
     """So that going on by hand sends the rest, and only the rest."""
     shop = Shop(kafka, api, tmp_path, partitions=3, settings={"PINSTREAM_BATCH_EVENTS": "10"})
     shop.write_orders(300)
-    arguments = (
-        "replay",
-        "--topic",
-        shop.topic,
-        "--from",
-        "beginning",
-        "--to",
-        "end",
-        "--json",
-        "--ignore-dedup",
-    )
+    arguments = shop.line("--ignore-dedup")
     with Process(tmp_path, *arguments, "--rate", "100/s", env=shop.env) as process:
         process.until(lambda: shop.accepted().total() > 60, "a share")
         assert process.stop(signal.SIGINT)[0] == 1

@@ -121,18 +121,7 @@ def _in(one: Placed, since: datetime, until: datetime) -> bool:
 def test_stopped_and_killed_again_and_again(shop: Shop, tmp_path: Path) -> None:
     """Interrupted in order it sends nothing twice; a kill repeats no more than was in flight; at the end all 69,659
     orders are there, to the cent, and the last ledger has only what was left."""
-    arguments = (
-        "replay",
-        "--topic",
-        shop.topic,
-        "--from",
-        "beginning",
-        "--to",
-        "end",
-        "--name",
-        "orders",
-        "--json",
-    )
+    arguments = shop.line("--name", "orders")
     dice, kills, stops = random.Random(7), 0, 0
     while (before := sum(shop.accepted().values())) < 55_000:
         how = signal.SIGKILL if (kills + stops) % 2 else signal.SIGINT

@@ -18,7 +18,7 @@ import difflib
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import confluent_kafka
 from confluent_kafka import IsolationLevel, KafkaException
@@ -37,6 +37,8 @@ from consumer.core.model import TopicPartition
 from consumer.errors import KafkaError, UsageError
 
 _Code = confluent_kafka.KafkaError
+_Parameters = ParamSpec("_Parameters")
+_Answer = TypeVar("_Answer")
 _LEAST_ASK: Final = 1.0
 """Seconds that a question gets even when the limit is nearly used up."""
 _EARLIEST: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # it has no annotations
@@ -78,11 +80,7 @@ async def resolve_ranges(
     `partitions`: ``P`` or ``TOPIC:P``, none for all. Raises `UsageError` for what is not there, `KafkaError` for
     brokers that do not answer within `timeout` seconds.
     """
-    thread = OwnThread("pinstream-kafka-ranges")
-    try:
-        return await thread.run(_resolve, config, topics, partitions, start, stop, timeout)
-    finally:
-        thread.stop()
+    return await _apart(_resolve, config, topics, partitions, start, stop, timeout)
 
 
 async def behind_transactions(
@@ -92,9 +90,16 @@ async def behind_transactions(
 
     Only partitions that have some. Raises `KafkaError`.
     """
+    return await _apart(_behind, config, names, timeout)
+
+
+async def _apart(
+    question: Callable[_Parameters, _Answer], *args: _Parameters.args, **kwargs: _Parameters.kwargs
+) -> _Answer:
+    """The answer to a question that blocks, asked in a thread of its own."""
     thread = OwnThread("pinstream-kafka-ranges")
     try:
-        return await thread.run(_behind, config, names, timeout)
+        return await thread.run(question, *args, **kwargs)
     finally:
         thread.stop()
 
