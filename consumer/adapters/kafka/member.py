@@ -7,6 +7,10 @@ run inside `fetch` and `close`, ask through the hooks, and block until they are 
 the same call as its partition's revocation is dropped. If the partition came back within that call, its records
 could be from before or after: they are dropped, and the consumer seeks back to where the assignment starts.
 
+*The last commit* of a partition, as it is let go of, is tried again for a moment: the group may be between two
+generations, which refuses commits and passes by itself, and no later commit could make up for it. Trying again is
+safe: the broker takes a commit only from a member, and gives a partition to nobody else before this one let go.
+
 *Lost is not revoked.* What is taken from a member that did not poll in time is lost: dropped, never committed.
 """
 
@@ -49,6 +53,10 @@ _ASK_END_TIMEOUT: Final = 1.0
 
 _MOST_IDLE_MS: Final = 300_000
 """librdkafka's default of max.poll.interval.ms."""
+
+_LAST_COMMIT_WITHIN: Final = 3.0
+"""Seconds in which the last commit of a partition is tried again; far below what a rebalance may take."""
+_LAST_COMMIT_EVERY: Final = 0.05
 
 _epochs = itertools.count(1)
 
@@ -180,10 +188,13 @@ class GroupMember:
         else:
             self._commits.add(ours, left_out, answer)
 
-    def close(self, positions: Sequence[Position], epochs: Sequence[int | None]) -> None:
-        """Commit, leave the group. Revocations on the way out ask nobody any more."""
+    def close(self, positions: Sequence[Position], epochs: Sequence[int | None], timeout: float) -> None:
+        """Commit, leave the group. Revocations on the way out ask nobody any more.
+
+        `timeout`: seconds for all of it; half of them for the commit.
+        """
         self._closing = True
-        self._commit_now(self._still_ours(positions, epochs))
+        self._commit_last(self._still_ours(positions, epochs), min(_LAST_COMMIT_WITHIN, timeout / 2))
         self._consumer.close()
         self._commits.drop("_DESTROY")
         self._failure = KafkaError("the Kafka consumer is closed: make a new one")
@@ -369,7 +380,8 @@ class GroupMember:
         names = _names(partitions)
         try:
             if names and not self._closing:
-                self._commit_now([one for one in self._drained(names) if one[:2] in names])
+                ours = [one for one in self._drained(names) if one[:2] in names]
+                self._commit_last(ours, _LAST_COMMIT_WITHIN)
         finally:
             self._let_go(partitions)
 
@@ -409,19 +421,28 @@ class GroupMember:
             and held.epoch == epoch
         ]
 
-    def _commit_now(self, positions: Sequence[Position]) -> None:
-        """Commit and wait for the answer: bounded by librdkafka's socket and session time-outs."""
-        if not positions:
-            return
-        try:
-            answered = self._consumer.commit(offsets=raw_positions(positions), asynchronous=False)
-            failure = read_answer(None, answered, positions).failure
-        except KafkaException as error:
-            failure = exception_error(error).name()
+    def _commit_last(self, positions: Sequence[Position], within: float) -> None:
+        """The last commit of these. It waits out, for `within` seconds, that the group is between generations."""
+        deadline = time.monotonic() + within
+        left, failure = self._commit_now(positions)
+        while failure in _BETWEEN_GENERATIONS and time.monotonic() + _LAST_COMMIT_EVERY < deadline:
+            time.sleep(_LAST_COMMIT_EVERY)
+            left, failure = self._commit_now(left)
         if failure is not None:
             self._hooks.trouble(
                 failure, "the last commit of a partition failed: some records will be read again"
             )
+
+    def _commit_now(self, positions: Sequence[Position]) -> tuple[Sequence[Position], str | None]:
+        """Commit and wait: what the broker did not take, and why. Bounded by librdkafka's time-outs."""
+        if not positions:
+            return (), None
+        try:
+            answered = self._consumer.commit(offsets=raw_positions(positions), asynchronous=False)
+        except KafkaException as error:
+            return positions, exception_error(error).name()
+        taken, failure = read_answer(None, answered, positions)
+        return [one for one in positions if one not in taken], failure
 
     # ------------------------------------------------------------------------------------------- errors
 
@@ -443,6 +464,13 @@ class GroupMember:
         if self._failure is not None:
             raise self._failure
 
+
+_BETWEEN_GENERATIONS: Final = frozenset(
+    {"ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH", "_WAIT_COORD", "NOT_COORDINATOR"}
+    | {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE"}
+)
+"""Kafka's names for a refused commit that the same member may repeat: it just joined again (the client has not
+heard of its new generation, or the group waits for its leader's plan), or the coordinator moves."""
 
 _MISSING_TOPIC: Final = frozenset(
     {

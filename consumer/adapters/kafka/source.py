@@ -184,7 +184,7 @@ class KafkaSource:
         if member is None:
             return
         epochs = [self._announced.get((one.topic, one.partition)) for one in positions]
-        leaving = asyncio.ensure_future(self._thread.run(member.close, positions, epochs))
+        leaving = asyncio.ensure_future(self._thread.run(member.close, positions, epochs, timeout / 2))
         await asyncio.wait([leaving], timeout=timeout / 2)
         if self._hooks is not None:
             self._hooks.give_up()  # a listener that still drains must not keep the thread from leaving

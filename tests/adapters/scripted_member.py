@@ -1,0 +1,197 @@
+"""A `GroupMember` on a fake consumer that plays a script: what no broker does on demand."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import confluent_kafka
+from confluent_kafka import KafkaException, Message
+from confluent_kafka import TopicPartition as RawPartition
+
+from consumer.adapters.kafka.member import GroupMember
+from consumer.core.interface import Assignment
+from consumer.core.model import Chunk, Position, TopicPartition
+
+Step = Callable[["FakeConsumer"], list[Message]]
+
+
+def message(offset: int, partition: int = 0, leader_epoch: int = 0) -> Message:
+    """A record of topic ``t``."""
+    return Message("t", partition, offset, b"k", b"v", None, None, (1, 1000), 0.0, leader_epoch)
+
+
+def parts(*numbers: int) -> list[RawPartition]:
+    """Partitions of topic ``t``."""
+    return [RawPartition("t", number) for number in numbers]
+
+
+def given(*numbers: int) -> Step:
+    """A rebalance that gives these, and no record."""
+
+    def step(consumer: FakeConsumer) -> list[Message]:
+        consumer.assign_to(*numbers)
+        return []
+
+    return step
+
+
+def taken(*numbers: int) -> Step:
+    """A rebalance that takes these, and no record."""
+
+    def step(consumer: FakeConsumer) -> list[Message]:
+        consumer.take_away(*numbers)
+        return []
+
+    return step
+
+
+class FakeConsumer:
+    """Plays a script: one step for each consume that waits (``consume(1, …)``); the other consumes are empty."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.script: list[Step] = []
+        self.calls: list[tuple[Any, ...]] = []
+        self.stored: dict[int, int] = {}
+        self.refused: dict[str, KafkaException] = {}
+        """What fails, always."""
+        self.commit_answers: list[int] = []
+        """Error codes of the next commits; when there are no more, they are taken."""
+
+    def subscribe(self, topics: list[str], **callbacks: Callable[..., None]) -> None:
+        """Remember the callbacks; a script calls them."""
+        self.on = SimpleNamespace(**callbacks)
+
+    def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
+        """The next step."""
+        return self.script.pop(0)(self) if num_messages == 1 and self.script else []
+
+    def assign_to(self, *numbers: int) -> None:
+        """A rebalance gives these."""
+        self.on.on_assign(self, parts(*numbers))
+
+    def take_away(self, *numbers: int) -> None:
+        """A rebalance takes these."""
+        self.on.on_revoke(self, parts(*numbers))
+
+    def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
+        """From `stored`, or the refusal."""
+        self._refuse("committed")
+        for one in partitions:
+            one.offset = self.stored.get(one.partition, confluent_kafka.OFFSET_INVALID)
+        return partitions
+
+    def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
+        """One topic with two partitions."""
+        return SimpleNamespace(topics={topic: SimpleNamespace(partitions={0: None, 1: None})})
+
+    def position(self, partitions: list[RawPartition]) -> list[RawPartition]:
+        """Nothing was read yet."""
+        return [RawPartition(one.topic, one.partition, -1001) for one in partitions]
+
+    def get_watermark_offsets(
+        self, partition: RawPartition, timeout: float = -1, cached: bool = False
+    ) -> tuple[int, int]:
+        """Not known when cached, 77 when asked."""
+        return (-1001, -1001) if cached else (0, 77)
+
+    def commit(self, *, offsets: list[RawPartition], asynchronous: bool) -> Any:
+        """Taken."""
+        named = [(one.partition, one.offset, one.leader_epoch) for one in offsets]
+        self.calls.append(("commit", asynchronous, named))
+        self._refuse("commit")
+        if self.commit_answers:
+            raise KafkaException(confluent_kafka.KafkaError(self.commit_answers.pop(0)))
+        return None if asynchronous else offsets
+
+    def seek(self, partition: RawPartition) -> None:
+        """Remembered."""
+        self.calls.append(("seek", partition.partition, partition.offset))
+        self._refuse("seek")
+
+    def close(self) -> None:
+        """Takes all away, as librdkafka does."""
+        self.calls.append(("close",))
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        """assign, unassign, incremental_…, pause, resume: remembered."""
+        return lambda partitions=(): self.calls.append(
+            (name, [(one.partition, one.offset) for one in partitions])
+        )
+
+    def _refuse(self, what: str) -> None:
+        if what in self.refused:
+            raise self.refused[what]
+
+
+class Told:
+    """The hooks: answers at once, and remembers."""
+
+    def __init__(self) -> None:
+        self.assignments: list[Assignment] = []
+        self.revocations: list[Sequence[TopicPartition]] = []
+        self.losses: list[Sequence[TopicPartition]] = []
+        self.troubles: list[tuple[str, str]] = []
+        self.positions: Sequence[Position] = ()
+        self.too_late = False
+
+    def assigned(self, assignments: Sequence[Assignment]) -> None:
+        """Noted."""
+        self.assignments.extend(assignments)
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
+        """Noted; answers `positions`, unless `too_late`."""
+        self.revocations.append(partitions)
+        if self.too_late:
+            raise TimeoutError
+        return self.positions
+
+    def lost(self, partitions: Sequence[TopicPartition]) -> None:
+        """Noted."""
+        self.losses.append(partitions)
+
+    def trouble(self, code: str, text: str) -> None:
+        """Noted."""
+        self.troubles.append((code, text))
+
+
+class Bench:
+    """A member on a fake consumer."""
+
+    def __init__(
+        self, *, reset: str = "earliest", timeout: float = 1.0, strategy: str = "cooperative-sticky"
+    ) -> None:
+        self.told = Told()
+        self.ready: deque[Chunk] = deque()
+        config = {"partition.assignment.strategy": strategy}
+        made: list[FakeConsumer] = []
+
+        def make(config: dict[str, Any]) -> Any:
+            made.append(FakeConsumer(config))
+            return made[0]
+
+        self.member = GroupMember(
+            config, self.told, self.ready, offset_reset=reset, timeout=timeout, make_consumer=make
+        )
+        self.consumer = made[0]
+        self.member.join(["t"])
+
+    def fetch(self, *steps: Step, room: int = 100) -> list[Chunk]:
+        """One fetch during which `steps`' first is played."""
+        self.consumer.script = list(steps)
+        self.member.fetch(room, 0.0)
+        chunks = list(self.ready)
+        self.ready.clear()
+        return chunks
+
+    def calls(self, name: str) -> list[tuple[Any, ...]]:
+        """What was called by this name."""
+        return [call for call in self.consumer.calls if call[0] == name]
+
+
+def offsets(chunks: list[Chunk]) -> list[int]:
+    """Of all records, in order."""
+    return [record.offset for chunk in chunks for record in chunk.records]
