@@ -216,6 +216,11 @@ class PinstreamSettings(Group):
         "auto",
         "how records name their schema: confluent, header, single-object; auto tells them apart by their bytes",
     )
+    fast_path: Annotated[bool, BeforeValidator(parse_flag)] = _setting(
+        "PINSTREAM_FAST_PATH",
+        "true",
+        "decodes and converts in one go; false takes the two steps that it is checked against, at twice the cost",
+    )
     mapping_file: Annotated[Path | None, BeforeValidator(parse_path)] = _setting(
         "PINSTREAM_MAPPING_FILE",
         None,

@@ -15,6 +15,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.core.coverage import Coverage
+from consumer.core.dedup import Delivery
 from consumer.core.freshness import AGE_BOUNDS
 from consumer.core.interface import KeysLookedUp, LookUpKeys
 from consumer.core.model import ConversionEvent
@@ -184,7 +185,7 @@ def test_coverage_cannot_grow_without_bound() -> None:
     seen = Coverage(Random(0).random)
     for number in range(1_000):
         event = ConversionEvent(ACCOUNT, f"name {number}", "id", "id", 0, "web", {}, ())
-        seen.add([event], 0.0)
+        seen.add([Delivery(event, b"{}")], 0.0)
     found = series(scrape(statistics(coverage=seen.snapshot(0.0))))
     ratios = [one for name, one in found if name == "pinstream_parameter_coverage_ratio"]
     assert len(ratios) == 65 * 11
