@@ -136,7 +136,7 @@ class Intake:
     def _count_warnings(self, event: ConversionEvent) -> None:
         counters = self._context.counters
         for warning in event.warnings:
-            counters.bump(counters.convert_warnings, warning.code)
+            counters.convert_warnings[warning.code, warning.field] += 1
             self._samples.warned(warning)
 
     def show(self) -> None:

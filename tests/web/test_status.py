@@ -90,7 +90,9 @@ _TYPES = {int: "int", float: "float", str: "str", bool: "bool", type(None): "nul
 def _fields(value: Any, path: str = "") -> set[tuple[str, str]]:
     """The places of all that is no object and no array, and the types there."""
     if isinstance(value, dict):
-        inner = [(f"{path}.{name}" if path else name, one) for name, one in value.items()]
+        # Names of conversion fields have dots of their own.
+        names = {name: name.replace(".", "_") for name in value}
+        inner = [(f"{path}.{names[name]}" if path else names[name], one) for name, one in value.items()]
     elif isinstance(value, list):
         inner = [(f"{path}[]", one) for one in value]
     else:
@@ -226,8 +228,8 @@ def test_dead_letters_and_samples_show_single_cases() -> None:
     assert [one["at"] for one in letters] == sorted((one["at"] for one in letters), reverse=True)
     for kind in ("rejections", "convert_warnings"):
         assert set(document["samples"][kind]) == set(document["counts"][kind])
-    for stage, codes in document["samples"]["rejections"].items():
-        assert set(codes) == set(document["counts"]["rejections"][stage])
+        for outer, inner in document["samples"][kind].items():
+            assert set(inner) == set(document["counts"][kind][outer])
 
 
 def test_lag_in_seconds_is_that_of_the_core() -> None:
@@ -258,6 +260,10 @@ def test_every_counter_is_in_the_document() -> None:
     for name, value in vars(counters).items():
         if name == "rejections":
             assert document[name]["convert"] == {"expired": 7, "no_identity": 41}
+        elif name == "convert_warnings":
+            assert document[name] == {
+                "malformed": {"user_data.em": 77, "user_data.ph": 5}, "zero_value": {"custom_data.value": 12},
+            }  # fmt: skip
         else:
             assert document[_NAMES.get(name, name)] == value, name
     assert set(document) == {_NAMES.get(name, name) for name in vars(Counters())}
