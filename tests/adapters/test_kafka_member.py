@@ -61,6 +61,7 @@ class FakeConsumer:
         self.calls: list[tuple[Any, ...]] = []
         self.stored: dict[int, int] = {}
         self.refused: dict[str, KafkaException] = {}
+        self.cached_end = -1001
 
     def subscribe(self, topics: list[str], **callbacks: Callable[..., None]) -> None:
         """Remember the callbacks; a script calls them."""
@@ -96,8 +97,8 @@ class FakeConsumer:
     def get_watermark_offsets(
         self, partition: RawPartition, timeout: float = -1, cached: bool = False
     ) -> tuple[int, int]:
-        """Not known when cached, 77 when asked."""
-        return (-1001, -1001) if cached else (0, 77)
+        """Not known when cached, unless a test says so; 77 when asked."""
+        return (-1001, self.cached_end) if cached else (0, 77)
 
     def commit(self, *, offsets: list[RawPartition], asynchronous: bool) -> Any:
         """Taken."""
@@ -433,6 +434,26 @@ def test_ends_are_asked_for_while_paused() -> None:
     while bench.member.ends() and time.monotonic() < deadline:
         bench.fetch(room=0)
     assert bench.member.ends() == {}
+
+
+def test_the_end_heard_last_is_told() -> None:
+    """A fetch after a question, a question after a fetch; and a log that was cut ends where it ends now."""
+    bench = Bench()
+    bench.fetch(given(0))
+
+    def told(end: int, room: int) -> bool:
+        deadline = time.monotonic() + 10
+        while bench.member.ends() != {TopicPartition("t", 0): end} and time.monotonic() < deadline:
+            bench.fetch(room=room)
+        return bench.member.ends() == {TopicPartition("t", 0): end}
+
+    bench.consumer.cached_end = 50
+    assert told(50, room=1)
+    assert told(77, room=0)
+    bench.consumer.cached_end = 90
+    assert told(90, room=1)
+    bench.consumer.cached_end = 3
+    assert told(3, room=1)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -13,6 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.adapters.key_store.interface import Window
+from consumer.adapters.key_store.memory import MemoryKeyStore
+from consumer.app.run import Member
 from consumer.core.coverage import PARAMETERS
 from consumer.core.interface import KeysLookedUp, LookUpKeys
 from consumer.core.statistics import Counters, OldestOpen, PartitionStatistics, WaitsFor
@@ -113,6 +117,18 @@ def test_every_field_is_explained_and_no_other() -> None:
         if not any(pattern.fullmatch(field) and kind in kinds for pattern, kinds in told)
     } == set()
     assert [row for row, _ in rows if not any(_pattern(row).fullmatch(field) for field, _ in fields)] == []
+
+
+def test_a_member_says_of_itself_what_the_scenes_say() -> None:
+    """The fields that come from the process and not from the core are those that the page explains, too."""
+    settings: Any = SimpleNamespace(
+        kafka=SimpleNamespace(group_id="pinstream", topics=("orders",)),
+        pinterest=SimpleNamespace(api_url="https://api.pinterest.com/v5", test_mode=False),
+    )
+    none: Any = None
+    assert _fields(Member(settings, none, MemoryKeyStore(Window.of(3_600.0), 1_000_000)).info()) == _fields(
+        dict(INFO)
+    )
 
 
 def _pattern(row: str) -> re.Pattern[str]:
