@@ -79,6 +79,14 @@ class Admission:
         """Records fetched and not read."""
         return sum(len(chunk.records) for _, chunk in self._held)
 
+    def held_to(self) -> dict[AssignmentState, int]:
+        """By partition, the offset after the last record that is held."""
+        return {state: chunk.records[-1].offset + 1 for state, chunk in self._held}
+
+    def defers(self, span: Span, index: int) -> bool:
+        """Whether this open record waits to be taken in."""
+        return (span, index) in self._deferred
+
     @property
     def deferred(self) -> int:
         """Open records that wait to be taken in."""

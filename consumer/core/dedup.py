@@ -10,6 +10,7 @@ A claim is in memory only, so a crash forgets it, and nothing undelivered is eve
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 
 from consumer.core.model import ConversionEvent
@@ -78,6 +79,10 @@ class Claims:
 
     def __len__(self) -> int:
         return len(self._leaders)
+
+    def leaders(self) -> Iterable[Delivery]:
+        """Those that lead their keys."""
+        return self._leaders.values()
 
     def claim(self, delivery: Delivery) -> bool:
         """True if `delivery` now leads its key; else it follows the one that does."""

@@ -146,7 +146,7 @@ class Intake:
     def _count_warnings(self, warnings: Iterable[Warned]) -> None:
         counters = self._context.counters
         for warning in warnings:
-            counters.bump(counters.convert_warnings, warning.code)
+            counters.convert_warnings[warning.code, warning.field] += 1
             self._samples.warned(warning)
 
     def show(self) -> None:

@@ -14,8 +14,9 @@ is in flight until the deadline, then say what to commit and let go (rule 6).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from random import Random
 from typing import Any
 
@@ -161,7 +162,7 @@ class Pipeline:
 
     def room(self) -> int:
         """How many records to fetch now at most; 0: pause. A level, read before each fetch (rules 5 and 8)."""
-        return 0 if self.stopping else self._room.level()
+        return 0 if self.stopping or self.commits.withheld else self._room.level()
 
     def enough(self) -> bool:
         """Whether `Policy.most_records` are read: nothing more will be."""
@@ -343,6 +344,11 @@ class Pipeline:
         self.admission.unparked([one for one in parked if one[0].ours(one[1]) and one[0].assignment.accepts])
 
     # -- keys
+
+    def looked_up(self) -> Iterator[Delivery]:
+        """Those whose look-up is under way, or to be made again."""
+        again = (leaders for _, leaders in self._look_up_again)
+        return chain.from_iterable(chain(self._looking_up.values(), again))
 
     def look_up(self, leaders: list[Delivery]) -> None:
         """These lead their keys: were they delivered before?"""

@@ -165,7 +165,7 @@ class WebServer:
             self._events.hang_up()
 
     def _sickness(self) -> str | None:
-        """A look at the progress. Figures that cannot be had (the core found its books wrong) are sickness enough."""
+        """A look at the progress. Figures that cannot be had are sickness enough."""
         try:
             return self._health.sickness(self._snapshot(), self._clock(), self._fetched_at())
         except Exception as error:

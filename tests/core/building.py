@@ -381,6 +381,7 @@ class Core:
         totals = self.pipeline.ledger.totals()
         settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
         assert totals.read == settled + totals.open
+        self.pipeline.ledger.check()
         assert self.pipeline.ledger.open_bytes >= 0
         for one in commands:
             if isinstance(one, i.Commit):

@@ -67,7 +67,9 @@ SAMPLES: Mapping[str, Any] = {
         "convert": {"no_identity": "none of em, hashed_maids, or client_ip_address and client_user_agent"},
         "decode": {"malformed": "the bytes end within a field (order.items[].price)"},
     },
-    "convert_warnings": {"em_malformed": "em: no @ with something on both sides"},
+    "convert_warnings": {
+        "malformed": {"user_data.em": "user_data.em is not an e-mail address: left out"},
+    },
 }
 
 
