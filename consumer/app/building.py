@@ -139,7 +139,7 @@ def pipeline(settings: Settings, schema: dict[str, Any], *, trace_links: int = 0
 def token(settings: Settings) -> Token:
     """Where the access token comes from. Raises `SettingsError`."""
     if settings.pinterest.access_token_file is not None:
-        return FileToken(settings.pinterest.access_token_file)
+        return FileToken(settings.pinterest.access_token_file, "PINTEREST_ACCESS_TOKEN_FILE")
     if settings.pinterest.access_token is None:
         raise SettingsError(
             "PINTEREST_ACCESS_TOKEN is not set; it is required, or PINTEREST_ACCESS_TOKEN_FILE"

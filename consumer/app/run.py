@@ -18,10 +18,10 @@ from consumer.adapters.key_store import KeyStore, open_key_store
 from consumer.app import building, tracing
 from consumer.app.signals import on_stop_signal
 from consumer.app.tracing import Tracing
-from consumer.errors import DestinationRefused, SettingsError
+from consumer.errors import DestinationRefused
 from consumer.service import Service, SystemClock
 from consumer.settings import REVOKE_MARGIN, PinstreamSettings, Settings, load
-from consumer.web.server import WebServer
+from consumer.web.server import Urls, WebServer
 from consumer.web.status import ledger
 
 _DESCRIBE_TIMEOUT = 15.0
@@ -49,9 +49,8 @@ async def _run(settings: Settings, traces: Tracing) -> None:
             one.service.request_stop()
 
         on_stop_signal(stop)
-        if not await _before(asked, _look_at_cluster(settings)):
-            return
-        page = await one.serve_page()
+        # First of all, so that who waits for brokers that are away sees which ones, and probes get an answer.
+        urls = await one.serve_page()
         structlog.get_logger().info(
             "starting",
             reads=", ".join(settings.kafka.topics),
@@ -60,9 +59,12 @@ async def _run(settings: Settings, traces: Tracing) -> None:
             sends_to=settings.pinterest.api_url,
             ad_accounts=", ".join(settings.pinterest.ad_account_ids),
             test_mode=settings.pinterest.test_mode,
-            page=page or "off",
+            page=urls.page if urls else "off",
+            health=urls.health if urls else "off",
             version=__version__,
         )
+        if not await _before(asked, _look_at_cluster(settings)):
+            return
         tune_garbage_collector()
         if one.service.pipeline.stopping:
             # Told to stop while it was still starting: it has joined nothing yet, so there is nothing to leave.
@@ -116,8 +118,8 @@ class Member:
         self._started = time.time()
         self._web: WebServer | None = None
 
-    async def serve_page(self) -> str | None:
-        """Start page, /status, health and metrics; gives the page's URL, None if they are turned off."""
+    async def serve_page(self) -> Urls | None:
+        """Start page, /status, health and metrics; gives their URLs, None if they are turned off."""
         address = self.settings.pinstream.http_address
         if address is None:
             return None
@@ -126,6 +128,7 @@ class Member:
             self.info,
             host=address.host,
             port=address.port,
+            page_at=self.settings.pinstream.page_address,
             stall_after=self.settings.pinstream.stall_after,
             fetched_at=lambda: self.service.fetched_at,
             keys=lambda: self.key_store.statistics().keys,
@@ -165,11 +168,7 @@ def _page_token(own: PinstreamSettings) -> Callable[[], str] | None:
         return own.http_token.get_secret_value
     if own.http_token_file is None:
         return None
-    try:
-        return FileToken(own.http_token_file).value
-    except SettingsError as error:  # it was there when the settings were read
-        name = "PINSTREAM_HTTP_TOKEN_FILE"
-        raise SettingsError(str(error).replace("PINTEREST_ACCESS_TOKEN_FILE", name)) from None
+    return FileToken(own.http_token_file, "PINSTREAM_HTTP_TOKEN_FILE").value
 
 
 @contextlib.asynccontextmanager

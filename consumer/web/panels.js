@@ -51,7 +51,7 @@ let allPartitions = false;
 const lagOf = s => sum(s.partitions.map(p => p.lag || 0));
 const toGo = s => Math.max(lagOf(s), s.ledger.open);
 const behind = s => most(s.partitions.map(p => p.lag_seconds));
-const place = x => `${x.topic} [${x.partition}] at offset ${n(x.offset)}`;
+const place = x => [h("span", { class: "break" }, x.topic), ` [${x.partition}] at offset ${n(x.offset)}`];
 const sumsUp = l => l.delivered + l.duplicate + l.filtered + l.dead_lettered + l.open === l.read;
 /** Whether the books are right: in all, and (which the figures alone may not show) in each partition. */
 const addsUp = s => sumsUp(s.ledger) && s.partitions.every(p => sumsUp(p.ledger)) && !s.ledger_mismatch;
@@ -124,7 +124,7 @@ function showTiles(s, pace, trend) {
     [oldest ? age(oldest.age_seconds) : "none", "", oldest ? `waits for ${WAITS[oldest.waits_for] || oldest.waits_for}` : "all that was read is settled"],
   ];
   put($("tiles"), tiles.map(([value, cls, note], i) =>
-    h("div", null, h("dt", null, TILES[i]), h("dd", { class: `big ${cls}`.trim() }, value), h("dd", null, note))));
+    h("div", null, h("dt", null, TILES[i]), h("dd", { class: ["big", cls, sized(wanted([value])[0])].filter(Boolean).join(" ") }, value), h("dd", null, note))));
 }
 
 const lagNote = (lag, unknown, wait) => unknown ? `records, and ${many(unknown, "partition")} not known yet`
@@ -134,10 +134,10 @@ const percent = x => x == null ? NONE : share(x, 1);
 
 function showLedger(s) {
   const l = s.ledger, adds = addsUp(s);
-  put($("read"), h("span", { class: "soft" }, "Read"), h("b", { class: "big" }, n(l.read)), h("span", { class: "soft small" }, "records"));
-  put($("ledger"), h("tbody", null, DISPOSITIONS.map(([id, name, hint, cls]) => h("tr", null,
-    h("th", { scope: "row", class: cls }, name, h("small", null, hint)),
-    h("td", { class: "count" }, n(l[id])), h("td", { class: "share" }, share(l[id], l.read))))));
+  put($("read"), h("span", { class: "soft" }, "Read"), h("b", { class: `big ${sized(n(l.read))}`.trim() }, n(l.read)), h("span", { class: "soft small" }, "records"));
+  put($("ledger"), h("tbody", { role: "rowgroup" }, DISPOSITIONS.map(([id, name, hint, cls]) => h("tr", { role: "row" },
+    h("th", { scope: "row", role: "rowheader", class: cls }, name, h("small", null, hint)),
+    h("td", { role: "cell", class: "count" }, n(l[id])), h("td", { role: "cell", class: "share" }, share(l[id], l.read))))));
   put($("bands"), bands(l));
   const parts = DISPOSITIONS.map(([id]) => n(l[id])).join(" + ");
   put($("sum"), h("b", { class: adds ? "good" : "bad" }, adds ? "It adds up: " : "It does not add up: "), `${parts} ${sumsUp(l) ? "=" : "≠"} ${n(l.read)} read.`,
@@ -237,7 +237,7 @@ function ageScale(f) {
 function showDuplicates(s) {
   const l = s.ledger, keys = s.key_store;
   put($("duplicates"),
-    h("p", null, h("b", { class: "big" }, n(l.duplicate)), ` suppressed, ${share(l.duplicate, l.read)} of what was read`),
+    h("p", null, h("b", { class: `big ${sized(n(l.duplicate))}`.trim() }, n(l.duplicate)), ` suppressed, ${share(l.duplicate, l.read)} of what was read`),
     keys && h("p", { class: "soft" }, `The key store holds ${many(keys.keys, "key")} in ${bytes(keys.bytes)}.`,
       keys.evicted_early ? h("b", { class: "warn" }, ` ${many(keys.evicted_early, "key")} forgotten before their time: it is full. Raise PINSTREAM_KEY_STORE_MAX_BYTES.`) : ""));
 }
@@ -290,7 +290,7 @@ function showLatest(s) {
   put($("latest"), list.length ? h("table", { class: "stack", "aria-labelledby": "h-latest" }, rows(
     [["When", "left"], ["From", "left"], ["Reason", "left"], ["What it says", "left message"]],
     list.map(one => [[h("time", { datetime: new Date(one.at * 1000).toISOString(), title: new Date(one.at * 1000).toISOString() }, clock(one.at)), "left nowrap"],
-      [place(one), "left break"], [[one.stage, " ", h("code", null, breakable(one.code))], "left word"], [one.message, "left message break"]]),
+      [place(one), "left"], [[one.stage, " ", h("code", null, breakable(one.code))], "left word"], [one.message, "left message break"]]),
   )) : h("p", { class: "soft" }, "None since the start."));
 }
 

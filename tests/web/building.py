@@ -384,7 +384,7 @@ async def serving(
     """A server on loopback, on a free port."""
     shown = Shown(scene())
     server = make_server(shown, host=host, stall_after=stall_after)
-    url = await server.start()
+    url = (await server.start()).page
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
             yield Served(url, server, session, shown)

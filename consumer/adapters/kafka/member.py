@@ -37,7 +37,7 @@ from consumer.adapters.kafka.commits import (
 )
 from consumer.adapters.kafka.configuration import is_cooperative, make_client
 from consumer.adapters.kafka.starts import OffsetSource, Start, find_starts
-from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
+from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error, tell
 from consumer.core.interface import Assignment
 from consumer.core.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
@@ -464,7 +464,7 @@ class GroupMember:
         elif (fatal := as_fatal(error)) is not None:
             self._failure = self._failure or fatal
         else:
-            self._hooks.trouble(error.name(), describe_error(error))
+            tell(self._hooks.trouble, error)
 
     def _fail(self, text: str) -> None:
         self._failure = self._failure or KafkaError(f"Kafka: {text}")
