@@ -17,6 +17,7 @@ from __future__ import annotations
 import concurrent.futures
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
@@ -29,7 +30,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 )
 
 from consumer.adapters.kafka.cluster import fetch_metadata
-from consumer.adapters.kafka.configuration import Config, admin_config, make_client
+from consumer.adapters.kafka.configuration import Config, admin_config, end_client, make_client
 from consumer.adapters.kafka.ranges import Extent, find_extents, limit
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
 from consumer.adapters.thread import OwnThread
@@ -114,7 +115,7 @@ class GroupOffsets:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.stop()
+        await self._thread.end(partial(end_client, self._client))
 
     async def partitions(self, topics: Collection[str]) -> list[TopicPartition]:
         """All partitions of those of `topics` that there are."""
