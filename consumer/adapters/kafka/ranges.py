@@ -39,6 +39,16 @@ from consumer.errors import KafkaError, UsageError
 _Code = confluent_kafka.KafkaError
 _THREAD: Final = "pinstream-kafka-ranges"
 _LEAST_ASK: Final = 1.0
+_ASK_AGAIN: Final = 0.2
+_MOVING: Final = frozenset(
+    {
+        confluent_kafka.KafkaError.NOT_LEADER_FOR_PARTITION,
+        confluent_kafka.KafkaError.LEADER_NOT_AVAILABLE,
+        confluent_kafka.KafkaError.UNKNOWN_LEADER_EPOCH,
+        confluent_kafka.KafkaError.FENCED_LEADER_EPOCH,
+    }
+)
+"""The partition has another leader than the client knows, as one that was just made often has."""
 """Seconds that a question gets even when the limit is nearly used up."""
 _EARLIEST: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # it has no annotations
 _LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # it has no annotations
@@ -248,27 +258,40 @@ def _offsets(
     left: Callable[[], float],
     isolation: IsolationLevel = IsolationLevel.READ_COMMITTED,
 ) -> list[int]:
-    """One offset for each partition, in order. Each wait is bounded twice: by librdkafka, and by us."""
-    if not names:
-        return []
-    seconds = left()
+    """One offset for each partition, in order. Each wait is bounded twice: by librdkafka, and by us.
+
+    A partition that is just changing its leader is asked for again, as long as there is time.
+    """
+    found: dict[TopicPartition, int] = {}
+    while missing := [name for name in names if name not in found]:
+        for name, answer in _ask(client, missing, spec, left(), isolation).items():
+            if isinstance(answer, int):
+                found[name] = answer
+            elif answer.code() not in _MOVING or left() <= _LEAST_ASK:
+                raise _unanswered(f"{name.topic}[{name.partition}] holds", answer)
+        if len(found) < len(names):
+            time.sleep(_ASK_AGAIN)
+    return [found[name] for name in names]
+
+
+def _ask(
+    client: Any, names: Sequence[TopicPartition], spec: OffsetSpec, seconds: float, isolation: IsolationLevel
+) -> dict[TopicPartition, int | confluent_kafka.KafkaError]:
+    """Ask once: an offset for each partition, or why there is none."""
     asked = client.list_offsets(
-        {RawPartition(*name): spec for name in names},
-        isolation_level=isolation,
-        request_timeout=seconds,
+        {RawPartition(*name): spec for name in names}, isolation_level=isolation, request_timeout=seconds
     )
     answers = {TopicPartition(raw.topic, raw.partition): future for raw, future in asked.items()}
-    return [_answer(name, answers[name], seconds + _LEAST_ASK) for name in names]
+    return {name: _answer(answers[name], seconds + _LEAST_ASK) for name in names}
 
 
-def _answer(name: TopicPartition, future: Any, seconds: float) -> int:
-    what = f"{name.topic}[{name.partition}] holds"
+def _answer(future: Any, seconds: float) -> int | confluent_kafka.KafkaError:
     try:
         return int(future.result(seconds).offset)
     except KafkaException as error:
-        raise _unanswered(what, exception_error(error)) from error
-    except TimeoutError as error:
-        raise _unanswered(what, _Code(_Code._TIMED_OUT)) from error
+        return exception_error(error)
+    except TimeoutError:
+        return _Code(_Code._TIMED_OUT)
 
 
 def _unanswered(what: str, error: confluent_kafka.KafkaError) -> KafkaError:

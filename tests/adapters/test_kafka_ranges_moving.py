@@ -1,0 +1,70 @@
+"""Asking for offsets while partitions change their leaders, on a fake client: no broker does that on demand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import TopicPartition as RawPartition
+
+from consumer import errors
+from consumer.adapters.kafka.ranges import find_extents, limit
+from consumer.core.model import TopicPartition
+
+
+@dataclass(frozen=True)
+class Refused:
+    """This partition is answered with an error."""
+
+    code: int
+
+
+class Answered:
+    """A future that has its answer."""
+
+    def __init__(self, answer: int | Refused) -> None:
+        self._answer = answer
+
+    def result(self, _: float) -> SimpleNamespace:
+        """The offset, or the error."""
+        if isinstance(self._answer, Refused):
+            raise KafkaException(KafkaError(self._answer.code))
+        return SimpleNamespace(offset=self._answer)
+
+
+class Admin:
+    """Plays answers, a question after the other: by partition, an offset or an error."""
+
+    def __init__(self, *answers: dict[int, int | Refused]) -> None:
+        self.asked: list[list[int]] = []
+        self._answers = list(answers)
+
+    def list_offsets(self, asked: dict[RawPartition, Any], **_: Any) -> dict[RawPartition, Answered]:
+        """The next answers."""
+        self.asked.append([one.partition for one in asked])
+        said = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        return {one: Answered(said[one.partition]) for one in asked}
+
+
+NAMES = [TopicPartition("t", 0), TopicPartition("t", 1)]
+MOVING = Refused(KafkaError.NOT_LEADER_FOR_PARTITION)
+
+
+def test_a_partition_that_changes_its_leader_is_asked_for_again() -> None:
+    """It alone, until it answers."""
+    admin = Admin({0: 5, 1: MOVING}, {1: MOVING}, {1: 7}, {0: 9, 1: 9})
+    extents = find_extents(admin, NAMES, limit(30.0))
+    assert [(one.low, one.end) for one in extents] == [(5, 9), (7, 9)]
+    assert admin.asked == [[0, 1], [1], [1], [0, 1]]
+
+
+@pytest.mark.parametrize(("code", "timeout"), [(MOVING, 0.0), (Refused(KafkaError.INVALID_REQUEST), 30.0)])
+def test_without_time_or_hope_it_is_told_at_once(code: Refused, timeout: float) -> None:
+    """One line that names the partition."""
+    admin = Admin({0: 5, 1: code})
+    with pytest.raises(errors.KafkaError, match=r"t\[1\]"):
+        find_extents(admin, NAMES, limit(timeout))
+    assert len(admin.asked) == 1
