@@ -91,27 +91,7 @@ class Freshness:
 
     def snapshot(self) -> FreshnessSnapshot:
         """The figures of now."""
-        within = sum(self.buckets[: AGE_BOUNDS.index(HOUR) + 1])
-        return FreshnessSnapshot(
-            count=self.count,
-            within_hour=within / self.count if self.count else None,
-            p50=self._quantile(0.50),
-            p95=self._quantile(0.95),
-            p99=self._quantile(0.99),
-            age_sum=self.age_sum,
-            buckets=tuple(self.buckets),
-        )
-
-    def _quantile(self, q: float) -> float | None:
-        """The upper bound of the bucket the quantile lies in, in seconds."""
-        if not self.count:
-            return None
-        need, seen = q * self.count, 0
-        for bound, count in zip(AGE_BOUNDS, self.buckets, strict=False):
-            seen += count
-            if seen >= need:
-                return float(bound)
-        return float("inf")
+        return freshness_of(self.buckets, self.age_sum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +105,34 @@ class FreshnessSnapshot:
     p99: float | None
     age_sum: float
     buckets: tuple[int, ...]
+
+
+def freshness_of(buckets: Sequence[int], age_sum: float) -> FreshnessSnapshot:
+    """What a histogram by `AGE_BOUNDS` says (none at all: of nothing), `age_sum` being the sum of all ages in it."""
+    buckets = tuple(buckets) or (0,) * (len(AGE_BOUNDS) + 1)
+    count = sum(buckets)
+    within = sum(buckets[: AGE_BOUNDS.index(HOUR) + 1])
+    return FreshnessSnapshot(
+        count=count,
+        within_hour=within / count if count else None,
+        p50=_quantile(buckets, 0.50 * count),
+        p95=_quantile(buckets, 0.95 * count),
+        p99=_quantile(buckets, 0.99 * count),
+        age_sum=age_sum,
+        buckets=buckets,
+    )
+
+
+def _quantile(buckets: Sequence[int], need: float) -> float | None:
+    """The upper bound, in seconds, of the bucket that has the `need`-th event; None: there are none."""
+    if not need:
+        return None
+    seen = 0
+    for bound, count in zip(AGE_BOUNDS, buckets, strict=False):
+        seen += count
+        if seen >= need:
+            return float(bound)
+    return float("inf")
 
 
 class StoredLetter(NamedTuple):
@@ -301,8 +309,12 @@ class Statistics:
     @property
     def destination(self) -> str:
         """The worst state of any account, for one word on the page."""
-        order = ("open", "throttled", "halted")
-        return max((account.state for account in self.accounts), key=order.index, default="open")
+        return worst_state(account.state for account in self.accounts)
+
+
+def worst_state(states: Iterable[str]) -> str:
+    """Of the states that gates are in."""
+    return max(states, key=("open", "throttled", "halted").index, default="open")
 
 
 def by_name(counts: Mapping[str, int]) -> dict[str, int]:
