@@ -174,7 +174,7 @@ def configure(
 
 def _with_fields(fields: Mapping[str, object]) -> Callable[[object, str, EventDict], EventDict]:
     def add(_logger: object, _method: str, event: EventDict) -> EventDict:
-        return {**event, **fields}
+        return {**fields, **event}
 
     return add
 

@@ -101,11 +101,12 @@ def explain(file: str, now: str | None) -> None:
 
 @main.command(cls=SettingsCommand)
 @click.option("--send-test-event", is_flag=True, help="Also send one event through the API's test mode.")
-def check(send_test_event: bool) -> None:
+@click.option("--workers", metavar="N", help="As for `pinstream run`: what each of so many would get.")
+def check(send_test_event: bool, workers: str | None) -> None:
     """Is this configuration fit to run? A table of what was checked; exit code 0 or 1."""
     from consumer.app.check import run_checks
 
-    sys.exit(run_checks(os.environ, send_test_event=send_test_event))
+    sys.exit(run_checks(os.environ, send_test_event=send_test_event, workers=workers))
 
 
 @main.command()

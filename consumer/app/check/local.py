@@ -13,7 +13,9 @@ from pathlib import Path
 
 from consumer.adapters.key_store import open_key_store
 from consumer.app import building
-from consumer.app.check.rows import Found, Said, Skip
+from consumer.app.check.rows import Found, Said, Skip, count
+from consumer.app.workers.shares import check as divide
+from consumer.app.workers.shares import count_of, share
 from consumer.errors import PinstreamError, SettingsError
 from consumer.settings import Settings
 
@@ -22,6 +24,17 @@ _OURS = b"server: pinstream"
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - asked, not listened on
 _ONLY_HERE = ("127.0.0.1", "::1", "localhost")
 _MIB = 1024 * 1024
+
+
+async def workers(found: Found) -> Said:
+    """Whether what is set can be divided by so many, and what each would get."""
+    number = count_of(found.workers or "1", found.settings)
+    divide(found.settings, number)
+    own = share(found.settings, number, number).pinstream
+    return Said(
+        f"{number}; each has {count(own.concurrency, 'request')} in flight, {own.calls_per_minute:,} calls a minute, "
+        f"{own.max_open_events:,} open events and {own.max_open_bytes // _MIB:,} MiB of them"
+    )
 
 
 async def schema(found: Found) -> Said:

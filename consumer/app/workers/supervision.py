@@ -263,13 +263,14 @@ class Supervision:
         self._report(one, end, pause)
 
     def _report(self, one: Worker, end: Ended, pause: float | None) -> None:
-        fields: dict[str, str | int | float | None] = {
-            "worker": one.number,
-            "code": end.code,
-            "reason": told(end),
-            "restart_seconds": None if pause is None else round(pause, 3),
-        }
-        self._commands.append(Report("error", "worker_ended", fields))
+        again = None if pause is None else round(pause, 3)
+        self._commands.append(
+            Report(
+                "error",
+                "worker_ended",
+                {"worker": one.number, "code": end.code, "reason": told(end), "restart_seconds": again},
+            )
+        )
 
     # -- stopping
 
