@@ -1,29 +1,33 @@
 """Parameter coverage: what share of events carried what the platform recommends, by event name.
 
 Theory of operation. The platform rates an integration by the parameters its events carry (pinterest.md, "What it is
-for"). Every event is counted, and a sample of them is looked at: all of a slice of up to four, else four that lie
-evenly in it and begin one further on in each slice; and of each minute the first sixteen events of a name, so that a
-rare one has a share worth showing. What is counted goes into the running minute, and when that ends into two windows:
-an hour of minutes, and a day of quarters of an hour. A window keeps its sum, so that a snapshot costs the same at any
-rate.
+for"). Every event is counted; looking at one costs a microsecond, so that some are chosen, for each name on its own.
+The events of a name are taken in blocks as they come, of each block one is looked at, and it stands for the block. A
+block is of one event at first, so that the first 256 of a minute are all looked at; then it grows to 16, and there are
+always 128 times as many events before it in the minute as in it.
 
-Windows go by the monotonic clock: a clock that is set must not empty them.
+Which of its block is looked at is drawn at random before the block comes. So each event is looked at with a chance of
+one in as many as its block has, and counts that many times: the expected sum of what is counted is what truly happened,
+whatever the order of the events, and blocks err independently of each other. A block that the end of the minute cuts
+short may have been looked at or not; that is right on average too, and wrong by one block at most.
+
+A share is of what the chosen stand for, so that it is never above 1; all that the chosen stand for is the number of
+events, but for cut blocks. Where no name had more than 256 events in any minute, shares are exact.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import add, sub
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from consumer.core.model import ConversionEvent
+from consumer.core.windows import Rows, Windows
 
-_SAMPLE = 4
-"""Events looked at of a slice: at a microsecond each, a twentieth of one for each event of a slice of 64."""
-_FIRST = 16
-"""Events of a name looked at in any case, each minute."""
-_MINUTE = 60
+_BLOCK = 16
+"""The most events that one stands for."""
+_BEFORE = 128
+"""How many times as many events as are in a block came before it, unless it is of one."""
 _MOST_NAMES = 64
 OTHER = "other"
 _NOTHING: Final[Mapping[str, Any]] = {}
@@ -86,11 +90,16 @@ PARAMETERS: Final = (
 
 
 class Covered(NamedTuple):
-    """Of an event name in a window: all events, those looked at, and how many of these carried each of `PARAMETERS`."""
+    """Of an event name in a window: all events, those looked at, and how many of these carried each of `PARAMETERS`.
+
+    `shares`: what share of all events carried each, 0 to 1. It is not `carried / sampled`, as not all that were looked
+    at stand for equally many.
+    """
 
     events: int
     sampled: int
     carried: tuple[int, ...]
+    shares: tuple[float, ...]
 
 
 class CoverageSnapshot(NamedTuple):
@@ -100,152 +109,124 @@ class CoverageSnapshot(NamedTuple):
     day: Mapping[str, Covered]
 
 
-_COLUMNS = 2 + len(PARAMETERS)
+_EVENTS, _SAMPLED, _WEIGHT, _CARRIED = 0, 1, 2, 3
+_WEIGHTED = _CARRIED + len(PARAMETERS)
+_COLUMNS = _WEIGHTED + len(PARAMETERS)
+"""Of a row: events, those looked at, what they stand for; how many carried each parameter, what those stand for."""
 NO_COVERAGE: Final = CoverageSnapshot({}, {})
-_Rows = dict[str, list[int]]
-"""By event name: events, those looked at, and how many of these carried each parameter."""
 
 
 class Coverage:
-    """Counts events and looks at some of them."""
+    """Counts events and looks at some of them. `random`: uniform, from 0 up to but not including 1."""
 
-    def __init__(self) -> None:
-        self._minute = 0
-        self._events: Counter[str] = Counter()
-        """Events of the running minute, by name."""
-        self._met = 0
-        """How many names there are in them."""
-        self._wanted: dict[str, int] = {}
-        """By name, how many more of the running minute's first events are to be looked at."""
-        self._seen: dict[tuple[str, tuple[bool, ...]], int] = {}
-        """By name and what was carried, how many events were looked at that are not in `_rows` yet."""
-        self._rows: _Rows = {}
+    def __init__(self, random: Callable[[], float]) -> None:
+        self._random = random
+        self._turns: dict[str, _Turns] = {}
+        """Of the running minute, by name."""
+        self._seen: dict[tuple[str, tuple[bool, ...], int], int] = {}
+        """By name, what was carried and what one stands for, how many were looked at that are not in `_rows` yet."""
+        self._rows: Rows = {}
         self._names: set[str] = set()
-        self._turn = 0
-        self._hour = _Window(60, 1)
-        self._day = _Window(24 * 4, 15)
+        self._windows = Windows()
 
     def add(self, events: list[ConversionEvent], now: float) -> None:
         """A slice of events was claimed at `now` (monotonic seconds)."""
-        # What is done for every event is done by C's loops; the rest is for those looked at.
         self._go_on(now)
-        names = [event.name for event in events]
-        self._events.update(names)
-        if len(self._events) > self._met:
-            self._meet(names)
-        places: Iterable[int] = _spread(len(events), self._turn)
-        if self._wanted and not self._wanted.keys().isdisjoint(names):
-            places = {*places, *self._first(names)}
-        self._turn += 1
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, event in enumerate(events):
+            places[event.name].append(place)
         seen = self._seen
-        for place in places:
-            name = names[place]
-            what = (name if name in self._names else OTHER, _carried(events[place].payload))
-            seen[what] = seen.get(what, 0) + 1
+        for name, mine in places.items():
+            known = self._known(name)
+            for place, stands_for in self._turns_of(known).take(mine):
+                what = (known, _carried(events[place].payload), stands_for)
+                seen[what] = seen.get(what, 0) + 1
 
     def snapshot(self, now: float) -> CoverageSnapshot:
         """The windows that end at `now` (monotonic seconds)."""
         self._go_on(now)
-        rows = self._running()
-        return CoverageSnapshot(self._hour.covered(rows), self._day.covered(rows))
+        sums = self._windows.sums(self._running())
+        return CoverageSnapshot(_covered(sums.hour), _covered(sums.day))
 
     def _go_on(self, now: float) -> None:
-        minute = int(now // _MINUTE)
-        if minute == self._minute:
-            return
-        rows = self._running()
-        for window in (self._hour, self._day):
-            window.add(self._minute, rows)
-            window.move(minute)
-        self._minute, self._met = minute, 0
-        self._events.clear()
-        self._wanted.clear()
-        self._rows.clear()
+        if self._windows.moved(now, self._running):
+            self._turns.clear()
+            self._rows.clear()
 
-    def _meet(self, names: list[str]) -> None:
-        """Some names are new in this minute. Once there are most names, further ones are ``other``."""
-        for name, count in Counter(names).items():
-            if len(self._names) < _MOST_NAMES:
-                self._names.add(name)
-            if name in self._names:
-                if self._events[name] == count:
-                    self._wanted[name] = _FIRST
-            else:
-                count = self._events.pop(name)
-                self._events[OTHER] += count
-                self._wanted[name] = 1
-        self._met = len(self._events)
+    def _known(self, name: str) -> str:
+        """Once there are most names, further ones are ``other``."""
+        if name in self._names:
+            return name
+        if len(self._names) >= _MOST_NAMES:
+            return OTHER
+        self._names.add(name)
+        return name
 
-    def _first(self, names: list[str]) -> Iterator[int]:
-        """Where names stand that are wanted."""
-        for place, name in enumerate(names):
-            wanted = self._wanted.get(name)
-            if wanted is None:
-                continue
-            yield place
-            if wanted > 1:
-                self._wanted[name] = wanted - 1
-            else:
-                del self._wanted[name]
+    def _turns_of(self, name: str) -> _Turns:
+        turns = self._turns.get(name)
+        if turns is None:
+            turns = self._turns[name] = _Turns(self._random)
+        return turns
 
-    def _running(self) -> _Rows:
+    def _running(self) -> Rows:
         """The rows of the running minute."""
         rows = self._rows
-        for (name, carried), count in self._seen.items():
+        for (name, carried, stands_for), count in self._seen.items():
             row = rows.setdefault(name, [0] * _COLUMNS)
-            row[1] += count
-            row[2:] = [so_far + count * one for so_far, one in zip(row[2:], carried, strict=True)]
+            weight = count * stands_for
+            row[_SAMPLED] += count
+            row[_WEIGHT] += weight
+            for column, one in enumerate(carried):
+                row[_CARRIED + column] += count * one
+                row[_WEIGHTED + column] += weight * one
         self._seen.clear()
-        for name, count in self._events.items():
-            rows[name][0] = count
+        for name, turns in self._turns.items():
+            rows[name][_EVENTS] = turns.met
         return rows
 
 
-class _Window:
-    """The last so many buckets, each so many minutes wide, the one that is being filled among them."""
+class _Turns:
+    """Chooses among the events of one name in one minute: of each block one."""
 
-    def __init__(self, most: int, width: int) -> None:
-        self._most = most
-        self._width = width
-        self._buckets: deque[tuple[int, _Rows]] = deque()
-        self._sum: _Rows = {}
+    __slots__ = ("_chosen", "_end", "_random", "_size", "met")
 
-    def add(self, minute: int, rows: _Rows) -> None:
-        """This was counted in a minute that is over."""
-        number = minute // self._width
-        if not self._buckets or self._buckets[-1][0] != number:
-            self._buckets.append((number, {}))
-        _enter(rows, self._buckets[-1][1])
-        _enter(rows, self._sum)
+    def __init__(self, random: Callable[[], float]) -> None:
+        self._random = random
+        self.met = 0
+        """How many events there were."""
+        self._end = 0
+        """How many there will have been when the block ends."""
+        self._begin_block()
 
-    def move(self, minute: int) -> None:
-        """This minute has begun: what is too old for it goes."""
-        while self._buckets and self._buckets[0][0] <= minute // self._width - self._most:
-            for name, row in self._buckets.popleft()[1].items():
-                left = [*map(sub, self._sum[name], row)]
-                if left[0]:
-                    self._sum[name] = left
-                else:
-                    del self._sum[name]
+    def take(self, places: list[int]) -> Iterator[tuple[int, int]]:
+        """The next events of this name stand at `places`: those that are chosen, and what each stands for."""
+        before = self.met
+        self.met += len(places)
+        while self._chosen < self.met:
+            yield places[self._chosen - before], self._size
+            self._begin_block()
 
-    def covered(self, running: _Rows) -> dict[str, Covered]:
-        """The sum, with the running minute."""
-        rows = dict(self._sum)
-        _enter(running, rows)
-        return {name: Covered(row[0], row[1], tuple(row[2:])) for name, row in sorted(rows.items())}
+    def _begin_block(self) -> None:
+        self._size = _size_after(self._end)
+        self._chosen = self._end + (int(self._random() * self._size) if self._size > 1 else 0)
+        self._end += self._size
 
 
-def _enter(rows: _Rows, sums: _Rows) -> None:
-    for name, row in rows.items():
-        so_far = sums.get(name)
-        sums[name] = list(row) if so_far is None else [*map(add, so_far, row)]
+def _size_after(count: int) -> int:
+    """How many events the block has that begins after so many: a power of two, so that blocks end where sizes grow."""
+    return min(_BLOCK, 1 << max(0, (count // _BEFORE).bit_length() - 1))
 
 
-def _spread(count: int, turn: int) -> Sequence[int]:
-    """Which of so many are looked at: all of a few, else some that lie evenly; over `count` turns, each as often."""
-    if count <= _SAMPLE:
-        return range(count)
-    return [(turn + part * count // _SAMPLE) % count for part in range(_SAMPLE)]
+def _covered(rows: Rows) -> dict[str, Covered]:
+    return {
+        name: Covered(
+            row[_EVENTS],
+            row[_SAMPLED],
+            tuple(row[_CARRIED:_WEIGHTED]),
+            tuple(one / row[_WEIGHT] for one in row[_WEIGHTED:]),
+        )
+        for name, row in sorted(rows.items())
+    }
 
 
 def _carried(payload: Mapping[str, Any]) -> tuple[bool, ...]:

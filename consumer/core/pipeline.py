@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from consumer.core import interface as i
@@ -27,6 +28,7 @@ from consumer.core.context import Context
 from consumer.core.coverage import Coverage
 from consumer.core.dedup import Claims, Delivery
 from consumer.core.dispatch import Dispatcher
+from consumer.core.freshness import Freshness
 from consumer.core.guard import Guard
 from consumer.core.intake import Converting, Intake, SchemaLearner, Verdict
 from consumer.core.ledger import AssignmentState, Ledger, map_place
@@ -37,7 +39,7 @@ from consumer.core.policy import Policy
 from consumer.core.room import FETCH_MOST as FETCH_MOST
 from consumer.core.room import Limit, Room
 from consumer.core.spans import Span
-from consumer.core.statistics import Freshness, Samples, Statistics
+from consumer.core.statistics import Samples, Statistics
 from consumer.core.surveyor import survey
 from consumer.errors import InvariantViolation
 
@@ -65,7 +67,7 @@ class Pipeline:
         self.ledger = Ledger(policy.map_bytes)
         self.claims = Claims()
         self.freshness = Freshness()
-        self.coverage = Coverage()
+        self.coverage = Coverage(Random(seed).random)  # noqa: S311 - a sample, not a secret
         self.samples = Samples()
         self.problems = self.samples.problems
         """The first records that could not be delivered."""
@@ -383,7 +385,7 @@ class Pipeline:
                 self._settle_all(followers, Disposition.DUPLICATE)
         ours = self._settle_all(done, Disposition.DELIVERED)
         self.context.counters.delivered_after_release += len(done) - len(ours)
-        self.freshness.add([one.event_time for one in ours], self.context.now.unix)
+        self.freshness.add([one.event_time for one in ours], self.context.now)
         for one in ours:
             self.context.counters.delivered_by_name[one.name] += 1
 

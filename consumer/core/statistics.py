@@ -1,14 +1,12 @@
 """What the core counts, and the frozen snapshot that page, metrics, /status and tests all read.
 
 Theory of operation. `Counters` only ever grow; each family is a dict over a closed (or capped) set of names, so
-that nothing a shop or the API sends can grow it without bound. `Freshness` is a histogram of event age at
-delivery: the platform wants events within one hour of happening (pinterest.md, "What it is for").
-`Statistics` is taken by `Pipeline.statistics` in one go, between two inputs, so its figures agree.
+that nothing a shop or the API sends can grow it without bound. `Statistics` is taken by `Pipeline.statistics` in one
+go, between two inputs, so its figures agree.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +14,11 @@ from enum import Enum
 from typing import NamedTuple
 
 from consumer.core.coverage import NO_COVERAGE, OTHER, CoverageSnapshot
+from consumer.core.freshness import FreshnessSnapshot
 from consumer.core.interface import DeadLetter
 from consumer.core.ledger import Totals
 from consumer.core.model import Problem, Rejection, Stage, TopicPartition, Warned
 
-HOUR = 3600
-AGE_BOUNDS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, HOUR, 7200, 21600, 86400, 172800, 604800)
-"""Upper bounds of the age histogram's buckets, in seconds; one more bucket holds what is older."""
 _MOST_NAMES = 64
 PROBLEMS_MOST = 10
 LETTERS_MOST = 20
@@ -68,71 +64,6 @@ class Counters:
     def bump(family: Counter[str], name: str, by: int = 1) -> None:
         """Count `name`, or ``other`` once the family has its most names."""
         family[name if name in family or len(family) < _MOST_NAMES else OTHER] += by
-
-
-class Freshness:
-    """Ages of events at delivery."""
-
-    def __init__(self) -> None:
-        self.buckets = [0] * (len(AGE_BOUNDS) + 1)
-        self.count = 0
-        self.age_sum = 0.0
-
-    def add(self, event_times: Iterable[int], unix_now: float) -> None:
-        """Events that happened at these times (unix seconds) were delivered now."""
-        buckets, count, total = self.buckets, 0, 0.0
-        for event_time in event_times:
-            age = unix_now - event_time
-            buckets[bisect_left(AGE_BOUNDS, age)] += 1
-            total += age if age > 0 else 0.0
-            count += 1
-        self.count += count
-        self.age_sum += total
-
-    def snapshot(self) -> FreshnessSnapshot:
-        """The figures of now."""
-        return freshness_of(self.buckets, self.age_sum)
-
-
-@dataclass(frozen=True, slots=True)
-class FreshnessSnapshot:
-    """Event age at delivery, in seconds; quantiles are upper bounds of their bucket."""
-
-    count: int
-    within_hour: float | None
-    p50: float | None
-    p95: float | None
-    p99: float | None
-    age_sum: float
-    buckets: tuple[int, ...]
-
-
-def freshness_of(buckets: Sequence[int], age_sum: float) -> FreshnessSnapshot:
-    """What a histogram by `AGE_BOUNDS` says (none at all: of nothing), `age_sum` being the sum of all ages in it."""
-    buckets = tuple(buckets) or (0,) * (len(AGE_BOUNDS) + 1)
-    count = sum(buckets)
-    within = sum(buckets[: AGE_BOUNDS.index(HOUR) + 1])
-    return FreshnessSnapshot(
-        count=count,
-        within_hour=within / count if count else None,
-        p50=_quantile(buckets, 0.50 * count),
-        p95=_quantile(buckets, 0.95 * count),
-        p99=_quantile(buckets, 0.99 * count),
-        age_sum=age_sum,
-        buckets=buckets,
-    )
-
-
-def _quantile(buckets: Sequence[int], need: float) -> float | None:
-    """The upper bound, in seconds, of the bucket that has the `need`-th event; None: there are none."""
-    if not need:
-        return None
-    seen = 0
-    for bound, count in zip(AGE_BOUNDS, buckets, strict=False):
-        seen += count
-        if seen >= need:
-            return float(bound)
-    return float("inf")
 
 
 class StoredLetter(NamedTuple):

@@ -50,7 +50,7 @@ def survey(pipeline: Pipeline, now: Instant) -> Statistics:
         waiting_for_schema=len(pipeline.parking),
         oldest_open_ms=_timestamp(*oldest) if oldest is not None else None,
         seconds_since_progress=max(0.0, now.monotonic - (pipeline.progress_at or now.monotonic)),
-        freshness=pipeline.freshness.snapshot(),
+        freshness=pipeline.freshness.snapshot(now.monotonic),
         counters=pipeline.context.counters.copy(),
         stopping=pipeline.stopping,
         guard=pipeline.guard.tripped,

@@ -1,8 +1,9 @@
 """The last hour and the last day in points, for the plots; in memory, bounded, begun anew with the process.
 
-Theory of operation. Each ten seconds one reading is taken of a snapshot that is there anyway. A point says what
-happened since the point before: rates and event ages come from differences of what only ever grows, lag is the worst
-reading since then, keys the last. The same readings make the points of the hour (10 s) and those of the day (2 min).
+Theory of operation. Each second a snapshot is looked at that is there anyway, each ten a reading is taken. A point says
+what happened since the point before: rates and event ages come from differences of what only ever grows, and so cover
+all of that time; lag, which comes and goes, is the worst look since then, so that a peak between two readings is seen;
+keys are the last. The same readings make the points of the hour (10 s) and those of the day (2 min).
 
 A point is kept with its monotonic time and shown with the wall's: a clock that is set does not tear the curves. What
 is not known is None, not zero: no ages where nothing was delivered, no rate where a count has shrunk.
@@ -10,11 +11,14 @@ is not known is None, not zero: no ages where nothing was delivered, no rate whe
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from consumer.core.statistics import AGE_BOUNDS, Statistics
+from consumer.core.freshness import Ages, ages
+from consumer.core.statistics import PartitionStatistics, Statistics
+from consumer.web.status import rounded_share
 
 STEPS = ((10, 360), (120, 720))
 """Seconds between two points, and the most points: an hour, and a day."""
@@ -22,7 +26,7 @@ _EVERY = STEPS[0][0]
 
 
 class Reading(NamedTuple):
-    """What a snapshot has of it. `at`: monotonic seconds; counts and age buckets since the start."""
+    """What a snapshot has of it. `at`: monotonic seconds; counts and age buckets since the start; lag: the worst."""
 
     at: float
     settled: int
@@ -48,6 +52,22 @@ class Point(NamedTuple):
     age_p50: float | None
     age_p95: float | None
     keys: int | None
+    within_hour: float | None
+    age_p99: float | None
+
+
+class Lag(NamedTuple):
+    """Of all partitions where it is known: records in all, and how long the oldest has waited, in seconds."""
+
+    records: int | None
+    seconds: float | None
+
+    def worst(self, other: Lag) -> Lag:
+        """The more of both, each on its own."""
+        return Lag(_most((self.records, other.records)), _most((self.seconds, other.seconds)))
+
+
+NO_LAG = Lag(None, None)
 
 
 class History:
@@ -56,17 +76,21 @@ class History:
     def __init__(self) -> None:
         self._begun: float | None = None
         self._tick = -1
+        self._worst = NO_LAG
+        """Of the looks since the latest reading."""
         self._steps = [_Step(seconds, most) for seconds, most in STEPS]
 
     def look(self, statistics: Statistics, now: float, keys: Callable[[], int | None]) -> None:
-        """Take a reading if it is time for one; `now`: monotonic seconds; `keys`: how many the key store holds."""
+        """At `now` (monotonic seconds); takes a reading if it is time for one. `keys`: how many the key store holds."""
         if self._begun is None:
             self._begun = now
+        self._worst = self._worst.worst(lag(statistics.partitions))
         tick = int((now - self._begun) // _EVERY)
         if tick == self._tick:
             return
         self._tick = tick
-        reading = read(statistics, now, keys())
+        reading = read(statistics, now, keys(), self._worst)
+        self._worst = NO_LAG
         for step in self._steps:
             step.take(reading, now - self._begun)
 
@@ -104,10 +128,16 @@ class _Step:
         return {"seconds": self._seconds, "points": len(self._points), "series": series}
 
 
-def read(statistics: Statistics, now: float, keys: int | None) -> Reading:
-    """What the history keeps of a snapshot. Lag: of the partitions where it is known."""
-    totals, partitions = statistics.totals, statistics.partitions
-    lags = [one.lag for one in partitions if one.lag is not None]
+def lag(partitions: Iterable[PartitionStatistics]) -> Lag:
+    """The lag of now."""
+    known = list(partitions)
+    records = [one.lag for one in known if one.lag is not None]
+    return Lag(sum(records) if records else None, _most(one.lag_seconds for one in known))
+
+
+def read(statistics: Statistics, now: float, keys: int | None, worst: Lag) -> Reading:
+    """What the history keeps of a snapshot; `worst`: the lag since the reading before."""
+    totals = statistics.totals
     return Reading(
         at=now,
         settled=totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered,
@@ -115,8 +145,8 @@ def read(statistics: Statistics, now: float, keys: int | None) -> Reading:
         duplicates=totals.duplicate,
         dead_lettered=totals.dead_lettered,
         buckets=statistics.freshness.buckets,
-        lag=sum(lags) if lags else None,
-        lag_seconds=_worst(one.lag_seconds for one in partitions),
+        lag=worst.records,
+        lag_seconds=worst.seconds,
         keys=keys,
     )
 
@@ -125,18 +155,20 @@ def point(before: Reading, since: Sequence[Reading]) -> Point:
     """What happened between `before` and the last reading `since` then."""
     last = since[-1]
     seconds = last.at - before.at
-    ages = [late - early for early, late in zip(before.buckets, last.buckets, strict=True)]
+    delivered = _ages([late - early for early, late in zip(before.buckets, last.buckets, strict=True)])
     return Point(
         at=last.at,
         settled_per_second=_rate(before.settled, last.settled, seconds),
         delivered_per_second=_rate(before.delivered, last.delivered, seconds),
         duplicates_per_second=_rate(before.duplicates, last.duplicates, seconds),
         dead_lettered_per_second=_rate(before.dead_lettered, last.dead_lettered, seconds),
-        lag=_worst(one.lag for one in since),
-        lag_seconds=_worst(one.lag_seconds for one in since),
-        age_p50=_quantile(ages, 0.50),
-        age_p95=_quantile(ages, 0.95),
+        lag=_most(one.lag for one in since),
+        lag_seconds=_most(one.lag_seconds for one in since),
+        age_p50=_finite(delivered.p50),
+        age_p95=_finite(delivered.p95),
         keys=last.keys,
+        within_hour=None if delivered.within_hour is None else rounded_share(delivered.within_hour),
+        age_p99=_finite(delivered.p99),
     )
 
 
@@ -144,17 +176,15 @@ def _rate(early: int, late: int, seconds: float) -> float | None:
     return round((late - early) / seconds, 3) if late >= early and seconds > 0 else None
 
 
-def _worst(values: Iterable[Any]) -> Any:
+def _most(values: Iterable[Any]) -> Any:
     return max((value for value in values if value is not None), default=None)
 
 
-def _quantile(ages: Sequence[int], q: float) -> float | None:
-    """The upper bound of the bucket that the quantile lies in, as in /status; None beyond the last, or of nothing."""
-    count, seen = sum(ages), 0
-    if count <= 0 or min(ages) < 0:
-        return None
-    for bound, more in zip(AGE_BOUNDS, ages, strict=False):
-        seen += more
-        if seen >= q * count:
-            return float(bound)
-    return None
+def _ages(buckets: Sequence[int]) -> Ages:
+    """Of what was delivered; nothing is known of a count that has shrunk."""
+    return ages(buckets if min(buckets) >= 0 else ())
+
+
+def _finite(age: float | None) -> float | None:
+    """None beyond the last bucket, as in /status."""
+    return None if age is None or math.isinf(age) else age

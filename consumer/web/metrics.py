@@ -8,21 +8,23 @@ family is told of in docs/status.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from consumer.core.coverage import PARAMETERS, CoverageSnapshot
+from consumer.core.freshness import AGE_BOUNDS, FreshnessSnapshot
 from consumer.core.statistics import (
-    AGE_BOUNDS,
     AccountStatistics,
     Counters,
-    FreshnessSnapshot,
     PartitionStatistics,
     Statistics,
 )
 from consumer.web.status import ledger
 
+METRIC_AGES = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400, 172800, 604800)
+"""Some of `AGE_BOUNDS`: each is a series for Prometheus to keep."""
 _STATES = ("open", "throttled", "halted")
 _COUNTS: tuple[tuple[str, str, Callable[[Counters], int]], ...] = (
     ("pinstream_calls", "Calls made to the Conversions API.", lambda c: c.calls),
@@ -88,6 +90,7 @@ class StatisticsCollector(Collector):
         yield from _accounts(statistics.accounts)
         yield from _levels(statistics)
         yield _age(statistics.freshness)
+        yield _within_hour(statistics.freshness)
         yield _coverage(statistics.coverage)
         yield from _counts(statistics.counters)
 
@@ -207,23 +210,33 @@ def _levels(statistics: Statistics) -> Iterator[Metric]:
 
 def _age(freshness: FreshnessSnapshot) -> Metric:
     family = HistogramMetricFamily("pinstream_event_age_seconds", "Age of events when they were delivered.")
-    seen, buckets = 0, []
-    for bound, count in zip((*map(str, AGE_BOUNDS), "+Inf"), freshness.buckets, strict=True):
-        seen += count
-        buckets.append((bound, seen))
-    family.add_metric([], buckets, freshness.age_sum)
+    seen = dict(zip(AGE_BOUNDS, accumulate(freshness.buckets), strict=False))
+    buckets = [(str(bound), seen[bound]) for bound in METRIC_AGES]
+    family.add_metric([], [*buckets, ("+Inf", freshness.total.delivered)], freshness.age_sum)
+    return family
+
+
+def _within_hour(freshness: FreshnessSnapshot) -> Metric:
+    family = GaugeMetricFamily(
+        "pinstream_delivered_within_hour_ratio",
+        "Share of the events delivered in the last hour or day that were at most an hour old then.",
+        labels=["window"],
+    )
+    for window, ages in (("hour", freshness.hour), ("day", freshness.day)):
+        if ages.within_hour is not None:
+            family.add_metric([window], ages.within_hour)
     return family
 
 
 def _coverage(coverage: CoverageSnapshot) -> Metric:
     family = GaugeMetricFamily(
         "pinstream_parameter_coverage_ratio",
-        "Share of the last hour's events that carried a recommended parameter; of a sample.",
+        "Share of the last hour's events that carried a recommended parameter, from a sample.",
         labels=["event_name", "parameter"],
     )
     for name, covered in coverage.hour.items():
-        for parameter, carried in zip(PARAMETERS, covered.carried, strict=True):
-            family.add_metric([name, parameter.id], carried / covered.sampled)
+        for parameter, share in zip(PARAMETERS, covered.shares, strict=True):
+            family.add_metric([name, parameter.id], share)
     return family
 
 

@@ -206,7 +206,7 @@ document.addEventListener("change", event => {
   if (event.target.name !== "window") return;
   span = event.target.value;
   draw();
-  if (shown) showCoverage(shown);
+  if (shown) { showFreshness(shown); showCoverage(shown) }
 });
 $("more").addEventListener("click", () => {
   allPartitions = !allPartitions;

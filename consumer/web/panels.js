@@ -111,13 +111,13 @@ function showState(s) {
 }
 
 function showTiles(s, pace, trend) {
-  const l = s.ledger, f = s.freshness, lag = lagOf(s), wait = behind(s), unknown = s.partitions.filter(p => p.lag == null).length;
+  const l = s.ledger, f = freshnessOver(s, "hour"), lag = lagOf(s), wait = behind(s), unknown = s.partitions.filter(p => p.lag == null).length;
   const oldest = s.oldest_open;
   if (l.read == null) return put($("tiles"), TILES.map(name => h("div", null, h("dt", null, name), h("dd", { class: "big" }, NONE))));
   const tiles = [
     [[rate(pace), h("span", { class: "unit" }, " records/s")], "", `${n(l.read - l.open)} since the start`],
     [n(lag), wait >= HOUR ? "bad" : wait >= 60 ? "warn" : "", [lagNote(lag, unknown, wait), trend && h("br"), trend]],
-    [percent(f.within_one_hour), tone(f), f.delivered ? `of ${many(f.delivered, "event")}, since the start` : "nothing delivered yet"],
+    [percent(f.within_one_hour), tone(f), f.delivered ? `of ${many(f.delivered, "event")} delivered ${overWhat(s, "hour")}` : `nothing delivered ${overWhat(s, "hour")}`],
     [n(l.dead_lettered), l.dead_lettered ? "bad" : "", l.dead_lettered ? `${share(l.dead_lettered, l.read)} of what was read` : "none"],
     [oldest ? age(oldest.age_seconds) : "none", "", oldest ? `waits for ${WAITS[oldest.waits_for] || oldest.waits_for}` : "all that was read is settled"],
   ];
@@ -198,16 +198,22 @@ function worst(all) {
   return all.filter(p => chosen.has(p));
 }
 
+/** Freshness over the last hour or day; since the start where an older pinstream says no more. */
+const freshnessOver = (s, window) => s.freshness[window] || s.freshness;
+const overWhat = (s, window) => s.freshness[window] ? `in the last ${window}` : "since the start";
+
 function showFreshness(s) {
-  const f = s.freshness;
-  if (!f.delivered) return put($("freshness"), h("p", { class: "soft" }, "Nothing delivered yet."));
+  const f = freshnessOver(s, span), all = s.freshness, when = overWhat(s, span);
+  const sinceStart = `Since the start: ${percent(all.within_one_hour)} of ${many(all.delivered, "event")} within one hour.`;
+  if (!all.delivered) return put($("freshness"), h("p", { class: "soft" }, "Nothing delivered yet."));
+  if (!f.delivered) return put($("freshness"), h("p", { class: "soft" }, `Nothing delivered ${when}. ${sinceStart}`));
   const within = x => x == null ? "more than 7 days" : age(x);
   put($("freshness"),
-    h("p", null, h("b", { class: `big ${tone(f)}` }, percent(f.within_one_hour)), " delivered within one hour"),
+    h("p", null, h("b", { class: `big ${tone(f)}` }, percent(f.within_one_hour)), ` of ${many(f.delivered, "event")} delivered ${when} came within one hour`),
     h("p", null, "Half within ", h("b", null, within(f.age_p50)), ", 95 % within ", h("b", null, within(f.age_p95)),
       ", 99 % within ", h("b", null, within(f.age_p99)), "."),
     ageScale(f),
-    h("p", { class: "soft small" }, `Of ${many(f.delivered, "event")} since the start. Ages are upper bounds: from happening to Pinterest's answer.`));
+    h("p", { class: "soft small" }, "Ages are from happening to Pinterest's answer, at most a quarter too high.", f === all ? "" : ` ${sinceStart}`));
 }
 
 /** The three ages on one line from a second to a week, and what the rule allows. */
@@ -242,22 +248,28 @@ function showCoverage(s) {
   }
   names.sort((a, b) => seen[b].events - seen[a].events || (a < b ? -1 : 1));
   const sampled = sum(names.map(name => seen[name].sampled)), events = sum(names.map(name => seen[name].events));
-  put($("coverage-note"), `Over the last ${span}: ${many(events, "event")}`, sampled < events ? `, of which ${n(sampled)} were looked at.` : ", all looked at.");
+  put($("coverage-note"), `Over the last ${span}: ${many(events, "event")}`,
+    sampled < events ? `, of which ${n(sampled)} were looked at: shares are estimates, the better the more events.` : ", all looked at.");
+  const columns = [["all", "All", events, id => sum(names.map(name => covered(seen[name], id) * seen[name].events)) / events],
+    ...names.map(name => [name, breakable(name), seen[name].events, id => covered(seen[name], id)])];
   put($("coverage"),
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, h("th", { scope: "col", role: "columnheader" }, "Parameter, and Pinterest's advice"),
-      h("th", { scope: "col", role: "columnheader" }, "All", h("small", null, n(events))),
-      names.map(name => h("th", { scope: "col", role: "columnheader" }, breakable(name), h("small", null, n(seen[name].events)))))),
-    h("tbody", { role: "rowgroup" }, s.coverage.parameters.map(({ id, advice }) => h("tr", { role: "row" },
+      columns.map(([, title]) => h("th", { scope: "col", role: "columnheader" }, title)))),
+    h("tbody", { role: "rowgroup" }, h("tr", { role: "row" },
+      h("th", { scope: "row", role: "rowheader" }, "Events", h("small", null, "How many had this name. In All each name counts as much as it has events.")),
+      columns.map(([name, , count]) => h("td", { role: "cell", "data-name": name }, n(count)))), s.coverage.parameters.map(({ id, advice }) => h("tr", { role: "row" },
       h("th", { scope: "row", role: "rowheader" }, PARAMETERS[id] || id, " ", h("code", null, id), h("small", null, advice)),
-      carried("all", sum(names.map(name => seen[name].carried[id] || 0)), sampled),
-      names.map(name => carried(name, seen[name].carried[id] || 0, seen[name].sampled))))));
+      columns.map(([name, , , of]) => carried(name, of(id)))))));
 }
+
+/** What share of a name's events carried a parameter; an older pinstream says only how many that it looked at did. */
+const covered = (one, id) => one.share ? one.share[id] || 0 : (one.carried[id] || 0) / one.sampled;
 
 /** A long name may be broken where its words are. */
 const breakable = name => name.split(/(?<=_)/).flatMap((part, i) => i ? [h("wbr"), part] : [part]);
 
-const carried = (name, part, whole) =>
-  h("td", { role: "cell", class: "c" + (part ? Math.min(5, 1 + Math.floor(part / whole * 5)) : 0), "data-name": name }, share(part, whole, 0));
+const carried = (name, part) =>
+  h("td", { role: "cell", class: "c" + (part ? Math.min(5, 1 + Math.floor(part * 5)) : 0), "data-name": name }, share(part, 1, 0));
 
 function showReasons(s) {
   const samples = s.samples && s.samples.rejections || {}, lines = [];

@@ -2,6 +2,7 @@
 
 const RATE = { unit: "a second", tick: short, show: x => rate(x) + "/s" };
 const COUNT = { unit: "records", tick: short, show: x => n(Math.round(x)) };
+const SHARE = { unit: "percent", tick: x => x * 100 + NBSP + "%", show: x => share(x, 1), marks: [0, .25, .5, .75, 1] };
 const TIME = { unit: "logarithmic", tick: age, show: x => age(x), log: true };
 const PLOTS = [
   {
@@ -9,18 +10,22 @@ const PLOTS = [
     curves: [["settled_per_second", "settled", "calm"], ["delivered_per_second", "delivered", "good"],
       ["dead_lettered_per_second", "dead letters", "bad"]],
   },
-  { id: "lag", title: "Lag", of: "records still to come, all partitions", scale: COUNT, curves: [["lag", "lag", "open"]] },
+  { id: "lag", title: "Lag", of: "records still to come, all partitions: the most of each moment", scale: COUNT, curves: [["lag", "lag", "open"]] },
   {
-    id: "behind", title: "Lag in time", of: "how long the oldest unsettled record has waited, logarithmic", scale: TIME,
+    id: "behind", title: "Lag in time", of: "the longest wait of an unsettled record, logarithmic", scale: TIME,
     rule: HOUR, curves: [["lag_seconds", "waited", "open"]],
+  },
+  {
+    id: "within", title: "Delivered within one hour", of: "share of what was delivered at a time", scale: SHARE,
+    curves: [["within_hour", "within one hour", "good"]],
+  },
+  {
+    id: "age", title: "Event age at delivery", of: "from happening to delivered, logarithmic", scale: TIME, rule: HOUR,
+    curves: [["age_p50", "half within", "good"], ["age_p95", "95 % within", "warn"], ["age_p99", "99 % within", "bad"]],
   },
 ];
 /** Those that stand within another card, by the place they go to. */
 const WITHIN = {
-  "freshness-plot": {
-    id: "age", title: "Event age at delivery", of: "from happening to delivered, logarithmic", scale: TIME, rule: HOUR, level: "h4",
-    curves: [["age_p50", "half within", "good"], ["age_p95", "95 % within", "warn"]],
-  },
   "duplicates-plot": {
     id: "duplicates", title: "Duplicates suppressed", of: "a second", scale: RATE, level: "h4",
     curves: [["duplicates_per_second", "duplicates", "calm"]],
@@ -70,7 +75,7 @@ function reach(at) {
 function axis(plot, values) {
   const high = most(values.flat()) || 0, room = HEIGHT - EDGE.top - EDGE.bottom;
   if (!plot.scale.log) {
-    const marks = ticks(high, plot.scale === COUNT), top = marks[marks.length - 1];
+    const marks = plot.scale.marks || ticks(high, plot.scale === COUNT), top = marks[marks.length - 1];
     return { marks, y: v => EDGE.top + room * (1 - v / top) };
   }
   const top = Math.max(high, 2 * HOUR) * 1.3, marks = TIMES.filter(x => x <= top);

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from consumer.core.coverage import PARAMETERS, CoverageSnapshot, Covered
+from consumer.core.freshness import Ages, FreshnessSnapshot
 from consumer.core.ledger import Totals
 from consumer.core.statistics import (
     AccountStatistics,
     Counters,
-    FreshnessSnapshot,
     GuardStatistics,
     OldestOpen,
     PartitionStatistics,
@@ -134,10 +134,15 @@ def _guard(one: GuardStatistics | None) -> dict[str, Any] | None:
 
 
 def _freshness(one: FreshnessSnapshot) -> dict[str, Any]:
-    """Event age at delivery. A quantile beyond the last bucket is null: JSON has no infinity."""
+    """Event age at delivery, since the start and over the last hour and day."""
+    return {**_ages(one.total), "hour": _ages(one.hour), "day": _ages(one.day)}
+
+
+def _ages(one: Ages) -> dict[str, Any]:
+    """A quantile beyond the last bucket is null: JSON has no infinity."""
     return {
-        "delivered": one.count,
-        "within_one_hour": None if one.within_hour is None else _share(one.within_hour),
+        "delivered": one.delivered,
+        "within_one_hour": None if one.within_hour is None else rounded_share(one.within_hour),
         "age_p50": _seconds(one.p50),
         "age_p95": _seconds(one.p95),
         "age_p99": _seconds(one.p99),
@@ -169,7 +174,8 @@ def _coverage(one: CoverageSnapshot) -> dict[str, Any]:
 
 def _covered(one: Covered) -> dict[str, Any]:
     carried = {parameter.id: count for parameter, count in zip(PARAMETERS, one.carried, strict=True)}
-    return {"events": one.events, "sampled": one.sampled, "carried": carried}
+    shares = {parameter.id: share for parameter, share in zip(PARAMETERS, one.shares, strict=True)}
+    return {"events": one.events, "sampled": one.sampled, "carried": carried, "share": shares}
 
 
 def _letter(one: StoredLetter) -> dict[str, Any]:
@@ -188,6 +194,6 @@ def _seconds(value: float | None) -> float | None:
     return None if value is None or math.isinf(value) else round(value, 3)
 
 
-def _share(share: float) -> float:
+def rounded_share(share: float) -> float:
     """Rounded down: 1 means all of them."""
     return math.floor(share * 1_000_000) / 1_000_000

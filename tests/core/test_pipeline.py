@@ -59,7 +59,7 @@ def test_what_happened_is_counted() -> None:
     assert dict(counters.filtered) == {"event_name": 1, "tombstone": 1}
     assert dict(counters.rejections) == {("decode", "malformed"): 1}
     assert dict(counters.convert_warnings) == {"value_zero": 1}
-    assert core.statistics().freshness.count == 1
+    assert core.statistics().freshness.total.delivered == 1
 
 
 def test_a_chunk_of_the_most_records_is_one_look_up_and_one_call() -> None:

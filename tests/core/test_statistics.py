@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from consumer.core import interface as i
 from consumer.core.coverage import OTHER
 from consumer.core.model import Stage, TopicPartition
 from consumer.core.statistics import (
-    AGE_BOUNDS,
     LETTERS_MOST,
     Counters,
-    Freshness,
     StoredLetter,
     by_name,
 )
 from tests.core.building import (
     ACCOUNT,
     OTHER_ACCOUNT,
-    PROPERTY,
     TOPIC,
     UNIX,
     Core,
@@ -44,26 +38,6 @@ def test_a_family_of_counts_is_capped() -> None:
     assert family["name0"] == 6
     assert sum(family.values()) == 1005
     assert family[OTHER] > 900
-
-
-@PROPERTY
-@given(st.lists(st.integers(-100, 10**7), min_size=1, max_size=30))
-def test_freshness_agrees_with_the_naive_figures(ages: list[int]) -> None:
-    """Within the hour is counted exactly; a quantile is the upper bound of the bucket it lies in."""
-    freshness = Freshness()
-    freshness.add([1000 - age for age in ages], 1000.0)
-    snapshot = freshness.snapshot()
-    assert snapshot.count == sum(snapshot.buckets) == len(ages)
-    assert snapshot.within_hour == sum(age <= 3600 for age in ages) / len(ages)
-    median = sorted(ages)[math.ceil(len(ages) / 2) - 1]
-    assert snapshot.p50 == next((float(bound) for bound in AGE_BOUNDS if median <= bound), math.inf)
-    assert snapshot.age_sum == sum(max(0, age) for age in ages)
-
-
-def test_nothing_delivered_has_no_freshness() -> None:
-    """No division by zero, no invented figure."""
-    snapshot = Freshness().snapshot()
-    assert (snapshot.count, snapshot.within_hour, snapshot.p50, snapshot.p99) == (0, None, None, None)
 
 
 def test_names_come_in_a_stable_order() -> None:

@@ -14,12 +14,12 @@ from typing import Any
 import aiohttp
 
 from consumer.core.coverage import PARAMETERS, CoverageSnapshot, Covered
+from consumer.core.freshness import Freshness
 from consumer.core.ledger import Totals
-from consumer.core.model import Stage
+from consumer.core.model import Instant, Stage
 from consumer.core.statistics import (
     AccountStatistics,
     Counters,
-    Freshness,
     GuardStatistics,
     OldestOpen,
     PartitionStatistics,
@@ -35,6 +35,7 @@ ACCOUNT = "549755885175"
 OTHER_ACCOUNT = "549755885176"
 UNIX = 1_700_000_000
 STALL_AFTER = 120.0
+_TWO_HOURS = 7200.0
 INFO: Mapping[str, Any] = {
     "process": {
         "version": "0.1.0",
@@ -107,15 +108,18 @@ def statistics(
     accounts: Sequence[AccountStatistics] = (),
     ended: Totals | None = None,
     ages: Iterable[float] = (),
+    early: Iterable[float] = (),
     counters: Counters | None = None,
     stopping: bool = False,
     **others: Any,
 ) -> Statistics:
-    """A snapshot. `ended`: what partitions that are ours no more left behind; `ages` of delivered events, seconds."""
+    """A snapshot. `ended`: what partitions that are ours no more left behind; `ages` of delivered events, seconds:
+    in the last hour, and `early`, two hours before."""
     all_totals = [one.totals for one in partitions] + ([ended] if ended is not None else [])
     names = ("read", "delivered", "duplicate", "filtered", "dead_lettered", "open", "released")
     freshness = Freshness()
-    freshness.add([UNIX - int(one) for one in ages], UNIX)
+    freshness.add([UNIX - int(one) for one in early], Instant(0.0, UNIX))
+    freshness.add([UNIX - int(one) for one in ages], Instant(_TWO_HOURS, UNIX))
     values: dict[str, Any] = {
         "open_bytes": 0,
         "held": 0,
@@ -130,7 +134,7 @@ def statistics(
         totals=Totals(*(sum(getattr(one, name) for one in all_totals) for name in names)),
         partitions=partitions,
         accounts=accounts,
-        freshness=freshness.snapshot(),
+        freshness=freshness.snapshot(_TWO_HOURS),
         counters=counters or Counters(),
         stopping=stopping,
         **(values | others),
@@ -159,7 +163,8 @@ def full_counters() -> Counters:
 
 def covered(events: int, sampled: int, **shares: float) -> Covered:
     """Coverage of an event name: the share of what was sampled that carried each parameter, by id; else none did."""
-    return Covered(events, sampled, tuple(round(sampled * shares.get(one.id, 0.0)) for one in PARAMETERS))
+    all_shares = tuple(shares.get(one.id, 0.0) for one in PARAMETERS)
+    return Covered(events, sampled, tuple(round(sampled * share) for share in all_shares), all_shares)
 
 
 def coverage() -> CoverageSnapshot:
@@ -243,6 +248,7 @@ def busy() -> Statistics:
         accounts=[account(queued=4_211, in_flight=7), account(OTHER_ACCOUNT, queued=12)],
         ended=totals(delivered=400_000, released=812),
         ages=[3] * 900 + [45] * 60 + [4_000] * 40,
+        early=[3] * 500 + [9_000] * 500,
         counters=full_counters(),
         oldest_open_ms=UNIX * 1000 - 5_700,
         oldest_open=OldestOpen(TOPIC, 3, 1_200_348, 5.7, WaitsFor.PLATFORM, ACCOUNT),

@@ -78,6 +78,7 @@ def coverage() -> dict[str, Any]:
             "events": events,
             "sampled": events // 16,
             "carried": {id_: events // 16 * _CARRIED[id_][column] // 100 for id_ in IDS},
+            "share": {id_: _CARRIED[id_][column] / 100 for id_ in IDS},
         }
         for column, (name, events) in enumerate(_NAMES.items())
     }
@@ -89,7 +90,13 @@ def coverage() -> dict[str, Any]:
 
 
 def _rare() -> dict[str, Any]:
-    return {"events": 3, "sampled": 3, "carried": dict.fromkeys(IDS, 3) | {"ph": 0}}
+    carried = dict.fromkeys(IDS, 3) | {"ph": 0}
+    return {
+        "events": 3,
+        "sampled": 3,
+        "carried": carried,
+        "share": {id_: n / 3 for id_, n in carried.items()},
+    }
 
 
 def letters(count: int = 6) -> list[dict[str, Any]]:
@@ -120,7 +127,7 @@ def _step(seconds: int, points: int, now: float, gap: bool) -> dict[str, Any]:
     at = [now - seconds * (points - 1 - i) for i in range(points)]
     names = (
         "settled_per_second", "delivered_per_second", "duplicates_per_second", "dead_lettered_per_second",
-        "lag", "lag_seconds", "age_p50", "age_p95", "keys",
+        "lag", "lag_seconds", "age_p50", "age_p95", "keys", "within_hour", "age_p99",
     )  # fmt: skip
     rows = [None if gap and 0.3 < i / points < 0.36 else _point(i / points) for i in range(points)]
     series: dict[str, list[float | None]] = {
@@ -137,4 +144,5 @@ def _point(x: float) -> tuple[float, ...]:
         rate, rate * 0.93, rate * 0.05, rate * 0.002,
         round(900 + 400 * math.sin(x * 40) ** 2 + 160_000 * behind), 1.5 + 400 * behind, 2 if behind < 0.1 else 120,
         10 if behind < 0.1 else 600, 1_000_000 + round(200_000 * x),
+        0.998 - 0.04 * math.sin(x * 30) ** 2 - 0.5 * behind, 150 if behind < 0.1 else 9_000,
     )  # fmt: skip

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.statistics import AGE_BOUNDS, Statistics
-from consumer.web.history import STEPS, History, Point, Reading, read
+from consumer.core.freshness import AGE_BOUNDS, HOUR
+from consumer.core.statistics import Statistics
+from consumer.web.history import NO_LAG, STEPS, History, Lag, Point, Reading, lag, read
 from tests.core.building import Core, event
 from tests.web.building import UNIX, busy, idle, partition, statistics, totals
 from tests.web.listening import looked, running
@@ -30,6 +31,8 @@ SERIES = [
     "age_p50",
     "age_p95",
     "keys",
+    "within_hour",
+    "age_p99",
 ]
 
 
@@ -72,7 +75,12 @@ def test_ages_are_of_what_was_delivered_since_the_point_before() -> None:
         (20, statistics(ages=early + [100] * 9 + [4000])),
         (30, statistics(ages=early + [100] * 9 + [4000] + [10**7])),
     )
-    assert points(steps[0], "age_p50", "age_p95") == [(120.0, 7200.0), (None, None), (None, None)]
+    assert points(steps[0], "age_p50", "age_p95", "age_p99") == [
+        (105.0, 4500.0, 4500.0),
+        (None, None, None),
+        (None, None, None),
+    ]
+    assert points(steps[0], "within_hour") == [(0.9,), (None,), (0.0,)]
 
 
 def test_lag_is_of_all_partitions_where_it_is_known() -> None:
@@ -80,9 +88,32 @@ def test_lag_is_of_all_partitions_where_it_is_known() -> None:
     known = statistics(partition(0, lag=5), partition(1, lag=7), partition(2, lag=None))
     steps = history((0, known), (10, known), (20, statistics(partition(lag=None))), (30, statistics()))
     assert points(steps[0], "lag") == [(12,), (None,), (None,)]
-    assert read(busy(), START, None).lag == sum(one.lag or 0 for one in busy().partitions)
+    assert lag(busy().partitions).records == sum(one.lag or 0 for one in busy().partitions)
     late = [replace(partition(n), lag_seconds=seconds) for n, seconds in enumerate([0.5, 61.5, None])]
-    assert read(statistics(*late), START, None).lag_seconds == 61.5
+    assert lag(late).seconds == 61.5
+
+
+def test_a_peak_between_two_points_is_seen() -> None:
+    """Each point has the worst that any look saw since the one before: records and seconds, each on its own."""
+
+    def at(records: int | None, seconds: float | None) -> Statistics:
+        return statistics(replace(partition(lag=records), lag_seconds=seconds))
+
+    looks = [(float(second), at(3, 0.5)) for second in range(31)]
+    looks[4] = (4.0, at(70_000, 2.0))
+    looks[7] = (7.0, at(9, 420.0))
+    looks[20] = (20.0, at(55, 8.0))
+    looks[21] = (21.0, at(None, None))
+    steps = history(*looks)
+    assert points(steps[0], "at", "lag", "lag_seconds") == [
+        (UNIX + 10, 70_000, 420.0),
+        (UNIX + 20, 55, 8.0),
+        (UNIX + 30, 3, 0.5),
+    ]
+    gone = history(
+        (0, at(3, 0.5)), (3, at(80, 9.0)), (6, statistics()), (10, statistics()), (20, statistics())
+    )
+    assert points(gone[0], "lag", "lag_seconds") == [(80, 9.0), (None, None)]
 
 
 def test_the_day_shows_the_worst_lag_that_the_hour_saw() -> None:
@@ -207,6 +238,7 @@ def naive_point(before: Reading, group: Sequence[Reading]) -> Point:
     ]
     lags = [one.lag for one in group if one.lag is not None]
     late = [one.lag_seconds for one in group if one.lag_seconds is not None]
+    within = sum(bound is not None and bound <= HOUR for bound in ages)
     return Point(
         last.at,
         settled,
@@ -218,6 +250,8 @@ def naive_point(before: Reading, group: Sequence[Reading]) -> Point:
         ages[-(-len(ages) // 2) - 1] if ages else None,
         ages[-(-len(ages) * 19 // 20) - 1] if ages else None,
         last.keys,
+        int(within / len(ages) * 1e6) / 1e6 if ages else None,
+        ages[-(-len(ages) * 99 // 100) - 1] if ages else None,
     )
 
 
@@ -254,12 +288,16 @@ def test_the_same_as_a_naive_list(walk: list[tuple[float, Statistics, int | None
 
 
 def due(walk: list[tuple[float, Statistics, int | None]]) -> Iterator[Reading]:
-    """The readings that are taken: the first in each ten seconds from the start on."""
-    begun, last = walk[0][0], -1
+    """The readings that are taken: the first in each ten seconds from the start on, with the worst lag till then."""
+    begun, last, seen = walk[0][0], -1, [NO_LAG]
     for at, snapshot, keys in walk:
+        seen.append(lag(snapshot.partitions))
         if (tick := int((at - begun) // 10)) != last:
             last = tick
-            yield read(snapshot, START + at, keys)
+            records, seconds = zip(*seen, strict=True)
+            worst = Lag(*(max((x for x in one if x is not None), default=None) for one in (records, seconds)))
+            yield read(snapshot, START + at, keys, worst)
+            seen = [NO_LAG]
 
 
 # -- over HTTP

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,10 +15,11 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.core.coverage import Coverage
+from consumer.core.freshness import AGE_BOUNDS
 from consumer.core.interface import KeysLookedUp, LookUpKeys
 from consumer.core.model import ConversionEvent
-from consumer.core.statistics import AGE_BOUNDS, Counters, OldestOpen, Statistics, WaitsFor
-from consumer.web.metrics import StatisticsCollector
+from consumer.core.statistics import Counters, OldestOpen, Statistics, WaitsFor
+from consumer.web.metrics import METRIC_AGES, StatisticsCollector
 from consumer.web.status import status_document
 from tests.core.building import Core, event, filtered, unconvertible
 from tests.web.building import (
@@ -140,9 +142,9 @@ def test_figures_agree_with_the_status_document() -> None:
         assert value(found, "pinstream_partition_committed_offset", **labels) == one["committed"]
     assert value(found, "pinstream_oldest_open_seconds") == document["oldest_open"]["age_seconds"]
     for name, covered in document["coverage"]["hour"].items():
-        for parameter, carried in covered["carried"].items():
+        for parameter, share in covered["share"].items():
             ratio = value(found, "pinstream_parameter_coverage_ratio", event_name=name, parameter=parameter)
-            assert ratio == carried / covered["sampled"]
+            assert ratio == share
     assert value(found, "pinstream_event_age_seconds_count") == document["freshness"]["delivered"]
     within = value(found, "pinstream_event_age_seconds_bucket", le="3600")
     assert within / document["freshness"]["delivered"] == document["freshness"]["within_one_hour"]
@@ -179,7 +181,7 @@ def test_a_mismatch_of_the_ledger_is_one_alert() -> None:
 
 def test_coverage_cannot_grow_without_bound() -> None:
     """Each event name has eleven series, and there are 64 names and ``other``, whatever the mapping says."""
-    seen = Coverage()
+    seen = Coverage(Random(0).random)
     for number in range(1_000):
         event = ConversionEvent(ACCOUNT, f"name {number}", "id", "id", 0, "web", {}, ())
         seen.add([event], 0.0)
@@ -253,6 +255,18 @@ def test_counts_by_reason_add_up_to_the_ledger() -> None:
     assert value(found, "pinstream_event_age_seconds_count") == totals.delivered
 
 
+def test_freshness_has_a_series_for_each_window_and_no_more() -> None:
+    """The share within the hour of the last hour and day; none where nothing was delivered."""
+    name = "pinstream_delivered_within_hour_ratio"
+    found = series(scrape(statistics(ages=[5, 5, 5, 3_601], early=[9_000] * 4)))
+    assert {key: number for key, number in found.items() if key[0] == name} == {
+        (name, (("window", "hour"),)): 0.75,
+        (name, (("window", "day"),)): 0.375,
+    }
+    assert by_label(series(scrape(statistics(early=[5]))), name) == {"day": 1.0}
+    assert by_label(series(scrape(empty())), name) == {}
+
+
 def test_histogram_is_cumulative_with_all_its_bounds() -> None:
     """Each bucket holds the ones below; the last is all; the sum is the sum of the ages."""
     found = series(scrape(statistics(ages=[0, 1, 3, 3_600, 3_601, 10_000_000])))
@@ -261,7 +275,8 @@ def test_histogram_is_cumulative_with_all_its_bounds() -> None:
         for (name, labels), number in found.items()
         if name == "pinstream_event_age_seconds_bucket"
     }
-    assert [float(one) for one in buckets] == [*map(float, AGE_BOUNDS), float("inf")]
+    assert [float(one) for one in buckets] == [*map(float, METRIC_AGES), float("inf")]
+    assert set(METRIC_AGES) < set(AGE_BOUNDS)
     assert list(buckets.values()) == sorted(buckets.values())
     assert (buckets["1"], buckets["5"], buckets["3600"], buckets["7200"], buckets["+Inf"]) == (2, 3, 4, 5, 6)
     assert value(found, "pinstream_event_age_seconds_sum") == 10_007_205

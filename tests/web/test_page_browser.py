@@ -67,7 +67,8 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
             in await text(shown, "#sum")
         )
         assert (await text(shown, "#freshness")).startswith(
-            "96.00 % delivered within one hour Half within 5 s, 95 % within 1 min, 99 % within 2 h."
+            "96.00 % of 1,000 events delivered in the last hour came within one hour "
+            "Half within 3 s, 95 % within 50 s, 99 % within 75 min."
         )
         assert "Has waited 12 s; waits for its batch to fill." in await text(shown, "#oldest")
         assert "orders [3] at offset 1,200,348, for ad account 549755885175" in await text(shown, "#oldest")
@@ -207,10 +208,14 @@ async def test_a_status_of_an_older_pinstream_is_enough(visit: Visit) -> None:
         del old[name]
     for one in old["partitions"]:
         del one["lag_seconds"]
+    for window in ("hour", "day"):
+        del old["freshness"][window]
     async with stand(old) as server, visit(server.url) as shown:
         await live(shown)
         assert (await text(shown, "#state")).startswith("Keeping up: 31,866 records to go.")
         assert await text(shown, "#coverage-note") == "No events in the last hour."
+        assert "delivered since the start" in await text(shown, "#tiles")
+        assert "delivered since the start came within one hour" in await text(shown, "#freshness")
 
 
 # -- figures
@@ -237,14 +242,81 @@ async def test_coverage_has_every_parameter_with_its_advice_by_event_name(visit:
         assert [one.split("\n")[0] for one in heads][1:] == [
             "All", "page_visit", "add_to_cart", "view_category", "checkout", "signup",
         ]  # fmt: skip
-        assert await shown.locator("#coverage tbody tr").count() == len(scenes.IDS) == 11
-        phone = await text(shown, "#coverage tbody tr:nth-child(2)")
+        assert await shown.locator("#coverage tbody tr").count() == 1 + len(scenes.IDS) == 12
+        events = await text(shown, "#coverage tbody tr:first-child")
+        assert events.endswith("59,222 48,210 6,120 3,377 1,204 311")
+        phone = await text(shown, "#coverage tbody tr:nth-child(3)")
         assert phone.startswith("Phone, hashed ph The customer's phone number")
-        assert phone.endswith("5 % 3 % 8 % 2 % 61 % 15 %")
+        # All: each name weighs as much as it has events, however many of them were looked at.
+        assert phone.endswith("5 % 4 % 9 % 3 % 62 % 18 %")
         assert "59,222 events, of which 3,700 were looked at" in await text(shown, "#coverage-note")
         await shown.check("input[value=day]")
         await shows(shown, "Over the last day: 59,225 events", "#coverage-note")
-        assert (await text(shown, "#coverage tbody tr:nth-child(2)")).endswith("0 %")
+        assert (await text(shown, "#coverage tbody tr:nth-child(3)")).endswith("0 %")
+
+
+async def test_all_names_together_weigh_as_much_as_they_have_events(visit: Visit) -> None:
+    """A name of which much was looked at does not count for more than it has events; and rounding is down."""
+    document = scenes.full()
+    window = {
+        name: {
+            "events": events,
+            "sampled": 100,
+            "carried": dict.fromkeys(scenes.IDS, 50),
+            "share": dict.fromkeys(scenes.IDS, share),
+        }
+        for name, events, share in (("page_visit", 900, 1 / 3), ("checkout", 90, 2 / 3), ("signup", 10, 1.0))
+    }
+    document["coverage"] = {**document["coverage"], "hour": window}
+    async with stand(document) as server, visit(server.url) as shown:
+        await live(shown)
+        cells = await shown.locator("#coverage tbody tr:nth-child(2) td").all_inner_texts()
+        assert [one.replace("\u00a0", " ") for one in cells] == ["37 %", "33 %", "66 %", "100 %"]
+        for one in window.values():
+            one["share"] = dict.fromkeys(scenes.IDS, 1.0)
+        server.tell(coverage=document["coverage"])
+        await shows(shown, "100 % 100 % 100 % 100 %", "#coverage tbody tr:nth-child(2)")
+
+
+async def test_freshness_is_of_the_window_that_is_chosen(visit: Visit) -> None:
+    """The last hour, the last day at a click, and the whole of it beside; the tile is of the last hour."""
+    document = scenes.scene(
+        lambda: statistics(partition(delivered=40), ages=[5] * 9 + [4_000], early=[7] * 30)
+    )
+    async with stand(document, scenes.history()) as server, visit(server.url) as shown:
+        await live(shown)
+        assert (await text(shown, "#freshness")).startswith(
+            "90.00 % of 10 events delivered in the last hour came within one hour Half within 5 s"
+        )
+        assert "Since the start: 97.50 % of 40 events within one hour." in await text(shown, "#freshness")
+        assert "90.00 % of 10 events delivered in the last hour" in await text(shown, "#tiles")
+        plot = await text(shown, "#plot-within")
+        assert plot.startswith("Delivered within one hour share of what was delivered at a time")
+        assert re.search(r"within one hour 9\d\.\d\d % latest", plot)
+        assert "0 % 25 % 50 % 75 % 100 %" in " ".join(
+            await shown.locator("#plot-within .canvas text").all_text_contents()
+        ).replace("\u00a0", " ")
+        await shown.check("input[value=day]")
+        await shows(
+            shown, "97.50 % of 40 events delivered in the last day came within one hour", "#freshness"
+        )
+        assert "90.00 % of 10 events delivered in the last hour" in await text(shown, "#tiles")
+        await fits(shown)
+
+
+async def test_an_hour_without_deliveries_says_so(visit: Visit) -> None:
+    """Nothing delivered in the last hour, or ever: no invented share; what was before is told as such."""
+    document = scenes.scene(lambda: statistics(partition(delivered=30), early=[7] * 30))
+    async with stand(document) as server, visit(server.url) as shown:
+        await live(shown)
+        assert await text(shown, "#freshness") == (
+            "Nothing delivered in the last hour. Since the start: 100 % of 30 events within one hour."
+        )
+        assert "Delivered within 1 h – nothing delivered in the last hour" in await text(shown, "#tiles")
+        await shown.check("input[value=day]")
+        await shows(shown, "100 % of 30 events delivered in the last day", "#freshness")
+        server.tell(freshness=scenes.scene(empty)["freshness"])
+        await shows(shown, "Nothing delivered yet.", "#freshness")
 
 
 async def test_figures_change_as_they_come_and_nothing_else_does(visit: Visit) -> None:

@@ -143,7 +143,7 @@ async def test_the_page_can_be_used_with_the_keyboard_alone(visit: Visit) -> Non
             if reached[-1] == "/metrics":
                 break
         assert reached[:6] == ["skip", "#records", "#pace", "#quality", "#refusals", "hour"]
-        assert reached.count("canvas") == 5
+        assert reached.count("canvas") == 6
         assert reached[-1] == "/metrics"
 
 

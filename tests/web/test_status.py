@@ -166,18 +166,28 @@ def test_end_and_lag_are_null_until_the_end_is_known() -> None:
 def test_age_beyond_the_last_bucket_is_null() -> None:
     """Events older than all buckets have no upper bound: null, since JSON has no infinity."""
     snapshot = statistics(ages=[10_000_000])
-    assert snapshot.freshness.p50 == math.inf
+    assert snapshot.freshness.total.p50 == math.inf
     freshness = through_json(status_document(snapshot, {}))["freshness"]
-    assert freshness == {
-        "delivered": 1, "within_one_hour": 0.0, "age_p50": None, "age_p95": None, "age_p99": None,
-    }  # fmt: skip
+    old = {"delivered": 1, "within_one_hour": 0.0, "age_p50": None, "age_p95": None, "age_p99": None}
+    assert freshness == {**old, "hour": old, "day": old}
 
 
 def test_freshness_says_nothing_before_the_first_delivery() -> None:
     """No deliveries: a share of nothing is null, not zero and not an error."""
     freshness = through_json(status_document(empty(), {}))["freshness"]
-    assert freshness["delivered"] == 0
-    assert all(value is None for name, value in freshness.items() if name != "delivered")
+    for ages in (freshness.pop("hour"), freshness.pop("day"), freshness):
+        assert ages.pop("delivered") == 0
+        assert [*ages.values()] == [None] * 4
+
+
+def test_freshness_is_told_over_the_last_hour_and_day_too() -> None:
+    """A bad hour is not hidden by the good ones before it, nor held against those after it."""
+    freshness = through_json(status_document(statistics(ages=[5] * 9 + [4_000], early=[7] * 30), {}))[
+        "freshness"
+    ]
+    hour = {"delivered": 10, "within_one_hour": 0.9, "age_p50": 5.0, "age_p95": 4_500.0, "age_p99": 4_500.0}
+    day = {"delivered": 40, "within_one_hour": 0.975, "age_p50": 7.0, "age_p95": 7.0, "age_p99": 4_500.0}
+    assert freshness == {**day, "hour": hour, "day": day}
 
 
 def test_a_guard_that_tripped_says_where_and_why() -> None:
@@ -212,6 +222,12 @@ def test_coverage_says_of_each_parameter_how_many_carried_it() -> None:
     assert (checkout["events"], checkout["sampled"]) == (1_310, 214)
     assert list(checkout["carried"]) == ids
     assert (checkout["carried"]["click_id"], checkout["carried"]["currency"]) == (0, 214)
+    assert list(checkout["share"]) == ids
+    assert (checkout["share"]["click_id"], checkout["share"]["currency"], checkout["share"]["em"]) == (
+        0,
+        1,
+        0.97,
+    )
     nothing = status_document(empty(), {})["coverage"]
     assert (nothing["hour"], nothing["day"], len(nothing["parameters"])) == ({}, {}, 11)
 

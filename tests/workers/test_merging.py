@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.app.workers.merging import _RULES, MOST_NAMES, Merged, merge, remains
 from consumer.core.coverage import OTHER
+from consumer.core.freshness import NO_AGES, Ages
 from consumer.core.model import Stage
 from consumer.core.statistics import (
     LETTERS_MOST,
@@ -99,7 +100,8 @@ def test_shares_and_quantiles_are_of_all_events() -> None:
     """Not of two shares: a worker that delivered little weighs little."""
     young, old = statistics(ages=[1] * 99), statistics(ages=[7200])
     both = merge([young, old]).freshness
-    assert (both.count, both.within_hour, both.p50, both.p99) == (100, 0.99, 1, 1)
+    assert both.total == Ages(100, 0.99, 1, 1, 1)
+    assert both.hour == both.day == both.total
     assert both.age_sum == 99 + 7200
     assert both == statistics(ages=[1] * 99 + [7200]).freshness
 
@@ -114,7 +116,13 @@ def test_coverage_is_of_all_events() -> None:
     other = window(checkout=covered(300, 30, em=0.5), search=covered(5, 5))
     hour = merge([one, other]).coverage.hour
     assert list(hour) == ["checkout", "search"]
-    assert (hour["checkout"].events, hour["checkout"].sampled, hour["checkout"].carried[0]) == (400, 40, 25)
+    checkout = hour["checkout"]
+    assert (checkout.events, checkout.sampled, checkout.carried[0], checkout.shares[0]) == (
+        400,
+        40,
+        25,
+        0.625,
+    )
     assert hour["search"] == covered(5, 5)
 
 
@@ -191,6 +199,8 @@ def test_what_a_dead_worker_leaves() -> None:
     assert left.totals.read == sum(getattr(left.totals, part) for part in PARTS)
     assert left.counters is one.counters
     assert left.letters == one.letters
+    assert left.freshness.total == one.freshness.total
+    assert (left.freshness.hour, left.freshness.day) == (NO_AGES, NO_AGES)
     assert (left.partitions, left.accounts, left.open_bytes, left.claims, left.oldest_open) == (
         (),
         (),

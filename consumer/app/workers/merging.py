@@ -21,18 +21,17 @@ from operator import add
 from typing import Any, Final, TypeVar
 
 from consumer.core.coverage import NO_COVERAGE, OTHER, CoverageSnapshot, Covered
+from consumer.core.freshness import NO_FRESHNESS, FreshnessSnapshot
 from consumer.core.ledger import Totals
 from consumer.core.statistics import (
     LETTERS_MOST,
     AccountStatistics,
     Counters,
-    FreshnessSnapshot,
     OldestOpen,
     PartitionStatistics,
     SamplesSnapshot,
     Statistics,
     StoredLetter,
-    freshness_of,
     worst_state,
 )
 
@@ -57,7 +56,7 @@ def remains(last: Statistics) -> Statistics:
         merge([]),
         totals=let_go,
         passed=last.passed,
-        freshness=last.freshness,
+        freshness=replace(NO_FRESHNESS, age_sum=last.freshness.age_sum, buckets=last.freshness.buckets),
         counters=last.counters,
         letters=last.letters,
         samples=last.samples,
@@ -157,8 +156,19 @@ def _account(gates: Sequence[AccountStatistics]) -> AccountStatistics:
 
 
 def _freshness(all_of_them: Sequence[FreshnessSnapshot]) -> FreshnessSnapshot:
-    buckets = [sum(column) for column in zip(*(one.buckets for one in all_of_them), strict=True)]
-    return freshness_of(buckets, sum(one.age_sum for one in all_of_them))
+    """Histograms are added; shares and quantiles come from them."""
+
+    def added(histograms: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+        return tuple(map(sum, zip(*histograms, strict=True)))
+
+    if not all_of_them:
+        return NO_FRESHNESS
+    return FreshnessSnapshot(
+        age_sum=sum(one.age_sum for one in all_of_them),
+        buckets=added(one.buckets for one in all_of_them),
+        hour_buckets=added(one.hour_buckets for one in all_of_them),
+        day_buckets=added(one.day_buckets for one in all_of_them),
+    )
 
 
 def _counters(all_of_them: Sequence[Counters]) -> Counters:
@@ -197,10 +207,16 @@ def _covered(windows: Sequence[Mapping[str, Covered]]) -> dict[str, Covered]:
 
 
 def _added(one: Covered, other: Covered) -> Covered:
+    """A share is of all events, so each weighs as much as there were."""
+    events = one.events + other.events
     return Covered(
-        events=one.events + other.events,
+        events=events,
         sampled=one.sampled + other.sampled,
         carried=tuple(map(add, one.carried, other.carried)),
+        shares=tuple(
+            (mine * one.events + theirs * other.events) / events
+            for mine, theirs in zip(one.shares, other.shares, strict=True)
+        ),
     )
 
 
