@@ -14,7 +14,7 @@
     ├── KeyStoreError                  1   the key store cannot be opened, read or written
     ├── WorkersFailed                  1   a worker could not be kept running
     ├── DestinationRefused             3   the destination refuses this account and patience ran out
-    └── InvariantViolation             1   a bug: the core found its own books wrong, and stopped at once
+    └── InvariantViolation             1   a bug: the core found its own books wrong, and stopped
 
 Every message is one line that says what happened and what to do, and never holds personal data or a
 secret. Verdicts on a single record (undecodable, unconvertible, refused) are not errors: they are values,
@@ -79,4 +79,4 @@ class DestinationRefused(PinstreamError):
 
 
 class InvariantViolation(PinstreamError):
-    """The core found its own books wrong. Stopping at once is what keeps a bug from losing an event."""
+    """The core found its own books wrong. Stopping before it commits is what keeps a bug from losing an event."""

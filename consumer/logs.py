@@ -6,9 +6,10 @@ becomes of it. Lines of the standard library's `logging` (aiohttp, confluent-kaf
     event -> level, logger, time -> RepeatLimiter -> exception text -> redact -> JSON or console -> stderr
 
 `RepeatLimiter` keeps an outage from writing the same line ten thousand times a second: of one event name and
-level, so many lines pass in each interval, and the next line that passes says how many did not. `redact` is the
-second fence against secrets: nobody should log one, and if somebody does, it is masked by its field's name or
-by its looks. Personal data is the callers' duty: they log codes and ids, never bodies.
+level, so many lines pass in each interval, and the next line that passes says how many did not. Of
+what a client repeats for as long as it lasts, each thing that is said passes once a minute. `redact` is the second
+fence against secrets: nobody should log one, and if somebody does, it is masked by its field's name or by its looks.
+Personal data is the callers' duty: they log codes and ids, never bodies.
 """
 
 from __future__ import annotations
@@ -33,8 +34,11 @@ MASK = "[redacted]"
 
 _TALL = frozenset({"starting"})
 """What a person reads word by word: a field a line, on the console."""
+_SELDOM = frozenset({"kafka_trouble"})
+"""What is said over and over until it is mended: of these, a kind is what a line says, but for the numbers in it."""
 _EVENT_WIDTH = 22
 
+_DIGITS = re.compile(r"\d+")
 _SECRET_FIELD = re.compile(
     r"(?:^|[_.\-])(?:token|secret|password|passwd|passphrase|authorization|credentials?|cookie|api_?key|private_?key"
     r"|user_?info|sasl_?jaas_?config)s?$",
@@ -51,7 +55,8 @@ _SECRET_TEXT = re.compile(
 class RepeatLimiter:
     """A structlog processor that lets `burst` lines of one event and level pass in `interval` seconds.
 
-    The first line that passes afterwards carries ``repeats_not_shown``. It remembers the `kinds` kinds of line
+    Of the events in `_SELDOM`, one line passes in `seldom` seconds for each thing that is said. The first line that
+    passes afterwards carries ``repeats_not_shown``. It remembers the `kinds` kinds of line
     seen last, so its memory is bounded even if an event name is made up from data.
     """
 
@@ -60,11 +65,13 @@ class RepeatLimiter:
         burst: int = 10,
         interval: float = 10.0,
         *,
+        seldom: float = 60.0,
         kinds: int = 1000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._burst = burst
         self._interval = interval
+        self._seldom = seldom
         self._kinds = kinds
         self._clock = clock
         self._lock = threading.Lock()
@@ -72,10 +79,13 @@ class RepeatLimiter:
 
     def __call__(self, _logger: object, method: str, event: EventDict) -> EventDict:
         """The event, with the count of its kind that were left out; `structlog.DropEvent` if it is one too many."""
-        kind = method, str(event.pop("_kind", event.get("event")))
+        name = str(event.pop("_kind", event.get("event")))
+        kind, burst, interval = (method, name), self._burst, self._interval
+        if name in _SELDOM:
+            kind, burst, interval = (method, _said(event)), 1, self._seldom
         with self._lock:  # clients log from threads of their own
-            window = self._window(kind)
-            if window.passed >= self._burst:
+            window = self._window(kind, interval)
+            if window.passed >= burst:
                 window.dropped += 1
                 raise structlog.DropEvent
             window.passed += 1
@@ -84,14 +94,14 @@ class RepeatLimiter:
             event["repeats_not_shown"] = not_shown
         return event
 
-    def _window(self, kind: tuple[str, str]) -> _Window:
+    def _window(self, kind: tuple[str, str], interval: float) -> _Window:
         now = self._clock()
         window = self._windows.get(kind)
         if window is None:
             window = self._windows[kind] = _Window(now)
             if len(self._windows) > self._kinds:
                 self._windows.popitem(last=False)
-        elif now - window.since >= self._interval:
+        elif now - window.since >= interval:
             window.since, window.passed = now, 0
         self._windows.move_to_end(kind)
         return window
@@ -106,6 +116,11 @@ class _Window:
         self.since = since
         self.passed = 0
         self.dropped = 0
+
+
+def _said(event: EventDict) -> str:
+    """What a line says, without its numbers: ports, brokers' numbers and offsets tell no news of their own."""
+    return _DIGITS.sub("", " ".join(str(event[key]) for key in sorted(event)))
 
 
 def redact(_logger: object, _method: str, event: EventDict) -> EventDict:

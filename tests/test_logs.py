@@ -198,6 +198,26 @@ class TestRepeatLimiter:
         assert self.passes("up") is not None
         assert self.passes("down", "error") is not None
 
+    def test_what_is_said_over_and_over_passes_once_a_minute(self) -> None:
+        """For each thing that is said, whatever its numbers; with the count of what was left out since."""
+
+        def told(text: str) -> dict[str, Any] | None:
+            try:
+                return dict(self.limiter(None, "warning", {"event": "kafka_trouble", "text": text}))
+            except structlog.DropEvent:
+                return None
+
+        assert told("no connection to kafka-1:9092") is not None
+        assert [told(f"no connection to kafka-{number}:9092") for number in range(5)] == [None] * 5
+        assert told("2/2 brokers are down") is not None
+        self.now = 59.9
+        assert told("no connection to kafka-1:9092") is None
+        self.now = 60
+        again = told("no connection to kafka-2:9092")
+        assert again is not None
+        assert again["repeats_not_shown"] == 6
+        assert told("no connection to kafka-1:9092") is None
+
     def test_memory_is_bounded(self) -> None:
         """Kinds beyond the limit push out the one not seen for longest."""
         for _ in range(3):

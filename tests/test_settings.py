@@ -40,7 +40,7 @@ class TestDefaults:
     def test_beyond_the_contract(self) -> None:
         """The settings that the contract leaves open."""
         own = with_().pinstream
-        assert (own.http_token, own.http_token_file) == (None, None)
+        assert (own.http_token, own.http_token_file, own.page_address) == (None, None, None)
         assert (own.schema_name, own.wire_format) == ("commerce.v1.CommerceEvent", "auto")
         assert (own.max_event_age, own.request_timeout, own.halt_patience) == (7 * 86400, 30, 900)
         assert (own.key_store_max_bytes, own.stall_after) == (4 * 1024**3, 120)

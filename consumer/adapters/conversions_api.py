@@ -55,18 +55,16 @@ class FileToken:
     """A token in a file (a mounted secret), read again when the file changes.
 
     A file that is missing, empty or unreadable for a moment (a secret being replaced) leaves the last token in
-    force. Raises `SettingsError` if there is none to begin with.
+    force. Raises `SettingsError` if there is none to begin with: it names `variable`, the setting that named the file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, variable: str) -> None:
         self._path = path
         self._seen: tuple[int, int, int] | None = None
         self._token = ""
         self.reload()
         if not self._token:
-            raise SettingsError(
-                f"PINTEREST_ACCESS_TOKEN_FILE: {path} cannot be read or is empty; put the token in it"
-            )
+            raise SettingsError(f"{variable}: {path} cannot be read or is empty; put the token in it")
 
     def value(self) -> str:
         """The token; looks at the file first."""

@@ -15,6 +15,7 @@ from consumer.adapters.conversions_api import ConversionsApi, FileToken, FixedTo
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas, SchemaSource
 from consumer.core.convert import Converter
 from consumer.core.decode import Decoder, WireFormat
+from consumer.core.fused import FusedReading
 from consumer.core.interface import Report
 from consumer.core.mapping import Mapping, load_mapping
 from consumer.core.pipeline import Pipeline
@@ -123,10 +124,13 @@ def _absence(settings: Settings) -> float:
 
 def pipeline(settings: Settings, schema: dict[str, Any], *, trace_links: int = 0) -> Pipeline:
     """The core, for one process."""
+    decoding = decoder(settings, schema)
+    converting = converter(settings, schema, settings.pinterest.ad_account_ids)
     return Pipeline(
         replace(policy(settings), trace_links=trace_links),
-        decoder(settings, schema),
-        converter(settings, schema, settings.pinterest.ad_account_ids),
+        decoding,
+        converting,
+        reading=FusedReading(decoding, converting) if settings.pinstream.fast_path else None,
         # Members must not back off in step; within a process the seed makes it repeatable.
         seed=time.time_ns(),
     )
@@ -135,7 +139,7 @@ def pipeline(settings: Settings, schema: dict[str, Any], *, trace_links: int = 0
 def token(settings: Settings) -> Token:
     """Where the access token comes from. Raises `SettingsError`."""
     if settings.pinterest.access_token_file is not None:
-        return FileToken(settings.pinterest.access_token_file)
+        return FileToken(settings.pinterest.access_token_file, "PINTEREST_ACCESS_TOKEN_FILE")
     if settings.pinterest.access_token is None:
         raise SettingsError(
             "PINTEREST_ACCESS_TOKEN is not set; it is required, or PINTEREST_ACCESS_TOKEN_FILE"

@@ -164,8 +164,9 @@ class _DemoRun:
     async def run(self) -> dict[str, Any]:
         """Gives the final /status document."""
         on_stop_signal(self._stop)
-        page = await self._member.serve_page()
-        say(f"page: {page or 'off'}    ledger: {page or ''}status    Ctrl-C ends it")
+        urls = await self._member.serve_page()
+        where = f"page: {urls.page}    ledger: {urls.page}status" if urls else "page: off"
+        say(f"{where}    Ctrl-C ends it")
         # The broker makes the topic when the first record comes; the consumer joins when it is there.
         feeding = asyncio.create_task(self._feed())
         await self._first_record(feeding)

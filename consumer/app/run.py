@@ -19,10 +19,10 @@ from consumer.app import building, tracing
 from consumer.app.signals import on_stop_signal
 from consumer.app.tracing import Tracing
 from consumer.core.statistics import Statistics
-from consumer.errors import DestinationRefused, SettingsError
+from consumer.errors import DestinationRefused
 from consumer.service import Service, SystemClock
 from consumer.settings import REVOKE_MARGIN, PinstreamSettings, Settings, load
-from consumer.web.server import WebServer
+from consumer.web.server import Urls, WebServer
 from consumer.web.status import ledger
 
 _DESCRIBE_TIMEOUT = 15.0
@@ -50,13 +50,13 @@ async def _run(settings: Settings, traces: Tracing) -> None:
             one.service.request_stop()
 
         on_stop_signal(stop)
-        if not await before(asked, look_at_cluster(settings)):
-            return
-        log_starting(settings, page=await one.serve_page())
-        await serve(one)
+        # First of all, so that who waits for brokers that are away sees which ones, and probes get an answer.
+        log_starting(settings, await one.serve_page())
+        if await before(asked, look_at_cluster(settings)):
+            await serve(one)
 
 
-def log_starting(settings: Settings, *, page: str | None) -> None:
+def log_starting(settings: Settings, urls: Urls | None) -> None:
     """Where it reads, where it sends, where its page is."""
     structlog.get_logger().info(
         "starting",
@@ -66,7 +66,8 @@ def log_starting(settings: Settings, *, page: str | None) -> None:
         sends_to=settings.pinterest.api_url,
         ad_accounts=", ".join(settings.pinterest.ad_account_ids),
         test_mode=settings.pinterest.test_mode,
-        page=page or "off",
+        page=urls.page if urls else "off",
+        health=urls.health if urls else "off",
         version=__version__,
     )
 
@@ -127,8 +128,8 @@ class Member:
         self._started = time.time()
         self._web: WebServer | None = None
 
-    async def serve_page(self) -> str | None:
-        """Start page, /status, health and metrics; gives the page's URL, None if they are turned off."""
+    async def serve_page(self) -> Urls | None:
+        """Start page, /status, health and metrics; gives their URLs, None if they are turned off."""
         self._web = web_server(
             self.settings,
             self.service.statistics,
@@ -175,6 +176,7 @@ def web_server(
         info,
         host=address.host,
         port=address.port,
+        page_at=settings.pinstream.page_address,
         stall_after=settings.pinstream.stall_after,
         token=_page_token(settings.pinstream),
         **others,
@@ -199,11 +201,7 @@ def _page_token(own: PinstreamSettings) -> Callable[[], str] | None:
         return own.http_token.get_secret_value
     if own.http_token_file is None:
         return None
-    try:
-        return FileToken(own.http_token_file).value
-    except SettingsError as error:  # it was there when the settings were read
-        name = "PINSTREAM_HTTP_TOKEN_FILE"
-        raise SettingsError(str(error).replace("PINTEREST_ACCESS_TOKEN_FILE", name)) from None
+    return FileToken(own.http_token_file, "PINSTREAM_HTTP_TOKEN_FILE").value
 
 
 @contextlib.asynccontextmanager

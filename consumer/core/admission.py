@@ -79,6 +79,14 @@ class Admission:
         """Records fetched and not read."""
         return sum(len(chunk.records) for _, chunk in self._held)
 
+    def held_to(self) -> dict[AssignmentState, int]:
+        """By partition, the offset after the last record that is held."""
+        return {state: chunk.records[-1].offset + 1 for state, chunk in self._held}
+
+    def defers(self, span: Span, index: int) -> bool:
+        """Whether this open record waits to be taken in."""
+        return (span, index) in self._deferred
+
     @property
     def deferred(self) -> int:
         """Open records that wait to be taken in."""
@@ -232,18 +240,16 @@ class Admission:
     ) -> None:
         claim = self._intake.claim
         for index, item in zip(indexes, items, strict=False):
-            if type(item) is tuple:
-                leader = claim(span, index, *item)
-                if leader is not None:
-                    leaders.append(leader)
+            if isinstance(item, Delivery):
+                if claim(span, index, item):
+                    leaders.append(item)
             elif item is not None:
-                # mypy cannot narrow by `type(...) is tuple`: what is left is a verdict.
-                self._pipeline.set_aside(span, index, item)  # type: ignore[arg-type]
+                self._pipeline.set_aside(span, index, item)
 
 
 def _growth(item: Prepared | None) -> int:
     """Bytes that an event holds beyond its record: its JSON."""
-    return len(item[1]) if type(item) is tuple else 0  # type: ignore[misc]  # it takes a Filtered for one
+    return len(item.body) if isinstance(item, Delivery) else 0
 
 
 def _sizes(records: Iterable[Record]) -> list[int]:

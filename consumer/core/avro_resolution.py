@@ -109,9 +109,14 @@ def compile_reader(writer: AvroType, reader: AvroType) -> Read:
     Raises `Incompatible`, or `InvalidSchema` if the writer's data would have no bound or a default of the
     reader is no value of its type.
     """
+    return write_reader(resolve(writer, reader))
+
+
+def resolve(writer: AvroType, reader: AvroType) -> Plan:
+    """How data of `writer` are read in the shape of `reader`; raises as `compile_reader` does."""
     try:
         require_bounded(writer)
-        return write_reader(_Resolver().resolve(writer, reader))
+        return _Resolver().resolve(writer, reader)
     except RecursionError:  # types are not nested so deeply, but may refer to each other in a long chain
         raise Incompatible("its types refer to each other too deeply") from None
 
@@ -302,4 +307,4 @@ def _rescaled_decimal(data: bytes, theirs: Logical, ours: Logical) -> Decimal:
         raise Unresolvable(f"a decimal that our scale of {ours.scale} does not hold exactly") from None
 
 
-__all__ = ["Incompatible", "InvalidSchema", "Read", "Unresolvable", "compile_reader"]
+__all__ = ["Incompatible", "InvalidSchema", "Read", "Unresolvable", "compile_reader", "resolve"]

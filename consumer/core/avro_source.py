@@ -136,9 +136,17 @@ _CONSTANTS: Final = {
 }
 
 
+NO_BRANCH: Final = 'raise ValueError("a union\'s branch that it does not have")'
+
+
+def branch_bytes(plan: OptionalPlan) -> tuple[int, int]:
+    """How the branch of null, and the other one, are spelled."""
+    return plan.null << 1, (1 - plan.null) << 1
+
+
 def write_reader(plan: Plan) -> Read:
     """What reads data as `plan` says."""
-    module = _Module(plan)
+    module = Module(plan)
     name = module.function(plan)
     constants = module.constants
     exec(compile(module.source(), "<Avro reader>", "exec"), constants)  # noqa: S102
@@ -169,7 +177,7 @@ def _parts(plan: Plan) -> Sequence[Plan]:
     return [plan.value] if isinstance(plan, OptionalPlan | MapPlan) else []
 
 
-class _Module:
+class Module:
     """The functions that read one plan, what they have in common, and how much may still be inlined."""
 
     def __init__(self, plan: Plan) -> None:
@@ -184,7 +192,7 @@ class _Module:
         """All functions that were asked for, and those that they ask for."""
         written = []
         while self._waiting:
-            written.append(_Function(self).source(*self._waiting.popleft()))
+            written.append(Function(self).source(*self._waiting.popleft()))
         return "\n".join([*written, *self._combined])
 
     def bind(self, value: Any, hint: str) -> str:
@@ -220,12 +228,12 @@ class _Module:
         return name
 
 
-class _Function:
+class Function:
     """Writes one function. Each method writes the lines that read a plan at ``at`` into the variable `into`."""
 
-    def __init__(self, module: _Module) -> None:
+    def __init__(self, module: Module, writer: Writer | None = None) -> None:
         self._module = module
-        self._writer = Writer()
+        self._writer = Writer() if writer is None else writer
         self._variables = 0
         self._inlined = 0
         self._nested = 0
@@ -236,7 +244,8 @@ class _Function:
         self._writer.line("return value, at")
         return self._writer.source(f"def {name}(data, at):")
 
-    def _read(self, plan: Plan, into: str) -> None:
+    def read(self, plan: Plan, into: str) -> None:
+        """Inline if there is room for it, else by a call."""
         if self._is_inlined(plan):
             self._inline(plan, into)
         else:
@@ -306,22 +315,32 @@ class _Function:
 
     def _optional(self, plan: OptionalPlan, into: str) -> None:
         line, block = self._writer.line, self._writer.block
-        null_byte, value_byte = plan.null << 1, (1 - plan.null) << 1
+        null_byte, value_byte = branch_bytes(plan)
         with block(f"if (b := data[at]) == {value_byte}:"):
             if plan.value == Leaf(read_string):
                 self._text(read_string, into, 1)
             else:
                 line("at += 1")
-                self._read(plan.value, into)
+                self.read(plan.value, into)
         with block(f"elif b == {null_byte}:"):
             line(f"{into} = None")
             line("at += 1")
         with block("else:"):  # a longer spelling of 0 or 1 as well
-            line('raise ValueError("a union\'s branch that it does not have")')
+            line(NO_BRANCH)
 
     def _array(self, plan: ArrayPlan, into: str) -> None:
+        item = self.variable()
+
+        def read_item() -> str:
+            self.read(plan.item, item)
+            return item
+
+        self.array(into, read_item)
+
+    def array(self, into: str, read_item: Callable[[], str]) -> None:
+        """Blocks of items into a list; `read_item` writes the lines that read one, and gives an expression for it."""
         line, block = self._writer.line, self._writer.block
-        count, item = self._variable(), self._variable()
+        count = self.variable()
         line(f"{into} = []")
         line(f"{count} = 0")
         with block("while True:"):
@@ -333,8 +352,7 @@ class _Function:
                 with block(f"if not {count}:"):
                     line("break")
             line(f"{count} -= 1")
-            self._read(plan.item, item)
-            line(f"{into}.append({item})")
+            line(f"{into}.append({read_item()})")
 
     def _record(self, plan: RecordPlan, into: str) -> None:
         fields = plan.fields or ()
@@ -344,17 +362,17 @@ class _Function:
         entries = []
         for name, value in fields:
             if isinstance(value, DefaultPlan):
-                entries.append(f"{name!r}: {self._default(value)}")
+                entries.append(f"{name!r}: {self.default(value)}")
                 continue
-            variable = self._variable()
-            self._read(value, variable)
+            variable = self.variable()
+            self.read(value, variable)
             if name is not None:
                 entries.append(f"{name!r}: {variable}")
         self._writer.line(f"{into} = {{{', '.join(entries)}}}")
 
     def _wide_record(self, name: str, fields: Sequence[tuple[str | None, Plan]], into: str) -> None:
         """In parts that are records themselves: of so many fields, or of so many parts."""
-        part = self._variable()
+        part = self.variable()
         self._writer.line(f"{into} = {{}}")
         size = _MAX_FIELDS
         while size * _MAX_FIELDS < len(fields):
@@ -363,7 +381,8 @@ class _Function:
             self._call(self._module.function(RecordPlan(name, fields[start : start + size])), part)
             self._writer.line(f"{into}.update({part})")
 
-    def _default(self, plan: DefaultPlan) -> str:
+    def default(self, plan: DefaultPlan) -> str:
+        """An expression for the value of a field that the writer lacks."""
         if plan.make in (list, dict):
             return repr(plan.make())
         value = plan.make()
@@ -371,6 +390,7 @@ class _Function:
             return self._module.bind(value, "default")
         return f"{self._module.bind(plan.make, 'make')}()"
 
-    def _variable(self) -> str:
+    def variable(self) -> str:
+        """A name that no other has."""
         self._variables += 1
         return f"v{self._variables}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from consumer.core.dedup import Delivery
 from consumer.core.gate import Gate
@@ -57,6 +57,20 @@ class AccountQueue:
         self._ready: deque[list[Delivery]] = deque()
         self._again: list[tuple[float, int, Batch]] = []
         self.queued = 0
+
+    @property
+    def filling(self) -> Sequence[Delivery]:
+        """The batch being filled."""
+        return self._filling
+
+    @property
+    def ready(self) -> Iterable[Sequence[Delivery]]:
+        """Batches that are full, or have lingered."""
+        return self._ready
+
+    def again(self) -> Iterator[tuple[float, Batch]]:
+        """Batches to be tried again, and not before when."""
+        return ((at, batch) for at, _, batch in self._again)
 
     def add(self, delivery: Delivery, now: float) -> None:
         """A new delivery joins the batch being filled."""

@@ -6,6 +6,10 @@ simply due again. The ledger says what may be committed.
 A process that was *away* (stopped, swapped out, asleep) cannot know what the group did meanwhile: its partitions may
 be another's, who sends what is queued here. So after an absence they are unproven until the broker has taken a
 commit of theirs that was sent after it; while any with open records is, nothing is begun.
+
+Books that do not add up are a bug, and no offset of theirs can be trusted: from then on commits are *withheld*, for
+good, and intake stops. The process stays for three minutes, so that page, metrics and health are seen to say so, and
+then stops; a revoke or a stop ends it at once. A restart reads again what was not committed.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ _MAPS_TOO_LARGE = frozenset({"OFFSET_METADATA_TOO_LARGE", "INVALID_COMMIT_OFFSET
 
 _SOON = 12
 """In absences: what the group said while a process was away reaches it within this time."""
+_SHOWN_FOR = 180.0
+"""Seconds from the first look at books that do not add up to the end: some scrapes, and an alert."""
 
 
 class Commits:
@@ -35,6 +41,13 @@ class Commits:
         self._back_since = float("-inf")
         self._absence = 0
         """Commits of lower numbers prove nothing: the process was away after they were sent."""
+        self._off_since: float | None = None
+        """When the books were first seen not to add up."""
+
+    @property
+    def withheld(self) -> bool:
+        """Whether nothing is committed any more."""
+        return self._off_since is not None
 
     def due(self) -> float:
         """When to look here again at the latest, monotonic."""
@@ -48,6 +61,9 @@ class Commits:
         if self._under_way is not None or now < self._due_at:
             return
         self._due_at = now + self._context.policy.commit_interval
+        self._mind_the_books(now)
+        if self.withheld:
+            return
         positions = list(self._ledger.committables())
         if not positions:
             return
@@ -56,6 +72,17 @@ class Commits:
         pairs = [(s, p) for s, p in zip(states, positions, strict=True) if s is not None]
         self._under_way = (number, pairs)
         self._context.emit(Commit(number, positions))
+
+    def _mind_the_books(self, now: float) -> None:
+        """Look whether they add up. Raises `InvariantViolation` once it was long to be seen that they do not."""
+        mismatch = self._ledger.mismatch()
+        if mismatch and self._off_since is None:
+            self._off_since = now
+            self._context.report("error", "ledger_mismatch", records=mismatch)
+        if self._off_since is not None and now - self._off_since >= _SHOWN_FOR:
+            raise InvariantViolation(
+                "the ledger does not add up, and nothing is committed; please report this"
+            )
 
     def done(self, happened: CommitDone) -> None:
         """The commit under way came back."""
@@ -66,7 +93,7 @@ class Commits:
         taken = set(happened.committed)
         for state, position in self._under_way[1]:
             if position in taken:
-                state.committed = position
+                state.took(position)
                 state.proven = state.proven or happened.number > self._absence
         self._under_way = None
         if happened.failure is not None:

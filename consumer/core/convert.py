@@ -10,6 +10,7 @@ What comes out is safe to serialise: text is Unicode, numbers fit the API's int6
 
 from __future__ import annotations
 
+from consumer.core.convert_cache import Watch
 from consumer.core.convert_decisions import (
     FILTER_CODES,
     REJECTION_CODES,
@@ -18,7 +19,7 @@ from consumer.core.convert_decisions import (
     Decisions,
 )
 from consumer.core.convert_paths import AvroSchema
-from consumer.core.convert_source import write
+from consumer.core.convert_source import Task, write
 from consumer.core.mapping import Mapping
 from consumer.core.model import CommerceEvent, Converted, Rejection, Stage
 
@@ -48,8 +49,11 @@ class Converter:
         decisions = Decisions(mapping, accounts, max_event_age, max_clock_skew)
         self._units = decisions.units
         self._max_age = decisions.oldest
-        self._trusting = write(mapping, decisions, partner_name, trusting=True)
-        self._forgiving = write(mapping, decisions, partner_name, trusting=False)
+        self.task = Task(mapping, decisions, partner_name)
+        """For who writes it out in another way (`consumer.core.fused`)."""
+        self.watch = Watch(self.task.caches.values)
+        self._trusting = write(self.task, trusting=True)
+        self._forgiving = write(self.task, trusting=False)
 
     def convert(self, event: CommerceEvent, now: float) -> Converted:
         """What becomes of `event` at `now` (unix seconds). Never raises."""
@@ -57,8 +61,8 @@ class Converter:
 
     def convert_chunk(self, events: list[CommerceEvent], now: float) -> list[Converted]:
         """What becomes of each event, in order, at `now` (unix seconds). Never raises."""
-        present = now * self._units
-        oldest = present - self._max_age
+        oldest, present = self.bounds(now)
+        self.watch.add(len(events))
         trusting = self._trusting
         converted: list[Converted] = []
         for event in events:
@@ -67,6 +71,14 @@ class Converter:
             except Exception:
                 converted.append(self._again(event, oldest, present))
         return converted
+
+    def bounds(self, now: float) -> tuple[float, float]:
+        """The oldest time of an event that is not expired at `now` (unix seconds), and the latest that is not ahead.
+
+        In units of the record's time.
+        """
+        present = now * self._units
+        return present - self._max_age, present
 
     def _again(self, event: CommerceEvent, oldest: float, present: float) -> Converted:
         """Converts an event that is not quite what its schema promises."""

@@ -18,6 +18,7 @@ identity, custom data. The first refusal ends it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from consumer.core import convert_decisions as decide
@@ -27,7 +28,7 @@ from consumer.core.convert_decisions import REFUSALS, Decisions
 from consumer.core.convert_paths import EACH, Source
 from consumer.core.convert_rules import Rule, flag, order_id, total, web_url
 from consumer.core.convert_targets import CONTENTS, DECIDED, TARGETS, Arity, Target
-from consumer.core.convert_writer import Reader
+from consumer.core.convert_writer import Reader, Reads
 from consumer.core.mapping import Mapping
 from consumer.core.model import CommerceEvent, ConversionEvent, Converted
 from consumer.core.normalise import LeftOut, text_of
@@ -51,21 +52,29 @@ _PLAIN: dict[Rule, str] = {
 below it is neither empty nor blank; what is not below ``'1'`` is not 0 either."""
 
 
-class _Generator:
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is to be written out. `caches`, by target: what was answered before, shared by all that is written."""
+
+    mapping: Mapping
+    decisions: Decisions
+    partner_name: str | None
+    caches: dict[str, Cache] = field(default_factory=dict)
+
+
+class Generator:
     """Writes the function; one method for each part of it."""
 
-    def __init__(
-        self, mapping: Mapping, decisions: Decisions, partner_name: str | None, trusting: bool
-    ) -> None:
-        self._mapping = mapping
-        self._decisions = decisions
-        self._partner_name = partner_name
+    def __init__(self, task: Task, trusting: bool, writer: Writer, reader: Reads) -> None:
+        self._mapping = task.mapping
+        self._decisions = task.decisions
+        self._partner_name = task.partner_name
+        self._caches = task.caches
         self._trusting = trusting
-        self._writer = Writer()
-        self._reader = Reader(self._writer, "event", trusting)
+        self._writer = writer
+        self._reader = reader
         self._writer.constants.update(
             get=decide.get,
-            walk=decide.walk,
             note=decide.note,
             note_once=decide.note_once,
             digests=decide.digests,
@@ -82,6 +91,11 @@ class _Generator:
 
     def source(self) -> str:
         """The function's source; `constants` are what it names."""
+        self.convert()
+        return self._writer.source("def convert(event, oldest, present):")
+
+    def convert(self) -> None:
+        """Write the lines that convert the event which the reader reads from, and return what becomes of it."""
         self._decided()
         self._event_level()
         self._user_data()
@@ -90,7 +104,6 @@ class _Generator:
             "return ConversionEvent(account, name, event_id, dedup_id, seconds, source, payload, "
             "tuple(warned) if warned else ())"
         )
-        return self._writer.source("def convert(event, oldest, present):")
 
     @property
     def constants(self) -> dict[str, Any]:
@@ -208,8 +221,7 @@ class _Generator:
             return
         line, block = self._writer.line, self._writer.block
         line("custom = {}")
-        summed = self._read_with("custom_data.num_items", _ITEM_QUANTITY)
-        listed = self._read_with("custom_data.content_ids", _ITEM_ID)
+        summed, listed = self._gathered()
         if items:
             self._items(items, listed, summed)
         for target in targets:
@@ -221,6 +233,13 @@ class _Generator:
             line(f"warned.append({self._bind(decide.OPT_OUT_TYPE_IGNORED, 'warning')})")
         with block("if custom:"):
             line('payload["custom_data"] = custom')
+
+    def _gathered(self) -> tuple[bool, bool]:
+        """Whether the sum of quantities, and the list of ids, are gathered in the loop over the items."""
+        return (
+            self._read_with("custom_data.num_items", _ITEM_QUANTITY),
+            self._read_with("custom_data.content_ids", _ITEM_ID),
+        )
 
     def _read_with(self, name: str, item_field: str) -> bool:
         """Whether the field `name` has the same source as an item's field, and is gathered in the same loop."""
@@ -279,7 +298,7 @@ class _Generator:
         return f"{function}({rule}, {self._all_values(source)}, warned, {self._warnings(target)})"
 
     def _all_values(self, source: Source) -> str:
-        return f"walk(event, {self._bind(source.steps, 'steps')})"
+        return self._reader.all_values(source.steps)
 
     def _hashed(self, target: Target, source: Source, slot: str) -> None:
         """One digest is by far the most common: written out. More, or a value of another type: `digests`."""
@@ -287,7 +306,7 @@ class _Generator:
             self._several("digests", target, source, slot)
             return
         line, block = self._writer.line, self._writer.block
-        cache = self._bind(Cache(self._rule(target, source)), "cache")
+        cache = self._cache(target, self._rule(target, source))
         array = source.steps[:-1] if source.many else source.steps
         line(f"v = {self._reader.value(array)}")
         with block("if v is not None:"):
@@ -307,7 +326,7 @@ class _Generator:
             self._writer.line(f"note(warned, v, {self._warnings(target)})")
 
     def _single(
-        self, target: Target, source: Source, reader: Reader, slot: str, also: tuple[Target, ...] = ()
+        self, target: Target, source: Source, reader: Reads, slot: str, also: tuple[Target, ...] = ()
     ) -> None:
         """One value through its rule into `slot`; if it is left out, that is said of `also` too."""
         steps = source.steps[len(self._mapping.item_steps) :] if target.arity is Arity.ITEM else source.steps
@@ -325,7 +344,7 @@ class _Generator:
         """`v` becomes what the rule makes of it."""
         rule = self._rule(target, source)
         if self._trusts_text(source) and rule not in _NOT_REMEMBERED:
-            self._writer.line(f"v = {self._bind(Cache(rule), 'cache')}[v]")
+            self._writer.line(f"v = {self._cache(target, rule)}[v]")
             return
         with self._writer.block("if v is not True and v is not False:" if rule is flag else None):
             self._writer.line(f"v = {self._bind(rule, 'rule')}(v)")
@@ -362,6 +381,10 @@ class _Generator:
         with block("elif v is None:"):
             line(f"return {self._bind(REFUSALS['negative_quantity'], 'refusal')}")
 
+    def _cache(self, target: Target, rule: Rule) -> str:
+        """One memory for a target, whichever functions of this mapping ask it."""
+        return self._bind(self._caches.setdefault(target.name, Cache(rule)), "cache")
+
     # Items.
 
     def _items(self, items: list[Target], listed: bool, summed: bool) -> None:
@@ -371,9 +394,9 @@ class _Generator:
         if summed:
             line("counts = []")
             line("whole = True")
-        with block(f"for item in {self._item_values()}:"):
+        header, reader = self._item_loop()
+        with block(header):
             line("content = {}")
-            reader = Reader(self._writer, "item", self._trusting)
             for target in items:
                 self._item_field(target, reader, listed, summed)
             with block("if content:"):
@@ -387,15 +410,17 @@ class _Generator:
         if summed:
             self._sum()
 
-    def _item_values(self) -> str:
+    def _item_loop(self) -> tuple[str, Reads]:
+        """The head of the loop over the items, and what reads values of one of them."""
         steps = self._mapping.item_steps
-        if not steps:
-            return "(event,)"
+        if not steps:  # the event itself is the one item
+            return "for _ in (None,):", self._reader
+        item = Reader(self._writer, "item", self._trusting)
         if self._trusting and EACH not in steps[:-1]:
-            return f"{self._reader.value(steps[:-1])} or ()"
-        return f"walk(event, {self._bind(steps, 'steps')})"
+            return f"for item in {self._reader.value(steps[:-1])} or ():", item
+        return f"for item in {self._reader.all_values(steps)}:", item
 
-    def _item_field(self, target: Target, reader: Reader, listed: bool, summed: bool) -> None:
+    def _item_field(self, target: Target, reader: Reads, listed: bool, summed: bool) -> None:
         source, slot = self._mapping.sources[target.name], f"content[{target.key!r}]"
         if target.name == _ITEM_QUANTITY:
             self._quantity(target, source, reader, slot, summed)
@@ -403,7 +428,7 @@ class _Generator:
             lists = listed and target.name == _ITEM_ID
             self._single(target, source, reader, slot, (TARGETS["custom_data.content_ids"],) if lists else ())
 
-    def _quantity(self, target: Target, source: Source, reader: Reader, slot: str, summed: bool) -> None:
+    def _quantity(self, target: Target, source: Source, reader: Reads, slot: str, summed: bool) -> None:
         line, block = self._writer.line, self._writer.block
         line(f"v = {reader.value(source.steps[len(self._mapping.item_steps) :])}")
         with block("if v is not None:"):
@@ -441,9 +466,10 @@ class _Generator:
             self._writer.line(f"return {variable}")
 
 
-def write(mapping: Mapping, decisions: Decisions, partner_name: str | None, *, trusting: bool) -> Function:
+def write(task: Task, *, trusting: bool) -> Function:
     """The function that converts one event; see the module's docstring for `trusting`."""
-    generator = _Generator(mapping, decisions, partner_name, trusting)
+    writer = Writer()
+    generator = Generator(task, trusting, writer, Reader(writer, "event", trusting))
     source = generator.source()
     constants = generator.constants
     # Nothing of a record and no free text of a mapping gets into the source other than as a `repr`.

@@ -18,10 +18,11 @@ events, but for cut blocks. Where no name had more than 256 events in any minute
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
-from consumer.core.model import ConversionEvent
+import orjson
+
 from consumer.core.windows import Rows, Windows
 
 _BLOCK = 16
@@ -31,6 +32,18 @@ _BEFORE = 128
 _MOST_NAMES = 64
 OTHER = "other"
 _NOTHING: Final[Mapping[str, Any]] = {}
+
+
+class Looked(Protocol):
+    """What is looked at: an event by its name, with its JSON."""
+
+    @property
+    def name(self) -> str:
+        """The conversion's."""
+
+    @property
+    def body(self) -> bytes:
+        """As it is sent."""
 
 
 class Parameter(NamedTuple):
@@ -129,7 +142,7 @@ class Coverage:
         self._names: set[str] = set()
         self._windows = Windows()
 
-    def add(self, events: list[ConversionEvent], now: float) -> None:
+    def add(self, events: Sequence[Looked], now: float) -> None:
         """A slice of events was claimed at `now` (monotonic seconds)."""
         self._go_on(now)
         places: dict[str, list[int]] = defaultdict(list)
@@ -139,7 +152,7 @@ class Coverage:
         for name, mine in places.items():
             known = self._known(name)
             for place, stands_for in self._turns_of(known).take(mine):
-                what = (known, _carried(events[place].payload), stands_for)
+                what = (known, _carried(orjson.loads(events[place].body)), stands_for)
                 seen[what] = seen.get(what, 0) + 1
 
     def snapshot(self, now: float) -> CoverageSnapshot:

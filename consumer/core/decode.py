@@ -24,8 +24,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from consumer.core.avro_rejection import DecodeCode, rejected
-from consumer.core.avro_resolution import Incompatible, InvalidSchema, Read, Unresolvable, compile_reader
-from consumer.core.avro_schema import Json, fingerprint, parse
+from consumer.core.avro_resolution import Incompatible, InvalidSchema, Read, Unresolvable, resolve
+from consumer.core.avro_schema import AvroType, Json, fingerprint, parse
+from consumer.core.avro_source import Plan, write_reader
 from consumer.core.model import CommerceEvent, Record, Rejection, SchemaRef
 
 SCHEMA_ID_HEADER: Final = "__value_schema_id"
@@ -86,12 +87,15 @@ class Decoder:
     def __init__(self, reader_schema: dict[str, Any], *, wire_format: WireFormat = WireFormat.AUTO) -> None:
         self._reader = parse(reader_schema)
         self._kinds = _KINDS[wire_format]
-        self._split = _SPLITS[wire_format]
+        self.split = _SPLITS[wire_format]
+        """From a record and its value to its framing, and to where in the value the datum starts."""
         self._known: dict[bytes, Read] = {}
+        self.plans: dict[bytes, Plan] = {}
+        """By framing, how the known schemas are read; for who writes it out in another way (`consumer.core.fused`)."""
         self._refused: OrderedDict[bytes, Rejection] = OrderedDict()
         # What we write ourselves in single-object encoding needs no look-up.
         own = SchemaRef("fingerprint", fingerprint(self._reader))
-        self._known[framing_of(own)] = compile_reader(self._reader, self._reader)
+        self._learn(framing_of(own), self._reader)
 
     @property
     def known_schemas(self) -> int:
@@ -103,16 +107,20 @@ class Decoder:
 
         Returns why its records can never be read, if so: each of them then gets this verdict.
         """
+        framing = framing_of(ref)
         try:
-            read = compile_reader(parse(schema_json), self._reader)
+            self._learn(framing, parse(schema_json))
         except (Incompatible, InvalidSchema) as error:
             verdict = rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"schema {ref.kind} {ref.value}: {error}")
             self._refuse(ref, verdict)
             return verdict
-        framing = framing_of(ref)
         self._refused.pop(framing, None)
-        self._known[framing] = read
         return None
+
+    def _learn(self, framing: bytes, writer: AvroType) -> None:
+        plan = resolve(writer, self._reader)
+        self._known[framing] = write_reader(plan)
+        self.plans[framing] = plan
 
     def add_missing(self, ref: SchemaRef) -> None:
         """Learn that there is no such schema, for good: records that name it are rejected."""
@@ -127,7 +135,7 @@ class Decoder:
 
     def decode_chunk(self, records: list[Record]) -> list[Decoded]:
         """What each of `records` holds, in their order. Never raises because of what they hold."""
-        split, known = self._split, self._known.get
+        split, known = self.split, self._known.get
         framing, start, read = b"", 0, None
         decoded: list[Decoded] = []
         append = decoded.append

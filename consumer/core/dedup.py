@@ -10,8 +10,10 @@ A claim is in memory only, so a crash forgets it, and nothing undelivered is eve
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 
+from consumer.core.model import ConversionEvent
 from consumer.core.spans import Span
 from consumer.errors import InvariantViolation
 
@@ -30,29 +32,32 @@ def dedup_key(account: str, event_name: str, dedup_id: str) -> bytes:
 
 
 class Delivery:
-    """A record's way to the API: the record (span and index), its key, and the serialised event."""
+    """A record's way to the API: the record (span and index, once it is read), its key, and the serialised event."""
 
-    __slots__ = ("account", "body", "event_time", "followers", "index", "key", "name", "offline", "span")
+    __slots__ = (
+        "account",
+        "body",
+        "event_time",
+        "followers",
+        "index",
+        "key",
+        "name",
+        "offline",
+        "span",
+        "warnings",
+    )
 
-    def __init__(
-        self,
-        span: Span,
-        index: int,
-        account: str,
-        key: bytes,
-        body: bytes,
-        name: str,
-        event_time: int,
-        offline: bool,
-    ) -> None:
-        self.span = span
-        self.index = index
-        self.account = account
-        self.key = key
+    def __init__(self, event: ConversionEvent, body: bytes) -> None:
+        """`body` is the event's JSON, all that is kept of its payload."""
+        self.span: Span
+        self.index: int
+        self.account = account = event.account
+        self.name = name = event.name
+        self.key = dedup_key(account, name, event.dedup_id)
         self.body = body
-        self.name = name
-        self.event_time = event_time
-        self.offline = offline
+        self.event_time = event.time
+        self.offline = event.action_source == "offline"
+        self.warnings = event.warnings
         self.followers: list[Delivery] | None = None
 
     @property
@@ -74,6 +79,10 @@ class Claims:
 
     def __len__(self) -> int:
         return len(self._leaders)
+
+    def leaders(self) -> Iterable[Delivery]:
+        """Those that lead their keys."""
+        return self._leaders.values()
 
     def claim(self, delivery: Delivery) -> bool:
         """True if `delivery` now leads its key; else it follows the one that does."""

@@ -28,7 +28,7 @@ _REMIND_EVERY = 60.0
 _REASONS_MOST = 100
 """Reasons kept of a topic, the latest ones: what most of them are is what to look at first."""
 _GOOD, _EVENT, _BAD = range(3)
-_MARKS: Final[Mapping[type, int]] = {tuple: _EVENT, Rejection: _BAD}
+_MARKS: Final[Mapping[type, int]] = {Delivery: _EVENT, Rejection: _BAD}
 """By the type of what a record became; what is filtered, passed over, or waits for its schema, has none."""
 _STOPPED = "nothing more is read or dead-lettered, and nothing open is committed: "
 _OR_ELSE = "and start again; PINSTREAM_DEAD_LETTER_SHARE=1 lets them all become dead letters"

@@ -8,14 +8,14 @@ those bytes. What was claimed of a slice is shown to `coverage` before the next 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import orjson
 
 from consumer.core.context import Context
 from consumer.core.coverage import Coverage
-from consumer.core.dedup import Claims, Delivery, dedup_key
+from consumer.core.dedup import Claims, Delivery
 from consumer.core.model import (
     CommerceEvent,
     ConversionEvent,
@@ -25,6 +25,7 @@ from consumer.core.model import (
     Rejection,
     SchemaRef,
     Stage,
+    Warned,
 )
 from consumer.core.spans import Span
 from consumer.core.statistics import Samples
@@ -35,8 +36,10 @@ objects when the next stage comes to them (a slice of 1000 costs a third more; d
 TOMBSTONE = Filtered("tombstone")
 _NOT_UNICODE = Rejection(Stage.CONVERT, "unserialisable", "the event holds text that is not Unicode")
 Verdict = Filtered | Rejection | SchemaRef
-Prepared = tuple[ConversionEvent, bytes] | Verdict
-"""An event and its JSON (a plain tuple), or why there is none."""
+Prepared = Delivery | Verdict
+"""A delivery that has no record yet, or why there is none."""
+Read = Converted | SchemaRef | None
+"""What a record became; None: a tombstone."""
 Decoded = CommerceEvent | Rejection | SchemaRef | Filtered | None
 
 
@@ -67,76 +70,83 @@ class Converting(Protocol):
         """One result per event, at `now` (unix seconds)."""
 
 
+class Reading(Protocol):
+    """From records to conversion events: `TwoSteps`, or `consumer.core.fused.FusedReading`."""
+
+    def read(self, records: list[Record], now: float) -> Iterable[Read]:
+        """One result per record, in order, at `now` (unix seconds). What is given is done with when the next one is
+        asked for, so that the processor's cache still holds it."""
+
+
+class TwoSteps:
+    """Decodes and converts a slice, one after the other."""
+
+    def __init__(self, decoder: Decoding, converter: Converting) -> None:
+        self._decoder = decoder
+        self._converter = converter
+
+    def read(self, records: list[Record], now: float) -> Iterable[Read]:
+        """See `Reading`."""
+        read: list[Any] = list(self._decoder.decode_chunk(records))
+        places = [place for place, decoded in enumerate(read) if type(decoded) is dict]
+        converted = self._converter.convert_chunk([read[place] for place in places], now)
+        for place, event in zip(places, converted, strict=True):
+            read[place] = event
+        return read
+
+    def read_one(self, record: Record, now: float) -> Read:
+        """What one record became."""
+        (read,) = self.read([record], now)
+        return read
+
+
 class Intake:
     """Turns records into events with their JSON, and those into deliveries."""
 
     def __init__(
-        self,
-        context: Context,
-        claims: Claims,
-        decoder: Decoding,
-        converter: Converting,
-        coverage: Coverage,
-        samples: Samples,
+        self, context: Context, claims: Claims, reading: Reading, coverage: Coverage, samples: Samples
     ) -> None:
         self._context = context
         self._claims = claims
-        self._decoder = decoder
-        self._converter = converter
+        self._reading = reading
         self._coverage = coverage
         self._samples = samples
-        self._claimed: list[ConversionEvent] = []
-        """Events of the latest slice that lead their keys."""
+        self._claimed: list[Delivery] = []
+        """Those of the latest slice that lead their keys."""
 
     def prepare(self, records: list[Record]) -> list[Prepared]:
         """One result per record."""
         self.show()
-        events: list[CommerceEvent] = []
-        places: list[int] = []
-        prepared: list[Any] = list(self._decoder.decode_chunk(records))
-        for place, decoded in enumerate(prepared):
-            if type(decoded) is dict:
-                events.append(decoded)
-                places.append(place)
-            elif decoded is None:
-                prepared[place] = TOMBSTONE
-        converted = self._converter.convert_chunk(events, self._context.now.unix)
-        dumps = orjson.dumps
-        for place, event in zip(places, converted, strict=True):
-            if isinstance(event, ConversionEvent):
+        prepared: list[Prepared] = []
+        append, dumps = prepared.append, orjson.dumps
+        for read in self._reading.read(records, self._context.now.unix):
+            if isinstance(read, ConversionEvent):
                 try:
-                    prepared[place] = (event, dumps(event.payload))
+                    append(Delivery(read, dumps(read.payload)))
                 except orjson.JSONEncodeError:
-                    prepared[place] = _NOT_UNICODE
+                    append(_NOT_UNICODE)
+            elif read is None:
+                append(TOMBSTONE)
             else:
-                prepared[place] = event
+                append(read)
         return prepared
 
-    def claim(self, span: Span, index: int, event: ConversionEvent, body: bytes) -> Delivery | None:
-        """The delivery if it leads its key and is to be looked up; None: it follows the one that does."""
-        account, name = event.account, event.name
-        delivery = Delivery(
-            span,
-            index,
-            account,
-            dedup_key(account, name, event.dedup_id),
-            body,
-            name,
-            event.time,
-            event.action_source == "offline",
-        )
-        if event.warnings:
-            self._count_warnings(event)
+    def claim(self, span: Span, index: int, delivery: Delivery) -> bool:
+        """The delivery is this record's. True if it leads its key and is to be looked up; else it follows who does."""
+        delivery.span = span
+        delivery.index = index
+        if delivery.warnings:
+            self._count_warnings(delivery.warnings)
         if self._claims.claim(delivery):
-            self._claimed.append(event)
-            return delivery
+            self._claimed.append(delivery)
+            return True
         self._context.counters.followers += 1
-        return None
+        return False
 
-    def _count_warnings(self, event: ConversionEvent) -> None:
+    def _count_warnings(self, warnings: Iterable[Warned]) -> None:
         counters = self._context.counters
-        for warning in event.warnings:
-            counters.bump(counters.convert_warnings, warning.code)
+        for warning in warnings:
+            counters.convert_warnings[warning.code, warning.field] += 1
             self._samples.warned(warning)
 
     def show(self) -> None:

@@ -11,8 +11,8 @@ it (rule 2). The ledger adds up at every instant: ``read = delivered + duplicate
 open``. What was open in a dropped assignment was never ours to settle, so it leaves ``read`` again and is
 counted in `Totals.released`.
 
-The invariants are asserted here, in production too: an `InvariantViolation` stops the process at once, before
-a wrong offset is committed.
+The invariants are asserted here, in production too: an `InvariantViolation` stops the process before a wrong offset
+is committed. Figures are taken without raising, so that `mismatch` is seen (see `commits` for what follows from it).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from operator import attrgetter, lt
 from typing import NamedTuple
 
@@ -135,24 +135,15 @@ class AssignmentState:
         """The offset after the last record read, or where reading starts."""
         return self.last_seen + 1 if self.last_seen >= 0 else self.start
 
-    def lag(self, held: bool = False) -> int | None:
-        """Offsets from the committed position to the end; None while one of them is not known.
-
-        None are left when all is read, settled and committed: the rest are markers and aborted transactions. `held`:
-        records were fetched that are not read yet.
-        """
-        # Where nothing is committed yet, from where reading began.
-        begin = self.committed.next_offset if self.committed is not None else self.start
-        if self.end is None or begin is None:
-            return None
-        if not held and not self.open and self.reached >= self.end and self.position() == begin:
-            return 0
-        return max(0, self.end - begin)
+    def took(self, committed: Position) -> None:
+        """The group has this position now. Beyond what is read it is one of a log that was cut meanwhile: void."""
+        if committed.next_offset <= (self.position() or 0):
+            self.committed = committed
 
     def lowest_open(self) -> tuple[Span, int] | None:
         """The lowest open record: its span, and its index there."""
         span = next((one for one in self.spans if one.open), None) if self.open else None
-        return (span, span.lowest()) if isinstance(span, Span) else None
+        return (span, span.lowest()) if isinstance(span, Span) and span.lowest() >= 0 else None
 
     # -- what may be committed
 
@@ -250,6 +241,11 @@ class AssignmentState:
         return Totals(self.read, delivered, duplicate, filtered, dead_lettered, self.open)
 
 
+def _off(state: AssignmentState) -> int:
+    """By how many records an assignment's books are off."""
+    return abs(state.read - sum(state.counts) - state.open) + abs(sum(map(_OPEN, state.spans)) - state.open)
+
+
 def _left_at(state: AssignmentState) -> LeftAt:
     position = state.proof()
     return LeftAt(None if position is None else position.next_offset, state.open == 0)
@@ -331,6 +327,10 @@ class Ledger:
             # Where it ends is where reading goes on: what is committed does not go back to before a gap.
             span.end = min(span.end, offset)
         state.last_seen, state.last_timestamp = offset - 1, -1
+        # Of the log that is there now, no end has been heard; a commit beyond `offset` was of the one before.
+        state.end, state.reached = None, -1
+        if state.committed is not None and state.committed.next_offset > offset:
+            state.committed = None
         if state.inherited is not None and (
             state.inherited.leader_epoch is None or offset < (state.start or 0)
         ):
@@ -452,7 +452,8 @@ class Ledger:
                 yield position
 
     def final_positions(self, states: Iterable[AssignmentState]) -> list[Position]:
-        """What to commit of live assignments about to be let go."""
+        """What to commit of live assignments about to be let go. Raises `InvariantViolation` if the books are off."""
+        self.check()
         positions = []
         for state in states:
             position = state.committable() if state.live else None
@@ -471,23 +472,28 @@ class Ledger:
         return min((state.map_share(now) for state in self._assignments.values() if state.open), default=1.0)
 
     def totals(self) -> Totals:
-        """The whole process's figures; they add up, or the process stops."""
-        counts = list(self._ended)
-        for state in self._assignments.values():
-            self._check(state)
-            counts = [total + count for total, count in zip(counts, state.counts, strict=True)]
-        _, delivered, duplicate, filtered, dead_lettered = counts
-        read = sum(counts) + self.open
+        """The whole process's figures, each as it was counted: they add up, or there is a `mismatch`."""
+        counts = zip(self._ended, *(state.counts for state in self), strict=True)
+        _, delivered, duplicate, filtered, dead_lettered = map(sum, counts)
+        read = self._entered - (self._released - self._released_unread)
         return Totals(read, delivered, duplicate, filtered, dead_lettered, self.open, self._released)
 
     def mismatch(self) -> int:
-        """How many of the records ever entered are neither settled, nor open, nor released: 0, or a bug."""
-        return self._entered - self.settlements - self.open - (self._released - self._released_unread)
+        """Records ever entered that are neither settled, open nor released, or by how many partitions are off."""
+        read, *parts, _ = astuple(self.totals())
+        return read - sum(parts) or sum(map(_off, self))
+
+    def check(self) -> None:
+        """Raises `InvariantViolation` unless the books add up."""
+        for state in self:
+            self._check(state)
+        if self.mismatch():
+            raise InvariantViolation(f"the ledger does not add up: {self.totals()}; please report this")
 
     def _check(self, state: AssignmentState) -> None:
-        in_spans = sum(map(_OPEN, state.spans))
-        if state.read != sum(state.counts) + state.open or in_spans != state.open:
+        off = _off(state)
+        if off:
             raise InvariantViolation(
-                f"the ledger of {state.tp.topic}[{state.tp.partition}] does not add up: read {state.read}, "
-                f"settled {sum(state.counts)}, open {state.open}, in spans {in_spans}; please report this"
+                f"the ledger of {state.tp.topic}[{state.tp.partition}] does not add up, by {off}: read {state.read}, "
+                f"settled {sum(state.counts)}, open {state.open}; please report this"
             )

@@ -44,6 +44,10 @@ class Parking:
         self._by_ref.setdefault(ref, _Waiting()).records.append((span, index))
         self.size += span.costs[index]
 
+    def holds(self, span: Span, index: int) -> bool:
+        """Whether this record is parked."""
+        return any((span, index) in waiting.records for waiting in self._by_ref.values())
+
     def ask(self, now: float) -> Iterator[SchemaRef]:
         """Schemas to be asked for now."""
         for ref, waiting in self._by_ref.items():

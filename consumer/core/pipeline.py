@@ -14,8 +14,9 @@ is in flight until the deadline, then say what to commit and let go (rule 6).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from random import Random
 from typing import Any
 
@@ -30,7 +31,7 @@ from consumer.core.dedup import Claims, Delivery
 from consumer.core.dispatch import Dispatcher
 from consumer.core.freshness import Freshness
 from consumer.core.guard import Guard
-from consumer.core.intake import Converting, Intake, SchemaLearner, Verdict
+from consumer.core.intake import Converting, Intake, Reading, SchemaLearner, TwoSteps, Verdict
 from consumer.core.ledger import AssignmentState, Ledger, map_place
 from consumer.core.model import Disposition, Filtered, Instant, Rejection, SchemaRef, TopicPartition
 from consumer.core.outbox import Letter, Outbox
@@ -60,8 +61,15 @@ class Pipeline:
     """The core. Feed it inputs in the order they happened; perform what it says; call again at `next_deadline`."""
 
     def __init__(
-        self, policy: Policy, decoder: SchemaLearner, converter: Converting, *, seed: int = 0
+        self,
+        policy: Policy,
+        decoder: SchemaLearner,
+        converter: Converting,
+        *,
+        reading: Reading | None = None,
+        seed: int = 0,
     ) -> None:
+        """`reading`: a faster way through `decoder` and `converter` than one after the other."""
         self.policy = policy
         self.context = Context(policy, seed)
         self.ledger = Ledger(policy.map_bytes)
@@ -78,7 +86,13 @@ class Pipeline:
         self.stopping = False
         self.progress_at: float | None = None
         self._decoder = decoder
-        self._intake = Intake(self.context, self.claims, decoder, converter, self.coverage, self.samples)
+        self._intake = Intake(
+            self.context,
+            self.claims,
+            TwoSteps(decoder, converter) if reading is None else reading,
+            self.coverage,
+            self.samples,
+        )
         self.guard = Guard(self.context)
         self._limit = Limit(policy.most_records, self.ledger)
         self.admission = Admission(
@@ -148,7 +162,7 @@ class Pipeline:
 
     def room(self) -> int:
         """How many records to fetch now at most; 0: pause. A level, read before each fetch (rules 5 and 8)."""
-        return 0 if self.stopping else self._room.level()
+        return 0 if self.stopping or self.commits.withheld else self._room.level()
 
     def enough(self) -> bool:
         """Whether `Policy.most_records` are read: nothing more will be."""
@@ -330,6 +344,11 @@ class Pipeline:
         self.admission.unparked([one for one in parked if one[0].ours(one[1]) and one[0].assignment.accepts])
 
     # -- keys
+
+    def looked_up(self) -> Iterator[Delivery]:
+        """Those whose look-up is under way, or to be made again."""
+        again = (leaders for _, leaders in self._look_up_again)
+        return chain.from_iterable(chain(self._looking_up.values(), again))
 
     def look_up(self, leaders: list[Delivery]) -> None:
         """These lead their keys: were they delivered before?"""

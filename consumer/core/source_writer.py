@@ -13,10 +13,10 @@ from typing import Any
 class Writer:
     """Lines of source with their indentation, and the constants they name."""
 
-    def __init__(self) -> None:
+    def __init__(self, constants: dict[str, Any] | None = None) -> None:
         self._lines: list[str] = []
         self._depth = 1
-        self.constants: dict[str, Any] = {}
+        self.constants: dict[str, Any] = {} if constants is None else constants
 
     def line(self, text: str) -> None:
         self._lines.append("    " * self._depth + text)

@@ -32,7 +32,8 @@ class Counters:
         """By stage and code."""
         self.filtered: Counter[str] = Counter()
         self.delivered_by_name: Counter[str] = Counter()
-        self.convert_warnings: Counter[str] = Counter()
+        self.convert_warnings: Counter[tuple[str, str]] = Counter()
+        """By code and conversion field: both closed sets, as each warning is a constant of the converter."""
         self.api_warnings: Counter[str] = Counter()
         self.api_errors: Counter[str] = Counter()
         self.answers: Counter[str] = Counter()
@@ -79,10 +80,10 @@ class StoredLetter(NamedTuple):
 
 
 class SamplesSnapshot(NamedTuple):
-    """The latest message of each kind: rejections by stage and code, warnings of the conversion by code."""
+    """The latest message of each kind: rejections by stage and code, warnings of the conversion by code and field."""
 
     rejections: Mapping[tuple[str, str], str]
-    warnings: Mapping[str, str]
+    warnings: Mapping[tuple[str, str], str]
 
 
 NO_SAMPLES = SamplesSnapshot({}, {})
@@ -97,7 +98,7 @@ class Samples:
         """The first records that could not be delivered."""
         self._letters: deque[StoredLetter] = deque(maxlen=LETTERS_MOST)
         self._rejections: dict[tuple[str, str], str] = {}
-        self._warnings: dict[str, str] = {}
+        self._warnings: dict[tuple[str, str], str] = {}
 
     def rejected(self, tp: TopicPartition, offset: int, rejection: Rejection) -> None:
         """A record cannot be delivered."""
@@ -107,7 +108,7 @@ class Samples:
 
     def warned(self, warning: Warned) -> None:
         """A deliverable event lacks something."""
-        self._warnings[warning.code] = warning.message
+        self._warnings[warning.code, warning.field] = warning.message
 
     def stored(self, letter: DeadLetter) -> None:
         """A dead letter is stored."""
@@ -163,11 +164,12 @@ class OldestOpen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PartitionStatistics:
-    """One assigned partition. `lag` in records from the committed position; None while the end is not known.
+    """One assigned partition; ``committed <= position <= end``. `lag` in records from the committed position to the
+    end; None while the end is not known.
 
-    `lag_seconds`: the age of the first record that is not settled, by its Kafka timestamp, and 0 if all are; None
-    while that is not known. Of what is not read yet no timestamp is known: the age of the last record read stands for
-    it, which is no less.
+    `lag_seconds`: the age of the first record that is not settled, by its Kafka timestamp, and 0 where `lag` is; None
+    while that is not known. With nothing open, what is left is not read or not committed yet, and has no timestamp
+    that is known: the age of the last record read stands for it.
     """
 
     topic: str

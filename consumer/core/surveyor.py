@@ -3,19 +3,20 @@
 Theory of operation. A snapshot is taken once a second, whatever is open, so it counts no records but reads what is
 counted. One record is looked for: the oldest open one, in all places where a record can be, the end of its way first,
 since there are the oldest; where it is found says what it waits for. It is in one place at most, and near the front,
-as what came first stands first. Nobody else has to find a record in these places, so they have no means to do so: the
-surveyor looks into them as they are (`_again`, `_filling`, ...).
+as what came first stands first.
+
+The figures are taken as they are, also where they do not add up: then `Statistics.mismatch` says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from consumer.core.batching import AccountQueue
 from consumer.core.dedup import Delivery
 from consumer.core.gate import State
+from consumer.core.lag import age, end_of, lag_of, seconds_of, timestamp_of
 from consumer.core.ledger import AssignmentState
 from consumer.core.model import Instant
 from consumer.core.spans import Span
@@ -35,12 +36,12 @@ _Found = tuple[WaitsFor, str | None]
 
 
 def survey(pipeline: Pipeline, now: Instant) -> Statistics:
-    """The pipeline's figures at `now`; the ledger is checked on the way."""
+    """The pipeline's figures at `now`."""
     oldest = _oldest_open(pipeline)
-    holding = {state for state, _ in pipeline.admission._held}
+    held_to = pipeline.admission.held_to()
     return Statistics(
         totals=pipeline.ledger.totals(),
-        partitions=tuple(_partition(state, now.unix, state in holding) for state in pipeline.ledger),
+        partitions=tuple(_partition(state, now.unix, held_to.get(state, 0)) for state in pipeline.ledger),
         accounts=tuple(_account(queue, now.monotonic) for queue in pipeline.dispatcher),
         open_bytes=pipeline.ledger.open_bytes,
         held=pipeline.admission.held,
@@ -48,7 +49,7 @@ def survey(pipeline: Pipeline, now: Instant) -> Statistics:
         room=pipeline.room(),
         claims=len(pipeline.claims),
         waiting_for_schema=len(pipeline.parking),
-        oldest_open_ms=_timestamp(*oldest) if oldest is not None else None,
+        oldest_open_ms=timestamp_of(*oldest) if oldest is not None else None,
         seconds_since_progress=max(0.0, now.monotonic - (pipeline.progress_at or now.monotonic)),
         freshness=pipeline.freshness.snapshot(now.monotonic),
         counters=pipeline.context.counters.copy(),
@@ -62,30 +63,18 @@ def survey(pipeline: Pipeline, now: Instant) -> Statistics:
     )
 
 
-def _partition(state: AssignmentState, unix_now: float, held: bool) -> PartitionStatistics:
+def _partition(state: AssignmentState, unix_now: float, held_to: int) -> PartitionStatistics:
     return PartitionStatistics(
         topic=state.tp.topic,
         partition=state.tp.partition,
         epoch=state.epoch,
         committed=state.committed.next_offset if state.committed is not None else None,
         position=state.position(),
-        end=state.end,
-        lag=state.lag(held),
+        end=end_of(state, held_to),
+        lag=lag_of(state, held_to),
         totals=state.totals(),
-        lag_seconds=_lag_seconds(state, unix_now, held),
+        lag_seconds=seconds_of(state, unix_now, held_to),
     )
-
-
-def _lag_seconds(state: AssignmentState, unix_now: float, held: bool) -> float | None:
-    lowest, position = state.lowest_open(), state.position()
-    if lowest is not None:
-        return _age(_timestamp(*lowest), unix_now)
-    if state.end is None or position is None:
-        return None
-    # Beyond the position there may be markers and aborted transactions alone, which are no records.
-    if not held and max(position, state.reached) >= state.end:
-        return 0.0
-    return _age(state.last_timestamp if state.last_timestamp >= 0 else None, unix_now)
 
 
 def _account(queue: AccountQueue, now: float) -> AccountStatistics:
@@ -114,17 +103,8 @@ def _oldest_open(pipeline: Pipeline) -> tuple[Span, int] | None:
 
 
 def _oldest_first(place: tuple[Span, int]) -> float:
-    timestamp = _timestamp(*place)
+    timestamp = timestamp_of(*place)
     return float("inf") if timestamp is None else timestamp
-
-
-def _timestamp(span: Span, index: int) -> int | None:
-    timestamp = span.record(index).timestamp
-    return timestamp if timestamp >= 0 else None
-
-
-def _age(timestamp: int | None, unix_now: float) -> float | None:
-    return None if timestamp is None else max(0.0, unix_now - timestamp / 1000)
 
 
 def _describe(pipeline: Pipeline, span: Span, index: int, now: Instant) -> OldestOpen:
@@ -137,7 +117,7 @@ def _describe(pipeline: Pipeline, span: Span, index: int, now: Instant) -> Oldes
         or (WaitsFor.GUARD if pipeline.guard.tripped is not None else WaitsFor.PLATFORM, None)
     )
     return OldestOpen(
-        tp.topic, tp.partition, span.offsets[index], _age(_timestamp(span, index), now.unix), *found
+        tp.topic, tp.partition, span.offsets[index], age(timestamp_of(span, index), now.unix), *found
     )
 
 
@@ -153,20 +133,19 @@ def _under_way(pipeline: Pipeline, span: Span, index: int, now: float) -> _Found
         waits_for = _queued(pipeline, queue, span, index, now)
         if waits_for is not None:
             return waits_for, queue.account
-    again = (leaders for _, leaders in pipeline._look_up_again)
-    looked_up = _find(chain.from_iterable(chain(pipeline._looking_up.values(), again)), span, index)
+    looked_up = _find(pipeline.looked_up(), span, index)
     return (WaitsFor.KEY_STORE, looked_up.account) if looked_up is not None else None
 
 
 def _queued(pipeline: Pipeline, queue: AccountQueue, span: Span, index: int, now: float) -> WaitsFor | None:
     """What a record waits for that is queued there; None: it is not."""
-    again = next((one for one in queue._again if _find(one[2].deliveries, span, index)), None)
-    filling = again is None and _find(queue._filling, span, index) is not None
-    if again is None and not filling and not any(_find(one, span, index) for one in queue._ready):
+    again = next((at for at, batch in queue.again() if _find(batch.deliveries, span, index)), None)
+    filling = again is None and _find(queue.filling, span, index) is not None
+    if again is None and not filling and not any(_find(one, span, index) for one in queue.ready):
         return None
     if queue.gate.halt is not None:
         return WaitsFor.HALT
-    if again is not None and again[0] > now:
+    if again is not None and again > now:
         return WaitsFor.RETRY
     opens = queue.gate.opens_at(now, queue.in_flight)
     if opens is None:
@@ -184,10 +163,9 @@ def _queued(pipeline: Pipeline, queue: AccountQueue, span: Span, index: int, now
 
 def _without_key(pipeline: Pipeline, span: Span, index: int) -> _Found | None:
     """It has no key yet, or will have none."""
-    place = (span, index)
-    if any(place in waiting.records for waiting in pipeline.parking._by_ref.values()):
+    if pipeline.parking.holds(span, index):
         return WaitsFor.SCHEMA, None
-    if place in pipeline.admission._deferred:
+    if pipeline.admission.defers(span, index):
         return (WaitsFor.ROOM if pipeline.guard.tripped is None else WaitsFor.GUARD), None
     if any(letter.span is span and letter.place == index for letter in pipeline.letters):
         return WaitsFor.DEAD_LETTER, None
@@ -196,7 +174,7 @@ def _without_key(pipeline: Pipeline, span: Span, index: int) -> _Found | None:
 
 def _behind_another(pipeline: Pipeline, span: Span, index: int) -> _Found | None:
     """It follows the one that leads its key."""
-    for leader in pipeline.claims._leaders.values():
+    for leader in pipeline.claims.leaders():
         if leader.followers is not None and _find(leader.followers, span, index) is not None:
             return WaitsFor.DUPLICATE, leader.account
     return None

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from consumer.settings.fields import PinstreamSettings, Settings
 from consumer.settings.passthrough import read_secret_file, registry_variable
-from consumer.settings.values import MAX_TOPIC_LENGTH, parse_header_text
+from consumer.settings.values import MAX_TOPIC_LENGTH, HttpAddress, parse_header_text
 
 TEST_MODE_BATCH_EVENTS = 20
 """``?test=true`` processes at most so many events of a request (help page on test events)."""
@@ -22,6 +22,7 @@ DEFAULT_MAX_POLL_INTERVAL_MS = 300_000
 """librdkafka's own default."""
 REVOKE_MARGIN = 5.0
 """Seconds that the consumer's thread waits longer than the core's own deadline for a revoke."""
+_ALL_ADDRESSES = frozenset({"0.0.0.0", "::"})  # noqa: S104 - read, not bound
 PUBLISHED_CALLS_PER_MINUTE = 5000
 """Per ad account; OpenAPI description 5.23.0."""
 
@@ -68,6 +69,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _time_contradictions(settings.pinstream)
     yield from _poll_contradictions(settings)
     yield from _topic_contradictions(settings.kafka.topics, settings.pinstream)
+    yield from _address_contradictions(settings.pinstream)
     pinterest, registry = settings.pinterest, settings.registry
     if pinterest.ad_account_id and pinterest.ad_account_id in pinterest.extra_ad_account_ids:
         yield "PINTEREST_EXTRA_AD_ACCOUNT_IDS names PINTEREST_AD_ACCOUNT_ID again; list only further accounts"
@@ -116,6 +118,28 @@ def _poll_contradictions(settings: Settings) -> Iterator[str]:
             f"KAFKA_MAX_POLL_INTERVAL_MS={text} is not above PINSTREAM_SHUTDOWN_GRACE + {REVOKE_MARGIN:g} s"
             f" ({longest:g} s): a revoke that drains would lose its partitions; raise the one or lower the other"
         )
+
+
+def _address_contradictions(own: PinstreamSettings) -> Iterator[str]:
+    """An address of the page's own stands beside that of health and metrics, never instead of it."""
+    if own.page_address is None:
+        return
+    if own.http_address is None:
+        yield (
+            "PINSTREAM_PAGE_ADDRESS is set, but PINSTREAM_HTTP_ADDRESS is empty, which turns page, health and metrics"
+            " off; set PINSTREAM_HTTP_ADDRESS too, or remove PINSTREAM_PAGE_ADDRESS"
+        )
+    elif _collide(own.page_address, own.http_address):
+        yield (
+            "PINSTREAM_PAGE_ADDRESS and PINSTREAM_HTTP_ADDRESS need the same port of the same address; choose another"
+            " port, or remove PINSTREAM_PAGE_ADDRESS to serve all at PINSTREAM_HTTP_ADDRESS"
+        )
+
+
+def _collide(one: HttpAddress, other: HttpAddress) -> bool:
+    """Whether only one of them can be listened on, as far as their text tells. Port 0 is a free one each time."""
+    hosts = {one.host.lower(), other.host.lower()}
+    return one.port == other.port != 0 and (len(hosts) == 1 or not hosts.isdisjoint(_ALL_ADDRESSES))
 
 
 def _topic_contradictions(topics: tuple[str, ...], own: PinstreamSettings) -> Iterator[str]:

@@ -216,6 +216,11 @@ class PinstreamSettings(Group):
         "auto",
         "how records name their schema: confluent, header, single-object; auto tells them apart by their bytes",
     )
+    fast_path: Annotated[bool, BeforeValidator(parse_flag)] = _setting(
+        "PINSTREAM_FAST_PATH",
+        "true",
+        "decodes and converts in one go; false takes the two steps that it is checked against, at twice the cost",
+    )
     mapping_file: Annotated[Path | None, BeforeValidator(parse_path)] = _setting(
         "PINSTREAM_MAPPING_FILE",
         None,
@@ -335,12 +340,20 @@ class PinstreamSettings(Group):
     http_address: Annotated[HttpAddress | None, BeforeValidator(parse_http_address)] = _setting(
         "PINSTREAM_HTTP_ADDRESS", "0.0.0.0:8080", "page, /status, health and metrics; empty turns it off"
     )
+    page_address: Annotated[HttpAddress | None, BeforeValidator(parse_http_address)] = _setting(
+        "PINSTREAM_PAGE_ADDRESS",
+        None,
+        "an address of their own for the page, /status, /history and /events: then PINSTREAM_HTTP_ADDRESS has only"
+        " /healthz, /readyz and /metrics, and may be open to more people",
+        shown="none",
+    )
     http_token: Annotated[SecretStr | None, BeforeValidator(parse_header_text)] = _setting(
         "PINSTREAM_HTTP_TOKEN",
         None,
         "who knows it sees page, /status, /history, /events and /metrics: a browser asks for it (any user, the token"
         " as password), Prometheus (authorization: credentials) and scripts send Authorization: Bearer; /healthz and"
-        " /readyz stay open; none: all is open to whoever reaches the address",
+        " /readyz stay open; none: whoever reaches the address may look, at the page by an IP address or a local name"
+        " only, so that no website can read it through a browser",
         shown="none",
         secret=True,
     )

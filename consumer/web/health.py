@@ -7,6 +7,7 @@ owns a `Health` looks at short intervals of its own, so that it does not matter 
 A destination that is halted or throttles is not our sickness: a restart would not help, so health stays good, and
 readiness says no. But an account that refuses us excuses only what waits for it, not an open one that has work.
 Nor is it our sickness that the guard has stopped intake: a restart would only write another sample of dead letters.
+A ledger that does not add up is: nothing is committed any more, and a restart begins new books.
 
 A process that has nothing left to read looks idle, even if nobody reads any more: a fetch that hangs hears of no
 new records. So the time of the last fetch is looked at too. Fetches go on while halted and while paused (design.md,
@@ -16,6 +17,10 @@ rule 5), and nothing but the stop excuses them.
 from __future__ import annotations
 
 from consumer.core.statistics import Statistics
+
+_MISMATCH = (
+    "the ledger does not add up (by {} records): nothing is read or committed any more; please report this"
+)
 
 
 class Health:
@@ -31,6 +36,8 @@ class Health:
 
         `now`, and `fetched_at`, when the last fetch came back (None: nothing is known of it): monotonic seconds.
         """
+        if statistics.mismatch:
+            return _MISMATCH.format(statistics.mismatch)
         totals = statistics.totals
         settled = totals.read - totals.open
         lag = sum(one.lag or 0 for one in statistics.partitions)
@@ -64,6 +71,8 @@ def unreadiness(statistics: Statistics) -> str | None:
     """Why no work can be done now; None: ready (partitions assigned, destination not halted, guard not tripped)."""
     if statistics.stopping:
         return "stopping"
+    if statistics.mismatch:
+        return _MISMATCH.format(statistics.mismatch)
     if not statistics.partitions:
         return "no partitions assigned"
     guard = statistics.guard

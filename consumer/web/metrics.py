@@ -59,12 +59,6 @@ _FAMILIES: tuple[tuple[str, str, str, Callable[[Counters], Mapping[str, int]]], 
         "event_name",
         lambda c: c.delivered_by_name,
     ),
-    (
-        "pinstream_convert_warnings",
-        "Fields left out or malformed, by code.",
-        "code",
-        lambda c: c.convert_warnings,
-    ),
     ("pinstream_api_warnings", "Warnings of the API, by kind.", "kind", lambda c: c.api_warnings),
     (
         "pinstream_api_errors",
@@ -73,6 +67,21 @@ _FAMILIES: tuple[tuple[str, str, str, Callable[[Counters], Mapping[str, int]]], 
         lambda c: c.api_errors,
     ),
     ("pinstream_failures", "Failed inner writes and look-ups, tried again.", "kind", lambda c: c.failures),
+)
+
+_PAIRS: tuple[tuple[str, str, tuple[str, str], Callable[[Counters], Mapping[tuple[str, str], int]]], ...] = (
+    (
+        "pinstream_convert_warnings",
+        "Fields left out or malformed, by code and conversion field.",
+        ("code", "field"),
+        lambda c: c.convert_warnings,
+    ),
+    (
+        "pinstream_rejected_records",
+        "Records dead-lettered, by reason.",
+        ("stage", "code"),
+        lambda c: c.rejections,
+    ),
 )
 
 
@@ -129,7 +138,7 @@ def _partitions(partitions: Iterable[PartitionStatistics]) -> Iterator[Metric]:
     )
     seconds = GaugeMetricFamily(
         "pinstream_lag_seconds",
-        "Age of a partition's first record that is not settled; 0: all are.",
+        "Age of a partition's first record that is not settled; 0: no lag.",
         labels=labels,
     )
     committed = GaugeMetricFamily(
@@ -197,7 +206,7 @@ def _levels(statistics: Statistics) -> Iterator[Metric]:
         ),
         (
             "pinstream_ledger_mismatch_records",
-            "Records read that are neither settled nor open nor released: anything but 0 is a bug.",
+            "By how many records the ledger does not add up: anything but 0 is a bug.",
             statistics.mismatch,
         ),
     )
@@ -250,9 +259,8 @@ def _counts(counters: Counters) -> Iterator[Metric]:
         for key, value in sorted(family_of(counters).items()):
             family.add_metric([key], value)
         yield family
-    rejected = CounterMetricFamily(
-        "pinstream_rejected_records", "Records dead-lettered, by reason.", labels=["stage", "code"]
-    )
-    for (stage, code), value in sorted(counters.rejections.items()):
-        rejected.add_metric([stage, code], value)
-    yield rejected
+    for name, documentation, labels, pairs_of in _PAIRS:
+        family = CounterMetricFamily(name, documentation, labels=labels)
+        for pair, value in sorted(pairs_of(counters).items()):
+            family.add_metric(pair, value)
+        yield family

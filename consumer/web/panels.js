@@ -51,14 +51,16 @@ let allPartitions = false;
 const lagOf = s => sum(s.partitions.map(p => p.lag || 0));
 const toGo = s => Math.max(lagOf(s), s.ledger.open);
 const behind = s => most(s.partitions.map(p => p.lag_seconds));
-const place = x => `${x.topic} [${x.partition}] at offset ${n(x.offset)}`;
-const addsUp = l => l.delivered + l.duplicate + l.filtered + l.dead_lettered + l.open === l.read;
+const place = x => [h("span", { class: "break" }, x.topic), ` [${x.partition}] at offset ${n(x.offset)}`];
+const sumsUp = l => l.delivered + l.duplicate + l.filtered + l.dead_lettered + l.open === l.read;
+/** Whether the books are right: in all, and (which the figures alone may not show) in each partition. */
+const addsUp = s => sumsUp(s.ledger) && s.partitions.every(p => sumsUp(p.ledger)) && !s.ledger_mismatch;
 
 /** How things are: kind, tone, a headline, and what there is to say of it by label. The worst comes first. */
 function stateOf(s) {
   const halted = s.destination.accounts.filter(a => a.state === "halted"), wait = behind(s);
   const go = lagOf(s) < s.ledger.open ? many(s.ledger.open, "record") + " open" : many(lagOf(s), "record") + " to go";
-  if (!addsUp(s.ledger)) return ["mismatch", "bad", "The ledger does not add up.", { "What to do": "please report this, with /status. The figures below contradict each other." }];
+  if (!addsUp(s)) return ["mismatch", "bad", "The ledger does not add up.", { "": "Nothing is read or committed any more; what is not committed is read again.", "What to do": "save /status and the log, start pinstream again, and please report this. The figures below contradict each other." }];
   if (s.guard) return guardState(s.guard);
   if (halted.length) return haltState(halted, s.destination.accounts);
   if (s.stopping) return ["stopping", "warn", "Stopping.", { "": `What is under way is being finished: ${many(s.ledger.open, "record")} open.` }];
@@ -122,7 +124,7 @@ function showTiles(s, pace, trend) {
     [oldest ? age(oldest.age_seconds) : "none", "", oldest ? `waits for ${WAITS[oldest.waits_for] || oldest.waits_for}` : "all that was read is settled"],
   ];
   put($("tiles"), tiles.map(([value, cls, note], i) =>
-    h("div", null, h("dt", null, TILES[i]), h("dd", { class: `big ${cls}`.trim() }, value), h("dd", null, note))));
+    h("div", null, h("dt", null, TILES[i]), h("dd", { class: ["big", cls, sized(wanted([value])[0])].filter(Boolean).join(" ") }, value), h("dd", null, note))));
 }
 
 const lagNote = (lag, unknown, wait) => unknown ? `records, and ${many(unknown, "partition")} not known yet`
@@ -131,14 +133,14 @@ const tone = f => f.within_one_hour == null ? "" : f.within_one_hour >= .95 ? "g
 const percent = x => x == null ? NONE : share(x, 1);
 
 function showLedger(s) {
-  const l = s.ledger, adds = addsUp(l);
-  put($("read"), h("span", { class: "soft" }, "Read"), h("b", { class: "big" }, n(l.read)), h("span", { class: "soft small" }, "records"));
-  put($("ledger"), h("tbody", null, DISPOSITIONS.map(([id, name, hint, cls]) => h("tr", null,
-    h("th", { scope: "row", class: cls }, name, h("small", null, hint)),
-    h("td", { class: "count" }, n(l[id])), h("td", { class: "share" }, share(l[id], l.read))))));
+  const l = s.ledger, adds = addsUp(s);
+  put($("read"), h("span", { class: "soft" }, "Read"), h("b", { class: `big ${sized(n(l.read))}`.trim() }, n(l.read)), h("span", { class: "soft small" }, "records"));
+  put($("ledger"), h("tbody", { role: "rowgroup" }, DISPOSITIONS.map(([id, name, hint, cls]) => h("tr", { role: "row" },
+    h("th", { scope: "row", role: "rowheader", class: cls }, name, h("small", null, hint)),
+    h("td", { role: "cell", class: "count" }, n(l[id])), h("td", { role: "cell", class: "share" }, share(l[id], l.read))))));
   put($("bands"), bands(l));
   const parts = DISPOSITIONS.map(([id]) => n(l[id])).join(" + ");
-  put($("sum"), h("b", { class: adds ? "good" : "bad" }, adds ? "It adds up: " : "It does not add up: "), `${parts} ${adds ? "=" : "≠"} ${n(l.read)} read.`,
+  put($("sum"), h("b", { class: adds ? "good" : "bad" }, adds ? "It adds up: " : "It does not add up: "), `${parts} ${sumsUp(l) ? "=" : "≠"} ${n(l.read)} read.`,
     s.released ? ` ${many(s.released, "record")} more were let go unsettled when partitions moved; their next owner reads them again.` : "",
     s.passed_over ? ` ${many(s.passed_over, "record")} had been settled before and were passed over.` : "");
 }
@@ -235,7 +237,7 @@ function ageScale(f) {
 function showDuplicates(s) {
   const l = s.ledger, keys = s.key_store;
   put($("duplicates"),
-    h("p", null, h("b", { class: "big" }, n(l.duplicate)), ` suppressed, ${share(l.duplicate, l.read)} of what was read`),
+    h("p", null, h("b", { class: `big ${sized(n(l.duplicate))}`.trim() }, n(l.duplicate)), ` suppressed, ${share(l.duplicate, l.read)} of what was read`),
     keys && h("p", { class: "soft" }, `The key store holds ${many(keys.keys, "key")} in ${bytes(keys.bytes)}.`,
       keys.evicted_early ? h("b", { class: "warn" }, ` ${many(keys.evicted_early, "key")} forgotten before their time: it is full. Raise PINSTREAM_KEY_STORE_MAX_BYTES.`) : ""));
 }
@@ -266,7 +268,7 @@ function showCoverage(s) {
 const covered = (one, id) => one.share ? one.share[id] || 0 : (one.carried[id] || 0) / one.sampled;
 
 /** A long name may be broken where its words are. */
-const breakable = name => name.split(/(?<=_)/).flatMap((part, i) => i ? [h("wbr"), part] : [part]);
+const breakable = name => name.split(/(?<=[_.])/).flatMap((part, i) => i ? [h("wbr"), part] : [part]);
 
 const carried = (name, part) =>
   h("td", { role: "cell", class: "c" + (part ? Math.min(5, 1 + Math.floor(part * 5)) : 0), "data-name": name }, share(part, 1, 0));
@@ -288,19 +290,22 @@ function showLatest(s) {
   put($("latest"), list.length ? h("table", { class: "stack", "aria-labelledby": "h-latest" }, rows(
     [["When", "left"], ["From", "left"], ["Reason", "left"], ["What it says", "left message"]],
     list.map(one => [[h("time", { datetime: new Date(one.at * 1000).toISOString(), title: new Date(one.at * 1000).toISOString() }, clock(one.at)), "left nowrap"],
-      [place(one), "left break"], [[one.stage, " ", h("code", null, breakable(one.code))], "left word"], [one.message, "left message break"]]),
+      [place(one), "left"], [[one.stage, " ", h("code", null, breakable(one.code))], "left word"], [one.message, "left message break"]]),
   )) : h("p", { class: "soft" }, "None since the start."));
 }
 
 function showNotes(s) {
   const samples = s.samples && s.samples.convert_warnings || {}, lines = [];
   for (const [family, what, cls] of NOTES) {
-    for (const [name, count] of Object.entries(s.counts[family])) lines.push([what, cls, name, count, family === "convert_warnings" ? samples[name] : ""]);
+    for (const [name, count] of Object.entries(s.counts[family])) {
+      if (family !== "convert_warnings") lines.push([what, cls, [name], count, ""]);
+      else for (const [field, times] of Object.entries(count)) lines.push([what, cls, [name, field], times, (samples[name] || {})[field]]);
+    }
   }
-  for (const [name, what, cls] of SINGLES) if (s.counts[name]) lines.push([what, cls, "", s.counts[name], ""]);
+  for (const [name, what, cls] of SINGLES) if (s.counts[name]) lines.push([what, cls, [], s.counts[name], ""]);
   put($("notes"), lines.length ? h("table", { class: "stack", "aria-labelledby": "h-notes" }, rows(
     [["Kind", "left"], ["Name", "left"], ["Times", null, "times"], ["The latest of its kind says", "left message"]],
-    lines.map(([what, cls, name, count, sample]) => [[what, `left ${cls}`], [name ? h("code", null, breakable(name)) : "", "left word"], n(count), [sample || "", "left message break"]]),
+    lines.map(([what, cls, names, count, sample]) => [[what, `left ${cls}`], [names.map((name, i) => [i ? " in " : "", h("code", null, breakable(name))]), "left word"], n(count), [sample || "", "left message break"]]),
   )) : h("p", { class: "soft" }, "None since the start."));
 }
 

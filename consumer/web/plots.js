@@ -43,6 +43,8 @@ let span = "hour";
 
 /** 1,200,000 -> 1.2M: for an axis. */
 function short(x) {
+  if (x >= 1e12) return +(x / 1e12).toPrecision(3) + "tn";
+  if (x >= 1e9) return +(x / 1e9).toPrecision(3) + "bn";
   if (x >= 1e6) return +(x / 1e6).toPrecision(3) + "M";
   if (x >= 1e4) return +(x / 1e3).toPrecision(3) + "k";
   return n(+x.toPrecision(3));
@@ -149,7 +151,8 @@ function figure(plot, width) {
       plot.curves.map(([, , tone], c) => values[c][chosen] == null ? null
         : h("g", { class: tone }, h("circle", { class: "mark", cx: x(at[chosen]).toFixed(1), cy: y(values[c][chosen]).toFixed(1), r: 3.5 }))),
     ]),
-    h("details", { "data-plot": plot.id }, h("summary", null, "as a table"), h("table", null, numbers(plot, at, values))),
+    h("details", { "data-plot": plot.id }, h("summary", null, "as a table"),
+      h("div", { class: "wide", role: "region", tabindex: 0, "aria-label": `${plot.title}, as a table` }, h("table", null, numbers(plot, at, values)))),
   ];
 }
 

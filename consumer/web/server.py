@@ -5,6 +5,9 @@ second and shows it to three that remember: `Health`, so that its verdict does n
 `History`, for the plots; and `Events`, which makes a document of it if anybody listens. So it costs the same however
 many look. What is served holds no personal data, and cannot change anything; with a token, only who knows it sees it.
 
+The page may have an address of its own: then the other one has only what machines ask for, health and metrics, and can
+be open to more people. Both are made of the same handlers, and what is asked for at the wrong one is told so.
+
 The page is one document. Its style and script are allowed by their hash, so that no markup which got into it could run.
 No other site may read an answer, frame the page or be asked for anything by it. No request has a body that is read.
 """
@@ -16,12 +19,10 @@ import base64
 import contextlib
 import hashlib
 import logging
-import os
 import re
-import socket
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import structlog
@@ -32,11 +33,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from consumer.core.statistics import Statistics
-from consumer.errors import SettingsError
-from consumer.web.access import guard
+from consumer.web.access import guard, refuse_foreign_names
 from consumer.web.events import Events
 from consumer.web.health import Health, unreadiness
 from consumer.web.history import History
+from consumer.web.listening import Place, listen, main_place, page_place, url
 from consumer.web.metrics import StatisticsCollector
 from consumer.web.page import page
 from consumer.web.status import status_document
@@ -47,13 +48,23 @@ _STOP_TIMEOUT = 1.0
 """Seconds for answers under way when the server stops: a reader that dawdles must not hold up the shutdown."""
 _LINGER = 1.0
 """Seconds for which the body of a request is thrown away after the answer; then the connection is closed."""
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
-"""What to show for an address that stands for all: one that a browser on this machine can open."""
+_ELSEWHERE = (
+    "the page, /status, /history and /events have an address of their own here: PINSTREAM_PAGE_ADDRESS "
+    "(pinstream logs it when it starts)\n"
+)
+
+
+class Urls(NamedTuple):
+    """Where what is served: URLs that a browser on this machine can open."""
+
+    page: str
+    health: str
 
 
 class WebServer:
     """Serves page, status, metrics and health at `host`:`port`; all of it is read from `snapshot`.
 
+    `page_at`, host and port: page, status, history and events are served there, and not at `host`:`port`.
     `info` is put into /status as it is. `stall_after`, seconds: see `Health`. `fetched_at` says when the last fetch
     came back, on the same monotonic clock as `clock`; None while there was none. `keys`: how many keys the key store
     holds, for /history. `token` gives the token of now that all but the probes must show; None: nobody is asked.
@@ -67,6 +78,7 @@ class WebServer:
         *,
         host: str,
         port: int,
+        page_at: tuple[str, int] | None = None,
         stall_after: float,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -78,8 +90,8 @@ class WebServer:
     ) -> None:
         self._snapshot = snapshot
         self._info = info
-        self._host = host
-        self._port = port
+        self._main_place = main_place(host, port)
+        self._page_place = None if page_at is None else page_place(*page_at)
         self._clock = clock
         self._wall = wall
         self._fetched_at = fetched_at
@@ -97,32 +109,20 @@ class WebServer:
         document = page()
         self._page = document.encode()
         self._headers = _security_headers(document)
-        self._runner: web.AppRunner | None = None
+        self._runners: list[web.AppRunner] = []
         self._watching: asyncio.Task[None] | None = None
 
-    async def start(self) -> str:
-        """Listen; gives the page's URL. Raises `SettingsError` if the address cannot be had."""
-        runner = web.AppRunner(
-            self._application(),
-            access_log=None,
-            logger=_logger(),
-            shutdown_timeout=_STOP_TIMEOUT,
-            handler_cancellation=True,
-            lingering_time=_LINGER,
-        )
-        await runner.setup()
+    async def start(self) -> Urls:
+        """Listen; gives where. Raises `SettingsError` if an address cannot be had."""
         try:
-            await _site(runner, self._host, self._port).start()
-        except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
-            await runner.cleanup()
-            raise SettingsError(
-                f"PINSTREAM_HTTP_ADDRESS: cannot listen on {_address(self._host, self._port)} ({_why(error)}); "
-                "choose another address, or set it empty to serve nothing"
-            ) from error
-        self._runner = runner
+            health = page = await self._listen(self._main_place, self._routes())
+            if self._page_place is not None:
+                page = await self._listen(self._page_place, self._page_routes() + self._machine_routes())
+        except BaseException:
+            await self._close()
+            raise
         self._watching = asyncio.create_task(self._watch())
-        host, port = runner.addresses[0][:2]
-        return f"http://{_address(_ANY_ADDRESS.get(host, host), port)}/"
+        return Urls(page, health + "healthz")
 
     async def stop(self) -> None:
         """Stop listening; streams end at once. Stopping again, or before the start, does nothing."""
@@ -132,25 +132,58 @@ class WebServer:
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
         self._events.end()
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
+        await self._close()
 
-    def _application(self) -> web.Application:
-        app = web.Application(middlewares=[] if self._token is None else [guard(self._token)])
-        app.on_response_prepare.append(self._harden)
-        app.add_routes(
-            [
-                web.get("/", self._serve_page),
-                web.get("/status", self._serve_status),
-                web.get("/events", self._events.serve),
-                web.get("/history", self._serve_history),
-                web.get("/metrics", self._serve_metrics),
-                web.get("/healthz", self._serve_health),
-                web.get("/readyz", self._serve_readiness),
-            ]
+    async def _listen(self, place: Place, routes: list[web.RouteDef]) -> str:
+        """Serve `routes` there; gives its URL."""
+        runner = web.AppRunner(
+            self._application(routes),
+            access_log=None,
+            logger=_logger(),
+            shutdown_timeout=_STOP_TIMEOUT,
+            handler_cancellation=True,
+            lingering_time=_LINGER,
         )
+        self._runners.append(runner)
+        await runner.setup()
+        await listen(runner, place)
+        return url(*runner.addresses[0][:2])
+
+    async def _close(self) -> None:
+        runners, self._runners = self._runners, []
+        await asyncio.gather(*(runner.cleanup() for runner in runners))
+
+    def _application(self, routes: list[web.RouteDef]) -> web.Application:
+        app = web.Application(
+            middlewares=[refuse_foreign_names if self._token is None else guard(self._token)]
+        )
+        app.on_response_prepare.append(self._harden)
+        app.add_routes(routes)
         return app
+
+    def _routes(self) -> list[web.RouteDef]:
+        """What is at the main address: all, unless the page has one of its own."""
+        page = self._page_routes()
+        if self._page_place is not None:
+            page = [web.get(one.path, _serve_elsewhere) for one in page]
+        return page + self._machine_routes()
+
+    def _page_routes(self) -> list[web.RouteDef]:
+        """For people: the page, and what it asks for."""
+        return [
+            web.get("/", self._serve_page),
+            web.get("/status", self._serve_status),
+            web.get("/events", self._events.serve),
+            web.get("/history", self._serve_history),
+        ]
+
+    def _machine_routes(self) -> list[web.RouteDef]:
+        """For Prometheus and probes; at the page's address as well, since the page links to them."""
+        return [
+            web.get("/metrics", self._serve_metrics),
+            web.get("/healthz", self._serve_health),
+            web.get("/readyz", self._serve_readiness),
+        ]
 
     # -- looking
 
@@ -172,7 +205,7 @@ class WebServer:
             self._events.hang_up()
 
     def _sickness(self) -> str | None:
-        """A look at the progress. Figures that cannot be had (the core found its books wrong) are sickness enough."""
+        """A look at the progress. Figures that cannot be had are sickness enough."""
         try:
             return (
                 self._health.sickness(self._snapshot(), self._clock(), self._fetched_at()) or self._others()
@@ -211,6 +244,10 @@ class WebServer:
         return _verdict(unreadiness(self._snapshot()))
 
 
+async def _serve_elsewhere(_: web.Request) -> web.Response:
+    return web.Response(status=404, text=_ELSEWHERE)
+
+
 def _verdict(trouble: str | None) -> web.Response:
     if trouble is None:
         return web.Response(text="ok\n")
@@ -236,26 +273,6 @@ def _hashes_of(document: str, tag: str) -> str:
     contents = re.findall(f"<{tag}>(.*?)</{tag}>", document, re.DOTALL)
     digests = (hashlib.sha256(content.encode()).digest() for content in contents)
     return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
-
-
-def _site(runner: web.AppRunner, host: str, port: int) -> web.BaseSite:
-    if host == "::":
-        # asyncio would leave IPv4 out here; who binds the address for all means all.
-        both = socket.has_dualstack_ipv6()
-        listening = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=both)
-        return web.SockSite(runner, listening)
-    return web.TCPSite(runner, host, port)
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _why(error: Exception) -> str:
-    """Why an address cannot be had, in the system's words: asyncio's would repeat the address."""
-    if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno is not None:
-        return os.strerror(error.errno).lower()
-    return "no such host"
 
 
 def _logger() -> logging.Logger:

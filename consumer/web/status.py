@@ -34,6 +34,7 @@ def status_document(statistics: Statistics, info: Mapping[str, Any]) -> dict[str
     figures = {
         "version": VERSION,
         "ledger": ledger(statistics.totals),
+        "ledger_mismatch": statistics.mismatch,
         "released": statistics.totals.released,
         "passed_over": statistics.passed,
         "partitions": [_partition(one) for one in statistics.partitions],
@@ -77,14 +78,11 @@ def ledger(totals: Totals) -> dict[str, int]:
 
 def counts(counters: Counters) -> dict[str, Any]:
     """Everything the core counts, by its kind."""
-    rejections: dict[str, dict[str, int]] = {}
-    for (stage, code), count in sorted(counters.rejections.items()):
-        rejections.setdefault(stage, {})[code] = count
     return {
-        "rejections": rejections,
+        "rejections": _nested(counters.rejections),
         "filtered": by_name(counters.filtered),
         "delivered_by_event_name": by_name(counters.delivered_by_name),
-        "convert_warnings": by_name(counters.convert_warnings),
+        "convert_warnings": _nested(counters.convert_warnings),
         "api_warnings": by_name(counters.api_warnings),
         "api_errors": by_name(counters.api_errors),
         "answers": by_name(counters.answers),
@@ -184,10 +182,15 @@ def _letter(one: StoredLetter) -> dict[str, Any]:
 
 def _samples(one: SamplesSnapshot) -> dict[str, Any]:
     """The latest message of each kind."""
-    rejections: dict[str, dict[str, str]] = {}
-    for (stage, code), message in sorted(one.rejections.items()):
-        rejections.setdefault(stage, {})[code] = message
-    return {"rejections": rejections, "convert_warnings": dict(sorted(one.warnings.items()))}
+    return {"rejections": _nested(one.rejections), "convert_warnings": _nested(one.warnings)}
+
+
+def _nested(pairs: Mapping[tuple[str, str], Any]) -> dict[str, dict[str, Any]]:
+    """What stands under two names: first by the one, then by the other."""
+    nested: dict[str, dict[str, Any]] = {}
+    for (outer, inner), value in sorted(pairs.items()):
+        nested.setdefault(outer, {})[inner] = value
+    return nested
 
 
 def _seconds(value: float | None) -> float | None:

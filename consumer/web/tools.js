@@ -7,7 +7,10 @@ const HOUR = 3600;
 
 const $ = id => document.getElementById(id);
 const n = x => x == null ? NONE : x.toLocaleString("en");
-const many = (count, what) => `${n(count)}${NBSP}${what}${count === 1 ? "" : "s"}`;
+/** A count with its noun. A long figure may stand on another line than its noun, and is never broken itself. */
+const many = (count, what) => n(count) + (n(count).length > 9 ? " " : NBSP) + what + (count === 1 ? "" : "s");
+/** A class for a large figure: the more characters it has, the smaller it has to be to stay on one line. */
+const sized = figure => ["", "long", "longer", "longest"][[9, 13, 17].filter(most => String(figure).length > most).length];
 const sum = list => list.reduce((all, one) => all + one, 0);
 
 /** The largest of what is known; null if nothing is. */

@@ -56,6 +56,7 @@ class FakeConsumer:
         self.script: list[Step] = []
         self.calls: list[tuple[Any, ...]] = []
         self.stored: dict[int, int] = {}
+        self.cached_end = -1001
         self.refused: dict[str, KafkaException] = {}
         """What fails, always."""
         self.commit_answers: list[int] = []
@@ -95,8 +96,8 @@ class FakeConsumer:
     def get_watermark_offsets(
         self, partition: RawPartition, timeout: float = -1, cached: bool = False
     ) -> tuple[int, int]:
-        """Not known when cached, 77 when asked."""
-        return (-1001, -1001) if cached else (0, 77)
+        """Not known when cached, unless a test says so; 77 when asked."""
+        return (-1001, self.cached_end) if cached else (0, 77)
 
     def commit(self, *, offsets: list[RawPartition], asynchronous: bool) -> Any:
         """Taken."""

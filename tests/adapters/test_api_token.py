@@ -12,6 +12,8 @@ from consumer.core.interface import Answered, Send, Unanswered
 from consumer.errors import SettingsError
 from tests.adapters.test_conversions_api import SECRET, SEND, client, serving
 
+NAMED = "PINTEREST_ACCESS_TOKEN_FILE"
+
 # -- the token
 
 
@@ -19,7 +21,7 @@ async def test_a_token_file_is_read_again_when_it_changes(tmp_path: Path) -> Non
     """Before each attempt, without a restart; white space around it does not count."""
     path = tmp_path / "token"
     path.write_text("pina_one\n")
-    async with serving() as (url, seen), client(url, FileToken(path)) as api:
+    async with serving() as (url, seen), client(url, FileToken(path, NAMED)) as api:
         await api.send(SEND)
         path.write_text("  pina_the_second \n")
         await api.send(SEND)
@@ -36,7 +38,7 @@ async def test_a_mounted_secret_that_is_swapped_is_read(tmp_path: Path) -> None:
         (tmp_path / name).write_text(f"pina_{name}")
     link = tmp_path / "token"
     link.symlink_to(tmp_path / "one")
-    token = FileToken(link)
+    token = FileToken(link, NAMED)
     (tmp_path / "next").symlink_to(tmp_path / "two")
     (tmp_path / "next").replace(link)
     assert token.value() == "pina_two"
@@ -46,7 +48,7 @@ def test_reload_tells_whether_the_token_changed(tmp_path: Path) -> None:
     """A file written anew with the same token is no change."""
     path = tmp_path / "token"
     path.write_text("pina_one")
-    token = FileToken(path)
+    token = FileToken(path, NAMED)
     path.write_text("pina_one\n\n")
     assert token.reload() is False
     path.write_text("pina_two")
@@ -59,7 +61,7 @@ def test_a_file_in_trouble_leaves_the_last_token_in_force(tmp_path: Path, troubl
     """A secret that is being replaced is missing or empty for a moment."""
     path = tmp_path / "token"
     path.write_text("pina_one")
-    token = FileToken(path)
+    token = FileToken(path, NAMED)
     if trouble == "missing":
         path.unlink()
     else:
@@ -78,8 +80,9 @@ def test_no_token_to_begin_with_is_an_error_that_names_the_variable(
     path = tmp_path / "token"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(SettingsError, match="PINTEREST_ACCESS_TOKEN_FILE"):
-        FileToken(path)
+    for variable in (NAMED, "PINSTREAM_HTTP_TOKEN_FILE"):
+        with pytest.raises(SettingsError, match=f"^{variable}: "):
+            FileToken(path, variable)
 
 
 def test_the_token_shows_nowhere(tmp_path: Path) -> None:
@@ -87,7 +90,7 @@ def test_the_token_shows_nowhere(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text(SECRET)
     api = ConversionsApi("http://127.0.0.1:1", FixedToken(SECRET), timeout=1.0, concurrency=1, agent="x")
-    for thing in (FixedToken(SECRET), FileToken(path), api):
+    for thing in (FixedToken(SECRET), FileToken(path, NAMED), api):
         assert SECRET not in repr(thing) + str(thing)
         assert SECRET not in format(thing)
 

@@ -255,6 +255,26 @@ def test_ends_are_asked_for_while_paused() -> None:
     assert bench.member.ends() == {}
 
 
+def test_the_end_heard_last_is_told() -> None:
+    """A fetch after a question, a question after a fetch; and a log that was cut ends where it ends now."""
+    bench = Bench()
+    bench.fetch(given(0))
+
+    def told(end: int, room: int) -> bool:
+        deadline = time.monotonic() + 10
+        while bench.member.ends() != {TopicPartition("t", 0): end} and time.monotonic() < deadline:
+            bench.fetch(room=room)
+        return bench.member.ends() == {TopicPartition("t", 0): end}
+
+    bench.consumer.cached_end = 50
+    assert told(50, room=1)
+    assert told(77, room=0)
+    bench.consumer.cached_end = 90
+    assert told(90, room=1)
+    bench.consumer.cached_end = 3
+    assert told(3, room=1)
+
+
 @pytest.mark.parametrize(
     ("code", "says"),
     [

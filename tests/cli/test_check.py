@@ -16,6 +16,7 @@ from aiohttp import web
 from consumer.app.check import api as questions
 from consumer.app.check.local import page
 from consumer.app.check.rows import Found
+from consumer.errors import SettingsError
 from consumer.settings import load
 from tests.end_to_end.api import Api, Loop
 from tests.end_to_end.processes import ACCOUNT, Process, command, run_environment
@@ -265,6 +266,27 @@ class TestPageAddress:
             tmp_path, kafka, new_topic(kafka), new_group(), api.url, PINSTREAM_HTTP_ADDRESS=""
         )
         assert check(env).verdicts("page address") == ["skipped"]
+
+    def test_both_addresses_are_tried(self, tmp_path: Path) -> None:
+        """The page's own as well: the one that cannot be had is named, and so are two that cannot be had together."""
+        env = run_environment(
+            tmp_path, Kafka("127.0.0.1:9", "none"), "orders", "group", "http://127.0.0.1:9/v5"
+        )
+        env["PINSTREAM_PAGE_ADDRESS"] = "localhost:0"
+        said = asyncio.run(page(Found(load(env)))).text
+        assert said == "127.0.0.1, any free port; localhost, any free port"
+        with closing(socket.create_server(("127.0.0.1", 0))) as other:
+            port = other.getsockname()[1]
+            env["PINSTREAM_PAGE_ADDRESS"] = f"127.0.0.1:{port}"
+            with pytest.raises(
+                SettingsError, match=f"^PINSTREAM_PAGE_ADDRESS: 127.0.0.1:{port} is used by another"
+            ):
+                asyncio.run(page(Found(load(env))))
+        env["PINSTREAM_HTTP_ADDRESS"] = f"localhost:{port}"
+        with pytest.raises(
+            SettingsError, match=r"^PINSTREAM_PAGE_ADDRESS: cannot listen on .*already in use"
+        ):
+            asyncio.run(page(Found(load(env))))
 
     @pytest.mark.parametrize(
         ("settings", "text"),

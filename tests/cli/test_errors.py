@@ -99,6 +99,14 @@ WRONG_SETTINGS = {
     "state folder cannot be made": Case(
         {"PINSTREAM_STATE_DIR": "/dev/null/state"}, ("PINSTREAM_STATE_DIR", "/dev/null")
     ),
+    "page without the rest": Case(
+        {"PINSTREAM_PAGE_ADDRESS": "127.0.0.1:8081", "PINSTREAM_HTTP_ADDRESS": ""},
+        ("PINSTREAM_PAGE_ADDRESS", "PINSTREAM_HTTP_ADDRESS", "empty"),
+    ),
+    "two addresses that are one": Case(
+        {"PINSTREAM_PAGE_ADDRESS": "127.0.0.1:8080"},
+        ("PINSTREAM_PAGE_ADDRESS", "PINSTREAM_HTTP_ADDRESS", "same"),
+    ),
     "dead letters among the topics": Case(
         {"KAFKA_TOPICS": "orders,orders.dead-letters"}, ("PINSTREAM_DEAD_LETTER_TOPIC", "orders")
     ),
@@ -152,7 +160,8 @@ def test_a_setting_that_cannot_be(name: str, tmp_path: Path, in_process: Callabl
 def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """`run` against a port where no broker is. It takes its time to be sure, so it begins with the module."""
     folder = tmp_path_factory.mktemp("unreachable")
-    with Process(folder, "run", env={**bare_environment(folder), **SETTINGS}) as process:
+    env = {**bare_environment(folder), **SETTINGS, "PINSTREAM_HTTP_ADDRESS": "127.0.0.1:0"}
+    with Process(folder, "run", env=env) as process:
         yield process
 
 
@@ -236,3 +245,18 @@ def test_an_unreachable_broker(unreachable: Process) -> None:
     line = last_error(unreachable.stderr)
     assert "127.0.0.1:1" in line
     assert "KAFKA_BOOTSTRAP_SERVERS" in line
+
+
+def test_while_no_broker_answers_the_log_says_so_once(unreachable: Process) -> None:
+    """Where it reads and where its page is; the trouble, however often it is tried, in one line; and the end."""
+    assert unreachable.wait() == 1
+    assert len(unreachable.stderr.strip().splitlines()) == 3, unreachable.stderr
+    [starting] = [line for line in unreachable.log if line["event"] == "starting"]
+    assert starting["brokers"] == "127.0.0.1:1"
+    assert starting["page"].startswith("http://127.0.0.1:")
+    [trouble] = [line for line in unreachable.log if line["event"] != "starting"]
+    assert trouble["event"] == "kafka_trouble"
+    assert (trouble["code"], trouble["text"]) == (
+        "_TRANSPORT",
+        "no connection to 127.0.0.1:1: Connection refused",
+    )

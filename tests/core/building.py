@@ -16,7 +16,7 @@ from hypothesis import settings
 
 from consumer.core import interface as i
 from consumer.core import offset_map
-from consumer.core.dedup import Delivery, dedup_key
+from consumer.core.dedup import Delivery
 from consumer.core.intake import SchemaLearner
 from consumer.core.ledger import AssignmentState, Ledger, map_place
 from consumer.core.model import (
@@ -157,6 +157,14 @@ def chunk(
     return Chunk(TOPIC, partition, epoch, leader_epoch, records)
 
 
+def delivery(span: Span, index: int, account: str, event_id: str, body: bytes = b"{}") -> Delivery:
+    """The delivery of a record, a checkout of now."""
+    event = ConversionEvent(account, "checkout", event_id, event_id, int(UNIX), "web", {}, ())
+    made = Delivery(event, body)
+    made.span, made.index = span, index
+    return made
+
+
 def make_deliveries(
     count: int, *, size: int = 100, account: str = ACCOUNT, state: AssignmentState | None = None
 ) -> list[Delivery]:
@@ -167,16 +175,7 @@ def make_deliveries(
     first = state.last_seen + 1
     span = ledger.track(state, chunk([b"x"] * count, offset=first))
     return [
-        Delivery(
-            span,
-            index,
-            account,
-            dedup_key(account, "checkout", f"{id(state)}-{first + index}"),
-            b"{" + b" " * (size - 2) + b"}",
-            "checkout",
-            int(UNIX),
-            False,
-        )
+        delivery(span, index, account, f"{id(state)}-{first + index}", b"{" + b" " * (size - 2) + b"}")
         for index in range(count)
     ]
 
@@ -382,6 +381,7 @@ class Core:
         totals = self.pipeline.ledger.totals()
         settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
         assert totals.read == settled + totals.open
+        self.pipeline.ledger.check()
         assert self.pipeline.ledger.open_bytes >= 0
         for one in commands:
             if isinstance(one, i.Commit):

@@ -16,6 +16,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from consumer.core.convert import FILTER_CODES, REJECTION_CODES, WARNING_CODES, Converter
+from consumer.core.convert_decisions import NOT_WEB, OPT_OUT_TYPE_IGNORED, warnings_of, zero_warning
+from consumer.core.convert_targets import TARGETS
 from consumer.core.mapping import load_mapping
 from consumer.core.model import ConversionEvent, Converted, Filtered, Rejection, Stage
 
@@ -214,12 +216,21 @@ def test_messages_hold_no_values_of_the_record() -> None:
     event = subject.convert(event_of({**spoiled, "page_url": secret, "language": secret}), NOW)
     assert isinstance(event, ConversionEvent)
     assert len(event.warnings) == 8
+    assert all(one.code in WARNING_CODES and one.field in TARGETS for one in event.warnings)
     texts = [warning.message for warning in event.warnings]
     for path in ("event_type", "order.total", "order.currency", "ad_account_id"):
         result = subject.convert(event_of({path: secret}), NOW)
         assert isinstance(result, Rejection)
         texts.append(result.message)
     assert not [text for text in texts if secret in text or "\n" in text]
+
+
+def test_warnings_are_of_closed_sets() -> None:
+    """Whatever is warned of has a code and a field that exist: so it can be counted by both, and fit into labels."""
+    possible = [NOT_WEB, OPT_OUT_TYPE_IGNORED, *map(zero_warning, TARGETS.values())]
+    possible += [one for target in TARGETS.values() for one in warnings_of(target).values()]
+    assert {one.code for one in possible} == WARNING_CODES
+    assert {one.field for one in possible} == set(TARGETS)
 
 
 def request_schema() -> dict[str, Any]:

@@ -11,12 +11,14 @@ from collections.abc import Iterable, Mapping
 from random import Random
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.core.convert_targets import TARGETS
 from consumer.core.coverage import OTHER, PARAMETERS, Coverage, Covered
+from consumer.core.dedup import Delivery
 from consumer.core.model import ConversionEvent
 from tests.core.building import ACCOUNT, PROPERTY, UNIX, Core, event, filtered, unconvertible
 
@@ -38,9 +40,11 @@ PRESENT: dict[str, dict[str, Any]] = {
 NOTHING: dict[str, Any] = {}
 
 
-def make(name: str = "checkout", payload: dict[str, Any] = NOTHING) -> ConversionEvent:
+def make(name: str = "checkout", payload: dict[str, Any] = NOTHING) -> Delivery:
     """An event with this payload."""
-    return ConversionEvent(ACCOUNT, name, "id", "id", int(UNIX), "web", payload, ())
+    return Delivery(
+        ConversionEvent(ACCOUNT, name, "id", "id", int(UNIX), "web", payload, ()), orjson.dumps(payload)
+    )
 
 
 def make_coverage(seed: int = 0) -> Coverage:

@@ -11,7 +11,7 @@ from consumer.core.dedup import KEY_BYTES, Claims, Delivery, dedup_key
 from consumer.core.ledger import AssignmentState, Ledger
 from consumer.core.model import TopicPartition
 from consumer.errors import InvariantViolation
-from tests.core.building import MACHINE, TOPIC, chunk
+from tests.core.building import MACHINE, TOPIC, chunk, delivery
 
 
 class Maker:
@@ -24,10 +24,10 @@ class Maker:
         """A live assignment."""
         return self.ledger.assign(TopicPartition(TOPIC, partition), 1, 0, False)
 
-    def delivery(self, state: AssignmentState, key: bytes = b"k") -> Delivery:
-        """A delivery of one record with this key."""
+    def delivery(self, state: AssignmentState, event_id: str = "k") -> Delivery:
+        """A delivery of one record with this id."""
         span = self.ledger.track(state, chunk([b"x"], offset=state.last_seen + 1))
-        return Delivery(span, 0, "1", key, b"{}", "checkout", 0, False)
+        return delivery(span, 0, "1", event_id)
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def test_the_first_leads_and_later_ones_follow(maker: Maker) -> None:
 def test_other_keys_do_not_meet(maker: Maker) -> None:
     """A claim concerns one key."""
     state, claims = maker.assign(), Claims()
-    assert claims.claim(maker.delivery(state, b"a"))
-    assert claims.claim(maker.delivery(state, b"b"))
+    assert claims.claim(maker.delivery(state, "a"))
+    assert claims.claim(maker.delivery(state, "b"))
 
 
 def test_released_the_first_follower_leads(maker: Maker) -> None:
@@ -129,10 +129,10 @@ class ClaimsMachine(RuleBasedStateMachine):
         self.maker = Maker()
         self.claims = Claims()
         self.states = [self.maker.assign(0), self.maker.assign(1)]
-        self.queues: dict[bytes, list[Delivery]] = {}
+        self.queues: dict[str, list[Delivery]] = {}
 
-    @rule(partition=st.integers(0, 1), key=st.sampled_from([b"a", b"b"]))
-    def claim(self, partition: int, key: bytes) -> None:
+    @rule(partition=st.integers(0, 1), key=st.sampled_from(["a", "b"]))
+    def claim(self, partition: int, key: str) -> None:
         if not self.states[partition].accepts:
             return
         delivery = self.maker.delivery(self.states[partition], key)

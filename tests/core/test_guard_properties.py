@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from consumer.core import interface as i
 from consumer.core.context import Context
+from consumer.core.dedup import Delivery
 from consumer.core.guard import Guard
 from consumer.core.intake import TOMBSTONE, Prepared
 from consumer.core.ledger import Ledger
@@ -33,7 +34,7 @@ from tests.core.test_guard import OTHER_TOPIC, bad, good, guarded, judge, trippe
 # -- against naive books
 
 KINDS: dict[str, Prepared | None] = {
-    "event": (ConversionEvent("1", "checkout", "a", "a", 0, "web", {}, ()), b"{}"),
+    "event": Delivery(ConversionEvent("1", "checkout", "a", "a", 0, "web", {}, ()), b"{}"),
     "filtered": TOMBSTONE,
     "rejected": Rejection(Stage.DECODE, "malformed", "no event"),
     "parked": SchemaRef("id", "1"),

@@ -171,14 +171,17 @@ def test_offsets_that_do_not_rise_are_a_bug_and_stop(offsets: tuple[int, ...]) -
 
 
 def test_books_that_do_not_add_up_stop_the_process() -> None:
-    """The invariant is checked in production, at each snapshot and each end of an assignment."""
+    """The invariant is checked in production, whenever a position is about to be given; figures show it instead."""
     ledger = opened()
     track(ledger, 0)
     state = ledger.get(TP)
     assert state is not None
     state.read += 1
+    assert (ledger.totals().read, ledger.mismatch()) == (1, 1)
+    with pytest.raises(InvariantViolation, match="does not add up, by 1"):
+        ledger.check()
     with pytest.raises(InvariantViolation, match="does not add up"):
-        ledger.totals()
+        ledger.final_positions([state])
     with pytest.raises(InvariantViolation, match="does not add up"):
         ledger.drop(TP)
 

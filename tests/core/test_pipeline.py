@@ -58,7 +58,7 @@ def test_what_happened_is_counted() -> None:
     assert dict(counters.delivered_by_name) == {"checkout": 1}
     assert dict(counters.filtered) == {"event_name": 1, "tombstone": 1}
     assert dict(counters.rejections) == {("decode", "malformed"): 1}
-    assert dict(counters.convert_warnings) == {"value_zero": 1}
+    assert dict(counters.convert_warnings) == {("value_zero", "custom_data.value"): 1}
     assert core.statistics().freshness.total.delivered == 1
 
 

@@ -150,7 +150,7 @@ def test_a_message_of_each_kind_is_kept() -> None:
         ("decode", "malformed"): "the value is not an event",
         ("deliver", "refused"): "bad value",
     }
-    assert samples.warnings == {"value_zero": "a value of zero"}
+    assert samples.warnings == {("value_zero", "custom_data.value"): "a value of zero"}
 
 
 def test_progress_is_counted_from_the_last_settlement() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -52,3 +53,29 @@ def test_a_token_from_a_file_guards_all_but_the_probes(kafka: Kafka, api: Api, t
         assert seconds < 15
         stream.read()  # to a proper end: what breaks off raises
     assert "5up3rs3cr3t" not in process.stderr + process.stdout
+
+
+def test_the_page_has_an_address_of_its_own(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """The log names both: figures at the one, what machines ask for at the other, and one token guards them."""
+    topic, group = new_topic(kafka), new_group()
+    write_generated(kafka, topic, generated(50)[1])
+    env = run_environment(
+        tmp_path, kafka, topic, group, api.url,
+        PINSTREAM_PAGE_ADDRESS="127.0.0.1:0", PINSTREAM_HTTP_TOKEN="5up3rs3cr3t",
+    )  # fmt: skip
+    with Process(tmp_path, "run", env=env) as process:
+        urls = process.until_logged("starting")
+        page, main = urls["page"], urls["health"]
+        process.until(lambda: ask(main, "/readyz", {}).status == 200, "readiness")
+        assert ask(main, "/healthz", {}).status == 200
+        assert ask(main, "/metrics", {}).status == 401
+        token = {"Authorization": "Bearer 5up3rs3cr3t"}
+        assert ask(main, "/metrics", token).status == 200
+        elsewhere = ask(main, "/status", token)
+        assert elsewhere.status == 404
+        assert b"PINSTREAM_PAGE_ADDRESS" in elsewhere.read()
+        assert ask(page, "/status", {}).status == 401
+        process.until(
+            lambda: json.loads(ask(page, "/status", token).read())["ledger"]["read"] == 50, "all read"
+        )
+        assert process.stop()[0] == 0

@@ -369,6 +369,7 @@ class Watch:
     def settled_down(self, pipeline: Pipeline) -> None:
         """The commands were given: do the books add up, and are the limits held?"""
         world, ledger, room = self._world, pipeline.ledger, pipeline.room()
+        ledger.check()
         totals = ledger.totals()
         settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
         held = pipeline.admission.held

@@ -148,7 +148,13 @@ def full_counters() -> Counters:
     counters.rejections.update({("convert", "expired"): 7, ("deliver", "refused"): 5})
     counters.filtered.update({"event_name": 210, "tombstone": 4})
     counters.delivered_by_name.update({"checkout": 31_000, "page_visit": 870_000})
-    counters.convert_warnings.update({"value_zero": 12, "em_malformed": 77})
+    counters.convert_warnings.update(
+        {
+            ("zero_value", "custom_data.value"): 12,
+            ("malformed", "user_data.em"): 77,
+            ("malformed", "user_data.ph"): 5,
+        }
+    )
     counters.api_warnings.update({"'currency' is recommended": 8})
     counters.api_errors.update({"'em' is not hashed": 9})
     counters.answers.update({"200": 1_000, "429": 6, "timeout": 2})
@@ -210,8 +216,9 @@ def samples() -> SamplesSnapshot:
             ("deliver", "refused"): "'currency' *** is not a valid currency code",
         },
         warnings={
-            "value_zero": "custom_data.value is zero",
-            "em_malformed": "user_data.em is not an e-mail address: left out",
+            ("zero_value", "custom_data.value"): "custom_data.value is zero",
+            ("malformed", "user_data.em"): "user_data.em is not an e-mail address: left out",
+            ("malformed", "user_data.ph"): "user_data.ph is not a phone number: left out",
         },
     )
 
@@ -377,7 +384,7 @@ async def serving(
     """A server on loopback, on a free port."""
     shown = Shown(scene())
     server = make_server(shown, host=host, stall_after=stall_after)
-    url = await server.start()
+    url = (await server.start()).page
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
             yield Served(url, server, session, shown)

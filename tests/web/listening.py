@@ -33,7 +33,7 @@ async def running(scene: Callable[[], Statistics], **more: Any) -> AsyncIterator
         "fetched_at": lambda: shown.fetched_at,
     }
     server = WebServer(shown.snapshot, shown.tell, **(own | more))
-    url = await server.start()
+    url = (await server.start()).page
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
             yield Served(url, server, session, shown)

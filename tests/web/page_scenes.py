@@ -56,6 +56,51 @@ def lagging(seconds: float = 1_260.0) -> dict[str, Any]:
     return made
 
 
+def enormous() -> dict[str, Any]:
+    """The same, with figures of twelve digits wherever there is one that counts. The ledger still adds up."""
+    made = full()
+    made["ledger"] = {
+        "read": 987_654_321_098,
+        "delivered": 387_654_321_098,
+        "duplicate": 200_000_000_000,
+        "filtered": 150_000_000_000,
+        "dead_lettered": 125_000_000_000,
+        "open": 125_000_000_000,
+    }
+    for one in made["partitions"]:
+        one["ledger"] = dict(made["ledger"])
+        one |= dict.fromkeys(("lag", "committed", "position", "end"), 201_348_765_123)
+    made["released"] = made["passed_over"] = 123_456_789_012
+    made["counts"] = _twelve_digits(made["counts"])
+    made["freshness"]["delivered"] = made["key_store"]["keys"] = 387_654_321_098
+    made["key_store"]["evicted_early"] = 123_456_789_012
+    for one in made["destination"]["accounts"]:
+        one |= {"in_flight": 123_456_789_012, "queued": 123_456_789_012}
+    for name in ("hour", "day"):
+        for one in made["coverage"][name].values():
+            one["events"] *= 10 ** (12 - len(str(one["events"])))
+    for one in made["latest_dead_letters"]:
+        one["offset"] = 201_348_765_123
+    made["oldest_open"]["offset"] = 201_348_765_123
+    return made
+
+
+def enormous_history() -> dict[str, Any]:
+    """Rates and a lag of twelve digits."""
+    made = history()
+    for step in made["steps"]:
+        for name, values in step["series"].items():
+            if name.endswith("_per_second") or name == "lag":
+                step["series"][name] = [None if value is None else value * 10**8 for value in values]
+    return made
+
+
+def _twelve_digits(counts: Any) -> Any:
+    if isinstance(counts, Mapping):
+        return {name: _twelve_digits(one) for name, one in counts.items()}
+    return counts * 10 ** (12 - len(str(counts))) if isinstance(counts, int) and counts else counts
+
+
 def oldest(waits_for: str, age: float = 12.4, account: str | None = ACCOUNT) -> dict[str, Any]:
     """An oldest open event."""
     place = {"topic": TOPIC, "partition": 3, "offset": 1_200_348}
@@ -67,7 +112,9 @@ SAMPLES: Mapping[str, Any] = {
         "convert": {"no_identity": "none of em, hashed_maids, or client_ip_address and client_user_agent"},
         "decode": {"malformed": "the bytes end within a field (order.items[].price)"},
     },
-    "convert_warnings": {"em_malformed": "em: no @ with something on both sides"},
+    "convert_warnings": {
+        "malformed": {"user_data.em": "user_data.em is not an e-mail address: left out"},
+    },
 }
 
 

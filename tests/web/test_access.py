@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.adapters.conversions_api import FileToken
-from consumer.web.access import admits
+from consumer.web.access import admits, no_sites_name
 from tests.web.building import Served, busy, idle
 from tests.web.listening import WITHIN, listening, running
 
@@ -108,10 +108,72 @@ async def test_no_path_is_taken_for_a_probe(served: Served, path: str) -> None:
     assert (await raw(host, int(port), path)).startswith(b"HTTP/1.1 401 ")
 
 
-async def raw(host: str, port: int, path: str, headers: str = "") -> bytes:
+OURS = [
+    "", "127.0.0.1", "127.0.0.1:8080", "[::1]:8080", "[fe80::1]", "10.1.2.3:80", "localhost:8080", "LocalHost",
+    "pinstream", "pinstream:8080", "shop.localhost", "shop.local.:80", "a.svc.cluster.local:8080", "a.internal",
+]  # fmt: skip
+FOREIGN = [
+    "evil.example.com", "evil.example.com:8080", "127.0.0.1.evil.example.com", "evil.com.", "local.evil.com",
+    "xlocal.com", "1.2.3", "[evil.com]", "[::1", "localhost.evil.com:80", "evil.com#localhost", "user@evil.com:80",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/", "/status", "/history", "/events", "/nothing"])
+async def test_without_a_token_another_sites_name_is_shown_nothing(path: str) -> None:
+    """A site whose name was made to point here (DNS rebinding) reads nothing through its visitor's browser."""
+    async with running(busy) as served:
+        host, _, port = served.url.removeprefix("http://").rstrip("/").rpartition(":")
+        answer = await raw(host, int(port), path, asked="evil.example.com:8080")
+        assert answer.startswith(b"HTTP/1.1 421 ")
+        assert b"5207980" not in answer
+        assert b"PINSTREAM_HTTP_TOKEN" in answer
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+async def test_machines_may_ask_by_any_name(path: str) -> None:
+    """Prometheus knows its targets by names of the house, with dots in them."""
+    async with running(busy) as served:
+        host, _, port = served.url.removeprefix("http://").rstrip("/").rpartition(":")
+        assert (await raw(host, int(port), path, asked="pinstream-1.shop.example")).startswith(
+            b"HTTP/1.1 200 "
+        )
+
+
+async def test_with_a_token_the_page_has_any_name(served: Served) -> None:
+    """A browser sends a password only to the site that it was given for."""
+    host, _, port = served.url.removeprefix("http://").rstrip("/").rpartition(":")
+    shown = f"Authorization: Bearer {TOKEN}\r\n"
+    answer = await raw(host, int(port), "/status", shown, asked="pinstream.shop.example")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert (await raw(host, int(port), "/status", asked="localhost")).startswith(b"HTTP/1.1 401 ")
+
+
+def test_which_names_no_site_can_have() -> None:
+    """Addresses, names without a dot, and the endings kept for local networks."""
+    assert [name for name in OURS if not no_sites_name(name)] == []
+    assert [name for name in FOREIGN if no_sites_name(name)] == []
+
+
+@given(st.text(max_size=40))
+def test_no_host_header_crashes(header: str) -> None:
+    """Whatever is sent, there is an answer."""
+    assert no_sites_name(header) in (True, False)
+
+
+async def test_another_site_is_never_allowed_to_read(served: Served) -> None:
+    """Neither with the token nor without: no answer says that another origin may have it."""
+    for authorization in (f"Bearer {TOKEN}", ""):
+        headers = {"Origin": "https://evil.example.com", "Authorization": authorization}
+        for path in ("/", "/status", "/history", "/metrics", "/healthz"):
+            async with served.session.get(served.url.rstrip("/") + path, headers=headers) as answer:
+                assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+                assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+async def raw(host: str, port: int, path: str, headers: str = "", asked: str = "x") -> bytes:
     """The answer to a request for exactly this path."""
     reader, writer = await asyncio.open_connection(host, port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n".encode())
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: {asked}\r\nConnection: close\r\n{headers}\r\n".encode())
     async with asyncio.timeout(WITHIN):
         answer = await reader.read()
     writer.close()
@@ -128,7 +190,7 @@ async def test_a_new_token_in_the_file_counts_from_the_next_request_on(tmp_path:
     """Without a restart, as that of the API does; the old one is refused then."""
     path = tmp_path / "token"
     path.write_text("first-token\n")
-    async with running(idle, token=FileToken(path).value) as served:
+    async with running(idle, token=FileToken(path, "PINSTREAM_HTTP_TOKEN_FILE").value) as served:
         assert await status_of(served, "/status", "Bearer first-token") == 200
         path.write_text("the-second-token\n")
         assert await status_of(served, "/status", "Bearer first-token") == 401

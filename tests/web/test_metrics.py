@@ -15,6 +15,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.core.coverage import Coverage
+from consumer.core.dedup import Delivery
 from consumer.core.freshness import AGE_BOUNDS
 from consumer.core.interface import KeysLookedUp, LookUpKeys
 from consumer.core.model import ConversionEvent
@@ -150,10 +151,18 @@ def test_figures_agree_with_the_status_document() -> None:
     assert within / document["freshness"]["delivered"] == document["freshness"]["within_one_hour"]
     for family, name in {
         "answers": "answers", "no_verdicts": "no_verdicts", "filtered_records": "filtered",
-        "delivered_events": "delivered_by_event_name", "convert_warnings": "convert_warnings",
+        "delivered_events": "delivered_by_event_name",
         "api_warnings": "api_warnings", "api_errors": "api_errors", "failures": "failures",
     }.items():  # fmt: skip
         assert by_label(found, f"pinstream_{family}_total") == counts[name]
+    for family, name, both in (
+        ("convert_warnings", "convert_warnings", ("code", "field")),
+        ("rejected_records", "rejections", ("stage", "code")),
+    ):
+        for outer, inner in counts[name].items():
+            for key, count in inner.items():
+                pair = dict(zip(both, (outer, key), strict=True))
+                assert value(found, f"pinstream_{family}_total", **pair) == count
     for family, name in {
         "calls": "calls", "sent_events": "events_sent", "sent_bytes": "bytes_sent", "followers": "followers",
         "batches_bisected": "batches_bisected", "batches_retried": "batches_retried",
@@ -184,7 +193,7 @@ def test_coverage_cannot_grow_without_bound() -> None:
     seen = Coverage(Random(0).random)
     for number in range(1_000):
         event = ConversionEvent(ACCOUNT, f"name {number}", "id", "id", 0, "web", {}, ())
-        seen.add([event], 0.0)
+        seen.add([Delivery(event, b"{}")], 0.0)
     found = series(scrape(statistics(coverage=seen.snapshot(0.0))))
     ratios = [one for name, one in found if name == "pinstream_parameter_coverage_ratio"]
     assert len(ratios) == 65 * 11

@@ -76,7 +76,11 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         assert "none of em, hashed_maids" in await text(shown, "#reasons")
         assert "orders [0] at offset 1,200,340 convert no_identity" in await text(shown, "#latest")
         notes = await text(shown, "#notes")
-        for note in ("'em' is not hashed 9", "timeout 2", "em_malformed 77 em: no @ with something"):
+        for note in (
+            "'em' is not hashed 9",
+            "timeout 2",
+            "malformed in user_data.em 77 user_data.em is not an e-mail address",
+        ):
             assert note in re.sub(" times ", " ", notes)
         assert "Reads orders, ^shop\\..* as group pinstream" in await text(shown, "#route")
         assert await shown.is_hidden("#mode")
@@ -176,6 +180,12 @@ async def test_a_ledger_that_does_not_add_up_is_not_hidden(visit: Visit) -> None
         await live(shown)
         assert (await text(shown, "#state")).startswith("The ledger does not add up.")
         assert "≠ 5,207,980 read" in await text(shown, "#sum")
+    hidden = scenes.full()
+    hidden["ledger_mismatch"] = 2
+    async with stand(hidden) as server, visit(server.url) as shown:
+        await live(shown)
+        assert (await text(shown, "#state")).startswith("The ledger does not add up.")
+        assert (await text(shown, "#sum")).startswith("It does not add up:")
 
 
 async def test_one_refused_account_of_two_is_told_apart(visit: Visit) -> None:

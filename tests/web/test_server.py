@@ -347,7 +347,7 @@ async def test_address_in_use_is_one_line_that_names_the_variable(taken: int) ->
     )
     assert caught.value.exit_code == 2
     server = make_server(shown)
-    assert (await server.start()).startswith("http://127.0.0.1:")
+    assert (await server.start()).page.startswith("http://127.0.0.1:")
     await server.stop()
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -13,6 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.adapters.key_store.interface import Window
+from consumer.adapters.key_store.memory import MemoryKeyStore
+from consumer.app.run import Member
 from consumer.core.coverage import PARAMETERS
 from consumer.core.interface import KeysLookedUp, LookUpKeys
 from consumer.core.statistics import Counters, OldestOpen, PartitionStatistics, WaitsFor
@@ -90,7 +94,9 @@ _TYPES = {int: "int", float: "float", str: "str", bool: "bool", type(None): "nul
 def _fields(value: Any, path: str = "") -> set[tuple[str, str]]:
     """The places of all that is no object and no array, and the types there."""
     if isinstance(value, dict):
-        inner = [(f"{path}.{name}" if path else name, one) for name, one in value.items()]
+        # Names of conversion fields have dots of their own.
+        names = {name: name.replace(".", "_") for name in value}
+        inner = [(f"{path}.{names[name]}" if path else names[name], one) for name, one in value.items()]
     elif isinstance(value, list):
         inner = [(f"{path}[]", one) for one in value]
     else:
@@ -111,6 +117,18 @@ def test_every_field_is_explained_and_no_other() -> None:
         if not any(pattern.fullmatch(field) and kind in kinds for pattern, kinds in told)
     } == set()
     assert [row for row, _ in rows if not any(_pattern(row).fullmatch(field) for field, _ in fields)] == []
+
+
+def test_a_member_says_of_itself_what_the_scenes_say() -> None:
+    """The fields that come from the process and not from the core are those that the page explains, too."""
+    settings: Any = SimpleNamespace(
+        kafka=SimpleNamespace(group_id="pinstream", topics=("orders",)),
+        pinterest=SimpleNamespace(api_url="https://api.pinterest.com/v5", test_mode=False),
+    )
+    none: Any = None
+    assert _fields(Member(settings, none, MemoryKeyStore(Window.of(3_600.0), 1_000_000)).info()) == _fields(
+        dict(INFO)
+    )
 
 
 def _pattern(row: str) -> re.Pattern[str]:
@@ -242,8 +260,8 @@ def test_dead_letters_and_samples_show_single_cases() -> None:
     assert [one["at"] for one in letters] == sorted((one["at"] for one in letters), reverse=True)
     for kind in ("rejections", "convert_warnings"):
         assert set(document["samples"][kind]) == set(document["counts"][kind])
-    for stage, codes in document["samples"]["rejections"].items():
-        assert set(codes) == set(document["counts"]["rejections"][stage])
+        for outer, inner in document["samples"][kind].items():
+            assert set(inner) == set(document["counts"][kind][outer])
 
 
 def test_lag_in_seconds_is_that_of_the_core() -> None:
@@ -274,6 +292,10 @@ def test_every_counter_is_in_the_document() -> None:
     for name, value in vars(counters).items():
         if name == "rejections":
             assert document[name]["convert"] == {"expired": 7, "no_identity": 41}
+        elif name == "convert_warnings":
+            assert document[name] == {
+                "malformed": {"user_data.em": 77, "user_data.ph": 5}, "zero_value": {"custom_data.value": 12},
+            }  # fmt: skip
         else:
             assert document[_NAMES.get(name, name)] == value, name
     assert set(document) == {_NAMES.get(name, name) for name in vars(Counters())}

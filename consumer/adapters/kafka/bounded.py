@@ -47,6 +47,7 @@ from consumer.adapters.kafka.trouble import (
     describe_error,
     exception_error,
     ignore_trouble,
+    tell,
 )
 from consumer.adapters.thread import OwnThread, post
 from consumer.core.interface import Assignment
@@ -463,7 +464,7 @@ class _Reader:
         elif (fatal := as_fatal(error)) is not None:
             self._failure = self._failure or fatal
         else:
-            self._on_trouble(error.name(), told)
+            tell(self._on_trouble, error)
 
     def _fail(self, text: str) -> None:
         self._failure = self._failure or KafkaError(f"Kafka: {text}")

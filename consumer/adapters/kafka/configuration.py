@@ -25,6 +25,18 @@ LOGGER: Final = logging.getLogger("consumer.kafka")
 """librdkafka's own log lines. They name brokers and topics, never a record's content or a password."""
 LOGGER.addHandler(logging.NullHandler())  # silent until the application says where logs go
 
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Without what is told as trouble, or by whoever asked: each connection that failed (``FAIL``).
+
+    librdkafka logs it beside handing it to the client's ``error_cb``. Who debugs still sees it.
+    """
+    told_already = isinstance(record.args, tuple) and record.args[:1] == ("FAIL",)
+    return not told_already or logging.getLogger().isEnabledFor(logging.DEBUG)
+
+
+LOGGER.addFilter(_is_news)
+
 _COMMITS = "pinstream itself commits what is settled, and only that; anything else would lose events"
 _ONLY_COMMITTED = "records of aborted transactions must not be delivered: it is always read_committed"
 _ACKNOWLEDGED = "a dead letter counts as stored only when all in-sync replicas have it"

@@ -37,7 +37,7 @@ from consumer.adapters.kafka.commits import (
 )
 from consumer.adapters.kafka.configuration import is_cooperative, make_client
 from consumer.adapters.kafka.starts import OffsetSource, Start, find_starts
-from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
+from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error, tell
 from consumer.core.interface import Assignment
 from consumer.core.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
@@ -146,6 +146,7 @@ class GroupMember:
         """The last poll is so long ago that the group has given our partitions away, or is about to."""
         self._failure: Exception | None = None
         self._ends: dict[TopicPartition, int] = {}
+        self._ends_of_fetches: dict[TopicPartition, int] = {}
         self._reached: dict[TopicPartition, int] = {}
         self._ends_due = 0.0
         self._ask_due = 0.0
@@ -280,10 +281,18 @@ class GroupMember:
         if now < self._ends_due:
             return
         self._ends_due = now + _ENDS_EVERY
-        # librdkafka does not know an end before the first fetch: keep what was asked for.
+        # librdkafka knows an end from its last fetch, and none before the first: until it hears another one, what was
+        # asked for since stands. Ends go back too, where a log was cut or made anew.
+        before, self._ends_of_fetches = (
+            self._ends_of_fetches,
+            {
+                name: self._consumer.get_watermark_offsets(raw, cached=True)[1]
+                for name, raw in zip(self._held, _raw(self._held), strict=True)
+            },
+        )
         known = {
-            name: max(self._ends.get(name, -1), self._consumer.get_watermark_offsets(raw, cached=True)[1])
-            for name, raw in zip(self._held, _raw(self._held), strict=True)
+            name: end if end >= 0 and end != before.get(name) else self._ends.get(name, end)
+            for name, end in self._ends_of_fetches.items()
         }
         if self._paused and now >= self._ask_due:
             self._ask_one_end(known)
@@ -455,7 +464,7 @@ class GroupMember:
         elif (fatal := as_fatal(error)) is not None:
             self._failure = self._failure or fatal
         else:
-            self._hooks.trouble(error.name(), describe_error(error))
+            tell(self._hooks.trouble, error)
 
     def _fail(self, text: str) -> None:
         self._failure = self._failure or KafkaError(f"Kafka: {text}")

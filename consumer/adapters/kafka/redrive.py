@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -35,6 +36,7 @@ from consumer.adapters.kafka.trouble import (
     describe_error,
     exception_error,
     ignore_trouble,
+    tell,
 )
 from consumer.adapters.thread import OwnThread, post
 from consumer.errors import KafkaError
@@ -217,7 +219,7 @@ class Redriver:
         )
 
     def _heard_error(self, error: confluent_kafka.KafkaError) -> None:
-        post(self._loop, self._on_trouble, error.name(), describe_error(error))
+        tell(functools.partial(post, self._loop, self._on_trouble), error)
 
 
 class _Lot:

@@ -8,6 +8,7 @@ and deliver nothing, so they become a `consumer.errors.KafkaError`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -18,7 +19,7 @@ from consumer.errors import KafkaError
 _Code = confluent_kafka.KafkaError
 
 OnTrouble = Callable[[str, str], None]
-"""Told on the event loop of what librdkafka mends by itself: a code (``_TRANSPORT``) and a line."""
+"""Told on the event loop of what librdkafka mends by itself: a code (``_TRANSPORT``) and a line, without the code."""
 
 _LOGIN = (
     "the broker refused the login: check KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM"
@@ -53,6 +54,11 @@ _FATAL: Final = {
     _Code.UNRELEASED_INSTANCE_ID: _FENCED,
 }
 
+_STATE: Final = re.compile(r" \((?:after )?\d+ms in state .*\)$")
+_NO_CONNECTION: Final = re.compile(
+    r"(?:\w+://)?(?P<broker>[^\s/]+)/\S+: Connect to ipv[46]#(?P<address>\S+) failed: (?P<why>.+)"
+)
+
 
 def as_fatal(error: confluent_kafka.KafkaError) -> KafkaError | None:
     """The error that ends the run, or None if librdkafka mends this one by itself."""
@@ -64,8 +70,24 @@ def as_fatal(error: confluent_kafka.KafkaError) -> KafkaError | None:
 
 
 def describe_error(error: confluent_kafka.KafkaError) -> str:
-    """``CODE: librdkafka's words``, on one line."""
-    return f"{error.name()}: {' '.join(error.str().split())}"
+    """``CODE: what words tell``, on one line."""
+    return f"{error.name()}: {words(error)}"
+
+
+def words(error: confluent_kafka.KafkaError) -> str:
+    """librdkafka's words, on one line; without what only its authors can use, and what differs each time."""
+    said = _STATE.sub("", " ".join(error.str().split()))
+    failed = _NO_CONNECTION.fullmatch(said)
+    if failed is None:
+        return said
+    at = "" if failed["address"] == failed["broker"] else f" ({failed['address']})"
+    return f"no connection to {failed['broker']}{at}: {failed['why']}"
+
+
+def tell(on_trouble: OnTrouble, error: confluent_kafka.KafkaError) -> None:
+    """Tell what librdkafka says of itself, unless it was told already: a lone broker's own error says it is away."""
+    if error.code() != _Code._ALL_BROKERS_DOWN or not error.str().startswith("1/1 "):
+        on_trouble(error.name(), words(error))
 
 
 def exception_error(error: confluent_kafka.KafkaException) -> confluent_kafka.KafkaError:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import shutil
-import socket
 import tempfile
 import time
 from pathlib import Path
@@ -18,11 +15,10 @@ from consumer.app.workers.shares import check as divide
 from consumer.app.workers.shares import count_of, share
 from consumer.errors import PinstreamError, SettingsError
 from consumer.settings import Settings
+from consumer.web.listening import LOCAL_HOSTS, LOOPBACK, Place, is_taken, main_place, page_place, try_out
 
 _ASK_WITHIN = 3.0
 _OURS = b"server: pinstream"
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - asked, not listened on
-_ONLY_HERE = ("127.0.0.1", "::1", "localhost")
 _MIB = 1024 * 1024
 
 
@@ -102,23 +98,39 @@ def _write(folder: Path, variable: str) -> None:
 
 async def page(found: Found) -> Said:
     """Whether page, /status, health and metrics can be served where they should be."""
-    address = found.settings.pinstream.http_address
-    if address is None:
+    own = found.settings.pinstream
+    if own.http_address is None:
         raise Skip("PINSTREAM_HTTP_ADDRESS is empty: no page, no health, no metrics")
-    host, port = address
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    places = [main_place(*own.http_address)]
+    if own.page_address is not None:
+        places.append(page_place(*own.page_address))
+    free = [await _is_free(place) for place in places]
+    # Each alone can be had; together, too? A name and a number may be the same address.
+    if all(free):
+        await try_out(*places)
+    said = [_said(place, is_free) for place, is_free in zip(places, free, strict=True)]
+    return Said("; ".join(said) + _openness(found.settings, places[-1].host))
+
+
+async def _is_free(place: Place) -> bool:
+    """Whether it is free; False: a pinstream serves there. Raises `SettingsError` if neither."""
     try:
-        server = await asyncio.start_server(_hang_up, host, port)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            return await _in_use(host, port, where)
-        raise SettingsError(
-            f"PINSTREAM_HTTP_ADDRESS: cannot listen on {where} ({_why(error)}); choose another address, or set it "
-            "empty to serve nothing"
-        ) from error
-    server.close()
-    await server.wait_closed()
-    return Said((f"{where} is free" if port else f"{host}, any free port") + _openness(found.settings, host))
+        await try_out(place)
+    except SettingsError as error:
+        if not is_taken(error):
+            raise
+        if not await _is_ours(place):
+            raise SettingsError(
+                f"{place.variable}: {place} is used by another program; choose another address, or stop that program"
+            ) from error
+        return False
+    return True
+
+
+def _said(place: Place, is_free: bool) -> str:
+    if not is_free:
+        return f"{place}: a pinstream serves it already; a second one here needs an address of its own"
+    return f"{place} is free" if place.port else f"{place.host}, any free port"
 
 
 def _openness(settings: Settings, host: str) -> str:
@@ -126,23 +138,15 @@ def _openness(settings: Settings, host: str) -> str:
     own = settings.pinstream
     if own.http_token is not None or own.http_token_file is not None:
         return "; all but health asks for PINSTREAM_HTTP_TOKEN"
-    if host in _ONLY_HERE:
+    if host in LOCAL_HOSTS:
         return ""
     return "; whoever reaches it may look, since PINSTREAM_HTTP_TOKEN is not set"
 
 
-async def _in_use(host: str, port: int, where: str) -> Said:
-    if await _is_ours(host, port):
-        return Said(f"{where}: a pinstream serves it already; a second one here needs an address of its own")
-    raise SettingsError(
-        f"PINSTREAM_HTTP_ADDRESS: {where} is used by another program; choose another address, or stop that program"
-    )
-
-
-async def _is_ours(host: str, port: int) -> bool:
+async def _is_ours(place: Place) -> bool:
     try:
         async with asyncio.timeout(_ASK_WITHIN):
-            reader, writer = await asyncio.open_connection(_LOOPBACK.get(host, host), port)
+            reader, writer = await asyncio.open_connection(LOOPBACK.get(place.host, place.host), place.port)
             try:
                 writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
                 return _OURS in (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -150,17 +154,6 @@ async def _is_ours(host: str, port: int) -> bool:
                 writer.close()
     except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         return False
-
-
-async def _hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.close()
-
-
-def _why(error: Exception) -> str:
-    """In the system's words: asyncio's would repeat the address."""
-    if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno is not None:
-        return os.strerror(error.errno).lower()
-    return "no such host"
 
 
 async def token(found: Found) -> Said:

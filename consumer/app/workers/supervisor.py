@@ -100,7 +100,7 @@ class Supervisor:
             more_metrics=showing.WorkersCollector(self._seen),
         )
         try:
-            log_starting(self._settings, page=None if server is None else await server.start())
+            log_starting(self._settings, None if server is None else await server.start())
             structlog.get_logger().info("supervising", workers=self._count)
             self._feed(s.Begun())
             end = await self._end

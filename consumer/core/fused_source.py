@@ -1,0 +1,229 @@
+"""Writes the Python that goes from one writer's bytes straight to the conversion event: one function.
+
+Theory of operation. Decoding and converting are two generated functions (`avro_source`, `convert_source`) with a
+commerce event between them: dictionaries that are made only to be taken apart again. Here the same two generators
+write into one function. Where the first would put a field into a dictionary it puts it into a variable, and where the
+second would look the field up it names the variable; what each of them decides stays where it is written.
+
+Fields of records, and of records in records, become variables (they are *spread*). The items are read as tuples of
+their fields and taken apart again by the loop over them. Whatever else there is (maps, unions, arrays in arrays,
+records that stand in several places) is read as it always was, and looked up as it always was.
+
+What the function gives is what the two would: a property test holds them against each other. It gives None where it
+is not certain, and raises where something is wrong; both mean: ask the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from consumer.core.avro_source import (
+    NO_BRANCH,
+    ArrayPlan,
+    DefaultPlan,
+    Function,
+    Module,
+    OptionalPlan,
+    Plan,
+    RecordPlan,
+    branch_bytes,
+)
+from consumer.core.convert_paths import EACH, Step, StepKind
+from consumer.core.convert_source import Generator, Task
+from consumer.core.convert_targets import CONTENTS
+from consumer.core.convert_writer import Reader, Reads
+from consumer.core.model import Converted
+from consumer.core.source_writer import Writer
+
+Fused = Callable[[bytes, int, float, float], Converted | None]
+"""``(data, at, oldest, present)``: see `convert_source.Function`."""
+
+_MAX_SPREAD: Final = 64
+"""Fields of a record that is spread."""
+_MAX_DEPTH: Final = 8
+
+Path = tuple[Step, ...]
+
+
+class _Variables:
+    """Which variable holds what stands at a path; what lies below it is looked up from there."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._places: dict[Path, str] = {}
+        self._readers: dict[str, Reader] = {}
+
+    def put(self, path: Path, variable: str) -> None:
+        """The value at `path` is in `variable`."""
+        self._places[path] = variable
+
+    def value(self, steps: Path) -> str:
+        """See `Reads`."""
+        variable, rest = self._nearest(steps)
+        return self._reader(variable).value(rest) if rest else variable
+
+    def all_values(self, steps: Path) -> str:
+        """See `Reads`."""
+        variable, rest = self._nearest(steps)
+        return Reader(self._writer, variable, True).all_values(rest)
+
+    def _nearest(self, steps: Path) -> tuple[str, Path]:
+        for count in range(len(steps), 0, -1):
+            variable = self._places.get(steps[:count])
+            if variable is not None:
+                return variable, steps[count:]
+        raise KeyError(steps)
+
+    def _reader(self, variable: str) -> Reader:
+        """Of what is in a variable; a record of nulls stands for null."""
+        if variable not in self._readers:
+            absent: dict[str, None] = {}
+            root = f"{variable}_or"
+            self._writer.line(f"{root} = {variable} or {self._writer.bind(absent, 'absent')}")
+            self._readers[variable] = Reader(self._writer, root, True, absent)
+        return self._readers[variable]
+
+
+class _FusedGenerator(Generator):
+    """Writes the function for records that are read as `plan` says."""
+
+    def __init__(self, task: Task, plan: RecordPlan) -> None:
+        self._plan = plan
+        self._module = Module(plan)
+        writer = Writer(self._module.constants)
+        self._variables = _Variables(writer)
+        super().__init__(task, True, writer, self._variables)
+        self._function = Function(self._module, writer)
+        self._item_fields: list[tuple[str, str]] | None = None
+        """Name and variable of each field of an item, if items are read as tuples."""
+
+    def fused(self) -> str:
+        """The source of ``fused`` and of what it calls."""
+        self._spread(self._plan, ())
+        with self._writer.block("if at != len(data):"):
+            self._writer.line("return None")
+        self.convert()
+        return self._writer.source("def fused(data, at, oldest, present):") + self._module.source()
+
+    # Reading.
+
+    def _spread(self, plan: RecordPlan, path: Path) -> list[str]:
+        """Read a record's fields into variables; gives their names."""
+        return [
+            variable
+            for name, value in plan.fields or ()
+            for variable in self._field_into(value, None if name is None else (*path, _field(name)))
+        ]
+
+    def _field_into(self, plan: Plan, path: Path | None) -> list[str]:
+        """Read one field, `path` being None if we lack it; gives the variables that hold it."""
+        if path is not None and self._is_spread(plan, path):
+            assert isinstance(plan, RecordPlan)  # noqa: S101
+            return self._spread(plan, path)
+        if path is not None and isinstance(plan, OptionalPlan) and self._is_spread(plan.value, path):
+            return self._optional_record(plan, path)
+        variable = self._function.variable()
+        if path is not None:
+            self._variables.put(path, variable)
+        if isinstance(plan, DefaultPlan):
+            self._writer.line(f"{variable} = {self._function.default(plan)}")
+        elif path is not None and self._are_items(plan, path):
+            assert isinstance(plan, ArrayPlan)  # noqa: S101
+            self._tuples(plan, variable)
+        else:
+            self._function.read(plan, variable)
+        return [variable]
+
+    def _is_spread(self, plan: Plan, path: Path) -> bool:
+        return (
+            isinstance(plan, RecordPlan)
+            and plan.fields is not None
+            and len(plan.fields) <= _MAX_SPREAD
+            and len(path) <= _MAX_DEPTH
+            and self._module.uses[plan] == 1
+        )
+
+    def _optional_record(self, plan: OptionalPlan, path: Path) -> list[str]:
+        line, block = self._writer.line, self._writer.block
+        null, record = branch_bytes(plan)
+        assert isinstance(plan.value, RecordPlan)  # noqa: S101
+        with block(f"if (b := data[at]) == {record}:"):
+            line("at += 1")
+            variables = self._spread(plan.value, path)
+        with block(f"elif b == {null}:"):
+            line("at += 1")
+            if variables:
+                line(f"{' = '.join(variables)} = None")
+        with block("else:"):
+            line(NO_BRANCH)
+        return variables
+
+    # Items.
+
+    def _are_items(self, plan: Plan, path: Path) -> bool:
+        """Whether these are the items, and nobody but the loop over them asks for their fields."""
+        steps = (*path, EACH)
+        return (
+            steps == self._mapping.item_steps
+            and isinstance(plan, ArrayPlan)
+            and self._is_spread(plan.item, path)
+            and not any(source[: len(steps)] == steps for source in self._read_elsewhere())
+        )
+
+    def _read_elsewhere(self) -> list[Path]:
+        mapping = self._mapping
+        summed, listed = self._gathered()
+        in_loop = {"custom_data.num_items"} if summed else set()
+        in_loop |= {"custom_data.content_ids"} if listed else set()
+        steps = [
+            source.steps
+            for name, source in mapping.sources.items()
+            if not name.startswith(CONTENTS) and name not in in_loop
+        ]
+        if mapping.consent is not None:
+            steps.append(mapping.consent.source.steps)
+        return steps if mapping.dedup_key is None else [*steps, mapping.dedup_key.steps]
+
+    def _tuples(self, plan: ArrayPlan, into: str) -> None:
+        """Read items as tuples of those fields that we have."""
+        assert isinstance(plan.item, RecordPlan)  # noqa: S101
+        fields = [(name, value, self._function.variable()) for name, value in plan.item.fields or ()]
+        self._item_fields = [(name, variable) for name, _, variable in fields if name is not None]
+
+        def read_item() -> str:
+            for _, value, variable in fields:
+                if isinstance(value, DefaultPlan):
+                    self._writer.line(f"{variable} = {self._function.default(value)}")
+                else:
+                    self._function.read(value, variable)
+            return f"({', '.join(variable for _, variable in self._item_fields or ())},)"
+
+        self._function.array(into, read_item)
+
+    def _item_loop(self) -> tuple[str, Reads]:
+        if self._item_fields is None:
+            return super()._item_loop()
+        items = self._variables.value(self._mapping.item_steps[:-1])
+        item = _Variables(self._writer)
+        for name, variable in self._item_fields:
+            item.put((_field(name),), variable)
+        return f"for {', '.join(variable for _, variable in self._item_fields)}, in {items} or ():", item
+
+
+def _field(name: str) -> Step:
+    return Step(StepKind.FIELD, name)
+
+
+def write_fused(task: Task, plan: RecordPlan) -> Fused:
+    """The function that reads and converts one record of this plan."""
+    generator = _FusedGenerator(task, plan)
+    source, constants = generator.fused(), generator.constants
+    exec(compile(source, "<fused reader>", "exec"), constants)  # noqa: S102
+    fused: Fused = constants["fused"]
+    return fused
+
+
+def is_spread(plan: Plan) -> bool:
+    """Whether records of this plan can be read so: their fields become variables."""
+    return isinstance(plan, RecordPlan) and plan.fields is not None and len(plan.fields) <= _MAX_SPREAD

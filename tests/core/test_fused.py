@@ -1,0 +1,245 @@
+"""Decoding and converting in one go gives what decoding and converting give, for every record.
+
+The function alone is looked at too: where it leaves everything to the two steps nothing would be compared.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import fastavro
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.core.convert import Converter
+from consumer.core.convert_cache import REST, WATCH, Cache
+from consumer.core.decode import Decoder, framing_of
+from consumer.core.fused import MOST_SCHEMAS, FusedReading
+from consumer.core.fused_source import write_fused
+from consumer.core.intake import TwoSteps
+from consumer.core.mapping import load_mapping
+from consumer.core.model import ConversionEvent, Record, Rejection, SchemaRef
+from tests.core.convert_records import SETUPS, likely, shaped
+from tests.core.test_convert import CASES, DEFAULT, NOW, SCHEMA, WEEK, event_of
+from tests.core.test_convert_reference import comparable
+from tests.core.test_decode_properties import evolved, record
+
+Setup = tuple[dict[str, Any], str | None, str | None]
+
+
+class Both:
+    """A fused reading and two steps, of one schema and mapping; each with a converter of its own."""
+
+    def __init__(self, setup: Setup, writer: dict[str, Any] | None = None, **more: Any) -> None:
+        self.schema, overlay, partner = setup
+        self.writer = self.schema if writer is None else writer
+        self.parsed = fastavro.parse_schema(self.writer)
+        mapping = load_mapping(overlay, self.schema, default_toml=DEFAULT)
+
+        def converter() -> Converter:
+            keys = {"accounts": ("11", "22"), "partner_name": partner, "max_event_age": WEEK, **more}
+            return Converter(mapping, self.schema, **keys)
+
+        self.decoder, self.converter = Decoder(self.schema), converter()
+        ref = SchemaRef("id", "7")
+        assert self.decoder.add_schema(ref, self.writer) is None
+        self.framing = framing_of(ref)
+        self.fused = FusedReading(self.decoder, self.converter)
+        self.two_steps = TwoSteps(self.decoder, converter())
+        plan: Any = self.decoder.plans[self.framing]
+        self.function = write_fused(self.converter.task, plan)
+
+    def value(self, event: Any) -> bytes | None:
+        """The record's value; None if the event cannot be written."""
+        out = io.BytesIO(self.framing)
+        out.seek(len(self.framing))
+        try:
+            fastavro.schemaless_writer(out, self.parsed, event)
+        except (ValueError, OverflowError, TypeError, UnicodeEncodeError):
+            return None
+        return out.getvalue()
+
+    def check(self, *values: bytes | None, headers: Any = ()) -> list[Any]:
+        """Both say the same of these values; gives what they say."""
+        records = [Record(at, -1, None, value, headers) for at, value in enumerate(values)]
+        fused = [comparable_read(one) for one in self.fused.read(records, NOW)]
+        assert fused == [comparable_read(one) for one in self.two_steps.read(records, NOW)]
+        return fused
+
+    def alone(self, value: bytes) -> Any:
+        """What the function itself makes of it: None, or an exception, leaves it to the two steps."""
+        return self.function(value, len(self.framing), *self.converter.bounds(NOW))
+
+
+def comparable_read(read: Any) -> Any:
+    """Everything that is said of a record."""
+    return comparable(read) if isinstance(read, ConversionEvent) else read
+
+
+BOTH = {name: Both(setup) for name, setup in SETUPS.items()}
+RECORDS = {name: shaped(SETUPS[name][0], wild=False) for name in SETUPS}
+
+
+@pytest.mark.parametrize("name", SETUPS)
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_it_says_what_the_two_steps_say(name: str, data: st.DataObject) -> None:
+    """Whatever is written: events, refusals, warnings, what is filtered; under three schemas and mappings."""
+    both = BOTH[name]
+    event = data.draw(RECORDS[name])
+    if data.draw(st.sampled_from([True, True, True, False])):
+        event = likely(event)
+    value = both.value(event)
+    if value is not None:
+        both.check(value)
+
+
+@pytest.mark.parametrize("name", SETUPS)
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_bytes_that_were_damaged_get_the_same_verdict(name: str, data: st.DataObject) -> None:
+    """Cut, grown, flipped: what one refuses the other refuses, with the same words, and nothing raises."""
+    both = BOTH[name]
+    value = both.value(likely(data.draw(RECORDS[name])))
+    if value is None:
+        return
+    at = data.draw(st.integers(0, len(value)))
+    junk = data.draw(st.binary(max_size=3))
+    cut = data.draw(st.integers(0, 3))
+    both.check(value, value[:at] + junk + value[at + cut :], value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_schemas_of_any_shape_are_read_alike(data: st.DataObject) -> None:
+    """What the mapping does not ask for may be anything; the writer's schema may differ from ours."""
+    draw: Any = data.draw
+    extra, values = record(draw, itertools.count(), 3)
+    needed = [
+        {"name": "event_id", "type": "string"},
+        {"name": "event_type", "type": "string"},
+        {"name": "occurred_at", "type": "long"},
+        {"name": "channel", "type": "string"},
+    ]
+    customer = {"type": "record", "name": "Customer", "fields": [
+        {"name": "emails", "type": {"type": "array", "items": "string"}}]}  # fmt: skip
+    fields = [
+        *needed[:2],
+        {"name": "extra", "type": extra},
+        *needed[2:],
+        {"name": "customer", "type": customer},
+    ]
+    writer = {"type": "record", "name": "shop.Event", "fields": fields}
+    ours = evolved(draw, writer) if data.draw(st.booleans()) else writer
+    try:
+        both = Both((ours, None, None), writer)
+    except Exception:  # not a schema that pinstream starts with
+        return
+    value = both.value(
+        {
+            "event_id": data.draw(st.text(max_size=3)),
+            "event_type": "checkout",
+            "occurred_at": int(NOW * 1000) - 5,
+            "channel": "web",
+            "customer": {"emails": data.draw(st.lists(st.sampled_from(["a@b.c", "", "x"]), max_size=2))},
+            "extra": data.draw(values),
+        }
+    )
+    if value is not None:
+        both.check(value)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.get("name", case.get("case", "")))
+def test_the_vectors_hold_on_the_fast_path(case: dict[str, Any]) -> None:
+    """Every hand-written event that Avro can hold comes out alike, whichever way it is read."""
+    both = Both((SCHEMA, case.get("mapping"), None)) if case.get("mapping") else BOTH["default"]
+    value = both.value(event_of(case.get("set", {})))
+    if value is not None:
+        both.check(value)
+
+
+def test_most_vectors_are_on_the_fast_path() -> None:
+    """The tests above compare the function itself, and not the two steps with themselves."""
+    both = BOTH["default"]
+    written = [value for case in CASES if (value := both.value(event_of(case.get("set", {})))) is not None]
+    alone = [one for value in written if (one := tried(both.alone, value)) is not None]
+    assert len(written) > 150
+    assert len(alone) > 0.9 * len(written)
+    assert any(isinstance(one, Rejection) for one in alone)
+    assert any(isinstance(one, ConversionEvent) and one.warnings for one in alone)
+
+
+def tried(function: Callable[[bytes], Any], value: bytes) -> Any:
+    """None if it raises."""
+    try:
+        return function(value)
+    except Exception:
+        return None
+
+
+def test_framings_and_tombstones_in_one_fetch() -> None:
+    """Schemas by id, by header and unknown ones, tombstones and empty values, in turns."""
+    both = BOTH["default"]
+    good = both.value(event_of({}))
+    assert good is not None
+    said = both.check(good, None, b"", good, b"\0\0\0\0\x08" + good[5:], b"\xc3\x01" + good, good)
+    assert said[1] is None
+    assert isinstance(said[4], SchemaRef)
+    assert [type(one) for one in (said[0], said[3], said[6])] == [list, list, list]
+    both.check(good[5:], headers=(("__value_schema_id", good[:5]),))
+
+
+def test_schemas_beyond_the_bound_take_two_steps() -> None:
+    """Functions are written for so many schemas; the next one is read all the same."""
+    both = Both(SETUPS["default"])
+    good = both.value(event_of({}))
+    assert good is not None
+    for number in range(100, 100 + MOST_SCHEMAS + 2):
+        ref = SchemaRef("id", str(number))
+        both.decoder.add_schema(ref, SCHEMA)
+        (said,) = both.check(framing_of(ref) + good[5:])
+        assert isinstance(said, list)
+    assert sum(one is not None for one in both.fused._functions.values()) == MOST_SCHEMAS
+
+
+def test_a_record_too_wide_to_spread_takes_two_steps() -> None:
+    """As many fields as nobody has: read as before."""
+    wide = {**SCHEMA, "fields": [*SCHEMA["fields"], *(
+        {"name": f"f{n}", "type": ["null", "int"], "default": None} for n in range(60))]}  # fmt: skip
+    both = Both((wide, None, None))
+    event = {**event_of({}), **{f"f{n}": n for n in range(60)}}
+    value = both.value(event)
+    assert value is not None
+    (said,) = both.check(value)
+    assert isinstance(said, list)
+    assert list(both.fused._functions.values()) == [None]
+
+
+class TestCache:
+    """What is remembered, and when remembering is not worth it."""
+
+    def test_what_hardly_comes_again_is_not_remembered(self) -> None:
+        """A cache of nothing but new values forgets them all and rests; after that it tries again."""
+        cache = Cache(str.upper)
+        for number in range(WATCH):
+            assert cache[f"a{number}"] == f"A{number}"
+        cache.watch(WATCH)
+        assert len(cache) == 0
+        assert cache["b"] == "B"
+        assert len(cache) == 0
+        for _ in range(REST // WATCH):
+            cache.watch(WATCH)
+        assert cache["c"] == "C"
+        assert dict(cache) == {"c": "C"}
+
+    def test_what_comes_again_stays(self) -> None:
+        """Half of the values are new: the other half is worth it."""
+        cache = Cache(str.upper)
+        for number in range(WATCH // 2):
+            assert cache[f"a{number}"] == cache[f"a{number}"]
+        cache.watch(WATCH)
+        assert len(cache) == WATCH // 2
