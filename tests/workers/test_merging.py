@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -208,6 +208,15 @@ def test_what_a_dead_worker_leaves() -> None:
         0,
         None,
     )
+
+
+def test_books_that_are_wrong() -> None:
+    """Two errors never look right together; and with the process that made it an error ends, as by any restart."""
+    off = [statistics(partition(0, delivered=3), mismatch=by) for by in (2, -2, 1)]
+    assert abs(merge(off).mismatch) == 2
+    wrong = replace(off[0], totals=replace(off[0].totals, read=5))
+    left = remains(wrong)
+    assert (left.mismatch, left.totals) == (0, totals(delivered=3, released=2))
 
 
 def test_whether_somebody_made_progress() -> None:

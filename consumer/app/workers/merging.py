@@ -50,18 +50,22 @@ def merge(snapshots: Sequence[Statistics]) -> Statistics:
 
 def remains(last: Statistics) -> Statistics:
     """What is left of a worker that is gone, from its last snapshot."""
-    totals = last.totals
-    let_go = replace(totals, read=totals.read - totals.open, released=totals.released + totals.open, open=0)
     return replace(
         merge([]),
-        totals=let_go,
+        totals=_let_go(last.totals),
         passed=last.passed,
         freshness=replace(NO_FRESHNESS, age_sum=last.freshness.age_sum, buckets=last.freshness.buckets),
         counters=last.counters,
         letters=last.letters,
         samples=last.samples,
-        mismatch=last.mismatch,
     )
+
+
+def _let_go(totals: Totals) -> Totals:
+    """What is not settled is released. Books that were wrong are closed as well: the next process begins new ones."""
+    settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
+    released = max(totals.released, totals.read + totals.released - settled)
+    return replace(totals, read=settled, open=0, released=released)
 
 
 class Merged:
@@ -249,6 +253,11 @@ def _worst(values: Sequence[float]) -> float:
     return max(values, default=0.0)
 
 
+def _furthest(values: Sequence[int]) -> int:
+    """The one that is furthest off: two that are wrong must not look right together."""
+    return max(values, key=abs, default=0)
+
+
 def _all(values: Sequence[bool]) -> bool:
     return bool(values) and all(values)
 
@@ -273,6 +282,6 @@ _RULES: Final[Mapping[str, Callable[[Sequence[Any]], Any]]] = {
     "coverage": _coverage,
     "letters": _letters,
     "samples": _samples,
-    "mismatch": sum,
+    "mismatch": _furthest,
 }
 """For every field of `Statistics` how that of many is made."""
