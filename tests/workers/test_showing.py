@@ -111,7 +111,7 @@ async def test_the_web_server_asks_and_shows() -> None:
         others=lambda: trouble[0] if trouble else None,
         more_metrics=WorkersCollector(lambda: [seen()]),
     )
-    url = str(await server.start())
+    url = (await server.start()).page
     try:
         async with aiohttp.ClientSession(url) as session:
 
