@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from consumer.app import building
-from consumer.app.run import log_starting, process, web_server
+from consumer.app.run import log_starting, process, run_service, web_server
 from consumer.app.signals import on_stop_signal
 from consumer.app.workers import showing
 from consumer.app.workers import supervision as s
@@ -47,8 +47,6 @@ def run_workers(environ: Mapping[str, str], workers: str, again: Sequence[str]) 
     count = count_of(workers, settings)
     check(settings, count)
     if count == 1:
-        from consumer.app.run import run_service
-
         run_service(environ)
         return
     building.set_up_logs(settings)
