@@ -215,6 +215,24 @@ def test_a_second_signal_ends_all_at_once(kafka: Kafka, api: Api, tmp_path: Path
         assert psutil.wait_procs(workers, 2)[1] == []
 
 
+def test_a_worker_that_hangs_does_not_hold_up_the_end(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """It stands still, and cannot hear that it is to stop: it is killed in time, and the exit code says so."""
+    with Supervisor(
+        tmp_path, 2, env=environment(tmp_path, kafka, new_topic(kafka), new_group(), api)
+    ) as both:
+        both.until(lambda: len([line for line in both.log if line["event"] == "worker_joined"]) == 2, "both")
+        workers = both.children()
+        workers[1].suspend()
+        code, seconds = both.stop()
+        assert GRACE < seconds < GRACE + LATE
+        assert psutil.wait_procs(workers, 2)[1] == []
+    assert code == 1
+    assert "SIGKILL" in last_error(both.stderr)
+    [killed] = [line for line in both.log if line["event"] == "worker_killed"]
+    assert killed["worker"] == 2
+    assert [line.get("worker") for line in both.log if line["event"] == "stopped"] == [1, None]
+
+
 def test_what_no_restart_mends(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """A refused token, for longer than patience: all end in order, with 3, and one line says why."""
     topic, group = new_topic(kafka), new_group()

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.app.workers.showing import Seen, WorkersCollector, key_store, rows, sickness
+from consumer.app.workers.showing import Keys, Seen, WorkersCollector, rows, sickness
 from consumer.app.workers.supervision import State, Worker
 from consumer.web.server import WebServer
 from tests.web.building import busy, partition, statistics
@@ -77,13 +77,16 @@ def test_metrics() -> None:
 
 
 def test_the_key_store_is_one() -> None:
-    """Sizes are what whoever sees most of it sees; evictions were counted by each, the dead included."""
-    parts = [
-        {"keys": 10, "bytes": 900, "buckets": 2, "evicted_early": 1},
-        {"keys": 12, "bytes": 800, "buckets": 2, "evicted_early": 2},
-    ]
-    assert key_store(parts, 4) == {"keys": 12, "bytes": 900, "buckets": 2, "evicted_early": 7}
-    assert key_store([], 0) == {"keys": 0, "bytes": 0, "buckets": 0, "evicted_early": 0}
+    """Sizes are what whoever sees most of it sees, or last saw; evictions were counted by each, the dead included."""
+    keys = Keys()
+    assert keys.of_all([]) == {"keys": 0, "bytes": 0, "buckets": 0, "evicted_early": 0}
+    one = {"keys": 10, "bytes": 900, "buckets": 2, "evicted_early": 1}
+    other = {"keys": 12, "bytes": 800, "buckets": 2, "evicted_early": 2}
+    assert keys.of_all([one, other]) == {"keys": 12, "bytes": 900, "buckets": 2, "evicted_early": 3}
+    keys.gone(other)
+    assert keys.of_all([one]) == {"keys": 10, "bytes": 900, "buckets": 2, "evicted_early": 3}
+    keys.gone(one)
+    assert keys.of_all([]) == {"keys": 10, "bytes": 900, "buckets": 2, "evicted_early": 3}
 
 
 def test_all_of_it_is_explained() -> None:

@@ -88,8 +88,23 @@ class WorkersCollector(Collector):
         yield from (up, restarts)
 
 
-def key_store(parts: Iterable[Mapping[str, Any]], evicted_before: int) -> dict[str, Any]:
-    """What /status has of the store that all share: as whoever sees the most of it; evictions are counted by each."""
-    found = list(parts)
-    most = {name: max((part[name] for part in found), default=0) for name in ("keys", "bytes", "buckets")}
-    return {**most, "evicted_early": evicted_before + sum(part["evicted_early"] for part in found)}
+class Keys:
+    """What /status has of the key store that all share: its size, as whoever sees most of it, and what each evicted.
+
+    While nobody lives it is as it was last seen.
+    """
+
+    def __init__(self) -> None:
+        self._sizes = dict.fromkeys(("keys", "bytes", "buckets"), 0)
+        self._evicted = 0
+        """By those that are gone."""
+
+    def gone(self, part: Mapping[str, Any]) -> None:
+        """This is what a worker that is gone had of it."""
+        self._evicted += part["evicted_early"]
+
+    def of_all(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """These are what the live ones have of it."""
+        if parts:
+            self._sizes = {name: max(part[name] for part in parts) for name in self._sizes}
+        return {**self._sizes, "evicted_early": self._evicted + sum(part["evicted_early"] for part in parts)}

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from consumer.app import building
-from consumer.app.run import log_starting, process, web_server
+from consumer.app.run import log_starting, process, run_service, web_server
 from consumer.app.signals import on_stop_signal
 from consumer.app.workers import showing
 from consumer.app.workers import supervision as s
@@ -47,8 +47,6 @@ def run_workers(environ: Mapping[str, str], workers: str, again: Sequence[str]) 
     count = count_of(workers, settings)
     check(settings, count)
     if count == 1:
-        from consumer.app.run import run_service
-
         run_service(environ)
         return
     building.set_up_logs(settings)
@@ -74,8 +72,7 @@ class Supervisor:
         self._lives: dict[int, _Life] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._evicted_before = 0
-        """Keys that workers which are gone evicted early."""
+        self._keys = showing.Keys()
         self._started = time.time()
         self._closing = False
         self._end: asyncio.Future[s.Finish] | None = None
@@ -157,7 +154,7 @@ class Supervisor:
         del self._lives[number]
         self._merged.gone(number)
         if life.said is not None and life.said.key_store is not None:
-            self._evicted_before += life.said.key_store["evicted_early"]
+            self._keys.gone(life.said.key_store)
         self._feed(s.Ended(number, code, reason))
 
     def _hear(self, number: int, life: _Life, said: Said) -> None:
@@ -203,7 +200,7 @@ class Supervisor:
 
     def _key_store(self) -> dict[str, Any]:
         said = (life.said.key_store for life in self._lives.values() if life.said is not None)
-        return showing.key_store([one for one in said if one is not None], self._evicted_before)
+        return self._keys.of_all([one for one in said if one is not None])
 
     def _info(self) -> dict[str, Any]:
         return {
