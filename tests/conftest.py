@@ -30,6 +30,10 @@ _RUN_DIRECTORY = pytest.StashKey[Path]()
 _RUN_PID = pytest.StashKey[int]()
 _KEY = "pinstream_run"
 
+_HERE = Path(__file__).parent
+_ANY_OTHER = "*"
+_TURNS = ("test_runbook.py", "end_to_end", "adapters", "cli", "web", _ANY_OTHER, "simulation", "core")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """A directory that all processes of this run have in common, and the process they belong to."""
@@ -40,6 +44,21 @@ def pytest_configure(config: pytest.Config) -> None:
         directory, pid = worker[_KEY]
     config.stash[_RUN_DIRECTORY] = Path(directory)
     config.stash[_RUN_PID] = pid
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits for processes and brokers comes first, what only computes comes last.
+
+    Several test processes share the work by the file: a long file that began last would keep all others waiting, and
+    those that wait leave the processors to each other.
+    """
+    items.sort(key=lambda item: _turn(item.path))
+
+
+def _turn(path: Path) -> int:
+    """Of a test file; the lower, the earlier. Within a turn all stays as it was collected."""
+    folder = path.relative_to(_HERE).parts[0] if path.is_relative_to(_HERE) else ""
+    return _TURNS.index(folder) if folder in _TURNS else _TURNS.index(_ANY_OTHER)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -57,6 +57,9 @@ _AHEAD = 4000
 """Records the producer may be ahead of what is settled: well within what the broker keeps (`EmbeddedBroker`)."""
 _ENDLESS_RATE = 200.0
 """Events a second when nobody said how many: a shop, not a load test."""
+_MOST_IDS = 100_000
+"""Events that the sandbox of an endless demo remembers, some 30 MB: many times what is ever under way, and so what may
+be sent again."""
 _FLUSH_TIMEOUT = 60.0
 _LAST_SECONDS = 5.0
 """After Ctrl-C, how long to wait for what was produced to be settled, so that the last figures agree."""
@@ -93,7 +96,7 @@ async def _demo(options: DemoOptions, environ: Mapping[str, str], folder: str) -
     sandbox = Sandbox(
         token=_TOKEN,
         faults=DEMO_FAULTS if options.faults else Faults(),
-        keep_ids=options.bounded,
+        most_ids=None if options.bounded else _MOST_IDS,
         seed=options.seed,
     )
     async with contextlib.AsyncExitStack() as stack:

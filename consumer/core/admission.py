@@ -18,11 +18,12 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from consumer.core.assignment import AssignmentState
 from consumer.core.context import Context
 from consumer.core.dedup import Delivery
 from consumer.core.guard import Guard
 from consumer.core.intake import SLICE, Intake, Prepared, Verdict
-from consumer.core.ledger import AssignmentState, Ledger
+from consumer.core.ledger import Ledger
 from consumer.core.model import Chunk, Record, SchemaRef
 from consumer.core.parking import Parked, Parking
 from consumer.core.room import Limit
@@ -213,6 +214,9 @@ class Admission:
     def _fitting(self, costs: Sequence[int], items: Sequence[Prepared | None]) -> int:
         """How many of these, from the first on, fit now; sets what the rest needs."""
         budget, free = self._context.policy.max_open_bytes, self._free()
+        if sum(costs) <= free and SchemaRef not in map(type, items):
+            self._need = 0
+            return len(costs)
         for_parked = budget // 2 - self._parking.size
         count = 0
         for cost, item in zip(costs, items, strict=True):
@@ -238,13 +242,14 @@ class Admission:
     def _take_in(
         self, span: Span, indexes: Iterable[int], items: Iterable[Prepared | None], leaders: list[Delivery]
     ) -> None:
-        claim = self._intake.claim
+        claimed: list[Delivery] = []
         for index, item in zip(indexes, items, strict=False):
             if isinstance(item, Delivery):
-                if claim(span, index, item):
-                    leaders.append(item)
+                item.span, item.index = span, index
+                claimed.append(item)
             elif item is not None:
                 self._pipeline.set_aside(span, index, item)
+        leaders += self._intake.claim(claimed)
 
 
 def _growth(item: Prepared | None) -> int:

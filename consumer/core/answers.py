@@ -13,6 +13,7 @@ from consumer.core.batching import Batch, halves
 from consumer.core.context import Context
 from consumer.core.dedup import Delivery
 from consumer.core.delivery import (
+    UNTROUBLED,
     BatchRefused,
     EventOutcome,
     NoVerdict,
@@ -108,6 +109,9 @@ class Answers:
     # -- verdicts on events
 
     def _per_event(self, batch: Batch, outcomes: Sequence[EventOutcome]) -> list[Rejection]:
+        if outcomes.count(UNTROUBLED) == len(outcomes):
+            self._pipeline.delivered(batch.deliveries)
+            return []
         delivered, refused = [], []
         for delivery, outcome in zip(batch.deliveries, outcomes, strict=True):
             if outcome.processed:

@@ -86,6 +86,25 @@ class AccountQueue:
         if len(self._filling) >= self._policy.batch_events:
             self._close()
 
+    def add_all(self, deliveries: Sequence[Delivery], now: float) -> None:
+        """New deliveries join, as many at a time as the batch being filled has room for."""
+        at = 0
+        while at < len(deliveries):
+            some = deliveries[at : at + max(1, self._policy.batch_events - len(self._filling))]
+            at += len(some)
+            size = sum([len(one.body) for one in some]) + len(some)
+            if self._filling_bytes + size > self._policy.batch_bytes:  # one by one, to see where it is full
+                for one in some:
+                    self.add(one, now)
+                continue
+            if not self._filling:
+                self._filling_since = now
+            self._filling += some
+            self._filling_bytes += size
+            self.queued += len(some)
+            if len(self._filling) >= self._policy.batch_events:
+                self._close()
+
     def put_back(self, batch: Batch, at: float) -> None:
         """A batch to be tried again, not before `at`."""
         heapq.heappush(self._again, (at, batch.number, batch))

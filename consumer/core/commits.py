@@ -14,9 +14,10 @@ then stops; a revoke or a stop ends it at once. A restart reads again what was n
 
 from __future__ import annotations
 
+from consumer.core.assignment import AssignmentState
 from consumer.core.context import Context
 from consumer.core.interface import Commit, CommitDone
-from consumer.core.ledger import AssignmentState, Ledger
+from consumer.core.ledger import Ledger
 from consumer.core.model import Instant, Position, TopicPartition
 from consumer.errors import InvariantViolation
 

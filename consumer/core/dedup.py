@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 
 from consumer.core.model import ConversionEvent
-from consumer.core.spans import Span
+from consumer.core.spans import RELEASED, Span
 from consumer.errors import InvariantViolation
 
 KEY_BYTES = 16
@@ -71,6 +71,12 @@ class Delivery:
         return self.span.ours(self.index) and not self.span.assignment.draining
 
 
+def all_accepted(deliveries: Iterable[Delivery]) -> bool:
+    """Whether each of these is `accepted`: nearly always so, and told by their few spans."""
+    spans = {one.span for one in deliveries}
+    return all(span.assignment.accepts and RELEASED not in span.settled for span in spans)
+
+
 class Claims:
     """Who leads each open key."""
 
@@ -93,6 +99,15 @@ class Claims:
             leader.followers = []
         leader.followers.append(delivery)
         return False
+
+    def confirm_all(self, leaders: Iterable[Delivery]) -> list[Delivery]:
+        """As `confirm`, for many."""
+        followers: list[Delivery] = []
+        for leader in leaders:
+            self._end(leader)
+            if leader.followers:
+                followers += leader.followers
+        return followers
 
     def confirm(self, leader: Delivery) -> list[Delivery]:
         """The leader is delivered and its key durable: ends the claim, gives the followers (duplicates now)."""

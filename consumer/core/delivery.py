@@ -29,6 +29,10 @@ class EventOutcome(NamedTuple):
     warning: str | None
 
 
+UNTROUBLED = EventOutcome(True, None, None)
+"""Processed, and nothing to say about it."""
+
+
 @dataclass(frozen=True, slots=True)
 class PerEvent:
     """One outcome per event, in request order."""
@@ -132,8 +136,11 @@ def _read_ok(body: bytes, events: int) -> Verdict:
 
 
 def _outcomes(entries: object, events: int) -> list[EventOutcome] | None:
-    if not isinstance(entries, list) or len(entries) != events:
+    if not isinstance(entries, list) or len(entries) != events or not entries:
         return None
+    if entries.count(entries[0]) == events:  # nearly always: all alike
+        outcome = _outcome(entries[0])
+        return None if outcome is None else [outcome] * events
     outcomes = []
     for entry in entries:
         outcome = _outcome(entry)

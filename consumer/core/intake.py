@@ -27,7 +27,6 @@ from consumer.core.model import (
     Stage,
     Warned,
 )
-from consumer.core.spans import Span
 from consumer.core.statistics import Samples
 
 SLICE = 64
@@ -131,17 +130,16 @@ class Intake:
                 append(read)
         return prepared
 
-    def claim(self, span: Span, index: int, delivery: Delivery) -> bool:
-        """The delivery is this record's. True if it leads its key and is to be looked up; else it follows who does."""
-        delivery.span = span
-        delivery.index = index
-        if delivery.warnings:
-            self._count_warnings(delivery.warnings)
-        if self._claims.claim(delivery):
-            self._claimed.append(delivery)
-            return True
-        self._context.counters.followers += 1
-        return False
+    def claim(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """These are read. Gives those that lead their keys and are to be looked up; the others follow who does."""
+        claim = self._claims.claim
+        leaders = [one for one in deliveries if claim(one)]
+        self._context.counters.followers += len(deliveries) - len(leaders)
+        self._claimed += leaders
+        for one in deliveries:
+            if one.warnings:
+                self._count_warnings(one.warnings)
+        return leaders
 
     def _count_warnings(self, warnings: Iterable[Warned]) -> None:
         counters = self._context.counters

@@ -8,7 +8,7 @@ lags are zero together: in seconds it is 0 exactly where there is none in record
 
 from __future__ import annotations
 
-from consumer.core.ledger import AssignmentState
+from consumer.core.assignment import AssignmentState
 from consumer.core.spans import Span
 
 

@@ -2,9 +2,8 @@
 
 Theory of operation. Records come in chunks; each chunk becomes a `Span` that holds its records until all are
 settled. A settlement marks one byte in the span. Spans stand in a queue in offset order, so the lowest unsettled
-record is the first unmarked byte of the first unfinished span, found by one `bytearray.find`. The committable
-position is that record's offset; with nothing open it is the one after the last record seen. Offsets are never
-counted up: gaps from compaction and transactions are normal (design.md, rule 1).
+record is the first unmarked byte of the first unfinished span. What may be committed is worked out from that, in the
+books of each partition (`assignment`).
 
 An `Assignment` dies with its epoch: dropped, it settles nothing and commits nothing, whatever still refers to
 it (rule 2). The ledger adds up at every instant: ``read = delivered + duplicate + filtered + dead_lettered +
@@ -21,239 +20,35 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
+from itertools import groupby
 from operator import attrgetter, lt
-from typing import NamedTuple
+from typing import Protocol, TypeVar
 
 from consumer.core import offset_map
+from consumer.core.assignment import MARK, AssignmentState, LeftAt, Totals
 from consumer.core.model import Chunk, Disposition, Position, TopicPartition
 from consumer.core.offset_map import OffsetMap
-from consumer.core.spans import RELEASED, Finished, Span, settled_bounds, size_of
+from consumer.core.spans import RELEASED, Span, size_of
 from consumer.errors import InvariantViolation
 
-_MEASURE_EVERY = 1.0
-"""Seconds between two measurements of a map that may come to overflow."""
-_OPEN: attrgetter[int] = attrgetter("open")
-_MARK: dict[Disposition, int] = {disposition: n for n, disposition in enumerate(Disposition, start=1)}
+
+class Placed(Protocol):
+    """Something with a record."""
+
+    span: Span
+    index: int
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """The ledger's figures; `released` is what was fetched but let go of unsettled (someone reads it again)."""
+@dataclass(slots=True)
+class Place:
+    """A record: its span, and its index there."""
 
-    read: int
-    delivered: int
-    duplicate: int
-    filtered: int
-    dead_lettered: int
-    open: int
-    released: int = 0
+    span: Span
+    index: int
 
 
-class LeftAt(NamedTuple):
-    """Where an assignment stands: its lowest offset that is not settled (None: not known); `clear`: nothing is open,
-    so that everything it has read is settled."""
-
-    next_offset: int | None
-    clear: bool
-
-
-class AssignmentState:
-    """One partition under one epoch: the books, and the fence (`live`)."""
-
-    __slots__ = (
-        "_map_size",
-        "_measure_at",
-        "_pack_at",
-        "commit_start",
-        "committed",
-        "counts",
-        "draining",
-        "end",
-        "epoch",
-        "inherited",
-        "last_seen",
-        "last_timestamp",
-        "live",
-        "map_most",
-        "next_leader_epoch",
-        "next_offset",
-        "open",
-        "open_bytes",
-        "proven",
-        "reached",
-        "read",
-        "spans",
-        "start",
-        "start_leader_epoch",
-        "tp",
-    )
-
-    def __init__(
-        self,
-        tp: TopicPartition,
-        epoch: int,
-        start: int | None,
-        commit_start: bool,
-        start_leader_epoch: int | None = None,
-        inherited: OffsetMap | None = None,
-    ) -> None:
-        self.tp = tp
-        self.epoch = epoch
-        self.start = start
-        self.start_leader_epoch = start_leader_epoch
-        self.inherited = inherited
-        """What was settled above `start` before this assignment, as far as it was not read again yet."""
-        self.live = True
-        self.draining = False
-        self.proven = True
-        """False after the process was away: the group may have given the partition to another meanwhile."""
-        self.spans: deque[Span | Finished] = deque()
-        self.last_seen = -1
-        self.last_timestamp = -1
-        """Kafka's (milliseconds) of the record at `last_seen`; -1 while that is not known."""
-        self.next_offset: int | None = start if commit_start else None
-        self.next_leader_epoch: int | None = None
-        self.committed: Position | None = None
-        self.end: int | None = None
-        self.reached = -1
-        self.read = 0
-        self.open = 0
-        self.open_bytes = 0
-        self.counts = [0] * (len(_MARK) + 1)
-        self.map_most = offset_map.MOST
-        """Bytes the offset map may take."""
-        self._pack_at = 16
-        self._map_size = 0
-        self._measure_at = float("-inf")
-
-    @property
-    def accepts(self) -> bool:
-        """Whether new records may still be taken in and new work begun."""
-        return self.live and not self.draining
-
-    def position(self) -> int | None:
-        """The offset after the last record read, or where reading starts."""
-        return self.last_seen + 1 if self.last_seen >= 0 else self.start
-
-    def took(self, committed: Position) -> None:
-        """The group has this position now. Beyond what is read it is one of a log that was cut meanwhile: void."""
-        if committed.next_offset <= (self.position() or 0):
-            self.committed = committed
-
-    def lowest_open(self) -> tuple[Span, int] | None:
-        """The lowest open record: its span, and its index there."""
-        span = next((one for one in self.spans if one.open), None) if self.open else None
-        return (span, span.lowest()) if isinstance(span, Span) and span.lowest() >= 0 else None
-
-    # -- what may be committed
-
-    def committable(self) -> Position | None:
-        """The next offset after all that is settled without a gap of open ones; None while there is none.
-
-        With it goes the map of what is settled above it.
-        """
-        self._take_off_finished()
-        next_offset, leader_epoch = self.next_offset, self.next_leader_epoch
-        if self.spans:
-            first = self.spans[0]
-            lowest = first.lowest() if isinstance(first, Span) else 0
-            if lowest > 0 and isinstance(first, Span):
-                next_offset, leader_epoch = first.offsets[lowest], first.leader_epoch
-        if next_offset is not None:
-            return self._position(next_offset, leader_epoch)
-        # The first record still waits; what is settled behind it is worth a commit all the same.
-        position = self._beginning()
-        return position if position is not None and position.metadata else None
-
-    def proof(self) -> Position | None:
-        """What to commit in order to hear whether the partition is still ours; None: nothing is known of it yet."""
-        return self.committable() or self._beginning()
-
-    def map_share(self, now: float) -> float:
-        """How much of the usual room the offset map leaves: 1 while it fits whatever settles next, 0 when it is full.
-
-        Measured only where the window is so long that its pattern matters, and then not at every turn.
-        """
-        if not self.spans:
-            return 1.0
-        window = max(self.last_seen + 1, self.inherited.end if self.inherited is not None else 0)
-        if window - self.spans[0].first_offset <= offset_map.safe_window(self.map_most) // 2:
-            return 1.0
-        if now >= self._measure_at:
-            self._measure_at = now + _MEASURE_EVERY
-            self.committable()
-        # What is open may settle in any pattern: a bit each, six to a character.
-        free = 1 - (self._map_size + self.open / 6) / max(1, self.map_most)
-        return min(1.0, max(0.0, free - 0.1) * 2)
-
-    def _beginning(self) -> Position | None:
-        """Where reading began; None while that is not known."""
-        if self.start is not None:
-            return self._position(self.start, self.start_leader_epoch)
-        return self._position(self.spans[0].first_offset, None) if self.spans else None
-
-    def _position(self, next_offset: int, leader_epoch: int | None) -> Position:
-        bounds, highest = self._settled_above(next_offset)
-        if bounds and bounds[0] < next_offset:
-            raise InvariantViolation(
-                f"the map of {self.tp.topic}[{self.tp.partition}] begins before {next_offset}; please report this"
-            )
-        text = offset_map.write(next_offset, bounds, highest, self.map_most, where=map_place(self.tp))
-        self._map_size = len(text)
-        return Position(*self.tp, next_offset, leader_epoch, text)
-
-    def _take_off_finished(self) -> None:
-        spans = self.spans
-        while spans and not spans[0].open:
-            done = spans.popleft()
-            self.next_offset, self.next_leader_epoch = done.end, done.leader_epoch
-        self.keep_little()
-
-    def keep_little(self) -> None:
-        """Keep little of finished spans behind an unfinished one: it may stand there for hours."""
-        if len(self.spans) < self._pack_at:
-            return
-        packed: deque[Span | Finished] = deque()
-        for span in self.spans:
-            last = packed[-1] if packed else None
-            if span.open:
-                packed.append(span)
-            elif isinstance(last, Finished) and last.leader_epoch == span.leader_epoch:
-                last.end = span.end
-            else:
-                packed.append(Finished(span))
-        self.spans = packed
-        self._pack_at = max(16, 2 * len(packed))
-
-    def _settled_above(self, base: int) -> tuple[list[int], int | None]:
-        """Bounds of what is settled above `base` (see `OffsetMap`), and the highest leader epoch seen."""
-        bounds = settled_bounds(self.spans, base)
-        if self.inherited is None:
-            return bounds, self.spans[-1].leader_epoch if self.spans else None
-        rest = self.inherited.from_offset(max(base, self.last_seen + 1))
-        if bounds and rest and bounds[-1] == rest[0]:
-            return bounds[:-1] + rest[1:], self.inherited.leader_epoch
-        return bounds + rest, self.inherited.leader_epoch
-
-    def totals(self) -> Totals:
-        """This assignment's figures."""
-        delivered, duplicate, filtered, dead_lettered = self.counts[1:]
-        return Totals(self.read, delivered, duplicate, filtered, dead_lettered, self.open)
-
-
-def _off(state: AssignmentState) -> int:
-    """By how many records an assignment's books are off."""
-    return abs(state.read - sum(state.counts) - state.open) + abs(sum(map(_OPEN, state.spans)) - state.open)
-
-
-def _left_at(state: AssignmentState) -> LeftAt:
-    position = state.proof()
-    return LeftAt(None if position is None else position.next_offset, state.open == 0)
-
-
-def map_place(tp: TopicPartition) -> str:
-    """What an offset map is bound to, beside its offset."""
-    return f"{tp.topic}-{tp.partition}"
+P = TypeVar("P", bound=Placed)
+_SPAN: attrgetter[Span] = attrgetter("span")
 
 
 class Ledger:
@@ -261,7 +56,7 @@ class Ledger:
 
     def __init__(self, map_most: int = offset_map.MOST) -> None:
         self._assignments: dict[TopicPartition, AssignmentState] = {}
-        self._ended = [0] * (len(_MARK) + 1)
+        self._ended = [0] * (len(MARK) + 1)
         self._entered = 0
         self._released = 0
         self._released_unread = 0
@@ -303,7 +98,7 @@ class Ledger:
         if state is None:
             return None
         self._check(state)
-        self._ended_at[tp] = _left_at(state)
+        self._ended_at[tp] = state.left_at()
         state.live = False
         self.open -= state.open
         self.open_bytes -= state.open_bytes
@@ -314,7 +109,7 @@ class Ledger:
 
     def left_at(self) -> dict[TopicPartition, LeftAt]:
         """Where each partition that was ever ours stands, or was left at."""
-        return {**self._ended_at, **{tp: _left_at(state) for tp, state in self._assignments.items()}}
+        return {**self._ended_at, **{tp: state.left_at() for tp, state in self._assignments.items()}}
 
     def rewind(self, state: AssignmentState, offset: int) -> int:
         """The position went back to `offset` within an assignment: what is open from there on will come again.
@@ -419,25 +214,42 @@ class Ledger:
 
     def settle(self, span: Span, index: int, disposition: Disposition) -> bool:
         """Give an open record its one final disposition. False if its assignment has ended: nothing happens."""
-        if not span.ours(index):
-            return False
+        return bool(self.settle_all([Place(span, index)], disposition))
+
+    def settle_all(self, placed: Iterable[P], disposition: Disposition) -> list[P]:
+        """As `settle`, for many; gives those whose record it settled."""
+        # One run after another of records that share a span, which nearly all do: the books are written once for each.
+        mark = MARK[disposition]
+        ours: list[P] = []
+        for span, run in groupby(placed, _SPAN):
+            if not span.assignment.live:
+                continue
+            settled, records, costs = span.settled, span.records, span.costs
+            count = size = 0
+            for one in run:
+                index = one.index
+                if settled[index]:
+                    if settled[index] == RELEASED:
+                        continue
+                    raise _settled_twice(span)
+                settled[index] = mark
+                records[index] = None
+                size += costs[index]
+                count += 1
+                ours.append(one)
+            self._enter(span, mark, count, size)
+        return ours
+
+    def _enter(self, span: Span, mark: int, count: int, size: int) -> None:
+        """So many records of a span, of so many bytes, are settled."""
         state = span.assignment
-        if span.settled[index]:
-            raise InvariantViolation(
-                f"a record of {state.tp.topic}[{state.tp.partition}] was settled twice; please report this"
-            )
-        mark = _MARK[disposition]
-        span.settled[index] = mark
-        span.records[index] = None
-        span.open -= 1
-        cost = span.costs[index]
-        state.counts[mark] += 1
-        state.open -= 1
-        state.open_bytes -= cost
-        self.open -= 1
-        self.open_bytes -= cost
-        self.settlements += 1
-        return True
+        span.open -= count
+        state.counts[mark] += count
+        state.open -= count
+        state.open_bytes -= size
+        self.open -= count
+        self.open_bytes -= size
+        self.settlements += count
 
     def committables(self) -> Iterator[Position]:
         """Positions that differ from what is committed, for partitions that are not being drained.
@@ -481,7 +293,7 @@ class Ledger:
     def mismatch(self) -> int:
         """Records ever entered that are neither settled, open nor released, or by how many partitions are off."""
         read, *parts, _ = astuple(self.totals())
-        return read - sum(parts) or sum(map(_off, self))
+        return read - sum(parts) or sum(state.off() for state in self)
 
     def check(self) -> None:
         """Raises `InvariantViolation` unless the books add up."""
@@ -491,9 +303,14 @@ class Ledger:
             raise InvariantViolation(f"the ledger does not add up: {self.totals()}; please report this")
 
     def _check(self, state: AssignmentState) -> None:
-        off = _off(state)
+        off = state.off()
         if off:
             raise InvariantViolation(
                 f"the ledger of {state.tp.topic}[{state.tp.partition}] does not add up, by {off}: read {state.read}, "
                 f"settled {sum(state.counts)}, open {state.open}; please report this"
             )
+
+
+def _settled_twice(span: Span) -> InvariantViolation:
+    tp = span.assignment.tp
+    return InvariantViolation(f"a record of {tp.topic}[{tp.partition}] was settled twice; please report this")

@@ -85,15 +85,15 @@ class Outbox(Generic[T]):
             raise InvariantViolation(
                 "a write was answered for more or fewer items than it had; please report this"
             )
+        if written is not None and all(written):
+            self._failures, self._not_before = 0, float("-inf")
+            return items
         flags = written if written is not None else [False] * len(items)
         done = [item for item, flag in zip(items, flags, strict=True) if flag]
         self._waiting = [item for item, flag in zip(items, flags, strict=True) if not flag] + self._waiting
-        if len(done) == len(items):
-            self._failures, self._not_before = 0, float("-inf")
-        else:
-            self._failures += 1
-            # From half of the ceiling up: a broken disk or broker is not helped by an immediate second try.
-            self._not_before = now + self._backoff.delay(self._failures, 0.5 + jitter / 2)
+        self._failures += 1
+        # From half of the ceiling up: a broken disk or broker is not helped by an immediate second try.
+        self._not_before = now + self._backoff.delay(self._failures, 0.5 + jitter / 2)
         return done
 
     def discard(self, unwanted: Callable[[T], bool]) -> None:

@@ -15,8 +15,8 @@ is in flight until the deadline, then say what to commit and let go (rule 6).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
+from operator import attrgetter
 from random import Random
 from typing import Any
 
@@ -24,15 +24,17 @@ from consumer.core import interface as i
 from consumer.core import offset_map
 from consumer.core.admission import Admission
 from consumer.core.answers import Answers
+from consumer.core.assignment import AssignmentState, map_place
 from consumer.core.commits import Commits
 from consumer.core.context import Context
 from consumer.core.coverage import Coverage
-from consumer.core.dedup import Claims, Delivery
+from consumer.core.dedup import Claims, Delivery, all_accepted
 from consumer.core.dispatch import Dispatcher
+from consumer.core.draining import Drain, is_busy
 from consumer.core.freshness import Freshness
 from consumer.core.guard import Guard
 from consumer.core.intake import Converting, Intake, Reading, SchemaLearner, TwoSteps, Verdict
-from consumer.core.ledger import AssignmentState, Ledger, map_place
+from consumer.core.ledger import Ledger
 from consumer.core.model import Disposition, Filtered, Instant, Rejection, SchemaRef, TopicPartition
 from consumer.core.outbox import Letter, Outbox
 from consumer.core.parking import Parking
@@ -46,15 +48,7 @@ from consumer.errors import InvariantViolation
 
 _LETTERS_MOST = 500
 _KEYS_MOST = 10_000
-
-
-@dataclass(slots=True)
-class _Drain:
-    """Assignments being let go of. `number` answers a `Revoked`; None: the stop."""
-
-    number: int | None
-    states: list[AssignmentState]
-    deadline: float
+_ACCOUNT: attrgetter[str] = attrgetter("account")
 
 
 class Pipeline:
@@ -106,7 +100,7 @@ class Pipeline:
         self._look_up_again: list[tuple[float, list[Delivery]]] = []
         self._look_up_failures = 0
         self.commits = Commits(self.context, self.ledger)
-        self._drains: list[_Drain] = []
+        self._drains: list[Drain] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             i.Assigned: self._assigned,
             i.Revoked: self._revoked,
@@ -207,15 +201,15 @@ class Pipeline:
 
     def _revoked(self, happened: i.Revoked) -> None:
         states = [state for state in map(self.ledger.get, happened.partitions) if state is not None]
-        self._drain(_Drain(happened.number, states, self.context.now.monotonic + happened.grace))
+        self._drain(Drain(happened.number, states, self.context.now.monotonic + happened.grace))
 
     def _stop_requested(self, happened: i.StopRequested) -> None:
         if self.stopping:
             return
         self.stopping = True
-        self._drain(_Drain(None, list(self.ledger), self.context.now.monotonic + happened.grace))
+        self._drain(Drain(None, list(self.ledger), self.context.now.monotonic + happened.grace))
 
-    def _drain(self, drain: _Drain) -> None:
+    def _drain(self, drain: Drain) -> None:
         for state in drain.states:
             state.draining = True
         self._purge()
@@ -249,21 +243,9 @@ class Pipeline:
 
     def _busy(self, states: list[AssignmentState]) -> bool:
         """Whether something of these is out there and may still settle."""
-        concerned = {id(state) for state in states if state.live}
-        if not concerned:
-            return False
-        spans: Iterable[Span] = (
-            *(one.span for one in self.dispatcher.in_flight()),
-            *(one.span for one in self.keys),
-            *(letter.span for letter in self.letters),
-        )
-        return any(id(span.assignment) in concerned for span in spans) or any(
-            id(one.span.assignment) in concerned
-            for leader in (*self.dispatcher.in_flight(), *self.keys)
-            for one in leader.followers or ()
-        )
+        return is_busy(states, [*self.dispatcher.in_flight(), *self.keys], self.letters)
 
-    def _finish(self, drain: _Drain, late: bool) -> None:
+    def _finish(self, drain: Drain, late: bool) -> None:
         positions = self.ledger.final_positions(drain.states)
         released = 0
         for state in drain.states:
@@ -365,16 +347,24 @@ class Pipeline:
             raise InvariantViolation(
                 "a look-up was answered for more or fewer keys than asked; please report this"
             )
-        now = self.context.now.monotonic
+        if not any(happened.found) and all_accepted(leaders):
+            self._to_be_sent(leaders)
+            return
         for leader, found in zip(leaders, happened.found, strict=True):
             if found:
                 duplicates = (leader, *self.claims.confirm(leader))
                 self.guard.passed(duplicates)
-                self._settle_all(duplicates, Disposition.DUPLICATE)
+                self.ledger.settle_all(duplicates, Disposition.DUPLICATE)
             elif leader.accepted:
-                self.dispatcher.queue(leader.account).add(leader, now)
+                self._to_be_sent([leader])
             else:
                 self.let_go([leader])
+
+    def _to_be_sent(self, leaders: list[Delivery]) -> None:
+        """These were not delivered before."""
+        now = self.context.now.monotonic
+        for account, some in groupby(leaders, _ACCOUNT):
+            self.dispatcher.queue(account).add_all(list(some), now)
 
     def _look_up_failed(self, happened: i.LookUpFailed) -> None:
         self._look_up_failures += 1
@@ -397,20 +387,14 @@ class Pipeline:
             self.context.counters.failures["key_store_write"] += 1
         flags = [True] * self.keys.writing if stored else None
         done = self.keys.finish(number, flags, self.context.now.monotonic, self.context.jitter())
-        for leader in done:
-            followers = self.claims.confirm(leader)
-            if followers:
-                self.guard.passed(followers)
-                self._settle_all(followers, Disposition.DUPLICATE)
-        ours = self._settle_all(done, Disposition.DELIVERED)
+        followers = self.claims.confirm_all(done)
+        if followers:
+            self.guard.passed(followers)
+            self.ledger.settle_all(followers, Disposition.DUPLICATE)
+        ours = self.ledger.settle_all(done, Disposition.DELIVERED)
         self.context.counters.delivered_after_release += len(done) - len(ours)
         self.freshness.add([one.event_time for one in ours], self.context.now)
-        for one in ours:
-            self.context.counters.delivered_by_name[one.name] += 1
-
-    def _settle_all(self, deliveries: Iterable[Delivery], disposition: Disposition) -> list[Delivery]:
-        settle = self.ledger.settle
-        return [one for one in deliveries if settle(one.span, one.index, disposition)]
+        self.context.counters.delivered_by_name.update([one.name for one in ours])
 
     # -- what `answers` decides on
 

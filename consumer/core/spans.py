@@ -17,7 +17,7 @@ from consumer.core.model import Chunk, Record
 from consumer.errors import InvariantViolation
 
 if TYPE_CHECKING:
-    from consumer.core.ledger import AssignmentState
+    from consumer.core.assignment import AssignmentState
 
 RELEASED = 255
 """Marks a record that is not ours to settle any more although its span is (see `Ledger.rewind`)."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from consumer.core.assignment import Totals
 from consumer.core.coverage import NO_COVERAGE, OTHER, CoverageSnapshot
 from consumer.core.freshness import FreshnessSnapshot
 from consumer.core.interface import DeadLetter
-from consumer.core.ledger import Totals
 from consumer.core.model import Problem, Rejection, Stage, TopicPartition, Warned
 
 _MOST_NAMES = 64

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from consumer.core.assignment import AssignmentState
 from consumer.core.batching import AccountQueue
 from consumer.core.dedup import Delivery
 from consumer.core.gate import State
 from consumer.core.lag import age, end_of, lag_of, seconds_of, timestamp_of
-from consumer.core.ledger import AssignmentState
 from consumer.core.model import Instant
 from consumer.core.spans import Span
 from consumer.core.statistics import (

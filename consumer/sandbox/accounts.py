@@ -4,11 +4,15 @@ An event that was sent twice because the first answer got lost must not look lik
 go over *distinct* events: account + event name + event id, which is how the platform itself deduplicates.
 What was accepted more than once is counted as doubles by source, since the platform deduplicates web and app
 events but not offline ones. Values are summed as decimals without any rounding.
+
+To tell doubles, keys are remembered: all of them, or the latest `most_ids`, so that a sandbox that nobody ends does not
+grow. Counts of distinct events are exact either way, but for an event that comes again after its key was forgotten:
+that one counts as another. `forgotten_event_ids` says whether that could be.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, Inexact
@@ -41,6 +45,8 @@ class SandboxCounts:
     """Answered as processed, doubles included."""
     distinct_event_ids: int | None
     """Distinct account + event name + event id; None when the sandbox keeps no ids."""
+    forgotten_event_ids: int = 0
+    """How many of them it no longer remembers; 0: the counts of distinct events are exact, whatever came again."""
     value_sum: Decimal | None
     """Sum of ``custom_data.value`` over distinct events, the first of each; None without ids."""
     accepted_value_sum: Decimal
@@ -68,10 +74,12 @@ def _plain(value: object) -> object:
 
 
 class Books:
-    """The running counts. With `keep_ids` off nothing grows with the number of events (long load tests)."""
+    """The running counts. `most_ids`: how many events to remember, the latest; None is all, 0 none."""
 
-    def __init__(self, *, keep_ids: bool) -> None:
-        self._deliveries: dict[EventKey, int] | None = {} if keep_ids else None
+    def __init__(self, *, most_ids: int | None) -> None:
+        self._most_ids = most_ids
+        self._deliveries: OrderedDict[EventKey, int] = OrderedDict()
+        self._forgotten = 0
         self._accepted: Counter[str] = Counter()
         self._value = _ZERO
         self._accepted_value = _ZERO
@@ -83,8 +91,8 @@ class Books:
 
     @property
     def deliveries(self) -> Mapping[EventKey, int]:
-        """How often each event was accepted; empty when ids are not kept."""
-        return {} if self._deliveries is None else dict(self._deliveries)
+        """How often each event that is remembered was accepted."""
+        return dict(self._deliveries)
 
     def accept(self, account: str, event: Mapping[str, Any]) -> None:
         """Counts one processed event that has passed `rules.check_event`."""
@@ -92,15 +100,19 @@ class Books:
         value = self._value_of(event)
         if value is not None:
             self._accepted_value = _EXACT.add(self._accepted_value, value)
-        if self._deliveries is None:
+        if self._most_ids == 0:
             return
         key = EventKey(account, event["event_name"], event["event_id"])
         before = self._deliveries.get(key, 0)
         self._deliveries[key] = before + 1
         if before:
             self._doubles[_SOURCES[event["action_source"]]] += 1
-        elif value is not None:
+            return
+        if value is not None:
             self._value = _EXACT.add(self._value, value)
+        if len(self._deliveries) - 1 == self._most_ids:
+            self._deliveries.popitem(last=False)
+            self._forgotten += 1
 
     def accept_unread(self, account: str, events: int) -> None:
         """Counts events that nobody looked into: a sandbox that does not validate knows only how many."""
@@ -121,10 +133,11 @@ class Books:
 
     def counts(self) -> SandboxCounts:
         """A frozen copy."""
-        known = self._deliveries is not None
+        known = self._most_ids != 0
         return SandboxCounts(
             accepted_events=self._accepted.total(),
-            distinct_event_ids=len(self._deliveries) if self._deliveries is not None else None,
+            distinct_event_ids=self._forgotten + len(self._deliveries) if known else None,
+            forgotten_event_ids=self._forgotten,
             value_sum=self._value if known else None,
             accepted_value_sum=self._accepted_value,
             doubles=dict(self._doubles),

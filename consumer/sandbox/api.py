@@ -43,7 +43,7 @@ class Sandbox:
     :param faults: the misbehaviour to start with; settable later.
     :param clock: seconds since 1970; event ages, quotas and waiting times go by it.
     :param check_age: whether events older than 7 days fail; the future is always refused.
-    :param keep_ids: remember each event's key, for distinct counts; off, memory does not grow.
+    :param most_ids: how many events' keys to remember, for distinct counts: the latest; None is all, 0 none.
     :param seed: of the faults that are drawn.
     :param validate: False counts events unread, for benchmarks; then no ids are kept.
     :param limited_tokens: further tokens that are known but permitted nothing (403).
@@ -58,7 +58,7 @@ class Sandbox:
         faults: Faults = NO_FAULTS,
         clock: Callable[[], float] = time.time,
         check_age: bool = True,
-        keep_ids: bool = True,
+        most_ids: int | None = None,
         seed: int = 0,
         validate: bool = True,
         limited_tokens: Collection[str] = (),
@@ -72,7 +72,7 @@ class Sandbox:
             event_names=rules.KNOWN_EVENT_NAMES | newer,
             validate=validate,
         )
-        self._platform = Platform(token, policy, keep_ids=keep_ids and validate)
+        self._platform = Platform(token, policy, most_ids=most_ids if validate else 0)
         self._clock = clock
         self._seed = seed
         self._source = FaultSource(faults, seed=seed, now=clock())
@@ -101,7 +101,7 @@ class Sandbox:
         return self._platform.books.counts()
 
     def deliveries(self) -> Mapping[EventKey, int]:
-        """How often each event was accepted; empty when ids are not kept."""
+        """How often each event that is remembered was accepted."""
         return self._platform.books.deliveries
 
     def reset(self) -> None:

@@ -78,15 +78,15 @@ _JSON: Final = "application/json"
 class Platform:
     """The platform's side of the Conversions API. `token` may be changed at any time, as tokens are."""
 
-    def __init__(self, token: str, policy: Policy, *, keep_ids: bool) -> None:
+    def __init__(self, token: str, policy: Policy, *, most_ids: int | None) -> None:
         self.token = token
         self._policy = policy
-        self._keep_ids = keep_ids
+        self._most_ids = most_ids
         self.reset()
 
     def reset(self) -> None:
         """Forgets all it has counted, and the quotas used."""
-        self.books = Books(keep_ids=self._keep_ids)
+        self.books = Books(most_ids=self._most_ids)
         self._quotas: defaultdict[str, Quota] = defaultdict(Quota)
 
     def answer(self, call: Call, plan: Plan, now: float) -> Answer:

@@ -11,9 +11,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from consumer.core.assignment import Totals
 from consumer.core.coverage import PARAMETERS, CoverageSnapshot, Covered
 from consumer.core.freshness import Ages, FreshnessSnapshot
-from consumer.core.ledger import Totals
 from consumer.core.statistics import (
     AccountStatistics,
     Counters,

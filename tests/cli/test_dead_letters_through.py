@@ -19,8 +19,8 @@ from consumer.app.dead_letters.redrive import Pace
 from consumer.app.dead_letters.through import LettersSource, Marker, Origin
 from consumer.app.dead_letters.topics import DeadLetterTopic
 from consumer.core import offset_map
+from consumer.core.assignment import map_place
 from consumer.core.interface import DeadLetter
-from consumer.core.ledger import map_place
 from consumer.core.letters import Done, Filters, mark_headers, read_letter
 from consumer.core.model import Chunk, Position, Record, Rejection, Stage, TopicPartition
 from consumer.errors import KafkaError

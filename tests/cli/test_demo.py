@@ -96,7 +96,8 @@ def test_a_file_that_is_missing_or_empty(tmp_path: Path, content: bytes | None, 
 
 
 def test_without_an_end_until_told(tmp_path: Path) -> None:
-    """Until Ctrl-C, with its page where another holds port 8080; then the ledger, with nothing left open."""
+    """Until Ctrl-C, with its page where another holds port 8080; then the ledger, with nothing left open, and what the
+    sandbox counted beside it."""
     holder = socket.socket()
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     with closing(holder):
@@ -114,9 +115,10 @@ def test_without_an_end_until_told(tmp_path: Path) -> None:
             code, seconds = process.stop(signal.SIGINT)
     assert code == 0
     assert seconds < 12
-    document = json.loads(process.stdout.splitlines()[-1])
+    document = document_of(process.stdout)
     assert document["ledger"]["open"] == 0
     assert document["ledger"]["delivered"] == document["sandbox"]["accepted_events"] > 100
+    assert document["sandbox"]["forgotten_event_ids"] == 0
 
 
 def read(page: str) -> dict[str, Any]:
@@ -137,6 +139,6 @@ def test_a_slow_shop_stops_promptly_too(tmp_path: Path) -> None:
         code, seconds = process.stop(signal.SIGINT)
     assert code == 0
     assert seconds < 8
-    document = json.loads(process.stdout.splitlines()[-1])
+    document = document_of(process.stdout)
     assert document["ledger"]["delivered"] == document["sandbox"]["accepted_events"] == 1
     assert not (tmp_path / "production").exists()

@@ -16,9 +16,10 @@ from hypothesis import settings
 
 from consumer.core import interface as i
 from consumer.core import offset_map
+from consumer.core.assignment import AssignmentState, map_place
 from consumer.core.dedup import Delivery
 from consumer.core.intake import SchemaLearner
-from consumer.core.ledger import AssignmentState, Ledger, map_place
+from consumer.core.ledger import Ledger
 from consumer.core.model import (
     Chunk,
     CommerceEvent,

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from consumer.core.assignment import AssignmentState
 from consumer.core.dedup import KEY_BYTES, Claims, Delivery, dedup_key
-from consumer.core.ledger import AssignmentState, Ledger
+from consumer.core.ledger import Ledger
 from consumer.core.model import TopicPartition
 from consumer.errors import InvariantViolation
 from tests.core.building import MACHINE, TOPIC, chunk, delivery

@@ -17,7 +17,8 @@ from hypothesis.stateful import (
 )
 
 from consumer.core import offset_map
-from consumer.core.ledger import Ledger, map_place
+from consumer.core.assignment import map_place
+from consumer.core.ledger import Ledger
 from consumer.core.model import Chunk, Disposition, Position, Record, TopicPartition
 from consumer.core.spans import Span
 from consumer.errors import InvariantViolation

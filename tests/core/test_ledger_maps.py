@@ -7,7 +7,8 @@ from random import Random
 import pytest
 
 from consumer.core import offset_map
-from consumer.core.ledger import AssignmentState, Ledger
+from consumer.core.assignment import AssignmentState
+from consumer.core.ledger import Ledger
 from consumer.core.model import Disposition, Position
 from consumer.core.spans import Finished, Span
 from tests.core.building import TOPIC, read_map, write_map

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from consumer.core import offset_map
-from consumer.core.ledger import AssignmentState, Ledger
+from consumer.core.assignment import AssignmentState
+from consumer.core.ledger import Ledger
 from consumer.core.model import Chunk, Disposition, Position, Record, TopicPartition
 from consumer.core.spans import Span
 from tests.core.building import MACHINE, TOPIC, read_map

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from consumer.core import interface as i
+from consumer.core.assignment import AssignmentState
 from consumer.core.commits import _SHOWN_FOR
-from consumer.core.ledger import AssignmentState, Ledger
+from consumer.core.ledger import Ledger
 from consumer.core.model import Instant, TopicPartition
 from consumer.core.pipeline import Pipeline
 from consumer.core.spans import Span

@@ -48,6 +48,7 @@ IN_FLIGHT = BATCH * CONCURRENCY
 """The most events that one member has in flight, or delivered and not yet remembered."""
 
 _TICK = 0.05
+_LAST_LINES, _LONGEST_LINE = 30, 1000
 _COMMITS = "__consumer_offsets"
 
 
@@ -88,9 +89,16 @@ class Member(Process):
         delivered: int = self.ledger()["delivered"]
         return delivered
 
+    @property
+    def last_words(self) -> str:
+        """The end of what it has complained of, of every line what fits on a screen."""
+        lines = self.stderr.splitlines()[-_LAST_LINES:]
+        return "\n".join(line[:_LONGEST_LINE] for line in lines) or "(nothing)"
+
 
 class Members:
-    """The group. A context manager: at its end all its processes are gone.
+    """The group. A context manager: at its end all its processes are gone. What a test failed with then says what
+    each of them logged last: a failure that is rare can be understood from one time.
 
     `session` is how many seconds a member may be silent before the others take its partitions over.
     """
@@ -126,6 +134,9 @@ class Members:
     ) -> None:
         for member in self._all:
             member.__exit__(kind, error, trace)
+        if error is not None:
+            for number, member in enumerate(self._all):
+                error.add_note(f"member-{number} said last:\n{member.last_words}")
 
     def join(self, count: int) -> list[Member]:
         """So many new members start, all at once."""

@@ -10,7 +10,7 @@ import pytest
 from consumer.adapters.kafka import Range
 from consumer.app.replay.engine import End, Ran
 from consumer.app.replay.outcome import Outcome, tell
-from consumer.core.ledger import LeftAt
+from consumer.core.assignment import LeftAt
 from consumer.core.model import Problem, Stage, TopicPartition
 from consumer.core.statistics import GuardStatistics
 from consumer.errors import KafkaError

@@ -198,14 +198,34 @@ async def test_warning_for_what_is_odd(client: Client) -> None:
 
 
 async def test_without_ids_memory_does_not_grow() -> None:
-    """With `keep_ids` off there are totals but no distinct counts."""
-    sandbox = Sandbox(token=TOKEN, clock=Clock(), keep_ids=False)
+    """With no ids kept there are totals but no distinct counts."""
+    sandbox = Sandbox(token=TOKEN, clock=Clock(), most_ids=0)
     async with running(sandbox) as client:
         await client.send(event("a"), event("a"))
     counts = sandbox.counts()
     assert (counts.accepted_events, counts.distinct_event_ids, counts.value_sum) == (2, None, None)
     assert counts.accepted_value_sum == Decimal("21.00")
     assert sandbox.deliveries() == {}
+
+
+async def test_the_latest_ids_are_enough_to_count_what_comes_again_soon() -> None:
+    """Memory is bounded and distinct counts go on: exact but for what comes again after its key was forgotten."""
+    sandbox = Sandbox(token=TOKEN, clock=Clock(), most_ids=3)
+    async with running(sandbox) as client:
+        for name in ("a", "b", "a", "c", "b"):
+            await client.send(event(name))
+        counts = sandbox.counts()
+        assert (counts.distinct_event_ids, counts.forgotten_event_ids) == (3, 0)
+        assert (counts.value_sum, counts.doubles["web"]) == (Decimal("31.50"), 2)
+        await client.send(event("d"), event("d"), event("c"))
+        counts = sandbox.counts()
+        assert (counts.distinct_event_ids, counts.forgotten_event_ids) == (4, 1)
+        assert (counts.value_sum, counts.doubles["web"]) == (Decimal("42.00"), 4)
+        assert [key.event_id for key in sandbox.deliveries()] == ["b", "c", "d"]
+        await client.send(event("a"))
+    counts = sandbox.counts()
+    assert (counts.accepted_events, counts.distinct_event_ids, counts.forgotten_event_ids) == (9, 5, 2)
+    assert len(sandbox.deliveries()) == 3
 
 
 async def test_unvalidated_events_are_counted_unread() -> None:

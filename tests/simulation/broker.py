@@ -6,8 +6,8 @@ from bisect import bisect_left
 from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from consumer.core.assignment import map_place
 from consumer.core.interface import DeadLetter
-from consumer.core.ledger import map_place
 from consumer.core.model import Position, TopicPartition
 from consumer.core.offset_map import MOST, OffsetMap
 from consumer.core.offset_map import read as read_map

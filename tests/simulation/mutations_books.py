@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from consumer.core import answers, interface, offset_map
+from consumer.core.assignment import AssignmentState
 from consumer.core.commits import Commits
 from consumer.core.dedup import Claims, Delivery
-from consumer.core.ledger import AssignmentState, Ledger
+from consumer.core.ledger import Ledger, Place
 from consumer.core.model import Disposition, Position, Rejection, TopicPartition
 from consumer.core.offset_map import OffsetMap
 from consumer.core.outbox import Outbox
@@ -68,7 +69,7 @@ def followers_share_their_leaders_refusal(patch: pytest.MonkeyPatch) -> None:
 
     def refused(self: Pipeline, one: Delivery, rejection: Rejection, attempts: int) -> None:
         followers, one.followers = one.followers or [], None
-        self._settle_all(followers, Disposition.DUPLICATE)
+        self.ledger.settle_all(followers, Disposition.DUPLICATE)
         refuse(self, one, rejection, attempts)
 
     patch.setattr(Pipeline, "refused", refused)
@@ -93,7 +94,7 @@ def delivered_without_waiting_for_the_key(patch: pytest.MonkeyPatch) -> None:
 
     def delivered(self: Pipeline, deliveries: Sequence[Delivery]) -> None:
         for one in deliveries:
-            self._settle_all((one, *self.claims.confirm(one)), Disposition.DELIVERED)
+            self.ledger.settle_all((one, *self.claims.confirm(one)), Disposition.DELIVERED)
 
     patch.setattr(Pipeline, "delivered", delivered)
 
@@ -130,7 +131,7 @@ def followers_settle_before_the_key_is_durable(patch: pytest.MonkeyPatch) -> Non
     def delivered(self: Pipeline, deliveries: Sequence[Delivery]) -> None:
         for one in deliveries:
             followers, one.followers = one.followers or [], None
-            self._settle_all(followers, Disposition.DUPLICATE)
+            self.ledger.settle_all(followers, Disposition.DUPLICATE)
         self.keys.add(deliveries)
 
     patch.setattr(Pipeline, "delivered", delivered)
@@ -157,17 +158,20 @@ def no_epoch_fence(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def ended_assignments_settle(patch: pytest.MonkeyPatch) -> None:
     """What belongs to an ended assignment settles in the one that came after it."""
-    settle = Ledger.settle
+    settle = Ledger.settle_all
 
-    def unfenced(self: Ledger, span: Span, index: int, disposition: Disposition) -> bool:
-        heir = self.get(span.assignment.tp)
-        if not span.assignment.live and heir is not None and heir.spans:
+    def inherited(self: Ledger, one: Any) -> Place:
+        heir = self.get(one.span.assignment.tp)
+        if not one.span.assignment.live and heir is not None and heir.spans:
             other = heir.spans[0]
-            if isinstance(other, Span) and index < len(other.settled) and not other.settled[index]:
-                return settle(self, other, index, disposition)
-        return settle(self, span, index, disposition)
+            if isinstance(other, Span) and one.index < len(other.settled) and not other.settled[one.index]:
+                return Place(other, one.index)
+        return Place(one.span, one.index)
 
-    patch.setattr(Ledger, "settle", unfenced)
+    def unfenced(self: Ledger, placed: Iterable[Any], disposition: Disposition) -> list[Any]:
+        return [one for one in placed if settle(self, [inherited(self, one)], disposition)]
+
+    patch.setattr(Ledger, "settle_all", unfenced)
 
 
 @mutation

@@ -10,15 +10,16 @@ import pytest
 from consumer.core import answers, delivery, interface
 from consumer.core.admission import Admission
 from consumer.core.answers import Answers
+from consumer.core.assignment import AssignmentState
 from consumer.core.batching import AccountQueue, Batch, halves
 from consumer.core.commits import Commits
 from consumer.core.dedup import Delivery
 from consumer.core.dispatch import Dispatcher
+from consumer.core.draining import Drain
 from consumer.core.gate import Gate
-from consumer.core.ledger import AssignmentState
 from consumer.core.model import Disposition, Instant, Rejection, SchemaRef, Stage
 from consumer.core.parking import Parking
-from consumer.core.pipeline import Pipeline, _Drain
+from consumer.core.pipeline import Pipeline
 from consumer.core.policy import Backoff
 from consumer.core.spans import Span
 from tests.simulation.mutating import mutation
@@ -426,7 +427,7 @@ def queued_work_starts_while_draining(patch: pytest.MonkeyPatch) -> None:
 def released_partitions_are_not_dropped(patch: pytest.MonkeyPatch) -> None:
     """The release is answered, and the partition kept."""
 
-    def finish(self: Pipeline, drain: _Drain, late: bool) -> None:
+    def finish(self: Pipeline, drain: Drain, late: bool) -> None:
         positions = self.ledger.final_positions(drain.states)
         for state in drain.states:
             state.draining = False

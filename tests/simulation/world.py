@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from consumer.core import interface as i
-from consumer.core.ledger import Totals
+from consumer.core.assignment import Totals
 from consumer.core.model import Instant, Record, TopicPartition
 from tests.simulation.api import Api
 from tests.simulation.broker import Broker

@@ -13,9 +13,9 @@ from typing import Any
 
 import aiohttp
 
+from consumer.core.assignment import Totals
 from consumer.core.coverage import PARAMETERS, CoverageSnapshot, Covered
 from consumer.core.freshness import Freshness
-from consumer.core.ledger import Totals
 from consumer.core.model import Instant, Stage
 from consumer.core.statistics import (
     AccountStatistics,

@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.kafka.configuration import Config, admin_config, dead_letter_pattern, make_client
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
-from consumer.adapters.thread import OwnThread
+from consumer.adapters.thread import apart
 from consumer.core.model import TopicPartition
 from consumer.errors import KafkaError, SettingsError
 
@@ -57,11 +57,7 @@ async def describe(
     cannot be).
     """
     # Not asyncio's own pool: the interpreter would wait for its threads, also when nobody asks any more.
-    thread = OwnThread("pinstream-kafka-cluster")
-    try:
-        metadata = await thread.run(fetch_metadata, config, timeout)
-    finally:
-        thread.stop()
+    metadata = await apart("pinstream-kafka-cluster", fetch_metadata, config, timeout)
     known = {name: len(topic.partitions) for name, topic in sorted(metadata.topics.items())}
     chosen, unmatched = _choose(topics, known, dead_letter_pattern(dead_letter_topic))
     return ClusterView(
@@ -81,17 +77,17 @@ async def describe(
 def fetch_metadata(config: Config, timeout: float) -> Any:
     """The cluster's metadata (confluent-kafka's `ClusterMetadata`). Blocks; raises `KafkaError`, `SettingsError`."""
     heard: list[confluent_kafka.KafkaError] = []
-    client = make_client(AdminClient, {**admin_config(config), "error_cb": heard.append})
     deadline = time.monotonic() + timeout
-    while True:
-        left = deadline - time.monotonic()
-        try:
-            return client.list_topics(timeout=max(0.1, min(_ONE_TRY, left)))
-        except KafkaException as error:
-            client.poll(0)  # hear what librdkafka says of the connections meanwhile
-            _raise_hopeless(heard)
-            if left <= _ONE_TRY:
-                raise _unreachable(config, timeout, [*heard, exception_error(error)]) from error
+    with make_client(AdminClient, {**admin_config(config), "error_cb": heard.append}) as client:
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return client.list_topics(timeout=max(0.1, min(_ONE_TRY, left)))
+            except KafkaException as error:
+                client.poll(0)  # hear what librdkafka says of the connections meanwhile
+                _raise_hopeless(heard)
+                if left <= _ONE_TRY:
+                    raise _unreachable(config, timeout, [*heard, exception_error(error)]) from error
 
 
 def _raise_hopeless(heard: Sequence[confluent_kafka.KafkaError]) -> None:

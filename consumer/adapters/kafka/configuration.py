@@ -229,6 +229,11 @@ def make_client(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]
         raise SettingsError(f"Kafka settings cannot be: {_with_variables(str(error))}") from error
 
 
+def end_client(client: Any) -> None:
+    """Destroy an AdminClient here and now; used again, it raises RuntimeError. As its ``with`` does at the end."""
+    client.__exit__(None, None, None)
+
+
 def _with_variables(text: str) -> str:
     """librdkafka's words, with the environment variable in place of each property that it quotes."""
     line = " ".join(text.split())

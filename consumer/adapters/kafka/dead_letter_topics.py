@@ -17,7 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
     ResourceType,
 )
 
-from consumer.adapters.kafka.configuration import Config, admin_config, make_client
+from consumer.adapters.kafka.configuration import Config, admin_config, end_client, make_client
 from consumer.adapters.kafka.trouble import OnTrouble, describe_error, exception_error
 
 _LARGEST: Final = "max.message.bytes"
@@ -46,6 +46,11 @@ class DeadLetterTopics:
     def forget(self) -> None:
         """Something is not as it was: ask again next time."""
         self.partitions = {}
+
+    def close(self) -> None:
+        """End the client."""
+        if self._client is not None:
+            end_client(self._client)
 
     def ensure(self, origins: Mapping[str, str]) -> None:
         """Find or create each dead-letter topic (key) of an origin (value). What fails is told, and stays unknown."""

@@ -183,7 +183,7 @@ class DeadLetterProducer:
     async def close(self) -> None:
         """End the threads. What was not acknowledged is not stored."""
         self._stop_producers()
-        self._thread.stop()
+        await self._thread.end(self._topics.close)
 
     async def _store_alone(self, letter: DeadLetter, counts: Mapping[str, int]) -> Verdict:
         """In a batch of its own, with as much of it as the topic takes."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import concurrent.futures
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
@@ -29,7 +30,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 )
 
 from consumer.adapters.kafka.cluster import fetch_metadata
-from consumer.adapters.kafka.configuration import Config, admin_config, make_client
+from consumer.adapters.kafka.configuration import Config, admin_config, end_client, make_client
+from consumer.adapters.kafka.coordinator import CANNOT_SAY, meet_coordinator
 from consumer.adapters.kafka.ranges import Extent, find_extents, limit
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
 from consumer.adapters.thread import OwnThread
@@ -44,7 +46,8 @@ _PASSING: Final = frozenset(
 )
 """What the brokers say while a group's coordinator starts or moves: a question may be asked again."""
 _ASK_AGAIN: Final = 0.2
-_CANNOT_SAY: Final = frozenset({_Code._UNSUPPORTED_FEATURE, _Code.UNSUPPORTED_VERSION})
+_SLACK: Final = 1.0
+"""Seconds more than librdkafka has: it says why its time ended."""
 _IN_USE: Final = frozenset(
     {
         *(_Code.UNKNOWN_MEMBER_ID, _Code.ILLEGAL_GENERATION, _Code.REBALANCE_IN_PROGRESS),
@@ -114,7 +117,7 @@ class GroupOffsets:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.stop()
+        await self._thread.end(partial(end_client, self._client))
 
     async def partitions(self, topics: Collection[str]) -> list[TopicPartition]:
         """All partitions of those of `topics` that there are."""
@@ -163,7 +166,7 @@ class GroupOffsets:
                 lambda left: _only(self._client.describe_consumer_groups([self._group], **left))
             )
         except KafkaException as error:
-            if exception_error(error).code() in _CANNOT_SAY:
+            if exception_error(error).code() in CANNOT_SAY:
                 return GroupView("Unknown", ())
             raise self._failure("its members", error) from error
         members = (ActiveMember(one.client_id, one.host.removeprefix("/")) for one in found.members)
@@ -187,10 +190,16 @@ class GroupOffsets:
 
     def _committed(self, asked: ConsumerGroupTopicPartitions) -> list[RawPartition]:
         try:
-            answer = self._ask(lambda left: _only(self._client.list_consumer_group_offsets([asked], **left)))
+            answer = self._ask(lambda left: self._offsets_asked(asked, left))
         except KafkaException as error:
             raise self._failure("its offsets", error) from error
         return list(answer.topic_partitions)
+
+    def _offsets_asked(
+        self, asked: ConsumerGroupTopicPartitions, left: dict[str, float]
+    ) -> concurrent.futures.Future[Any]:
+        meet_coordinator(self._client, self._group, left["request_timeout"], _SLACK)
+        return _only(self._client.list_consumer_group_offsets([asked], **left))
 
     def _offsets_at(
         self, partitions: Sequence[TopicPartition], milliseconds: int

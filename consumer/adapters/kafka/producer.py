@@ -1,7 +1,8 @@
 """Producing: a librdkafka producer with a thread that polls it, and the record producer of `pinstream produce`.
 
 `produce` of the client only queues; delivery reports come in `poll`. `PolledProducer` gives each producer a
-small daemon thread that polls, so that reports come at once and nobody on the event loop has to.
+small daemon thread that polls, so that reports come at once and nobody on the event loop has to. It also closes the
+client, after a purge: `close` alone waits until everything that is queued is acknowledged, for ever if need be.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from confluent_kafka import KafkaException, Message
 
 from consumer.adapters.kafka.configuration import LOGGER, Config, make_client, producer_config
 from consumer.adapters.kafka.trouble import describe_error, exception_error
-from consumer.adapters.thread import post
+from consumer.adapters.thread import post, wait_at_exit
 from consumer.errors import KafkaError
 
 OnDelivery = Callable[[confluent_kafka.KafkaError | None, Message], None]
@@ -64,8 +65,8 @@ class PolledProducer:
 
     def stop(self) -> None:
         """End the polling, within a moment; what is still queued is given up. Does not wait."""
-        self._producer.purge(blocking=False)
         self._stopped.set()
+        wait_at_exit(self._thread)
 
     def _poll(self) -> None:
         while not self._stopped.is_set():
@@ -73,6 +74,8 @@ class PolledProducer:
                 self._producer.poll(_POLL_SECONDS)
             except Exception:  # from a callback: without this thread no record would be acknowledged any more
                 LOGGER.exception("a delivery report could not be handled")
+        self._producer.purge(blocking=False)
+        self._producer.close()
 
 
 class RecordProducer:

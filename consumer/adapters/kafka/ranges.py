@@ -18,7 +18,7 @@ import difflib
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Final, NamedTuple
 
 import confluent_kafka
 from confluent_kafka import IsolationLevel, KafkaException
@@ -32,13 +32,12 @@ from consumer.adapters.kafka.bounds import Bound
 from consumer.adapters.kafka.cluster import fetch_metadata
 from consumer.adapters.kafka.configuration import Config, admin_config, make_client
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
-from consumer.adapters.thread import OwnThread
+from consumer.adapters.thread import apart
 from consumer.core.model import TopicPartition
 from consumer.errors import KafkaError, UsageError
 
 _Code = confluent_kafka.KafkaError
-_Parameters = ParamSpec("_Parameters")
-_Answer = TypeVar("_Answer")
+_THREAD: Final = "pinstream-kafka-ranges"
 _LEAST_ASK: Final = 1.0
 """Seconds that a question gets even when the limit is nearly used up."""
 _EARLIEST: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # it has no annotations
@@ -80,7 +79,7 @@ async def resolve_ranges(
     `partitions`: ``P`` or ``TOPIC:P``, none for all. Raises `UsageError` for what is not there, `KafkaError` for
     brokers that do not answer within `timeout` seconds.
     """
-    return await _apart(_resolve, config, topics, partitions, start, stop, timeout)
+    return await apart(_THREAD, _resolve, config, topics, partitions, start, stop, timeout)
 
 
 async def behind_transactions(
@@ -90,26 +89,15 @@ async def behind_transactions(
 
     Only partitions that have some. Raises `KafkaError`.
     """
-    return await _apart(_behind, config, names, timeout)
-
-
-async def _apart(
-    question: Callable[_Parameters, _Answer], *args: _Parameters.args, **kwargs: _Parameters.kwargs
-) -> _Answer:
-    """The answer to a question that blocks, asked in a thread of its own."""
-    thread = OwnThread("pinstream-kafka-ranges")
-    try:
-        return await thread.run(question, *args, **kwargs)
-    finally:
-        thread.stop()
+    return await apart(_THREAD, _behind, config, names, timeout)
 
 
 def _behind(config: Config, names: Sequence[TopicPartition], timeout: float) -> dict[TopicPartition, int]:
     left = limit(timeout)
-    client = make_client(AdminClient, admin_config(config))
-    _acquaint(client, left)
-    stable = _offsets(client, names, _LATEST, left)
-    written = _offsets(client, names, _LATEST, left, IsolationLevel.READ_UNCOMMITTED)
+    with make_client(AdminClient, admin_config(config)) as client:
+        _acquaint(client, left)
+        stable = _offsets(client, names, _LATEST, left)
+        written = _offsets(client, names, _LATEST, left, IsolationLevel.READ_UNCOMMITTED)
     gaps = zip(names, stable, written, strict=True)
     return {name: high - end for name, end, high in gaps if high > end}
 
@@ -138,10 +126,10 @@ def _resolve(
     left = limit(timeout)
     known = {name: list(topic.partitions) for name, topic in fetch_metadata(config, timeout).topics.items()}
     names = _chosen(topics, partitions, known)
-    client = make_client(AdminClient, admin_config(config))
-    _acquaint(client, left)
-    extents = find_extents(client, names, left)
-    begins = _begins(client, names, extents, start, left)
+    with make_client(AdminClient, admin_config(config)) as client:
+        _acquaint(client, left)
+        extents = find_extents(client, names, left)
+        begins = _begins(client, names, extents, start, left)
     return [
         _range(name, extent, begin, start, stop)
         for name, extent, begin in zip(names, extents, begins, strict=True)

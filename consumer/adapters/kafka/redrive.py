@@ -38,7 +38,7 @@ from consumer.adapters.kafka.trouble import (
     ignore_trouble,
     tell,
 )
-from consumer.adapters.thread import OwnThread, post
+from consumer.adapters.thread import OwnThread, apart, post
 from consumer.errors import KafkaError
 
 _Code = confluent_kafka.KafkaError
@@ -46,7 +46,6 @@ _Code = confluent_kafka.KafkaError
 _TRANSACTION_SECONDS: Final = 15
 _START_SECONDS: Final = 30.0
 _DELIVERY_SECONDS: Final = 10.0
-_CLOSE_SECONDS: Final = 5.0
 _TRIES: Final = 4
 _COMMITS: Final = 2
 """A commit whose time is up goes on, and is waited for once more."""
@@ -100,11 +99,7 @@ async def cluster_id(config: Config, timeout: float) -> str:
 
     Raises `KafkaError` and `SettingsError`, within `timeout` seconds.
     """
-    thread = OwnThread("pinstream-kafka-cluster")
-    try:
-        metadata = await thread.run(fetch_metadata, config, timeout)
-    finally:
-        thread.stop()
+    metadata = await apart("pinstream-kafka-cluster", fetch_metadata, config, timeout)
     return str(metadata.cluster_id or "")
 
 
@@ -145,10 +140,7 @@ class Redriver:
 
     async def close(self) -> None:
         """End the client and its thread. What is not committed is not written."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await self._thread.run(self._drop)
-        self._thread.stop()
+        await self._thread.end(self._drop)
 
     # -- in the thread
 
@@ -244,6 +236,12 @@ class _Lot:
 
     def write(self) -> confluent_kafka.KafkaError | None:
         """Why it failed; None: all is written."""
+        try:
+            return self._write()
+        finally:
+            self._producer = None  # an error keeps the lot that it tells of, and must not keep the client
+
+    def _write(self) -> confluent_kafka.KafkaError | None:
         try:
             self._producer.begin_transaction()
             self._send_all()

@@ -29,7 +29,8 @@ from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.kafka.commits import CommitResult, raw_positions, read_answer
-from consumer.adapters.kafka.configuration import Config, admin_config, make_client
+from consumer.adapters.kafka.configuration import Config, admin_config, end_client, make_client
+from consumer.adapters.kafka.coordinator import meet_coordinator
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
 from consumer.adapters.thread import OwnThread
@@ -239,6 +240,7 @@ class Progress:
             time.sleep(_PAUSE)
 
     def _read_once(self, timeout: float) -> list[RawPartition]:
+        meet_coordinator(self._opened(), self._group, timeout, _SLACK)
         asked = self._opened().list_consumer_group_offsets(
             [ConsumerGroupTopicPartitions(self._group)], request_timeout=timeout
         )
@@ -285,7 +287,8 @@ class Progress:
 
     def _drop(self) -> None:
         # Here, not on the event loop: destroying a client waits for its own threads.
-        self._client = None
+        if self._client is not None:
+            end_client(self._client)
 
     def _unanswered(self, why: str) -> KafkaError:
         return KafkaError(

@@ -18,7 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 )
 
 from consumer.adapters.kafka.configuration import Config, admin_config, make_client
-from consumer.adapters.thread import OwnThread
+from consumer.adapters.thread import apart
 
 
 class TopicSettings(NamedTuple):
@@ -32,18 +32,16 @@ async def topic_settings(
     config: Config, topics: Collection[str], timeout: float
 ) -> Mapping[str, TopicSettings]:
     """Of each topic whose settings the brokers tell within `timeout` seconds."""
-    thread = OwnThread("pinstream-kafka-settings")
-    try:
-        return await thread.run(_ask, config, topics, timeout)
-    finally:
-        thread.stop()
+    return await apart("pinstream-kafka-settings", _ask, config, topics, timeout)
 
 
 def _ask(config: Config, topics: Collection[str], timeout: float) -> Mapping[str, TopicSettings]:
-    client = make_client(AdminClient, admin_config(config))
     deadline = time.monotonic() + timeout
-    if not _can_tell(client, timeout):
-        return {}
+    with make_client(AdminClient, admin_config(config)) as client:
+        return _ask_each(client, topics, deadline) if _can_tell(client, timeout) else {}
+
+
+def _ask_each(client: AdminClient, topics: Collection[str], deadline: float) -> Mapping[str, TopicSettings]:
     asked = {name: ConfigResource(ResourceType.TOPIC, name) for name in topics}
     found = {}
     for name, resource in asked.items():

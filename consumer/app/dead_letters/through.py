@@ -49,8 +49,8 @@ from consumer.app.replay.engine import Ran, run_to_end
 from consumer.app.replay.watch import watch
 from consumer.app.run import REFUSED_ADVICE, log_kafka_trouble, tune_garbage_collector
 from consumer.core import offset_map
+from consumer.core.assignment import map_place
 from consumer.core.interface import DeadLetter
-from consumer.core.ledger import map_place
 from consumer.core.letters import (
     HEADERS,
     KEY,

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from consumer.adapters.kafka.ranges import Range
 from consumer.app.replay.engine import End, Ran
-from consumer.core.ledger import LeftAt
+from consumer.core.assignment import LeftAt
 from consumer.core.model import Problem, TopicPartition
 from consumer.core.selection import EXPIRED, NOT_SELECTED
 from consumer.core.statistics import by_name

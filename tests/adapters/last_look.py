@@ -1,0 +1,26 @@
+"""``python -m tests.adapters.last_look ARGUMENTS``: ``pinstream ARGUMENTS``, and what is left of it at the very end.
+
+The last line on stderr: the names of librdkafka's threads, and of our own, that still run when the interpreter is about
+to be taken down. Linux only: they stand in /proc.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import threading
+from pathlib import Path
+
+
+def _look() -> None:
+    names = [comm.read_text().strip() for comm in Path("/proc/self/task").glob("*/comm")]
+    native = [name for name in names if name.startswith("rdk:")]
+    ours = [one.name for one in threading.enumerate() if one.name.startswith("pinstream-")]
+    print("left:", ",".join(sorted(native + ours)) or "nothing", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    atexit.register(_look)  # before all others, so it is called after them
+    from consumer.cli import main
+
+    main()

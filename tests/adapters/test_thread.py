@@ -1,0 +1,111 @@
+"""Threads of our own: what they were asked, how they end, and that no client outlives a command."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from consumer.adapters.thread import OwnThread, apart
+from tests.end_to_end.processes import ACCOUNT, ROOT, TOKEN, WITHIN, bare_environment
+from tests.kafka.harness import Kafka, unique
+
+COMMANDS = {
+    "check": ("check",),
+    "offsets": ("offsets", "show"),
+    "letters": ("dead-letters", "list"),
+    "redrive": ("dead-letters", "redrive"),
+    "replay": ("replay", "--topic", "{topic}", "--from", "beginning", "--to", "end", "--dry-run"),
+    "named replay": ("replay", "--topic", "{topic}", "--from", "beginning", "--to", "end", "--name", "n"),
+    "produce": ("produce", "{file}", "--topic", "{topic}"),
+}
+
+
+async def test_apart_gives_the_answer_and_ends_its_thread() -> None:
+    """The answer or the error of the function; its thread is gone soon after."""
+    assert await apart("own-answer", lambda one, other: one + other, 1, other=2) == 3
+    with pytest.raises(ZeroDivisionError):
+        await apart("own-error", lambda: 1 // 0)
+    for thread in threading.enumerate():
+        if thread.name.startswith("own-"):
+            thread.join(WITHIN)
+            assert not thread.is_alive()
+
+
+async def test_an_end_waits_for_the_last_thing_and_not_for_what_hangs() -> None:
+    """`last` comes after what was asked before; a call that never returns is left behind after a moment."""
+    done: list[str] = []
+    thread = OwnThread("own-orderly")
+    asked = asyncio.ensure_future(thread.run(done.append, "asked"))
+    await asyncio.sleep(0)
+    await thread.end(lambda: done.append("last"))
+    await asked
+    assert done == ["asked", "last"]
+
+    release = threading.Event()
+    thread = OwnThread("own-hanging")
+    hanging = asyncio.ensure_future(thread.run(release.wait, WITHIN))
+    await asyncio.sleep(0)
+    begun = time.monotonic()
+    await thread.end(lambda: done.append("late"))
+    assert time.monotonic() - begun < 5
+    assert done == ["asked", "last"]
+    release.set()
+    assert await hanging
+
+
+def left_by(command: str, brokers: str, topic: str, folder: Path, **settings: str) -> str:
+    """What of a command's clients and threads is left when the interpreter is about to be taken down."""
+    (folder / "none.ndjson").write_text("")
+    words = [word.format(topic=topic, file=folder / "none.ndjson") for word in COMMANDS[command]]
+    env = bare_environment(folder) | {
+        "KAFKA_BOOTSTRAP_SERVERS": brokers,
+        "KAFKA_TOPICS": topic,
+        "KAFKA_GROUP_ID": unique("group"),
+        "PINTEREST_AD_ACCOUNT_ID": ACCOUNT,
+        "PINTEREST_ACCESS_TOKEN": TOKEN,
+        "PINTEREST_API_URL": "http://127.0.0.1:9",
+        "PINSTREAM_STATE_DIR": str(folder / "state"),
+        "PINSTREAM_HTTP_ADDRESS": "127.0.0.1:0",
+        **settings,
+    }
+    line = [sys.executable, "-m", "tests.adapters.last_look", *words]
+    done = subprocess.run(
+        line, env=env, cwd=ROOT, capture_output=True, text=True, timeout=WITHIN, check=False
+    )
+    assert done.returncode in (0, 1), done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.kafka
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_client_is_left_when_the_interpreter_is_taken_down(
+    command: str, kafka: Kafka, topic: Callable[..., str], tmp_path: Path
+) -> None:
+    """Neither a thread of librdkafka nor one of ours: either may crash the process in its last moment."""
+    assert left_by(command, kafka.bootstrap_servers, topic(2), tmp_path) == "left: nothing"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("command", ["offsets", "letters", "redrive", "replay"])
+def test_nor_after_an_error(command: str, kafka: Kafka, tmp_path: Path) -> None:
+    """Brokers that refuse the login: the error is kept to the end, and with it all that it went through."""
+    if kafka.sasl_bootstrap_servers is None:
+        pytest.skip("an external broker: nobody knows how it wants its users to log in")
+    login = {
+        "KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+        "KAFKA_SASL_MECHANISM": "PLAIN",
+        "KAFKA_SASL_USERNAME": "pinstream",
+        "KAFKA_SASL_PASSWORD": "not-the-password",
+    }
+    left = left_by(command, kafka.sasl_bootstrap_servers, "orders", tmp_path, **login)
+    assert left == "left: nothing"
