@@ -20,9 +20,9 @@ from dataclasses import fields, replace
 from operator import add
 from typing import Any, Final, TypeVar
 
+from consumer.core.assignment import Totals
 from consumer.core.coverage import NO_COVERAGE, OTHER, CoverageSnapshot, Covered
 from consumer.core.freshness import NO_FRESHNESS, FreshnessSnapshot
-from consumer.core.ledger import Totals
 from consumer.core.statistics import (
     LETTERS_MOST,
     AccountStatistics,
