@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-CODE := consumer tests benchmarks
+CODE := consumer tests benchmarks hatch_build.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check simulate bench soak fuzz clean
@@ -49,7 +49,7 @@ fuzz: $(READY)
 
 clean:
 	rm -rf $(VENV) build dist artifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	rm -rf tests/kafka/target
+	rm -rf tests/kafka/target consumer/core/_slots*.so
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The first of these that runs and is new enough. (A pyenv shim may be on the path and still not run.)
@@ -66,7 +66,8 @@ endef
 
 # pip first: `--group` needs 25.1. Then the build backend, so that the build is pinned like everything else and
 # fetches nothing by itself.
-$(READY): pyproject.toml constraints.txt
+# Also what is compiled, so that a change of it is compiled too.
+$(READY): pyproject.toml constraints.txt hatch_build.py consumer/core/_slots.pyx
 	@$(FIND_PYTHON); \
 	echo "setting up $(VENV) with $$("$$python" --version); this takes about a minute" >&2; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)

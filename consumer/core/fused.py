@@ -5,6 +5,8 @@ Theory of operation. Per writer's schema there is one function from a record's b
 again in two steps, by the decoder and the converter, whose verdict counts. So this is faster and decides nothing:
 without it the same comes out.
 
+Where the package was built with a C compiler, the reading half of the function runs in C (`slots`).
+
 Records of schemas that cannot be read so (a record of more fields than one function takes, too many schemas) always
 take two steps.
 """
@@ -20,6 +22,7 @@ from consumer.core.decode import Decoder
 from consumer.core.fused_source import Fused, is_spread, write_fused
 from consumer.core.intake import TwoSteps
 from consumer.core.model import Record
+from consumer.core.slots import SLOTS, write_slots
 
 if TYPE_CHECKING:
     from consumer.core.intake import Read
@@ -31,7 +34,9 @@ MOST_SCHEMAS: Final = 64
 class FusedReading:
     """Reads records as `TwoSteps` does, faster."""
 
-    def __init__(self, decoder: Decoder, converter: Converter) -> None:
+    def __init__(self, decoder: Decoder, converter: Converter, *, compiled: bool = SLOTS is not None) -> None:
+        """`compiled`: with the compiled module, which must be there."""
+        self._write = write_slots if compiled else write_fused
         self._decoder = decoder
         self._converter = converter
         self._two_steps = TwoSteps(decoder, converter)
@@ -73,4 +78,4 @@ class FusedReading:
         if not is_spread(plan) or len(self._functions) >= MOST_SCHEMAS:
             return None
         assert isinstance(plan, RecordPlan)  # noqa: S101
-        return write_fused(self._converter.task, plan)
+        return self._write(self._converter.task, plan)

@@ -15,8 +15,8 @@ is not certain, and raises where something is wrong; both mean: ask the two.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from consumer.core.avro_source import (
     NO_BRANCH,
@@ -85,7 +85,7 @@ class _Variables:
         return self._readers[variable]
 
 
-class _FusedGenerator(Generator):
+class FusedGenerator(Generator):
     """Writes the function for records that are read as `plan` says."""
 
     def __init__(self, task: Task, plan: RecordPlan) -> None:
@@ -95,18 +95,34 @@ class _FusedGenerator(Generator):
         self._variables = _Variables(writer)
         super().__init__(task, True, writer, self._variables)
         self._function = Function(self._module, writer)
-        self._item_fields: list[tuple[str, str]] | None = None
+        self._item_fields: dict[str, str] | None = None
         """Name and variable of each field of an item, if items are read as tuples."""
+        self._item_slots: list[str] = []
+        """The variables that such a tuple is taken apart into."""
+        self._item_defaults: list[str] = []
+        """Lines that give an item the fields that its writer lacks."""
 
     def fused(self) -> str:
         """The source of ``fused`` and of what it calls."""
-        self._spread(self._plan, ())
-        with self._writer.block("if at != len(data):"):
-            self._writer.line("return None")
+        self._read_record()
         self.convert()
         return self._writer.source("def fused(data, at, oldest, present):") + self._module.source()
 
     # Reading.
+
+    def _read_record(self) -> None:
+        """Read everything into variables; the datum must end where the bytes end."""
+        self._spread(self._plan, ())
+        with self._writer.block("if at != len(data):"):
+            self._writer.line("return None")
+
+    def _value(self, plan: Plan, variable: str, *, wanted: bool) -> None:
+        """Read one value; not `wanted`: only to get past it."""
+        self._function.read(plan, variable)
+
+    def _default(self, plan: DefaultPlan, variable: str) -> None:
+        """Give a field that the writer lacks its value."""
+        self._writer.line(f"{variable} = {self._function.default(plan)}")
 
     def _spread(self, plan: RecordPlan, path: Path) -> list[str]:
         """Read a record's fields into variables; gives their names."""
@@ -127,12 +143,12 @@ class _FusedGenerator(Generator):
         if path is not None:
             self._variables.put(path, variable)
         if isinstance(plan, DefaultPlan):
-            self._writer.line(f"{variable} = {self._function.default(plan)}")
+            self._default(plan, variable)
         elif path is not None and self._are_items(plan, path):
             assert isinstance(plan, ArrayPlan)  # noqa: S101
             self._tuples(plan, variable)
         else:
-            self._function.read(plan, variable)
+            self._value(plan, variable, wanted=path is not None)
         return [variable]
 
     def _is_spread(self, plan: Plan, path: Path) -> bool:
@@ -187,9 +203,8 @@ class _FusedGenerator(Generator):
 
     def _tuples(self, plan: ArrayPlan, into: str) -> None:
         """Read items as tuples of those fields that we have."""
-        assert isinstance(plan.item, RecordPlan)  # noqa: S101
-        fields = [(name, value, self._function.variable()) for name, value in plan.item.fields or ()]
-        self._item_fields = [(name, variable) for name, _, variable in fields if name is not None]
+        fields = self._item_variables(plan)
+        self._item_slots = [variable for _, _, variable in fields]
 
         def read_item() -> str:
             for _, value, variable in fields:
@@ -197,18 +212,26 @@ class _FusedGenerator(Generator):
                     self._writer.line(f"{variable} = {self._function.default(value)}")
                 else:
                     self._function.read(value, variable)
-            return f"({', '.join(variable for _, variable in self._item_fields or ())},)"
+            return f"({', '.join(self._item_slots)},)"
 
         self._function.array(into, read_item)
 
-    def _item_loop(self) -> tuple[str, Reads]:
+    def _item_variables(self, plan: ArrayPlan) -> list[tuple[str | None, Plan, str]]:
+        """Name, plan and variable of each field of an item."""
+        assert isinstance(plan.item, RecordPlan)  # noqa: S101
+        fields = [(name, value, self._function.variable()) for name, value in plan.item.fields or ()]
+        self._item_fields = {name: variable for name, _, variable in fields if name is not None}
+        return fields
+
+    def _item_loop(self) -> tuple[str, Reads, Sequence[str]]:
         if self._item_fields is None:
             return super()._item_loop()
         items = self._variables.value(self._mapping.item_steps[:-1])
         item = _Variables(self._writer)
-        for name, variable in self._item_fields:
+        for name, variable in self._item_fields.items():
             item.put((_field(name),), variable)
-        return f"for {', '.join(variable for _, variable in self._item_fields)}, in {items} or ():", item
+        slots = "".join(f"{variable}, " for variable in self._item_slots)
+        return f"for {slots or '_'} in {items} or ():", item, self._item_defaults
 
 
 def _field(name: str) -> Step:
@@ -217,11 +240,15 @@ def _field(name: str) -> Step:
 
 def write_fused(task: Task, plan: RecordPlan) -> Fused:
     """The function that reads and converts one record of this plan."""
-    generator = _FusedGenerator(task, plan)
+    fused: Fused = compiled_source(FusedGenerator(task, plan))["fused"]
+    return fused
+
+
+def compiled_source(generator: FusedGenerator) -> dict[str, Any]:
+    """What the generator wrote, compiled: ``fused`` and all that it names."""
     source, constants = generator.fused(), generator.constants
     exec(compile(source, "<fused reader>", "exec"), constants)  # noqa: S102
-    fused: Fused = constants["fused"]
-    return fused
+    return constants
 
 
 def is_spread(plan: Plan) -> bool:

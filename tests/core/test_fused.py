@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable
+import shutil
 from typing import Any
 
 import fastavro
@@ -23,6 +23,7 @@ from consumer.core.fused_source import write_fused
 from consumer.core.intake import TwoSteps
 from consumer.core.mapping import load_mapping
 from consumer.core.model import ConversionEvent, Record, Rejection, SchemaRef
+from consumer.core.slots import SLOTS, write_slots
 from tests.core.convert_records import SETUPS, likely, shaped
 from tests.core.test_convert import CASES, DEFAULT, NOW, SCHEMA, WEEK, event_of
 from tests.core.test_convert_reference import comparable
@@ -32,7 +33,7 @@ Setup = tuple[dict[str, Any], str | None, str | None]
 
 
 class Both:
-    """A fused reading and two steps, of one schema and mapping; each with a converter of its own."""
+    """Fused readings, written and compiled, and two steps, of one schema and mapping; converters of their own."""
 
     def __init__(self, setup: Setup, writer: dict[str, Any] | None = None, **more: Any) -> None:
         self.schema, overlay, partner = setup
@@ -48,10 +49,13 @@ class Both:
         ref = SchemaRef("id", "7")
         assert self.decoder.add_schema(ref, self.writer) is None
         self.framing = framing_of(ref)
-        self.fused = FusedReading(self.decoder, self.converter)
+        self.fused = FusedReading(self.decoder, self.converter, compiled=False)
+        self.compiled = FusedReading(self.decoder, converter(), compiled=SLOTS is not None)
         self.two_steps = TwoSteps(self.decoder, converter())
         plan: Any = self.decoder.plans[self.framing]
-        self.function = write_fused(self.converter.task, plan)
+        self.functions = [write_fused(self.converter.task, plan)]
+        if SLOTS is not None:
+            self.functions.append(write_slots(self.converter.task, plan))
 
     def value(self, event: Any) -> bytes | None:
         """The record's value; None if the event cannot be written."""
@@ -66,13 +70,17 @@ class Both:
     def check(self, *values: bytes | None, headers: Any = ()) -> list[Any]:
         """Both say the same of these values; gives what they say."""
         records = [Record(at, -1, None, value, headers) for at, value in enumerate(values)]
-        fused = [comparable_read(one) for one in self.fused.read(records, NOW)]
-        assert fused == [comparable_read(one) for one in self.two_steps.read(records, NOW)]
-        return fused
+        said = [comparable_read(one) for one in self.two_steps.read(records, NOW)]
+        assert [comparable_read(one) for one in self.fused.read(records, NOW)] == said
+        assert [comparable_read(one) for one in self.compiled.read(records, NOW)] == said
+        return said
 
-    def alone(self, value: bytes) -> Any:
-        """What the function itself makes of it: None, or an exception, leaves it to the two steps."""
-        return self.function(value, len(self.framing), *self.converter.bounds(NOW))
+    def alone(self, number: int, value: bytes) -> Any:
+        """What a function itself makes of it: None, and an exception too, leaves it to the two steps."""
+        try:
+            return self.functions[number](value, len(self.framing), *self.converter.bounds(NOW))
+        except Exception:
+            return None
 
 
 def comparable_read(read: Any) -> Any:
@@ -162,23 +170,24 @@ def test_the_vectors_hold_on_the_fast_path(case: dict[str, Any]) -> None:
         both.check(value)
 
 
-def test_most_vectors_are_on_the_fast_path() -> None:
-    """The tests above compare the function itself, and not the two steps with themselves."""
+@pytest.mark.parametrize("number", range(len(BOTH["default"].functions)))
+def test_most_vectors_are_on_the_fast_path(number: int) -> None:
+    """The tests above compare the functions themselves, and not the two steps with themselves."""
     both = BOTH["default"]
     written = [value for case in CASES if (value := both.value(event_of(case.get("set", {})))) is not None]
-    alone = [one for value in written if (one := tried(both.alone, value)) is not None]
+    alone = [one for value in written if (one := both.alone(number, value)) is not None]
     assert len(written) > 150
     assert len(alone) > 0.9 * len(written)
     assert any(isinstance(one, Rejection) for one in alone)
     assert any(isinstance(one, ConversionEvent) and one.warnings for one in alone)
 
 
-def tried(function: Callable[[bytes], Any], value: bytes) -> Any:
-    """None if it raises."""
-    try:
-        return function(value)
-    except Exception:
-        return None
+def test_it_is_compiled_wherever_it_can_be() -> None:
+    """With a C compiler at hand the package has the compiled module: it cannot be missing unnoticed."""
+    if SLOTS is None and shutil.which("cc") is not None:
+        pytest.fail(
+            "consumer/core/_slots.pyx was not compiled: run `make clean setup`, and read what it says"
+        )
 
 
 def test_framings_and_tombstones_in_one_fetch() -> None:

@@ -16,7 +16,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import NamedTuple
 
 import lmdb
@@ -110,8 +110,16 @@ class Bucket:
             found = transaction.cursor().getmulti(keys)
         return {key for key, stamp in found if stamp >= oldest}
 
-    def put(self, items: Sequence[tuple[bytes, bytes]], room: Callable[[], int]) -> bool:
+    def put(
+        self,
+        items: Sequence[tuple[bytes, bytes]],
+        room: Callable[[], int],
+        undisturbed: AbstractContextManager[None] | None = None,
+    ) -> bool:
         """Store keys with their stamps, sorted by key; on disk when it returns True.
+
+        `undisturbed` is entered for as long as keys are entered one by one, not while the lock or the disk is
+        waited for.
 
         False, and nothing stored, when the worst case needs more bytes than `room()` tells. It is asked while the
         environment's write lock is held, so that processes that share the bucket reckon one after the other.
@@ -119,9 +127,10 @@ class Bucket:
         with self.lease() as env, env.begin(write=True) as transaction:
             if _worst_growth(transaction.stat(), len(items)) > room():
                 return False
-            consumed, added = transaction.cursor().putmulti(items, overwrite=False)
-            if added < consumed:
-                _raise_stamps(transaction, items)
+            with undisturbed or nullcontext():
+                consumed, added = transaction.cursor().putmulti(items, overwrite=False)
+                if added < consumed:
+                    _raise_stamps(transaction, items)
         return True
 
     def entries(self) -> int:

@@ -1,0 +1,54 @@
+"""Compiles `consumer/core/_slots.pyx` when the package is built, if Cython and a C compiler are there.
+
+Without them the build goes on and the package is pure Python: everything works, the fast path is slower. The result
+lies beside its source, so that an editable installation finds it too.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+SOURCE = "consumer/core/_slots.pyx"
+
+
+class CompileSlots(BuildHookInterface[Any]):
+    """hatchling's hook; `pyproject.toml` names this file."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, and have the wheel say for which Python and machine it is."""
+        if self.target_name != "wheel":
+            return
+        try:
+            built = self._compile()
+        except (
+            Exception
+        ) as error:  # no Cython, no compiler, no headers: whatever it is, it is no reason to stop
+            self.app.display_warning(f"{SOURCE} was not compiled, the fast path will be slower: {error}")
+            return
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+        build_data["artifacts"].append(f"/{built.relative_to(self.root).as_posix()}")
+
+    def _compile(self) -> Path:
+        from Cython.Build import cythonize
+        from setuptools import Distribution, Extension
+        from setuptools.command.build_ext import build_ext
+
+        root = Path(self.root)
+        with tempfile.TemporaryDirectory() as scratch:
+            extension = Extension("consumer.core._slots", [str(root / SOURCE)], extra_compile_args=["-O3"])
+            extensions = cythonize([extension], build_dir=scratch, quiet=True)
+            command = build_ext(Distribution({"name": "pinstream", "ext_modules": extensions}))
+            command.build_lib, command.build_temp, command.force = str(root), scratch, True
+            command.ensure_finalized()
+            command.run()
+            return root / command.get_ext_filename("consumer.core._slots")
+
+
+if __name__ == "__main__":
+    sys.exit("This is a build hook: install the package instead.")

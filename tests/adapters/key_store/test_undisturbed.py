@@ -1,0 +1,72 @@
+"""The event loop stands still for the writer's thread while keys are entered, and never for long."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from consumer.adapters.key_store.worker import Undisturbed, Worker
+
+LIMIT = 10.0
+
+
+async def test_the_loop_stands_still_until_the_work_is_done() -> None:
+    """Nothing runs on the loop between the moment it stands still and the end of the work."""
+    worker = Worker("test", LIMIT)
+    loop = asyncio.get_running_loop()
+    undisturbed = Undisturbed(loop, LIMIT)
+    order: list[str] = []
+    standing = threading.Event()
+
+    def work() -> None:
+        loop.call_soon_threadsafe(standing.set)  # the last thing that the loop does before it stands still
+        with undisturbed:
+            assert standing.wait(LIMIT)
+            loop.call_soon_threadsafe(order.append, "loop")
+            order.append("work")
+
+    await worker.run(work)
+    await asyncio.sleep(0)
+    assert order == ["work", "loop"]
+    await worker.stop()
+
+
+async def test_work_that_takes_long_holds_the_loop_up_for_its_limit_only() -> None:
+    """A disk that hangs in the middle of it must not stop the event loop."""
+    worker = Worker("test", LIMIT)
+    gate = threading.Event()
+    undisturbed = Undisturbed(asyncio.get_running_loop(), 0.01)
+
+    def work() -> None:
+        with undisturbed:
+            assert gate.wait(LIMIT)
+
+    begun = time.monotonic()
+    task = asyncio.ensure_future(worker.run(work))
+    await asyncio.sleep(0.05)  # the loop is alive while the work hangs
+    assert time.monotonic() - begun < LIMIT / 2
+    assert not task.done()
+    gate.set()
+    await task
+    await worker.stop()
+
+
+async def test_a_failure_of_the_work_lets_the_loop_go_on() -> None:
+    """And it can be used again."""
+    worker = Worker("test", LIMIT)
+    undisturbed = Undisturbed(asyncio.get_running_loop(), LIMIT)
+
+    def work(fails: bool) -> str:
+        with undisturbed:
+            if fails:
+                raise ValueError("no")
+            return "done"
+
+    for _ in range(3):
+        with pytest.raises(ValueError, match="no"):
+            await worker.run(lambda: work(True))
+        assert await worker.run(lambda: work(False)) == "done"
+    await worker.stop()
