@@ -12,6 +12,7 @@
     ├── KafkaError                     1   brokers unreachable, refused, or a topic is missing
     ├── RegistryError                  1   the schema registry cannot be used at all
     ├── KeyStoreError                  1   the key store cannot be opened, read or written
+    ├── WorkersFailed                  1   a worker could not be kept running
     ├── DestinationRefused             3   the destination refuses this account and patience ran out
     └── InvariantViolation             1   a bug: the core found its own books wrong, and stopped
 
@@ -65,6 +66,10 @@ class RegistryError(PinstreamError):
 
 class KeyStoreError(PinstreamError):
     """The key store cannot be opened, read or written."""
+
+
+class WorkersFailed(PinstreamError):
+    """A worker of ``pinstream run --workers N`` could not be kept running."""
 
 
 class DestinationRefused(PinstreamError):

@@ -149,12 +149,18 @@ class _Forward(logging.Handler):
         )
 
 
-def configure(*, log_format: str | None = None, level: str = "info", stream: TextIO | None = None) -> None:
+def configure(
+    *,
+    log_format: str | None = None,
+    level: str = "info",
+    stream: TextIO | None = None,
+    always: Mapping[str, object] | None = None,
+) -> None:
     """Set up structlog and `logging` for this process; may be called again.
 
     `log_format` is ``json`` or ``console``; None is ``console`` on a terminal, else ``json``. `level` is
     ``debug``, ``info``, ``warning`` or ``error``; libraries are heard from ``warning`` on, unless it is ``debug``.
-    `stream` is stderr as it is now.
+    `stream` is stderr as it is now. `always`: fields of every line, from whatever thread it comes.
     """
     out = stream or sys.stderr or io.StringIO()  # stderr may be closed (`2>&-`): then nobody listens
     threshold = logging.getLevelNamesMapping()[level.upper()]
@@ -162,6 +168,7 @@ def configure(*, log_format: str | None = None, level: str = "info", stream: Tex
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            *([_with_fields(always)] if always else []),
             structlog.processors.add_log_level,
             RepeatLimiter(),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -178,6 +185,13 @@ def configure(*, log_format: str | None = None, level: str = "info", stream: Tex
     root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Forward)]
     root.addHandler(_Forward())
     root.setLevel(threshold if threshold == logging.DEBUG else max(threshold, logging.WARNING))
+
+
+def _with_fields(fields: Mapping[str, object]) -> Callable[[object, str, EventDict], EventDict]:
+    def add(_logger: object, _method: str, event: EventDict) -> EventDict:
+        return {**fields, **event}
+
+    return add
 
 
 def mute(name: str) -> None:

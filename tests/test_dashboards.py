@@ -21,6 +21,8 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from consumer.app.workers.showing import Seen, WorkersCollector
+from consumer.app.workers.supervision import Worker
 from consumer.core.coverage import PARAMETERS, CoverageSnapshot, Covered
 from consumer.core.statistics import Statistics
 from consumer.web.metrics import StatisticsCollector
@@ -70,6 +72,7 @@ def scraped() -> dict[str, dict[str, set[str]]]:
     """Series name -> label -> its values, as Prometheus reads them."""
     registry = CollectorRegistry()
     registry.register(StatisticsCollector(everything))
+    registry.register(WorkersCollector(lambda: [Seen(Worker(1), None, None, None, None)]))
     found: dict[str, dict[str, set[str]]] = {}
     for family in text_string_to_metric_families(generate_latest(registry).decode()):
         for sample in family.samples:
@@ -161,10 +164,10 @@ class TestAlerts:
     """Each says what to do and where that is written."""
 
     def test_what_is_watched(self) -> None:
-        """Lag in seconds, freshness, halted, guard, dead letters, ledger, progress, and that it is there at all."""
+        """Lag in seconds, freshness, halted, guard, dead letters, ledger, progress, workers, and that it is there."""
         assert {rule["alert"].removeprefix("Pinstream") for rule in RULES} == {
             *("Down", "ReadsNothing", "Halted", "IntakeStopped", "NoProgress", "Lagging", "LagNearsOneHour"),
-            *("FreshnessBelowTarget", "DeadLetters", "LedgerMismatch"),
+            *("FreshnessBelowTarget", "DeadLetters", "LedgerMismatch", "WorkerDies"),
         }
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,6 +80,20 @@ def test_library_lines_take_the_same_way() -> None:
         ("warning", "aiohttp.client")
     ] * 2
     assert lines_of(stream)[0]["event"] == "closed 3, Authorization: Bearer [redacted]"
+
+
+def test_fields_of_every_line() -> None:
+    """Ours, a library's, and one from a thread, which has no context of its own."""
+    out = io.StringIO()
+    logs.configure(log_format="json", stream=out, always={"worker": 3})
+    structlog.get_logger().info("ours", worker=1)
+    thread = threading.Thread(target=lambda: logging.getLogger("library").warning("theirs"))
+    thread.start()
+    thread.join()
+    assert [(one["event"], one["worker"]) for one in map(orjson.loads, out.getvalue().splitlines())] == [
+        ("ours", 1),
+        ("theirs", 3),
+    ]
 
 
 def test_configuring_twice_does_not_double_lines() -> None:

@@ -18,6 +18,7 @@ from consumer.adapters.key_store import KeyStore, open_key_store
 from consumer.app import building, tracing
 from consumer.app.signals import on_stop_signal
 from consumer.app.tracing import Tracing
+from consumer.core.statistics import Statistics
 from consumer.errors import DestinationRefused
 from consumer.service import Service, SystemClock
 from consumer.settings import REVOKE_MARGIN, PinstreamSettings, Settings, load
@@ -50,33 +51,42 @@ async def _run(settings: Settings, traces: Tracing) -> None:
 
         on_stop_signal(stop)
         # First of all, so that who waits for brokers that are away sees which ones, and probes get an answer.
-        urls = await one.serve_page()
-        structlog.get_logger().info(
-            "starting",
-            reads=", ".join(settings.kafka.topics),
-            brokers=settings.kafka.bootstrap_servers,
-            group=settings.kafka.group_id,
-            sends_to=settings.pinterest.api_url,
-            ad_accounts=", ".join(settings.pinterest.ad_account_ids),
-            test_mode=settings.pinterest.test_mode,
-            page=urls.page if urls else "off",
-            health=urls.health if urls else "off",
-            version=__version__,
-        )
-        if not await _before(asked, _look_at_cluster(settings)):
-            return
-        tune_garbage_collector()
-        if one.service.pipeline.stopping:
-            # Told to stop while it was still starting: it has joined nothing yet, so there is nothing to leave.
-            return
-        try:
-            await one.service.run()
-        except DestinationRefused as refused:
-            raise DestinationRefused(f"{refused}; {REFUSED_ADVICE}") from refused
-        structlog.get_logger().info("stopped", **ledger(one.service.statistics().totals))
+        log_starting(settings, await one.serve_page())
+        if await before(asked, look_at_cluster(settings)):
+            await serve(one)
 
 
-async def _look_at_cluster(settings: Settings) -> None:
+def log_starting(settings: Settings, urls: Urls | None) -> None:
+    """Where it reads, where it sends, where its page is."""
+    structlog.get_logger().info(
+        "starting",
+        reads=", ".join(settings.kafka.topics),
+        brokers=settings.kafka.bootstrap_servers,
+        group=settings.kafka.group_id,
+        sends_to=settings.pinterest.api_url,
+        ad_accounts=", ".join(settings.pinterest.ad_account_ids),
+        test_mode=settings.pinterest.test_mode,
+        page=urls.page if urls else "off",
+        health=urls.health if urls else "off",
+        version=__version__,
+    )
+
+
+async def serve(one: Member) -> None:
+    """Be a member of the group until asked to stop."""
+    tune_garbage_collector()
+    if one.service.pipeline.stopping:
+        # Told to stop while it was still starting: it has joined nothing yet, so there is nothing to leave.
+        return
+    try:
+        await one.service.run()
+    except DestinationRefused as refused:
+        raise DestinationRefused(f"{refused}; {REFUSED_ADVICE}") from refused
+    structlog.get_logger().info("stopped", **ledger(one.service.statistics().totals))
+
+
+async def look_at_cluster(settings: Settings) -> None:
+    """Whether brokers and topics are there, before the group is joined. Raises `KafkaError`."""
     await describe(
         settings.kafka.client_properties(),
         settings.kafka.topics,
@@ -85,7 +95,7 @@ async def _look_at_cluster(settings: Settings) -> None:
     )
 
 
-async def _before(asked: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+async def before(asked: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
     """Whether `work` was done before anyone `asked` to stop; raises what it raises."""
     doing, stopping = asyncio.create_task(work), asyncio.create_task(asked.wait())
     await asyncio.wait((doing, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -120,34 +130,20 @@ class Member:
 
     async def serve_page(self) -> Urls | None:
         """Start page, /status, health and metrics; gives their URLs, None if they are turned off."""
-        address = self.settings.pinstream.http_address
-        if address is None:
-            return None
-        self._web = WebServer(
+        self._web = web_server(
+            self.settings,
             self.service.statistics,
             self.info,
-            host=address.host,
-            port=address.port,
-            page_at=self.settings.pinstream.page_address,
-            stall_after=self.settings.pinstream.stall_after,
             fetched_at=lambda: self.service.fetched_at,
             keys=lambda: self.key_store.statistics().keys,
-            token=_page_token(self.settings.pinstream),
         )
-        return await self._web.start()
+        return None if self._web is None else await self._web.start()
 
     def info(self) -> dict[str, Any]:
         """What the process knows of itself, for /status."""
         keys = self.key_store.statistics()
         return {
-            "process": {
-                "version": __version__,
-                "started": int(self._started),
-                "group": self.settings.kafka.group_id,
-                "topics": list(self.settings.kafka.topics),
-                "sends_to": self.settings.pinterest.api_url,
-                "test_mode": self.settings.pinterest.test_mode,
-            },
+            "process": process(self.settings, self._started),
             "key_store": {
                 "keys": keys.keys,
                 "bytes": keys.bytes_used,
@@ -160,6 +156,43 @@ class Member:
         """Stop the web server."""
         if self._web is not None:
             await self._web.stop()
+
+
+def web_server(
+    settings: Settings,
+    snapshot: Callable[[], Statistics],
+    info: Callable[[], dict[str, Any]],
+    **others: Any,
+) -> WebServer | None:
+    """Page, /status, health and metrics as the settings have them, not started yet; None: they are turned off.
+
+    `others`: what else the server takes.
+    """
+    address = settings.pinstream.http_address
+    if address is None:
+        return None
+    return WebServer(
+        snapshot,
+        info,
+        host=address.host,
+        port=address.port,
+        page_at=settings.pinstream.page_address,
+        stall_after=settings.pinstream.stall_after,
+        token=_page_token(settings.pinstream),
+        **others,
+    )
+
+
+def process(settings: Settings, started: float) -> dict[str, Any]:
+    """What /status says of the process; `started`: unix seconds."""
+    return {
+        "version": __version__,
+        "started": int(started),
+        "group": settings.kafka.group_id,
+        "topics": list(settings.kafka.topics),
+        "sends_to": settings.pinterest.api_url,
+        "test_mode": settings.pinterest.test_mode,
+    }
 
 
 def _page_token(own: PinstreamSettings) -> Callable[[], str] | None:

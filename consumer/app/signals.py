@@ -17,8 +17,8 @@ _FORCED = 130
 """128 + SIGINT, as a shell says of Ctrl-C. Not 0: whoever supervises us must not take it for the orderly end."""
 
 
-def on_stop_signal(stop: Callable[[], None]) -> None:
-    """Call `stop` on the first SIGTERM or SIGINT; a further one ends the process there and then.
+def on_stop_signal(stop: Callable[[], None], leave: Callable[[], None] = lambda: None) -> None:
+    """Call `stop` on the first SIGTERM or SIGINT; a further one ends the process there and then, `leave` before it.
 
     Ending at once loses nothing: what is not committed is read again.
     """
@@ -31,6 +31,7 @@ def on_stop_signal(stop: Callable[[], None]) -> None:
             asked = number, loop.time()
             stop()
         elif number != asked[0] or loop.time() - asked[1] > TOGETHER:
+            leave()
             _leave()
 
     for number in (signal.SIGTERM, signal.SIGINT):

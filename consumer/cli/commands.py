@@ -15,14 +15,41 @@ from consumer.errors import UsageError
 
 
 @main.command(cls=SettingsCommand)
-def run() -> None:
+@click.option(
+    "--workers",
+    metavar="N",
+    help="So many members of the group in processes of their own, under one supervisor that starts dead ones again and"
+    " serves the figures of all; auto: one for each core, at most PINSTREAM_CONCURRENCY. They share the key store, and"
+    " the quota, the requests in flight and the open events are for all of them together. Default: one process, without"
+    " a supervisor.",
+)
+@click.option("--worker", hidden=True, help="For the supervisor's use.")
+def run(workers: str | None, worker: str | None) -> None:
     """The service: consume, deliver, commit, until SIGTERM or SIGINT.
 
     A second signal ends at once. Exit code 3: the destination refused this account for PINSTREAM_HALT_PATIENCE.
     """
-    from consumer.app.run import run_service
+    if worker is not None:
+        _run_worker(worker)
+    elif workers is not None:
+        from consumer.app.workers.supervisor import run_workers, this_program
 
-    run_service(os.environ)
+        debug = ["--debug"] if click.get_current_context().find_root().params.get("debug") else []
+        run_workers(os.environ, workers, [*this_program(), *debug])
+    else:
+        from consumer.app.run import run_service
+
+        run_service(os.environ)
+
+
+def _run_worker(which: str) -> None:
+    """``I/N``: worker I of N."""
+    number, _, count = which.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise UsageError("--worker is for the supervisor's use: give --workers")
+    from consumer.app.workers.worker import run_worker
+
+    run_worker(os.environ, int(number), int(count))
 
 
 @main.command()
@@ -74,11 +101,12 @@ def explain(file: str, now: str | None) -> None:
 
 @main.command(cls=SettingsCommand)
 @click.option("--send-test-event", is_flag=True, help="Also send one event through the API's test mode.")
-def check(send_test_event: bool) -> None:
+@click.option("--workers", metavar="N", help="As for `pinstream run`: what each of so many would get.")
+def check(send_test_event: bool, workers: str | None) -> None:
     """Is this configuration fit to run? A table of what was checked; exit code 0 or 1."""
     from consumer.app.check import run_checks
 
-    sys.exit(run_checks(os.environ, send_test_event=send_test_event))
+    sys.exit(run_checks(os.environ, send_test_event=send_test_event, workers=workers))
 
 
 @main.command()

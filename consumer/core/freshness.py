@@ -53,15 +53,29 @@ NO_AGES = Ages(0, None, None, None, None)
 
 @dataclass(frozen=True, slots=True)
 class FreshnessSnapshot:
-    """Event age at delivery since the start, and over the last hour and day."""
+    """Event age at delivery since the start, and over the last hour and day: histograms by `AGE_BOUNDS`."""
 
-    total: Ages
-    hour: Ages
-    day: Ages
     age_sum: float
     """Seconds, since the start."""
     buckets: tuple[int, ...]
-    """Since the start, by `AGE_BOUNDS`."""
+    """Since the start."""
+    hour_buckets: tuple[int, ...]
+    day_buckets: tuple[int, ...]
+
+    @property
+    def total(self) -> Ages:
+        """Since the start."""
+        return ages(self.buckets)
+
+    @property
+    def hour(self) -> Ages:
+        """Over the last hour."""
+        return ages(self.hour_buckets)
+
+    @property
+    def day(self) -> Ages:
+        """Over the last day."""
+        return ages(self.day_buckets)
 
 
 class Freshness:
@@ -91,13 +105,11 @@ class Freshness:
         """The figures of `now` (monotonic seconds)."""
         self._go_on(now)
         sums = self._windows.sums(self._running())
-        buckets = tuple(map(add, self._before, self._minute))
         return FreshnessSnapshot(
-            total=ages(buckets),
-            hour=ages(sums.hour[_ALL]),
-            day=ages(sums.day[_ALL]),
             age_sum=self._age_sum,
-            buckets=buckets,
+            buckets=tuple(map(add, self._before, self._minute)),
+            hour_buckets=tuple(sums.hour[_ALL]),
+            day_buckets=tuple(sums.day[_ALL]),
         )
 
     def _go_on(self, now: float) -> None:
@@ -130,3 +142,6 @@ def _quantile(buckets: Sequence[int], need: float) -> float:
 
 def _none() -> list[int]:
     return [0] * (len(AGE_BOUNDS) + 1)
+
+
+NO_FRESHNESS = FreshnessSnapshot(0.0, *([tuple(_none())] * 3))

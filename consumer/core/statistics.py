@@ -8,7 +8,7 @@ go, between two inputs, so its figures agree.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -242,8 +242,12 @@ class Statistics:
     @property
     def destination(self) -> str:
         """The worst state of any account, for one word on the page."""
-        order = ("open", "throttled", "halted")
-        return max((account.state for account in self.accounts), key=order.index, default="open")
+        return worst_state(account.state for account in self.accounts)
+
+
+def worst_state(states: Iterable[str]) -> str:
+    """Of the states that gates are in."""
+    return max(states, key=("open", "throttled", "halted").index, default="open")
 
 
 def by_name(counts: Mapping[str, int]) -> dict[str, int]:

@@ -275,12 +275,15 @@ class PinstreamSettings(Group):
         "PINSTREAM_LINGER", "500ms", "how long an event waits for its batch to fill", unit="duration"
     )
     concurrency: Annotated[int, whole(1, 1000)] = _setting(
-        "PINSTREAM_CONCURRENCY", "8", "requests in flight at once, all accounts together", unit="requests"
+        "PINSTREAM_CONCURRENCY",
+        "8",
+        "requests in flight at once, all accounts and workers together",
+        unit="requests",
     )
     calls_per_minute: Annotated[int, whole(1, 1_000_000)] = _setting(
         "PINSTREAM_CALLS_PER_MINUTE",
         "5000",
-        "per ad account: the platform's published limit",
+        "per ad account, all workers together: the platform's published limit",
         unit="calls",
     )
     request_timeout: Annotated[float, duration("100ms", "10m")] = _setting(
@@ -295,7 +298,7 @@ class PinstreamSettings(Group):
     max_open_events: Annotated[int, whole(1, 10_000_000)] = _setting(
         "PINSTREAM_MAX_OPEN_EVENTS",
         "20000",
-        "fetched and not yet settled; one budget for the process, so that memory has a bound",
+        "fetched and not yet settled; one budget for the process, or for all its workers, so that memory has a bound",
         unit="events",
     )
     max_open_bytes: Annotated[int, size("64KiB", "64GiB")] = _setting(

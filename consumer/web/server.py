@@ -30,6 +30,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
 from consumer.core.statistics import Statistics
 from consumer.web.access import guard, refuse_foreign_names
@@ -67,6 +68,7 @@ class WebServer:
     `info` is put into /status as it is. `stall_after`, seconds: see `Health`. `fetched_at` says when the last fetch
     came back, on the same monotonic clock as `clock`; None while there was none. `keys`: how many keys the key store
     holds, for /history. `token` gives the token of now that all but the probes must show; None: nobody is asked.
+    `others`: what ails one of several processes whose figures these are, in one line. `more_metrics`: of these.
     """
 
     def __init__(
@@ -83,6 +85,8 @@ class WebServer:
         fetched_at: Callable[[], float | None] = lambda: None,
         keys: Callable[[], int | None] = lambda: None,
         token: Callable[[], str] | None = None,
+        others: Callable[[], str | None] = lambda: None,
+        more_metrics: Collector | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._info = info
@@ -93,12 +97,15 @@ class WebServer:
         self._fetched_at = fetched_at
         self._keys = keys
         self._token = token
+        self._others = others
         self._health = Health(stall_after)
         self._history = History()
         self._events = Events(self._document, clock)
         self._look_every = min(_LOOK_EVERY, stall_after / 10)
         self._registry = CollectorRegistry()
         self._registry.register(StatisticsCollector(snapshot))
+        if more_metrics is not None:
+            self._registry.register(more_metrics)
         document = page()
         self._page = document.encode()
         self._headers = _security_headers(document)
@@ -200,7 +207,9 @@ class WebServer:
     def _sickness(self) -> str | None:
         """A look at the progress. Figures that cannot be had are sickness enough."""
         try:
-            return self._health.sickness(self._snapshot(), self._clock(), self._fetched_at())
+            return (
+                self._health.sickness(self._snapshot(), self._clock(), self._fetched_at()) or self._others()
+            )
         except Exception as error:
             return f"the figures cannot be read ({type(error).__name__})"
 

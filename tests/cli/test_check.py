@@ -87,6 +87,19 @@ def test_a_configuration_that_is_fit_to_run(kafka: Kafka, api: Api, tmp_path: Pa
     assert api.counts().accepted_events == 0
 
 
+def test_divided_by_workers(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """A row says what each would get, or why it cannot be divided; without the option there is none."""
+    env = run_environment(tmp_path, kafka, new_topic(kafka), new_group(), api.url)
+    found = check(env, "--workers", "4")
+    assert found.code == 0
+    assert found.text("workers", "ok") == (
+        "4; each has 2 requests in flight, 1,250 calls a minute, 5,000 open events and 32 MiB of them"
+    )
+    found = check(env, "--workers", "30")
+    assert found.code == 1
+    assert "PINSTREAM_CONCURRENCY=8 is below --workers 30" in found.text("workers", "failed")
+
+
 def test_it_leaves_nothing_behind(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """The state folder holds what a run would make, and no probe."""
     env = run_environment(tmp_path, kafka, new_topic(kafka), new_group(), api.url)

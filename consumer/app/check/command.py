@@ -40,23 +40,25 @@ _QUESTIONS: Sequence[tuple[str, Question]] = (
 )
 
 
-def run_checks(environ: Mapping[str, str], *, send_test_event: bool) -> int:
-    """Print the table; gives the exit code: 0 if nothing failed, else 1."""
+def run_checks(environ: Mapping[str, str], *, send_test_event: bool, workers: str | None = None) -> int:
+    """Print the table; gives the exit code: 0 if nothing failed, else 1. `workers`: see `pinstream run`."""
     try:
         settings = load(environ)
     except PinstreamError as error:
         rows = [Row("settings", Verdict.FAILED, str(error))]
     else:
-        rows = asyncio.run(_ask_all(settings, send_test_event))
+        rows = asyncio.run(_ask_all(settings, send_test_event, workers))
     verdicts = Counter(row.verdict for row in rows)
     _print(rows, _summary(verdicts))
     return 1 if verdicts[Verdict.FAILED] else 0
 
 
-async def _ask_all(settings: Settings, send_test_event: bool) -> list[Row]:
-    found = Found(settings)
+async def _ask_all(settings: Settings, send_test_event: bool, workers: str | None) -> list[Row]:
+    found = Found(settings, workers=workers)
     rows = [Row("settings", Verdict.OK, "every variable is known and possible")]
     rows += [Row("settings", Verdict.WARNING, text) for text in settings.warnings]
+    if workers is not None:
+        rows += await _ask("workers", local.workers, found)
     for what, question in _QUESTIONS:
         rows += await _ask(what, question, found)
     if send_test_event:

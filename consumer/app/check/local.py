@@ -10,7 +10,9 @@ from pathlib import Path
 
 from consumer.adapters.key_store import open_key_store
 from consumer.app import building
-from consumer.app.check.rows import Found, Said, Skip
+from consumer.app.check.rows import Found, Said, Skip, count
+from consumer.app.workers.shares import check as divide
+from consumer.app.workers.shares import count_of, share
 from consumer.errors import PinstreamError, SettingsError
 from consumer.settings import Settings
 from consumer.web.listening import LOCAL_HOSTS, LOOPBACK, Place, is_taken, main_place, page_place, try_out
@@ -18,6 +20,17 @@ from consumer.web.listening import LOCAL_HOSTS, LOOPBACK, Place, is_taken, main_
 _ASK_WITHIN = 3.0
 _OURS = b"server: pinstream"
 _MIB = 1024 * 1024
+
+
+async def workers(found: Found) -> Said:
+    """Whether what is set can be divided by so many, and what each would get."""
+    number = count_of(found.workers or "1", found.settings)
+    divide(found.settings, number)
+    own = share(found.settings, number, number).pinstream
+    return Said(
+        f"{number}; each has {count(own.concurrency, 'request')} in flight, {own.calls_per_minute:,} calls a minute, "
+        f"{own.max_open_events:,} open events and {own.max_open_bytes // _MIB:,} MiB of them"
+    )
 
 
 async def schema(found: Found) -> Said:

@@ -50,6 +50,8 @@ class Found:
     settings: Settings
     schema: dict[str, Any] | None = None
     cluster: ClusterView | None = None
+    workers: str | None = None
+    """As ``--workers`` has it; None: it was not asked for."""
 
 
 Question = Callable[[Found], Awaitable[Said]]

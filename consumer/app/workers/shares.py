@@ -1,0 +1,100 @@
+"""How many workers there are, and what each gets of what is set for all of them together.
+
+A budget, a quota and the number of requests in flight are what somebody set for this machine and this ad account; so
+many workers must not multiply them. Each gets its part, the parts add up, and what cannot be divided is refused before
+anything starts. What is not a sum (a linger, a window, the key store's limit: the store is one) stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from consumer.errors import SettingsError, UsageError
+from consumer.settings import PinstreamSettings, Settings
+
+AUTO = "auto"
+MOST_WORKERS = 256
+_INSTANCE = "group.instance.id"
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+
+def count_of(text: str, settings: Settings, cpu_max: Path = _CPU_MAX) -> int:
+    """How many workers ``--workers TEXT`` means. Raises `UsageError`."""
+    if text == AUTO:
+        # No more than can have a request in flight each.
+        return min(cores(cpu_max), settings.pinstream.concurrency, MOST_WORKERS)
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_WORKERS:
+        raise UsageError(
+            f"--workers {text!r}: give a number from 1 to {MOST_WORKERS}, or auto: one for each core"
+        )
+    return int(text)
+
+
+def cores(cpu_max: Path = _CPU_MAX) -> int:
+    """How many cores this process may use: those it may run on, and what a container's limit leaves of them.
+
+    A limit of one and a half is one.
+    """
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = cpu_max.read_text("ascii").split()
+        limit = int(quota) // int(period)
+    except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max": no limit
+        return available
+    return max(1, min(available, limit))
+
+
+def part(whole: int, number: int, count: int) -> int:
+    """Of `whole`, what worker `number` of `count` gets: the parts add up, and differ by one at most."""
+    return whole // count + (number <= whole % count)
+
+
+def share(settings: Settings, number: int, count: int) -> Settings:
+    """The settings of worker `number` of `count` (from 1)."""
+    own = settings.pinstream
+    parts = ("concurrency", "calls_per_minute", "max_open_events", "max_open_bytes")
+    divided = {name: part(getattr(own, name), number, count) for name in parts}
+    kafka = settings.kafka
+    instance = kafka.properties.get(_INSTANCE)
+    if instance is not None:
+        # Two members with the same name would throw each other out of the group.
+        name = SecretStr(f"{instance.get_secret_value()}-{number}")
+        kafka = kafka.model_copy(update={"properties": {**kafka.properties, _INSTANCE: name}})
+    return settings.model_copy(update={"pinstream": own.model_copy(update=divided), "kafka": kafka})
+
+
+def check(settings: Settings, count: int) -> None:
+    """Whether what is set can be divided by so many. Raises `SettingsError`."""
+    if count == 1:
+        return
+    own = settings.pinstream
+    if own.key_store.get_secret_value() == "memory:":
+        raise SettingsError(
+            f"PINSTREAM_KEY_STORE=memory: is not shared by --workers {count}: what one worker delivered, the others"
+            " would send again; use lmdb:/path (on a tmpfs, if it must not touch a disk), or run one worker"
+        )
+    for name, whole in (
+        ("PINSTREAM_CONCURRENCY", own.concurrency),
+        ("PINSTREAM_CALLS_PER_MINUTE", own.calls_per_minute),
+    ):
+        if whole < count:
+            raise SettingsError(
+                f"{name}={whole} is below --workers {count}: it is for all of them together, and each needs at least 1;"
+                " raise the one or lower the other"
+            )
+    _check_budget(own, count)
+
+
+def _check_budget(own: PinstreamSettings, count: int) -> None:
+    for name, whole, batch_name, batch in (
+        ("PINSTREAM_MAX_OPEN_EVENTS", own.max_open_events, "PINSTREAM_BATCH_EVENTS", own.batch_events),
+        ("PINSTREAM_MAX_OPEN_BYTES", own.max_open_bytes, "PINSTREAM_BATCH_BYTES", own.batch_bytes),
+    ):
+        if whole // count < batch:
+            raise SettingsError(
+                f"{name}={whole} is {whole // count} for each of --workers {count}, below {batch_name}={batch}: no"
+                " batch could ever fill; raise the first, or lower one of the others"
+            )

@@ -1,0 +1,113 @@
+"""The line between worker and supervisor: whole frames, the latest of them, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+
+import pytest
+
+from consumer.app.workers.line import MOST_BYTES, Line, Said, frame, hear
+from consumer.core.statistics import Statistics
+from tests.web.building import busy, full_counters, guarded, halted, statistics
+
+
+async def heard(data: bytes) -> list[Said]:
+    """What is heard of these bytes, and then the end."""
+    reader = asyncio.StreamReader()
+    reader.feed_data(data)
+    reader.feed_eof()
+    found = []
+    while (said := await hear(reader)) is not None:
+        found.append(said)
+    return found
+
+
+@pytest.mark.parametrize("scene", [busy, halted, guarded], ids=lambda scene: scene.__name__)
+async def test_a_snapshot_arrives_as_it_was(scene: Callable[[], Statistics]) -> None:
+    """All of it, counters too."""
+    snapshot = scene()
+    [said] = await heard(frame(Said(True, snapshot, None, {"keys": 3})))
+    assert said.statistics is not None
+    assert vars(said.statistics.counters) == vars(snapshot.counters)
+    for name in ("totals", "partitions", "accounts", "freshness", "coverage", "letters", "samples", "guard"):
+        assert getattr(said.statistics, name) == getattr(snapshot, name)
+    assert said._replace(statistics=None) == Said(True, None, None, {"keys": 3})
+
+
+async def test_cut_off_in_the_middle() -> None:
+    """Killed while it wrote: what was whole counts."""
+    whole = frame(Said(statistics=statistics(counters=full_counters())))
+    for cut in (1, 3, 4, 5, len(whole) - 1):
+        assert len(await heard(whole + whole[:cut])) == 1
+
+
+async def test_what_no_worker_says() -> None:
+    """Too long, not a report, or not readable at all: nobody goes on with that."""
+    body = pickle.dumps("hello")
+    assert await heard(struct.pack(">I", len(body)) + body) == []
+    for bad in (struct.pack(">I", MOST_BYTES + 1) + b"x", b"text on stdout\n" + b"x" * 2**21):
+        with pytest.raises(Exception, match=r".+"):
+            await heard(bad)
+
+
+async def test_the_latest_is_kept_and_the_last_word_comes_last() -> None:
+    """While nobody reads, a worker neither waits nor stores: what it said before is overtaken by what it says now."""
+    (source, sink), (nothing, alive) = os.pipe(), os.pipe()
+    line = Line(sink, nothing)
+    big = "x" * 200_000  # more than a pipe holds: the first one blocks the writer
+    for number in range(50):
+        line.say(Said(error=big, key_store={"number": number}))
+
+    def end() -> None:
+        line.end(Said(key_store={"number": 99}))
+        os.close(sink)
+
+    ending = asyncio.create_task(asyncio.to_thread(end))
+    data = b""
+    while part := await asyncio.to_thread(os.read, source, 1 << 20):
+        data += part
+    await ending
+    numbers = [said.key_store["number"] for said in await heard(data) if said.key_store is not None]
+    assert numbers[-2:] == [49, 99]
+    assert len(numbers) <= 4
+    for descriptor in (source, nothing, alive):
+        os.close(descriptor)
+
+
+PROGRAM = """
+import signal, sys, time
+from consumer.app.workers.line import Line, Said
+
+line = Line.take()
+if "deaf" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+line.end_with_it(0.2)
+print("printed")
+line.say(Said(error="hello"))
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("hears", -signal.SIGTERM), ("deaf", 70)])
+def test_when_the_supervisor_is_gone(how: str, code: int) -> None:
+    """The end of stdin is SIGTERM, and after the grace the end. What is printed never gets onto the line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    (length,) = struct.unpack(">I", process.stdout.read(4))
+    assert pickle.loads(process.stdout.read(length)) == Said(error="hello")
+    _, complaints = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert complaints in (b"printed\n", b"")

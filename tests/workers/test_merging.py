@@ -1,0 +1,311 @@
+"""Many snapshots become one: it adds up, no counter goes back, shares and quantiles are of all events."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from consumer.app.workers.merging import _RULES, MOST_NAMES, Merged, merge, remains
+from consumer.core.coverage import OTHER
+from consumer.core.freshness import NO_AGES, Ages
+from consumer.core.model import Stage
+from consumer.core.statistics import (
+    LETTERS_MOST,
+    Counters,
+    GuardStatistics,
+    OldestOpen,
+    SamplesSnapshot,
+    Statistics,
+    StoredLetter,
+    WaitsFor,
+)
+from consumer.web.metrics import StatisticsCollector
+from consumer.web.status import status_document
+from tests.web.building import (
+    ACCOUNT,
+    INFO,
+    OTHER_ACCOUNT,
+    TOPIC,
+    account,
+    busy,
+    covered,
+    full_counters,
+    halted,
+    partition,
+    statistics,
+    totals,
+)
+
+PARTS = ("delivered", "duplicate", "filtered", "dead_lettered", "open")
+
+
+def series(snapshot: Statistics) -> dict[tuple[str, tuple[tuple[str, str], ...]], tuple[str, float]]:
+    """Type and value of everything on /metrics, which has nothing twice."""
+    registry = CollectorRegistry()
+    registry.register(StatisticsCollector(lambda: snapshot))
+    found = {}
+    for family in text_string_to_metric_families(generate_latest(registry).decode()):
+        for sample in family.samples:
+            key = (sample.name, tuple(sorted(sample.labels.items())))
+            assert key not in found, f"twice: {key}"
+            found[key] = (family.type, sample.value)
+    return found
+
+
+def test_every_figure_has_its_rule() -> None:
+    """A field that is new in the snapshot needs one."""
+    assert {field.name for field in fields(Statistics)} == _RULES.keys()
+
+
+def test_of_no_worker() -> None:
+    """An empty snapshot, which page, /status and /metrics take."""
+    nothing = merge([])
+    assert nothing.totals == totals()
+    assert nothing.destination == "open"
+    assert status_document(nothing, INFO)["freshness"]["within_one_hour"] is None
+    assert series(nothing)
+
+
+@pytest.mark.parametrize("scene", [busy, halted], ids=lambda scene: scene.__name__)
+def test_of_one_worker_it_is_that_worker(scene: Any) -> None:
+    """The very document."""
+    one = scene()
+    assert status_document(merge([one]), INFO) == status_document(one, INFO)
+
+
+def test_counts_and_levels_are_added() -> None:
+    """Ledger, room, bytes, counters."""
+    one = statistics(partition(0, delivered=5, open=2), counters=full_counters(), open_bytes=10, held=1)
+    other = statistics(
+        partition(1, delivered=7, filtered=1), counters=full_counters(), open_bytes=5, claims=3
+    )
+    both = merge([one, other])
+    assert both.totals == totals(delivered=12, filtered=1, open=2)
+    assert (both.open_bytes, both.held, both.claims, both.room) == (15, 1, 3, 2000)
+    assert both.counters.delivered_by_name["checkout"] == 62_000
+    assert both.counters.calls == 2 * full_counters().calls
+    assert both.counters.rejections["decode", "malformed"] == 6
+
+
+def test_shares_and_quantiles_are_of_all_events() -> None:
+    """Not of two shares: a worker that delivered little weighs little."""
+    young, old = statistics(ages=[1] * 99), statistics(ages=[7200])
+    both = merge([young, old]).freshness
+    assert both.total == Ages(100, 0.99, 1, 1, 1)
+    assert both.hour == both.day == both.total
+    assert both.age_sum == 99 + 7200
+    assert both == statistics(ages=[1] * 99 + [7200]).freshness
+
+
+def test_coverage_is_of_all_events() -> None:
+    """By event name: events, those looked at, and what they carried."""
+
+    def window(**names: Any) -> Any:
+        return statistics(coverage=type(merge([]).coverage)(hour=names, day={}))
+
+    one = window(checkout=covered(100, 10, em=1.0))
+    other = window(checkout=covered(300, 30, em=0.5), search=covered(5, 5))
+    hour = merge([one, other]).coverage.hour
+    assert list(hour) == ["checkout", "search"]
+    checkout = hour["checkout"]
+    assert (checkout.events, checkout.sampled, checkout.carried[0], checkout.shares[0]) == (
+        400,
+        40,
+        25,
+        0.625,
+    )
+    assert hour["search"] == covered(5, 5)
+
+
+def test_of_states_the_worst() -> None:
+    """An account that one worker finds halted is halted; what all have to send is added."""
+    one = statistics(
+        accounts=[account(queued=3, in_flight=1), account(OTHER_ACCOUNT)], seconds_since_progress=4.0
+    )
+    other = statistics(
+        accounts=[account(state="halted", queued=2), account(OTHER_ACCOUNT, "throttled", seconds=7.0)],
+        seconds_since_progress=90.0,
+        guard=GuardStatistics(TOPIC, 9, 10, "convert no_identity"),
+    )
+    both = merge([one, other])
+    first, second = both.accounts
+    assert (first.account, first.state, first.queued, first.in_flight) == (ACCOUNT, "halted", 5, 1)
+    assert first.reason == other.accounts[0].reason
+    assert (second.account, second.state, second.throttled_for) == (OTHER_ACCOUNT, "throttled", 7.0)
+    assert both.destination == "halted"
+    assert both.seconds_since_progress == 90.0
+    assert both.guard == other.guard
+
+
+def test_the_oldest_open_record_of_all() -> None:
+    """By age; one without a timestamp only where all are without."""
+
+    def with_age(age: float | None, milliseconds: int | None) -> Statistics:
+        oldest = OldestOpen(TOPIC, 0, 1, age, WaitsFor.BATCH, ACCOUNT)
+        return statistics(oldest_open=oldest, oldest_open_ms=milliseconds)
+
+    both = merge([with_age(None, None), with_age(3.0, 97_000), with_age(9.0, 91_000), statistics()])
+    assert both.oldest_open is not None
+    assert (both.oldest_open.age, both.oldest_open_ms) == (9.0, 91_000)
+
+
+def test_a_partition_that_was_handed_over_is_told_of_once() -> None:
+    """As the newer report has it; else Prometheus would refuse the scrape."""
+    merged = Merged()
+    merged.take(1, statistics(partition(0, lag=9), partition(1, lag=1)))
+    merged.take(2, statistics(partition(0, lag=4)))
+    assert [(one.partition, one.lag) for one in merged.statistics().partitions] == [(0, 4), (1, 1)]
+    merged.take(1, statistics(partition(0, lag=3), partition(1, lag=1)))
+    assert [(one.partition, one.lag) for one in merged.statistics().partitions] == [(0, 3), (1, 1)]
+    assert series(merged.statistics())
+
+
+def test_the_latest_dead_letters_of_all() -> None:
+    """Newest first, as many as of one."""
+
+    def died(*at: int) -> Statistics:
+        return statistics(
+            letters=[
+                StoredLetter(float(one), TOPIC, 0, one, Stage.CONVERT, "expired", "too old") for one in at
+            ]
+        )
+
+    both = merge([died(*range(40, 0, -2)), died(*range(39, 0, -2))])
+    assert [one.at for one in both.letters] == [float(at) for at in range(40, 40 - LETTERS_MOST, -1)]
+
+
+def test_samples_of_all() -> None:
+    """A message of each kind that anybody has."""
+    one = statistics(samples=SamplesSnapshot({("decode", "malformed"): "a"}, {}))
+    other = statistics(samples=SamplesSnapshot({("convert", "expired"): "b"}, {}))
+    assert len(merge([one, other]).samples.rejections) == 2
+
+
+def test_what_a_dead_worker_leaves() -> None:
+    """Its counts; what it had open is released, what it held is gone."""
+    one = busy()
+    left = remains(one)
+    assert left.totals.open == 0
+    assert left.totals.read + left.totals.released == one.totals.read + one.totals.released
+    assert left.totals.read == sum(getattr(left.totals, part) for part in PARTS)
+    assert left.counters is one.counters
+    assert left.letters == one.letters
+    assert left.freshness.total == one.freshness.total
+    assert (left.freshness.hour, left.freshness.day) == (NO_AGES, NO_AGES)
+    assert (left.partitions, left.accounts, left.open_bytes, left.claims, left.oldest_open) == (
+        (),
+        (),
+        0,
+        0,
+        None,
+    )
+
+
+def test_books_that_are_wrong() -> None:
+    """Two errors never look right together; and with the process that made it an error ends, as by any restart."""
+    off = [statistics(partition(0, delivered=3), mismatch=by) for by in (2, -2, 1)]
+    assert abs(merge(off).mismatch) == 2
+    wrong = replace(off[0], totals=replace(off[0].totals, read=5))
+    left = remains(wrong)
+    assert (left.mismatch, left.totals) == (0, totals(delivered=3, released=2))
+
+
+def test_whether_somebody_made_progress() -> None:
+    """Something is settled that was not at the last report of the same life."""
+    merged = Merged()
+    assert not merged.take(1, statistics(partition(0, open=5)))
+    assert merged.take(1, statistics(partition(0, open=4, delivered=1)))
+    assert not merged.take(1, statistics(partition(0, open=9, delivered=1)))
+    merged.gone(1)
+    assert not merged.take(1, statistics())
+    assert merged.take(1, statistics(partition(0, duplicate=1)))
+
+
+def test_names_are_bounded_whoever_came_and_went() -> None:
+    """Further ones are counted as other: in all as many events as there were, and no count goes back."""
+    merged = Merged()
+    for life in range(10):
+        counters = Counters()
+        counters.delivered_by_name.update({f"name-{life}-{number}": 1 for number in range(20)})
+        merged.take(1, statistics(counters=counters))
+        merged.gone(1)
+    found = merged.statistics().counters.delivered_by_name
+    assert len(found) == MOST_NAMES + 1
+    assert found[OTHER] == 200 - MOST_NAMES
+    assert found.total() == 200
+
+
+class Shop:
+    """A worker's figures, which grow as a real one's do."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self._dice = dice
+        self._partitions = dice.sample(range(6), dice.randint(0, 4))
+        self._counts = {number: dict.fromkeys(PARTS, 0) for number in self._partitions}
+        self._ages: list[float] = []
+        self._counters = Counters()
+
+    def work(self) -> None:
+        """Something happens in each partition."""
+        for counts in self._counts.values():
+            read, settled = self._dice.randint(0, 9), min(counts["open"], self._dice.randint(0, 9))
+            counts["open"] += read - settled
+            counts[self._dice.choice(PARTS[:-1])] += settled
+            self._ages += [self._dice.choice([1, 100, 7000])] * settled
+            self._counters.calls += settled
+            name = f"name-{self._dice.randint(0, 200)}"
+            self._counters.bump(self._counters.delivered_by_name, name, settled)
+
+    def snapshot(self) -> Statistics:
+        parts = [
+            partition(
+                number,
+                delivered=counts["delivered"],
+                duplicate=counts["duplicate"],
+                filtered=counts["filtered"],
+                dead_lettered=counts["dead_lettered"],
+                open=counts["open"],
+            )
+            for number, counts in self._counts.items()
+        ]
+        return statistics(*parts, ages=self._ages, counters=self._counters.copy())
+
+
+@given(seed=st.integers(0, 2**32))
+@hypothesis_settings(max_examples=60, deadline=None)
+def test_it_adds_up_and_never_goes_back(seed: int) -> None:
+    """Workers work, report, die and come again in any order: at every look the ledger adds up and no counter falls."""
+    dice, merged = random.Random(seed), Merged()
+    shops: dict[int, Shop] = {}
+    before: Mapping[Any, tuple[str, float]] = {}
+    for _ in range(40):
+        number = dice.randint(1, 3)
+        if dice.random() < 0.2:
+            shops.pop(number, None)
+            merged.gone(number)
+        else:
+            shop = shops.setdefault(number, Shop(dice))
+            shop.work()
+            if dice.random() < 0.7:
+                merged.take(number, shop.snapshot())
+        one = merged.statistics()
+        assert one.totals.read == sum(getattr(one.totals, part) for part in PARTS)
+        now = series(one)
+        fell = [
+            key
+            for key, (kind, value) in before.items()
+            if kind in ("counter", "histogram")
+            and not key[0].endswith("_created")
+            and now.get(key, ("", -1))[1] < value
+        ]
+        assert fell == []
+        before = now

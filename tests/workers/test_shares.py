@@ -1,0 +1,113 @@
+"""What each worker gets of what is set for all of them, and what cannot be divided."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.app.workers.shares import MOST_WORKERS, check, cores, count_of, part, share
+from consumer.errors import SettingsError, UsageError
+from consumer.settings import Settings
+from tests.settings_environment import with_
+
+
+def loaded(tmp_path: Path, **more: str) -> Settings:
+    """Settings of a machine that has what is required, and `more`."""
+    return with_(PINSTREAM_STATE_DIR=str(tmp_path), **more)
+
+
+@given(whole=st.integers(1, 10**9), count=st.integers(1, MOST_WORKERS))
+def test_parts_add_up(whole: int, count: int) -> None:
+    """To the whole, and no two differ by more than one."""
+    parts = [part(whole, number, count) for number in range(1, count + 1)]
+    assert sum(parts) == whole
+    assert max(parts) - min(parts) <= 1
+
+
+def test_what_is_divided(tmp_path: Path) -> None:
+    """Quota, requests in flight and both budgets of open events; all else stays as it is."""
+    settings = loaded(tmp_path, PINSTREAM_CONCURRENCY="5", PINSTREAM_MAX_OPEN_BYTES="64MiB")
+    one, two = (share(settings, number, 2) for number in (1, 2))
+    assert (one.pinstream.concurrency, two.pinstream.concurrency) == (3, 2)
+    assert (one.pinstream.calls_per_minute, two.pinstream.calls_per_minute) == (2500, 2500)
+    assert (one.pinstream.max_open_events, one.pinstream.max_open_bytes) == (10_000, 32 * 1024 * 1024)
+    changed = {"concurrency", "calls_per_minute", "max_open_events", "max_open_bytes"}
+    before, after = settings.pinstream.model_dump(), one.pinstream.model_dump()
+    assert {name for name in before if before[name] != after[name]} == changed
+    assert one.kafka == settings.kafka
+    assert one.pinterest == settings.pinterest
+
+
+def test_test_mode_s_own_quota_is_divided_as_well(tmp_path: Path) -> None:
+    """600 calls a minute are for all of them, too."""
+    settings = loaded(tmp_path, PINTEREST_TEST_MODE="true")
+    assert share(settings, 1, 4).pinstream.calls_per_minute == 150
+
+
+def test_static_members_have_names_of_their_own(tmp_path: Path) -> None:
+    """Two with the same one would throw each other out of the group."""
+    settings = loaded(tmp_path, KAFKA_GROUP_INSTANCE_ID="pod-0", KAFKA_CLIENT_ID="us")
+    names = [share(settings, number, 2).kafka.client_properties()["group.instance.id"] for number in (1, 2)]
+    assert names == ["pod-0-1", "pod-0-2"]
+    assert share(settings, 1, 2).kafka.client_properties()["client.id"] == "us"
+
+
+@pytest.mark.parametrize(
+    ("count", "settings", "named"),
+    [
+        (2, {"PINSTREAM_KEY_STORE": "memory:"}, "PINSTREAM_KEY_STORE=memory:"),
+        (9, {}, "PINSTREAM_CONCURRENCY=8"),
+        (4, {"PINSTREAM_CALLS_PER_MINUTE": "3"}, "PINSTREAM_CALLS_PER_MINUTE=3"),
+        (3, {"PINSTREAM_MAX_OPEN_EVENTS": "2000"}, "PINSTREAM_MAX_OPEN_EVENTS=2000 is 666"),
+        (3, {"PINSTREAM_MAX_OPEN_BYTES": "8MiB"}, "PINSTREAM_MAX_OPEN_BYTES"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, str) else "",
+)
+def test_what_cannot_be_divided(tmp_path: Path, count: int, settings: dict[str, str], named: str) -> None:
+    """Refused, naming the variable and the number of workers; for one worker all of it is fine."""
+    found = loaded(tmp_path, **settings)
+    with pytest.raises(SettingsError, match=named) as refused:
+        check(found, count)
+    assert f"--workers {count}" in str(refused.value)
+    check(found, 1)
+
+
+def test_the_defaults_divide(tmp_path: Path) -> None:
+    """By up to as many as have a request in flight each."""
+    for count in range(1, 9):
+        check(loaded(tmp_path), count)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "", "1.5", str(MOST_WORKERS + 1), "²"])
+def test_what_is_no_number_of_workers(tmp_path: Path, text: str) -> None:
+    """The error says what is."""
+    with pytest.raises(UsageError, match="auto"):
+        count_of(text, loaded(tmp_path))
+
+
+def test_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for each core, but none without a request in flight."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    absent = tmp_path / "cpu.max"
+    assert count_of("auto", loaded(tmp_path), absent) == 6
+    assert count_of("auto", loaded(tmp_path, PINSTREAM_CONCURRENCY="2"), absent) == 2
+    assert count_of("3", loaded(tmp_path), absent) == 3
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("max 100000", 6), ("250000 100000", 2), ("50000 100000", 1), ("1600000 100000", 6), ("nonsense", 6)],
+)
+def test_a_container_s_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, expected: Any
+) -> None:
+    """Whole cores of it; a node's cores are not the pod's."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    cpu_max = tmp_path / "cpu.max"
+    cpu_max.write_text(limit + "\n")
+    assert cores(cpu_max) == expected

@@ -1,0 +1,130 @@
+"""What is shown of the workers beside the merged figures: /status, /metrics, health."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from consumer.app.workers.showing import Keys, Seen, WorkersCollector, rows, sickness
+from consumer.app.workers.supervision import State, Worker
+from consumer.web.server import WebServer
+from tests.web.building import busy, partition, statistics
+
+STALL_AFTER = 120.0
+PAGE = (Path(__file__).parents[2] / "docs" / "status.md").read_text("utf-8")
+
+
+def seen(number: int = 1, state: State = State.RUNNING, **others: Any) -> Seen:
+    """A worker that is well."""
+    known = {"pid": 40 + number, "heard": 0.25, "sickness": None, "statistics": None}
+    return Seen(Worker(number, state, restarts=number - 1), **{**known, **others})
+
+
+def test_a_row_each() -> None:
+    """State, process, restarts, and what it has in hand."""
+    one = seen(1, statistics=statistics(partition(0, delivered=3, open=2), partition(4)))
+    two = seen(2, State.PAUSING, pid=None, heard=None)
+    first, second = rows([one, two])
+    assert first == {
+        "worker": 1,
+        "state": "running",
+        "pid": 41,
+        "restarts": 0,
+        "reported_seconds_ago": 0.25,
+        "partitions": 2,
+        "read": 5,
+        "open": 2,
+    }
+    assert (second["state"], second["pid"], second["restarts"], second["read"]) == ("pausing", None, 1, None)
+
+
+def test_all_well() -> None:
+    """A dead one is no sickness either: it is started again, or else all ends."""
+    dead = seen(2, State.PAUSING, pid=None, heard=None, sickness=None)
+    assert sickness([seen(), dead, seen(3, State.STARTING)], STALL_AFTER) is None
+
+
+@pytest.mark.parametrize("state", [State.RUNNING, State.STARTING])
+def test_one_is_enough(state: State) -> None:
+    """One that is sick by its own word, or says nothing any more; the line says which."""
+    ill = seen(2, state, sickness="nothing settled for 130 s")
+    assert sickness([seen(), ill], STALL_AFTER) == "worker 2: nothing settled for 130 s"
+    silent = seen(3, state, heard=STALL_AFTER)
+    assert sickness([seen(), silent], STALL_AFTER) == "worker 3: it has reported nothing for 120 s"
+
+
+def test_metrics() -> None:
+    """One series for each worker, alive or not."""
+    registry = CollectorRegistry()
+    registry.register(WorkersCollector(lambda: [seen(1), seen(2, State.PAUSING)]))
+    found = {
+        (sample.name, sample.labels["worker"]): sample.value
+        for family in text_string_to_metric_families(generate_latest(registry).decode())
+        for sample in family.samples
+    }
+    assert found == {
+        ("pinstream_worker_up", "1"): 1,
+        ("pinstream_worker_up", "2"): 0,
+        ("pinstream_worker_restarts_total", "1"): 0,
+        ("pinstream_worker_restarts_total", "2"): 1,
+    }
+
+
+def test_the_key_store_is_one() -> None:
+    """Sizes are what whoever sees most of it sees, or last saw; evictions were counted by each, the dead included."""
+    keys = Keys()
+    assert keys.of_all([]) == {"keys": 0, "bytes": 0, "buckets": 0, "evicted_early": 0}
+    one = {"keys": 10, "bytes": 900, "buckets": 2, "evicted_early": 1}
+    other = {"keys": 12, "bytes": 800, "buckets": 2, "evicted_early": 2}
+    assert keys.of_all([one, other]) == {"keys": 12, "bytes": 900, "buckets": 2, "evicted_early": 3}
+    keys.gone(other)
+    assert keys.of_all([one]) == {"keys": 10, "bytes": 900, "buckets": 2, "evicted_early": 3}
+    keys.gone(one)
+    assert keys.of_all([]) == {"keys": 10, "bytes": 900, "buckets": 2, "evicted_early": 3}
+
+
+def test_all_of_it_is_explained() -> None:
+    """docs/status.md has a row for each field of a worker, and for each metric with its very sentence."""
+    told = re.findall(r"^\| `workers\[\]\.(\w+)` \| ", PAGE, re.MULTILINE)
+    assert told == list(rows([seen()])[0])
+    families = {
+        family.name + "_total" * (family.type == "counter"): family.documentation
+        for family in WorkersCollector(lambda: [seen()]).collect()
+    }
+    assert dict(re.findall(r"^\| `(pinstream_worker\w+)` \| ([^|]+) \|$", PAGE, re.MULTILINE)) == families
+    for state in State:
+        assert f"`{state.value}`" in PAGE
+
+
+async def test_the_web_server_asks_and_shows() -> None:
+    """Health is bad if one worker's is, though the figures of all look well; /metrics has the workers' own."""
+    trouble: list[str] = []
+    server = WebServer(
+        busy,
+        dict,
+        host="127.0.0.1",
+        port=0,
+        stall_after=STALL_AFTER,
+        others=lambda: trouble[0] if trouble else None,
+        more_metrics=WorkersCollector(lambda: [seen()]),
+    )
+    url = (await server.start()).page
+    try:
+        async with aiohttp.ClientSession(url) as session:
+
+            async def get(path: str) -> tuple[int, str]:
+                async with session.get(path) as answer:
+                    return answer.status, await answer.text()
+
+            assert await get("/healthz") == (200, "ok\n")
+            trouble.append("worker 2: it has reported nothing for 120 s")
+            assert await get("/healthz") == (503, "worker 2: it has reported nothing for 120 s\n")
+            assert 'pinstream_worker_up{worker="1"} 1.0' in (await get("/metrics"))[1]
+    finally:
+        await server.stop()

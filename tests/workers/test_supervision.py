@@ -1,0 +1,349 @@
+"""What the supervisor does when workers end and signals come, on virtual time."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from consumer.app.workers.supervision import (
+    LIVED,
+    MARGIN,
+    MOST_ENDS,
+    RESTARTS,
+    Begun,
+    Command,
+    Ended,
+    Finish,
+    Input,
+    Joined,
+    Kill,
+    Progressed,
+    Start,
+    State,
+    Stop,
+    StopRequested,
+    Supervision,
+    Tick,
+)
+from consumer.core.interface import Report
+
+GRACE = 25.0
+
+
+class World:
+    """A supervision, its clock, and the processes there are by its own commands."""
+
+    def __init__(self, count: int = 3, jitter: Callable[[], float] = lambda: 1.0) -> None:
+        self.now = 100.0
+        self.supervision = Supervision(count, grace=GRACE, jitter=jitter)
+        self.alive: set[int] = set()
+        self.reports: list[Report] = []
+        self.finished: Finish | None = None
+
+    def feed(self, happened: Input) -> list[Command]:
+        """What it does then, log lines aside."""
+        if isinstance(happened, Ended):
+            self.alive.remove(happened.worker)
+        commands = self.supervision.handle(happened, self.now)
+        self.reports += [one for one in commands if isinstance(one, Report)]
+        done: list[Command] = [one for one in commands if not isinstance(one, Report)]
+        for one in done:
+            self._perform(one)
+        return done
+
+    def _perform(self, command: Command) -> None:
+        assert self.finished is None, "nothing after the end"
+        if isinstance(command, Start):
+            assert command.worker not in self.alive, "two processes of one worker"
+            self.alive.add(command.worker)
+        elif isinstance(command, Stop | Kill):
+            assert command.worker in self.alive
+        elif isinstance(command, Finish):
+            assert not self.alive
+            self.finished = command
+
+    def begin(self) -> None:
+        """All workers are members of the group."""
+        self.feed(Begun())
+        for number in range(1, len(self.supervision.workers) + 1):
+            self.feed(Joined(number))
+
+    def wait(self) -> list[Command]:
+        """Until the time for which it asked."""
+        deadline = self.supervision.next_deadline()
+        assert deadline is not None
+        self.now = max(self.now, deadline)
+        return self.feed(Tick())
+
+
+class TestStarting:
+    """The first worker alone, then the others."""
+
+    def test_the_others_wait_for_the_first(self) -> None:
+        """Once it has joined, all others start at once."""
+        world = World()
+        assert world.feed(Begun()) == [Start(1)]
+        assert world.supervision.next_deadline() is None
+        assert world.feed(Joined(1)) == [Start(2), Start(3)]
+        assert world.feed(Joined(2)) == []
+
+    @pytest.mark.parametrize("code", [1, 2, 3])
+    def test_what_the_first_one_cannot_do_none_can(self, code: int) -> None:
+        """It ends before it has joined: so do we, with its code and its line, at once."""
+        world = World()
+        world.feed(Begun())
+        assert world.feed(Ended(1, code, "no such topic")) == [Finish(code, "no such topic")]
+
+    def test_killed_before_it_joined(self) -> None:
+        """There is no line of its own then; ours names the signal."""
+        world = World()
+        world.feed(Begun())
+        [finish] = world.feed(Ended(1, -signal.SIGSEGV))
+        assert finish == Finish(1, "worker 1 was ended by SIGSEGV")
+
+    def test_told_to_stop_before_it_began(self) -> None:
+        """Nothing is started."""
+        world = World()
+        assert world.feed(StopRequested()) == [Finish(0, None)]
+        assert world.feed(Begun()) == []
+
+
+class TestRestarting:
+    """An end is followed by a start, after a pause."""
+
+    @pytest.mark.parametrize("code", [0, 1, 130, -signal.SIGKILL])
+    def test_whatever_the_end_was(self, code: int) -> None:
+        """Also one with exit code 0: nobody had asked for it. The others are left alone; the log says why."""
+        world = World()
+        world.begin()
+        assert world.feed(Ended(2, code)) == []
+        assert world.alive == {1, 3}
+        report = world.reports[-1]
+        assert (report.level, report.event, report.fields["code"]) == ("error", "worker_ended", code)
+        assert world.wait() == [Start(2)]
+        assert world.supervision.workers[1].restarts == 1
+
+    def test_pauses_grow_up_to_a_cap(self) -> None:
+        """Each end in a row doubles the longest pause; jitter takes any part of it."""
+        world = World()
+        world.begin()
+        pauses = []
+        for _ in range(10):
+            world.feed(Progressed(1))
+            world.feed(Ended(2, 1))
+            before = world.now
+            world.wait()
+            pauses.append(world.now - before)
+        assert pauses == [1, 2, 4, 8, 16, 30, 30, 30, 30, 30]
+        assert World(jitter=lambda: 0.0).supervision.next_deadline() is None
+
+    def test_a_worker_that_lived_starts_over(self) -> None:
+        """After a minute of life an end is the first one again."""
+        world = World()
+        world.begin()
+        for _ in range(3):
+            world.feed(Ended(2, 1))
+            world.wait()
+        world.now += LIVED
+        world.feed(Ended(2, 1))
+        before = world.now
+        world.wait()
+        assert world.now - before == RESTARTS.ceiling(1)
+
+    def test_two_pauses_at_once(self) -> None:
+        """Each has its own; the nearer one is what it waits for."""
+        world = World()
+        world.begin()
+        world.feed(Ended(2, 1))
+        world.wait()
+        world.feed(Ended(2, 1))
+        world.feed(Ended(3, 1))
+        assert world.wait() == [Start(3)]
+        assert world.wait() == [Start(2)]
+
+
+class TestGivingUp:
+    """What no new start mends."""
+
+    @pytest.mark.parametrize("code", [2, 3])
+    def test_settings_and_a_refused_account(self, code: int) -> None:
+        """All are stopped in order, and then we end with that code and reason."""
+        world = World()
+        world.begin()
+        assert world.feed(Ended(2, code, "because")) == [Stop(1), Stop(3)]
+        assert world.feed(Ended(1, 0)) == []
+        assert world.feed(Ended(3, 0)) == [Finish(code, "because")]
+
+    def test_again_and_again_in_vain(self) -> None:
+        """Nobody settles anything in between: all end with 1, and the line has the last reason."""
+        world = World(2)
+        world.begin()
+        for _ in range(MOST_ENDS - 1):
+            assert world.feed(Ended(2, 1, "the key store is full")) == []
+            world.wait()
+        assert world.feed(Ended(2, 1, "the key store is full")) == [Stop(1)]
+        [finish] = world.feed(Ended(1, 0))
+        assert isinstance(finish, Finish)
+        assert (finish.code, finish.reason is not None and "the key store is full" in finish.reason) == (
+            1,
+            True,
+        )
+
+    def test_as_long_as_anybody_makes_progress(self) -> None:
+        """A worker that ends all the time is started again all the time."""
+        world = World(2)
+        world.begin()
+        for _ in range(5 * MOST_ENDS):
+            world.feed(Progressed(1))
+            assert world.feed(Ended(2, 1)) == []
+            assert world.wait() == [Start(2)]
+
+    def test_one_death_of_each(self) -> None:
+        """Many workers that die at once, once, are no reason."""
+        world = World(2 * MOST_ENDS)
+        world.begin()
+        for number in sorted(world.alive):
+            assert world.feed(Ended(number, -signal.SIGKILL)) == []
+
+
+class TestStopping:
+    """A signal: all are asked at once, and have one deadline."""
+
+    def test_in_order(self) -> None:
+        """Who waits or pauses is not asked, and not started any more; at the end of the last one all ends, with 0."""
+        world = World()
+        world.begin()
+        world.feed(Ended(2, 1))
+        assert world.feed(StopRequested()) == [Stop(1), Stop(3)]
+        assert world.feed(StopRequested()) == []
+        assert world.supervision.stopping
+        assert world.feed(Ended(1, 0)) == []
+        assert world.feed(Ended(3, 0)) == [Finish(0, None)]
+
+    def test_while_the_first_one_starts(self) -> None:
+        """It is killed by SIGTERM, which it could not hear yet: that is in order."""
+        world = World()
+        world.feed(Begun())
+        assert world.feed(StopRequested()) == [Stop(1)]
+        assert world.feed(Ended(1, -signal.SIGTERM)) == [Finish(0, None)]
+
+    def test_joined_meanwhile(self) -> None:
+        """Nobody is started for that."""
+        world = World()
+        world.feed(Begun())
+        world.feed(StopRequested())
+        assert world.feed(Joined(1)) == []
+
+    def test_who_does_not_end_is_killed(self) -> None:
+        """After the grace, and a margin; then the exit code is 1, since it did not end in order."""
+        world = World(2)
+        world.begin()
+        asked = world.now
+        world.feed(StopRequested())
+        world.feed(Ended(1, 0))
+        assert world.wait() == [Kill(2)]
+        assert world.now == asked + GRACE + MARGIN
+        assert world.reports[-1].event == "worker_killed"
+        assert world.supervision.next_deadline() is None
+        [finish] = world.feed(Ended(2, -signal.SIGKILL))
+        assert isinstance(finish, Finish)
+        assert finish.code == 1
+
+    @pytest.mark.parametrize(("code", "ours"), [(1, 1), (3, 3), (-signal.SIGSEGV, 1)])
+    def test_an_end_that_is_not_in_order(self, code: int, ours: int) -> None:
+        """The first bad one is our exit code and reason."""
+        world = World(3)
+        world.begin()
+        world.feed(StopRequested())
+        world.feed(Ended(1, code, "first"))
+        world.feed(Ended(2, 1, "second"))
+        assert world.feed(Ended(3, 0)) == [Finish(ours, "first")]
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Whatever happens in whatever order: one process a worker, none after the end, and an end there is."""
+
+    @initialize(count=st.integers(1, 4), jitter=st.floats(0, 1))
+    def begin(self, count: int, jitter: float) -> None:
+        self.world = World(count, lambda: jitter)
+        self.stopped_at: float | None = None
+        self.world.feed(Begun())
+
+    def _one(self, data: Any) -> int:
+        number: int = data.draw(st.sampled_from(sorted(self.world.alive)))
+        return number
+
+    @precondition(lambda self: self.world.alive)
+    @rule(data=st.data())
+    def joins(self, data: Any) -> None:
+        self.world.feed(Joined(self._one(data)))
+
+    @precondition(lambda self: self.world.alive)
+    @rule(data=st.data())
+    def progresses(self, data: Any) -> None:
+        self.world.feed(Progressed(self._one(data)))
+
+    @precondition(lambda self: self.world.alive)
+    @rule(data=st.data(), code=st.sampled_from([0, 1, 2, 3, -9, -15]))
+    def ends(self, data: Any, code: int) -> None:
+        self.world.feed(Ended(self._one(data), code))
+
+    @rule()
+    def is_told_to_stop(self) -> None:
+        if self.world.finished is None:
+            self.world.feed(StopRequested())
+
+    @rule(seconds=st.floats(0, 100))
+    def time_passes(self, seconds: float) -> None:
+        deadline = self.world.supervision.next_deadline()
+        self.world.now += seconds
+        if deadline is not None and deadline <= self.world.now:
+            self.world.feed(Tick())
+
+    @invariant()
+    def the_books_are_right(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        workers = self.world.supervision.workers
+        alive = {one.number for one in workers if one.state in (State.STARTING, State.RUNNING)}
+        assert alive == self.world.alive
+        if self.world.finished is None:
+            # Somebody lives, or is waited for: it never just stands there.
+            assert alive or self.world.supervision.next_deadline() is not None
+            longest = max(
+                (one.start_at - self.world.now for one in workers if one.state is State.PAUSING), default=0
+            )
+            assert longest <= RESTARTS.cap
+
+    def teardown(self) -> None:
+        """Told to stop, and with all workers gone, it ends."""
+        if hasattr(self, "world") and self.world.finished is None:
+            self.world.feed(StopRequested())
+            for number in sorted(self.world.alive):
+                self.world.feed(Ended(number, 0))
+            assert self.world.finished is not None
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = hypothesis_settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_reports_have_no_more_than_is_told() -> None:
+    """The reason of an end is what the worker said, or how it went."""
+    world = World(2)
+    world.begin()
+    ends: Sequence[Ended] = [Ended(2, 7), Ended(2, -signal.SIGKILL), Ended(2, -99), Ended(2, 1, "said")]
+    for end in ends:
+        world.feed(end)
+        world.wait()
+    reasons = [str(one.fields["reason"]) for one in world.reports]
+    assert reasons[0] == "worker 2 ended with exit code 7"
+    assert "SIGKILL" in reasons[1]
+    assert "signal 99" in reasons[2]
+    assert reasons[3] == "said"
