@@ -246,12 +246,12 @@ function showCoverage(s) {
   const seen = s.coverage && s.coverage[span], names = seen ? Object.keys(seen).filter(name => seen[name].sampled) : [];
   if (!names.length) {
     put($("coverage"), null);
-    return put($("coverage-note"), `No events in the last ${span}.`);
+    return put($("coverage-note"), `Nothing delivered in the last ${span}.`);
   }
   names.sort((a, b) => seen[b].events - seen[a].events || (a < b ? -1 : 1));
   const sampled = sum(names.map(name => seen[name].sampled)), events = sum(names.map(name => seen[name].events));
-  put($("coverage-note"), `Over the last ${span}: ${many(events, "event")}`,
-    sampled < events ? `, of which ${n(sampled)} were looked at: shares are estimates, the better the more events.` : ", all looked at.");
+  put($("coverage-note"), `Of ${many(events, "event")} delivered in the last ${span} `,
+    sampled < events ? `${n(sampled)} were looked at: shares are estimates, the better the more events.` : "all were looked at.");
   const columns = [["all", "All", events, id => sum(names.map(name => covered(seen[name], id) * seen[name].events)) / events],
     ...names.map(name => [name, breakable(name), seen[name].events, id => covered(seen[name], id)])];
   put($("coverage"),

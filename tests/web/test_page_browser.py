@@ -223,7 +223,7 @@ async def test_a_status_of_an_older_pinstream_is_enough(visit: Visit) -> None:
     async with stand(old) as server, visit(server.url) as shown:
         await live(shown)
         assert (await text(shown, "#state")).startswith("Keeping up: 31,866 records to go.")
-        assert await text(shown, "#coverage-note") == "No events in the last hour."
+        assert await text(shown, "#coverage-note") == "Nothing delivered in the last hour."
         assert "delivered since the start" in await text(shown, "#tiles")
         assert "delivered since the start came within one hour" in await text(shown, "#freshness")
 
@@ -259,9 +259,10 @@ async def test_coverage_has_every_parameter_with_its_advice_by_event_name(visit:
         assert phone.startswith("Phone, hashed ph The customer's phone number")
         # All: each name weighs as much as it has events, however many of them were looked at.
         assert phone.endswith("5 % 4 % 9 % 3 % 62 % 18 %")
-        assert "59,222 events, of which 3,700 were looked at" in await text(shown, "#coverage-note")
+        note = await text(shown, "#coverage-note")
+        assert note.startswith("Of 59,222 events delivered in the last hour 3,700 were looked at: ")
         await shown.check("input[value=day]")
-        await shows(shown, "Over the last day: 59,225 events", "#coverage-note")
+        await shows(shown, "Of 59,225 events delivered in the last day", "#coverage-note")
         assert (await text(shown, "#coverage tbody tr:nth-child(3)")).endswith("0 %")
 
 
