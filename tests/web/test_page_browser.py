@@ -105,10 +105,16 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         ),
         (
             throttled,
-            "Waiting until Pinterest takes calls again. Nothing is lost, and it goes on by itself",
-            "asks us to wait Goes on by itself in 37 s.",
+            "Waiting until Pinterest takes calls again. Nothing is lost, and it goes on by itself: 1,011 records to go."
+            " The oldest has waited 67 min.",
+            "is at its limit of calls Goes on by itself in 37 s.",
         ),
         (empty, "No partitions assigned.", "Nothing sent yet."),
+        (
+            lambda: statistics(partition(0), partition(1, lag=None)),
+            "Nothing is waiting, as far as is known. It is not known yet how much is left in 1 partition.",
+            "Nothing sent yet.",
+        ),
         (idle, "Caught up: nothing is waiting.", "takes events 0 calls under way, 0 events queued"),
         (lambda: statistics(partition(), stopping=True), "Stopping.", "Nothing sent yet."),
         (
@@ -117,7 +123,7 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
             "Nothing sent yet.",
         ),
     ],
-    ids=["halted", "guarded", "throttled", "unassigned", "idle", "stopping", "stuck"],
+    ids=["halted", "guarded", "throttled", "unassigned", "unknown", "idle", "stopping", "stuck"],
 )
 async def test_each_state_is_said_in_words(
     scene: Callable[[], Statistics],
@@ -169,7 +175,18 @@ async def test_a_short_wait_is_not_worth_the_headline(visit: Visit) -> None:
     async with stand(scenes.scene(scene)) as server, visit(server.url) as shown:
         await live(shown)
         assert (await text(shown, "#state")).startswith("Keeping up: 3 records open.")
-        assert "asks us to wait Goes on by itself in 0.8 s." in await text(shown, "#destination")
+        assert "is at its limit of calls Goes on by itself in 0.8 s." in await text(shown, "#destination")
+
+
+async def test_partitions_stand_in_their_order(visit: Visit) -> None:
+    """By topic and number, whatever the order in which the group gave them to us."""
+    made = scenes.scene(
+        lambda: statistics(*(partition(number) for number in (10, 2, 0)), partition(1, topic="a"))
+    )
+    async with stand(made) as server, visit(server.url) as shown:
+        await live(shown)
+        names = await shown.locator("#partitions tbody th").all_inner_texts()
+        assert names == ["a [1]", "orders [0]", "orders [2]", "orders [10]"]
 
 
 async def test_a_ledger_that_does_not_add_up_is_not_hidden(visit: Visit) -> None:
