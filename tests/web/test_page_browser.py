@@ -306,6 +306,28 @@ async def test_all_names_together_weigh_as_much_as_they_have_events(visit: Visit
         await shows(shown, "100 % 100 % 100 % 100 %", "#coverage tbody tr:nth-child(2)")
 
 
+@pytest.mark.parametrize(("late", "tone"), [(0, "good"), (1, "good"), (2, "warn"), (5, "warn"), (6, "bad")])
+async def test_freshness_has_the_colours_of_the_alert_s_target(late: int, tone: str, visit: Visit) -> None:
+    """Green is what no alert is sent of (99 % or more), red what is poor (less than 95 %); as on the dashboard."""
+    made = scenes.scene(
+        lambda: statistics(partition(delivered=100), ages=[5] * (100 - late) + [4_000] * late)
+    )
+    async with stand(made) as server, visit(server.url) as shown:
+        await live(shown)
+        assert await shown.locator(f"#tiles .big.{tone}").count() == 1
+        assert await shown.locator(f"#freshness .big.{tone}").count() == 1
+
+
+async def test_a_dead_letter_of_another_day_has_its_date(visit: Visit) -> None:
+    """The time of day alone would be taken for today's."""
+    before = scenes.letters(1)[0] | {"at": 1_700_000_000.0}
+    async with stand(scenes.full(latest_dead_letters=[before])) as server, visit(server.url) as shown:
+        await live(shown)
+        assert await shown.locator("#latest time").all_inner_texts() == ["14 Nov, 22:13"]
+        now = await shown.evaluate("moment(Date.now() / 1000)")
+        assert re.fullmatch(r"\d\d:\d\d:\d\d", now)
+
+
 async def test_freshness_is_of_the_window_that_is_chosen(visit: Visit) -> None:
     """The last hour, the last day at a click, and the whole of it beside; the tile is of the last hour."""
     document = scenes.scene(
