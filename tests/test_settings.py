@@ -84,6 +84,19 @@ class TestNeeds:
         """Whatever `run` needs and is absent or blank is named."""
         assert refused(**{name: ""}).startswith(f"{name} is not set")
 
+    def test_all_that_is_missing_is_named_at_once(self) -> None:
+        """Who begins with nothing is told once, not four times; and only of what the command needs."""
+        with pytest.raises(SettingsError) as all_:
+            load({"HOME": "/h"})
+        assert str(all_.value) == (
+            "KAFKA_BOOTSTRAP_SERVERS, KAFKA_TOPICS, PINTEREST_AD_ACCOUNT_ID and PINTEREST_ACCESS_TOKEN (or "
+            "PINTEREST_ACCESS_TOKEN_FILE) are not set; they are required: pinstream run --help says what each is"
+        )
+        with pytest.raises(SettingsError, match=r"^KAFKA_TOPICS and PINTEREST_AD_ACCOUNT_ID are not set"):
+            load({"HOME": "/h", "KAFKA_BOOTSTRAP_SERVERS": "b:1", "PINTEREST_ACCESS_TOKEN": "t"})
+        with pytest.raises(SettingsError, match=r"^KAFKA_BOOTSTRAP_SERVERS is not set"):
+            load({"HOME": "/h"}, needs=("kafka",))
+
     def test_only_kafka(self) -> None:
         """`produce` needs the brokers alone."""
         environ = {"HOME": "/h", "KAFKA_BOOTSTRAP_SERVERS": "b:1"}

@@ -25,6 +25,7 @@ BAD_VALUES = {
     "PINTEREST_ACCESS_TOKEN": ["two words", "tökén", "a\nb"],
     "PINTEREST_API_URL": ["api.pinterest.com", "https://x?y=1", "https://a b/", "https://x:99999"],
     "PINTEREST_TEST_MODE": ["1", "yes", "tru"],
+    "PINSTREAM_FAST_PATH": ["1", "yes", "tru"],
     "PINSTREAM_SCHEMAS_DIR": ["/nowhere/at/all"],
     "PINSTREAM_SCHEMA": ["commerce..v1", "1x", "a-b"],
     "PINSTREAM_WIRE_FORMAT": ["avro"],

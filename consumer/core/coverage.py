@@ -1,7 +1,10 @@
-"""Parameter coverage: what share of events carried what the platform recommends, by event name.
+"""Parameter coverage: what share of delivered events carried what the platform recommends, by event name.
 
 Theory of operation. The platform rates an integration by the parameters its events carry (pinterest.md, "What it is
-for"). Every event is counted; looking at one costs a microsecond, so that some are chosen, for each name on its own.
+for"). Each event that was delivered is counted, as freshness does, so that both speak of the same events: a duplicate,
+or one that the platform refused, says nothing of what it has. Looking at one costs a microsecond or two, so that some
+are chosen, for each name on its own.
+
 The events of a name are taken in blocks as they come, of each block one is looked at, and it stands for the block. A
 block is of one event at first, so that the first 256 of a minute are all looked at; then it grows to 16, and there are
 always 128 times as many events before it in the minute as in it.
@@ -143,7 +146,7 @@ class Coverage:
         self._windows = Windows()
 
     def add(self, events: Sequence[Looked], now: float) -> None:
-        """A slice of events was claimed at `now` (monotonic seconds)."""
+        """These were delivered at `now` (monotonic seconds)."""
         self._go_on(now)
         places: dict[str, list[int]] = defaultdict(list)
         for place, event in enumerate(events):

@@ -3,7 +3,7 @@
 Theory of operation. A slice of records is *prepared*: decoded, converted, serialised; that changes nothing but what
 decoder and converter know. Then it is known how many bytes each event will hold, and admission decides how many of
 them fit. What is admitted *claims* its key. Each event is serialised once; batches, retries and bisects only join
-those bytes. What was claimed of a slice is shown to `coverage` before the next one is prepared.
+those bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import orjson
 
 from consumer.core.context import Context
-from consumer.core.coverage import Coverage
 from consumer.core.dedup import Claims, Delivery
 from consumer.core.model import (
     CommerceEvent,
@@ -102,20 +101,14 @@ class TwoSteps:
 class Intake:
     """Turns records into events with their JSON, and those into deliveries."""
 
-    def __init__(
-        self, context: Context, claims: Claims, reading: Reading, coverage: Coverage, samples: Samples
-    ) -> None:
+    def __init__(self, context: Context, claims: Claims, reading: Reading, samples: Samples) -> None:
         self._context = context
         self._claims = claims
         self._reading = reading
-        self._coverage = coverage
         self._samples = samples
-        self._claimed: list[Delivery] = []
-        """Those of the latest slice that lead their keys."""
 
     def prepare(self, records: list[Record]) -> list[Prepared]:
         """One result per record."""
-        self.show()
         prepared: list[Prepared] = []
         append, dumps = prepared.append, orjson.dumps
         for read in self._reading.read(records, self._context.now.unix):
@@ -135,7 +128,6 @@ class Intake:
         claim = self._claims.claim
         leaders = [one for one in deliveries if claim(one)]
         self._context.counters.followers += len(deliveries) - len(leaders)
-        self._claimed += leaders
         for one in deliveries:
             if one.warnings:
                 self._count_warnings(one.warnings)
@@ -146,9 +138,3 @@ class Intake:
         for warning in warnings:
             counters.convert_warnings[warning.code, warning.field] += 1
             self._samples.warned(warning)
-
-    def show(self) -> None:
-        """A slice is done with: what it was claimed of is looked at."""
-        if self._claimed:
-            self._coverage.add(self._claimed, self._context.now.monotonic)
-            self._claimed = []

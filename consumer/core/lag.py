@@ -23,11 +23,14 @@ def end_of(state: AssignmentState, held_to: int = 0) -> int | None:
 def lag_of(state: AssignmentState, held_to: int = 0) -> int | None:
     """Offsets from the committed position to the end; None while one of them is not known.
 
-    None are left when all is read, settled and committed: the rest are markers and aborted transactions.
+    None are left when all is read, settled and committed: the rest are markers and aborted transactions. And none are
+    in a log that ends where logs begin.
     """
     # Where nothing is committed yet, from where reading began.
     begin = state.committed.next_offset if state.committed is not None else state.start
     end, position = end_of(state, held_to), state.position()
+    if end == 0:
+        return 0
     if end is None or begin is None or position is None:
         return None
     if not state.open and position == begin and held_to <= position and max(position, state.reached) >= end:

@@ -84,7 +84,6 @@ class Pipeline:
             self.context,
             self.claims,
             TwoSteps(decoder, converter) if reading is None else reading,
-            self.coverage,
             self.samples,
         )
         self.guard = Guard(self.context)
@@ -394,6 +393,7 @@ class Pipeline:
         ours = self.ledger.settle_all(done, Disposition.DELIVERED)
         self.context.counters.delivered_after_release += len(done) - len(ours)
         self.freshness.add([one.event_time for one in ours], self.context.now)
+        self.coverage.add(ours, self.context.now.monotonic)
         self.context.counters.delivered_by_name.update([one.name for one in ours])
 
     # -- what `answers` decides on
@@ -456,7 +456,6 @@ class Pipeline:
         # First who lets go: that makes room for who waits.
         self._end_drains()
         self.admission.admit()
-        self._intake.show()
         self._mind_guard()
         for ref in self.parking.ask(now):
             self.context.emit(i.FetchSchema(ref))

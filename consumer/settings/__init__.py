@@ -197,6 +197,16 @@ def _shown(name: str, value: object) -> str:
 
 
 def _refuse_missing(raw: Mapping[str, Any], needs: Collection[str]) -> None:
-    for doc in describe():
-        if doc.needed_for in needs and doc.name not in raw:
-            raise SettingsError(f"{doc.name} is not set; it is required: {doc.reason}")
+    """All of them in one line, so that who begins with nothing is told once."""
+    missing = [doc for doc in describe() if doc.needed_for in needs and doc.name not in raw]
+    names = [doc.name for doc in missing]
+    if "token" in needs and not raw.keys() & {"PINTEREST_ACCESS_TOKEN", "PINTEREST_ACCESS_TOKEN_FILE"}:
+        names.append("PINTEREST_ACCESS_TOKEN (or PINTEREST_ACCESS_TOKEN_FILE)")
+    if not missing:
+        return  # a token that is missing alone is told of with what else may be wrong with it
+    if len(names) == 1:
+        raise SettingsError(f"{names[0]} is not set; it is required: {missing[0].reason}")
+    listed = ", ".join(names[:-1])
+    raise SettingsError(
+        f"{listed} and {names[-1]} are not set; they are required: pinstream run --help says what each is"
+    )

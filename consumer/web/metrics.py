@@ -240,7 +240,7 @@ def _within_hour(freshness: FreshnessSnapshot) -> Metric:
 def _coverage(coverage: CoverageSnapshot) -> Metric:
     family = GaugeMetricFamily(
         "pinstream_parameter_coverage_ratio",
-        "Share of the last hour's events that carried a recommended parameter, from a sample.",
+        "Share of the events delivered in the last hour that carried a recommended parameter, from a sample.",
         labels=["event_name", "parameter"],
     )
     for name, covered in coverage.hour.items():

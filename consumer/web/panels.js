@@ -44,6 +44,8 @@ const SINGLES = [
 const TILES = ["Settled now", "Lag", "Delivered within 1 h", "Dead letters", "Oldest open event"];
 /** Seconds of throttling that are worth the headline: shorter waits are the quota at work. */
 const WORTH_A_WORD = 3;
+/** Shares delivered within one hour: what is aimed at, and what is poor. The alert and the dashboard have the same. */
+const TARGET = .99, POOR = .95;
 const MANY_PARTITIONS = 16;
 const WEEK = 7 * 24 * HOUR;
 let allPartitions = false;
@@ -51,6 +53,8 @@ let allPartitions = false;
 const lagOf = s => sum(s.partitions.map(p => p.lag || 0));
 const toGo = s => Math.max(lagOf(s), s.ledger.open);
 const behind = s => most(s.partitions.map(p => p.lag_seconds));
+/** Partitions of which it is not known how much is left in them. */
+const unknownOf = s => s.partitions.filter(p => p.lag == null).length;
 const place = x => [h("span", { class: "break" }, x.topic), ` [${x.partition}] at offset ${n(x.offset)}`];
 const sumsUp = l => l.delivered + l.duplicate + l.filtered + l.dead_lettered + l.open === l.read;
 /** Whether the books are right: in all, and (which the figures alone may not show) in each partition. */
@@ -65,18 +69,19 @@ function stateOf(s) {
   if (halted.length) return haltState(halted, s.destination.accounts);
   if (s.stopping) return ["stopping", "warn", "Stopping.", { "": `What is under way is being finished: ${many(s.ledger.open, "record")} open.` }];
   if (!s.partitions.length) return ["unassigned", "warn", "No partitions assigned.", { "": "The group is still forming, or it has more members than the topics have partitions. Then this one is a spare." }];
-  if (most(s.destination.accounts.map(a => a.throttled_for)) >= WORTH_A_WORD) return ["throttled", "warn", "Waiting until Pinterest takes calls again.", { "": `Nothing is lost, and it goes on by itself: ${go}.` }];
+  if (most(s.destination.accounts.map(a => a.throttled_for)) >= WORTH_A_WORD) return ["throttled", "warn", "Waiting until Pinterest takes calls again.", { "": `Nothing is lost, and it goes on by itself: ${go}.${wait >= 60 ? ` The oldest has waited ${age(wait)}.` : ""}` }];
   if (toGo(s) && s.seconds_since_progress >= 30) return stuckState(s, go);
-  return paceState(wait, toGo(s), go);
+  return paceState(wait, toGo(s), go, unknownOf(s));
 }
 
-function paceState(wait, left, go) {
+function paceState(wait, left, go, unknown) {
   if (wait >= HOUR) return ["late", "bad", `Too late for the one-hour rule: ${go}.`, {
     "": `The oldest has waited ${age(wait)}. Nothing is lost.`,
     "What to do": "see in the plots whether lag falls by itself. If not, add members (and partitions), and look at what the oldest open event waits for.",
   }];
   if (wait >= 60) return ["behind", "warn", `Behind: ${go}.`, { "": `The oldest has waited ${age(wait)}. Nothing is lost; the plot of the lag says whether it catches up.` }];
   if (left) return ["working", "good", `Keeping up: ${go}.`, { "": wait ? `The oldest has waited ${age(wait)}.` : "" }];
+  if (unknown) return ["unknown", "open", "Nothing is waiting, as far as is known.", { "": `It is not known yet how much is left in ${many(unknown, "partition")}.` }];
   return ["idle", "good", "Caught up: nothing is waiting.", {}];
 }
 
@@ -113,7 +118,7 @@ function showState(s) {
 }
 
 function showTiles(s, pace, trend) {
-  const l = s.ledger, f = freshnessOver(s, "hour"), lag = lagOf(s), wait = behind(s), unknown = s.partitions.filter(p => p.lag == null).length;
+  const l = s.ledger, f = freshnessOver(s, "hour"), lag = lagOf(s), wait = behind(s), unknown = unknownOf(s);
   const oldest = s.oldest_open;
   if (l.read == null) return put($("tiles"), TILES.map(name => h("div", null, h("dt", null, name), h("dd", { class: "big" }, NONE))));
   const tiles = [
@@ -129,7 +134,7 @@ function showTiles(s, pace, trend) {
 
 const lagNote = (lag, unknown, wait) => unknown ? `records, and ${many(unknown, "partition")} not known yet`
   : lag && wait ? `records; the oldest waits ${age(wait)}` : "records still to come";
-const tone = f => f.within_one_hour == null ? "" : f.within_one_hour >= .95 ? "good" : "warn";
+const tone = f => f.within_one_hour == null ? "" : f.within_one_hour >= TARGET ? "good" : f.within_one_hour >= POOR ? "warn" : "bad";
 const percent = x => x == null ? NONE : share(x, 1);
 
 function showLedger(s) {
@@ -160,7 +165,7 @@ function bands(l) {
 }
 
 function showDestination(s) {
-  const word = { open: ["takes events", "good"], throttled: ["asks us to wait", "warn"], halted: ["refuses us", "bad"] };
+  const word = { open: ["takes events", "good"], throttled: ["is at its limit of calls", "warn"], halted: ["refuses us", "bad"] };
   put($("destination"), s.destination.accounts.length ? s.destination.accounts.map(a => {
     const [text, cls] = word[a.state] || [a.state, ""];
     return h("div", { class: "account" },
@@ -181,7 +186,7 @@ function showOldest(s) {
 }
 
 function showPartitions(s) {
-  const all = s.partitions, some = allPartitions || all.length <= MANY_PARTITIONS ? all : worst(all);
+  const all = [...s.partitions].sort((a, b) => a.topic < b.topic ? -1 : a.topic > b.topic ? 1 : a.partition - b.partition), some = allPartitions || all.length <= MANY_PARTITIONS ? all : worst(all);
   const heads = [["Partition", "left"], ["Lag, records", null, "lag"], ["Oldest waits", null, "oldest waits"], ["Open", null, "open"], ["Settled", "places", "settled"],
     ["Committed offset", "places"], ["Read up to", "places"], ["End of topic", "places"]];
   put($("partitions"), all.length ? rows(heads, some.map(p => [
@@ -221,17 +226,29 @@ function showFreshness(s) {
 /** The three ages on one line from a second to a week, and what the rule allows. */
 function ageScale(f) {
   const width = Math.max(240, $("freshness").clientWidth), x = s => Math.log(Math.max(Math.min(s ?? Infinity, WEEK), 1)) / Math.log(WEEK) * (width - 20) + 10;
-  const marks = [1, 10, 60, 600, HOUR, ...(width > 440 ? [24 * HOUR] : []), WEEK], pins = {};
-  for (const [name, s] of [["half", f.age_p50], ["95 %", f.age_p95], ["99 %", f.age_p99]]) (pins[x(s)] ||= []).push(name);
+  const marks = [1, 10, 60, 600, HOUR, ...(width > 440 ? [24 * HOUR] : []), WEEK];
+  const pins = [["half", f.age_p50], ["95 %", f.age_p95], ["99 %", f.age_p99]].map(([name, s]) => [name, x(s)]);
   return h("svg", { class: "scale", viewBox: `0 0 ${width} 76`, "aria-hidden": "true" },
     h("path", { class: "within", d: `M10 30H${x(HOUR).toFixed(1)}V42H10Z` }),
     h("path", { class: "track", d: `M${x(HOUR).toFixed(1)} 30H${width - 10}V42H${x(HOUR).toFixed(1)}Z` }),
     h("path", { class: "rule", d: `M${x(HOUR).toFixed(1)} 24V48` }),
     marks.map(s => h("text", { x: x(s).toFixed(1), y: 62, "text-anchor": s === 1 ? "start" : s === WEEK ? "end" : "middle" }, age(s))),
-    Object.entries(pins).map(([at, names], i) => [
-      h("path", { class: "pin", d: `M${(+at).toFixed(1)} 22V48` }),
-      h("text", { class: "pin-text", x: (+at).toFixed(1), y: i % 2 ? 18 : 10, "text-anchor": at < 60 ? "start" : at > width - 60 ? "end" : "middle" }, names.join(", ")),
-    ]));
+    pins.map(([, at]) => h("path", { class: "pin", d: `M${at.toFixed(1)} 22V48` })),
+    pinLabels(pins, width).map(([text, at]) => h("text", { class: "pin-text", x: at.toFixed(1), y: 16, "text-anchor": "middle" }, text)));
+}
+
+/** What stands above the pins, from the left: those too near to each other for a word each share one. */
+function pinLabels(pins, width) {
+  const half = text => text.length * 3.6 + 2, labels = [];
+  for (const [name, at] of pins) labels.push({ text: name, from: at, to: at });
+  const middle = one => Math.min(Math.max((one.from + one.to) / 2, half(one.text)), width - half(one.text));
+  for (let i = 1; i < labels.length;) {
+    const [one, next] = labels.slice(i - 1, i + 1);
+    if (middle(next) - middle(one) > half(one.text) + half(next.text) + 4) { i += 1; continue }
+    labels.splice(i - 1, 2, { text: `${one.text}, ${next.text}`, from: one.from, to: next.to });
+    i = 1;
+  }
+  return labels.map(one => [one.text, middle(one)]);
 }
 
 function showDuplicates(s) {
@@ -246,12 +263,12 @@ function showCoverage(s) {
   const seen = s.coverage && s.coverage[span], names = seen ? Object.keys(seen).filter(name => seen[name].sampled) : [];
   if (!names.length) {
     put($("coverage"), null);
-    return put($("coverage-note"), `No events in the last ${span}.`);
+    return put($("coverage-note"), `Nothing delivered in the last ${span}.`);
   }
   names.sort((a, b) => seen[b].events - seen[a].events || (a < b ? -1 : 1));
   const sampled = sum(names.map(name => seen[name].sampled)), events = sum(names.map(name => seen[name].events));
-  put($("coverage-note"), `Over the last ${span}: ${many(events, "event")}`,
-    sampled < events ? `, of which ${n(sampled)} were looked at: shares are estimates, the better the more events.` : ", all looked at.");
+  put($("coverage-note"), `Of ${many(events, "event")} delivered in the last ${span} `,
+    sampled < events ? `${n(sampled)} were looked at: shares are estimates, the better the more events.` : "all were looked at.");
   const columns = [["all", "All", events, id => sum(names.map(name => covered(seen[name], id) * seen[name].events)) / events],
     ...names.map(name => [name, breakable(name), seen[name].events, id => covered(seen[name], id)])];
   put($("coverage"),
@@ -289,7 +306,7 @@ function showLatest(s) {
   const list = s.latest_dead_letters || [];
   put($("latest"), list.length ? h("table", { class: "stack", "aria-labelledby": "h-latest" }, rows(
     [["When", "left"], ["From", "left"], ["Reason", "left"], ["What it says", "left message"]],
-    list.map(one => [[h("time", { datetime: new Date(one.at * 1000).toISOString(), title: new Date(one.at * 1000).toISOString() }, clock(one.at)), "left nowrap"],
+    list.map(one => [[h("time", { datetime: new Date(one.at * 1000).toISOString(), title: new Date(one.at * 1000).toISOString() }, moment(one.at)), "left nowrap"],
       [place(one), "left"], [[one.stage, " ", h("code", null, breakable(one.code))], "left word"], [one.message, "left message break"]]),
   )) : h("p", { class: "soft" }, "None since the start."));
 }

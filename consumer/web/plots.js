@@ -17,11 +17,12 @@ const PLOTS = [
   },
   {
     id: "within", title: "Delivered within one hour", of: "share of what was delivered at a time", scale: SHARE,
-    curves: [["within_hour", "within one hour", "good"]],
+    curves: [["within_hour", "within one hour", "good"]], none: "Nothing was delivered",
   },
   {
     id: "age", title: "Event age at delivery", of: "from happening to delivered, logarithmic", scale: TIME, rule: HOUR,
     curves: [["age_p50", "half within", "good"], ["age_p95", "95 % within", "warn"], ["age_p99", "99 % within", "bad"]],
+    none: "Nothing was delivered",
   },
 ];
 /** Those that stand within another card, by the place they go to. */
@@ -110,12 +111,19 @@ function curve(at, values, x, y, apart, style) {
   ];
 }
 
+/** Why there is no plot. */
+function nothing(plot, step) {
+  if (!past) return "No history yet.";
+  if (step && step.series.at.length) return `${plot.none || "Not known"} in the last ${span}.`;
+  return `Nothing to draw yet: the first points come within ${span === "hour" ? "half a minute" : "a few minutes"}.`;
+}
+
 function figure(plot, width) {
   const head = h("figcaption", null, h(plot.level || "h3", { id: `title-${plot.id}` }, plot.title), h("span", { class: "soft" }, plot.of));
   const step = steps(), at = step ? step.series.at : [];
   const values = plot.curves.map(([name]) => step && step.series[name] || []);
   if (!at.length || !values.some(list => list.some(v => v != null))) {
-    return [head, h("p", { class: "none" }, past ? "Nothing to draw yet: the first points come within half a minute." : "No history yet.")];
+    return [head, h("p", { class: "none" }, nothing(plot, step))];
   }
   const [from, to] = reach(at);
   const x = t => EDGE.left + (width - EDGE.left - EDGE.right) * (t - from) / (to - from);

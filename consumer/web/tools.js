@@ -49,6 +49,10 @@ const rate = x => x == null ? NONE : x === 0 ? "0" : x < 10 ? x.toFixed(x < 1 ? 
 const clock = (unix, seconds = true) => new Date(unix * 1000).toLocaleTimeString("en-GB",
   seconds ? { hour: "2-digit", minute: "2-digit", second: "2-digit" } : { hour: "2-digit", minute: "2-digit" });
 
+/** The time of day, with its date if that is not today's. */
+const moment = unix => new Date(unix * 1000).toDateString() === new Date().toDateString() ? clock(unix)
+  : new Date(unix * 1000).toLocaleDateString("en-GB", { day: "numeric", month: "short" }) + ", " + clock(unix, false);
+
 /** What an element is to be: h("p", { class: "soft" }, "text", …). */
 const h = (tag, attributes, ...children) => ({ tag, attributes: attributes || {}, children });
 const wanted = list => [list].flat(4).filter(one => one != null && one !== false && one !== "");

@@ -18,12 +18,16 @@ from tests.end_to_end.records import SCHEMA, commerce_event
 
 
 def document_of(stdout: str) -> dict[str, Any]:
-    """The last line of stdout; its ledger adds up and agrees with the sandbox."""
+    """The last line of stdout; its ledger adds up and agrees with the sandbox, and with all that counts deliveries."""
     document: dict[str, Any] = json.loads(stdout.strip().splitlines()[-1])
     ledger, sandbox = document["ledger"], document["sandbox"]
     parts = ("delivered", "duplicate", "filtered", "dead_lettered", "open")
     assert ledger["read"] == sum(ledger[part] for part in parts)
     assert ledger["delivered"] == sandbox["distinct_event_ids"] == document["key_store"]["keys"]
+    for window in ("hour", "day"):
+        covered = {name: one["events"] for name, one in document["coverage"][window].items()}
+        assert covered == document["counts"]["delivered_by_event_name"]
+        assert sum(covered.values()) == document["freshness"][window]["delivered"] == ledger["delivered"]
     return document
 
 

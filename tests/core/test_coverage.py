@@ -16,11 +16,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.core import interface as i
 from consumer.core.convert_targets import TARGETS
 from consumer.core.coverage import OTHER, PARAMETERS, Coverage, Covered
-from consumer.core.dedup import Delivery
+from consumer.core.dedup import Delivery, dedup_key
 from consumer.core.model import ConversionEvent
-from tests.core.building import ACCOUNT, PROPERTY, UNIX, Core, event, filtered, unconvertible
+from tests.core.building import (
+    ACCOUNT,
+    PROPERTY,
+    UNIX,
+    Core,
+    answer_body,
+    event,
+    event_ids,
+    filtered,
+    unconvertible,
+)
 
 IDS = [one.id for one in PARAMETERS]
 PRESENT: dict[str, dict[str, Any]] = {
@@ -392,20 +403,30 @@ def test_many_events_are_counted_and_looked_at_in_part(
             assert share == 0 or had[parameter] > 0
 
 
-def test_the_core_counts_what_goes_on_to_be_sent() -> None:
-    """Events that lead their keys; not followers, nor what is filtered, refused, or waits for its schema."""
-    core = Core()
+def test_the_core_counts_what_was_delivered() -> None:
+    """The very events that freshness and the ledger count: no duplicate, of now or of an earlier day, nothing that is
+    filtered, cannot be converted or is refused by the platform, and nothing before it is delivered."""
+    core = Core(linger=0.0)
+    core.stored_keys.add(dedup_key(ACCOUNT, "checkout", "old"))
     core.assign()
-    core.fetch(event("a", value="1"), event("b"), event("a"), filtered(), None, unconvertible(), b"\xff")
-    covered = core.statistics().coverage.hour
-    assert {name: one[:2] for name, one in covered.items()} == {"checkout": (2, 2)}
-    assert carried(covered["checkout"]) == {"value": 1}
-    core.deliver()
-    assert core.statistics().coverage.hour == covered
+    core.fetch(event("a", value="1"), event("b"), event("a"), event("old"), event("bad", value="2"))
+    core.fetch(filtered(), None, unconvertible(), b"\xff")
+    core.send_all()
+    assert core.statistics().coverage.hour == {}
+    send = core.take(i.Send)
+    assert event_ids(send) == ["a", "b", "bad"]
+    processed, failed = ("processed", None, None), ("failed", "no", None)
+    core.answer(send, 200, answer_body([processed, processed, failed]))
+    core.store_keys()
+    statistics = core.statistics()
+    assert (statistics.totals.delivered, statistics.totals.duplicate) == (2, 2)
+    assert statistics.freshness.hour.delivered == 2
+    assert {name: one[:2] for name, one in statistics.coverage.hour.items()} == {"checkout": (2, 2)}
+    assert carried(statistics.coverage.hour["checkout"]) == {"value": 1}
 
 
 def test_an_event_that_waited_for_room_is_counted_once() -> None:
-    """What is prepared over and over until it fits is claimed once, and that counts."""
+    """What is prepared over and over until it fits is delivered once, and that counts."""
     core = Core(max_open_bytes=3_000, linger=0.0)
     core.assign()
     core.fetch(*(event(f"{n}", text="x" * 500) for n in range(12)))

@@ -140,6 +140,20 @@ def test_a_commit_that_comes_back_after_the_log_was_cut_is_void() -> None:
     assert (one.committed, one.lag, one.lag_seconds) == (2, 0, 0.0)
 
 
+def test_an_empty_log_has_no_lag_also_for_a_group_that_never_committed() -> None:
+    """A new topic: nobody knows where reading will begin, and there is nothing to read."""
+    core = Core()
+    core.feed(i.Assigned([i.Assignment(TOPIC, 0, 1, None, False)]))
+    [one] = core.statistics().partitions
+    assert (one.end, one.lag, one.lag_seconds) == (None, None, None)
+    core.feed(i.EndOffsets({TP: 0}, {}))
+    [one] = core.statistics().partitions
+    assert (one.end, one.lag, one.lag_seconds) == (0, 0, 0.0)
+    core.feed(i.EndOffsets({TP: 7}, {}))
+    [one] = core.statistics().partitions
+    assert (one.end, one.lag, one.lag_seconds) == (7, None, None)
+
+
 @pytest.mark.parametrize("reached", [None, 6])
 def test_what_is_held_is_within_the_end(reached: int | None) -> None:
     """A fetch of six of which one was read: the five that wait are lag, though the end was heard of before them."""

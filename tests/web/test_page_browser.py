@@ -105,10 +105,16 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         ),
         (
             throttled,
-            "Waiting until Pinterest takes calls again. Nothing is lost, and it goes on by itself",
-            "asks us to wait Goes on by itself in 37 s.",
+            "Waiting until Pinterest takes calls again. Nothing is lost, and it goes on by itself: 1,011 records to go."
+            " The oldest has waited 67 min.",
+            "is at its limit of calls Goes on by itself in 37 s.",
         ),
         (empty, "No partitions assigned.", "Nothing sent yet."),
+        (
+            lambda: statistics(partition(0), partition(1, lag=None)),
+            "Nothing is waiting, as far as is known. It is not known yet how much is left in 1 partition.",
+            "Nothing sent yet.",
+        ),
         (idle, "Caught up: nothing is waiting.", "takes events 0 calls under way, 0 events queued"),
         (lambda: statistics(partition(), stopping=True), "Stopping.", "Nothing sent yet."),
         (
@@ -117,7 +123,7 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
             "Nothing sent yet.",
         ),
     ],
-    ids=["halted", "guarded", "throttled", "unassigned", "idle", "stopping", "stuck"],
+    ids=["halted", "guarded", "throttled", "unassigned", "unknown", "idle", "stopping", "stuck"],
 )
 async def test_each_state_is_said_in_words(
     scene: Callable[[], Statistics],
@@ -169,7 +175,18 @@ async def test_a_short_wait_is_not_worth_the_headline(visit: Visit) -> None:
     async with stand(scenes.scene(scene)) as server, visit(server.url) as shown:
         await live(shown)
         assert (await text(shown, "#state")).startswith("Keeping up: 3 records open.")
-        assert "asks us to wait Goes on by itself in 0.8 s." in await text(shown, "#destination")
+        assert "is at its limit of calls Goes on by itself in 0.8 s." in await text(shown, "#destination")
+
+
+async def test_partitions_stand_in_their_order(visit: Visit) -> None:
+    """By topic and number, whatever the order in which the group gave them to us."""
+    made = scenes.scene(
+        lambda: statistics(*(partition(number) for number in (10, 2, 0)), partition(1, topic="a"))
+    )
+    async with stand(made) as server, visit(server.url) as shown:
+        await live(shown)
+        names = await shown.locator("#partitions tbody th").all_inner_texts()
+        assert names == ["a [1]", "orders [0]", "orders [2]", "orders [10]"]
 
 
 async def test_a_ledger_that_does_not_add_up_is_not_hidden(visit: Visit) -> None:
@@ -223,7 +240,7 @@ async def test_a_status_of_an_older_pinstream_is_enough(visit: Visit) -> None:
     async with stand(old) as server, visit(server.url) as shown:
         await live(shown)
         assert (await text(shown, "#state")).startswith("Keeping up: 31,866 records to go.")
-        assert await text(shown, "#coverage-note") == "No events in the last hour."
+        assert await text(shown, "#coverage-note") == "Nothing delivered in the last hour."
         assert "delivered since the start" in await text(shown, "#tiles")
         assert "delivered since the start came within one hour" in await text(shown, "#freshness")
 
@@ -259,9 +276,10 @@ async def test_coverage_has_every_parameter_with_its_advice_by_event_name(visit:
         assert phone.startswith("Phone, hashed ph The customer's phone number")
         # All: each name weighs as much as it has events, however many of them were looked at.
         assert phone.endswith("5 % 4 % 9 % 3 % 62 % 18 %")
-        assert "59,222 events, of which 3,700 were looked at" in await text(shown, "#coverage-note")
+        note = await text(shown, "#coverage-note")
+        assert note.startswith("Of 59,222 events delivered in the last hour 3,700 were looked at: ")
         await shown.check("input[value=day]")
-        await shows(shown, "Over the last day: 59,225 events", "#coverage-note")
+        await shows(shown, "Of 59,225 events delivered in the last day", "#coverage-note")
         assert (await text(shown, "#coverage tbody tr:nth-child(3)")).endswith("0 %")
 
 
@@ -286,6 +304,28 @@ async def test_all_names_together_weigh_as_much_as_they_have_events(visit: Visit
             one["share"] = dict.fromkeys(scenes.IDS, 1.0)
         server.tell(coverage=document["coverage"])
         await shows(shown, "100 % 100 % 100 % 100 %", "#coverage tbody tr:nth-child(2)")
+
+
+@pytest.mark.parametrize(("late", "tone"), [(0, "good"), (1, "good"), (2, "warn"), (5, "warn"), (6, "bad")])
+async def test_freshness_has_the_colours_of_the_alert_s_target(late: int, tone: str, visit: Visit) -> None:
+    """Green is what no alert is sent of (99 % or more), red what is poor (less than 95 %); as on the dashboard."""
+    made = scenes.scene(
+        lambda: statistics(partition(delivered=100), ages=[5] * (100 - late) + [4_000] * late)
+    )
+    async with stand(made) as server, visit(server.url) as shown:
+        await live(shown)
+        assert await shown.locator(f"#tiles .big.{tone}").count() == 1
+        assert await shown.locator(f"#freshness .big.{tone}").count() == 1
+
+
+async def test_a_dead_letter_of_another_day_has_its_date(visit: Visit) -> None:
+    """The time of day alone would be taken for today's."""
+    before = scenes.letters(1)[0] | {"at": 1_700_000_000.0}
+    async with stand(scenes.full(latest_dead_letters=[before])) as server, visit(server.url) as shown:
+        await live(shown)
+        assert await shown.locator("#latest time").all_inner_texts() == ["14 Nov, 22:13"]
+        now = await shown.evaluate("moment(Date.now() / 1000)")
+        assert re.fullmatch(r"\d\d:\d\d:\d\d", now)
 
 
 async def test_freshness_is_of_the_window_that_is_chosen(visit: Visit) -> None:

@@ -80,8 +80,24 @@ async def test_without_a_history_there_is_a_word_instead_of_a_plot(visit: Visit)
     """Just started: no bare axes."""
     async with stand(scenes.full(), {"steps": []}) as server, visit(server.url) as shown:
         await live(shown)
-        await shows(shown, "Nothing to draw yet", "#plot-rate")
+        await shows(shown, "Nothing to draw yet: the first points come within half a minute.", "#plot-rate")
         assert await shown.locator(".canvas").count() == 0
+        await shown.check("input[value=day]")
+        await shows(shown, "Nothing to draw yet: the first points come within a few minutes.", "#plot-rate")
+
+
+async def test_a_plot_without_anything_to_show_says_why(visit: Visit) -> None:
+    """Points have come, and nothing was delivered, or lag is not known: nobody is told to wait half a minute."""
+    history = scenes.history()
+    for step in history["steps"]:
+        for name in ("within_hour", "age_p50", "age_p95", "age_p99", "lag"):
+            step["series"][name] = [None] * step["points"]
+    async with stand(scenes.full(), history) as server, visit(server.url) as shown:
+        await live(shown)
+        await shown.wait_for_selector("#plot-rate .canvas")
+        assert await text(shown, "#plot-age .none") == "Nothing was delivered in the last hour."
+        assert await text(shown, "#plot-within .none") == "Nothing was delivered in the last hour."
+        assert await text(shown, "#plot-lag .none") == "Not known in the last hour."
 
 
 # -- for everyone

@@ -51,6 +51,11 @@ OUTSIDE = """() => {
 """Every figure that reaches beyond the box it stands in."""
 
 WIDTHS = {**SIZES, "laptop": (1280, 900)}
+USUAL = (
+    "page_visit", "add_to_cart", "view_category", "search", "signup", "initiate_checkout", "checkout",
+    "add_payment_info", "app_install", "watch_video", "add_to_wishlist", "lead", "subscribe",
+)  # fmt: skip
+"""The event names that the packaged mapping makes."""
 
 
 async def whole(shown: Page) -> None:
@@ -88,6 +93,58 @@ async def test_no_figure_is_broken(
         await shoot(shown, f"figures-{request.node.callspec.id}")
         await shown.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         await whole(shown)
+
+
+AGES: list[tuple[float | None, float | None, float | None]] = [
+    (5, 9, 10), (2, 2, 2), (1, 1, 600), (1, 60, 3_600), (3_000, 3_300, 3_600), (3_600, 604_800, None),
+    (None, None, None), (1, 604_800, 604_800), (30, 120, 150), (1, 4, 15), (40, 604_000, 604_800), (9, 75, 600),
+]  # fmt: skip
+PINS = """() => {
+  const scale = document.querySelector(".scale").getBoundingClientRect();
+  const boxes = [...document.querySelectorAll(".scale .pin-text")].map(one => one.getBoundingClientRect());
+  const out = boxes.filter(box => box.left < scale.left - 1 || box.right > scale.right + 1).map(() => "sticks out");
+  boxes.sort((a, b) => a.left - b.left);
+  return out.concat(boxes.slice(1).filter((box, i) => box.left < boxes[i].right + 2).map(() => "overlap"));
+}"""
+"""What is wrong with the words above the scale of ages."""
+
+
+@pytest.mark.parametrize("size", ["wide", "tablet", "phone"])
+async def test_words_above_the_scale_of_ages_never_overlap(size: str, visit: Visit) -> None:
+    """Half, 95 % and 99 %: near to each other, at either end, or unknown; what is too near shares a word."""
+    made = scenes.full()
+    async with stand(made) as server, visit(server.url, size) as shown:
+        await live(shown)
+        for ages in AGES:
+            named = dict(zip(("age_p50", "age_p95", "age_p99"), ages, strict=True))
+            document = {
+                **made,
+                "freshness": {**made["freshness"], "hour": {**made["freshness"]["hour"], **named}},
+            }
+            await shown.evaluate("one => showFreshness(one)", document)
+            assert await shown.evaluate(PINS) == [], ages
+            words = await shown.locator(".scale .pin-text").all_text_contents()
+            assert ", ".join(words) == "half, 95 %, 99 %"
+            assert await shown.locator(".scale .pin").count() == 3
+
+
+async def test_coverage_of_all_usual_event_names_fits_on_a_laptop(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thirteen names that a shop of every kind sends stand side by side at 1280 pixels, with nothing to scroll."""
+    monkeypatch.setitem(SIZES, "laptop", WIDTHS["laptop"])
+    made = scenes.full()
+    one = {
+        **made["coverage"]["hour"]["page_visit"],
+        "events": 13_160,
+        "share": dict.fromkeys(scenes.IDS, 1.0),
+    }
+    made["coverage"] = {**made["coverage"], "hour": dict.fromkeys(USUAL, one)}
+    async with stand(made) as server, visit(server.url, "laptop") as shown:
+        await live(shown)
+        assert await shown.locator("#coverage thead th").count() == 2 + len(USUAL)
+        widths = "one => [one.scrollWidth, one.clientWidth]"
+        assert len(set(await shown.eval_on_selector(".wide:has(#coverage)", widths))) == 1
 
 
 @pytest.mark.parametrize("digits", [1, 4, 7, 9, 10, 12, 16])

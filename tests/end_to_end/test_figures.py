@@ -1,0 +1,108 @@
+"""What the page shows of a running process, and /metrics tells of it, is what the API got: counted independently."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from consumer.core.model import Disposition
+from tests.end_to_end.api import Api
+from tests.end_to_end.processes import Process, run_environment
+from tests.end_to_end.records import generated, new_group, new_topic, write_generated
+from tests.kafka.harness import Kafka
+from tests.web.browser import Visit, live, needs_browser, shows, text, visit
+
+__all__ = ["visit"]  # a fixture
+
+Event = dict[str, Any]
+
+CARRIES: dict[str, Callable[[Event], Any]] = {
+    "em": lambda event: event["user_data"].get("em"),
+    "ph": lambda event: event["user_data"].get("ph"),
+    "external_id": lambda event: event["user_data"].get("external_id"),
+    "click_id": lambda event: event["user_data"].get("click_id"),
+    "ip_and_agent": lambda event: (
+        event["user_data"].get("client_ip_address") and event["user_data"].get("client_user_agent")
+    ),
+    "value": lambda event: event.get("custom_data", {}).get("value"),
+    "currency": lambda event: event.get("custom_data", {}).get("currency"),
+    "content_ids": lambda event: event.get("custom_data", {}).get("content_ids"),
+    "order_id": lambda event: event.get("custom_data", {}).get("order_id"),
+    "event_source_url": lambda event: event.get("event_source_url"),
+    "opt_out": lambda event: "opt_out" in event,
+}
+"""Whether an event that the API got carries each parameter: none of its fields is ever empty."""
+
+
+def percent(part: int, whole: int) -> str:
+    """As the page shows a share: rounded down, and 0 % only where it is none."""
+    return "< 1 %" if 0 < 100 * part < whole else f"{100 * part // whole} %"
+
+
+def samples(metrics: str) -> dict[str, dict[tuple[str, ...], float]]:
+    """By the sample's name: its value by the values of its labels, in the order of the labels' names."""
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(metrics):
+        for one in family.samples:
+            labels = tuple(value for _, value in sorted(one.labels.items()))
+            found.setdefault(one.name, {})[labels] = one.value
+    return found
+
+
+@needs_browser
+@pytest.mark.asyncio(loop_scope="module")
+async def test_page_and_metrics_tell_what_the_api_got(
+    kafka: Kafka, api: Api, tmp_path: Path, visit: Visit
+) -> None:
+    """The ledger, freshness, and each share of coverage by event name: few enough events that nothing is estimated."""
+    topic = new_topic(kafka)
+    generator, events = generated(400, duplicates=0.1, invalid=0.05)
+    write_generated(kafka, topic, events)
+    with Process(
+        tmp_path, "run", env=run_environment(tmp_path, kafka, topic, new_group(), api.url)
+    ) as process:
+        process.until_settled(len(events))
+        got = api.events
+        assert len(got) == api.counts().accepted_events == api.counts().distinct_event_ids
+        by_name = Counter(str(event["event_name"]) for event in got)
+        assert max(by_name.values()) <= 256, "more than are looked at one by one"
+        page = process.until_logged("starting")["page"]
+        async with visit(page) as shown:
+            await live(shown)
+            await shows(shown, f"= {len(events)} read", "#sum")
+            counts = await shown.locator("#ledger .count").all_inner_texts()
+            assert counts == [*(str(generator.tally[one]) for one in Disposition), "0"]
+            assert counts[0] == str(len(got))
+            assert f"of {len(got)} events delivered in the last hour" in await text(shown, "#freshness")
+            rows = await shown.eval_on_selector_all(
+                "#coverage tbody tr",
+                "all => all.map(row => [...row.cells].slice(1).map(one => [one.dataset.name, one.innerText]))",
+            )
+        told = [{name: cell.replace("\u00a0", " ") for name, cell in row} for row in rows]
+        assert told[0] == {"all": str(len(got)), **{name: str(count) for name, count in by_name.items()}}
+        carriers = {
+            parameter: Counter(str(event["event_name"]) for event in got if carries(event))
+            for parameter, carries in CARRIES.items()
+        }
+        for row, carried in zip(told[1:], carriers.values(), strict=True):
+            assert row == {
+                "all": percent(carried.total(), len(got)),
+                **{name: percent(carried[name], count) for name, count in by_name.items()},
+            }
+        found = samples(process.get("/metrics")[1])
+        assert found["pinstream_delivered_events_total"] == {(name,): n for name, n in by_name.items()}
+        assert found["pinstream_event_age_seconds_count"] == {(): len(got)}
+        assert found["pinstream_records_settled_total"] == {
+            (one.value,): generator.tally[one] for one in Disposition
+        }
+        assert found["pinstream_parameter_coverage_ratio"] == {
+            (name, parameter): pytest.approx(carried[name] / count)
+            for parameter, carried in carriers.items()
+            for name, count in by_name.items()
+        }
+        assert process.stop()[0] == 0
