@@ -9,6 +9,9 @@ Fields of records, and of records in records, become variables (they are *spread
 their fields and taken apart again by the loop over them. Whatever else there is (maps, unions, arrays in arrays,
 records that stand in several places) is read as it always was, and looked up as it always was.
 
+A record is spread only if all that the mapping asks for below it are fields of it. Where our schema has a union the
+mapping may ask for what another branch of it holds; then it is looked up, which fails, and the two steps say so.
+
 What the function gives is what the two would: a property test holds them against each other. It gives None where it
 is not certain, and raises where something is wrong; both mean: ask the two.
 """
@@ -97,6 +100,14 @@ class _FusedGenerator(Generator):
         self._function = Function(self._module, writer)
         self._item_fields: list[tuple[str, str]] | None = None
         """Name and variable of each field of an item, if items are read as tuples."""
+        self._asked = [
+            *(source.steps for source in self._mapping.sources.values()),
+            *self._asked_of_the_event(),
+        ]
+
+    def is_possible(self) -> bool:
+        """Whether records of this plan can be read so: their fields become variables."""
+        return self._has_variables(self._plan, ())
 
     def fused(self) -> str:
         """The source of ``fused`` and of what it calls."""
@@ -138,10 +149,21 @@ class _FusedGenerator(Generator):
     def _is_spread(self, plan: Plan, path: Path) -> bool:
         return (
             isinstance(plan, RecordPlan)
-            and plan.fields is not None
-            and len(plan.fields) <= _MAX_SPREAD
-            and len(path) <= _MAX_DEPTH
             and self._module.uses[plan] == 1
+            and len(path) <= _MAX_DEPTH
+            and self._has_variables(plan, path)
+        )
+
+    def _has_variables(self, plan: RecordPlan, path: Path) -> bool:
+        """Whether there are few enough fields, and all that is asked for below `path` are among them."""
+        if plan.fields is None or len(plan.fields) > _MAX_SPREAD:
+            return False
+        fields = {_field(name) for name, _ in plan.fields if name is not None}
+        depth = len(path)
+        return all(
+            steps[depth : depth + 1] and steps[depth] in fields
+            for steps in self._asked
+            if steps[:depth] == path
         )
 
     def _optional_record(self, plan: OptionalPlan, path: Path) -> list[str]:
@@ -167,7 +189,7 @@ class _FusedGenerator(Generator):
         return (
             steps == self._mapping.item_steps
             and isinstance(plan, ArrayPlan)
-            and self._is_spread(plan.item, path)
+            and self._is_spread(plan.item, steps)
             and not any(source[: len(steps)] == steps for source in self._read_elsewhere())
         )
 
@@ -181,9 +203,13 @@ class _FusedGenerator(Generator):
             for name, source in mapping.sources.items()
             if not name.startswith(CONTENTS) and name not in in_loop
         ]
-        if mapping.consent is not None:
-            steps.append(mapping.consent.source.steps)
-        return steps if mapping.dedup_key is None else [*steps, mapping.dedup_key.steps]
+        return [*steps, *self._asked_of_the_event()]
+
+    def _asked_of_the_event(self) -> list[Path]:
+        """What is asked for beside the fields of a conversion event."""
+        consent, key = self._mapping.consent, self._mapping.dedup_key
+        sources = (None if consent is None else consent.source, key)
+        return [source.steps for source in sources if source is not None]
 
     def _tuples(self, plan: ArrayPlan, into: str) -> None:
         """Read items as tuples of those fields that we have."""
@@ -215,15 +241,12 @@ def _field(name: str) -> Step:
     return Step(StepKind.FIELD, name)
 
 
-def write_fused(task: Task, plan: RecordPlan) -> Fused:
-    """The function that reads and converts one record of this plan."""
+def write_fused(task: Task, plan: RecordPlan) -> Fused | None:
+    """The function that reads and converts one record of this plan; None if such records cannot be read so."""
     generator = _FusedGenerator(task, plan)
+    if not generator.is_possible():
+        return None
     source, constants = generator.fused(), generator.constants
     exec(compile(source, "<fused reader>", "exec"), constants)  # noqa: S102
     fused: Fused = constants["fused"]
     return fused
-
-
-def is_spread(plan: Plan) -> bool:
-    """Whether records of this plan can be read so: their fields become variables."""
-    return isinstance(plan, RecordPlan) and plan.fields is not None and len(plan.fields) <= _MAX_SPREAD
