@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from typing import Any
+from uuid import UUID
 
 import fastavro
 import pytest
@@ -17,13 +18,16 @@ from hypothesis import strategies as st
 
 from consumer.core.convert_paths import SchemaPaths
 from consumer.core.convert_targets import TARGETS
+from consumer.core.decode import SCHEMA_ID_HEADER, Decoder, WireFormat, framing_of
+from consumer.core.fused import FusedReading
+from consumer.core.intake import TwoSteps
 from consumer.core.mapping import load_mapping
-from consumer.core.model import ConversionEvent, Rejection, SchemaRef
+from consumer.core.model import ConversionEvent, Record, Rejection, SchemaRef
 from consumer.core.normalise import HASHED_FIELDS
 from consumer.errors import MappingError
 from tests.core.test_convert import DEFAULT, NOW, SCHEMA, event_of
 from tests.core.test_decode_properties import evolved_record, record
-from tests.core.test_fused import BOTH, Both, tried
+from tests.core.test_fused import BOTH, Both, comparable_read, tried
 from tests.core.test_normalise import VECTORS, sha256, target_name
 
 EVENT: dict[str, Any] = {
@@ -76,6 +80,7 @@ def record_of(name: str, **fields: Any) -> dict[str, Any]:
 
 
 A, B = record_of("A", x="string"), record_of("B", y="string")
+ODD = record_of("K", **{"class": "string", "dé": "string"})
 TEXTS = {"type": "map", "values": "string"}
 
 
@@ -98,6 +103,11 @@ TEXTS = {"type": "map", "values": "string"}
         (({"type": "array", "items": record_of("L", q=["null", B])},),
          ({"type": "array", "items": record_of("L", q=["null", B])},),
          '"custom_data.contents[].id" = "p[].q.y"', [[{"q": None}, {"q": {"y": "1"}}]]),
+        ((A, B), (A, B), '"custom_data.contents[].id" = "p.x"\n"custom_data.contents[].quantity" = "p.y"\n'
+         '"custom_data.num_items" = "p.y"', [{"x": "1"}, {"y": "2"}, None]),
+        ((ODD,), (ODD,),
+         '"device_info.brand" = "p.class"\n"device_info.model" = "p.dé"\n"device_info.type" = "p.dé"',
+         [{"class": "1", "dé": "2"}, None]),
         (("long", "string"), ("string",), '"user_data.ph" = "p"', ["12", None]),
     ],
 )  # fmt: skip
@@ -129,16 +139,26 @@ def evolved_item(draw: Any, item: dict[str, Any]) -> Any:
     return draw(st.sampled_from([ours, ours, ["null", ours]]))
 
 
-def kept(lines: list[str], schema: dict[str, Any]) -> str:
-    """The overlay of those lines that a mapping of this schema may have."""
-    overlay = "[fields]"
-    for line in lines:
+def kept(parts: list[str], schema: dict[str, Any]) -> str:
+    """The overlay of those parts that a mapping of this schema may have."""
+    overlay = ""
+    for part in parts:
         try:
-            load_mapping(f"{overlay}\n{line}", schema, default_toml=DEFAULT)
+            load_mapping(f"{overlay}\n{part}", schema, default_toml=DEFAULT)
         except MappingError:
             continue
-        overlay += f"\n{line}"
+        overlay += f"\n{part}"
     return overlay
+
+
+def beside_fields(draw: Any, paths: list[str]) -> list[str]:
+    """The dedup key and the consent, from anywhere, some of the time."""
+    key, consent = (json.dumps(draw(st.sampled_from(paths))) for _ in range(2))
+    parts = [
+        f"[dedup]\nkey = {key}",
+        f'[consent]\nrequire = {consent}\nallowed = ["", "A", "!", "0", 0, 1, true, false]',
+    ]
+    return [part for part in parts if draw(st.sampled_from([True, False, False]))]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -160,7 +180,7 @@ def test_whatever_the_mapping_asks_for_comes_out_alike(data: st.DataObject) -> N
     paths = [path.replace("<key>", "k") for path in paths]
     asked = draw(st.dictionaries(st.sampled_from(MAPPED), st.sampled_from(paths), min_size=1, max_size=4))
     lines = [f"{json.dumps(name)} = {json.dumps(path)}" for name, path in asked.items()]
-    setup = (ours, kept(lines, ours), None)
+    setup = (ours, kept([*beside_fields(draw, paths), "[fields]", *lines], ours), None)
     both = Both(setup, theirs)
     events = [
         {
@@ -267,6 +287,44 @@ def test_records_are_counted_once_whichever_way_they_take() -> None:
     before = both.converter.watch._events
     both.check(good, good + b"\0", good)
     assert both.converter.watch._events - before == 2  # what cannot be decoded asks no cache
+
+
+KNOWN = (SchemaRef("id", "7"), SchemaRef("guid", str(UUID(int=7))))
+NAMED = st.sampled_from(
+    [*map(framing_of, KNOWN), framing_of(SchemaRef("id", "8")), b"", b"\xc3\x01" + b"8" * 8]
+)
+HEADERS = st.lists(
+    st.tuples(st.sampled_from([SCHEMA_ID_HEADER, "x"]), st.one_of(st.none(), NAMED)), max_size=2
+)
+VALUES = st.one_of(st.none(), st.tuples(NAMED, st.sampled_from([b"", b"\0", b"datum"])))
+
+
+@pytest.mark.parametrize("wire_format", WireFormat)
+@settings(max_examples=100, deadline=None)
+@given(drawn=st.lists(st.tuples(VALUES, HEADERS), max_size=6))
+def test_records_framed_in_any_way_and_order_are_read_alike(wire_format: WireFormat, drawn: Any) -> None:
+    """Schemas named before the value or in a header, known, unknown and broken off, each after any other."""
+    framed = BOTH["default"].value(event_of({}))
+    assert framed is not None
+    datum, decoder, converter = framed[5:], DECODERS[wire_format], BOTH["default"].converter
+    records = [
+        Record(at, -1, None, value and value[0] + value[1].replace(b"datum", datum), tuple(headers))
+        for at, (value, headers) in enumerate(drawn)
+    ]
+    fused = FusedReading(decoder, converter).read(records, NOW)
+    two_steps = TwoSteps(decoder, converter).read(records, NOW)
+    assert [comparable_read(one) for one in fused] == [comparable_read(one) for one in two_steps]
+
+
+def knowing(wire_format: WireFormat) -> Decoder:
+    """A decoder that knows our schema by two names."""
+    decoder = Decoder(SCHEMA, wire_format=wire_format)
+    for ref in KNOWN:
+        decoder.add_schema(ref, SCHEMA)
+    return decoder
+
+
+DECODERS = {wire_format: knowing(wire_format) for wire_format in WireFormat}
 
 
 def shared(one: Any, other: Any) -> list[Any]:
