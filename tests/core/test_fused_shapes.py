@@ -82,6 +82,19 @@ def record_of(name: str, **fields: Any) -> dict[str, Any]:
 A, B = record_of("A", x="string"), record_of("B", y="string")
 ODD = record_of("K", **{"class": "string", "dé": "string"})
 TEXTS = {"type": "map", "values": "string"}
+WIDE_NAMES = [f"f{number}" for number in range(70)]
+WIDE = record_of("W", **dict.fromkeys(WIDE_NAMES, "string"))
+CHAIN = record_of("N", x="string", next=["null", "N"])
+
+
+def deep(levels: int) -> dict[str, Any]:
+    """Optional records in optional records: deeper than are spread."""
+    return record_of(f"D{levels}", x="string", **({"d": ["null", deep(levels - 1)]} if levels else {}))
+
+
+def held(levels: int) -> dict[str, Any]:
+    """A value of `deep` that goes so many levels down."""
+    return {"x": f"{levels}", "d": held(levels - 1) if levels else None}
 
 
 @pytest.mark.parametrize(
@@ -108,6 +121,10 @@ TEXTS = {"type": "map", "values": "string"}
         ((ODD,), (ODD,),
          '"device_info.brand" = "p.class"\n"device_info.model" = "p.dé"\n"device_info.type" = "p.dé"',
          [{"class": "1", "dé": "2"}, None]),
+        ((WIDE,), (WIDE,), '"device_info.brand" = "p.f69"', [dict.fromkeys(WIDE_NAMES, "1"), None]),
+        ((deep(11),), (deep(11),), f'"device_info.brand" = "p{".d" * 11}.x"', [held(11), held(5), None]),
+        ((CHAIN,), (CHAIN,), '"device_info.brand" = "p.next.next.x"',
+         [{"x": "1", "next": {"x": "2", "next": {"x": "3", "next": None}}}, {"x": "1", "next": None}, None]),
         (("long", "string"), ("string",), '"user_data.ph" = "p"', ["12", None]),
     ],
 )  # fmt: skip
