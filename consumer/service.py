@@ -222,6 +222,8 @@ class Service:
         """Partitions are taken back: returns what to commit, once they are drained or the grace is over."""
         if self._failed:
             return ()
+        if self._final is not None:
+            return self._hand_over(partitions)
         number = self.pipeline.context.number()
         future: asyncio.Future[Sequence[Position]] = asyncio.get_running_loop().create_future()
         self._releases[number] = future
@@ -230,7 +232,19 @@ class Service:
 
     async def lost(self, partitions: Sequence[TopicPartition]) -> None:
         """Partitions are another's already."""
+        if self._final is not None:
+            self._hand_over(partitions)
         self.feed(i.Lost(partitions))
+
+    def _hand_over(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
+        """All is drained, and the group takes partitions back before we left it: their last positions go with them.
+
+        Each goes once, so that none is committed under a later assignment.
+        """
+        taken, final = set(partitions), self._final or ()
+        mine = [one for one in final if TopicPartition(one.topic, one.partition) in taken]
+        self._final = [one for one in final if one not in mine]
+        return mine
 
     # -- feed, perform, re-arm
 

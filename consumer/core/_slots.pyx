@@ -31,6 +31,7 @@ cdef enum:
     CALL = 8
     BYTES = 9
     OVER = 10
+    MAKE = 11
 
 cdef struct Operation:
     int code
@@ -39,7 +40,7 @@ cdef struct Operation:
     int behind      # OPTIONAL, ITEMS: operations that belong to it
     int null_byte
     int value_byte
-    PyObject* extra # ENUM: tuple of symbols, None for one without a place; CALL: the function
+    PyObject* extra # ENUM: tuple of symbols, None for one without a place; CALL, MAKE: the function
 
 
 cdef class Program:
@@ -210,6 +211,8 @@ cdef int run(
             where += each.behind
         elif each.code == CALL:
             put(slots, each.slot - base, call(<object> each.extra, whole, end, at))
+        elif each.code == MAKE:
+            put(slots, each.slot - base, (<object> each.extra)())
         else:
             size = length(data, end, at)
             if each.code == BYTES:

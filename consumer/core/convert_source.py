@@ -17,7 +17,7 @@ identity, custom data. The first refusal ends it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -394,10 +394,8 @@ class Generator:
         if summed:
             line("counts = []")
             line("whole = True")
-        header, reader, first = self._item_loop()
+        header, reader = self._item_loop()
         with block(header):
-            for text in first:
-                line(text)
             line("content = {}")
             for target in items:
                 self._item_field(target, reader, listed, summed)
@@ -412,15 +410,15 @@ class Generator:
         if summed:
             self._sum()
 
-    def _item_loop(self) -> tuple[str, Reads, Sequence[str]]:
-        """The head of the loop over the items, what reads values of one of them, and lines to begin with."""
+    def _item_loop(self) -> tuple[str, Reads]:
+        """The head of the loop over the items, and what reads values of one of them."""
         steps = self._mapping.item_steps
         if not steps:  # the event itself is the one item
-            return "for _ in (None,):", self._reader, ()
+            return "for _ in (None,):", self._reader
         item = Reader(self._writer, "item", self._trusting)
         if self._trusting and EACH not in steps[:-1]:
-            return f"for item in {self._reader.value(steps[:-1])} or ():", item, ()
-        return f"for item in {self._reader.all_values(steps)}:", item, ()
+            return f"for item in {self._reader.value(steps[:-1])} or ():", item
+        return f"for item in {self._reader.all_values(steps)}:", item
 
     def _item_field(self, target: Target, reader: Reads, listed: bool, summed: bool) -> None:
         source, slot = self._mapping.sources[target.name], f"content[{target.key!r}]"

@@ -14,12 +14,12 @@ take two steps.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from consumer.core.avro_source import RecordPlan
+from consumer.core.avro_source import Plan, RecordPlan
 from consumer.core.convert import Converter
 from consumer.core.decode import Decoder
-from consumer.core.fused_source import Fused, is_spread, write_fused
+from consumer.core.fused_source import Fused, write_fused
 from consumer.core.intake import TwoSteps
 from consumer.core.model import Record
 from consumer.core.slots import SLOTS, write_slots
@@ -31,24 +31,30 @@ MOST_SCHEMAS: Final = 64
 """Schemas for which a function is written: each costs some milliseconds, and a megabyte at the worst."""
 
 
+class Written(NamedTuple):
+    """What was written for a schema: the plan it was written from, and the function; None: in two steps."""
+
+    plan: Plan
+    function: Fused | None
+
+
 class FusedReading:
     """Reads records as `TwoSteps` does, faster."""
 
     def __init__(self, decoder: Decoder, converter: Converter, *, compiled: bool = SLOTS is not None) -> None:
         """`compiled`: with the compiled module, which must be there."""
-        self._write = write_slots if compiled else write_fused
+        self._function_of = write_slots if compiled else write_fused
         self._decoder = decoder
         self._converter = converter
         self._two_steps = TwoSteps(decoder, converter)
-        self._functions: dict[bytes, Fused | None] = {}
-        """By framing; None: in two steps."""
+        self._written: dict[bytes, Written] = {}
+        """By framing."""
 
     def read(self, records: list[Record], now: float) -> Iterator[Read]:
         """See `consumer.core.intake.Reading`."""
         split, again = self._decoder.split, self._two_steps.read_one
         oldest, present = self._converter.bounds(now)
-        self._converter.watch.add(len(records))
-        framing, start, fused = b"", 0, None
+        framing, start, fused, left = b"", 0, None, 0
         for record in records:
             value = record.value
             if value is None:
@@ -58,24 +64,34 @@ class FusedReading:
             if fused is None or record.headers or value[:start] != framing:
                 framing, start = split(record, value)
                 fused = self._function(framing)
-            result = None
+            result: Read = None
             if fused is not None:
                 try:
                     result = fused(value, start, oldest, present)
                 except Exception:  # whatever it is, the two steps find out and say
                     result = None
-            yield again(record, now) if result is None else result
+            if result is None:
+                left += 1
+                result = again(record, now)
+            yield result
+        # Whatever took two steps was counted there.
+        self._converter.watch.add(len(records) - left)
 
     def _function(self, framing: bytes) -> Fused | None:
         plan = self._decoder.plans.get(framing)
         if plan is None:
             return None
-        if framing not in self._functions:
-            self._functions[framing] = self._written(plan)
-        return self._functions[framing]
+        written = self._written.get(framing)
+        if written is None or written.plan is not plan:  # never met, or learned anew
+            self._written.pop(framing, None)
+            written = self._written[framing] = Written(plan, self._write(plan))
+        return written.function
 
-    def _written(self, plan: Any) -> Fused | None:
-        if not is_spread(plan) or len(self._functions) >= MOST_SCHEMAS:
+    def _write(self, plan: Plan) -> Fused | None:
+        functions = sum(one.function is not None for one in self._written.values())
+        if not isinstance(plan, RecordPlan) or functions >= MOST_SCHEMAS:
             return None
-        assert isinstance(plan, RecordPlan)  # noqa: S101
-        return self._write(self._converter.task, plan)
+        try:
+            return self._function_of(self._converter.task, plan)
+        except Exception:  # a schema that the compiler is not up to costs its speed, not the service
+            return None

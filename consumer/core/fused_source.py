@@ -9,14 +9,17 @@ Fields of records, and of records in records, become variables (they are *spread
 their fields and taken apart again by the loop over them. Whatever else there is (maps, unions, arrays in arrays,
 records that stand in several places) is read as it always was, and looked up as it always was.
 
+A record is spread only if all that the mapping asks for below it are fields of it. Where our schema has a union the
+mapping may ask for what another branch of it holds; then it is looked up, which fails, and the two steps say so.
+
 What the function gives is what the two would: a property test holds them against each other. It gives None where it
 is not certain, and raises where something is wrong; both mean: ask the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, cast
 
 from consumer.core.avro_source import (
     NO_BRANCH,
@@ -99,8 +102,14 @@ class FusedGenerator(Generator):
         """Name and variable of each field of an item, if items are read as tuples."""
         self._item_slots: list[str] = []
         """The variables that such a tuple is taken apart into."""
-        self._item_defaults: list[str] = []
-        """Lines that give an item the fields that its writer lacks."""
+        self._asked = [
+            *(source.steps for source in self._mapping.sources.values()),
+            *self._asked_of_the_event(),
+        ]
+
+    def is_possible(self) -> bool:
+        """Whether records of this plan can be read so: their fields become variables."""
+        return self._has_variables(self._plan, ())
 
     def fused(self) -> str:
         """The source of ``fused`` and of what it calls."""
@@ -117,12 +126,11 @@ class FusedGenerator(Generator):
             self._writer.line("return None")
 
     def _value(self, plan: Plan, variable: str, *, wanted: bool) -> None:
-        """Read one value; not `wanted`: only to get past it."""
-        self._function.read(plan, variable)
-
-    def _default(self, plan: DefaultPlan, variable: str) -> None:
-        """Give a field that the writer lacks its value."""
-        self._writer.line(f"{variable} = {self._function.default(plan)}")
+        """Read one value, or give it its default; not `wanted`: only to get past it."""
+        if isinstance(plan, DefaultPlan):
+            self._writer.line(f"{variable} = {self._function.default(plan)}")
+        else:
+            self._function.read(plan, variable)
 
     def _spread(self, plan: RecordPlan, path: Path) -> list[str]:
         """Read a record's fields into variables; gives their names."""
@@ -142,9 +150,7 @@ class FusedGenerator(Generator):
         variable = self._function.variable()
         if path is not None:
             self._variables.put(path, variable)
-        if isinstance(plan, DefaultPlan):
-            self._default(plan, variable)
-        elif path is not None and self._are_items(plan, path):
+        if path is not None and self._are_items(plan, path):
             assert isinstance(plan, ArrayPlan)  # noqa: S101
             self._tuples(plan, variable)
         else:
@@ -154,10 +160,21 @@ class FusedGenerator(Generator):
     def _is_spread(self, plan: Plan, path: Path) -> bool:
         return (
             isinstance(plan, RecordPlan)
-            and plan.fields is not None
-            and len(plan.fields) <= _MAX_SPREAD
-            and len(path) <= _MAX_DEPTH
             and self._module.uses[plan] == 1
+            and len(path) <= _MAX_DEPTH
+            and self._has_variables(plan, path)
+        )
+
+    def _has_variables(self, plan: RecordPlan, path: Path) -> bool:
+        """Whether there are few enough fields, and all that is asked for below `path` are among them."""
+        if plan.fields is None or len(plan.fields) > _MAX_SPREAD:
+            return False
+        fields = {_field(name) for name, _ in plan.fields if name is not None}
+        depth = len(path)
+        return all(
+            steps[depth : depth + 1] and steps[depth] in fields
+            for steps in self._asked
+            if steps[:depth] == path
         )
 
     def _optional_record(self, plan: OptionalPlan, path: Path) -> list[str]:
@@ -183,7 +200,7 @@ class FusedGenerator(Generator):
         return (
             steps == self._mapping.item_steps
             and isinstance(plan, ArrayPlan)
-            and self._is_spread(plan.item, path)
+            and self._is_spread(plan.item, steps)
             and not any(source[: len(steps)] == steps for source in self._read_elsewhere())
         )
 
@@ -197,9 +214,13 @@ class FusedGenerator(Generator):
             for name, source in mapping.sources.items()
             if not name.startswith(CONTENTS) and name not in in_loop
         ]
-        if mapping.consent is not None:
-            steps.append(mapping.consent.source.steps)
-        return steps if mapping.dedup_key is None else [*steps, mapping.dedup_key.steps]
+        return [*steps, *self._asked_of_the_event()]
+
+    def _asked_of_the_event(self) -> list[Path]:
+        """What is asked for beside the fields of a conversion event."""
+        consent, key = self._mapping.consent, self._mapping.dedup_key
+        sources = (None if consent is None else consent.source, key)
+        return [source.steps for source in sources if source is not None]
 
     def _tuples(self, plan: ArrayPlan, into: str) -> None:
         """Read items as tuples of those fields that we have."""
@@ -223,7 +244,7 @@ class FusedGenerator(Generator):
         self._item_fields = {name: variable for name, _, variable in fields if name is not None}
         return fields
 
-    def _item_loop(self) -> tuple[str, Reads, Sequence[str]]:
+    def _item_loop(self) -> tuple[str, Reads]:
         if self._item_fields is None:
             return super()._item_loop()
         items = self._variables.value(self._mapping.item_steps[:-1])
@@ -231,26 +252,23 @@ class FusedGenerator(Generator):
         for name, variable in self._item_fields.items():
             item.put((_field(name),), variable)
         slots = "".join(f"{variable}, " for variable in self._item_slots)
-        return f"for {slots or '_'} in {items} or ():", item, self._item_defaults
+        return f"for {slots or '_'} in {items} or ():", item
 
 
 def _field(name: str) -> Step:
     return Step(StepKind.FIELD, name)
 
 
-def write_fused(task: Task, plan: RecordPlan) -> Fused:
-    """The function that reads and converts one record of this plan."""
-    fused: Fused = compiled_source(FusedGenerator(task, plan))["fused"]
-    return fused
+def write_fused(task: Task, plan: RecordPlan) -> Fused | None:
+    """The function that reads and converts one record of this plan; None if such records cannot be read so."""
+    constants = compiled_source(FusedGenerator(task, plan))
+    return None if constants is None else cast("Fused", constants["fused"])
 
 
-def compiled_source(generator: FusedGenerator) -> dict[str, Any]:
-    """What the generator wrote, compiled: ``fused`` and all that it names."""
+def compiled_source(generator: FusedGenerator) -> dict[str, Any] | None:
+    """What the generator wrote, compiled: ``fused`` and all that it names. None if it cannot be written."""
+    if not generator.is_possible():
+        return None
     source, constants = generator.fused(), generator.constants
     exec(compile(source, "<fused reader>", "exec"), constants)  # noqa: S102
     return constants
-
-
-def is_spread(plan: Plan) -> bool:
-    """Whether records of this plan can be read so: their fields become variables."""
-    return isinstance(plan, RecordPlan) and plan.fields is not None and len(plan.fields) <= _MAX_SPREAD

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from enum import IntEnum
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from consumer.core.avro_reading import read_boolean, read_bytes, read_int, read_long, read_string
 from consumer.core.avro_source import (
@@ -43,6 +43,7 @@ class Code(IntEnum):
     CALL = 8
     BYTES = 9
     OVER = 10
+    MAKE = 11
 
 
 _CODES: Final = {
@@ -77,7 +78,6 @@ class _SlotsGenerator(FusedGenerator):
         self._operations: list[Operation] = []
         self._names: list[str] = []
         """The variable of each slot."""
-        self._defaults: list[str] = []
         self._called: list[tuple[int, str]] = []
         """Operations that call a function of the module, and its name."""
 
@@ -89,17 +89,11 @@ class _SlotsGenerator(FusedGenerator):
 
     def _read_record(self) -> None:
         self._spread(self._plan, ())
-        line = self._writer.line
-        line(f"({''.join(f'{name}, ' for name in self._names)}) = read_slots(program, data, at)")
-        for default in self._defaults:
-            line(default)
+        self._writer.line(f"({''.join(f'{name}, ' for name in self._names)}) = read_slots(program, data, at)")
 
     def _value(self, plan: Plan, variable: str, *, wanted: bool) -> None:
         self._names.append(variable)
         self._operation(plan, len(self._names) - 1, wanted)
-
-    def _default(self, plan: DefaultPlan, variable: str) -> None:
-        self._defaults.append(f"{variable} = {self._function.default(plan)}")
 
     def _optional_record(self, plan: OptionalPlan, path: Path) -> list[str]:
         assert isinstance(plan.value, RecordPlan)  # noqa: S101
@@ -112,15 +106,10 @@ class _SlotsGenerator(FusedGenerator):
         fields = self._item_variables(plan)
         self._names.append(into)
         at, slot = self._begin(), len(self._names) - 1
-        defaults = []
-        for number, (_, value, variable) in enumerate(fields):
-            if isinstance(value, DefaultPlan):
-                defaults.append(f"{variable} = {self._function.default(value)}")
-                continue
-            self._operation(value, slot + 1 + number - len(defaults), fields[number][0] is not None)
-        self._end(at, Code.ITEMS, slot, len(fields) - len(defaults), 0, 0)
-        self._item_slots = [variable for _, value, variable in fields if not isinstance(value, DefaultPlan)]
-        self._item_defaults = defaults
+        for number, (name, value, _) in enumerate(fields, start=1):
+            self._operation(value, slot + number, name is not None)
+        self._end(at, Code.ITEMS, slot, len(fields), 0, 0)
+        self._item_slots = [variable for _, _, variable in fields]
 
     # -- operations
 
@@ -130,6 +119,8 @@ class _SlotsGenerator(FusedGenerator):
             at = self._begin()
             self._operation(plan.value, slot, wanted)
             self._end(at, Code.OPTIONAL, slot, 1, *branch_bytes(plan))
+        elif isinstance(plan, DefaultPlan):  # nothing is read; null where its record is
+            self._operations.append((Code.MAKE, slot, 1, 0, 0, 0, plan.make))
         elif isinstance(plan, EnumPlan):
             self._operations.append((Code.ENUM, slot, 1, 0, 0, 0, plan.symbols))
         elif plan == _TEXTS:
@@ -150,11 +141,12 @@ class _SlotsGenerator(FusedGenerator):
         self._operations[at] = (code, slot, slots, len(self._operations) - at - 1, null, value, None)
 
 
-def write_slots(task: Task, plan: RecordPlan) -> Fused:
+def write_slots(task: Task, plan: RecordPlan) -> Fused | None:
     """As `fused_source.write_fused`, with the compiled module, which must be there."""
     assert SLOTS is not None  # noqa: S101
     generator = _SlotsGenerator(task, plan)
     constants = compiled_source(generator)
+    if constants is None:
+        return None
     constants.update(read_slots=SLOTS.read, program=SLOTS.Program(*generator.program(constants)))
-    fused: Fused = constants["fused"]
-    return fused
+    return cast("Fused", constants["fused"])

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from consumer.core.convert import Converter
 from consumer.core.convert_cache import REST, WATCH, Cache
 from consumer.core.decode import Decoder, framing_of
-from consumer.core.fused import MOST_SCHEMAS, FusedReading
+from consumer.core.fused import MOST_SCHEMAS, FusedReading, Written
 from consumer.core.fused_source import write_fused
 from consumer.core.intake import TwoSteps
 from consumer.core.mapping import load_mapping
@@ -50,12 +50,15 @@ class Both:
         assert self.decoder.add_schema(ref, self.writer) is None
         self.framing = framing_of(ref)
         self.fused = FusedReading(self.decoder, self.converter, compiled=False)
-        self.compiled = FusedReading(self.decoder, converter(), compiled=SLOTS is not None)
+        self.compiled = FusedReading(self.decoder, self.converter, compiled=SLOTS is not None)
         self.two_steps = TwoSteps(self.decoder, converter())
         plan: Any = self.decoder.plans[self.framing]
+        # Written here, so that a writer which fails is seen, and not a reading that makes do without it.
         self.functions = [write_fused(self.converter.task, plan)]
         if SLOTS is not None:
             self.functions.append(write_slots(self.converter.task, plan))
+        for reading, function in zip((self.fused, self.compiled), self.functions, strict=False):
+            reading._written[self.framing] = Written(plan, function)
 
     def value(self, event: Any) -> bytes | None:
         """The record's value; None if the event cannot be written."""
@@ -77,8 +80,10 @@ class Both:
 
     def alone(self, number: int, value: bytes) -> Any:
         """What a function itself makes of it: None, and an exception too, leaves it to the two steps."""
+        function = self.functions[number]
+        assert function is not None
         try:
-            return self.functions[number](value, len(self.framing), *self.converter.bounds(NOW))
+            return function(value, len(self.framing), *self.converter.bounds(NOW))
         except Exception:
             return None
 
@@ -212,7 +217,7 @@ def test_schemas_beyond_the_bound_take_two_steps() -> None:
         both.decoder.add_schema(ref, SCHEMA)
         (said,) = both.check(framing_of(ref) + good[5:])
         assert isinstance(said, list)
-    assert sum(one is not None for one in both.fused._functions.values()) == MOST_SCHEMAS
+    assert sum(one.function is not None for one in both.fused._written.values()) == MOST_SCHEMAS
 
 
 def test_a_record_too_wide_to_spread_takes_two_steps() -> None:
@@ -225,7 +230,8 @@ def test_a_record_too_wide_to_spread_takes_two_steps() -> None:
     assert value is not None
     (said,) = both.check(value)
     assert isinstance(said, list)
-    assert list(both.fused._functions.values()) == [None]
+    assert not any(both.functions)
+    assert [one.function for one in both.fused._written.values()] == [None]
 
 
 class TestCache:

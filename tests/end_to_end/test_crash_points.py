@@ -67,8 +67,11 @@ def crashing(line: Line, point: str, times: int = 1) -> Process:
     return Process(line.folder, "run", env=line.env, under=under)
 
 
-def die_and_go_on(line: Line, point: str, times: int) -> Story:
-    """Kill at the point, do the rest with an ordinary process; what holds for every row is checked."""
+def die_and_go_on(line: Line, point: str, times: int, **then: str) -> Story:
+    """Kill at the point, do the rest with an ordinary process; what holds for every row is checked.
+
+    `then`: settings that are different from there on.
+    """
     with crashing(line, point, times) as doomed:
         assert doomed.wait() == KILLED, doomed.stderr[-3000:]
     evidence = evidence_of(doomed, "crash_point")[-1]
@@ -76,6 +79,7 @@ def die_and_go_on(line: Line, point: str, times: int) -> Story:
     at_death = line.remains()
     passed = line.passed_over(at_death)
     assert len(passed) < len(line.events), "it died when all was done: that shows nothing"
+    line.env.update(then)
     *log, last = line.finish()
     # librdkafka hands nothing out a second time (its #4637, which we do not provoke).
     assert not [one for one in log if one["event"] == "position_went_back"]
@@ -194,6 +198,15 @@ def test_refused_dead_letter_not_yet_acknowledged(line: Line) -> None:
     assert story.at_death.letters[place] == 1
     assert not story.at_death.read_past(place)
     assert story.end.letters[place] == 2
+
+
+@pytest.mark.parametrize(("point", "times", "then"), [("storing", 3, "false"), ("unread", 6, "true")])
+def test_without_the_fast_path(line: Line, point: str, times: int, then: str) -> None:
+    """What holds for every row holds where records are read in two steps, also if the next process is fast."""
+    line.env["PINSTREAM_FAST_PATH"] = "false"
+    story = die_and_go_on(line, point, times, PINSTREAM_FAST_PATH=then)
+    assert story.at_death.limbo
+    assert story.last["delivered"]
 
 
 def test_revoked_with_requests_in_flight_then_killed(new_line: NewLine) -> None:

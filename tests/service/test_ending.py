@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from consumer.core import interface as i
-from consumer.core.model import Position
+from consumer.core.model import Position, TopicPartition
 from consumer.errors import DestinationRefused, KafkaError
 from consumer.service import Service
 from tests.core.building import TOPIC, UNDECODABLE, filtered, of_schema
@@ -34,6 +34,37 @@ def test_a_stop_drains_and_commits() -> None:
     run(scenario())
     assert process.world.committed == {0: 4}
     assert process.source.closed_with == [Position(TOPIC, 0, 4, 7)]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_partitions_taken_back_after_the_drain_take_their_positions_with_them(lost: bool) -> None:
+    """A rebalance overtakes the last commit: what is settled goes to the group with the revoke, and only once.
+
+    Found in CI: two members left as a third came, and the next owner sent 160 events again.
+    """
+    process = Process(World(p0=values(4)), linger=0.0)
+    service, close = process.service, process.source.close
+    handed: list[Any] = []
+
+    async def overtaken(timeout: float, positions: Any = ()) -> None:
+        ours = [TopicPartition(TOPIC, 0)]
+        if lost:
+            await service.lost(ours)
+        handed.append([*await service.revoked([TopicPartition(TOPIC, 1)])])
+        handed.append([*await service.revoked(ours)])
+        handed.append([*await service.revoked(ours)])
+        await close(timeout, positions)
+
+    process.source.close = overtaken  # type: ignore[method-assign]  # a close that a rebalance comes before
+
+    async def scenario() -> None:
+        running = asyncio.create_task(service.run())
+        await until(lambda: process.api.in_flight > 0)
+        service.request_stop()
+        await running
+
+    run(scenario())
+    assert handed == [[], [] if lost else [Position(TOPIC, 0, 4, 7)], []]
 
 
 @pytest.mark.parametrize("close_time", [0.0, 100.0])

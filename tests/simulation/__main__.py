@@ -1,4 +1,7 @@
-"""``python -m tests.simulation [--seeds N] [--jobs J]``, or ``--seed N`` to replay one with a readable trace.
+"""Runs seeded worlds: ``python -m tests.simulation [--seeds N] [--jobs J]``; ``--seed N`` replays one with a trace.
+
+Each seed is lived in every way of reading records (``--reading``: one of them): ``fake`` ones, and real Avro in
+``two-steps`` and on the ``fast`` path.
 
 Exits 0 when every invariant held in every seed; 1 otherwise, after printing the first seed that failed, its
 invariant, and how to replay it.
@@ -17,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tests.simulation.knobs import draw
 from tests.simulation.mutations import MUTATIONS
+from tests.simulation.readings import FORMS
 from tests.simulation.runs import Clock, Outcome, run_many, run_seed
 from tests.simulation.trace import tell
 
@@ -34,37 +38,40 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--seed", type=int, help="replay this seed, with a trace")
+    parser.add_argument("--reading", choices=FORMS, help="how records are read (each way in turn)")
     parser.add_argument("--mutation", choices=sorted(MUTATIONS), help="with a deliberate bug in the core")
     options = parser.parse_args()
     if options.seed is not None:
-        return _replay(options.seed, options.mutation)
+        return _replay(options.seed, options.reading or "fake", options.mutation)
     count = options.seeds if options.seeds is not None else options.count
-    return _run(range(options.first, options.first + count), options.jobs, options.mutation)
+    seeds = range(options.first, options.first + count)
+    readings = [options.reading] if options.reading else list(FORMS)
+    return max(_run(seeds, options.jobs, reading, options.mutation) for reading in readings)
 
 
-def _replay(seed: int, mutation: str | None) -> int:
-    print(draw(seed))
+def _replay(seed: int, reading: str, mutation: str | None) -> int:
+    print(draw(seed, reading=reading))
     with pytest.MonkeyPatch.context() as patch:
         if mutation is not None:
             MUTATIONS[mutation](patch)
-        outcome = run_seed(seed, tell)
+        outcome = run_seed(seed, tell, reading=reading)
     print(f"seed {seed}: {outcome.message or 'every invariant held'}")
     return 0 if outcome.held else 1
 
 
-def _run(seeds: range, jobs: int, mutation: str | None) -> int:
+def _run(seeds: range, jobs: int, reading: str, mutation: str | None) -> int:
     clock, outcomes = Clock(), []
-    for chunk in _shown(run_many(seeds, jobs, mutation), len(seeds), clock):
+    for chunk in _shown(run_many(seeds, jobs, mutation, reading), len(seeds), clock):
         outcomes += chunk
     failed = sorted(outcome for outcome in outcomes if not outcome.held)
     if failed:
         first, more = failed[0], f" --mutation {mutation}" if mutation else ""
         print(f"seed {first.seed} fails: {first.message}")
-        print(f"replay it with: python -m tests.simulation --seed {first.seed}{more}")
+        print(f"replay it with: python -m tests.simulation --seed {first.seed} --reading {reading}{more}")
         return 1
     repeated, accepted = (sum(getattr(one, name) for one in outcomes) for name in ("repeated", "accepted"))
     print(
-        f"{len(outcomes)} seeds held every invariant: {sum(one.inputs for one in outcomes)} inputs, "
+        f"{reading}: {len(outcomes)} seeds held every invariant: {sum(one.inputs for one in outcomes)} inputs, "
         f"{sum(one.crashes for one in outcomes)} crashes, {accepted} events accepted of which {repeated} again "
         f"and excused, {len(outcomes) / clock.elapsed():.1f} seeds/s"
     )

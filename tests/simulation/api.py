@@ -70,7 +70,7 @@ class Api:
         """The records behind a call's events, each of which must be exactly what was converted."""
         specs = []
         for event in orjson.loads(send.body)["data"]:
-            spec = self._world.specs[event["rid"]]
+            spec = self._world.specs[self._world.form.number(event)]
             if event != spec.payload:
                 raise Violation("an event never changes", f"{spec} was sent as {event}")
             specs.append(spec)

@@ -112,6 +112,8 @@ class Knobs:
     """Each member has a key store of its own: another machine."""
     guarded: bool
     """Too many dead letters stop intake; when all is quiet somebody starts such a process anew, without the guard."""
+    reading: str
+    """How records are written and read; see `tests.simulation.readings`. All else is the same whichever it is."""
 
     @property
     def graceful(self) -> bool:
@@ -163,6 +165,7 @@ def draw(seed: int, **overrides: Any) -> Knobs:
         metadata_limit=random.choice((4096, 4096, 4096, 30)) if not graceful else 4096,
         own_stores=random.random() < 0.5,
         guarded=random.random() < 0.15,
+        reading="fake",
     )
     if knobs.guarded:
         knobs = replace(knobs, odd=0.3)

@@ -16,7 +16,7 @@ from consumer.core.model import Chunk, Position, TopicPartition
 from consumer.core.pipeline import Pipeline
 from consumer.errors import InvariantViolation
 from tests.simulation.api import Reply
-from tests.simulation.records import Converter, Decoder, Spec
+from tests.simulation.records import Spec
 from tests.simulation.truth import Violation
 from tests.simulation.watch import Held, Watch
 
@@ -42,10 +42,12 @@ class Member:
         """Commands it still performs before it dies; None: it lives."""
         self._world = world
         self.watch = Watch(world, self)
+        parts = world.form.parts(world.specs)
         self.pipeline = Pipeline(
             world.policy,
-            Decoder(world.specs),
-            Converter(world.specs),
+            parts.decoder,
+            parts.converter,
+            reading=parts.reading,
             seed=world.random.getrandbits(32),
         )
         self._epoch = self._numbers = 0

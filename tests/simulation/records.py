@@ -1,8 +1,9 @@
 """The records of a world, and a decoder and a converter cheap enough to run ten thousand worlds.
 
-Theory of operation. Every record is made from a `Spec`, which says what ought to become of it; the record's value
-is the spec's number. The converter writes that number into the event (``rid``), so that the sandboxed API sees
-which record it was sent, and the world can compare what came out with what went in.
+Theory of operation. Every record is made from a `Spec`, which says what ought to become of it; the record's key
+is the spec's number. A `Form` says how the rest is written and read. In the fake one the value is that number too, and
+the converter writes it into the event (``rid``), so that the sandboxed API sees which record it was sent, and the
+world can compare what came out with what went in; `avro_records` has the real ones.
 """
 
 from __future__ import annotations
@@ -10,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 from random import Random
-from typing import Any
-
-import orjson
+from typing import Any, NamedTuple, Protocol
 
 from consumer.core.dedup import dedup_key
-from consumer.core.intake import Decoded, SchemaLearner
+from consumer.core.intake import Converting, Decoded, Reading, SchemaLearner
 from consumer.core.model import (
     CommerceEvent,
     ConversionEvent,
@@ -81,13 +80,14 @@ class Spec:
     """One record and what is true of it."""
 
     __slots__ = (
-        "account", "event_id", "key", "kind", "leader_epoch", "number", "offset", "payload", "record", "ref",
-        "size", "tp", "visible_at",
+        "account", "event_id", "form", "key", "kind", "leader_epoch", "number", "offset", "padding", "payload",
+        "record", "ref", "tp", "visible_at",
     )  # fmt: skip
 
     def __init__(
         self, number: int, kind: Kind, tp: TopicPartition, offset: int, leader_epoch: int | None,
         visible_at: float, account: str, event_id: str, ref: SchemaRef | None, padding: int,
+        form: Form,
     ) -> None:  # fmt: skip
         self.number = number
         self.kind = kind
@@ -99,16 +99,11 @@ class Spec:
         self.event_id = event_id
         self.ref = ref
         self.key = dedup_key(account, "checkout", event_id)
-        text = "\ud800" if kind is Kind.UNSERIALISABLE else "x" * padding
-        self.payload: dict[str, Any] = {
-            "event_id": event_id,
-            "event_name": "checkout",
-            "rid": number,
-            "pad": text,
-        }
-        self.size = 0 if kind is Kind.UNSERIALISABLE else len(orjson.dumps(self.payload))
-        value = None if kind is Kind.TOMBSTONE else b"%06d" % number + b"." * padding
-        self.record = Record(offset, int(visible_at * 1000), b"k", value, (("h", b"1"), ("n", None)))
+        self.padding = padding
+        self.form = form
+        self.payload = form.payload(self)
+        value = None if kind is Kind.TOMBSTONE else form.value(self)
+        self.record = Record(offset, int(visible_at * 1000), b"%06d" % number, value, form.headers(self))
 
     def __str__(self) -> str:
         where = f"{self.tp.topic}[{self.tp.partition}]@{self.offset}"
@@ -119,10 +114,71 @@ def successor(specs: list[Spec], old: Spec, leader_epoch: int, now: float) -> Sp
     """Another record where `old` stood before the log was cut; entered in `specs`."""
     number = len(specs)
     spec = Spec(
-        number, Kind.GOOD, old.tp, old.offset, leader_epoch, now, old.account, f"event-{number}", None, 9
-    )
+        number, Kind.GOOD, old.tp, old.offset, leader_epoch, now, old.account, f"event-{number}", None, 9,
+        old.form,
+    )  # fmt: skip
     specs.append(spec)
     return spec
+
+
+class Parts(NamedTuple):
+    """What a process reads records with; `reading` None: one after the other."""
+
+    decoder: SchemaLearner
+    converter: Converting
+    reading: Reading | None
+
+
+class Form(Protocol):
+    """How the records of a world are written, and read."""
+
+    def parts(self, specs: Sequence[Spec]) -> Parts:
+        """For a new process, which knows no schema yet."""
+
+    def schema(self, ref: SchemaRef) -> str:
+        """What the registry has under this reference."""
+
+    def value(self, spec: Spec) -> bytes:
+        """The record's value."""
+
+    def headers(self, spec: Spec) -> tuple[tuple[str, bytes | None], ...]:
+        """The record's headers."""
+
+    def payload(self, spec: Spec) -> dict[str, Any]:
+        """The event that must come out of it, if one does."""
+
+    def number(self, event: dict[str, Any]) -> int:
+        """The number of the record that an event was made from."""
+
+
+class FakeForm(Form):
+    """A decoder and a converter that know the specs."""
+
+    def parts(self, specs: Sequence[Spec]) -> Parts:
+        """See `Form`."""
+        return Parts(Decoder(specs), Converter(specs), None)
+
+    def schema(self, ref: SchemaRef) -> str:
+        """Nobody reads it."""
+        return "{}"
+
+    def value(self, spec: Spec) -> bytes:
+        """The number, and as many bytes as the event has."""
+        return b"%06d" % spec.number + b"." * spec.padding
+
+    def headers(self, spec: Spec) -> tuple[tuple[str, bytes | None], ...]:
+        """Always the same."""
+        return (("h", b"1"), ("n", None))
+
+    def payload(self, spec: Spec) -> dict[str, Any]:
+        """The number, and some text."""
+        text = "\ud800" if spec.kind is Kind.UNSERIALISABLE else "x" * spec.padding
+        return {"event_id": spec.event_id, "event_name": "checkout", "rid": spec.number, "pad": text}
+
+    def number(self, event: dict[str, Any]) -> int:
+        """See `Form`."""
+        number: int = event["rid"]
+        return number
 
 
 class Decoder(SchemaLearner):
@@ -183,7 +239,9 @@ class Converter:
         )
 
 
-def write_logs(knobs: Knobs, random: Random) -> tuple[list[Spec], dict[TopicPartition, list[Spec]]]:
+def write_logs(
+    knobs: Knobs, random: Random, form: Form
+) -> tuple[list[Spec], dict[TopicPartition, list[Spec]]]:
     """All records of a world: in the order of their numbers, and by partition in offset order."""
     partitions = [TopicPartition("shop" if n % 2 else "app", n // 2) for n in range(knobs.partitions)]
     logs: dict[TopicPartition, list[Spec]] = {tp: [] for tp in partitions}
@@ -198,7 +256,7 @@ def write_logs(knobs: Knobs, random: Random) -> tuple[list[Spec], dict[TopicPart
         if epoch is not None and random.random() < 0.05:
             epochs[tp] = epoch = epoch + 1
         visible_at = knobs.arrival * number / knobs.records
-        spec = _spec(knobs, random, number, tp, ends[tp], epoch, visible_at, specs)
+        spec = _spec(knobs, random, number, tp, ends[tp], epoch, visible_at, specs, form)
         ends[tp] += 1
         specs.append(spec)
         logs[tp].append(spec)
@@ -207,7 +265,7 @@ def write_logs(knobs: Knobs, random: Random) -> tuple[list[Spec], dict[TopicPart
 
 def _spec(
     knobs: Knobs, random: Random, number: int, tp: TopicPartition, offset: int, epoch: int | None,
-    visible_at: float, before: list[Spec],
+    visible_at: float, before: list[Spec], form: Form,
 ) -> Spec:  # fmt: skip
     account, event_id = str(random.randint(1, knobs.accounts)), f"event-{number}"
     kind = Kind.GOOD
@@ -228,4 +286,4 @@ def _spec(
     elif random.random() < knobs.late_schemas:
         ref = random.choice(LATE)
     padding = HUGE if kind is Kind.HUGE else random.randint(1, 120)
-    return Spec(number, kind, tp, offset, epoch, visible_at, account, event_id, ref, padding)
+    return Spec(number, kind, tp, offset, epoch, visible_at, account, event_id, ref, padding, form)

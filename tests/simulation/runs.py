@@ -39,14 +39,14 @@ class Outcome(NamedTuple):
         return not self.invariant
 
 
-def run_seed(seed: int, trace: Trace | None = None, **overrides: Any) -> Outcome:
+def run_seed(seed: int, trace: Trace | None = None, *, reading: str = "fake", **overrides: Any) -> Outcome:
     """Live one world to its end; `overrides` are for its knobs."""
     twice = trace is None and not overrides and seed % TWICE == 0
-    world = World(draw(seed, **overrides), trace, digest=twice)
+    world = World(draw(seed, reading=reading, **overrides), trace, digest=twice)
     invariant = message = ""
     try:
         world.run()
-        if twice and digest_of(seed) != world.digest:
+        if twice and digest_of(seed, reading) != world.digest:
             raise Violation("the same seed gives the same commands", "a second run went another way")
     except Violation as violation:
         invariant, message = violation.invariant, str(violation)
@@ -58,9 +58,9 @@ def run_seed(seed: int, trace: Trace | None = None, **overrides: Any) -> Outcome
     return Outcome(seed, invariant, message, world.inputs, world.crashes, sum(accepted.values()), repeated)
 
 
-def digest_of(seed: int) -> str:
+def digest_of(seed: int, reading: str = "fake") -> str:
     """A digest of everything a seed's processes were told and said."""
-    world = World(draw(seed), digest=True)
+    world = World(draw(seed, reading=reading), digest=True)
     world.run()
     return world.digest
 
@@ -71,24 +71,26 @@ def first_failure(seeds: range, **overrides: Any) -> Outcome | None:
     return next((outcome for outcome in outcomes if not outcome.held), None)
 
 
-def _run_chunk(seeds: range, mutation: str | None) -> list[Outcome]:
+def _run_chunk(seeds: range, reading: str, mutation: str | None) -> list[Outcome]:
     with pytest.MonkeyPatch.context() as patch:
         if mutation is not None:
             MUTATIONS[mutation](patch)
         outcomes = []
         for seed in seeds:
-            outcomes.append(run_seed(seed))
+            outcomes.append(run_seed(seed, reading=reading))
             if not outcomes[-1].held:
                 break
         return outcomes
 
 
-def run_many(seeds: range, jobs: int, mutation: str | None = None) -> Iterator[list[Outcome]]:
+def run_many(
+    seeds: range, jobs: int, mutation: str | None = None, reading: str = "fake"
+) -> Iterator[list[Outcome]]:
     """Outcomes of all seeds, a chunk at a time as they come in; none begins after one that did not hold."""
     chunks = [seeds[at : at + _CHUNK] for at in range(0, len(seeds), _CHUNK)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        futures = [pool.submit(_run_chunk, chunk, mutation) for chunk in chunks]
+        futures = [pool.submit(_run_chunk, chunk, reading, mutation) for chunk in chunks]
         for future in as_completed(futures):
             if future.cancelled():
                 continue

@@ -74,4 +74,4 @@ class Registry:
             return SchemaUnavailable(ref, "timeout")
         if ref == MISSING:
             return SchemaMissing(ref)
-        return SchemaFound(ref, "{}")
+        return SchemaFound(ref, world.form.schema(ref))

@@ -16,6 +16,7 @@ _APART: dict[str, Any] = {
     "own_stores": True, "members": 3, "rebalances": 8, "late_schemas": 0.3, "incidents": Incidents(crashes=4),
 }  # fmt: skip
 """Members on different machines, much moving about, and records that wait in the middle of others."""
+_FAST: dict[str, Any] = {"reading": "fast"}
 _GUARDED: dict[str, Any] = {"guarded": True, "odd": 0.5}
 FOCUS: dict[str, dict[str, Any]] = {
     "room_ignores_bytes": {"odd": 0.0, "policy": Policy(max_open_bytes=1500, max_open_events=500)},
@@ -35,6 +36,10 @@ FOCUS: dict[str, dict[str, Any]] = {
     "guard_settles_what_it_drops": _GUARDED,
     "guard_stops_fetches_alone": {**_GUARDED, "policy": Policy(max_open_bytes=1500, batch_events=3)},
     "guard_waits_for_letters_it_does_not_write": _GUARDED,
+    "fast_path_gives_the_event_before": _FAST,
+    "fast_path_does_not_look_where_the_datum_ends": {**_FAST, "odd": 0.3},
+    "fast_path_keeps_items": _FAST,
+    "fast_path_takes_what_it_cannot_read_for_a_tombstone": _FAST,
     "an_unavailable_schema_is_asked_for_once": {"rates": Rates(registry_fails=0.5), "late_schemas": 0.2},
 }
 """Worlds in which a bug that needs a coincidence shows soon."""

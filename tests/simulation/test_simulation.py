@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 
 from consumer.core import interface
+from consumer.core.intake import TwoSteps
+from consumer.core.model import Record
 from consumer.core.policy import Policy
 from tests.simulation.knobs import Incidents, Rates, draw
-from tests.simulation.records import Spec
-from tests.simulation.runs import first_failure
+from tests.simulation.readings import FORMS
+from tests.simulation.records import BROKEN, LATE, MISSING, Kind, Spec
+from tests.simulation.runs import digest_of, first_failure
 from tests.simulation.world import World
 
 ROOT = Path(__file__).parents[2]
+REAL = [reading for reading in FORMS if reading != "fake"]
 _TROUBLELESS: dict[str, Any] = {
     "rates": Rates(), "incidents": Incidents(), "grace": 60.0, "window": 1e6,
 }  # fmt: skip
@@ -32,18 +36,61 @@ def test_every_invariant_holds_in_every_world(first: int) -> None:
     assert failure is None, f"{failure}; replay: python -m tests.simulation --seed {failure.seed}"
 
 
-def test_without_trouble_every_event_is_accepted_exactly_once() -> None:
+@pytest.mark.parametrize("reading", REAL)
+@pytest.mark.parametrize("first", range(0, 100, 50))
+def test_every_invariant_holds_where_real_bytes_are_read(first: int, reading: str) -> None:
+    """As above, with records in Avro that the product's decoder and converter read, on the fast path and without."""
+    failure = first_failure(range(first, first + 50), reading=reading)
+    replay = f"python -m tests.simulation --reading {reading} --seed"
+    assert failure is None, f"{failure}; replay: {replay} {failure.seed}"
+
+
+def test_the_fast_path_gives_the_same_commands_as_the_two_steps() -> None:
+    """Whatever happens in a world, and in whatever order: all that a process says is the same, byte by byte."""
+    fast = [digest_of(seed, "fast") for seed in range(36)]
+    assert fast == [digest_of(seed, "two-steps") for seed in range(36)]
+    assert len(set(fast)) == 36
+
+
+def test_worlds_of_real_bytes_take_the_fast_path_and_leave_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most records are read in one go, from each writer's schema; and there is every kind of record that is not."""
+    asked: Counter[str] = Counter()
+    read_one = TwoSteps.read_one
+
+    def left(self: TwoSteps, record: Record, now: float) -> Any:
+        result = read_one(self, record, now)
+        asked[type(result).__name__] += 1
+        return result
+
+    monkeypatch.setattr(TwoSteps, "read_one", left)
+    worlds = [World(draw(seed, odd=0.3, late_schemas=0.2, reading="fast")) for seed in range(8)]
+    for world in worlds:
+        world.run()
+    specs = [spec for world in worlds for spec in world.specs]
+    assert {(spec.kind, spec.ref) for spec in specs} >= {
+        *((kind, None) for kind in Kind if kind not in (Kind.NO_SCHEMA, Kind.BROKEN_SCHEMA)),
+        *((Kind.GOOD, ref) for ref in LATE),
+        (Kind.NO_SCHEMA, MISSING),
+        (Kind.BROKEN_SCHEMA, BROKEN),
+    }
+    assert asked.keys() == {"Rejection", "SchemaRef"}, "whatever becomes an event does so on the fast path"
+
+
+@pytest.mark.parametrize("reading", FORMS)
+def test_without_trouble_every_event_is_accepted_exactly_once(reading: str) -> None:
     """Graceful rebalances and restarts alone never send an event twice."""
-    for seed in range(40):
-        world = World(draw(seed, rebalances=4, restarts=2, **_TROUBLELESS))
+    for seed in range(40 if reading == "fake" else 10):
+        world = World(draw(seed, rebalances=4, restarts=2, reading=reading, **_TROUBLELESS))
         assert world.knobs.graceful
         world.run()
 
 
-def test_without_trouble_the_ledger_tells_what_truly_became_of_the_records() -> None:
+@pytest.mark.parametrize("reading", FORMS)
+def test_without_trouble_the_ledger_tells_what_truly_became_of_the_records(reading: str) -> None:
     """One process, undisturbed: delivered, duplicate, filtered and dead-lettered are exactly what came out."""
-    for seed in range(40):
-        world = World(draw(seed, rebalances=0, restarts=0, members=1, guarded=False, **_TROUBLELESS))
+    alone: dict[str, Any] = {"rebalances": 0, "restarts": 0, "members": 1, "guarded": False}
+    for seed in range(40 if reading == "fake" else 10):
+        world = World(draw(seed, reading=reading, **alone, **_TROUBLELESS))
         assert world.knobs.undisturbed
         world.run()
 
@@ -115,7 +162,9 @@ def test_the_command_line_exits_0_when_all_holds() -> None:
         cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert run.returncode == 0
-    assert "8 seeds held every invariant" in run.stdout
+    assert [line.split(",")[0].split(": ")[:2] for line in run.stdout.splitlines()] == [
+        [reading, "8 seeds held every invariant"] for reading in FORMS
+    ]
 
 
 def test_a_position_that_goes_back_between_open_records_loses_none() -> None:

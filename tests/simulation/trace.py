@@ -42,8 +42,8 @@ def _input(happened: Any) -> str:
 def _command(command: Any) -> str:
     match command:
         case i.Send():
-            rids = [event["rid"] for event in orjson.loads(command.body)["data"]]
-            return f"Send #{command.number} to {command.account}: {rids}"
+            ids = [event["event_id"] for event in orjson.loads(command.body)["data"]]
+            return f"Send #{command.number} to {command.account}: {' '.join(ids)}"
         case i.LookUpKeys() | i.StoreKeys():
             keys = " ".join(key.hex()[:6] for key in command.keys)
             return f"{type(command).__name__} #{command.number}: {keys}"

@@ -24,6 +24,7 @@ from tests.simulation.broker import Broker
 from tests.simulation.group import Group
 from tests.simulation.knobs import SESSION, Knobs, Rates
 from tests.simulation.member import Member
+from tests.simulation.readings import FORMS
 from tests.simulation.records import Spec, successor, write_logs
 from tests.simulation.stores import KeyStore, Registry
 from tests.simulation.truth import Truth, Violation
@@ -49,7 +50,8 @@ class World:
         """A process's monotonic clock starts anywhere; rounding differs."""
         self.quiet_at = self.base + knobs.quiet_at
         self._wall = 1.7e9
-        self.specs, logs = write_logs(knobs, self.random)
+        self.form = FORMS[knobs.reading]
+        self.specs, logs = write_logs(knobs, self.random, self.form)
         self.truth = Truth(self.specs)
         self.broker = Broker(logs, self.truth)
         self.broker.map_most = knobs.policy.map_bytes
@@ -103,8 +105,8 @@ class World:
         return self.knobs.latency * (0.1 + self.random.random()) * slow
 
     def spec_of(self, record: Record) -> Spec:
-        """What is true of a record (not of a tombstone, which says nothing)."""
-        return self.specs[int((record.value or b"")[:6])]
+        """What is true of a record."""
+        return self.specs[int(record.key or b"")]
 
     def keys_of(self, slot: int) -> KeyStore:
         """The key store that a member in this slot uses."""
