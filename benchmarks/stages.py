@@ -9,8 +9,7 @@ from typing import Any
 
 import orjson
 
-from benchmarks.consumers import SCHEMA
-from benchmarks.load import encoded_checkouts
+from benchmarks.load import SCHEMA, encoded_checkouts
 from consumer.core.convert import Converter
 from consumer.core.decode import Decoder
 from consumer.core.mapping import load_mapping
@@ -20,13 +19,15 @@ _SLICE = 64
 _ROUNDS = 3
 
 
-def measure_stages(events: int, seed: int) -> dict[str, float]:
+def measure_stages(events: int, event_bytes: int, seed: int) -> dict[str, float]:
     """By stage: decode, convert, serialise. Each round begins with cold caches; the best round counts, since what
     is slower than the best is the machine's noise."""
     schema = json.loads(SCHEMA.read_text())
     default = Path(SCHEMA).with_name("commerce_event.mapping.toml").read_text()
     mapping = load_mapping(None, schema, default_toml=default)
-    records = [Record(n, -1, None, value, ()) for n, value in enumerate(encoded_checkouts(events, seed))]
+    records = [
+        Record(n, -1, None, value, ()) for n, value in enumerate(encoded_checkouts(events, event_bytes, seed))
+    ]
     rounds = [
         _round(
             Decoder(schema),
