@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ from benchmarks.systems import SYSTEMS, System
 from benchmarks.tables import Table, notes, tables
 from tests.kafka.broker import RealBroker
 
+_WIDTH = 160
+"""Of what is printed into a file."""
+
 
 def main() -> None:
     """Measure, print tables, write a JSON file; with ``--document`` also the documentation."""
     arguments = _arguments()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     machine = machine_before()
     with RealBroker() as broker, _progress(console) as progress:
         if arguments.growth:

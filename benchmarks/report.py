@@ -76,6 +76,7 @@ def _system(result: Result) -> dict[str, Any]:
     found: dict[str, Any] = {
         "name": result.system.name,
         "version": result.version,
+        "how": result.system.how,
         "lacks": result.system.lacks,
         "cpu_us": round(result.median("cpu_us"), 2),
         "cpu_us_runs": [round(run.cpu_us, 2) for run in result.runs],

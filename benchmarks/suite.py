@@ -2,8 +2,8 @@
 
 The machine is shared and its speed drifts, so no system has all its runs at once: every round runs each of them once,
 each round beginning with another, and the medians are taken over the rounds. When the time is up no new round is
-begun (the first is always made), and the report says how many there were. Then each system is run at half of the
-throughput that was measured of it, and pinstream's memory by open event is taken.
+begun (the first is always made), and the report says how many there were; each run has a bound of its own. Then each
+system is run at half of the throughput that was measured of it, and pinstream's memory by open event is taken.
 """
 
 from __future__ import annotations

@@ -55,6 +55,8 @@ class System(ABC):
     key: ClassVar[str]
     """Its name in the JSON file."""
     name: ClassVar[str]
+    how: ClassVar[str]
+    """How it does the job."""
     lacks: ClassVar[str]
     """What pinstream does of the job and it does not."""
 
@@ -77,6 +79,7 @@ class Pinstream(System):
 
     key: ClassVar[str] = "pinstream"
     name: ClassVar[str] = "pinstream"
+    how: ClassVar[str] = "`pinstream run` with its defaults: key store on disk, page, metrics"
     lacks: ClassVar[str] = ""
 
     def prepare(self) -> str:
@@ -107,6 +110,7 @@ class Plain(System):
 
     key = "plain"
     name = "plain consumer"
+    how = "confluent-kafka, fastavro, walks along paths, aiohttp; one call of 1,000 after the other"
     lacks = "verdicts per event, deduplication, dead letters, retries, quota, budget, rebalances, drain"
 
     def prepare(self) -> str:
@@ -121,6 +125,7 @@ class FastStream(System):
 
     key = "faststream"
     name = "FastStream"
+    how = "a batch subscriber over confluent-kafka, acknowledged after the call; converts as the plain consumer does"
     lacks = "verdicts per event, deduplication, dead letters, quota, budget; reads a failed batch again, all of it"
 
     def prepare(self) -> str:
@@ -135,6 +140,7 @@ class Quix(System):
 
     key = "quix"
     name = "Quix Streams"
+    how = "a dataframe and a batching sink, a checkpoint every 4,000; converts as the plain consumer does"
     lacks = "verdicts per event, deduplication of delivered events, dead letters, quota, budget in bytes"
 
     def prepare(self) -> str:
@@ -149,6 +155,10 @@ class Benthos(System):
 
     key = "benthos"
     name = "Benthos (Go)"
+    how = (
+        "the engine of Redpanda Connect: its mapping language, batches and HTTP output, 8 calls at once; Kafka input "
+        "(franz-go) and Avro decoder (hamba/avro) are ours, since Redpanda Connect's own cannot be had here"
+    )
     lacks = "verdicts per event, deduplication tied to the commit, dead letters, quota, budget in bytes"
 
     def prepare(self) -> str:

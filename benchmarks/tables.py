@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+_RATES = (100, 1_000, 5_000, 10_000, 20_000, 50_000)
+_BUSY = 0.7
+"""The share of a core that is planned with: the rest is for peaks, and for catching up."""
+_BUDGET_EVENTS = 20_000
+"""PINSTREAM_MAX_OPEN_EVENTS by default."""
+_WINDOW_SECONDS = 48 * 3600
+"""PINSTREAM_DEDUP_WINDOW by default."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,7 @@ def tables(document: dict[str, Any]) -> list[Table]:
     made: list[Table] = []
     if "figures" in document:
         made += [_systems(document["figures"]), _own(document["figures"]), _lacks(document["figures"])]
+        made += _capacity(document["figures"])
     if "growth" in document:
         made += [_growth(document["growth"], *curve) for curve in _CURVES if curve[0] in document["growth"]]
     return made
@@ -52,7 +62,9 @@ def _systems(figures: dict[str, Any]) -> Table:
         "of plain",
         "events/s",
         "peak MiB",
-        "p50 / p99 ms at half load",
+        "half load, events/s",
+        "p50 ms",
+        "p99 ms",
         "first delivery s",
         "drain s",
     )
@@ -63,15 +75,18 @@ def _systems(figures: dict[str, Any]) -> Table:
 def _system(found: dict[str, Any], figures: dict[str, Any]) -> tuple[str, ...]:
     plain = figures["systems"].get("plain")
     steady = found.get("steady")
+    half_load = (
+        (f"{steady['rate']:,}", f"{steady['p50_ms']:.0f}", f"{steady['p99_ms']:.0f}")
+        if steady
+        else ("", "", "")
+    )
     return (
         f"{found['name']} {found['version']}",
         f"{found['cpu_us']:.1f}",
         f"{found['cpu_us'] / plain['cpu_us']:.2f}" if plain else "",
         f"{found['events_per_second']:,}",
         f"{found['peak_mib']:.0f}",
-        f"{steady['p50_ms']:.0f} / {steady['p99_ms']:.0f} at {steady['rate']:,}/s"
-        if steady
-        else "not measured",
+        *half_load,
         f"{found['first_delivery']:.1f}",
         "none: killed" if found["drain"] is None else f"{found['drain']:.1f}",
     )
@@ -89,9 +104,36 @@ def _own(figures: dict[str, Any]) -> Table:
 
 
 def _lacks(figures: dict[str, Any]) -> Table:
-    rows = [(found["name"], found["lacks"]) for found in figures["systems"].values() if found["lacks"]]
-    rows += [(f"{name}: not measured", reason) for name, reason in figures["not_measured"].items()]
-    return Table("lacks", "What the others lack", ("system", "lacks"), rows, frozenset({"lacks"}))
+    rows = [(found["name"], found["how"], found["lacks"]) for found in figures["systems"].values()]
+    rows += [(name, f"not measured: {_line(reason)}", "") for name, reason in figures["not_measured"].items()]
+    columns = ("system", "how it does the job", "lacks")
+    return Table("lacks", "How they do it, and what they lack", columns, rows, frozenset(columns))
+
+
+def _capacity(figures: dict[str, Any]) -> list[Table]:
+    """What a rate takes, from the figures: cores at `_BUSY`, memory with a full budget (one for all workers), keys and
+    disk of a window."""
+    own = figures["systems"].get("pinstream")
+    if own is None or "open_bytes_per_event" not in figures:
+        return []
+    budget = _BUDGET_EVENTS * figures["open_bytes_per_event"] / 2**20
+    rows = []
+    for rate in _RATES:
+        cores = rate * own["cpu_us"] / 1e6 / _BUSY
+        workers = math.ceil(cores)
+        keys = rate * _WINDOW_SECONDS
+        rows.append(
+            (
+                f"{rate:,}",
+                f"{cores:.2f}",
+                f"{workers}",
+                f"{(workers * figures['base_mib'] + budget) / 1024:.1f}",
+                f"{keys / 1e6:,.0f}",
+                f"{keys * own['disk_bytes_per_key'] / 2**30:,.0f}",
+            )
+        )
+    columns = ("events a second", "cores", "workers", "memory GiB", "million keys in 48 h", "disk GiB")
+    return [Table("capacity", "What a rate takes", columns, rows)]
 
 
 _Show = Callable[[dict[str, Any]], str]
@@ -126,10 +168,7 @@ def _growth(
     rows = []
     for point in growth[key]:
         if "not_measured" in point:
-            cells = [
-                "not measured: " + point["not_measured"].replace("\n", " ")[:100],
-                *[""] * (len(shown) - 1),
-            ]
+            cells = [f"not measured: {_line(point['not_measured'])}", *[""] * (len(shown) - 1)]
         else:
             cells = [show(point) for _, show in shown]
         rows.append((f"{point['at']:,}", *cells))
@@ -145,3 +184,8 @@ def _how(part: dict[str, Any], name: str) -> str:
         f"{machine['memory_gib']:g} GiB, Python {machine['python']}, Apache Kafka {machine['kafka']}, "
         f"load before the run {machine['load_before']:g}.\n"
     )
+
+
+def _line(reason: str) -> str:
+    """The beginning of a reason, fit for a cell."""
+    return " ".join(reason.split()).replace("|", "/")[:120]

@@ -1,4 +1,4 @@
-"""That the others do the same job: what they send of the benchmark's events is what the plain conversion makes of them."""
+"""That the others do the same job: they send what the plain conversion makes of the benchmark's events."""
 
 from __future__ import annotations
 
