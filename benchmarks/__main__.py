@@ -64,7 +64,7 @@ def _growth(
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     """The options, with what --quick or the full run has for those that are not given."""
-    usual = Plan(40_000, 8_000, 3, steady_seconds=8.0, minutes=6.0) if arguments.quick else Plan()
+    usual = Plan(40_000, 20_000, 3, steady_seconds=8.0, minutes=6.0) if arguments.quick else Plan()
     return Plan(
         events=arguments.events or usual.events,
         warm_up=arguments.warm_up or usual.warm_up,

@@ -25,7 +25,7 @@ _EVENT = b'{"status":"processed","error_message":null,"warning_message":null}'
 
 
 _STAMP = re.compile(rb'"event_id":\s*"(\d{16})')
-_MOST_AGES = 1_000_000
+_MOST_AGES = 4_000_000
 
 
 @lru_cache(maxsize=4096)

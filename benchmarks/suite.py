@@ -11,16 +11,16 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from benchmarks.load import Content, fill_topic
+from benchmarks.load import READ_AHEAD, Content, fill_topic
 from benchmarks.open_memory import OpenMemory, measure_open_memory
 from benchmarks.running import Ages, Measured, RunFailed, run_full, run_steady
 from benchmarks.stages import measure_stages
 from benchmarks.systems import System, Unavailable
 
-_TAIL = 0.5
-"""Events on the topic beyond those that are measured, as a share: what is there to drain when a system is stopped."""
+_TAIL = 2 * READ_AHEAD
+"""Events on the topic beyond those that are measured: so that a system is busy when it is stopped."""
 _STAGE_EVENTS = 20_000
 _TOPIC = "bench"
 
@@ -38,7 +38,7 @@ class Plan:
     """Events before that."""
     runs: int = 5
     content: Content = field(default_factory=lambda: Content(0))
-    """Event size, partitions and seed; the number of events follows from the above."""
+    """Event size, partitions and seed; how many events follows from the above."""
     steady_seconds: float = 30.0
     minutes: float = 60.0
     """No round of runs is begun after that."""
@@ -46,8 +46,7 @@ class Plan:
     @property
     def on_topic(self) -> Content:
         """All that a full topic holds."""
-        events = self.warm_up + int(self.events * (1 + _TAIL))
-        return Content(events, self.content.event_bytes, self.content.partitions, self.content.seed)
+        return replace(self.content, events=self.warm_up + self.events + _TAIL)
 
 
 @dataclass
@@ -129,7 +128,7 @@ def _round(bootstrap: str, plan: Plan, figures: Figures, number: int, tell: Tell
 
 def _steady(bootstrap: str, plan: Plan, result: Result, not_measured: dict[str, str]) -> None:
     rate = result.median("events_per_second") / 2
-    content = Content(_STAGE_EVENTS, plan.content.event_bytes, plan.content.partitions, plan.content.seed)
+    content = replace(plan.content, events=_STAGE_EVENTS)
     try:
         result.steady = run_steady(result.system, bootstrap, content, rate, plan.steady_seconds)
     except RunFailed as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.load import Content, fill_topic
+from benchmarks.load import READ_AHEAD, Content, fill_topic
 from benchmarks.running import run_full
 from benchmarks.systems import Pinstream, Plain
 from tests.kafka.harness import Kafka
@@ -36,9 +36,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def topic(kafka: Kafka) -> str:
-    """A topic with enough events for one run of each system."""
+    """A topic with enough events for one run."""
     name = f"ratio-{uuid.uuid4().hex[:8]}"
-    fill_topic(kafka.bootstrap_servers, name, Content(_WARM_UP + _EVENTS + 10_000))
+    fill_topic(kafka.bootstrap_servers, name, Content(_WARM_UP + _EVENTS + 2 * READ_AHEAD))
     return name
 
 
