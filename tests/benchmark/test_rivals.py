@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import uuid
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from benchmarks.load import SCHEMA, Content, encoded_checkouts, fill_topic
 from benchmarks.rivals.conversion import conversion
 from benchmarks.running import Running
 from benchmarks.sink import Sink
-from benchmarks.systems import SYSTEMS, Job, Pinstream, System, Unavailable
+from benchmarks.systems import ROOT, SYSTEMS, Job, Pinstream, System, Unavailable
 from tests.kafka.harness import Kafka
 
 _CONTENT = Content(300)
@@ -50,6 +51,14 @@ def test_every_system_sends_the_same_events(kafka: Kafka, topic: str, system: Sy
     assert received.keys() == expected.keys()
     for event_id, event in received.items():
         assert _comparable(event, system) == _comparable(expected[event_id], system)
+
+
+def test_what_is_installed_for_the_others_is_pinned() -> None:
+    """.venv-bench is the same on every machine: no range, no address."""
+    text = (ROOT / "benchmarks" / "rivals" / "requirements.txt").read_text("utf-8")
+    pins = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!]+", line) for line in pins)
+    assert {"faststream", "quixstreams", "fastavro", "aiohttp"} <= {line.partition("==")[0] for line in pins}
 
 
 def _comparable(event: dict[str, Any], system: System) -> Any:
