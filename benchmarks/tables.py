@@ -44,7 +44,7 @@ def tables(document: dict[str, Any]) -> list[Table]:
     made: list[Table] = []
     if "figures" in document:
         made += [_systems(document["figures"]), _own(document["figures"]), _lacks(document["figures"])]
-        made += _capacity(document["figures"])
+        made += _capacity(document["figures"], document.get("growth", {}).get("keys", []))
     if "growth" in document:
         made += [_growth(document["growth"], *curve) for curve in _CURVES if curve[0] in document["growth"]]
     return made
@@ -110,12 +110,13 @@ def _lacks(figures: dict[str, Any]) -> Table:
     return Table("lacks", "How they do it, and what they lack", columns, rows, frozenset(columns))
 
 
-def _capacity(figures: dict[str, Any]) -> list[Table]:
+def _capacity(figures: dict[str, Any], stores: list[dict[str, Any]]) -> list[Table]:
     """What a rate takes, from the figures: cores at `_BUSY`, memory with a full budget (one for all workers), keys and
-    disk of a window."""
+    disk of a window. A key takes what it does in the largest of `stores`, if there are any."""
     own = figures["systems"].get("pinstream")
     if own is None or "open_bytes_per_event" not in figures:
         return []
+    by_key = ([own] + [one for one in stores if "disk_bytes_per_key" in one])[-1]["disk_bytes_per_key"]
     budget = _BUDGET_EVENTS * figures["open_bytes_per_event"] / 2**20
     rows = []
     for rate in _RATES:
@@ -129,7 +130,7 @@ def _capacity(figures: dict[str, Any]) -> list[Table]:
                 f"{workers}",
                 f"{(workers * figures['base_mib'] + budget) / 1024:.1f}",
                 f"{keys / 1e6:,.0f}",
-                f"{keys * own['disk_bytes_per_key'] / 2**30:,.0f}",
+                f"{keys * by_key / 2**30:,.0f}",
             )
         )
     columns = ("events a second", "cores", "workers", "memory GiB", "million keys in 48 h", "disk GiB")

@@ -34,6 +34,8 @@ FOUND = {
     "disk_bytes_per_key": 100.0,
 }
 
+LARGE_STORE = {"disk_mib": 900.0, "disk_bytes_per_key": 60.0}
+
 
 def document() -> dict[str, Any]:
     """A small whole document."""
@@ -52,6 +54,7 @@ def document() -> dict[str, Any]:
         "growth": {
             **PART,
             "plan": {"events": 100_000, "warm_up": 20_000},
+            "keys": [{"at": 1_000, **FOUND, "disk_mib": 1.0}, {"at": 9_000_000, **FOUND, **LARGE_STORE}],
             "partitions": [{"at": 1_000, **FOUND}, {"at": 10_000, "not_measured": "the broker\nhas no room"}],
         },
     }
@@ -108,8 +111,9 @@ def test_what_could_not_be_measured_is_said_in_one_cell() -> None:
 
 
 def test_capacity_follows_from_the_figures() -> None:
-    """Cores at seven tenths of a core by CPU time, memory with a full budget, keys and disk of 48 hours."""
+    """Cores at seven tenths of a core by CPU time, memory with a full budget, keys of 48 hours, and the
+    disk they take in the largest store that was measured."""
     cores, workers, memory, keys, disk = rows("capacity")["50,000"]
     assert (cores, workers) == ("1.43", "2")
     assert memory == f"{(2 * 80 + 20_000 * 5_000 / 2**20) / 1024:.1f}"
-    assert (keys, disk) == ("8,640", f"{50_000 * 172_800 * 100 / 2**30:,.0f}")
+    assert (keys, disk) == ("8,640", f"{50_000 * 172_800 * 60 / 2**30:,.0f}")
