@@ -1,6 +1,7 @@
 # What daily work needs; README.md says when. Every target sets up .venv first if it is not there or out of date.
 #   make demo ARGS="--events 10000 --faults"     make test ARGS="tests/core -x"     make simulate SEEDS=3000
 #   make soak EVENTS=2000000 ARGS="--json artifacts/soak.json"     make fuzz SECONDS=600 ARGS="decode"
+#   make bench ARGS="--quick"     make bench ARGS="--growth"     make bench ARGS="--help"
 ARGS ?=
 SEEDS ?= 300
 EVENTS ?= 2000000
@@ -13,6 +14,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# What the benchmark measures pinstream against: an environment of its own, which only `make bench` sets up.
+RIVALS := .venv-bench
+RIVALS_READY := $(RIVALS)/.ready
 CODE := consumer tests benchmarks hatch_build.py
 
 .DEFAULT_GOAL := help
@@ -38,7 +42,9 @@ check: $(READY)
 simulate: $(READY)
 	$(BIN)/python -m tests.simulation $(SEEDS)
 
+# Without the others (nothing to install them from) it measures what is there, and says what is not.
 bench: $(READY)
+	@$(MAKE) --no-print-directory $(RIVALS_READY) || echo "going on without FastStream and Quix Streams" >&2
 	$(BIN)/python -m benchmarks $(ARGS)
 
 soak: $(READY)
@@ -48,7 +54,7 @@ fuzz: $(READY)
 	$(BIN)/python -m tests.fuzzing --seconds $(SECONDS) $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist artifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(RIVALS) build dist artifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	rm -rf tests/kafka/target consumer/core/_slots*.so
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -74,4 +80,10 @@ $(READY): pyproject.toml constraints.txt hatch_build.py consumer/core/_slots.pyx
 	@$(PIP) install --constraint constraints.txt pip
 	@$(PIP) install --constraint constraints.txt --group build
 	@$(PIP) install --constraint constraints.txt --group dev --no-build-isolation --editable .
+	@touch $@
+
+$(RIVALS_READY): benchmarks/rivals/requirements.txt
+	@echo "setting up $(RIVALS) with FastStream and Quix Streams; this takes about a minute" >&2
+	@[ -x $(RIVALS)/bin/python ] || $(BIN)/python -m venv $(RIVALS)
+	@$(RIVALS)/bin/python -m pip --quiet --disable-pip-version-check install --requirement $<
 	@touch $@

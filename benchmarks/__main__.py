@@ -1,113 +1,137 @@
-"""``make bench``: CPU microseconds per event, stage by stage and whole, beside a plain consumer, in one run."""
+"""``make bench``: pinstream beside other systems on one input, in one run: one table, one JSON file."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
-import time
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table as Shown
 
-from benchmarks.consumers import Measured, run_pinstream, run_plain
-from benchmarks.load import fill_topic
-from benchmarks.stages import measure_stages
+from benchmarks import document
+from benchmarks.growth import QUICK, GrowthPlan, measure_growth
+from benchmarks.load import Content
+from benchmarks.report import figures_part, growth_part, machine_before, update
+from benchmarks.suite import Plan, Tell, measure, steps
+from benchmarks.systems import SYSTEMS, System
+from benchmarks.tables import Table, notes, tables
 from tests.kafka.broker import RealBroker
 
-_SYSTEMS = {"pinstream": run_pinstream, "plain consumer": run_plain}
-_LACKS = {
-    "pinstream": "",
-    "plain consumer": "verdicts per event, dedup, dead letters, retries, quota, budget",
-}
+_WIDTH = 160
+"""Of what is printed into a file."""
 
 
 def main() -> None:
-    """Measure, print a table, write a JSON file."""
+    """Measure, print tables, write a JSON file; with ``--document`` also the documentation."""
     arguments = _arguments()
-    console = Console()
-    with RealBroker() as broker, Progress(console=console, transient=True) as progress:
-        task = progress.add_task("filling the topic", total=1 + arguments.runs * len(_SYSTEMS))
-        total = arguments.warm_up + arguments.events
-        fill_topic(broker.bootstrap_servers, "bench", total, arguments.seed)
-        stages = measure_stages(min(20_000, arguments.events), arguments.seed)
-        progress.advance(task)
-        runs: dict[str, list[Measured]] = {name: [] for name in _SYSTEMS}
-        for number in range(arguments.runs):
-            for name, run in _SYSTEMS.items():
-                progress.update(task, description=f"run {number + 1} of {arguments.runs}: {name}")
-                # A plain consumer commits under one group name; each run needs its own to begin at the beginning.
-                topic = f"bench-{number}-{name.split()[0]}"
-                fill_topic(broker.bootstrap_servers, topic, total, arguments.seed)
-                runs[name].append(run(broker.bootstrap_servers, topic, arguments.warm_up, arguments.events))
-                progress.advance(task)
-    report = _report(arguments, stages, runs)
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(report, indent=2) + "\n")
-    _print(console, report)
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    machine = machine_before()
+    with RealBroker() as broker, _progress(console) as progress:
+        if arguments.growth:
+            parts = {"growth": _growth(broker.bootstrap_servers, arguments, machine, progress)}
+        else:
+            parts = {"figures": _figures(broker.bootstrap_servers, arguments, machine, progress)}
+    whole = update(arguments.json, parts)
+    for table in tables(parts):
+        console.print(_shown(table))
+    for _, note in notes(parts):
+        console.print(note.strip(), highlight=False)
     console.print(f"written to {arguments.json}")
+    if arguments.document:
+        document.write(arguments.json)
+        console.print(f"written to {document.PAGE.name} and {document.FIGURES.name}: {', '.join(whole)}")
+
+
+def _figures(
+    bootstrap: str, arguments: argparse.Namespace, machine: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    plan, systems = _plan(arguments), _systems(arguments.systems)
+    figures = measure(bootstrap, plan, systems, _teller(progress, steps(plan, systems)))
+    return figures_part(plan, figures, machine)
+
+
+def _growth(
+    bootstrap: str, arguments: argparse.Namespace, machine: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    plan = QUICK if arguments.quick else GrowthPlan()
+    curves = measure_growth(bootstrap, plan, _teller(progress, plan.steps))
+    return growth_part(plan, curves, machine)
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    """The options, with what --quick or the full run has for those that are not given."""
+    usual = Plan(40_000, 20_000, 3, steady_seconds=8.0, minutes=6.0) if arguments.quick else Plan()
+    return Plan(
+        events=arguments.events or usual.events,
+        warm_up=arguments.warm_up or usual.warm_up,
+        runs=arguments.runs or usual.runs,
+        content=Content(0, arguments.event_bytes, arguments.partitions, arguments.seed),
+        steady_seconds=arguments.steady_seconds or usual.steady_seconds,
+        minutes=arguments.minutes or usual.minutes,
+    )
+
+
+def _systems(keys: str) -> Sequence[System]:
+    wanted = keys.split(",") if keys else [system.key for system in SYSTEMS]
+    unknown = set(wanted) - {system.key for system in SYSTEMS}
+    if unknown:
+        known = ", ".join(system.key for system in SYSTEMS)
+        raise SystemExit(f"no such system: {', '.join(sorted(unknown))}; there are: {known}")
+    return [system for system in SYSTEMS if system.key in wanted]
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--events", type=int, default=200_000, help="measured in each run")
-    parser.add_argument("--warm-up", type=int, default=20_000, help="before the measuring begins")
-    parser.add_argument("--runs", type=int, default=3, help="the median counts")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, default=Path("artifacts/bench.json"))
+    add = parser.add_argument
+    add(
+        "--quick", action="store_true", help="a few minutes instead of most of an hour; good for a first look"
+    )
+    add(
+        "--growth",
+        action="store_true",
+        help="instead: how the cost grows with keys, partitions, bytes, workers",
+    )
+    add("--document", action="store_true", help="also write the figures into docs/performance.md and .json")
+    add("--systems", default="", help="comma-separated: " + ", ".join(system.key for system in SYSTEMS))
+    add("--events", type=int, help="measured in each run")
+    add("--warm-up", type=int, help="events before the measuring begins")
+    add("--runs", type=int, help="of each system; the median counts")
+    add("--event-bytes", type=int, default=395, help="200 to 20000")
+    add("--partitions", type=int, default=4)
+    add("--steady-seconds", type=float, help="length of the runs at half load")
+    add("--minutes", type=float, help="no round of runs is begun after that")
+    add("--seed", type=int, default=1)
+    add("--json", type=Path, default=Path("artifacts/bench.json"))
     return parser.parse_args()
 
 
-def _report(
-    arguments: argparse.Namespace, stages: dict[str, float], runs: dict[str, list[Measured]]
-) -> dict[str, Any]:
-    whole: dict[str, dict[str, Any]] = {
-        name: {
-            "cpu_us": round(statistics.median(run.cpu_us for run in measured), 2),
-            "cpu_us_runs": [round(run.cpu_us, 2) for run in measured],
-            "events_per_second": round(statistics.median(run.events_per_second for run in measured)),
-            "peak_mib": round(max(run.peak_mib for run in measured)),
-            "lacks": _LACKS[name],
-        }
-        for name, measured in runs.items()
-    }
-    return {
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": {"python": platform.python_version(), "cpu": _cpu_name(), "system": platform.platform()},
-        "events": arguments.events,
-        "runs": arguments.runs,
-        "stages_cpu_us": {name: round(value, 2) for name, value in stages.items()},
-        "whole": whole,
-        "ratio_to_plain": round(whole["pinstream"]["cpu_us"] / whole["plain consumer"]["cpu_us"], 3),
-    }
+def _progress(console: Console) -> Progress:
+    columns = (BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f}"), TimeElapsedColumn())
+    return Progress(*columns, TextColumn("{task.description}"), console=console, transient=True)
 
 
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+def _teller(progress: Progress, total: int) -> Tell:
+    task = progress.add_task("", total=total, completed=-1)
+
+    def tell(what: str) -> None:
+        progress.update(task, advance=1, description=what)
+        if not progress.console.is_terminal:
+            progress.console.print(what, highlight=False)
+
+    return tell
 
 
-def _print(console: Console, report: dict[str, Any]) -> None:
-    table = Table(title="CPU microseconds per event (user + system)", title_justify="left")
-    for column in ("what", "µs/event", "events/s", "peak MiB", "lacks"):
-        table.add_column(column, justify="left" if column in ("what", "lacks") else "right")
-    for name, value in report["stages_cpu_us"].items():
-        table.add_row(f"stage: {name}", f"{value:.2f}", "", "", "")
-    table.add_section()
-    for name, whole in report["whole"].items():
-        rate = f"{whole['events_per_second']:,}"
-        table.add_row(
-            f"whole: {name}", f"{whole['cpu_us']:.2f}", rate, str(whole["peak_mib"]), whole["lacks"]
-        )
-    console.print(table)
-    console.print(f"pinstream takes {report['ratio_to_plain']:.2f} of the plain consumer's CPU time.")
+def _shown(table: Table) -> Shown:
+    shown = Shown(title=table.title, title_justify="left")
+    for column in table.columns:
+        shown.add_column(column, justify="left" if table.is_text(column) else "right")
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
 
 
 if __name__ == "__main__":

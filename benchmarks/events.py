@@ -3,6 +3,9 @@
 Fields repeat as real shoppers repeat them, and no more: names come from a few hundred, places from some dozens,
 countries from a handful; e-mails, phones, ids and addresses are new with each shopper, and a shopper buys about
 twice.
+
+Other sizes are the same checkout with more or fewer facts, as shops have them: larger ones have more items (20 KB is an
+order of some hundred), smaller ones no user agent, no items, and less of the shopper's address.
 """
 
 from __future__ import annotations
@@ -37,26 +40,37 @@ _SYLLABLES = [
 _AGENT = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_3 like Mac OS X) AppleWebKit/605.1.15 Safari/604.1"
 
 
-def checkouts(count: int, seed: int, now_ms: int) -> Iterator[dict[str, Any]]:
-    """`count` commerce events in the shape of the default schema, all of the last minutes before `now_ms`."""
+_USUAL_BYTES = 395
+_USUAL_ITEMS = 2
+_ITEM_BYTES = 29
+_LEAN_BYTES = 240
+
+
+def checkouts(
+    count: int, seed: int, now_ms: int, event_bytes: int = _USUAL_BYTES
+) -> Iterator[dict[str, Any]]:
+    """`count` commerce events in the shape of the default schema, all of the last minutes before `now_ms`.
+
+    `event_bytes` is about what an event takes when it is encoded; 200 is the least.
+    """
     random = Random(seed)
+    items = max(0, _USUAL_ITEMS + round((event_bytes - _USUAL_BYTES) / _ITEM_BYTES))
     shoppers: list[dict[str, Any]] = []
     for number in range(count):
         if not shoppers or random.random() < 0.5:
-            shoppers.append(_shopper(random, len(shoppers)))
-        yield _checkout(
-            random, shoppers[random.randrange(max(0, len(shoppers) - 50_000), len(shoppers))], number, now_ms
-        )
+            shoppers.append(_shopper(random, len(shoppers), event_bytes))
+        shopper = shoppers[random.randrange(max(0, len(shoppers) - 50_000), len(shoppers))]
+        yield _checkout(random, shopper, number, now_ms, items)
 
 
 def _name(random: Random) -> str:
     return (random.choice(_SYLLABLES) + random.choice(_SYLLABLES)).capitalize()
 
 
-def _shopper(random: Random, number: int) -> dict[str, Any]:
+def _shopper(random: Random, number: int, event_bytes: int) -> dict[str, Any]:
     city, state, country = random.choice(_PLACES)
     first, last = _name(random), _name(random)
-    return {
+    shopper = {
         "emails": [f"{first}.{last}{number}@example.com"],
         "phones": [f"+1{random.randrange(10**9, 10**10)}"],
         "external_ids": [f"c-{number:08d}"],
@@ -74,10 +88,17 @@ def _shopper(random: Random, number: int) -> dict[str, Any]:
         "click_id": None,
         "partner_id": None,
     }
+    if event_bytes < _USUAL_BYTES - _ITEM_BYTES * _USUAL_ITEMS:
+        shopper |= {"user_agent": None}
+    if event_bytes < _LEAN_BYTES:
+        shopper |= {"city": None, "state": None, "postal_code": None, "gender": None, "ip_address": None}
+    return shopper
 
 
-def _checkout(random: Random, shopper: dict[str, Any], number: int, now_ms: int) -> dict[str, Any]:
-    items = [_item(random), _item(random)]
+def _checkout(
+    random: Random, shopper: dict[str, Any], number: int, now_ms: int, item_count: int
+) -> dict[str, Any]:
+    items = [_item(random) for _ in range(item_count)]
     cents = sum(int(float(item["price"]) * 100) * item["quantity"] for item in items)
     return {
         "event_id": f"{random.getrandbits(64):016x}-{number}",

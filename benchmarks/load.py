@@ -1,39 +1,140 @@
-"""Fills topics with the benchmark's records, encoded once."""
+"""The input: fills topics with the benchmark's records, and produces them live at a steady rate.
+
+Every system reads the same topic, each run in a consumer group of its own, so all get the same bytes.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import multiprocessing as mp
 import time
+from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
+import fastavro
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from benchmarks.consumers import SCHEMA
 from benchmarks.events import checkouts
 from consumer.core.encode import Encoder, SingleObject
 
-PARTITIONS = 4
+SCHEMA = Path(__file__).resolve().parent.parent / "schemas" / "commerce_event.avsc"
+_FILL_SECONDS = 300.0
+_TICK = 0.002
+_HEAD = 10
+"""Bytes of single-object encoding before the Avro."""
+_STAMP = slice(_HEAD + 1, _HEAD + 17)
+"""Where in a record's value the first sixteen characters of its event id are: after the id's length."""
+READ_AHEAD = 20_000
+"""Events that pinstream may have open (its default), and so have worked on before the sink has them. A topic holds more
+than what is measured by that, so that as much is read ahead at the end of the measuring as at its beginning."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is on a topic: how many events, of about how many bytes, over how many partitions."""
+
+    events: int
+    event_bytes: int = 395
+    partitions: int = 4
+    seed: int = 1
 
 
 @lru_cache(maxsize=2)
-def encoded_checkouts(count: int, seed: int) -> list[bytes]:
+def encoded_checkouts(count: int, event_bytes: int, seed: int) -> list[bytes]:
     """`count` checkouts in Avro single-object encoding."""
-    encoder = Encoder(json.loads(SCHEMA.read_text()), SingleObject())
-    return [encoder.encode(event) for event in checkouts(count, seed, int(time.time() * 1000))]
+    schema = json.loads(SCHEMA.read_text())
+    parsed = fastavro.parse_schema(schema)
+    head = b""
+    values = []
+    for event in checkouts(count, seed, int(time.time() * 1000), event_bytes):
+        if (
+            not head
+        ):  # the product's encoder knows it; fastavro's is in C, and writes a large topic in seconds
+            head = Encoder(schema, SingleObject()).encode(event)[:_HEAD]
+        body = io.BytesIO()
+        fastavro.schemaless_writer(body, parsed, event)
+        values.append(head + body.getvalue())
+    return values
 
 
-def fill_topic(bootstrap: str, topic: str, count: int, seed: int) -> None:
-    """Make `topic` and put `count` records on it."""
+def create_topic(bootstrap: str, topic: str, partitions: int) -> None:
+    """Make `topic`; raises `KafkaException`."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(30)
+    admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(60)
+
+
+def delete_topic(bootstrap: str, topic: str) -> None:
+    """Remove `topic`, so that a long benchmark does not fill the disk."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})  # must outlive the call
+    admin.delete_topics([topic])[topic].result(60)
+
+
+def fill_topic(bootstrap: str, topic: str, content: Content) -> None:
+    """Make `topic` and put its records on it, one partition after the other; raises `RuntimeError` if it cannot."""
+    create_topic(bootstrap, topic, content.partitions)
     producer = Producer(
         {"bootstrap.servers": bootstrap, "linger.ms": 50, "queue.buffering.max.messages": 1_000_000}
     )
-    for number, value in enumerate(encoded_checkouts(count, seed)):
-        producer.produce(topic, value, partition=number % PARTITIONS)
+    deadline = time.monotonic() + _FILL_SECONDS
+    values = encoded_checkouts(content.events, content.event_bytes, content.seed)
+    for number, value in enumerate(values):
+        while True:
+            try:
+                producer.produce(topic, value, partition=number % content.partitions)
+                break
+            except BufferError:  # large events: what is queued in bytes has a bound of its own
+                producer.poll(0.05)
+                if time.monotonic() > deadline:
+                    raise
         if number % 1000 == 0:
             producer.poll(0)
-    if producer.flush(120):
-        raise RuntimeError("the topic could not be filled within 120 s")
+    if producer.flush(max(1.0, deadline - time.monotonic())):
+        raise RuntimeError(f"the topic could not be filled within {_FILL_SECONDS:.0f} s")
+
+
+class LiveProducer:
+    """A process that produces `rate` events a second for `seconds`, each with the time in its event id."""
+
+    def __init__(self, bootstrap: str, topic: str, content: Content, rate: float, seconds: float) -> None:
+        context = mp.get_context("spawn")
+        arguments = (bootstrap, topic, content, rate, seconds)
+        self._process = context.Process(target=produce_live, args=arguments, daemon=True)
+
+    def __enter__(self) -> LiveProducer:
+        self._process.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.join(10)
+
+    @property
+    def done(self) -> bool:
+        """Whether all has been produced; raises `RuntimeError` if the process failed."""
+        if self._process.exitcode not in (None, 0):
+            raise RuntimeError(f"the producer ended with exit code {self._process.exitcode}")
+        return self._process.exitcode is not None
+
+
+def produce_live(bootstrap: str, topic: str, content: Content, rate: float, seconds: float) -> None:
+    """See `LiveProducer`. Every tick sends what is due by now, so a late tick is made up for."""
+    values = encoded_checkouts(content.events, content.event_bytes, content.seed)
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1})
+    begun, sent = time.monotonic(), 0
+    while (elapsed := time.monotonic() - begun) < seconds:
+        due = int(elapsed * rate)
+        while sent < due:
+            producer.produce(topic, stamped(values[sent % len(values)]), partition=sent % content.partitions)
+            sent += 1
+        producer.poll(0)
+        time.sleep(_TICK)
+    producer.flush(30)
+
+
+def stamped(value: bytes) -> bytes:
+    """The record with the current microsecond in place of its event id's first sixteen characters."""
+    return b"%b%016d%b" % (value[: _STAMP.start], time.time_ns() // 1000, value[_STAMP.stop :])

@@ -2,13 +2,20 @@
 
 A bare asyncio protocol in a process of its own; it counts events by counting their ids in the body, so that it
 costs a fraction of a microsecond an event.
+
+`Sink(timed=True)` also tells how old each event was when it was acknowledged: it takes the first sixteen digits of an
+event's id for the microsecond in which it was produced (`benchmarks.load.produce_live` writes them).
+`Sink(holding=True)` answers nothing: so what is open at a sender stays open.
 """
 
 from __future__ import annotations
 
 import asyncio
 import multiprocessing as mp
+import re
+import time
 from collections.abc import Callable
+from functools import lru_cache
 from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import Synchronized
 from types import TracebackType
@@ -17,6 +24,11 @@ from typing import Any, Self
 _EVENT = b'{"status":"processed","error_message":null,"warning_message":null}'
 
 
+_STAMP = re.compile(rb'"event_id":\s*"(\d{16})')
+_MOST_AGES = 4_000_000
+
+
+@lru_cache(maxsize=4096)
 def _answer(events: int) -> bytes:
     body = b'{"num_events_received":%d,"num_events_processed":%d,"events":[%s]}' % (
         events,
@@ -76,18 +88,35 @@ class Calls(asyncio.Protocol):
 
 
 class _Counting(Calls):
-    def __init__(self, count: Synchronized[int], answers: dict[int, bytes]) -> None:
+    """Answers every call, and adds its events to the count."""
+
+    def __init__(self, shared: _Shared) -> None:
         super().__init__()
-        self._count = count
-        self._answers = answers
+        self._shared = shared
 
     def called(self, call: bytes) -> None:
         events = call.count(b'"event_id":')
-        if events not in self._answers:
-            self._answers[events] = _answer(events)
-        self.reply(self._answers[events])
-        with self._count.get_lock():
-            self._count.value += events
+        self.reply(_answer(events))
+        self._shared.add(events)
+
+
+class _Timing(_Counting):
+    """Also keeps how old each event is when its answer goes out."""
+
+    def called(self, call: bytes) -> None:
+        super().called(call)
+        self._shared.keep_ages(_STAMP.findall(call))
+
+
+class _Holding(Calls):
+    """Counts what came, and keeps it waiting."""
+
+    def __init__(self, shared: _Shared) -> None:
+        super().__init__()
+        self._shared = shared
+
+    def called(self, call: bytes) -> None:
+        self._shared.add(call.count(b'"event_id":'))
 
 
 def listen(make: Callable[[], Calls], address: Connection) -> None:
@@ -101,19 +130,41 @@ def listen(make: Callable[[], Calls], address: Connection) -> None:
     asyncio.run(main())
 
 
-def _serve(count: Any, address: Connection) -> None:
-    answers: dict[int, bytes] = {}
-    listen(lambda: _Counting(count, answers), address)
+class _Shared:
+    """What the sink's process writes and the benchmark reads."""
+
+    def __init__(self, context: Any) -> None:
+        self.count: Synchronized[int] = context.Value("q", 0)
+        self.aged: Synchronized[int] = context.Value("q", 0)
+        self.ages: Any = context.Array("d", _MOST_AGES, lock=False)
+
+    def add(self, events: int) -> None:
+        with self.count.get_lock():
+            self.count.value += events
+
+    def keep_ages(self, stamps: list[bytes]) -> None:
+        now, at = time.time(), self.aged.value
+        for stamp in stamps[: _MOST_AGES - at]:
+            self.ages[at] = now - int(stamp) / 1e6
+            at += 1
+        self.aged.value = at
+
+
+def _serve(make: Callable[[_Shared], Calls], shared: _Shared, address: Connection) -> None:
+    listen(lambda: make(shared), address)
 
 
 class Sink:
     """The sink's process: ``with Sink() as sink: sink.url, sink.count``."""
 
+    def __init__(self, *, timed: bool = False, holding: bool = False) -> None:
+        self._make = _Timing if timed else _Holding if holding else _Counting
+
     def __enter__(self) -> Self:
         context = mp.get_context("spawn")
-        self._count = context.Value("q", 0)
+        self._shared = _Shared(context)
         receive, send = context.Pipe(duplex=False)
-        self._process = context.Process(target=_serve, args=(self._count, send), daemon=True)
+        self._process = context.Process(target=_serve, args=(self._make, self._shared, send), daemon=True)
         self._process.start()
         if not receive.poll(20):
             raise RuntimeError("the sink did not start")
@@ -128,5 +179,10 @@ class Sink:
 
     @property
     def count(self) -> int:
-        """Events it has said processed to."""
-        return int(self._count.value)
+        """Events it has said processed to; of a holding sink: that came."""
+        return int(self._shared.count.value)
+
+    @property
+    def ages(self) -> list[float]:
+        """Seconds from an event's production to its answer, in the order of the answers."""
+        return list(self._shared.ages[: self._shared.aged.value])

@@ -1,0 +1,39 @@
+"""Writes a run's figures into docs/performance.md, between its markers: ``python -m benchmarks.document``.
+
+``<!-- bench:NAME -->`` … ``<!-- /bench -->`` holds the table or the sentence of that name (`benchmarks.tables`). The
+figures are those of docs/performance.json, which is committed; a test holds that the two agree. With a file's name the
+JSON is taken from there first: ``python -m benchmarks.document artifacts/bench.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.systems import ROOT
+from benchmarks.tables import notes, tables
+
+PAGE = ROOT / "docs" / "performance.md"
+FIGURES = ROOT / "docs" / "performance.json"
+_BLOCK = re.compile(r"<!-- bench:([a-z_-]+) -->\n(.*?)<!-- /bench -->", re.DOTALL)
+
+
+def rendered(page: str, document: dict[str, Any]) -> str:
+    """`page` with the figures of `document`; raises `KeyError` for a marker that it has nothing for."""
+    blocks = {table.key: table.markdown() for table in tables(document)} | dict(notes(document))
+    return _BLOCK.sub(lambda found: f"<!-- bench:{found[1]} -->\n{blocks[found[1]]}<!-- /bench -->", page)
+
+
+def write(source: Path | None = None) -> None:
+    """Take `source`'s figures, if given, and write the page."""
+    if source is not None and source.resolve() != FIGURES:
+        FIGURES.write_text(source.read_text("utf-8"), "utf-8")
+    page = rendered(PAGE.read_text("utf-8"), json.loads(FIGURES.read_text("utf-8")))
+    PAGE.write_text(page, "utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

@@ -1,0 +1,137 @@
+"""How pinstream's cost grows: with the keys it remembers, the partitions, the size of an event, and its workers.
+
+Each point is a run like those of the suite (`running.run_full`) with one thing changed. Points are few and runs are
+single, so a figure is good for the shape of a curve, not for its last digit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load import READ_AHEAD, Content, delete_topic, fill_topic
+from benchmarks.running import RunFailed, disk_bytes, run_full
+from benchmarks.suite import Tell
+from benchmarks.systems import Pinstream, Unavailable
+from consumer.adapters.key_store.interface import KEY_BYTES, Window
+from consumer.adapters.key_store.lmdb_store import LmdbKeyStore
+
+_WINDOW_SECONDS = 48 * 3600
+_STORE_BYTES = 16 << 30
+_WRITE_KEYS = 8192
+_USUAL_BYTES = 395
+_LEAST_EVENTS = 2_000
+
+
+@dataclass(frozen=True)
+class GrowthPlan:
+    """The points of each curve, and how many events a point is measured over."""
+
+    keys: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
+    partitions: tuple[int, ...] = (1, 10, 100, 1_000)
+    event_bytes: tuple[int, ...] = (200, 395, 1_000, 4_000, 20_000)
+    workers: tuple[int, ...] = (1, 2, 4)
+    events: int = 100_000
+    warm_up: int = 20_000
+
+    @property
+    def steps(self) -> int:
+        """How often `measure_growth` tells what comes next."""
+        return sum(map(len, (self.keys, self.partitions, self.event_bytes, self.workers)))
+
+
+QUICK = GrowthPlan(
+    keys=(10_000, 300_000),
+    partitions=(1, 100),
+    event_bytes=(200, 4_000),
+    workers=(1, 2),
+    events=30_000,
+    warm_up=20_000,
+)
+
+
+def measure_growth(bootstrap: str, plan: GrowthPlan, tell: Tell) -> dict[str, list[dict[str, Any]]]:
+    """The curves, by what grows; a point that could not be measured says why."""
+    return {
+        "keys": list(_keys(bootstrap, plan, tell)),
+        "partitions": list(_partitions(bootstrap, plan, tell)),
+        "event_bytes": list(_event_bytes(bootstrap, plan, tell)),
+        "workers": list(_workers(bootstrap, plan, tell)),
+    }
+
+
+def _keys(bootstrap: str, plan: GrowthPlan, tell: Tell) -> Iterator[dict[str, Any]]:
+    for keys in plan.keys:
+        tell(f"{keys:,} keys in the store")
+        folder = Path(tempfile.mkdtemp(prefix="pinstream-keys-"))
+        try:
+            asyncio.run(_fill_store(folder / "keys", keys))
+            settings = {
+                "PINSTREAM_KEY_STORE": f"lmdb:{folder / 'keys'}",
+                "PINSTREAM_KEY_STORE_MAX_BYTES": str(_STORE_BYTES),
+            }
+            disk = disk_bytes(folder)
+            yield {
+                "at": keys,
+                "disk_mib": disk / 2**20,
+                "disk_bytes_per_key": disk / keys,
+                **_point(bootstrap, Pinstream(settings=settings), plan, Content(0)),
+            }
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _fill_store(folder: Path, keys: int) -> None:
+    """Keys delivered evenly over the window until now, as a service that has long been running has them."""
+    store = LmdbKeyStore.open(str(folder), Window.of(_WINDOW_SECONDS), _STORE_BYTES)
+    begun, now = time.time() - _WINDOW_SECONDS * 0.95, time.time()
+    for at in range(0, keys, _WRITE_KEYS):
+        count = min(_WRITE_KEYS, keys - at)
+        random = os.urandom(count * KEY_BYTES)
+        chunk = [random[n * KEY_BYTES : (n + 1) * KEY_BYTES] for n in range(count)]
+        await store.remember(chunk, begun + (now - begun) * at / keys)
+    await store.close()
+
+
+def _partitions(bootstrap: str, plan: GrowthPlan, tell: Tell) -> Iterator[dict[str, Any]]:
+    for count in plan.partitions:
+        tell(f"{count:,} partitions")
+        yield {"at": count, **_point(bootstrap, Pinstream(), plan, Content(0, partitions=count))}
+
+
+def _event_bytes(bootstrap: str, plan: GrowthPlan, tell: Tell) -> Iterator[dict[str, Any]]:
+    for size in plan.event_bytes:
+        tell(f"events of {size:,} bytes")
+        yield {"at": size, **_point(bootstrap, Pinstream(), plan, Content(0, event_bytes=size))}
+
+
+def _workers(bootstrap: str, plan: GrowthPlan, tell: Tell) -> Iterator[dict[str, Any]]:
+    for workers in plan.workers:
+        tell(f"{workers} workers")
+        yield {"at": workers, **_point(bootstrap, Pinstream(workers=workers), plan, Content(0))}
+
+
+def _point(bootstrap: str, system: Pinstream, plan: GrowthPlan, content: Content) -> dict[str, Any]:
+    """One run on a topic of its own. Of larger events there are fewer, and fewer may be open, so that it takes about as
+    long as the others."""
+    share = min(1.0, _USUAL_BYTES / content.event_bytes)
+    budget = max(_LEAST_EVENTS, int(READ_AHEAD * share))
+    events = max(2 * _LEAST_EVENTS, int(plan.events * share))
+    warm_up = max(_LEAST_EVENTS, int(plan.warm_up * share))
+    topic = f"growth-{time.monotonic_ns()}"
+    limited = replace(system, settings={**system.settings, "PINSTREAM_MAX_OPEN_EVENTS": str(budget)})
+    try:
+        limited.prepare()
+        fill_topic(bootstrap, topic, replace(content, events=warm_up + events + 2 * budget))
+        measured = asdict(run_full(limited, bootstrap, topic, warm_up, events))
+        delete_topic(bootstrap, topic)
+    except (RunFailed, Unavailable) as error:
+        return {"not_measured": str(error)}
+    return measured

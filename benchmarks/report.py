@@ -1,0 +1,102 @@
+"""The JSON document of a run: what was found, on which machine, after which plan.
+
+It has two parts, ``figures`` and ``growth``; each run writes its own and keeps the other, and each says when and where
+it was made. Rounded to what the measurement is good for. `benchmarks.tables` makes tables of it, for the terminal and
+for docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.growth import GrowthPlan
+from benchmarks.machine import describe
+from benchmarks.suite import Figures, Plan, Result
+
+_DIGITS = {"cpu_us": 2, "events_per_second": 0, "peak_mib": 1, "first_delivery": 2, "drain": 2}
+
+
+def figures_part(plan: Plan, figures: Figures, machine: dict[str, Any]) -> dict[str, Any]:
+    """The part ``figures``."""
+    systems = {result.system.key: _system(result) for result in figures.results}
+    part: dict[str, Any] = {
+        **_made(machine),
+        "plan": {
+            "events": plan.events,
+            "warm_up": plan.warm_up,
+            "runs": min(len(result.runs) for result in figures.results),
+            "partitions": plan.content.partitions,
+            "event_bytes": plan.content.event_bytes,
+            "steady_seconds": plan.steady_seconds,
+            "seed": plan.content.seed,
+        },
+        "stages_cpu_us": {name: round(value, 2) for name, value in figures.stages.items()},
+        "systems": systems,
+        "not_measured": figures.not_measured,
+    }
+    if figures.open_memory is not None:
+        part["open_bytes_per_event"] = round(figures.open_memory.by_event)
+        part["base_mib"] = round(figures.open_memory.base_mib, 1)
+    if {"pinstream", "plain"} <= systems.keys():
+        part["ratio_to_plain"] = round(systems["pinstream"]["cpu_us"] / systems["plain"]["cpu_us"], 3)
+    return part
+
+
+def growth_part(
+    plan: GrowthPlan, curves: dict[str, list[dict[str, Any]]], machine: dict[str, Any]
+) -> dict[str, Any]:
+    """The part ``growth``."""
+    rounded = {name: [_rounded(point) for point in points] for name, points in curves.items()}
+    return {**_made(machine), "plan": {"events": plan.events, "warm_up": plan.warm_up}, **rounded}
+
+
+def update(path: Path, parts: dict[str, Any]) -> dict[str, Any]:
+    """Write `parts` into the file and give the whole; a part that is not given stays as it was."""
+    before = json.loads(path.read_text()) if path.exists() else {}
+    document: dict[str, Any] = {**before, **parts}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    return document
+
+
+def machine_before() -> dict[str, Any]:
+    """To be asked for before anything is measured: it tells how busy the machine is without us."""
+    return describe()
+
+
+def _made(machine: dict[str, Any]) -> dict[str, Any]:
+    return {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": machine}
+
+
+def _system(result: Result) -> dict[str, Any]:
+    drains = [run.drain for run in result.runs if run.drain is not None]
+    found: dict[str, Any] = {
+        "name": result.system.name,
+        "version": result.version,
+        "how": result.system.how,
+        "lacks": result.system.lacks,
+        "cpu_us": round(result.median("cpu_us"), 2),
+        "cpu_us_runs": [round(run.cpu_us, 2) for run in result.runs],
+        "events_per_second": round(result.median("events_per_second")),
+        "peak_mib": round(max(run.peak_mib for run in result.runs), 1),
+        "first_delivery": round(result.median("first_delivery"), 2),
+        "drain": round(max(drains), 2) if len(drains) == len(result.runs) else None,
+        "disk_bytes_per_key": round(result.median("disk_bytes_per_event"), 1),
+    }
+    if result.steady is not None:
+        found["steady"] = {
+            "rate": round(result.steady.rate),
+            "p50_ms": round(result.steady.p50 * 1000, 1),
+            "p99_ms": round(result.steady.p99 * 1000, 1),
+        }
+    return found
+
+
+def _rounded(point: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: round(value, _DIGITS.get(name, 1)) if isinstance(value, float) else value
+        for name, value in point.items()
+    }

@@ -1,0 +1,143 @@
+"""The order of the measurements: systems in turns, run after run, within a bound on time.
+
+The machine is shared and its speed drifts, so no system has all its runs at once: every round runs each of them once,
+each round beginning with another, and the medians are taken over the rounds. When the time is up no new round is
+begun (the first is always made), and the report says how many there were; each run has a bound of its own. Then each
+system is run at half of the throughput that was measured of it, and pinstream's memory by open event is taken.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from benchmarks.load import READ_AHEAD, Content, fill_topic
+from benchmarks.open_memory import OpenMemory, measure_open_memory
+from benchmarks.running import Ages, Measured, RunFailed, run_full, run_steady
+from benchmarks.stages import measure_stages
+from benchmarks.systems import System, Unavailable
+
+_TAIL = 2 * READ_AHEAD
+"""Events on the topic beyond those that are measured: so that a system is busy when it is stopped."""
+_STAGE_EVENTS = 20_000
+_TOPIC = "bench"
+
+Tell = Callable[[str], None]
+"""Is told what comes next, one call a step."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and for how long."""
+
+    events: int = 200_000
+    """Measured in each run."""
+    warm_up: int = 20_000
+    """Events before that."""
+    runs: int = 5
+    content: Content = field(default_factory=lambda: Content(0))
+    """Event size, partitions and seed; how many events follows from the above."""
+    steady_seconds: float = 30.0
+    minutes: float = 60.0
+    """No round of runs is begun after that."""
+
+    @property
+    def on_topic(self) -> Content:
+        """All that a full topic holds."""
+        return replace(self.content, events=self.warm_up + self.events + _TAIL)
+
+
+@dataclass
+class Result:
+    """All runs of one system."""
+
+    system: System
+    version: str
+    runs: list[Measured] = field(default_factory=list)
+    steady: Ages | None = None
+
+    def median(self, name: str) -> float:
+        """Of one of `Measured`'s figures."""
+        return float(statistics.median(getattr(run, name) for run in self.runs))
+
+
+@dataclass
+class Figures:
+    """What the suite found."""
+
+    stages: dict[str, float]
+    results: list[Result]
+    not_measured: dict[str, str]
+    """Why a system, by name, or one of its figures, has not been measured."""
+    open_memory: OpenMemory | None = None
+
+
+def steps(plan: Plan, systems: Sequence[System]) -> int:
+    """How often `measure` tells what comes next, at most."""
+    return 3 + (plan.runs + 1) * len(systems)
+
+
+def measure(bootstrap: str, plan: Plan, systems: Sequence[System], tell: Tell) -> Figures:
+    """All of it. A system that fails is left out, with its reason; raises `RunFailed` if none is left."""
+    deadline = time.monotonic() + plan.minutes * 60
+    tell("filling the topic")
+    fill_topic(bootstrap, _TOPIC, plan.on_topic)
+    tell("the stages of the core")
+    content = plan.content
+    figures = Figures(
+        measure_stages(min(_STAGE_EVENTS, plan.events), content.event_bytes, content.seed), [], {}
+    )
+    figures.results = _prepared(systems, figures.not_measured)
+    for number in range(plan.runs):
+        if number and time.monotonic() > deadline:
+            break
+        _round(bootstrap, plan, figures, number, tell)
+    for result in figures.results:
+        tell(f"half load: {result.system.name}")
+        _steady(bootstrap, plan, result, figures.not_measured)
+    tell("memory by open event")
+    figures.open_memory = _open_memory(bootstrap, plan, figures)
+    return figures
+
+
+def _prepared(systems: Sequence[System], not_measured: dict[str, str]) -> list[Result]:
+    results = []
+    for system in systems:
+        try:
+            results.append(Result(system, system.prepare()))
+        except Unavailable as error:
+            not_measured[system.name] = str(error)
+    return results
+
+
+def _round(bootstrap: str, plan: Plan, figures: Figures, number: int, tell: Tell) -> None:
+    """Each system once, beginning with another than last time."""
+    turn = number % len(figures.results)
+    for result in figures.results[turn:] + figures.results[:turn]:
+        tell(f"run {number + 1} of {plan.runs}: {result.system.name}")
+        try:
+            result.runs.append(run_full(result.system, bootstrap, _TOPIC, plan.warm_up, plan.events))
+        except RunFailed as error:
+            figures.not_measured[result.system.name] = str(error)
+            figures.results = [one for one in figures.results if one is not result]
+    if not figures.results:
+        raise RunFailed(f"no system came to its end: {figures.not_measured}")
+
+
+def _steady(bootstrap: str, plan: Plan, result: Result, not_measured: dict[str, str]) -> None:
+    rate = result.median("events_per_second") / 2
+    content = replace(plan.content, events=_STAGE_EVENTS)
+    try:
+        result.steady = run_steady(result.system, bootstrap, content, rate, plan.steady_seconds)
+    except RunFailed as error:
+        not_measured[f"{result.system.name} at half load"] = str(error)
+
+
+def _open_memory(bootstrap: str, plan: Plan, figures: Figures) -> OpenMemory | None:
+    try:
+        return measure_open_memory(bootstrap, _TOPIC, plan.on_topic.events)
+    except RunFailed as error:
+        figures.not_measured["memory by open event"] = str(error)
+        return None

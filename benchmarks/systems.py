@@ -1,0 +1,229 @@
+"""The systems that are measured: how each is started for a job, and what it lacks. Nothing here measures.
+
+A `System` is told a `Job` (which topic, which sink, which folder for its state) and gives the command that does it. A
+system that cannot be had on this machine says why (`Unavailable`), and the report says it too.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from benchmarks.load import SCHEMA
+
+ROOT = Path(__file__).resolve().parent.parent
+_RIVALS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
+_BENTHOS = ROOT / "benchmarks" / "rivals" / "benthos"
+_OURS = ("KAFKA_", "PINSTREAM_", "PINTEREST_", "SCHEMA_REGISTRY_")
+_BUILD_SECONDS = 600.0
+
+
+class Unavailable(Exception):
+    """This system cannot be had on this machine; the text says what is missing."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """From which topic to which sink, as which consumer group, with which folder for what is kept."""
+
+    bootstrap: str
+    topic: str
+    group: str
+    url: str
+    state: Path
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to start: arguments, and the whole environment."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+
+
+class System(ABC):
+    """One measured system."""
+
+    key: ClassVar[str]
+    """Its name in the JSON file."""
+    name: ClassVar[str]
+    how: ClassVar[str]
+    """How it does the job."""
+    lacks: ClassVar[str]
+    """What pinstream does of the job and it does not."""
+
+    @abstractmethod
+    def prepare(self) -> str:
+        """Make it ready to start, and give its version; raises `Unavailable`."""
+
+    @abstractmethod
+    def command(self, job: Job) -> Command:
+        """How to start it for `job`."""
+
+
+@dataclass(frozen=True)
+class Pinstream(System):
+    """``pinstream run``, as anyone would start it: durable key store, page, metrics and all."""
+
+    workers: int = 1
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Beside what a job needs."""
+
+    key: ClassVar[str] = "pinstream"
+    name: ClassVar[str] = "pinstream"
+    how: ClassVar[str] = "`pinstream run` with its defaults: key store on disk, page, metrics"
+    lacks: ClassVar[str] = ""
+
+    def prepare(self) -> str:
+        if self.workers > 1 and not _has_workers():
+            raise Unavailable("this pinstream has no `run --workers`")
+        return importlib.metadata.version("pinstream")
+
+    def command(self, job: Job) -> Command:
+        settings = {
+            "KAFKA_BOOTSTRAP_SERVERS": job.bootstrap,
+            "KAFKA_TOPICS": job.topic,
+            "KAFKA_GROUP_ID": job.group,
+            "PINTEREST_AD_ACCOUNT_ID": "1",
+            "PINTEREST_ACCESS_TOKEN": "benchmark",
+            "PINTEREST_API_URL": job.url,
+            "PINSTREAM_CALLS_PER_MINUTE": "1000000",
+            "PINSTREAM_STATE_DIR": str(job.state),
+            "PINSTREAM_HTTP_ADDRESS": "127.0.0.1:0",
+            "PINSTREAM_LOG_LEVEL": "warning",
+            **self.settings,
+        }
+        workers = ["--workers", str(self.workers)] if self.workers > 1 else []
+        return Command([sys.executable, "-m", "consumer", "run", *workers], _environment(settings))
+
+
+class Plain(System):
+    """The consumer one writes first."""
+
+    key = "plain"
+    name = "plain consumer"
+    how = "confluent-kafka, fastavro, walks along paths, aiohttp; one call of 1,000 after the other"
+    lacks = "verdicts per event, deduplication, dead letters, retries, quota, budget, rebalances, drain"
+
+    def prepare(self) -> str:
+        return f"confluent-kafka {importlib.metadata.version('confluent-kafka')}"
+
+    def command(self, job: Job) -> Command:
+        return _python(sys.executable, "plain", job)
+
+
+class FastStream(System):
+    """FastStream's batch subscriber."""
+
+    key = "faststream"
+    name = "FastStream"
+    how = "a batch subscriber over confluent-kafka, acknowledged after the call; converts as the plain consumer does"
+    lacks = "verdicts per event, deduplication, dead letters, quota, budget; reads a failed batch again, all of it"
+
+    def prepare(self) -> str:
+        return _rival_version("faststream")
+
+    def command(self, job: Job) -> Command:
+        return _python(str(_RIVALS_PYTHON), "faststream_consumer", job)
+
+
+class Quix(System):
+    """Quix Streams' dataframe and batching sink."""
+
+    key = "quix"
+    name = "Quix Streams"
+    how = "a dataframe and a batching sink, a checkpoint every 4,000; converts as the plain consumer does"
+    lacks = "verdicts per event, deduplication of delivered events, dead letters, quota, budget in bytes"
+
+    def prepare(self) -> str:
+        return _rival_version("quixstreams")
+
+    def command(self, job: Job) -> Command:
+        return _python(str(_RIVALS_PYTHON), "quix_consumer", job, str(job.state))
+
+
+class Benthos(System):
+    """Benthos in Go: the engine of Redpanda Connect, with its configuration language."""
+
+    key = "benthos"
+    name = "Benthos (Go)"
+    how = (
+        "the engine of Redpanda Connect: its mapping language, batches and HTTP output, 8 calls at once; Kafka input "
+        "(franz-go) and Avro decoder (hamba/avro) are ours, since Redpanda Connect's own cannot be had here"
+    )
+    lacks = "verdicts per event, deduplication tied to the commit, dead letters, quota, budget in bytes"
+
+    def prepare(self) -> str:
+        if shutil.which("go") is None:
+            raise Unavailable("no `go` on the PATH to build it with")
+        command = ["go", "build", "-o", str(self._binary), "."]
+        self._binary.parent.mkdir(exist_ok=True)
+        try:
+            done = subprocess.run(
+                command, cwd=_BENTHOS, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Unavailable(f"`go build` took longer than {_BUILD_SECONDS:.0f} s") from error
+        if done.returncode != 0:
+            raise Unavailable(f"`go build` failed: {done.stderr.strip()[-300:]}")
+        module = next(
+            line for line in (_BENTHOS / "go.mod").read_text().splitlines() if "benthos/v4 v" in line
+        )
+        return module.split()[-1]
+
+    def command(self, job: Job) -> Command:
+        environment = {
+            "BROKER": job.bootstrap,
+            "TOPIC": job.topic,
+            "GROUP": job.group,
+            "URL": job.url,
+            "SCHEMA": str(SCHEMA),
+        }
+        arguments = [str(self._binary), "run", str(_BENTHOS / "config.yaml")]
+        return Command(arguments, _environment(environment))
+
+    @property
+    def _binary(self) -> Path:
+        return ROOT / "artifacts" / "benthos"
+
+
+SYSTEMS: tuple[System, ...] = (Pinstream(), Plain(), FastStream(), Quix(), Benthos())
+
+
+def _python(python: str, module: str, job: Job, *more: str) -> Command:
+    arguments = [job.bootstrap, job.topic, job.group, job.url, str(SCHEMA), *more]
+    return Command([python, "-m", f"benchmarks.rivals.{module}", *arguments], _environment({}))
+
+
+def _environment(more: Mapping[str, str]) -> dict[str, str]:
+    """Ours, but none of the settings that happen to be set for pinstream."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    return {**inherited, **more}
+
+
+def _rival_version(distribution: str) -> str:
+    code = f"import importlib.metadata as m; print(m.version({distribution!r}))"
+    if not _RIVALS_PYTHON.exists():
+        raise Unavailable("no .venv-bench: `make bench` sets it up")
+    done = subprocess.run(
+        [_RIVALS_PYTHON, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    if done.returncode != 0:
+        raise Unavailable(
+            f"{distribution} is not in .venv-bench: remove the folder and run `make bench` again"
+        )
+    return done.stdout.strip()
+
+
+def _has_workers() -> bool:
+    command = [sys.executable, "-m", "consumer", "run", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return "--workers" in done.stdout

@@ -1,0 +1,192 @@
+"""Tables of a run's JSON document, as rows of text: the terminal and docs/performance.md show the same ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_RATES = (100, 1_000, 5_000, 10_000, 20_000, 50_000)
+_BUSY = 0.7
+"""The share of a core that is planned with: the rest is for peaks, and for catching up."""
+_BUDGET_EVENTS = 20_000
+"""PINSTREAM_MAX_OPEN_EVENTS by default."""
+_WINDOW_SECONDS = 48 * 3600
+"""PINSTREAM_DEDUP_WINDOW by default."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, the names of the columns, and the rows; the first column is text, the others are figures unless named
+    in `text`."""
+
+    key: str
+    """Its name in the document's markers."""
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    text: frozenset[str] = frozenset()
+
+    def is_text(self, column: str) -> bool:
+        """Whether it is text rather than figures."""
+        return column == self.columns[0] or column in self.text
+
+    def markdown(self) -> str:
+        """As it stands in the documentation."""
+        rule = ["---" if self.is_text(column) else "---:" for column in self.columns]
+        lines = [self.columns, tuple(rule), *self.rows]
+        return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def tables(document: dict[str, Any]) -> list[Table]:
+    """All that can be made of what the document has."""
+    made: list[Table] = []
+    if "figures" in document:
+        made += [_systems(document["figures"]), _own(document["figures"]), _lacks(document["figures"])]
+        made += _capacity(document["figures"], document.get("growth", {}).get("keys", []))
+    if "growth" in document:
+        made += [_growth(document["growth"], *curve) for curve in _CURVES if curve[0] in document["growth"]]
+    return made
+
+
+def notes(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """Sentences about how the parts were made, by marker."""
+    return [(f"{part}-how", _how(document[part], part)) for part in ("figures", "growth") if part in document]
+
+
+def _systems(figures: dict[str, Any]) -> Table:
+    columns = (
+        "system",
+        "µs an event",
+        "of plain",
+        "events/s",
+        "peak MiB",
+        "half load, events/s",
+        "p50 ms",
+        "p99 ms",
+        "first delivery s",
+        "drain s",
+    )
+    rows = [_system(found, figures) for found in figures["systems"].values()]
+    return Table("systems", "Whole process, beside others", columns, rows)
+
+
+def _system(found: dict[str, Any], figures: dict[str, Any]) -> tuple[str, ...]:
+    plain = figures["systems"].get("plain")
+    steady = found.get("steady")
+    half_load = (
+        (f"{steady['rate']:,}", f"{steady['p50_ms']:.0f}", f"{steady['p99_ms']:.0f}")
+        if steady
+        else ("", "", "")
+    )
+    return (
+        f"{found['name']} {found['version']}",
+        f"{found['cpu_us']:.1f}",
+        f"{found['cpu_us'] / plain['cpu_us']:.2f}" if plain else "",
+        f"{found['events_per_second']:,}",
+        f"{found['peak_mib']:.0f}",
+        *half_load,
+        f"{found['first_delivery']:.1f}",
+        "none: killed" if found["drain"] is None else f"{found['drain']:.1f}",
+    )
+
+
+def _own(figures: dict[str, Any]) -> Table:
+    rows = [(f"{name}, µs an event", f"{value:.1f}") for name, value in figures["stages_cpu_us"].items()]
+    if "open_bytes_per_event" in figures:
+        rows.append(("memory by open event, bytes", f"{figures['open_bytes_per_event']:,}"))
+        rows.append(("private memory with none open, MiB", f"{figures['base_mib']:.0f}"))
+    own = figures["systems"].get("pinstream")
+    if own:
+        rows.append(("disk by remembered key, bytes", f"{own['disk_bytes_per_key']:.0f}"))
+    return Table("own", "Inside pinstream", ("what", "figure"), rows)
+
+
+def _lacks(figures: dict[str, Any]) -> Table:
+    rows = [(found["name"], found["how"], found["lacks"]) for found in figures["systems"].values()]
+    rows += [(name, f"not measured: {_line(reason)}", "") for name, reason in figures["not_measured"].items()]
+    columns = ("system", "how it does the job", "lacks")
+    return Table("lacks", "How they do it, and what they lack", columns, rows, frozenset(columns))
+
+
+def _capacity(figures: dict[str, Any], stores: list[dict[str, Any]]) -> list[Table]:
+    """What a rate takes, from the figures: cores at `_BUSY`, memory with a full budget (one for all workers), keys and
+    disk of a window. A key takes what it does in the largest of `stores`, if there are any."""
+    own = figures["systems"].get("pinstream")
+    if own is None or "open_bytes_per_event" not in figures:
+        return []
+    by_key = ([own] + [one for one in stores if "disk_bytes_per_key" in one])[-1]["disk_bytes_per_key"]
+    budget = _BUDGET_EVENTS * figures["open_bytes_per_event"] / 2**20
+    rows = []
+    for rate in _RATES:
+        cores = rate * own["cpu_us"] / 1e6 / _BUSY
+        workers = math.ceil(cores)
+        keys = rate * _WINDOW_SECONDS
+        rows.append(
+            (
+                f"{rate:,}",
+                f"{cores:.2f}",
+                f"{workers}",
+                f"{(workers * figures['base_mib'] + budget) / 1024:.1f}",
+                f"{keys / 1e6:,.0f}",
+                f"{keys * by_key / 2**30:,.0f}",
+            )
+        )
+    columns = ("events a second", "cores", "workers", "memory GiB", "million keys in 48 h", "disk GiB")
+    return [Table("capacity", "What a rate takes", columns, rows)]
+
+
+_Show = Callable[[dict[str, Any]], str]
+
+
+def _number(name: str, digits: int = 0) -> _Show:
+    return lambda point: f"{point[name]:,.{digits}f}"
+
+
+_USUAL: tuple[tuple[str, _Show], ...] = (
+    ("µs an event", _number("cpu_us", 1)),
+    ("events/s", _number("events_per_second")),
+    ("peak MiB", _number("peak_mib")),
+    ("first delivery s", _number("first_delivery", 1)),
+)
+_DISK: tuple[tuple[str, _Show], ...] = (
+    ("disk MiB before", _number("disk_mib", 1)),
+    ("bytes a key", _number("disk_bytes_per_key")),
+)
+_CURVES: tuple[tuple[str, str, str, tuple[tuple[str, _Show], ...]], ...] = (
+    ("keys", "Keys in the store", "keys", _DISK),
+    ("partitions", "Partitions", "partitions", ()),
+    ("event_bytes", "Bytes of an event", "bytes", ()),
+    ("workers", "Workers", "workers", ()),
+)
+
+
+def _growth(
+    growth: dict[str, Any], key: str, title: str, label: str, more: tuple[tuple[str, _Show], ...]
+) -> Table:
+    shown = (*_USUAL, *more)
+    rows = []
+    for point in growth[key]:
+        if "not_measured" in point:
+            cells = [f"not measured: {_line(point['not_measured'])}", *[""] * (len(shown) - 1)]
+        else:
+            cells = [show(point) for _, show in shown]
+        rows.append((f"{point['at']:,}", *cells))
+    return Table(f"growth-{key}", title, (label, *(name for name, _ in shown)), rows)
+
+
+def _how(part: dict[str, Any], name: str) -> str:
+    plan, machine = part["plan"], part["machine"]
+    runs = f", medians of {plan['runs']} runs in turns" if name == "figures" else ", single runs"
+    return (
+        f"{plan['events']:,} events a run after {plan['warm_up']:,} to warm up{runs}; {part['at'][:10]}, "
+        f"{machine['cpu']}, {machine['cores']} cores (which also ran Kafka and the sink), "
+        f"{machine['memory_gib']:g} GiB, Python {machine['python']}, Apache Kafka {machine['kafka']}, "
+        f"load before the run {machine['load_before']:g}.\n"
+    )
+
+
+def _line(reason: str) -> str:
+    """The beginning of a reason, fit for a cell."""
+    return " ".join(reason.split()).replace("|", "/")[:120]

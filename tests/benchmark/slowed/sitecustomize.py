@@ -1,0 +1,29 @@
+"""A pinstream whose fast path is off: decoding and converting cost twice what they should.
+
+Python imports this by itself when the folder is on the path (`test_ratio` puts it there), before the product's own
+code. What was replaced by generated code took about twice as long, so this is what losing it would look like. Should
+the product no longer go through these two, the guard's test says that it is not slowed: slow what it goes through then.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from consumer.core.convert import Converter
+from consumer.core.decode import Decoder
+
+_decode, _convert = Decoder.decode_chunk, Converter.convert_chunk
+
+
+def _decode_twice(self: Decoder, *arguments: Any, **named: Any) -> Any:
+    _decode(self, *arguments, **named)
+    return _decode(self, *arguments, **named)
+
+
+def _convert_twice(self: Converter, *arguments: Any, **named: Any) -> Any:
+    _convert(self, *arguments, **named)
+    return _convert(self, *arguments, **named)
+
+
+Decoder.decode_chunk = _decode_twice  # type: ignore[method-assign]
+Converter.convert_chunk = _convert_twice  # type: ignore[method-assign]

@@ -1,0 +1,75 @@
+"""The suite from end to end, with as few events as show that every figure comes about."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from benchmarks.load import Content
+from benchmarks.report import figures_part, machine_before
+from benchmarks.suite import Plan, measure, steps
+from benchmarks.systems import Command, Job, Pinstream, Plain, System, Unavailable
+from benchmarks.tables import tables
+from tests.kafka.harness import Kafka
+
+PLAN = Plan(events=4_000, warm_up=1_000, runs=2, content=Content(0, partitions=2), steady_seconds=3.0)
+
+
+class Absent(System):
+    """A system that cannot be had."""
+
+    key = "absent"
+    name = "absent"
+    how = ""
+    lacks = ""
+
+    def prepare(self) -> str:
+        raise Unavailable("not installed")
+
+    def command(self, job: Job) -> Command:
+        raise AssertionError("what is unavailable is not started")
+
+
+class Broken(Absent):
+    """A system that ends at once."""
+
+    key = "broken"
+    name = "broken"
+
+    def prepare(self) -> str:
+        return "1"
+
+    def command(self, job: Job) -> Command:
+        return Command([sys.executable, "-c", "raise SystemExit('no such topic')"], {})
+
+
+@pytest.mark.real_kafka
+def test_every_figure_comes_about_and_what_does_not_says_why(kafka: Kafka) -> None:
+    """Two systems are measured in all respects; one that is absent and one that fails are named, with the reason."""
+    told: list[str] = []
+    systems = (Pinstream(), Plain(), Absent(), Broken())
+    figures = measure(kafka.bootstrap_servers, PLAN, systems, told.append)
+    assert len(told) <= steps(PLAN, systems)
+    assert figures.not_measured["absent"] == "not installed"
+    assert "no such topic" in figures.not_measured["broken"]
+
+    part = figures_part(PLAN, figures, machine_before())
+    assert part["systems"].keys() == {"pinstream", "plain"}
+    assert part["plan"]["runs"] == PLAN.runs
+    for found in part["systems"].values():
+        assert found["cpu_us"] > 0
+        assert found["events_per_second"] > 0
+        assert 10 < found["peak_mib"] < 1_000
+        assert 0 < found["first_delivery"] < 120
+        assert 0 < found["steady"]["p50_ms"] <= found["steady"]["p99_ms"]
+    assert part["systems"]["pinstream"]["drain"] is not None
+    assert part["systems"]["plain"]["drain"] is None
+    assert (
+        part["systems"]["pinstream"]["disk_bytes_per_key"]
+        > part["systems"]["plain"]["disk_bytes_per_key"]
+        == 0
+    )
+    assert 395 < part["open_bytes_per_event"] < 100_000
+    assert part["ratio_to_plain"] > 0
+    assert {table.key for table in tables({"figures": part})} == {"systems", "own", "lacks", "capacity"}
