@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from consumer.sandbox.broker import EmbeddedBroker
 from tests.kafka.broker import BrokerUnavailable, RealBroker, shared_broker, stop_shared_broker
@@ -128,6 +129,13 @@ def topic(kafka: Kafka) -> Callable[..., str]:
         return create_topic(kafka, partitions, **settings)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _log_of_its_own() -> Iterator[None]:
+    """A test that set up the log, to a stream that is gone with it, leaves nothing behind for the next one."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True)

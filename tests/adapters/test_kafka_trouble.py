@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from consumer.adapters.kafka.configuration import LOGGER
-from consumer.adapters.kafka.trouble import describe_error, tell, words
+from consumer.adapters.kafka.trouble import Teller, describe_error, words
 
 REFUSED = "{0}/bootstrap: Connect to ipv4#{1} failed: Connection refused (after 0ms in state CONNECT)"
 
@@ -43,16 +43,27 @@ def test_it_is_one_readable_line(said: str, shown: str) -> None:
 def test_it_is_told_once() -> None:
     """With the code beside the words, not in them; a lone broker's error says already that all are away."""
     told: list[tuple[str, str]] = []
+    tell = Teller(lambda *one: told.append((one[0], one[1])))
     for code, said in (
         (KafkaError._TRANSPORT, REFUSED.format("a:1", "10.0.0.1:1")),
         (KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down"),
+        (KafkaError._ALL_BROKERS_DOWN, "0/2 brokers are down"),
         (KafkaError._ALL_BROKERS_DOWN, "11/11 brokers are down"),
     ):
-        tell(lambda *one: told.append((one[0], one[1])), KafkaError(code, said))
+        tell(KafkaError(code, said))
     assert told == [
         ("_TRANSPORT", "no connection to a:1 (10.0.0.1:1): Connection refused"),
         ("_ALL_BROKERS_DOWN", "11/11 brokers are down"),
     ]
+
+
+def test_a_lone_broker_that_says_nothing_is_told_of() -> None:
+    """It takes the connection and never answers: that it is down is all that librdkafka says."""
+    told: list[tuple[str, str]] = []
+    Teller(lambda *one: told.append((one[0], one[1])))(
+        KafkaError(KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down")
+    )
+    assert told == [("_ALL_BROKERS_DOWN", "1/1 brokers are down")]
 
 
 def test_its_own_line_of_the_same_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:

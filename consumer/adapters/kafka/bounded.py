@@ -43,11 +43,11 @@ from consumer.adapters.kafka.ranges import Range, resolve_ranges
 from consumer.adapters.kafka.replay_progress import Progress
 from consumer.adapters.kafka.trouble import (
     OnTrouble,
+    Teller,
     as_fatal,
     describe_error,
     exception_error,
     ignore_trouble,
-    tell,
 )
 from consumer.adapters.thread import OwnThread, post
 from consumer.core.interface import Assignment
@@ -319,6 +319,7 @@ class _Reader:
         self._parts = {one.name: one for one in parts}
         self._ready = ready
         self._on_trouble = on_trouble
+        self._tell = Teller(on_trouble)
         self._patience = patience
         self._assigned: dict[tuple[str, int], int] = {}
         """The epochs of what is being read."""
@@ -464,7 +465,7 @@ class _Reader:
         elif (fatal := as_fatal(error)) is not None:
             self._failure = self._failure or fatal
         else:
-            tell(self._on_trouble, error)
+            self._tell(error)
 
     def _fail(self, text: str) -> None:
         self._failure = self._failure or KafkaError(f"Kafka: {text}")

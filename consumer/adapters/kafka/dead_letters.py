@@ -43,7 +43,7 @@ from consumer.adapters.kafka.configuration import (
 )
 from consumer.adapters.kafka.dead_letter_topics import DeadLetterTopics
 from consumer.adapters.kafka.producer import PolledProducer
-from consumer.adapters.kafka.trouble import OnTrouble, describe_error, exception_error, ignore_trouble, tell
+from consumer.adapters.kafka.trouble import OnTrouble, Teller, describe_error, exception_error, ignore_trouble
 from consumer.adapters.thread import OwnThread, post
 from consumer.core.interface import DeadLetter
 from consumer.core.letters import (
@@ -151,6 +151,7 @@ class DeadLetterProducer:
         self._template = topic
         self._timeout = timeout
         self._on_trouble = on_trouble
+        self._tell = Teller(self._trouble)
         self._loop = asyncio.get_running_loop()
         self._config = {
             **producer_config(config, delivery_timeout=timeout),
@@ -278,7 +279,7 @@ class DeadLetterProducer:
 
     def _heard_error(self, error: confluent_kafka.KafkaError) -> None:
         self._spoiled = self._spoiled or error.fatal()
-        tell(self._trouble, error)
+        self._tell(error)
 
     def _trouble(self, code: str, text: str) -> None:
         post(self._loop, self._on_trouble, code, text)

@@ -28,6 +28,7 @@ from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.chunks import group
 from consumer.adapters.kafka.commits import (
+    BETWEEN_GENERATIONS,
     Answer,
     CommitResult,
     Commits,
@@ -37,7 +38,7 @@ from consumer.adapters.kafka.commits import (
 )
 from consumer.adapters.kafka.configuration import is_cooperative, make_client
 from consumer.adapters.kafka.starts import OffsetSource, Start, find_starts
-from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error, tell
+from consumer.adapters.kafka.trouble import Teller, as_fatal, describe_error, exception_error
 from consumer.core.interface import Assignment
 from consumer.core.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
@@ -127,6 +128,7 @@ class GroupMember:
     ) -> None:
         self._cooperative = is_cooperative(config)
         self._hooks = hooks
+        self._tell = Teller(hooks.trouble)
         self._ready = ready
         self._offset_reset = offset_reset
         self._timeout = timeout
@@ -434,7 +436,7 @@ class GroupMember:
         """The last commit of these. It waits out, for `within` seconds, that the group is between generations."""
         deadline = time.monotonic() + within
         left, failure = self._commit_now(positions)
-        while failure in _BETWEEN_GENERATIONS and time.monotonic() + _LAST_COMMIT_EVERY < deadline:
+        while failure in BETWEEN_GENERATIONS and time.monotonic() + _LAST_COMMIT_EVERY < deadline:
             time.sleep(_LAST_COMMIT_EVERY)
             left, failure = self._commit_now(left)
         if failure is not None:
@@ -464,7 +466,7 @@ class GroupMember:
         elif (fatal := as_fatal(error)) is not None:
             self._failure = self._failure or fatal
         else:
-            tell(self._hooks.trouble, error)
+            self._tell(error)
 
     def _fail(self, text: str) -> None:
         self._failure = self._failure or KafkaError(f"Kafka: {text}")
@@ -473,13 +475,6 @@ class GroupMember:
         if self._failure is not None:
             raise self._failure
 
-
-_BETWEEN_GENERATIONS: Final = frozenset(
-    {"ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH", "_WAIT_COORD", "NOT_COORDINATOR"}
-    | {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE"}
-)
-"""Kafka's names for a refused commit that the same member may repeat: it just joined again (the client has not
-heard of its new generation, or the group waits for its leader's plan), or the coordinator moves."""
 
 _MISSING_TOPIC: Final = frozenset(
     {

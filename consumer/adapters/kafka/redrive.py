@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -32,11 +31,11 @@ from consumer.adapters.kafka.cluster import fetch_metadata
 from consumer.adapters.kafka.configuration import Config, make_client, producer_config
 from consumer.adapters.kafka.trouble import (
     OnTrouble,
+    Teller,
     as_fatal,
     describe_error,
     exception_error,
     ignore_trouble,
-    tell,
 )
 from consumer.adapters.thread import OwnThread, apart, post
 from consumer.errors import KafkaError
@@ -114,6 +113,7 @@ class Redriver:
     ) -> None:
         self._id = transactional_id
         self._on_trouble = on_trouble
+        self._tell = Teller(self._trouble)
         self._loop = asyncio.get_running_loop()
         complete = {
             **producer_config(config, delivery_timeout=_DELIVERY_SECONDS),
@@ -211,7 +211,10 @@ class Redriver:
         )
 
     def _heard_error(self, error: confluent_kafka.KafkaError) -> None:
-        tell(functools.partial(post, self._loop, self._on_trouble), error)
+        self._tell(error)
+
+    def _trouble(self, code: str, text: str) -> None:
+        post(self._loop, self._on_trouble, code, text)
 
 
 class _Lot:

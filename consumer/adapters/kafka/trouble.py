@@ -54,6 +54,7 @@ _FATAL: Final = {
     _Code.UNRELEASED_INSTANCE_ID: _FENCED,
 }
 
+_OF_A_BROKER: Final = frozenset({_Code._TRANSPORT, _Code._RESOLVE, _Code._SSL, _Code._TIMED_OUT})
 _STATE: Final = re.compile(r" \((?:after )?\d+ms in state .*\)$")
 _NO_CONNECTION: Final = re.compile(
     r"(?:\w+://)?(?P<broker>[^\s/]+)/\S+: Connect to ipv[46]#(?P<address>\S+) failed: (?P<why>.+)"
@@ -84,10 +85,28 @@ def words(error: confluent_kafka.KafkaError) -> str:
     return f"no connection to {failed['broker']}{at}: {failed['why']}"
 
 
-def tell(on_trouble: OnTrouble, error: confluent_kafka.KafkaError) -> None:
-    """Tell what librdkafka says of itself, unless it was told already: a lone broker's own error says it is away."""
-    if error.code() != _Code._ALL_BROKERS_DOWN or not error.str().startswith("1/1 "):
-        on_trouble(error.name(), words(error))
+class Teller:
+    """Tells of a client's trouble; that its lone broker is down only where that broker's own error does not say it.
+
+    One that takes connections and never answers has no error of its own.
+    """
+
+    def __init__(self, on_trouble: OnTrouble) -> None:
+        self._on_trouble = on_trouble
+        self._told = False
+
+    def __call__(self, error: confluent_kafka.KafkaError) -> None:
+        """librdkafka said this of itself."""
+        all_down = error.code() == _Code._ALL_BROKERS_DOWN
+        if not (all_down and self._told and not _are_several(error.str())):
+            self._on_trouble(error.name(), words(error))
+        self._told = self._told or error.code() in _OF_A_BROKER
+
+
+def _are_several(said: str) -> bool:
+    """Whether these words are of more than one broker. While one is being made known they can be ``0/2``."""
+    down, _, known = said.partition(" ")[0].partition("/")
+    return down == known != "1"
 
 
 def exception_error(error: confluent_kafka.KafkaException) -> confluent_kafka.KafkaError:
