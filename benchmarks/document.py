@@ -28,9 +28,11 @@ def rendered(page: str, document: dict[str, Any]) -> str:
 
 
 def write(source: Path | None = None) -> None:
-    """Take `source`'s figures, if given, and write the page."""
+    """Take `source`'s figures, if given, beside those that it has nothing of, and write the page."""
     if source is not None and source.resolve() != FIGURES:
-        FIGURES.write_text(source.read_text("utf-8"), "utf-8")
+        parts = [json.loads(path.read_text("utf-8")) for path in (FIGURES, source) if path.exists()]
+        merged = {name: value for part in parts for name, value in part.items()}
+        FIGURES.write_text(json.dumps(merged, indent=2) + "\n", "utf-8")
     page = rendered(PAGE.read_text("utf-8"), json.loads(FIGURES.read_text("utf-8")))
     PAGE.write_text(page, "utf-8")
 
