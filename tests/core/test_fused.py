@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import shutil
 from typing import Any
 
@@ -23,9 +24,9 @@ from consumer.core.fused_source import write_fused
 from consumer.core.intake import TwoSteps
 from consumer.core.mapping import load_mapping
 from consumer.core.model import ConversionEvent, Record, Rejection, SchemaRef
-from consumer.core.slots import SLOTS, write_slots
+from consumer.core.slots import SLOTS, Code, write_slots
 from tests.core.convert_records import SETUPS, likely, shaped
-from tests.core.test_convert import CASES, DEFAULT, NOW, SCHEMA, WEEK, event_of
+from tests.core.test_convert import CASES, DEFAULT, NOW, ROOT, SCHEMA, WEEK, event_of
 from tests.core.test_convert_reference import comparable
 from tests.core.test_decode_properties import evolved, record
 
@@ -185,6 +186,15 @@ def test_most_vectors_are_on_the_fast_path(number: int) -> None:
     assert len(alone) > 0.9 * len(written)
     assert any(isinstance(one, Rejection) for one in alone)
     assert any(isinstance(one, ConversionEvent) and one.warnings for one in alone)
+
+
+def test_both_halves_number_operations_alike() -> None:
+    """What the program is written with is what the compiled module reads it with."""
+    source = (ROOT / "consumer" / "core" / "_slots.pyx").read_text("utf-8")
+    numbers = {
+        name: int(number) for name, number in re.findall(r"^    ([A-Z]+) = ([0-9]+)$", source, re.MULTILINE)
+    }
+    assert numbers == {code.name: code.value for code in Code}
 
 
 def test_it_is_compiled_wherever_it_can_be() -> None:
