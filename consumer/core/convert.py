@@ -18,8 +18,9 @@ from consumer.core.convert_decisions import (
     WARNING_CODES,
     Decisions,
 )
+from consumer.core.convert_fields import Task
 from consumer.core.convert_paths import AvroSchema
-from consumer.core.convert_source import Task, write
+from consumer.core.convert_source import write
 from consumer.core.mapping import Mapping
 from consumer.core.model import CommerceEvent, Converted, Rejection, Stage
 

@@ -18,48 +18,22 @@ identity, custom data. The first refusal ends it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from consumer.core import convert_decisions as decide
 from consumer.core.amounts import MAX_COUNT, amount, count, is_zero
-from consumer.core.convert_cache import Cache
-from consumer.core.convert_decisions import REFUSALS, Decisions
+from consumer.core.convert_decisions import REFUSALS
+from consumer.core.convert_fields import MOST_LANGUAGES, Fields, Task, Way, is_quantity
 from consumer.core.convert_paths import EACH, Source
-from consumer.core.convert_rules import Rule, flag, order_id, total, web_url
-from consumer.core.convert_targets import CONTENTS, DECIDED, TARGETS, Arity, Target
+from consumer.core.convert_rules import Rule, total
+from consumer.core.convert_targets import CONTENTS, DECIDED, TARGETS, Target
 from consumer.core.convert_writer import Reader, Reads
-from consumer.core.mapping import Mapping
 from consumer.core.model import CommerceEvent, ConversionEvent, Converted
 from consumer.core.normalise import LeftOut, text_of
 from consumer.core.source_writer import Writer
 
 Function = Callable[[CommerceEvent, float, float], Converted]
 """``(event, oldest, present)``, both in units of the record's time."""
-
-_STRING = frozenset({"string"})
-_ITEM_ID, _ITEM_QUANTITY = f"{CONTENTS}.id", f"{CONTENTS}.quantity"
-_MOST_LANGUAGES = 100
-
-_NOT_REMEMBERED: tuple[Rule, ...] = (text_of, order_id, web_url, flag)
-"""Rules that are not asked through a cache: their values hardly come again, or are told at a glance."""
-
-_PLAIN: dict[Rule, str] = {
-    text_of: "{0} >= '!' and {0}.isascii()",
-    order_id: "{0} >= '1' and {0}.isascii()",
-}
-"""Conditions under which text surely passes a rule as it is. ``'!'`` follows the blank in ASCII, so what is not
-below it is neither empty nor blank; what is not below ``'1'`` is not 0 either."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What is to be written out. `caches`, by target: what was answered before, shared by all that is written."""
-
-    mapping: Mapping
-    decisions: Decisions
-    partner_name: str | None
-    caches: dict[str, Cache] = field(default_factory=dict)
 
 
 class Generator:
@@ -68,8 +42,7 @@ class Generator:
     def __init__(self, task: Task, trusting: bool, writer: Writer, reader: Reads) -> None:
         self._mapping = task.mapping
         self._decisions = task.decisions
-        self._partner_name = task.partner_name
-        self._caches = task.caches
+        self._fields = Fields(task, trusting=trusting)
         self._trusting = trusting
         self._writer = writer
         self._reader = reader
@@ -169,8 +142,8 @@ class Generator:
     def _event_id(self) -> None:
         line, source = self._writer.line, self._mapping.sources["event_id"]
         line(f"event_id = {self._reader.value(source.steps)}")
-        plain = _PLAIN[text_of].format("event_id")
-        with self._writer.block(f"if not ({plain}):" if self._trusts_text(source) else None):
+        plain = self._is_plain(text_of, "event_id")
+        with self._writer.block(f"if not ({plain}):" if self._fields.trusts_text(source) else None):
             line(f"event_id = {self._bind(decide.id_of, 'id_of')}(event_id)")
             self._return_unless("event_id", "str")
         key = self._mapping.dedup_key
@@ -197,7 +170,7 @@ class Generator:
     def _event_level(self) -> None:
         objects = {"": "payload", "app_info": "app_info", "device_info": "device_info"}
         for parent, variable in objects.items():
-            targets = [target for target in self._targets(parent) if target.name not in DECIDED]
+            targets = [target for target in self._fields.of(parent) if target.name not in DECIDED]
             if parent and targets:
                 self._writer.line(f"{variable} = {{}}")
             for target in targets:
@@ -209,23 +182,22 @@ class Generator:
     def _user_data(self) -> None:
         line = self._writer.line
         line('user = payload["user_data"] = {}')
-        for target in self._targets("user_data"):
+        for target in self._fields.of("user_data"):
             self._field(target, "user")
         pair = '("client_ip_address" in user and "client_user_agent" in user)'
         with self._writer.block(f'if not ("em" in user or "hashed_maids" in user or {pair}):'):
             line(f"return {self._bind(REFUSALS['no_identity'], 'refusal')}")
 
     def _custom_data(self) -> None:
-        targets, items = self._targets("custom_data"), self._targets(CONTENTS)
+        targets, items = self._fields.of("custom_data"), self._fields.of(CONTENTS)
         if not targets and not items:
             return
         line, block = self._writer.line, self._writer.block
         line("custom = {}")
-        summed, listed = self._gathered()
         if items:
-            self._items(items, listed, summed)
+            self._items(items)
         for target in targets:
-            if not (summed and target.key == "num_items") and not (listed and target.key == "content_ids"):
+            if not self._fields.is_gathered(target):
                 self._field(target, "custom")
         with block('if "value" in custom and "currency" not in custom:'):
             line(f"return {self._bind(REFUSALS['missing_currency'], 'refusal')}")
@@ -234,130 +206,106 @@ class Generator:
         with block("if custom:"):
             line('payload["custom_data"] = custom')
 
-    def _gathered(self) -> tuple[bool, bool]:
-        """Whether the sum of quantities, and the list of ids, are gathered in the loop over the items."""
-        return (
-            self._read_with("custom_data.num_items", _ITEM_QUANTITY),
-            self._read_with("custom_data.content_ids", _ITEM_ID),
-        )
-
-    def _read_with(self, name: str, item_field: str) -> bool:
-        """Whether the field `name` has the same source as an item's field, and is gathered in the same loop."""
-        source, item = self._mapping.sources.get(name), self._mapping.sources.get(item_field)
-        return source is not None and item is not None and source.steps == item.steps and EACH in source.steps
-
-    def _targets(self, parent: str) -> list[Target]:
-        """The targets in this object that the mapping fills, in payload order."""
-        filled = self._mapping.sources.keys() | self._mapping.constants.keys()
-        if self._partner_name:
-            filled.add("partner_name")
-        return [
-            self._mapping.target(name)
-            for name, target in TARGETS.items()
-            if target.parent == parent and name in filled
-        ]
-
     def _field(self, target: Target, variable: str) -> None:
         """Reads one field and puts it into the object `variable`; then the constant, if nothing was put."""
-        if target.name == "partner_name" and self._partner_name:
-            self._writer.line(f"payload['partner_name'] = {self._partner_name!r}")
-            return
-        source = self._mapping.sources.get(target.name)
+        source, constant = self._fields.source(target), self._fields.constant(target)
+        slot = f"{variable}[{target.key!r}]"
         if source is not None:
-            self._read_field(target, source, f"{variable}[{target.key!r}]")
-        if target.name in self._mapping.constants:
-            value = repr(self._mapping.constants[target.name])
-            with self._writer.block(f"if {target.key!r} not in {variable}:"):
-                self._writer.line(f"{variable}[{target.key!r}] = {value}")
+            self._read_field(target, source, slot)
+        if constant is not None:
+            with self._writer.block(None if source is None else f"if {target.key!r} not in {variable}:"):
+                self._writer.line(f"{slot} = {constant!r}")
 
     def _read_field(self, target: Target, source: Source, slot: str) -> None:
-        if target.hashed:
-            self._hashed(target, source, slot)
-        elif target.arity is Arity.ALL:
+        way = self._fields.way(target, source)
+        if way is Way.DIGEST:
+            self._digest(target, source, slot)
+        elif way is Way.ONE_DIGEST:
+            self._one_of_many(target, source, slot)
+        elif way is Way.DIGESTS:
+            self._several("digests", target, source, slot)
+        elif way is Way.ALL:
             self._several("sent_values", target, source, slot)
-        elif target.arity is Arity.SUM:
-            self._writer.line(f"v = total({self._all_values(source)})")
-            self._put_count(target, slot)
-            with self._writer.block("else:"):
-                self._writer.line(f"note(warned, v, {self._warnings(target)})")
-        elif source.many:
-            self._writer.line(f"v = {self._call('first_sent', target, source)}")
-            with self._writer.block("if v is not BLANK:"):
-                self._put(target, slot)
+        elif way is Way.TOTAL:
+            self._total(target, source, slot)
+        elif way is Way.FIRST:
+            self._first(target, source, slot)
         else:
-            self._single(target, source, self._reader, slot)
+            self._single(way, target, source, self._reader.value(source.steps), slot)
+
+    def _total(self, target: Target, source: Source, slot: str) -> None:
+        self._writer.line(f"v = total({self._all_values(source)})")
+        self._put_count(target, slot)
+        with self._writer.block("else:"):
+            self._writer.line(f"note(warned, v, {self._warnings(target)})")
+
+    def _first(self, target: Target, source: Source, slot: str) -> None:
+        self._writer.line(f"v = {self._call('first_sent', target, source)}")
+        with self._writer.block("if v is not BLANK:"):
+            self._put(target, slot)
 
     def _several(self, function: str, target: Target, source: Source, slot: str) -> None:
         self._writer.line(f"v = {self._call(function, target, source)}")
         with self._writer.block("if v:"):
-            most = f"[:{_MOST_LANGUAGES}]" if target.key == "languages" else ""
+            most = f"[:{MOST_LANGUAGES}]" if target.key == "languages" else ""
             self._writer.line(f"{slot} = v{most}")
 
     def _call(self, function: str, target: Target, source: Source) -> str:
-        rule = self._bind(self._rule(target, source), "rule")
+        rule = self._bind(self._fields.rule(target, source), "rule")
         return f"{function}({rule}, {self._all_values(source)}, warned, {self._warnings(target)})"
 
     def _all_values(self, source: Source) -> str:
         return self._reader.all_values(source.steps)
 
-    def _hashed(self, target: Target, source: Source, slot: str) -> None:
-        """One digest is by far the most common: written out. More, or a value of another type: `digests`."""
-        if not self._trusting or source.kinds != _STRING or (source.many and EACH in source.steps[:-1]):
-            self._several("digests", target, source, slot)
-            return
-        line, block = self._writer.line, self._writer.block
-        cache = self._cache(target, self._rule(target, source))
-        array = source.steps[:-1] if source.many else source.steps
-        line(f"v = {self._reader.value(array)}")
-        with block("if v is not None:"):
-            if source.many:
-                with block("if v.__class__ is list and len(v) == 1:"):
-                    self._one_digest(target, f"{cache}[v[0]]", slot)
-                with block("elif v or v.__class__ is not list:"):
-                    self._several("digests", target, source, slot)
-            else:
-                self._one_digest(target, f"{cache}[v]", slot)
+    def _digest(self, target: Target, source: Source, slot: str) -> None:
+        self._writer.line(f"v = {self._reader.value(source.steps)}")
+        with self._writer.block("if v is not None:"):
+            self._put_digest(target, source, "v", slot)
 
-    def _one_digest(self, target: Target, expression: str, slot: str) -> None:
-        self._writer.line(f"v = {expression}")
+    def _one_of_many(self, target: Target, source: Source, slot: str) -> None:
+        """One digest is by far the most common: written out. More, or what is no array: `digests`."""
+        line, block = self._writer.line, self._writer.block
+        line(f"v = {self._reader.value(source.steps[:-1])}")
+        with block("if v is not None:"):
+            with block("if v.__class__ is list and len(v) == 1:"):
+                self._put_digest(target, source, "v[0]", slot)
+            with block("elif v or v.__class__ is not list:"):
+                self._several("digests", target, source, slot)
+
+    def _put_digest(self, target: Target, source: Source, value: str, slot: str) -> None:
+        self._writer.line(f"v = {self._remembered(target, source)}[{value}]")
         with self._writer.block("if v.__class__ is str:"):
             self._writer.line(f"{slot} = [v]")
         with self._writer.block("else:"):
             self._writer.line(f"note(warned, v, {self._warnings(target)})")
 
-    def _single(
-        self, target: Target, source: Source, reader: Reads, slot: str, also: tuple[Target, ...] = ()
-    ) -> None:
-        """One value through its rule into `slot`; if it is left out, that is said of `also` too."""
-        steps = source.steps[len(self._mapping.item_steps) :] if target.arity is Arity.ITEM else source.steps
-        self._writer.line(f"v = {reader.value(steps)}")
-        plain = _PLAIN.get(self._rule(target, source)) if self._trusts_text(source) else None
-        with self._writer.block("if v is not None:"):
-            if plain is not None:
-                with self._writer.block(f"if {plain.format('v')}:"):
-                    self._writer.line(f"{slot} = v")
-            with self._writer.block(None if plain is None else "else:"):
-                self._apply(target, source)
-                self._put(target, slot, also)
+    def _single(self, way: Way, target: Target, source: Source, value: str, slot: str) -> None:
+        """One value through its rule into `slot`."""
+        line, block = self._writer.line, self._writer.block
+        rule = self._fields.rule(target, source)
+        line(f"v = {value}")
+        with block("if v is not None:"):
+            if way is Way.TEXT:
+                with block(f"if {self._is_plain(rule, 'v')}:"):
+                    line(f"{slot} = v")
+            with block("else:" if way is Way.TEXT else None):
+                if way is Way.REMEMBERED:
+                    line(f"v = {self._remembered(target, source)}[v]")
+                else:
+                    with block("if v is not True and v is not False:" if way is Way.FLAG else None):
+                        line(f"v = {self._bind(rule, 'rule')}(v)")
+                self._put(target, slot)
 
-    def _apply(self, target: Target, source: Source) -> None:
-        """`v` becomes what the rule makes of it."""
-        rule = self._rule(target, source)
-        if self._trusts_text(source) and rule not in _NOT_REMEMBERED:
-            self._writer.line(f"v = {self._cache(target, rule)}[v]")
-            return
-        with self._writer.block("if v is not True and v is not False:" if rule is flag else None):
-            self._writer.line(f"v = {self._bind(rule, 'rule')}(v)")
+    def _is_plain(self, rule: Rule, variable: str) -> str:
+        """The condition under which text surely passes the rule as it is."""
+        return f"{variable} >= {self._fields.plain_from(rule)!r} and {variable}.isascii()"
 
-    def _trusts_text(self, source: Source) -> bool:
-        return self._trusting and source.kinds == _STRING
-
-    def _put(self, target: Target, slot: str, also: tuple[Target, ...] = ()) -> None:
+    def _put(self, target: Target, slot: str) -> None:
         """`v` goes into `slot`, or is left out with a warning, or refuses the event."""
         line, block = self._writer.line, self._writer.block
         with block("if v.__class__ is LeftOut:"):
             if target.refusal is None:
-                for lacking in (target, *also):
+                for lacking in self._fields.lacking(target):
                     line(f"note(warned, v, {self._warnings(lacking)})")
             else:
                 with block("if v is MALFORMED:"):
@@ -381,33 +329,32 @@ class Generator:
         with block("elif v is None:"):
             line(f"return {self._bind(REFUSALS['negative_quantity'], 'refusal')}")
 
-    def _cache(self, target: Target, rule: Rule) -> str:
-        """One memory for a target, whichever functions of this mapping ask it."""
-        return self._bind(self._caches.setdefault(target.name, Cache(rule)), "cache")
+    def _remembered(self, target: Target, source: Source) -> str:
+        return self._bind(self._fields.cache(target, self._fields.rule(target, source)), "cache")
 
     # Items.
 
-    def _items(self, items: list[Target], listed: bool, summed: bool) -> None:
+    def _items(self, items: list[Target]) -> None:
         """One loop over the items fills `contents`, and what is gathered from the same values."""
         line, block = self._writer.line, self._writer.block
         line("contents = []")
-        if summed:
+        if self._fields.summed:
             line("counts = []")
             line("whole = True")
         header, reader = self._item_loop()
         with block(header):
             line("content = {}")
             for target in items:
-                self._item_field(target, reader, listed, summed)
+                self._item_field(target, reader)
             with block("if content:"):
                 line("contents.append(content)")
         with block("if contents:"):
             line("custom['contents'] = contents")
-            if listed:
+            if self._fields.listed:
                 line("v = [content['id'] for content in contents if 'id' in content]")
                 with block("if v:"):
                     line("custom['content_ids'] = v")
-        if summed:
+        if self._fields.summed:
             self._sum()
 
     def _item_loop(self) -> tuple[str, Reads]:
@@ -420,17 +367,18 @@ class Generator:
             return f"for item in {self._reader.value(steps[:-1])} or ():", item
         return f"for item in {self._reader.all_values(steps)}:", item
 
-    def _item_field(self, target: Target, reader: Reads, listed: bool, summed: bool) -> None:
+    def _item_field(self, target: Target, reader: Reads) -> None:
         source, slot = self._mapping.sources[target.name], f"content[{target.key!r}]"
-        if target.name == _ITEM_QUANTITY:
-            self._quantity(target, source, reader, slot, summed)
+        value = reader.value(source.steps[len(self._mapping.item_steps) :])
+        if is_quantity(target):
+            self._quantity(target, value, slot)
         else:
-            lists = listed and target.name == _ITEM_ID
-            self._single(target, source, reader, slot, (TARGETS["custom_data.content_ids"],) if lists else ())
+            self._single(self._fields.way(target, source), target, source, value, slot)
 
-    def _quantity(self, target: Target, source: Source, reader: Reads, slot: str, summed: bool) -> None:
+    def _quantity(self, target: Target, value: str, slot: str) -> None:
         line, block = self._writer.line, self._writer.block
-        line(f"v = {reader.value(source.steps[len(self._mapping.item_steps) :])}")
+        summed = self._fields.summed
+        line(f"v = {value}")
         with block("if v is not None:"):
             with block(f"if v.__class__ is not int or not 0 <= v <= {MAX_COUNT}:"):
                 line("v = count(v)")
@@ -457,9 +405,6 @@ class Generator:
 
     def _warnings(self, target: Target) -> str:
         return self._bind(decide.warnings_of(target), "warnings")
-
-    def _rule(self, target: Target, source: Source) -> Rule:
-        return decide.rule_for(target, source, self._mapping.time_unit)
 
     def _return_unless(self, variable: str, kind: str) -> None:
         with self._writer.block(f"if {variable}.__class__ is not {kind}:"):

@@ -32,9 +32,10 @@ from consumer.core.avro_source import (
     RecordPlan,
     branch_bytes,
 )
+from consumer.core.convert_fields import Task
 from consumer.core.convert_paths import EACH, Step, StepKind
-from consumer.core.convert_source import Generator, Task
-from consumer.core.convert_targets import CONTENTS
+from consumer.core.convert_source import Generator
+from consumer.core.convert_targets import CONTENTS, TARGETS
 from consumer.core.convert_writer import Reader, Reads
 from consumer.core.model import Converted
 from consumer.core.source_writer import Writer
@@ -205,14 +206,10 @@ class FusedGenerator(Generator):
         )
 
     def _read_elsewhere(self) -> list[Path]:
-        mapping = self._mapping
-        summed, listed = self._gathered()
-        in_loop = {"custom_data.num_items"} if summed else set()
-        in_loop |= {"custom_data.content_ids"} if listed else set()
         steps = [
             source.steps
-            for name, source in mapping.sources.items()
-            if not name.startswith(CONTENTS) and name not in in_loop
+            for name, source in self._mapping.sources.items()
+            if not name.startswith(CONTENTS) and not self._fields.is_gathered(TARGETS[name])
         ]
         return [*steps, *self._asked_of_the_event()]
 

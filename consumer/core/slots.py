@@ -25,7 +25,7 @@ from consumer.core.avro_source import (
     RecordPlan,
     branch_bytes,
 )
-from consumer.core.convert_source import Task
+from consumer.core.convert_fields import Task
 from consumer.core.fused_source import Fused, FusedGenerator, Path, compiled_source
 
 
