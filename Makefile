@@ -55,7 +55,7 @@ fuzz: $(READY)
 
 clean:
 	rm -rf $(VENV) $(RIVALS) build dist artifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	rm -rf tests/kafka/target consumer/core/_slots*.so
+	rm -rf tests/kafka/target consumer/core/*.so
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The first of these that runs and is new enough. (A pyenv shim may be on the path and still not run.)
@@ -73,7 +73,7 @@ endef
 # pip first: `--group` needs 25.1. Then the build backend, so that the build is pinned like everything else and
 # fetches nothing by itself.
 # Also what is compiled, so that a change of it is compiled too.
-$(READY): pyproject.toml constraints.txt hatch_build.py consumer/core/_slots.pyx
+$(READY): pyproject.toml constraints.txt hatch_build.py $(wildcard consumer/core/*.pyx consumer/core/*.pxd)
 	@$(FIND_PYTHON); \
 	echo "setting up $(VENV) with $$("$$python" --version); this takes about a minute" >&2; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)

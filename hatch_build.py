@@ -1,7 +1,7 @@
-"""Compiles `consumer/core/_slots.pyx` when the package is built, if Cython and a C compiler are there.
+"""Compiles the `.pyx` files of `consumer/core` when the package is built, if Cython and a C compiler are there.
 
-Without them the build goes on and the package is pure Python: everything works, the fast path is slower. The result
-lies beside its source, so that an editable installation finds it too.
+Without them the build goes on and the package is pure Python: everything works, the fast path is slower. The results
+lie beside their sources, so that an editable installation finds it too.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = "consumer/core/_slots.pyx"
+MODULES = ("_slots", "_json", "_events")
 
 
-class CompileSlots(BuildHookInterface[Any]):
+class Compile(BuildHookInterface[Any]):
     """hatchling's hook; `pyproject.toml` names this file."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
@@ -28,26 +28,30 @@ class CompileSlots(BuildHookInterface[Any]):
         except (
             Exception
         ) as error:  # no Cython, no compiler, no headers: whatever it is, it is no reason to stop
-            self.app.display_warning(f"{SOURCE} was not compiled, the fast path will be slower: {error}")
+            self.app.display_warning(f"{MODULES} were not compiled, the fast path will be slower: {error}")
             return
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
-        build_data["artifacts"].append(f"/{built.relative_to(self.root).as_posix()}")
+        build_data["artifacts"] += [f"/{path.relative_to(self.root).as_posix()}" for path in built]
 
-    def _compile(self) -> Path:
+    def _compile(self) -> list[Path]:
         from Cython.Build import cythonize
         from setuptools import Distribution, Extension
         from setuptools.command.build_ext import build_ext
 
         root = Path(self.root)
+        names = [f"consumer.core.{module}" for module in MODULES]
         with tempfile.TemporaryDirectory() as scratch:
-            extension = Extension("consumer.core._slots", [str(root / SOURCE)], extra_compile_args=["-O3"])
-            extensions = cythonize([extension], build_dir=scratch, quiet=True)
-            command = build_ext(Distribution({"name": "pinstream", "ext_modules": extensions}))
+            extensions = [
+                Extension(name, [str(root / f"{name.replace('.', '/')}.pyx")], extra_compile_args=["-O3"])
+                for name in names
+            ]
+            made = cythonize(extensions, build_dir=scratch, include_path=[str(root)], quiet=True)
+            command = build_ext(Distribution({"name": "pinstream", "ext_modules": made}))
             command.build_lib, command.build_temp, command.force = str(root), scratch, True
             command.ensure_finalized()
             command.run()
-            return root / command.get_ext_filename("consumer.core._slots")
+            return [root / command.get_ext_filename(name) for name in names]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 """Reads the values of one record into a tuple, one slot each: the part of `consumer.core.fused` that pays in C.
 
 Theory of operation. A `Program` is a list of operations made from a plan (`consumer.core.slots`), in the order of the
-bytes. `read` runs it over a record and gives the tuple; the generated Python takes that apart into variables. What is
+bytes. `Program.read` runs it over a record and gives the tuple, from which `_events` converts. What is
 rare (maps, unions, decimals, records that stand in several places) is a call of the Python function that reads it.
 
 The promises are those of `consumer.core.avro_reading`: no byte beyond the end is looked at, nothing is allocated because
@@ -13,7 +13,6 @@ verdict counts. There is no recursion: items are one level deep, what nests deep
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
@@ -33,23 +32,13 @@ cdef enum:
     OVER = 10
     MAKE = 11
 
-cdef struct Operation:
-    int code
-    int slot
-    int slots       # OPTIONAL: slots that null fills; ITEMS: fields of an item
-    int behind      # OPTIONAL, ITEMS: operations that belong to it
-    int null_byte
-    int value_byte
-    PyObject* extra # ENUM: tuple of symbols, None for one without a place; CALL, MAKE: the function
-
-
 cdef class Program:
-    """The operations; `width`: how many slots they fill."""
+    """The operations; `width`: how many slots they fill.
 
-    cdef Operation* operations
-    cdef int count
-    cdef int width
-    cdef list kept
+    Of an operation: `slots`, of OPTIONAL those that null fills, of ITEMS the fields of an item; `behind`, of both the
+    operations that belong to it; `extra`, of ENUM the symbols, None for one without a place, of CALL and MAKE the
+    function.
+    """
 
     def __cinit__(self, list operations, int width):
         self.kept = operations  # what `extra` points to lives as long
@@ -60,11 +49,23 @@ cdef class Program:
             raise MemoryError
         for at, (code, slot, slots, behind, null_byte, value_byte, extra) in enumerate(operations):
             self.operations[at] = Operation(
-                code, slot, slots, behind, null_byte, value_byte, <PyObject*> extra
+                code, slot, slots, behind, null_byte, value_byte, <void*> extra
             )
 
     def __dealloc__(self):
         PyMem_Free(self.operations)
+
+    cdef tuple read(self, bytes data, Py_ssize_t at):
+        """The slots of the record whose datum begins at `at` and ends where `data` ends; raises what avro_reading
+        raises."""
+        cdef Py_ssize_t end = PyBytes_GET_SIZE(data)
+        if at < 0 or at > end:
+            raise IndexError("the datum begins beyond the end")
+        cdef tuple slots = PyTuple_New(self.width)
+        run(self, 0, self.count, data, <const uint8_t*> PyBytes_AS_STRING(data), end, &at, slots, 0)
+        if at != end:
+            raise ValueError("bytes are left over")
+        return slots
 
 
 cdef inline int64_t number(const uint8_t* data, Py_ssize_t end, Py_ssize_t* at) except? -77:
@@ -221,15 +222,3 @@ cdef int run(
                 put(slots, each.slot - base, None)
             at[0] += size
     return 0
-
-
-def read(Program program, bytes data, Py_ssize_t at):
-    """The slots of the record whose datum begins at `at` and ends where `data` ends; raises what avro_reading raises."""
-    cdef Py_ssize_t end = PyBytes_GET_SIZE(data)
-    if at < 0 or at > end:
-        raise IndexError("the datum begins beyond the end")
-    cdef tuple slots = PyTuple_New(program.width)
-    run(program, 0, program.count, data, <const uint8_t*> PyBytes_AS_STRING(data), end, &at, slots, 0)
-    if at != end:
-        raise ValueError("bytes are left over")
-    return slots

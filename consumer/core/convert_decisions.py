@@ -187,6 +187,9 @@ class Decisions:
         for event_type, name in mapping.event_names.items():
             self.names[event_type] = BY_EVENT_NAME if name == FILTER else name
         self.action_sources = {**{source: source for source in ACTION_SOURCES}, **mapping.action_sources}
+        upper = {key.upper(): value for key, value in self.action_sources.items()}
+        self.exact_sources: dict[str, str] = {**upper, **self.action_sources}
+        """The usual spellings of each channel."""
         time = mapping.sources["event_time"]
         self.units = units_of(time, mapping.time_unit)
         self.days = "date" in time.kinds

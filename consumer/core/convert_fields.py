@@ -8,7 +8,7 @@ operations for the compiled module). What is to be done is the same in all of th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import IntEnum
 from typing import Final
 
 from consumer.core import convert_decisions as decide
@@ -32,28 +32,28 @@ _PLAIN_FROM: Final[dict[Rule, str]] = {text_of: "!", order_id: "1"}
 the blank, so that what is not below it is neither empty nor blank; what is not below ``1`` is not 0 either."""
 
 
-class Way(Enum):
-    """How a field comes to its value."""
+class Way(IntEnum):
+    """How a field comes to its value; `_events.pyx` has the same numbers."""
 
-    TEXT = "text"
-    """Text that mostly passes at a glance (`plain_from`), else the rule."""
-    REMEMBERED = "remembered"
+    TEXT = 0
+    """Text that mostly passes at a glance (`Fields.plain_from`), else the rule."""
+    REMEMBERED = 1
     """The rule, through a cache."""
-    FLAG = "flag"
+    FLAG = 2
     """True and false as they are, else the rule."""
-    RULE = "rule"
+    RULE = 3
     """The rule."""
-    DIGEST = "digest"
+    DIGEST = 4
     """An array of one digest, through a cache."""
-    ONE_DIGEST = "one digest"
+    ONE_DIGEST = 5
     """As `DIGEST` of an array, which nearly always holds one; else `DIGESTS`."""
-    DIGESTS = "digests"
+    DIGESTS = 6
     """The different digests of all values."""
-    ALL = "all"
+    ALL = 7
     """What the rule makes of all values."""
-    FIRST = "first"
+    FIRST = 8
     """What the rule makes of the first usable value."""
-    TOTAL = "total"
+    TOTAL = 9
     """The sum of all values."""
 
 

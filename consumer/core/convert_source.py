@@ -120,8 +120,7 @@ class Generator:
 
     def _action_source(self) -> None:
         decisions = self._decisions
-        exact = {key.upper(): value for key, value in decisions.action_sources.items()}
-        self._look_up("source", "action_source", {**exact, **decisions.action_sources}, decisions.source_of)
+        self._look_up("source", "action_source", decisions.exact_sources, decisions.source_of)
         self._return_unless("source", "str")
 
     def _look_up(self, variable: str, target: str, table: dict[str, Any], decision: Rule) -> None:

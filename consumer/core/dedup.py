@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hashlib import blake2b
 
-from consumer.core.model import ConversionEvent
+from consumer.core.model import Warned
 from consumer.core.spans import RELEASED, Span
 from consumer.errors import InvariantViolation
 
@@ -47,17 +47,26 @@ class Delivery:
         "warnings",
     )
 
-    def __init__(self, event: ConversionEvent, body: bytes) -> None:
-        """`body` is the event's JSON, all that is kept of its payload."""
+    def __init__(
+        self,
+        account: str,
+        name: str,
+        dedup_id: str,
+        event_time: int,
+        offline: bool,
+        body: bytes,
+        warnings: tuple[Warned, ...],
+    ) -> None:
+        """`body`: the event's JSON, all that is kept of its payload. The others are those of `ConversionEvent`."""
         self.span: Span
         self.index: int
-        self.account = account = event.account
-        self.name = name = event.name
-        self.key = dedup_key(account, name, event.dedup_id)
+        self.account = account
+        self.name = name
+        self.key = dedup_key(account, name, dedup_id)
         self.body = body
-        self.event_time = event.time
-        self.offline = event.action_source == "offline"
-        self.warnings = event.warnings
+        self.event_time = event_time
+        self.offline = offline
+        self.warnings = warnings
         self.followers: list[Delivery] | None = None
 
     @property

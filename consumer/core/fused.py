@@ -1,11 +1,10 @@
-"""Decoding and converting in one go: what nearly every record takes.
+"""From bytes to deliveries in one go: what nearly every record takes.
 
-Theory of operation. Per writer's schema there is one function from a record's bytes to its conversion event
-(`fused_source`), written when the schema is first met. What it is not certain of, and what goes wrong in it, is done
-again in two steps, by the decoder and the converter, whose verdict counts. So this is faster and decides nothing:
-without it the same comes out.
-
-Where the package was built with a C compiler, the reading half of the function runs in C (`slots`).
+Theory of operation. Per writer's schema there is one function that reads records (`Many`), written when the schema is
+first met. Where the package was built with a C compiler it is a program for the compiled module (`convert_program`),
+which writes an event's JSON without making its payload; else it is Python (`fused_source`). What it is not certain of,
+and what goes wrong in it, is done again in two steps, by the decoder and the converter, whose verdict counts. So this
+is faster and decides nothing: without it the same comes out.
 
 Records of schemas that cannot be read so (a record of more fields than one function takes, too many schemas) always
 take two steps.
@@ -13,19 +12,18 @@ take two steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from consumer.core.avro_source import Plan, RecordPlan
 from consumer.core.convert import Converter
+from consumer.core.convert_program import COMPILED, write_program
 from consumer.core.decode import Decoder
-from consumer.core.fused_source import Fused, write_fused
-from consumer.core.intake import TwoSteps
+from consumer.core.fused_source import Many, write_fused
+from consumer.core.intake import TOMBSTONE, TwoSteps
 from consumer.core.model import Record
-from consumer.core.slots import SLOTS, write_slots
 
 if TYPE_CHECKING:
-    from consumer.core.intake import Read
+    from consumer.core.intake import Prepared
 
 MOST_SCHEMAS: Final = 64
 """Schemas for which a function is written: each costs some milliseconds, and a megabyte at the worst."""
@@ -35,49 +33,46 @@ class Written(NamedTuple):
     """What was written for a schema: the plan it was written from, and the function; None: in two steps."""
 
     plan: Plan
-    function: Fused | None
+    function: Many | None
 
 
 class FusedReading:
     """Reads records as `TwoSteps` does, faster."""
 
-    def __init__(self, decoder: Decoder, converter: Converter, *, compiled: bool = SLOTS is not None) -> None:
+    def __init__(
+        self, decoder: Decoder, converter: Converter, *, compiled: bool = COMPILED is not None
+    ) -> None:
         """`compiled`: with the compiled module, which must be there."""
-        self._function_of = write_slots if compiled else write_fused
+        self._function_of = write_program if compiled else write_fused
         self._decoder = decoder
         self._converter = converter
         self._two_steps = TwoSteps(decoder, converter)
         self._written: dict[bytes, Written] = {}
         """By framing."""
 
-    def read(self, records: list[Record], now: float) -> Iterator[Read]:
+    def read(self, records: list[Record], now: float) -> list[Prepared]:
         """See `consumer.core.intake.Reading`."""
         split, again = self._decoder.split, self._two_steps.read_one
         oldest, present = self._converter.bounds(now)
-        framing, start, fused, left = b"", 0, None, 0
-        for record in records:
-            value = record.value
-            if value is None:
-                yield None
+        prepared: list[Prepared] = []
+        left = 0
+        while len(prepared) < len(records):
+            record = records[len(prepared)]
+            if record.value is None:
+                prepared.append(TOMBSTONE)
                 continue
-            # As in `Decoder.decode_chunk`: mostly the whole chunk is framed alike.
-            if fused is None or record.headers or value[:start] != framing:
-                framing, start = split(record, value)
-                fused = self._function(framing)
-            result: Read = None
-            if fused is not None:
-                try:
-                    result = fused(value, start, oldest, present)
-                except Exception:  # whatever it is, the two steps find out and say
-                    result = None
-            if result is None:
+            framing, start = split(record, record.value)
+            function, before = self._function(framing), len(prepared)
+            if function is not None:
+                function(records, prepared, framing, start, oldest, present)
+            if len(prepared) == before:
+                prepared.append(again(record, now))
                 left += 1
-                result = again(record, now)
-            yield result
         # Whatever took two steps was counted there.
         self._converter.watch.add(len(records) - left)
+        return prepared
 
-    def _function(self, framing: bytes) -> Fused | None:
+    def _function(self, framing: bytes) -> Many | None:
         plan = self._decoder.plans.get(framing)
         if plan is None:
             return None
@@ -87,7 +82,7 @@ class FusedReading:
             written = self._written[framing] = Written(plan, self._write(plan))
         return written.function
 
-    def _write(self, plan: Plan) -> Fused | None:
+    def _write(self, plan: Plan) -> Many | None:
         functions = sum(one.function is not None for one in self._written.values())
         if not isinstance(plan, RecordPlan) or functions >= MOST_SCHEMAS:
             return None

@@ -19,6 +19,7 @@ is not certain, and raises where something is wrong; both mean: ask the two.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Final, cast
 
 from consumer.core.avro_source import (
@@ -37,11 +38,18 @@ from consumer.core.convert_paths import EACH, Step, StepKind
 from consumer.core.convert_source import Generator
 from consumer.core.convert_targets import CONTENTS, TARGETS
 from consumer.core.convert_writer import Reader, Reads
-from consumer.core.model import Converted
+from consumer.core.intake import serialised
+from consumer.core.model import ConversionEvent, Converted, Record
 from consumer.core.source_writer import Writer
 
 Fused = Callable[[bytes, int, float, float], Converted | None]
 """``(data, at, oldest, present)``: see `convert_source.Function`."""
+Many = Callable[[list[Record], list[Any], bytes, int, float, float], None]
+"""``(records, prepared, framing, start, oldest, present)``.
+
+Reads on where `prepared` ends and appends what each record became, up to one that it is not certain of or that is
+framed otherwise. The first is framed by `framing`, its datum begins at `start`. Never raises because of what they
+hold."""
 
 _MAX_SPREAD: Final = 64
 """Fields of a record that is spread."""
@@ -64,15 +72,16 @@ class _Variables:
 
     def value(self, steps: Path) -> str:
         """See `Reads`."""
-        variable, rest = self._nearest(steps)
+        variable, rest = self.nearest(steps)
         return self._reader(variable).value(rest) if rest else variable
 
     def all_values(self, steps: Path) -> str:
         """See `Reads`."""
-        variable, rest = self._nearest(steps)
+        variable, rest = self.nearest(steps)
         return Reader(self._writer, variable, True).all_values(rest)
 
-    def _nearest(self, steps: Path) -> tuple[str, Path]:
+    def nearest(self, steps: Path) -> tuple[str, Path]:
+        """The variable nearest to what stands at `steps`, and the way on from there. Raises `KeyError`."""
         for count in range(len(steps), 0, -1):
             variable = self._places.get(steps[:count])
             if variable is not None:
@@ -256,16 +265,39 @@ def _field(name: str) -> Step:
     return Step(StepKind.FIELD, name)
 
 
-def write_fused(task: Task, plan: RecordPlan) -> Fused | None:
-    """The function that reads and converts one record of this plan; None if such records cannot be read so."""
-    constants = compiled_source(FusedGenerator(task, plan))
-    return None if constants is None else cast("Fused", constants["fused"])
-
-
-def compiled_source(generator: FusedGenerator) -> dict[str, Any] | None:
-    """What the generator wrote, compiled: ``fused`` and all that it names. None if it cannot be written."""
+def write_fused(task: Task, plan: RecordPlan) -> Many | None:
+    """The function that reads and converts records of this plan; None if they cannot be read so."""
+    generator = FusedGenerator(task, plan)
     if not generator.is_possible():
         return None
     source, constants = generator.fused(), generator.constants
     exec(compile(source, "<fused reader>", "exec"), constants)  # noqa: S102
-    return constants
+    return _many(cast("Fused", constants["fused"]))
+
+
+def _many(fused: Fused) -> Many:
+    """Reads many records with the function that reads one."""
+
+    def read(
+        records: list[Record], prepared: list[Any], framing: bytes, start: int, oldest: float, present: float
+    ) -> None:
+        first = len(prepared)
+        for record in islice(records, first, None):
+            value = record.value
+            if len(prepared) > first and not _is_framed_alike(record, framing, start):
+                return
+            try:
+                result = fused(cast("bytes", value), start, oldest, present)
+            except Exception:  # whatever it is, the two steps find out and say
+                return
+            if result is None:
+                return
+            prepared.append(serialised(result) if isinstance(result, ConversionEvent) else result)
+
+    return read
+
+
+def _is_framed_alike(record: Record, framing: bytes, start: int) -> bool:
+    """Without headers, what begins as the value before is framed as that (see `Decoder.decode_chunk`)."""
+    value = record.value
+    return start == len(framing) and value is not None and not record.headers and value[:start] == framing

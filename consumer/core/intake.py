@@ -36,8 +36,6 @@ _NOT_UNICODE = Rejection(Stage.CONVERT, "unserialisable", "the event holds text 
 Verdict = Filtered | Rejection | SchemaRef
 Prepared = Delivery | Verdict
 """A delivery that has no record yet, or why there is none."""
-Read = Converted | SchemaRef | None
-"""What a record became; None: a tombstone."""
 Decoded = CommerceEvent | Rejection | SchemaRef | Filtered | None
 
 
@@ -69,30 +67,39 @@ class Converting(Protocol):
 
 
 class Reading(Protocol):
-    """From records to conversion events: `TwoSteps`, or `consumer.core.fused.FusedReading`."""
+    """From records to deliveries: `TwoSteps`, or `consumer.core.fused.FusedReading`."""
 
-    def read(self, records: list[Record], now: float) -> Iterable[Read]:
-        """One result per record, in order, at `now` (unix seconds). What is given is done with when the next one is
-        asked for, so that the processor's cache still holds it."""
+    def read(self, records: list[Record], now: float) -> list[Prepared]:
+        """One result per record, in order, at `now` (unix seconds)."""
+
+
+def serialised(event: ConversionEvent) -> Delivery | Rejection:
+    """The event with its JSON."""
+    try:
+        body = orjson.dumps(event.payload)
+    except orjson.JSONEncodeError:
+        return _NOT_UNICODE
+    offline = event.action_source == "offline"
+    return Delivery(event.account, event.name, event.dedup_id, event.time, offline, body, event.warnings)
 
 
 class TwoSteps:
-    """Decodes and converts a slice, one after the other."""
+    """Decodes and converts a slice, one after the other; each event is serialised at once."""
 
     def __init__(self, decoder: Decoding, converter: Converting) -> None:
         self._decoder = decoder
         self._converter = converter
 
-    def read(self, records: list[Record], now: float) -> Iterable[Read]:
+    def read(self, records: list[Record], now: float) -> list[Prepared]:
         """See `Reading`."""
         read: list[Any] = list(self._decoder.decode_chunk(records))
         places = [place for place, decoded in enumerate(read) if type(decoded) is dict]
         converted = self._converter.convert_chunk([read[place] for place in places], now)
         for place, event in zip(places, converted, strict=True):
-            read[place] = event
-        return read
+            read[place] = serialised(event) if isinstance(event, ConversionEvent) else event
+        return [TOMBSTONE if one is None else one for one in read]
 
-    def read_one(self, record: Record, now: float) -> Read:
+    def read_one(self, record: Record, now: float) -> Prepared:
         """What one record became."""
         (read,) = self.read([record], now)
         return read
@@ -109,19 +116,7 @@ class Intake:
 
     def prepare(self, records: list[Record]) -> list[Prepared]:
         """One result per record."""
-        prepared: list[Prepared] = []
-        append, dumps = prepared.append, orjson.dumps
-        for read in self._reading.read(records, self._context.now.unix):
-            if isinstance(read, ConversionEvent):
-                try:
-                    append(Delivery(read, dumps(read.payload)))
-                except orjson.JSONEncodeError:
-                    append(_NOT_UNICODE)
-            elif read is None:
-                append(TOMBSTONE)
-            else:
-                append(read)
-        return prepared
+        return self._reading.read(records, self._context.now.unix)
 
     def claim(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """These are read. Gives those that lead their keys and are to be looked up; the others follow who does."""

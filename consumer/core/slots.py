@@ -1,18 +1,14 @@
-"""The reading half of the fast path as a program for the compiled module `_slots`, where that is there.
+"""Reading a record into slots: the reading half of the fast path, as a program for the compiled module `_slots`.
 
-Theory of operation. `fused_source` writes the reading of a record as Python, and its conversion after it. Here the
-reading becomes a list of operations instead, which C runs over the bytes; the conversion stays as it is, for its rules
-live in one place. Both are made from one plan by one walk over it.
-
-The module is compiled when the package is built, if there is a C compiler; without it everything works, slower.
+Theory of operation. `fused_source` writes the reading of a record as Python: its fields go into variables. Here the
+same walk over the plan makes a list of operations instead, which C runs over the bytes; each variable is a slot of a
+tuple.
 """
 
 from __future__ import annotations
 
-import importlib
 from enum import IntEnum
-from types import ModuleType
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple
 
 from consumer.core.avro_reading import read_boolean, read_bytes, read_int, read_long, read_string
 from consumer.core.avro_source import (
@@ -26,7 +22,7 @@ from consumer.core.avro_source import (
     branch_bytes,
 )
 from consumer.core.convert_fields import Task
-from consumer.core.fused_source import Fused, FusedGenerator, Path, compiled_source
+from consumer.core.fused_source import FusedGenerator, Path
 
 
 class Code(IntEnum):
@@ -59,19 +55,15 @@ Operation = tuple[int, int, int, int, int, int, Any]
 """Code, slot, slots, operations behind it, the bytes of null and of the other branch, and what it needs."""
 
 
-def _module() -> ModuleType | None:
-    try:
-        return importlib.import_module("consumer.core._slots")
-    except ImportError:
-        return None
+class Place(NamedTuple):
+    """Where a value stands: in a slot, or below what stands there."""
+
+    slot: int
+    below: Path
 
 
-SLOTS: Final = _module()
-"""The compiled module; None: it was not built here."""
-
-
-class _SlotsGenerator(FusedGenerator):
-    """Writes the function whose reading is a program."""
+class SlotsGenerator(FusedGenerator):
+    """Makes the program that reads records of `plan`."""
 
     def __init__(self, task: Task, plan: RecordPlan) -> None:
         super().__init__(task, plan)
@@ -81,15 +73,29 @@ class _SlotsGenerator(FusedGenerator):
         self._called: list[tuple[int, str]] = []
         """Operations that call a function of the module, and its name."""
 
-    def program(self, constants: dict[str, Any]) -> tuple[list[Operation], int]:
-        """The operations, once the functions they call are there; and how many slots they fill."""
+    def program(self) -> tuple[list[Operation], int]:
+        """The operations, and how many slots they fill."""
+        self._spread(self._plan, ())
+        source, constants = self._module.source(), self._module.constants
+        exec(compile(source, "<slot reader>", "exec"), constants)  # noqa: S102
         for at, name in self._called:
             self._operations[at] = (*self._operations[at][:6], constants[name])
         return self._operations, len(self._names)
 
-    def _read_record(self) -> None:
-        self._spread(self._plan, ())
-        self._writer.line(f"({''.join(f'{name}, ' for name in self._names)}) = read_slots(program, data, at)")
+    @property
+    def items_are_tuples(self) -> bool:
+        """Whether each item is a tuple of slots; else it is what stands in the array."""
+        return self._item_fields is not None
+
+    def place(self, steps: Path) -> Place:
+        """Where the value at `steps` stands, once the program is made."""
+        variable, below = self._variables.nearest(steps)
+        return Place(self._names.index(variable), below)
+
+    def item_place(self, steps: Path) -> Place:
+        """As `place`, within an item that is a tuple."""
+        assert self._item_fields is not None  # noqa: S101
+        return Place(self._item_slots.index(self._item_fields[steps[0].name]), steps[1:])
 
     def _value(self, plan: Plan, variable: str, *, wanted: bool) -> None:
         self._names.append(variable)
@@ -139,14 +145,3 @@ class _SlotsGenerator(FusedGenerator):
 
     def _end(self, at: int, code: Code, slot: int, slots: int, null: int, value: int) -> None:
         self._operations[at] = (code, slot, slots, len(self._operations) - at - 1, null, value, None)
-
-
-def write_slots(task: Task, plan: RecordPlan) -> Fused | None:
-    """As `fused_source.write_fused`, with the compiled module, which must be there."""
-    assert SLOTS is not None  # noqa: S101
-    generator = _SlotsGenerator(task, plan)
-    constants = compiled_source(generator)
-    if constants is None:
-        return None
-    constants.update(read_slots=SLOTS.read, program=SLOTS.Program(*generator.program(constants)))
-    return cast("Fused", constants["fused"])

@@ -160,8 +160,7 @@ def chunk(
 
 def delivery(span: Span, index: int, account: str, event_id: str, body: bytes = b"{}") -> Delivery:
     """The delivery of a record, a checkout of now."""
-    event = ConversionEvent(account, "checkout", event_id, event_id, int(UNIX), "web", {}, ())
-    made = Delivery(event, body)
+    made = Delivery(account, "checkout", event_id, int(UNIX), False, body, ())
     made.span, made.index = span, index
     return made
 

@@ -20,7 +20,6 @@ from consumer.core import interface as i
 from consumer.core.convert_targets import TARGETS
 from consumer.core.coverage import OTHER, PARAMETERS, Coverage, Covered
 from consumer.core.dedup import Delivery, dedup_key
-from consumer.core.model import ConversionEvent
 from tests.core.building import (
     ACCOUNT,
     PROPERTY,
@@ -53,9 +52,7 @@ NOTHING: dict[str, Any] = {}
 
 def make(name: str = "checkout", payload: dict[str, Any] = NOTHING) -> Delivery:
     """An event with this payload."""
-    return Delivery(
-        ConversionEvent(ACCOUNT, name, "id", "id", int(UNIX), "web", payload, ()), orjson.dumps(payload)
-    )
+    return Delivery(ACCOUNT, name, "id", int(UNIX), False, orjson.dumps(payload), ())
 
 
 def make_coverage(seed: int = 0) -> Coverage:

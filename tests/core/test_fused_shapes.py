@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import fastavro
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -253,7 +254,7 @@ def judge(vector: dict[str, Any], said: Any) -> None:
         assert wanted in (None, "refused")
         assert said.code == TARGETS[name].refusal
         return
-    holder: Any = said[5]
+    holder: Any = orjson.loads(said[5])
     *parents, key = name.split(".")
     for parent in parents:
         holder = holder.get(parent, {})

@@ -15,7 +15,7 @@ from consumer.core.dedup import Delivery
 from consumer.core.guard import Guard
 from consumer.core.intake import TOMBSTONE, Prepared
 from consumer.core.ledger import Ledger
-from consumer.core.model import ConversionEvent, Instant, Rejection, SchemaRef, Stage, TopicPartition
+from consumer.core.model import Instant, Rejection, SchemaRef, Stage, TopicPartition
 from consumer.core.policy import Policy
 from tests.core.building import (
     MACHINE,
@@ -34,7 +34,7 @@ from tests.core.test_guard import OTHER_TOPIC, bad, good, guarded, judge, trippe
 # -- against naive books
 
 KINDS: dict[str, Prepared | None] = {
-    "event": Delivery(ConversionEvent("1", "checkout", "a", "a", 0, "web", {}, ()), b"{}"),
+    "event": Delivery("1", "checkout", "a", 0, False, b"{}", ()),
     "filtered": TOMBSTONE,
     "rejected": Rejection(Stage.DECODE, "malformed", "no event"),
     "parked": SchemaRef("id", "1"),

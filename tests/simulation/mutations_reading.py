@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from consumer.core import fused
+from consumer.core.dedup import Delivery
 from consumer.core.fused import FusedReading
 from consumer.core.fused_source import FusedGenerator, write_fused
 from consumer.core.intake import TwoSteps
-from consumer.core.model import ConversionEvent, Record
+from consumer.core.model import Record
 from tests.simulation.mutating import mutation
 
 
@@ -20,12 +20,12 @@ def fast_path_gives_the_event_before(patch: pytest.MonkeyPatch) -> None:
     """Something of the record before is left over where the next one is read."""
     read = FusedReading.read
 
-    def behind(self: FusedReading, records: list[Record], now: float) -> Iterator[Any]:
-        before = None
-        for result in read(self, records, now):
-            both = isinstance(before, ConversionEvent) and isinstance(result, ConversionEvent)
-            yield before if both else result
-            before = result
+    def behind(self: FusedReading, records: list[Record], now: float) -> list[Any]:
+        results = read(self, records, now)
+        return [
+            before if isinstance(before, Delivery) and isinstance(result, Delivery) else result
+            for before, result in zip([None, *results[:-1]], results, strict=True)
+        ]
 
     patch.setattr(FusedReading, "read", behind)
 
@@ -51,7 +51,7 @@ def fast_path_takes_what_it_cannot_read_for_a_tombstone(patch: pytest.MonkeyPatc
 
 def _rewrite(patch: pytest.MonkeyPatch, line: str, instead: str) -> None:
     """Have another line written into the generated function, all of it in Python."""
-    patch.setattr(fused, "write_slots", write_fused)
+    patch.setattr(fused, "write_program", write_fused)
     write = FusedGenerator.fused
 
     def rewritten(self: FusedGenerator) -> str:

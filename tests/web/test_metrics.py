@@ -18,7 +18,6 @@ from consumer.core.coverage import Coverage
 from consumer.core.dedup import Delivery
 from consumer.core.freshness import AGE_BOUNDS
 from consumer.core.interface import KeysLookedUp, LookUpKeys
-from consumer.core.model import ConversionEvent
 from consumer.core.statistics import Counters, OldestOpen, Statistics, WaitsFor
 from consumer.web.metrics import METRIC_AGES, StatisticsCollector
 from consumer.web.status import status_document
@@ -192,8 +191,7 @@ def test_coverage_cannot_grow_without_bound() -> None:
     """Each event name has eleven series, and there are 64 names and ``other``, whatever the mapping says."""
     seen = Coverage(Random(0).random)
     for number in range(1_000):
-        event = ConversionEvent(ACCOUNT, f"name {number}", "id", "id", 0, "web", {}, ())
-        seen.add([Delivery(event, b"{}")], 0.0)
+        seen.add([Delivery(ACCOUNT, f"name {number}", "id", 0, False, b"{}", ())], 0.0)
     found = series(scrape(statistics(coverage=seen.snapshot(0.0))))
     ratios = [one for name, one in found if name == "pinstream_parameter_coverage_ratio"]
     assert len(ratios) == 65 * 11
