@@ -13,7 +13,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-MODULES = ("_slots", "_json", "_events")
+MODULES = ("_slots", "_json", "_usual", "_events")
 
 
 class Compile(BuildHookInterface[Any]):

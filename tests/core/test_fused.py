@@ -193,7 +193,7 @@ def test_most_vectors_are_on_the_fast_path(number: int) -> None:
     assert any(isinstance(one, Delivery) and one.warnings for one in alone)
 
 
-def _numbers(module: str) -> list[dict[str, int]]:
+def numbers(module: str) -> list[dict[str, int]]:
     """The enums in the source of a compiled module."""
     source = (ROOT / "consumer" / "core" / f"{module}.pyx").read_text("utf-8")
     return [
@@ -204,7 +204,7 @@ def _numbers(module: str) -> list[dict[str, int]]:
 
 def test_both_halves_number_operations_alike() -> None:
     """What the program is written with is what the compiled module reads it with."""
-    (operations,), (ways, marks) = _numbers("_slots"), _numbers("_events")
+    (operations,), (ways, marks) = numbers("_slots"), numbers("_events")
     assert operations == {code.name: code.value for code in Code}
     assert ways == {way.name: way.value for way in Way}
     assert sorted(marks.values()) == sorted(MARKS.values())

@@ -1,0 +1,567 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""From records to deliveries: runs the program that `consumer.core.convert_program` makes of a mapping.
+
+Theory of operation. A record's values are read into slots (`_slots`). Then, in the order of decisions (see
+`convert_source`): name, consent, account, source, id, time, the rest of the event, user data, identity, custom data; the
+first refusal ends it. Each field that has a value is written as JSON at once (`_json`), so no payload is made.
+
+Nothing is decided here that is decided elsewhere: rules, tables, caches and refusals are Python's, and what is not the
+usual case is asked of them. Whatever raises leaves the record to the two steps, whose verdict counts.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.long cimport PyLong_AsLongLong, PyLong_CheckExact
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.unicode cimport PyUnicode_DATA, PyUnicode_GET_LENGTH
+from libc.math cimport ceil, floor
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t
+from libc.string cimport memcmp, memset
+
+from consumer.core._json cimport Page
+from consumer.core._slots cimport Program as Reader
+from consumer.core._usual cimport is_usual, put_usual_digest
+
+from consumer.core import convert_decisions as decide
+from consumer.core import dedup, normalise
+from consumer.core.amounts import MAX_COUNT, count, is_zero
+from consumer.core.convert_decisions import dedup_id_of, digests, first_sent, id_of, note, note_once, sent_values
+from consumer.core.convert_rules import total
+
+cdef extern from "Python.h":
+    int PyUnicode_IS_COMPACT_ASCII(object text)
+    int PyUnicode_CheckExact(object text)
+
+cdef enum:
+    # Ways of a field (`convert_fields.Way`).
+    TEXT = 0
+    REMEMBERED = 1
+    FLAG = 2
+    RULE = 3
+    DIGEST = 4
+    ONE_DIGEST = 5
+    DIGESTS = 6
+    ALL = 7
+    FIRST = 8
+    TOTAL = 9
+
+cdef enum:
+    # Marks of fields that something depends on (`convert_program.MARKS`).
+    EM = 1
+    MAIDS = 2
+    ADDRESS = 4
+    AGENT = 8
+    STATE = 16
+    COUNTRY = 32
+    VALUE = 64
+    CURRENCY = 128
+    OPT_OUT_TYPE = 256
+
+# Looked up once.
+cdef object Delivery = dedup.Delivery
+cdef object LeftOut = normalise.LeftOut
+cdef object MALFORMED = LeftOut.MALFORMED
+cdef object BLANK = LeftOut.BLANK
+cdef object BY_EVENT_NAME = decide.BY_EVENT_NAME
+cdef object BY_CONSENT = decide.BY_CONSENT
+cdef object NOT_WEB = decide.NOT_WEB
+cdef object OPT_OUT_TYPE_IGNORED = decide.OPT_OUT_TYPE_IGNORED
+cdef object NO_IDENTITY = decide.REFUSALS["no_identity"]
+cdef object MISSING_CURRENCY = decide.REFUSALS["missing_currency"]
+cdef object NEGATIVE_QUANTITY = decide.REFUSALS["negative_quantity"]
+
+
+cdef class At:
+    """Where a value stands (`convert_program.At`)."""
+
+    cdef int slot
+    cdef object get
+
+    def __init__(self, at):
+        self.slot, self.get = at
+
+    cdef inline object value(self, tuple slots):
+        value = slots[self.slot]
+        return value if self.get is None else self.get(value)
+
+
+cdef class Field:
+    """See `convert_program.Field`."""
+
+    cdef bytes key
+    cdef int way
+    cdef At at
+    cdef At gather
+    cdef object rule
+    cdef object cache  # a dict that knows more: not to be taken for one
+    cdef int plain_from
+    cdef int most
+    cdef tuple warnings
+    cdef object refusal
+    cdef object zero
+    cdef bint web_only
+    cdef bytes constant
+    cdef int mark
+    cdef int usual
+
+    def __init__(self, field):
+        self.key, self.way, self.rule, self.cache = field.key, field.way, field.rule, field.cache
+        self.at, self.gather = at(field.at), at(field.gather)
+        self.plain_from, self.most, self.mark = field.plain_from, field.most, field.mark
+        self.warnings, self.refusal, self.zero = field.warnings, field.refusal, field.zero
+        self.web_only, self.constant, self.usual = field.web_only, field.constant, field.usual
+
+
+cdef At at(place):
+    return None if place is None else At(place)
+
+
+cdef list fields_of(fields):
+    return [Field(one) for one in fields]
+
+
+cdef inline bint is_plain(object value, int least):
+    """Whether it is ASCII text that does not begin below `least`."""
+    return (
+        PyUnicode_CheckExact(value)
+        and PyUnicode_IS_COMPACT_ASCII(value)
+        and PyUnicode_GET_LENGTH(value) > 0
+        and (<const unsigned char*> PyUnicode_DATA(value))[0] >= least
+    )
+
+
+cdef inline bint begins_with_zero(str text):
+    return PyUnicode_IS_COMPACT_ASCII(text) and (<const unsigned char*> PyUnicode_DATA(text))[0] == c"0"
+
+
+cdef inline bint is_framed_alike(object record, bytes framing, Py_ssize_t start):
+    """Without headers, what begins as the value before is framed as that (see `Decoder.decode_chunk`)."""
+    value = (<tuple> record)[3]
+    return (
+        value is not None
+        and not (<tuple> record)[4]
+        and start == PyBytes_GET_SIZE(framing)
+        and PyBytes_GET_SIZE(value) >= start
+        and memcmp(PyBytes_AS_STRING(value), PyBytes_AS_STRING(framing), start) == 0
+    )
+
+
+cdef class Events:
+    """Reads records of one plan. Not to be entered twice at once: what is being written is kept here."""
+
+    cdef Reader reader
+    cdef Page page
+    cdef Page ids
+    cdef bint busy
+    # What is known of the event so far.
+    cdef object source
+    cdef list warned
+    cdef int marks
+    # What is decided.
+    cdef At name_at, consent_at, account_at, source_at, id_at, dedup_at, time_at
+    cdef dict names, sources
+    cdef object no_name, no_source, decisions
+    cdef bint trusts_id, days
+    cdef int64_t units
+    # Fields.
+    cdef list event, app_info, device_info, user, custom
+    # Items.
+    cdef bint has_items, tuples, summed
+    cdef At items_at
+    cdef list item_fields
+    cdef Field quantity, listed
+    cdef object sum_warnings
+    # What is gathered from the items of an event.
+    cdef object things
+    cdef bint counted, whole
+
+    def __init__(self, program):
+        decided = program.decided
+        self.reader = Reader(program.operations, program.width)
+        self.page, self.ids, self.busy = Page(), Page(), False
+        self.name_at, self.names, self.no_name = at(decided.name), decided.names, decided.no_name
+        self.consent_at, self.account_at = at(decided.consent), at(decided.account)
+        self.source_at, self.sources, self.no_source = at(decided.source), decided.sources, decided.no_source
+        self.id_at, self.trusts_id, self.dedup_at = at(decided.event_id), decided.trusts_event_id, at(decided.dedup_id)
+        self.time_at, self.days, self.units = at(decided.time), decided.days, decided.units
+        self.decisions = decided.decisions
+        self.event, self.app_info = fields_of(program.event), fields_of(program.app_info)
+        self.device_info, self.user = fields_of(program.device_info), fields_of(program.user)
+        self.custom = fields_of(program.custom)
+        self.has_items = program.items is not None
+        if self.has_items:
+            self._keep_items(program.items)
+
+    def _keep_items(self, items):
+        self.items_at, self.tuples, self.summed = at(items.at), items.tuples, items.summed
+        self.item_fields, self.sum_warnings = fields_of(items.fields), items.sum_warnings
+        self.quantity = self.item_fields[items.quantity] if items.quantity >= 0 else None
+        self.listed = self.item_fields[items.listed] if items.listed >= 0 else None
+
+    def read(self, list records, list prepared, bytes framing, Py_ssize_t start, double oldest, double present):
+        """See `fused_source.Many`."""
+        cdef Py_ssize_t first = len(prepared), place
+        # An event's time is whole: it is not before `oldest` if it is not before the next whole one.
+        cdef int64_t earliest = INT64_MIN if oldest < -9e18 else <int64_t> ceil(oldest)
+        cdef int64_t latest = INT64_MAX if present > 9e18 else <int64_t> floor(present)
+        if self.busy:
+            return
+        self.busy = True
+        try:
+            for place in range(first, len(records)):
+                record = records[place]
+                if place > first and not is_framed_alike(record, framing, start):
+                    return
+                prepared.append(self.one((<tuple> record)[3], start, earliest, latest, present))
+        except Exception:  # whatever it is, the two steps find out and say
+            return
+        finally:
+            self.busy = False
+
+    cdef object one(self, bytes value, Py_ssize_t start, int64_t earliest, int64_t latest, object present):
+        """What becomes of one record."""
+        cdef tuple slots = self.reader.read(value, start)
+        cdef int64_t time, seconds
+        cdef object name, account, event_id, moment, refusal
+        self.warned, self.marks = None, 0
+        name = self.name_of(slots)
+        if name is BY_EVENT_NAME:
+            return name
+        if self.consent_at is not None and not self.decisions.is_consent(self.consent_at.value(slots)):
+            return BY_CONSENT
+        if type(name) is not str:
+            return name
+        account = self.account_of(slots)
+        if type(account) is not str:
+            return account
+        self.source = self.source_of(slots)
+        if type(self.source) is not str:
+            return self.source
+        event_id = self.id_at.value(slots)
+        if not (self.trusts_id and is_plain(event_id, c"!")):
+            event_id = id_of(event_id)
+            if type(event_id) is not str:
+                return event_id
+        dedup_id = event_id if self.dedup_at is None else dedup_id_of(self.dedup_at.value(slots), event_id)
+        moment = self.time_at.value(slots)
+        if self.days or not PyLong_CheckExact(moment):
+            moment = self.decisions.time_of(moment)
+            if type(moment) is not int:
+                return moment
+        time = PyLong_AsLongLong(moment)
+        if time < INT64_MIN // 2:
+            raise OverflowError("no time that is reckoned with here")
+        if earliest <= time <= latest:
+            seconds = time // self.units if time >= 0 else -((self.units - 1 - time) // self.units)
+        else:
+            moment = self.decisions.outside(moment, present)
+            if type(moment) is not int:
+                return moment
+            seconds = PyLong_AsLongLong(moment)
+        refusal = self.write(slots, name, seconds, event_id)
+        if refusal is not None:
+            return refusal
+        warned = () if self.warned is None else tuple(self.warned)
+        return Delivery(account, name, dedup_id, seconds, self.source == "offline", self.page.taken(), warned)
+
+    # -- what is decided
+
+    cdef object name_of(self, tuple slots):
+        if self.name_at is None:
+            return self.no_name
+        value = self.name_at.value(slots)
+        name = self.names.get(value)
+        return self.decisions.name_of(value) if name is None else name
+
+    cdef object account_of(self, tuple slots):
+        value = None if self.account_at is None else self.account_at.value(slots)
+        return self.decisions.default_account if value is None else self.decisions.account_of(value)
+
+    cdef object source_of(self, tuple slots):
+        if self.source_at is None:
+            return self.no_source
+        value = self.source_at.value(slots)
+        source = self.sources.get(value)
+        return self.decisions.source_of(value) if source is None else source
+
+    # -- the event
+
+    cdef object write(self, tuple slots, str name, int64_t seconds, str event_id):
+        """Write the event; gives with what it is refused, else None."""
+        cdef Page page = self.page
+        page.size = 0
+        page.raw(b'{"event_name":', 14)
+        page.text(name)
+        page.raw(b'"action_source":', 16)
+        page.text(self.source)
+        page.raw(b'"event_time":', 13)
+        page.value(seconds)
+        page.raw(b'"event_id":', 11)
+        page.text(event_id)
+        refusal = self.write_fields(self.event, slots)
+        if refusal is None:
+            refusal = self.write_object(b'"app_info":{', self.app_info, slots)
+        if refusal is None:
+            refusal = self.write_object(b'"device_info":{', self.device_info, slots)
+        if refusal is None:
+            refusal = self.write_object(b'"user_data":{', self.user, slots)
+        if refusal is None and not (self.marks & (EM | MAIDS) or self.marks & (ADDRESS | AGENT) == ADDRESS | AGENT):
+            refusal = NO_IDENTITY
+        if refusal is None:
+            refusal = self.write_custom(slots)
+        if refusal is None:
+            page.data[page.size - 1] = c"}"
+        return refusal
+
+    cdef object write_object(self, bytes begins, list fields, tuple slots):
+        """An object, if there is anything in it."""
+        cdef Page page = self.page
+        cdef Py_ssize_t before = page.size, begun
+        if not fields:
+            return None
+        page.put(begins)
+        begun = page.size
+        refusal = self.write_fields(fields, slots)
+        if page.size == begun:
+            page.size = before
+        else:
+            page.close(begun, c"}")
+        return refusal
+
+    cdef object write_fields(self, list fields, tuple slots):
+        cdef Field field
+        for field in fields:
+            refusal = self.write_field(field, slots)
+            if refusal is not None:
+                return refusal
+        return None
+
+    cdef object write_custom(self, tuple slots):
+        cdef Page page = self.page
+        cdef Py_ssize_t before = page.size, begun
+        page.raw(b'"custom_data":{', 15)
+        begun = page.size
+        refusal = self.write_items(slots) if self.has_items else None
+        if refusal is None:
+            refusal = self.write_fields(self.custom, slots)
+        if refusal is not None:
+            return refusal
+        if self.marks & (VALUE | CURRENCY) == VALUE:
+            return MISSING_CURRENCY
+        if self.marks & OPT_OUT_TYPE and self.marks & (STATE | COUNTRY) != STATE | COUNTRY:
+            self.warn(OPT_OUT_TYPE_IGNORED)
+        if page.size == begun:
+            page.size = before
+        else:
+            page.close(begun, c"}")
+        return None
+
+    # -- one field
+
+    cdef object write_field(self, Field field, tuple slots):
+        """Write it and what stands for it where it has no value; gives with what it refuses the event, else None."""
+        cdef Py_ssize_t before = self.page.size
+        refusal = self.write_value(field, slots) if field.at is not None or field.gather is not None else None
+        if self.page.size != before:
+            self.marks |= field.mark
+        elif field.constant is not None and refusal is None:
+            self.page.put(field.key)
+            self.page.put(field.constant)
+            self.page.raw(b",", 1)
+            self.marks |= field.mark
+        return refusal
+
+    cdef object write_value(self, Field field, tuple slots):
+        if field.way == ONE_DIGEST:
+            return self.one_digest(field, slots)
+        if field.at is None:
+            return self.several(field, field.gather.value(slots))
+        value = field.at.value(slots)
+        if value is None:
+            return None
+        if field.way == TEXT:
+            if is_plain(value, field.plain_from):
+                self.page.put(field.key)
+                self.page.text(value)
+                return None
+            return self.put(field, field.rule(value))
+        if field.way == DIGEST:
+            return self.put_digest(field, value)
+        if field.usual and is_usual(field.usual, value):
+            return self.put(field, value)
+        if field.way == REMEMBERED:
+            return self.put(field, field.cache[value])
+        if field.way == FLAG and (value is True or value is False):
+            return self.put(field, value)
+        return self.put(field, field.rule(value))
+
+    cdef object one_digest(self, Field field, tuple slots):
+        """One digest is by far the most common. More, or what is no array: as `several`."""
+        value = field.at.value(slots)
+        if value is None:
+            return None
+        if type(value) is list:
+            if len(<list> value) == 1:
+                return self.put_digest(field, (<list> value)[0])
+            if not value:
+                return None
+        self.put_values(field, digests(field.rule, field.gather.value(slots), self.warnings(), field.warnings[0]))
+        return None
+
+    cdef object several(self, Field field, list values):
+        if field.way == TOTAL:
+            return self.put_count(field, total(values))
+        if field.way == FIRST:
+            value = first_sent(field.rule, values, self.warnings(), field.warnings[0])
+            return None if value is BLANK else self.put(field, value)
+        function = digests if field.way == DIGESTS else sent_values
+        self.put_values(field, function(field.rule, values, self.warnings(), field.warnings[0]))
+        return None
+
+    cdef object put(self, Field field, object value):
+        """`value` is written, or left out with a warning, or refuses the event."""
+        if type(value) is LeftOut:
+            return self.leave_out(field, value)
+        if field.web_only and self.source != "web":
+            self.warn(NOT_WEB)
+            return None
+        self.page.put(field.key)
+        self.page.value(value)
+        if field.zero is not None and begins_with_zero(value) and is_zero(value):
+            note_once(self.warnings(), field.zero)
+        return None
+
+    cdef object leave_out(self, Field field, object why):
+        if field.refusal is not None:
+            return field.refusal if why is MALFORMED else None
+        for warnings in field.warnings:
+            note(self.warnings(), why, warnings)
+        return None
+
+    cdef object put_digest(self, Field field, object value):
+        """The digest of `value` as an array of one."""
+        cdef char digest[68]  # ["64 digits"]
+        if field.usual and put_usual_digest(field.usual, value, digest + 2):
+            digest[0], digest[1], digest[66], digest[67] = c"[", c'"', c'"', c"]"
+            self.page.put(field.key)
+            self.page.raw(digest, 68)
+            self.page.raw(b",", 1)
+            return None
+        value = field.cache[value]
+        if type(value) is not str:
+            note(self.warnings(), value, field.warnings[0])
+            return None
+        self.page.put(field.key)
+        self.page.raw(b"[", 1)
+        self.page.text(value)
+        self.page.close(0, c"]")
+        return None
+
+    cdef int put_values(self, Field field, list values) except -1:
+        if values:
+            self.page.put(field.key)
+            self.page.value(values[: field.most])
+        return 0
+
+    cdef object put_count(self, Field field, object value):
+        """As `put` for a count: a negative one refuses the event."""
+        if value is None:
+            return NEGATIVE_QUANTITY
+        if type(value) is int:
+            self.page.put(field.key)
+            self.page.value(value)
+        else:
+            note(self.warnings(), value, field.warnings[0])
+        return None
+
+    # -- items
+
+    cdef object write_items(self, tuple slots):
+        """``contents``, and what is gathered from the same values."""
+        cdef Page page = self.page
+        cdef Py_ssize_t before = page.size, begun
+        self.ids.size, self.things, self.counted, self.whole = 0, 0, False, True
+        page.raw(b'"contents":[', 12)
+        begun = page.size
+        for item in self.items_in(slots):
+            refusal = self.write_item(item)
+            if refusal is not None:
+                return refusal
+        if page.size == begun:
+            page.size = before
+        else:
+            page.close(begun, c"]")
+            self.write_ids()
+        if self.summed and (self.counted or not self.whole):
+            self.write_sum()
+        return None
+
+    cdef object items_in(self, tuple slots):
+        """The items, each a tuple of slots."""
+        if self.items_at is None:
+            return (slots,)
+        items = self.items_at.value(slots)
+        if self.tuples:
+            return () if items is None else items
+        return [(item,) for item in items]
+
+    cdef object write_item(self, tuple item):
+        cdef Page page = self.page
+        cdef Field field
+        cdef Py_ssize_t before = page.size, begun = before + 1, at
+        page.raw(b"{", 1)
+        for field in self.item_fields:
+            at = page.size
+            refusal = self.write_quantity(field, item) if field is self.quantity else self.write_field(field, item)
+            if refusal is not None:
+                return refusal
+            if field is self.listed and page.size > at:
+                at += PyBytes_GET_SIZE(field.key)
+                self.ids.raw(page.data + at, page.size - at)
+        if page.size == begun:
+            page.size = before
+        else:
+            page.close(begun, c"}")
+        return None
+
+    cdef object write_quantity(self, Field field, tuple item):
+        value = field.at.value(item)
+        if value is None:
+            return None
+        if not PyLong_CheckExact(value) or not 0 <= value <= MAX_COUNT:
+            value = count(value)
+        if type(value) is int:
+            self.things += value
+            self.counted = True
+        elif value is not None:
+            self.whole = self.whole and value is not MALFORMED
+        return self.put_count(field, value)
+
+    cdef int write_ids(self) except -1:
+        """``content_ids``: the ids of the items, as they stand there."""
+        cdef Page page = self.page
+        if self.ids.size:
+            page.raw(b'"content_ids":[', 15)
+            page.raw(self.ids.data, self.ids.size)
+            page.close(0, c"]")
+        return 0
+
+    cdef int write_sum(self) except -1:
+        """A wrong sum is worse than none: it is sent only if every quantity could be read."""
+        if self.whole and self.things <= MAX_COUNT:
+            self.page.raw(b'"num_items":', 12)
+            self.page.value(self.things)
+        else:
+            note(self.warnings(), MALFORMED, self.sum_warnings)
+        return 0
+
+    # -- warnings
+
+    cdef list warnings(self):
+        """What is warned of, to add to."""
+        if self.warned is None:
+            self.warned = []
+        return self.warned
+
+    cdef int warn(self, object warning) except -1:
+        self.warnings().append(warning)
+        return 0

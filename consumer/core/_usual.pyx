@@ -1,0 +1,272 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Values in their usual spelling, told at a glance: shortcuts in front of rules, whose answers they are.
+
+Theory of operation. Most e-mail addresses, telephone numbers, prices are written in a way that leaves a rule nothing to
+decide. Such a value is answered here; of everything else it is said that it is not usual, and the rule is asked. The
+rule decides what is right, and a property test holds each shortcut against it.
+
+SHA-256 is OpenSSL's, through the library that Python itself has loaded: its functions take a tenth of the time that an
+object of `hashlib` costs to make. Where that library cannot be reached, or answers otherwise than `hashlib`, it is
+`hashlib`.
+"""
+
+from cpython.unicode cimport PyUnicode_DATA, PyUnicode_GET_LENGTH
+from libc.stdint cimport uintptr_t
+from libc.string cimport memcpy
+
+import ctypes
+import hashlib
+
+cdef extern from "Python.h":
+    int PyUnicode_IS_COMPACT_ASCII(object text)
+    int PyUnicode_CheckExact(object text)
+
+cdef enum:
+    # `convert_program.Usual`.
+    EMAIL = 1
+    PHONE = 2
+    LOWERED = 3
+    AS_WRITTEN = 4
+    DIGITS = 5
+    ADDRESS = 6
+    AMOUNT = 7
+    WEB = 8
+
+cdef enum:
+    LONGEST = 200
+    DIGEST = 64          # hex digits: text of this length may be a digest already
+    MOST_DIGITS = 64     # on one side of an amount's point
+    CONTEXT_BYTES = 512  # a SHA256_CTX has 112
+
+ctypedef int (*Init)(void* context) noexcept
+ctypedef int (*Update)(void* context, const void* data, size_t size) noexcept
+ctypedef int (*Final)(unsigned char* digest, void* context) noexcept
+
+cdef Init init = NULL
+cdef Update update = NULL
+cdef Final final = NULL
+cdef const char* HEX = "0123456789abcdef"
+
+
+# -- what is sent as it is
+
+
+cdef bint is_usual(int kind, object value):
+    """Whether `value` surely passes the rule of this kind as it is."""
+    if not PyUnicode_CheckExact(value) or not PyUnicode_IS_COMPACT_ASCII(value):
+        return False
+    cdef const unsigned char* text = <const unsigned char*> PyUnicode_DATA(value)
+    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(value)
+    if kind == ADDRESS:
+        return is_address(text, size)
+    if kind == AMOUNT:
+        return is_amount(text, size)
+    return kind == WEB and is_web(text, size)
+
+
+cdef inline bint is_digit(unsigned char byte) noexcept:
+    return 48 <= byte <= 57
+
+
+cdef bint is_address(const unsigned char* text, Py_ssize_t size) noexcept:
+    """Four numbers up to 255 without leading zeros, not all of them 0."""
+    cdef int octet = 0, digits = 0, octets = 1, any_bits = 0
+    cdef Py_ssize_t at
+    for at in range(size):
+        if text[at] == c".":
+            if digits == 0 or octets == 4:
+                return False
+            octets += 1
+            octet = digits = 0
+        elif is_digit(text[at]) and digits < 3 and (digits == 0 or octet):
+            octet = octet * 10 + text[at] - 48
+            digits += 1
+            any_bits |= octet
+            if octet > 255:
+                return False
+        else:
+            return False
+    return octets == 4 and digits > 0 and any_bits != 0
+
+
+cdef bint is_amount(const unsigned char* text, Py_ssize_t size) noexcept:
+    """Digits, perhaps a point and digits; no zero before another digit."""
+    cdef Py_ssize_t at = 0, point
+    while at < size and is_digit(text[at]):
+        at += 1
+    if at == 0 or at > MOST_DIGITS or (at > 1 and text[0] == c"0"):
+        return False
+    if at == size:
+        return True
+    point = at
+    if text[at] != c".":
+        return False
+    at += 1
+    while at < size and is_digit(text[at]):
+        at += 1
+    return at == size and 0 < at - point - 1 <= MOST_DIGITS
+
+
+cdef bint is_web(const unsigned char* text, Py_ssize_t size) noexcept:
+    """http or https, a host in lower case, and what follows a slash without blanks."""
+    cdef Py_ssize_t at = 4, host
+    if size < 8 or text[0] != c"h" or text[1] != c"t" or text[2] != c"t" or text[3] != c"p":
+        return False
+    if text[at] == c"s":
+        at += 1
+    if size < at + 4 or text[at] != c":" or text[at + 1] != c"/" or text[at + 2] != c"/":
+        return False
+    at += 3
+    host = at
+    while at < size and (97 <= text[at] <= 122 or is_digit(text[at]) or text[at] == c"." or text[at] == c"-"):
+        at += 1
+    if at == host or (at < size and text[at] != c"/"):
+        return False
+    while at < size:
+        if text[at] < 33 or text[at] > 126:
+            return False
+        at += 1
+    return True
+
+
+# -- what is hashed
+
+
+cdef int put_usual_digest(int kind, object value, char* into) except -1:
+    """Write the digest's 64 hex digits of `value` normalised; 0 if it is not usual, 1 if it is."""
+    cdef unsigned char normal[LONGEST]
+    cdef Py_ssize_t size
+    if not PyUnicode_CheckExact(value) or not PyUnicode_IS_COMPACT_ASCII(value):
+        return 0
+    size = PyUnicode_GET_LENGTH(value)
+    if size == 0 or size > LONGEST or size == DIGEST:
+        return 0
+    size = normalised(kind, <const unsigned char*> PyUnicode_DATA(value), size, normal)
+    if size <= 0:
+        return 0
+    digest_hex(normal, size, into)
+    return 1
+
+
+cdef Py_ssize_t normalised(int kind, const unsigned char* text, Py_ssize_t size, unsigned char* into) noexcept:
+    """How many bytes `text` has when it is normalised; 0 if it is not usual."""
+    if kind == PHONE:
+        return phone(text, size, into)
+    if kind == DIGITS:
+        return digits_only(text, size, into)
+    if kind == AS_WRITTEN:
+        return without_blanks(text, size, into, False)
+    if kind != EMAIL and kind != LOWERED:
+        return 0
+    size = without_blanks(text, size, into, True)
+    if kind == EMAIL and not is_between(c"@", into, size):
+        return 0
+    return size
+
+
+cdef Py_ssize_t without_blanks(const unsigned char* text, Py_ssize_t size, unsigned char* into, bint lower) noexcept:
+    """Text in which nothing is white space; in lower case, if so wanted."""
+    cdef Py_ssize_t at
+    cdef unsigned char byte, blanks = 0
+    for at in range(size):
+        byte = text[at]
+        blanks |= byte <= 32
+        into[at] = byte + 32 if lower and 65 <= byte <= 90 else byte
+    return 0 if blanks else size
+
+
+cdef bint is_between(unsigned char sign, const unsigned char* text, Py_ssize_t size) noexcept:
+    """Whether `sign` stands in the text, and neither first nor last."""
+    cdef Py_ssize_t at
+    if size < 3 or text[0] == sign or text[size - 1] == sign:
+        return False
+    for at in range(1, size - 1):
+        if text[at] == sign:
+            return True
+    return False
+
+
+cdef Py_ssize_t phone(const unsigned char* text, Py_ssize_t size, unsigned char* into) noexcept:
+    """The digits from the first that is not 0; a point may be that of a number written with decimals.
+
+    Blanks are skipped here, so that longer text may be a digest with blanks around it.
+    """
+    cdef Py_ssize_t at, digits = 0
+    if size >= DIGEST:
+        return 0
+    for at in range(size):
+        if text[at] == c".":
+            return 0
+        if is_digit(text[at]) and (digits or text[at] != 48):
+            into[digits] = text[at]
+            digits += 1
+    return digits
+
+
+cdef Py_ssize_t digits_only(const unsigned char* text, Py_ssize_t size, unsigned char* into) noexcept:
+    """Nothing but digits."""
+    cdef Py_ssize_t at
+    for at in range(size):
+        if not is_digit(text[at]):
+            return 0
+    memcpy(into, text, size)
+    return size
+
+
+cdef int digest_hex(const unsigned char* data, Py_ssize_t size, char* into) except -1:
+    cdef unsigned char digest[32]
+    cdef unsigned char context[CONTEXT_BYTES]
+    cdef bytes found
+    cdef int at
+    if init == NULL:
+        found = hashlib.sha256(data[:size]).digest()
+        memcpy(digest, <const unsigned char*> found, 32)
+    else:
+        init(context)
+        update(context, data, size)
+        final(digest, context)
+    for at in range(32):
+        into[2 * at] = HEX[digest[at] >> 4]
+        into[2 * at + 1] = HEX[digest[at] & 15]
+    return 0
+
+
+def digest_of(kind, value):
+    """The digest of `value`, None if it is not usual: for the property test."""
+    cdef char digits[DIGEST]
+    return digits[:DIGEST].decode() if put_usual_digest(kind, value, digits) else None
+
+
+def passes(kind, value):
+    """Whether `value` passes as it is: for the property test."""
+    return is_usual(kind, value)
+
+
+def _reach_openssl():
+    """Take OpenSSL's functions, if they can be had and answer as they should."""
+    global init, update, final
+    cdef uintptr_t begin, more, end
+    try:
+        import _hashlib
+
+        library = ctypes.CDLL(_hashlib.__file__)  # a look-up in it finds what it is linked with
+        begin, more, end = [
+            ctypes.cast(getattr(library, f"SHA256_{name}"), ctypes.c_void_p).value
+            for name in ("Init", "Update", "Final")
+        ]
+    except Exception:  # another Python, another OpenSSL: it costs speed only
+        return
+    init, update, final = <Init> begin, <Update> more, <Final> end
+    for size in range(1, LONGEST):
+        text = "a" * size
+        if size != DIGEST and digest_of(LOWERED, text) != hashlib.sha256(text.encode()).hexdigest():
+            init = NULL
+            return
+
+
+def hashes_with_openssl():
+    """Whether OpenSSL's own functions are used."""
+    return init != NULL
+
+
+_reach_openssl()

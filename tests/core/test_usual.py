@@ -1,0 +1,134 @@
+"""What is answered at a glance is what the rule answers: every shortcut of the compiled module against its rule."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from consumer.core.convert_program import COMPILED, USUAL, Usual
+from consumer.core.convert_rules import Rule
+from tests.core.test_fused import numbers
+
+if COMPILED is None:
+    pytest.skip("the package was built without a C compiler", allow_module_level=True)
+
+from consumer.core import _usual
+
+RULES: dict[Usual, Rule] = {kind: rule for rule, kind in USUAL.items()}
+HASHED = (Usual.EMAIL, Usual.PHONE, Usual.LOWERED, Usual.AS_WRITTEN, Usual.DIGITS)
+SENT = (Usual.ADDRESS, Usual.AMOUNT, Usual.WEB)
+PIECES = (
+    *("@", ".", "+", "-", "/", ":", ",", "0", "1", "00", "255", "256", "1.2.3.4", "0.0.0.0", "http://", "https://"),
+    *(" ", "\t", "\x1c", "\x1f", "\x00", "\x7f", "\x85", "\xa0", "\u2003", "\ufeff", "\ud800", "é", "İ", "K", "٣", "1"),
+    *("a", "Z", "a@b.c", "A.B@C.de", "+1 415 555-0100", "94107", "94107.0", "a" * 63, "f" * 64, "9" * 65, "Ä@ö.de"),
+)  # fmt: skip
+TEXTS = st.one_of(
+    st.lists(st.sampled_from(PIECES), max_size=5).map("".join),
+    st.text(st.characters(min_codepoint=0, max_codepoint=127), max_size=70),
+    st.from_regex(re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}"), fullmatch=True),
+    st.from_regex(re.compile(r"[0-9]{1,66}(\.[0-9]{0,66})?"), fullmatch=True),
+    st.from_regex(re.compile(r"https?://[a-z0-9.-]*(/[ -~]*)?"), fullmatch=True),
+    st.from_regex(re.compile(r"\s?[0-9A-Fa-f]{62,66}\s?"), fullmatch=True),
+    st.text(max_size=20),
+    st.text("0123456789. +", max_size=260),
+)
+VALUES = st.one_of(TEXTS, st.none(), st.booleans(), st.integers(), st.floats(), st.binary(max_size=4))
+
+
+class Odd(str):
+    """Text of a type of its own."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("kind", HASHED)
+@settings(max_examples=600, deadline=None)
+@given(value=VALUES)
+@example(value=" " + "0" * 64)
+@example(value="0" * 64)
+@example(value=Odd("a@b.c"))
+def test_a_digest_at_a_glance_is_the_rule_s(kind: Usual, value: Any) -> None:
+    """Whatever is hashed without asking the rule, the rule would hash to the same."""
+    digest = _usual.digest_of(kind, value)
+    assert digest is None or digest == RULES[kind](value)
+
+
+@pytest.mark.parametrize("kind", SENT)
+@settings(max_examples=600, deadline=None)
+@given(value=VALUES)
+@example(value="0.0.0.0")
+@example(value=Odd("1.50"))
+def test_what_passes_at_a_glance_passes_the_rule_as_it_is(kind: Usual, value: Any) -> None:
+    """Whatever is sent without asking the rule, the rule would send unchanged."""
+    assert not _usual.passes(kind, value) or RULES[kind](value) == value
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Usual if kind not in HASHED])
+@given(value=VALUES)
+def test_what_is_sent_as_it_is_is_never_hashed(kind: Usual, value: Any) -> None:
+    """A kind that is not one of hashed fields has no digest."""
+    assert _usual.digest_of(kind, value) is None
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Usual if kind not in SENT])
+@given(value=VALUES)
+def test_what_is_hashed_never_passes_as_it_is(kind: Usual, value: Any) -> None:
+    """Personal data is not sent unhashed, whatever it looks like."""
+    assert not _usual.passes(kind, value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "normal"),
+    [
+        (Usual.EMAIL, "Ann.Lee+x@Example.COM", "ann.lee+x@example.com"),
+        (Usual.PHONE, "+1 (415) 555-0100", "14155550100"),
+        (Usual.PHONE, "0049 30 1234567", "49301234567"),
+        (Usual.LOWERED, "C-0042", "c-0042"),
+        (Usual.AS_WRITTEN, "C-0042", "C-0042"),
+        (Usual.DIGITS, "02139", "02139"),
+    ],
+)
+def test_what_is_usual_is_hashed_at_a_glance(kind: Usual, value: str, normal: str) -> None:
+    """The tests above compare something."""
+    assert _usual.digest_of(kind, value) == hashlib.sha256(normal.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (Usual.ADDRESS, "203.0.113.255"),
+        (Usual.AMOUNT, "129.90"),
+        (Usual.AMOUNT, "0.5"),
+        (Usual.AMOUNT, "7"),
+        (Usual.WEB, "https://www.shop.example.com/thanks?a=b#c"),
+        (Usual.WEB, "http://shop.example"),
+    ],
+)
+def test_what_is_usual_passes_at_a_glance(kind: Usual, value: str) -> None:
+    """The tests above compare something."""
+    assert _usual.passes(kind, value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [(Usual.AMOUNT, "00.5"), (Usual.ADDRESS, "1.2.3"), (Usual.WEB, "https://")]
+)
+def test_what_is_not_usual_is_left_to_the_rule(kind: Usual, value: str) -> None:
+    """Where the spelling is another one the rule decides."""
+    assert not _usual.passes(kind, value)
+
+
+def test_every_kind_has_its_rule_and_its_number() -> None:
+    """The table, and the module that is compiled, know the same kinds."""
+    assert {*RULES, Usual.NOT_KNOWN} == set(Usual) == {*HASHED, *SENT, Usual.NOT_KNOWN}
+    kinds, _ = numbers("_usual")
+    assert kinds == {kind.name: kind.value for kind in Usual if kind is not Usual.NOT_KNOWN}
+
+
+def test_openssl_is_reached_where_python_is_linked_with_it() -> None:
+    """On this kind of machine it is; else `hashlib` answers, which the tests above hold as well."""
+    assert _usual.hashes_with_openssl()
