@@ -12,14 +12,14 @@ usual case is asked of them. Whatever raises leaves the record to the two steps,
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.long cimport PyLong_AsLongLong, PyLong_CheckExact
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from cpython.unicode cimport PyUnicode_DATA, PyUnicode_GET_LENGTH
+from cpython.unicode cimport PyUnicode_DATA
 from libc.math cimport ceil, floor
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t
 from libc.string cimport memcmp, memset
 
 from consumer.core._json cimport Page
 from consumer.core._slots cimport Program as Reader
-from consumer.core._usual cimport is_usual, put_usual_digest
+from consumer.core._usual cimport USUAL_TEXT, put_usual_digest, usual_text
 
 from consumer.core import convert_decisions as decide
 from consumer.core import dedup, normalise
@@ -29,7 +29,6 @@ from consumer.core.convert_rules import total
 
 cdef extern from "Python.h":
     int PyUnicode_IS_COMPACT_ASCII(object text)
-    int PyUnicode_CheckExact(object text)
 
 cdef enum:
     # Ways of a field (`convert_fields.Way`).
@@ -93,7 +92,6 @@ cdef class Field:
     cdef At gather
     cdef object rule
     cdef object cache  # a dict that knows more: not to be taken for one
-    cdef int plain_from
     cdef int most
     cdef tuple warnings
     cdef object refusal
@@ -106,7 +104,7 @@ cdef class Field:
     def __init__(self, field):
         self.key, self.way, self.rule, self.cache = field.key, field.way, field.rule, field.cache
         self.at, self.gather = at(field.at), at(field.gather)
-        self.plain_from, self.most, self.mark = field.plain_from, field.most, field.mark
+        self.most, self.mark = field.most, field.mark
         self.warnings, self.refusal, self.zero = field.warnings, field.refusal, field.zero
         self.web_only, self.constant, self.usual = field.web_only, field.constant, field.usual
 
@@ -117,16 +115,6 @@ cdef At at(place):
 
 cdef list fields_of(fields):
     return [Field(one) for one in fields]
-
-
-cdef inline bint is_plain(object value, int least):
-    """Whether it is ASCII text that does not begin below `least`."""
-    return (
-        PyUnicode_CheckExact(value)
-        and PyUnicode_IS_COMPACT_ASCII(value)
-        and PyUnicode_GET_LENGTH(value) > 0
-        and (<const unsigned char*> PyUnicode_DATA(value))[0] >= least
-    )
 
 
 cdef inline bint begins_with_zero(str text):
@@ -237,7 +225,7 @@ cdef class Events:
         if type(self.source) is not str:
             return self.source
         event_id = self.id_at.value(slots)
-        if not (self.trusts_id and is_plain(event_id, c"!")):
+        if not (self.trusts_id and usual_text(USUAL_TEXT, event_id) is not None):
             event_id = id_of(event_id)
             if type(event_id) is not str:
                 return event_id
@@ -378,16 +366,12 @@ cdef class Events:
         value = field.at.value(slots)
         if value is None:
             return None
-        if field.way == TEXT:
-            if is_plain(value, field.plain_from):
-                self.page.put(field.key)
-                self.page.text(value)
-                return None
-            return self.put(field, field.rule(value))
         if field.way == DIGEST:
             return self.put_digest(field, value)
-        if field.usual and is_usual(field.usual, value):
-            return self.put(field, value)
+        if field.usual:
+            usual = usual_text(field.usual, value)
+            if usual is not None:
+                return self.put(field, usual)
         if field.way == REMEMBERED:
             return self.put(field, field.cache[value])
         if field.way == FLAG and (value is True or value is False):
@@ -446,7 +430,7 @@ cdef class Events:
             self.page.raw(digest, 68)
             self.page.raw(b",", 1)
             return None
-        value = field.cache[value]
+        value = field.rule(value) if field.cache is None else field.cache[value]
         if type(value) is not str:
             note(self.warnings(), value, field.warnings[0])
             return None

@@ -8,15 +8,18 @@ rare (maps, unions, decimals, records that stand in several places) is a call of
 The promises are those of `consumer.core.avro_reading`: no byte beyond the end is looked at, nothing is allocated because
 a length was claimed, a loop over a claimed count consumes at least one byte a round (`avro_bounds` sees to that), and
 only what that module takes is taken. Whatever is wrong raises, and the record is read again by the two steps, whose
-verdict counts. There is no recursion: items are one level deep, what nests deeper is a call.
+verdict counts. Recursion is two levels deep: items, and what is converted in them; what nests deeper is a call.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from cpython.ref cimport Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint64_t
+
+cdef extern from "Python.h":
+    double PyFloat_Unpack8(const char* data, int little_endian) except? -1.0
 
 cdef enum:
     TEXT = 0
@@ -31,13 +34,16 @@ cdef enum:
     BYTES = 9
     OVER = 10
     MAKE = 11
+    DOUBLE = 12
+    TEXT_MAP = 13
+    CONVERT = 14
 
 cdef class Program:
     """The operations; `width`: how many slots they fill.
 
     Of an operation: `slots`, of OPTIONAL those that null fills, of ITEMS the fields of an item; `behind`, of both the
-    operations that belong to it; `extra`, of ENUM the symbols, None for one without a place, of CALL and MAKE the
-    function.
+    operations that belong to it; `extra`, of ENUM the symbols, None for one without a place, of CALL, MAKE and CONVERT
+    the function.
     """
 
     def __cinit__(self, list operations, int width):
@@ -127,6 +133,36 @@ cdef object texts(const uint8_t* data, Py_ssize_t end, Py_ssize_t* at):
     return found
 
 
+cdef dict text_map(const uint8_t* data, Py_ssize_t end, Py_ssize_t* at):
+    cdef dict found = {}
+    cdef int64_t left = block(data, end, at)
+    while left:
+        while left:
+            key = text(data, end, at)
+            found[key] = text(data, end, at)
+            left -= 1
+        left = block(data, end, at)
+    return found
+
+
+cdef object double_number(const uint8_t* data, Py_ssize_t end, Py_ssize_t* at):
+    """Eight bytes, little-endian."""
+    if end - at[0] < 8:
+        raise IndexError("the data end inside a double")
+    at[0] += 8
+    return PyFloat_Unpack8(<const char*> data + at[0] - 8, 1)
+
+
+cdef int convert(tuple slots, int slot, object function) except -1:
+    """Put what `function` makes of what is in a slot in its place."""
+    read = slots[slot]
+    value = function(read)
+    Py_INCREF(value)
+    PyTuple_SET_ITEM(slots, slot, value)
+    Py_DECREF(read)  # the tuple's reference
+    return 0
+
+
 cdef object items(
     Program program, int first, int stop, int width, int base, bytes whole, const uint8_t* data, Py_ssize_t end,
     Py_ssize_t* at,
@@ -212,6 +248,14 @@ cdef int run(
             where += each.behind
         elif each.code == CALL:
             put(slots, each.slot - base, call(<object> each.extra, whole, end, at))
+        elif each.code == DOUBLE:
+            put(slots, each.slot - base, double_number(data, end, at))
+        elif each.code == TEXT_MAP:
+            put(slots, each.slot - base, text_map(data, end, at))
+        elif each.code == CONVERT:
+            run(program, where, where + each.behind, whole, data, end, at, slots, base)
+            convert(slots, each.slot - base, <object> each.extra)
+            where += each.behind
         elif each.code == MAKE:
             put(slots, each.slot - base, (<object> each.extra)())
         else:

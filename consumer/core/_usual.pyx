@@ -10,12 +10,14 @@ object of `hashlib` costs to make. Where that library cannot be reached, or answ
 `hashlib`.
 """
 
+from cpython.long cimport PyLong_CheckExact
 from cpython.unicode cimport PyUnicode_DATA, PyUnicode_GET_LENGTH
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy
 
 import ctypes
 import hashlib
+from decimal import Decimal as decimal_type
 
 cdef extern from "Python.h":
     int PyUnicode_IS_COMPACT_ASCII(object text)
@@ -31,6 +33,8 @@ cdef enum:
     ADDRESS = 6
     AMOUNT = 7
     WEB = 8
+    TEXT = 9
+    ORDER = 10
 
 cdef enum:
     LONGEST = 200
@@ -45,18 +49,40 @@ ctypedef int (*Final)(unsigned char* digest, void* context) noexcept
 cdef Init init = NULL
 cdef Update update = NULL
 cdef Final final = NULL
+cdef object Decimal = decimal_type
+cdef object LARGEST = 10**18
 cdef const char* HEX = "0123456789abcdef"
 
 
 # -- what is sent as it is
 
 
-cdef bint is_usual(int kind, object value):
-    """Whether `value` surely passes the rule of this kind as it is."""
-    if not PyUnicode_CheckExact(value) or not PyUnicode_IS_COMPACT_ASCII(value):
-        return False
+cdef object usual_text(int kind, object value):
+    """What is sent of a value that surely passes the rule of this kind; None if it is not usual."""
+    if not PyUnicode_CheckExact(value):
+        value = number_text(kind, value)
+        if value is None:
+            return None
+    if not PyUnicode_IS_COMPACT_ASCII(value):
+        return None
     cdef const unsigned char* text = <const unsigned char*> PyUnicode_DATA(value)
-    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(value)
+    return value if passes_as_text(kind, text, PyUnicode_GET_LENGTH(value)) else None
+
+
+cdef object number_text(int kind, object value):
+    """The text of a whole number above 0 that stands where text is meant, and of any number that is an amount."""
+    if kind == AMOUNT and (type(value) is Decimal or type(value) is float):
+        return str(value)
+    if not PyLong_CheckExact(value) or not (kind == TEXT or kind == ORDER or kind == AMOUNT):
+        return None
+    return str(value) if 0 < value <= LARGEST else None
+
+
+cdef bint passes_as_text(int kind, const unsigned char* text, Py_ssize_t size) noexcept:
+    if kind == TEXT:  # the blank is followed by "!": neither empty nor blank
+        return size > 0 and text[0] >= c"!"
+    if kind == ORDER:  # nor is it 0
+        return size > 0 and text[0] >= c"1"
     if kind == ADDRESS:
         return is_address(text, size)
     if kind == AMOUNT:
@@ -136,6 +162,8 @@ cdef int put_usual_digest(int kind, object value, char* into) except -1:
     """Write the digest's 64 hex digits of `value` normalised; 0 if it is not usual, 1 if it is."""
     cdef unsigned char normal[LONGEST]
     cdef Py_ssize_t size
+    if PyLong_CheckExact(value) and 0 < value <= LARGEST:
+        value = str(value)
     if not PyUnicode_CheckExact(value) or not PyUnicode_IS_COMPACT_ASCII(value):
         return 0
     size = PyUnicode_GET_LENGTH(value)
@@ -237,9 +265,9 @@ def digest_of(kind, value):
     return digits[:DIGEST].decode() if put_usual_digest(kind, value, digits) else None
 
 
-def passes(kind, value):
-    """Whether `value` passes as it is: for the property test."""
-    return is_usual(kind, value)
+def text_of(kind, value):
+    """What is sent of `value`, None if it is not usual: for the property test."""
+    return usual_text(kind, value)
 
 
 def _reach_openssl():

@@ -185,14 +185,19 @@ def union_reader(branches: Sequence[Read]) -> Read:
     return read_union
 
 
-def converting(read: Read, convert: Callable[[Any], Any]) -> Read:
+class Converting:
     """`read`, then `convert` what it read."""
 
-    def read_and_convert(data: bytes, at: int) -> tuple[Any, int]:
-        value, at = read(data, at)
-        return convert(value), at
+    __slots__ = ("convert", "read")
 
-    return read_and_convert
+    def __init__(self, read: Read, convert: Callable[[Any], Any]) -> None:
+        self.read = read
+        self.convert = convert
+
+    def __call__(self, data: bytes, at: int) -> tuple[Any, int]:
+        """See `Read`."""
+        value, at = self.read(data, at)
+        return self.convert(value), at
 
 
 def refusing(reason: str) -> Read:

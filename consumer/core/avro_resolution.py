@@ -28,9 +28,9 @@ from typing import Any, Final
 
 from consumer.core.avro_bounds import require_bounded
 from consumer.core.avro_reading import (
+    Converting,
     Read,
     Unresolvable,
-    converting,
     fixed_reader,
     read_boolean,
     read_bytes,
@@ -72,7 +72,7 @@ from consumer.core.avro_source import (
     write_reader,
 )
 from consumer.core.avro_time import rescaled
-from consumer.core.avro_values import decimal_from_bytes, decimal_to_scale, default_factory, from_bytes
+from consumer.core.avro_values import decimal_reader, decimal_to_scale, default_factory, from_bytes
 
 
 class Incompatible(Exception):
@@ -275,7 +275,7 @@ def _enum(writer: Enum, reader: Enum) -> EnumPlan:
 def _with_meaning(read: Read, writer: Primitive | Fixed, reader: Primitive | Fixed) -> Leaf:
     """Apply the logical types of both sides to what `read` reads."""
     convert = _meaning(writer, reader)
-    return Leaf(converting(read, convert) if convert else read)
+    return Leaf(Converting(read, convert) if convert else read)
 
 
 def _meaning(writer: Primitive | Fixed, reader: Primitive | Fixed) -> Callable[[Any], Any] | None:
@@ -287,7 +287,7 @@ def _meaning(writer: Primitive | Fixed, reader: Primitive | Fixed) -> Callable[[
     if theirs.family != ours.family:
         raise Incompatible(f"{theirs.name} cannot be read as {ours.name}")
     if ours.family == "decimal":
-        return partial(_rescaled_decimal, theirs=theirs, ours=ours)
+        return partial(_rescaled_decimal, decimal_reader(theirs), ours)
     return partial(rescaled, per_second=theirs.per_second, new_per_second=ours.per_second)
 
 
@@ -299,8 +299,8 @@ def _called(node: Primitive | Fixed) -> str:
     return label(node) if node.logical is None else node.logical.name
 
 
-def _rescaled_decimal(data: bytes, theirs: Logical, ours: Logical) -> Decimal:
-    value = decimal_from_bytes(data, theirs)
+def _rescaled_decimal(read: Callable[[bytes], Decimal], ours: Logical, data: bytes) -> Decimal:
+    value = read(data)
     try:
         return decimal_to_scale(value, ours)
     except ValueError:

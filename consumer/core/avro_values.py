@@ -36,12 +36,17 @@ LONG_RANGE: Final = range(-(2**63), 2**63)
 _EXACT: Final = Context(prec=MAX_DECIMAL_PRECISION * 2, traps=[InvalidOperation, Inexact])
 
 
-def decimal_from_bytes(data: bytes, logical: Logical) -> Decimal:
-    """The decimal that big-endian two's-complement `data` holds. Raises `ValueError` beyond its precision."""
-    unscaled = int.from_bytes(data, "big", signed=True)
-    if abs(unscaled) >= 10**logical.precision:
-        raise ValueError("more digits than the decimal's precision")
-    return Decimal(unscaled).scaleb(-logical.scale, _EXACT)
+def decimal_reader(logical: Logical) -> Callable[[bytes], Decimal]:
+    """What gives the decimal that big-endian two's-complement bytes hold; it raises `ValueError` beyond the precision."""
+    bound, exponent, of_bytes = 10**logical.precision, -logical.scale, int.from_bytes
+
+    def read(data: bytes) -> Decimal:
+        unscaled = of_bytes(data, "big", signed=True)
+        if not -bound < unscaled < bound:
+            raise ValueError("more digits than the decimal's precision")
+        return Decimal(unscaled).scaleb(exponent, _EXACT)
+
+    return read
 
 
 def decimal_to_scale(value: Decimal, logical: Logical) -> Decimal:
@@ -77,7 +82,7 @@ def from_bytes(node: Fixed | Primitive) -> Callable[[bytes], Any] | None:
     if logical is None or node.kind not in ("bytes", "fixed"):
         return None
     if logical.family == "decimal":
-        return lambda data: decimal_from_bytes(data, logical)
+        return decimal_reader(logical)
     return uuid_text
 
 

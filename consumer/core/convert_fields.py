@@ -44,7 +44,7 @@ class Way(IntEnum):
     RULE = 3
     """The rule."""
     DIGEST = 4
-    """An array of one digest, through a cache."""
+    """An array of one digest; of text, through a cache."""
     ONE_DIGEST = 5
     """As `DIGEST` of an array, which nearly always holds one; else `DIGESTS`."""
     DIGESTS = 6
@@ -144,9 +144,10 @@ class Fields:
         )
 
     def _hashed_way(self, source: Source) -> Way:
-        if not self.trusts_text(source) or (source.many and EACH in source.steps[:-1]):
-            return Way.DIGESTS
-        return Way.ONE_DIGEST if source.many else Way.DIGEST
+        if not source.many:
+            return Way.DIGEST if self._trusting else Way.DIGESTS
+        one = self.trusts_text(source) and EACH not in source.steps[:-1]
+        return Way.ONE_DIGEST if one else Way.DIGESTS
 
     def _single_way(self, rule: Rule, source: Source) -> Way:
         if rule is flag:

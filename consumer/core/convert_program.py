@@ -26,11 +26,11 @@ from consumer.core.amounts import amount
 from consumer.core.avro_source import RecordPlan
 from consumer.core.convert_decisions import REFUSALS, Decisions, LeftOutWarnings
 from consumer.core.convert_fields import MOST_LANGUAGES, Task, Way, is_quantity
-from consumer.core.convert_rules import Rule, web_url
+from consumer.core.convert_rules import Rule, order_id, web_url
 from consumer.core.convert_targets import CONTENTS, DECIDED, EXTERNAL_ID_AS_WRITTEN, TARGETS, Target
 from consumer.core.fused_source import Many, Path
 from consumer.core.model import Rejection, Warned
-from consumer.core.normalise import client_ip_address
+from consumer.core.normalise import client_ip_address, text_of
 from consumer.core.slots import Operation, Place, SlotsGenerator
 
 _OF_ALL_VALUES: Final = frozenset({Way.DIGESTS, Way.ALL, Way.FIRST, Way.TOTAL})
@@ -74,6 +74,8 @@ class Usual(IntEnum):
     ADDRESS = 6
     AMOUNT = 7
     WEB = 8
+    TEXT = 9
+    ORDER = 10
 
 
 USUAL: Final[dict[Rule, Usual]] = {
@@ -82,6 +84,8 @@ USUAL: Final[dict[Rule, Usual]] = {
     TARGETS["user_data.external_id"].rule: Usual.LOWERED,
     EXTERNAL_ID_AS_WRITTEN.rule: Usual.AS_WRITTEN,
     TARGETS["user_data.zp"].rule: Usual.DIGITS,
+    text_of: Usual.TEXT,
+    order_id: Usual.ORDER,
     client_ip_address: Usual.ADDRESS,
     amount: Usual.AMOUNT,
     web_url: Usual.WEB,
@@ -110,8 +114,6 @@ class Field(NamedTuple):
     """Of all its values, where there may be several."""
     rule: Callable[[Any], Any] | None
     cache: dict[Any, Any] | None
-    plain_from: int
-    """Of `Way.TEXT`: the least code of the first character."""
     most: int
     """Values that are sent at most."""
     warnings: tuple[LeftOutWarnings, ...]
@@ -243,14 +245,14 @@ class _Generator(SlotsGenerator):
         fields, source, constant = self._fields, self._fields.source(target), self._fields.constant(target)
         way = Way.RULE if source is None else fields.way(target, source)
         rule = None if source is None else fields.rule(target, source)
+        remembers = source is not None and fields.trusts_text(source) and way in _REMEMBERED
         return Field(
             b'"%s":' % target.key.encode(),
             way,
             at,
             gather,
             rule,
-            fields.cache(target, rule) if rule is not None and way in _REMEMBERED else None,
-            ord(fields.plain_from(rule)) if rule is not None and way is Way.TEXT else 0,
+            fields.cache(target, rule) if rule is not None and remembers else None,
             MOST_LANGUAGES if target.key == "languages" else _ANY_NUMBER,
             tuple(decide.warnings_of(lacking) for lacking in fields.lacking(target)),
             None if target.refusal is None else REFUSALS[target.refusal],
@@ -304,6 +306,10 @@ class _Generator(SlotsGenerator):
         return _at(self.place(steps))
 
     def _at_all(self, steps: Path) -> At:
+        of_items = self._mapping.item_steps
+        if self.items_are_tuples and steps[: len(of_items)] == of_items:
+            place = self.item_place(steps[len(of_items) :])
+            return At(self.place(of_items[:-1]).slot, partial(_all_values_of_items, place))
         slot, below = self.place(steps)
         return At(slot, partial(_all_values, below))
 
@@ -321,6 +327,12 @@ def _value(steps: Path, value: Any) -> Any:
 
 def _all_values(steps: Path, value: Any) -> list[Any]:
     return decide.walk(value, steps)
+
+
+def _all_values_of_items(place: Place, items: list[tuple[Any, ...]] | None) -> list[Any]:
+    """As `_all_values`, of items that are tuples."""
+    held = [item[place.slot] for item in items or ()]
+    return [each for value in held if value is not None for each in decide.walk(value, place.below)]
 
 
 def write_program(task: Task, plan: RecordPlan) -> Many | None:

@@ -272,7 +272,10 @@ class Generator:
                 self._several("digests", target, source, slot)
 
     def _put_digest(self, target: Target, source: Source, value: str, slot: str) -> None:
-        self._writer.line(f"v = {self._remembered(target, source)}[{value}]")
+        asked = f"{self._remembered(target, source)}[{value}]"
+        if not self._fields.trusts_text(source):
+            asked = f"{self._bind(self._fields.rule(target, source), 'rule')}({value})"
+        self._writer.line(f"v = {asked}")
         with self._writer.block("if v.__class__ is str:"):
             self._writer.line(f"{slot} = [v]")
         with self._writer.block("else:"):

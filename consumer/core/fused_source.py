@@ -211,16 +211,17 @@ class FusedGenerator(Generator):
             steps == self._mapping.item_steps
             and isinstance(plan, ArrayPlan)
             and self._is_spread(plan.item, steps)
-            and not any(source[: len(steps)] == steps for source in self._read_elsewhere())
+            and not self._is_read_elsewhere(steps)
         )
 
-    def _read_elsewhere(self) -> list[Path]:
-        steps = [
+    def _is_read_elsewhere(self, steps: Path) -> bool:
+        """Whether anybody but the loop over the items asks for what lies below `steps`."""
+        elsewhere = [
             source.steps
             for name, source in self._mapping.sources.items()
             if not name.startswith(CONTENTS) and not self._fields.is_gathered(TARGETS[name])
         ]
-        return [*steps, *self._asked_of_the_event()]
+        return any(each[: len(steps)] == steps for each in [*elsewhere, *self._asked_of_the_event()])
 
     def _asked_of_the_event(self) -> list[Path]:
         """What is asked for beside the fields of a conversion event."""

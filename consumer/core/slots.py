@@ -10,12 +10,21 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
-from consumer.core.avro_reading import read_boolean, read_bytes, read_int, read_long, read_string
+from consumer.core.avro_reading import (
+    Converting,
+    read_boolean,
+    read_bytes,
+    read_double,
+    read_int,
+    read_long,
+    read_string,
+)
 from consumer.core.avro_source import (
     ArrayPlan,
     DefaultPlan,
     EnumPlan,
     Leaf,
+    MapPlan,
     OptionalPlan,
     Plan,
     RecordPlan,
@@ -40,6 +49,9 @@ class Code(IntEnum):
     BYTES = 9
     OVER = 10
     MAKE = 11
+    DOUBLE = 12
+    TEXT_MAP = 13
+    CONVERT = 14
 
 
 _CODES: Final = {
@@ -48,8 +60,10 @@ _CODES: Final = {
     read_int: Code.INT,
     read_boolean: Code.BOOLEAN,
     read_bytes: Code.BYTES,
+    read_double: Code.DOUBLE,
 }
 _TEXTS: Final = ArrayPlan(Leaf(read_string))
+_TEXT_MAP: Final = MapPlan(Leaf(read_string))
 
 Operation = tuple[int, int, int, int, int, int, Any]
 """Code, slot, slots, operations behind it, the bytes of null and of the other branch, and what it needs."""
@@ -97,6 +111,9 @@ class SlotsGenerator(FusedGenerator):
         assert self._item_fields is not None  # noqa: S101
         return Place(self._item_slots.index(self._item_fields[steps[0].name]), steps[1:])
 
+    def _is_read_elsewhere(self, steps: Path) -> bool:
+        return False  # what asks for fields of all items finds them in the tuples too
+
     def _value(self, plan: Plan, variable: str, *, wanted: bool) -> None:
         self._names.append(variable)
         self._operation(plan, len(self._names) - 1, wanted)
@@ -131,6 +148,12 @@ class SlotsGenerator(FusedGenerator):
             self._operations.append((Code.ENUM, slot, 1, 0, 0, 0, plan.symbols))
         elif plan == _TEXTS:
             self._operations.append((Code.TEXTS, slot, 1, 0, 0, 0, None))
+        elif plan == _TEXT_MAP:
+            self._operations.append((Code.TEXT_MAP, slot, 1, 0, 0, 0, None))
+        elif isinstance(plan, Leaf) and isinstance(plan.read, Converting):
+            at = self._begin()
+            self._operation(Leaf(plan.read.read), slot, True)
+            self._end(at, Code.CONVERT, slot, 1, 0, 0, plan.read.convert)
         elif isinstance(plan, Leaf) and plan.read in _CODES:
             code = Code.OVER if plan.read is read_bytes and not wanted else _CODES[plan.read]
             self._operations.append((code, slot, 1, 0, 0, 0, None))
@@ -143,5 +166,7 @@ class SlotsGenerator(FusedGenerator):
         self._operations.append((Code.CALL, 0, 0, 0, 0, 0, None))
         return len(self._operations) - 1
 
-    def _end(self, at: int, code: Code, slot: int, slots: int, null: int, value: int) -> None:
-        self._operations[at] = (code, slot, slots, len(self._operations) - at - 1, null, value, None)
+    def _end(
+        self, at: int, code: Code, slot: int, slots: int, null: int, value: int, extra: Any = None
+    ) -> None:
+        self._operations[at] = (code, slot, slots, len(self._operations) - at - 1, null, value, extra)
