@@ -37,7 +37,7 @@ _EXACT: Final = Context(prec=MAX_DECIMAL_PRECISION * 2, traps=[InvalidOperation,
 
 
 def decimal_reader(logical: Logical) -> Callable[[bytes], Decimal]:
-    """What gives the decimal that big-endian two's-complement bytes hold; it raises `ValueError` beyond the precision."""
+    """What gives the decimal of big-endian two's-complement bytes; it raises `ValueError` beyond the precision."""
     bound, exponent, of_bytes = 10**logical.precision, -logical.scale, int.from_bytes
 
     def read(data: bytes) -> Decimal:
