@@ -14,6 +14,7 @@ from consumer import __version__, logs
 from consumer.adapters.conversions_api import ConversionsApi, FileToken, FixedToken, Token
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas, SchemaSource
 from consumer.core.convert import Converter
+from consumer.core.convert_program import COMPILED
 from consumer.core.decode import Decoder, WireFormat
 from consumer.core.fused import FusedReading
 from consumer.core.interface import Report
@@ -134,6 +135,13 @@ def pipeline(settings: Settings, schema: dict[str, Any], *, trace_links: int = 0
         # Members must not back off in step; within a process the seed makes it repeatable.
         seed=time.time_ns(),
     )
+
+
+def fast_path(settings: Settings) -> str:
+    """How records are read: ``compiled``; ``python``, where the package was built without a C compiler; ``off``."""
+    if not settings.pinstream.fast_path:
+        return "off"
+    return "python" if COMPILED is None else "compiled"
 
 
 def token(settings: Settings) -> Token:

@@ -66,6 +66,7 @@ def log_starting(settings: Settings, urls: Urls | None) -> None:
         sends_to=settings.pinterest.api_url,
         ad_accounts=", ".join(settings.pinterest.ad_account_ids),
         test_mode=settings.pinterest.test_mode,
+        fast_path=building.fast_path(settings),
         page=urls.page if urls else "off",
         health=urls.health if urls else "off",
         version=__version__,
@@ -192,6 +193,7 @@ def process(settings: Settings, started: float) -> dict[str, Any]:
         "topics": list(settings.kafka.topics),
         "sends_to": settings.pinterest.api_url,
         "test_mode": settings.pinterest.test_mode,
+        "fast_path": building.fast_path(settings),
     }
 
 

@@ -44,6 +44,7 @@ INFO: Mapping[str, Any] = {
         "topics": ["orders", "^shop\\..*"],
         "sends_to": "https://api.pinterest.com/v5",
         "test_mode": False,
+        "fast_path": "compiled",
     },
     "key_store": {"keys": 1_204_511, "bytes": 96_360_880, "buckets": 49, "evicted_early": 0},
 }

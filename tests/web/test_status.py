@@ -124,6 +124,7 @@ def test_a_member_says_of_itself_what_the_scenes_say() -> None:
     settings: Any = SimpleNamespace(
         kafka=SimpleNamespace(group_id="pinstream", topics=("orders",)),
         pinterest=SimpleNamespace(api_url="https://api.pinterest.com/v5", test_mode=False),
+        pinstream=SimpleNamespace(fast_path=True),
     )
     none: Any = None
     assert _fields(Member(settings, none, MemoryKeyStore(Window.of(3_600.0), 1_000_000)).info()) == _fields(
