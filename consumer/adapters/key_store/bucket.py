@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import NamedTuple
 
@@ -120,12 +120,12 @@ class Bucket:
 
     def put(
         self,
-        entries: Mapping[bytes, bytes],
+        record: bytes,
         room: Callable[[], int],
         journal_keys: int = 0,
         undisturbed: AbstractContextManager[None] | None = None,
     ) -> bool:
-        """Store keys with their stamps; on disk when it returns True.
+        """Store keys with their stamps (`journal.entries`); on disk when it returns True.
 
         In the journal while that holds `journal_keys` at the most, else together with all of the journal in the tree.
         `undisturbed` is entered for as long as keys are entered one by one, not while the lock or the disk is
@@ -135,16 +135,16 @@ class Bucket:
         environment's write lock is held, so that processes that share the bucket reckon one after the other.
         """
         with self.lease() as env, env.begin(write=True) as transaction:
-            keys = journal.extent(transaction).keys + len(entries)
+            keys = journal.extent(transaction).keys + len(record) // journal.ENTRY_BYTES
             stat = transaction.stat()
             if keys <= journal_keys:
-                if journal.growth(len(entries), stat["psize"]) * stat["psize"] > room():
+                if journal.growth(len(record), stat["psize"]) * stat["psize"] > room():
                     return False
-                journal.append(transaction, entries)
+                journal.append(transaction, record)
             else:
                 if _worst_growth(stat, keys) > room():
                     return False
-                _enter_all(transaction, entries, undisturbed or nullcontext())
+                _enter_all(transaction, journal.take(transaction) + record, undisturbed or nullcontext())
         return True
 
     def entries(self) -> int:
@@ -236,16 +236,10 @@ def _reading(env: lmdb.Environment) -> Iterator[lmdb.Transaction[bytes]]:
 
 
 def _enter_all(
-    transaction: lmdb.Transaction[bytes],
-    entries: Mapping[bytes, bytes],
-    undisturbed: AbstractContextManager[None],
+    transaction: lmdb.Transaction[bytes], record: bytes, undisturbed: AbstractContextManager[None]
 ) -> None:
-    """Enter the keys, and all that the journal holds, into the tree."""
-    stamps = journal.take(transaction)
-    journal.add(stamps, entries)
-    keys = sorted(stamps)
-    for start in range(0, len(keys), _KEYS_AT_ONCE):
-        items = [(key, stamps[key]) for key in keys[start : start + _KEYS_AT_ONCE]]
+    """Enter all keys of a record into the tree."""
+    for items in journal.in_order(record, _KEYS_AT_ONCE):
         with undisturbed:
             _enter(transaction, items)
 

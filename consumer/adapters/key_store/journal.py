@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import lmdb
@@ -27,6 +26,8 @@ from consumer.adapters.key_store.interface import KEY_BYTES
 _GREATEST = b"\xff" * KEY_BYTES
 _NAME = struct.Struct(f">{KEY_BYTES}sQII")
 _ENTRY = struct.Struct(f"{KEY_BYTES}s4s")
+ENTRY_BYTES = _ENTRY.size
+"""What a key with its stamp takes."""
 
 
 class _Name(NamedTuple):
@@ -63,39 +64,50 @@ def extent(transaction: lmdb.Transaction[bytes]) -> Extent:
         return _EMPTY
     _, *numbers = _NAME.unpack(cursor.key())
     last = _Name(*numbers)
-    return Extent(last.generation, last.record + 1, last.keys + len(cursor.value()) // _ENTRY.size)
+    return Extent(last.generation, last.record + 1, last.keys + len(cursor.value()) // ENTRY_BYTES)
 
 
-def append(transaction: lmdb.Transaction[bytes], entries: Mapping[bytes, bytes]) -> None:
-    """Put keys with their stamps at the journal's end; of a key that it holds already the later stamp counts."""
+def entries(keys: Sequence[bytes], stamp: bytes) -> bytes:
+    """Keys that share a stamp, as a record holds them. Records, or what shall be one, may be joined."""
+    return stamp.join(keys) + stamp if keys else b""
+
+
+def last_stamp(record: bytes) -> bytes:
+    """The stamp of a record's last key."""
+    return record[-(ENTRY_BYTES - KEY_BYTES) :]
+
+
+def append(transaction: lmdb.Transaction[bytes], record: bytes) -> None:
+    """Put a record of `entries` at the journal's end; a key that comes twice in it has its later stamp last."""
     held = extent(transaction)
     name = _Name(held.generation or transaction.id(), held.records, held.keys)
-    transaction.put(name.packed(), b"".join(chain.from_iterable(entries.items())), append=True)
+    transaction.put(name.packed(), record, append=True)
 
 
-def growth(keys: int, page_bytes: int) -> int:
-    """The most pages by which an `append` of so many keys can lengthen the file.
+def growth(record_bytes: int, page_bytes: int) -> int:
+    """The most pages by which an `append` of so many bytes can lengthen the file.
 
     Its record, and anew the way to it through a tree that may get higher (at most some ten levels), and LMDB's own
     list of free pages.
     """
-    return keys * _ENTRY.size // page_bytes + 48
+    return record_bytes // page_bytes + 48
 
 
-def take(transaction: lmdb.Transaction[bytes]) -> dict[bytes, bytes]:
-    """Empty the journal; all keys that it held, with the later stamp of each."""
-    entries: dict[bytes, bytes] = {}
+def take(transaction: lmdb.Transaction[bytes]) -> bytes:
+    """Empty the journal; all records that it held, joined."""
     cursor = transaction.cursor()
     records = list(cursor.iternext()) if cursor.set_range(_FIRST) else []
-    for name, value in records:
-        _keep_later(entries, _ENTRY.iter_unpack(value))
+    for name, _ in records:
         transaction.delete(name)
-    return entries
+    return b"".join(value for _, value in records)
 
 
-def add(entries: dict[bytes, bytes], more: Mapping[bytes, bytes]) -> None:
-    """Add keys with their stamps; of a key that is there already the later stamp stays."""
-    _keep_later(entries, more.items())
+def in_order(record: bytes, most: int) -> Iterator[list[tuple[bytes, bytes]]]:
+    """The keys of a record with their stamps, at most `most` at a time, sorted by key and then by stamp."""
+    # As they are joined: bytes of 20 bytes sort like the pairs and take half the time.
+    ordered = sorted([record[at : at + ENTRY_BYTES] for at in range(0, len(record), ENTRY_BYTES)])
+    for start in range(0, len(ordered), most):
+        yield list(_ENTRY.iter_unpack(b"".join(ordered[start : start + most])))
 
 
 class Recent:
@@ -127,12 +139,12 @@ class Recent:
         cursor = transaction.cursor()
         cursor.set_range(_Name(now.generation, self._records, 0).packed())
         for value in cursor.iternext(keys=False, values=True):
-            _keep_later(self._entries, _ENTRY.iter_unpack(value))
+            _keep_later(self._entries, value)
         self._records = now.records
 
 
-def _keep_later(entries: dict[bytes, bytes], more: Iterable[tuple[bytes, bytes]]) -> None:
-    new = dict(more)
+def _keep_later(entries: dict[bytes, bytes], record: bytes) -> None:
+    new = dict(_ENTRY.iter_unpack(record))
     later = {key: entries[key] for key in entries.keys() & new.keys() if entries[key] > new[key]}
     entries.update(new)
     entries.update(later)

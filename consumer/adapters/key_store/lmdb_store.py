@@ -25,12 +25,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
 from operator import itemgetter
 from typing import NamedTuple
 
+from consumer.adapters.key_store import journal
 from consumer.adapters.key_store.bucket import MAP_BYTES, Bucket, BucketRetired
 from consumer.adapters.key_store.bucket_folder import BucketFolder
 from consumer.adapters.key_store.interface import KeyStoreStatistics, Window, check_keys
@@ -200,7 +200,7 @@ class LmdbKeyStore:
             self._write_part(start, part, undisturbed)
         self._bytes = self._folder.bytes_on_disk()
 
-    def _write_part(self, start: int, part: Mapping[bytes, bytes], undisturbed: Undisturbed) -> None:
+    def _write_part(self, start: int, part: bytes, undisturbed: Undisturbed) -> None:
         """Store keys of the slice of time at `start` in one transaction, dropping old buckets to make room."""
         for _ in range(_ATTEMPTS):
             bucket = self._folder.active(start, self._quota)
@@ -209,7 +209,7 @@ class LmdbKeyStore:
             except BucketRetired:  # another process dropped it: take the next one
                 continue
             if not stored:
-                self._evict_oldest(max(part.values()), but=bucket)
+                self._evict_oldest(journal.last_stamp(part), but=bucket)
             elif bucket.is_on_disk():  # or else it was dropped while we wrote, and the keys went with it
                 return
         raise KeyStoreError(
@@ -262,16 +262,17 @@ def _find(bucket: Bucket, keys: Sequence[bytes], oldest: bytes) -> set[bytes]:
 
 def _parts(
     calls: Sequence[tuple[Sequence[bytes], int]], window: Window, size: int
-) -> Iterator[tuple[int, dict[bytes, bytes]]]:
-    """Split keys into transactions: those of one slice of time, at most `size`, each with its latest stamp in it."""
-    slices: dict[int, dict[bytes, bytes]] = {}
+) -> Iterator[tuple[int, bytes]]:
+    """Split keys into transactions: those of one slice of time, at most `size`, in the order of their stamps."""
+    slices: dict[int, bytearray] = {}
     for keys, stamp in sorted(calls, key=itemgetter(1)):
-        stamps = slices.setdefault(window.bucket_start(stamp), {})
-        stamps.update(dict.fromkeys(keys, stamp.to_bytes(4, "big")))
-    for start, stamps in slices.items():
-        entries = iter(stamps.items())
-        while part := dict(islice(entries, size)):
-            yield start, part
+        slices.setdefault(window.bucket_start(stamp), bytearray()).extend(
+            journal.entries(keys, stamp.to_bytes(4, "big"))
+        )
+    step = size * journal.ENTRY_BYTES
+    for start, entries in slices.items():
+        for at in range(0, len(entries), step):
+            yield start, bytes(entries[at : at + step])
 
 
 def _transaction_keys(max_bytes: int) -> tuple[int, int]:
