@@ -148,11 +148,11 @@ class Bucket:
         return True
 
     def entries(self) -> int:
-        """How many keys it holds, one that is in the journal again counted again; 0 once retired or if damaged."""
+        """How many keys it holds, one in both tree and journal counted twice; 0 once retired or if damaged."""
         try:
             with self.lease() as env, _reading(env) as transaction:
-                recent = journal.extent(transaction)
-                return transaction.stat()["entries"] - recent.records + recent.keys
+                in_tree = transaction.stat()["entries"] - journal.extent(transaction).records
+                return in_tree + self._recent.count(transaction)
         except (BucketRetired, KeyStoreError):  # damage is told to those who want keys
             return 0
 

@@ -129,6 +129,12 @@ class Recent:
             self._follow(transaction)
             return {key for key in self._entries.keys() & keys if self._entries[key] >= oldest}
 
+    def count(self, transaction: lmdb.Transaction[bytes]) -> int:
+        """How many keys are in the journal, each counted once."""
+        with self._lock:
+            self._follow(transaction)
+            return len(self._entries)
+
     def _follow(self, transaction: lmdb.Transaction[bytes]) -> None:
         now = extent(transaction)
         if now.generation != self._generation:

@@ -140,6 +140,14 @@ def test_a_failure_while_the_tree_is_written_leaves_the_journal_as_it_was() -> N
         assert bucket.find(keys(range(150)), ALWAYS) == set(keys(range(100)))
 
 
+def test_a_key_that_is_in_the_journal_twice_counts_once() -> None:
+    """Stored again, as by two members of which one let go of a partition late, it is one key on the page."""
+    with new_bucket() as bucket:
+        put(bucket, keys(range(100)), 1000)
+        put(bucket, keys(range(50, 120)), 1000)
+        assert bucket.entries() == 120
+
+
 async def test_processes_follow_each_others_journals(tmp_path: Path) -> None:
     """Two processes store by turns, so that now one and now the other enters the journal of both into the tree."""
     window = Window.of(172_800.0)
