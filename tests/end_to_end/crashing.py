@@ -48,6 +48,7 @@ from consumer.adapters.kafka import DeadLetterProducer, KafkaSource
 from consumer.adapters.kafka.commits import Commits
 from consumer.adapters.kafka.member import GroupMember
 from consumer.adapters.kafka.producer import PolledProducer
+from consumer.adapters.key_store import journal
 from consumer.adapters.key_store.bucket import Bucket
 from consumer.adapters.key_store.lmdb_store import LmdbKeyStore
 from consumer.core.interface import Answered, Send
@@ -200,7 +201,9 @@ def storing(crash: Crash) -> None:
             return self._transaction.__enter__()
 
         def __exit__(self, *error: Any) -> Any:
-            crash.block(entries=self._transaction.stat()["entries"])
+            recent = journal.extent(self._transaction)
+            in_tree = self._transaction.stat()["entries"] - recent.records
+            crash.block(entries=in_tree + recent.keys)
             return self._transaction.__exit__(*error)
 
     class Environment:

@@ -2,7 +2,7 @@
 
 A consume returns the records of all partitions, in runs. They are grouped by partition, epoch of the assignment
 and leader epoch, in offset order; within a run the group is found by comparing with the last record's, without
-making a key. About a microsecond a record, most of it the calls into the client.
+making a key. 0.3 to 0.4 µs a record, of which the nine calls into the client are about half.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Name: ``b-<start>-<window>-<sequence>``: unix seconds at which its slice of time
 which its writer wants the keys remembered (the slice's length follows from it), and a number that counts up when
 a slice needs several buckets because one has grown too large. So a name alone tells when a bucket may go.
 
-Stamps are stored as four big-endian bytes: as bytes they sort like the numbers they are.
+Stamps are stored as four big-endian bytes: as bytes they sort like the numbers they are. What was stored lately is in
+a journal and not in LMDB's tree yet (journal.py): a key is here if it is in either.
 
 An environment must never be closed while a transaction is open on it, on whatever thread. So it is used only
 under a lease (`Bucket.lease`), `Bucket.retire` makes further leases impossible, and the last one out closes.
@@ -21,12 +22,17 @@ from typing import NamedTuple
 
 import lmdb
 
+from consumer.adapters.key_store import journal
 from consumer.adapters.key_store.failures import translated
 from consumer.adapters.key_store.interface import bucket_length
+from consumer.errors import KeyStoreError
 
 MAP_BYTES = 16 * 1024**3
 """Address space each environment maps. It costs nothing until used and is part of the format: since it is the same
 in every process and buckets end long before it, no map ever has to grow (MDB_MAP_FULL, MDB_MAP_RESIZED)."""
+
+_KEYS_AT_ONCE = 4096
+"""Keys entered into the tree in one go: some 2 to 4 ms."""
 
 FOLDER_BYTES = 4096
 """What a folder itself takes on the usual file systems."""
@@ -78,6 +84,7 @@ class Bucket:
         with translated(folder):
             self._env = _open_environment(folder)
             self.inode = os.stat(self._data).st_ino
+        self._recent = journal.Recent()
 
     @contextmanager
     def lease(self) -> Iterator[lmdb.Environment]:
@@ -107,17 +114,20 @@ class Bucket:
     def find(self, keys: Sequence[bytes], oldest: bytes) -> set[bytes]:
         """Those of `keys` that are here with a stamp of `oldest` or later."""
         with self.lease() as env, _reading(env) as transaction:
-            found = transaction.cursor().getmulti(keys)
-        return {key for key, stamp in found if stamp >= oldest}
+            found = self._recent.find(transaction, keys, oldest)
+            found.update(key for key, stamp in transaction.cursor().getmulti(keys) if stamp >= oldest)
+        return found
 
     def put(
         self,
-        items: Sequence[tuple[bytes, bytes]],
+        record: bytes,
         room: Callable[[], int],
+        journal_keys: int = 0,
         undisturbed: AbstractContextManager[None] | None = None,
     ) -> bool:
-        """Store keys with their stamps, sorted by key; on disk when it returns True.
+        """Store keys with their stamps (`journal.entries`); on disk when it returns True.
 
+        In the journal while that holds `journal_keys` at the most, else together with all of the journal in the tree.
         `undisturbed` is entered for as long as keys are entered one by one, not while the lock or the disk is
         waited for.
 
@@ -125,20 +135,25 @@ class Bucket:
         environment's write lock is held, so that processes that share the bucket reckon one after the other.
         """
         with self.lease() as env, env.begin(write=True) as transaction:
-            if _worst_growth(transaction.stat(), len(items)) > room():
-                return False
-            with undisturbed or nullcontext():
-                consumed, added = transaction.cursor().putmulti(items, overwrite=False)
-                if added < consumed:
-                    _raise_stamps(transaction, items)
+            keys = journal.extent(transaction).keys + len(record) // journal.ENTRY_BYTES
+            stat = transaction.stat()
+            if keys <= journal_keys:
+                if journal.growth(len(record), stat["psize"]) * stat["psize"] > room():
+                    return False
+                journal.append(transaction, record)
+            else:
+                if _worst_growth(stat, keys) > room():
+                    return False
+                _enter_all(transaction, journal.take(transaction) + record, undisturbed or nullcontext())
         return True
 
     def entries(self) -> int:
-        """How many keys it holds; 0 once retired."""
+        """How many keys it holds, one in both tree and journal counted twice; 0 once retired or if damaged."""
         try:
-            with self.lease() as env:
-                return env.stat()["entries"]
-        except BucketRetired:
+            with self.lease() as env, _reading(env) as transaction:
+                in_tree = transaction.stat()["entries"] - journal.extent(transaction).records
+                return in_tree + self._recent.count(transaction)
+        except (BucketRetired, KeyStoreError):  # damage is told to those who want keys
             return 0
 
     def free_stale_readers(self) -> None:
@@ -220,8 +235,20 @@ def _reading(env: lmdb.Environment) -> Iterator[lmdb.Transaction[bytes]]:
         yield transaction
 
 
-def _raise_stamps(transaction: lmdb.Transaction[bytes], items: Sequence[tuple[bytes, bytes]]) -> None:
-    """Set the stamp of keys that were there already, unless theirs is later."""
+def _enter_all(
+    transaction: lmdb.Transaction[bytes], record: bytes, undisturbed: AbstractContextManager[None]
+) -> None:
+    """Enter all keys of a record into the tree."""
+    for items in journal.in_order(record, _KEYS_AT_ONCE):
+        with undisturbed:
+            _enter(transaction, items)
+
+
+def _enter(transaction: lmdb.Transaction[bytes], items: Sequence[tuple[bytes, bytes]]) -> None:
+    """Enter keys into the tree, sorted; of one that was there already the later stamp stays."""
+    consumed, added = transaction.cursor().putmulti(items, overwrite=False)
+    if added == consumed:
+        return
     for key, stamp in items:
         held = transaction.get(key)
         if held is None or held < stamp:

@@ -33,7 +33,9 @@ from consumer.adapters.key_store.failures import translated
 from consumer.adapters.key_store.interface import Window
 from consumer.errors import KeyStoreError
 
-_FORMAT = b"pinstream key store, format 1\n"
+_FORMAT = b"pinstream key store, format 2\n"
+_WITHOUT_JOURNALS = b"pinstream key store, format 1\n"
+"""An older format, read as it is and marked as the present one: its buckets have no journals yet."""
 _LOCK_TIME_LIMIT = 5.0
 _RACY_NANOSECONDS = 2_000_000_000
 """A modification time younger than this may hide a second change within the same tick of the file system."""
@@ -200,28 +202,31 @@ class BucketFolder:
         return dropped
 
     def _is_marked(self) -> bool:
-        """Whether the folder is a key store; raises `KeyStoreError` for one of another format or with another use."""
+        """Whether the folder is a key store of this format, and not a fresh one or of an older format that is read too.
+
+        Raises `KeyStoreError` for one of another format or with another use.
+        """
         with translated(self.root):
             names = os.listdir(self.root)
             if "format" in names:
                 with open(self._path("format"), "rb") as file:
-                    self._compare_format(file.read(len(_FORMAT) + 1))
-                return True
+                    return self._is_format(file.read(len(_FORMAT) + 1))
         if set(names) - {"lock", "format.new"}:
             raise KeyStoreError(
                 f"the folder {self.root} holds other things than a key store: name an empty or a new folder"
             )
         return False
 
-    def _compare_format(self, found: bytes) -> None:
-        if found != _FORMAT:
+    def _is_format(self, found: bytes) -> bool:
+        if found not in (_FORMAT, _WITHOUT_JOURNALS):
             raise KeyStoreError(
                 f"the key store {self.root} has a format this version does not know: use the version of pinstream "
                 "that wrote it, or name another folder (keys in it are then not known)"
             )
+        return found == _FORMAT
 
     def _mark(self) -> None:
-        """Make a fresh folder a key store: the marker is whole or absent."""
+        """Make a folder a key store of this format: the marker is whole, or as it was before."""
         new = self._path("format.new")
         with translated(new):
             with open(new, "wb") as file:

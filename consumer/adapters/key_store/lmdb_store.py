@@ -1,13 +1,14 @@
 """The key store on disk, and the seam between the event loop and the disk.
 
-Where things are: `interface.py` the rules of the window, `bucket.py` one LMDB environment, `bucket_folder.py` which
-of them exist, here what is done with them.
+Where things are: `interface.py` the rules of the window, `bucket.py` one LMDB environment, `journal.py` the youngest
+keys in it, `bucket_folder.py` which of them exist, here what is done with them.
 
 *Writing* happens on a thread of its own, so that no fsync stops the event loop. While one transaction is under way
-further calls of `remember` gather, and the next transaction takes them all: LMDB rewrites a page for every key in
-a chunk of a thousand, so larger transactions cost less per key. The binding lets go of the GIL at every key, so beside
-a busy event loop each key would cost a turn; so the loop stands still while keys are entered (`Undisturbed`: some 4 ms
-for a full transaction, 20 ms at the most), and goes on while the disk is waited for.
+further calls of `remember` gather, and the next transaction takes them all. Most transactions only append to a bucket's
+journal; one in several enters what has gathered there into the tree, where LMDB writes a page for nearly every key of a
+thousand, and for a few of a hundred thousand. The binding lets go of the GIL at every key, so beside a busy event loop
+each key would cost a turn; so the loop stands still while keys are entered (`Undisturbed`: some 4 ms at a time, 20 ms
+at the most), and goes on in between and while the disk is waited for.
 
 *Reading* happens inline: half a microsecond to 1.3 per key and bucket, whereas a thread, which asks for the GIL at
 every key, takes half a second for a chunk of a thousand beside a busy loop. Only when the store outgrows
@@ -24,11 +25,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import groupby, islice
+from operator import itemgetter
 from typing import NamedTuple
 
+from consumer.adapters.key_store import journal
 from consumer.adapters.key_store.bucket import MAP_BYTES, Bucket, BucketRetired
 from consumer.adapters.key_store.bucket_folder import BucketFolder
 from consumer.adapters.key_store.interface import KeyStoreStatistics, Window, check_keys
@@ -45,7 +47,10 @@ _STAND_STILL = 0.02
 """Seconds that the event loop stands still at the most for one transaction."""
 
 _GROUP_KEYS = 20_000
-_TRANSACTION_KEYS = 8192
+_ENTERED_KEYS = 32_768
+"""Keys that one transaction enters into the tree at the most: its own, and a full journal with three times as many."""
+_FEWEST_KEYS = 8
+"""Keys of a transaction in the smallest store."""
 _PAGE_BYTES = 4096
 _DROPS_PER_EXPIRE = 8
 _ATTEMPTS = 100
@@ -68,7 +73,7 @@ class LmdbKeyStore:
         self._window = window
         self._max_bytes = max_bytes
         self._quota = min(max_bytes, MAP_BYTES) // 4
-        self._transaction_keys = _transaction_keys(max_bytes)
+        self._transaction_keys, self._journal_keys = _transaction_keys(max_bytes)
         self._bytes = folder.bytes_on_disk()
         self._evicted_early = 0
         self._problem: str | None = None
@@ -191,23 +196,20 @@ class LmdbKeyStore:
 
     def _write(self, calls: list[tuple[Sequence[bytes], int]], undisturbed: Undisturbed) -> None:
         """Store the keys of several calls, each with its latest stamp."""
-        stamps: dict[bytes, int] = {}
-        for keys, stamp in sorted(calls, key=lambda call: call[1]):
-            stamps.update(dict.fromkeys(keys, stamp))
-        for start, part in _parts(stamps, self._window, self._transaction_keys):
+        for start, part in _parts(calls, self._window, self._transaction_keys):
             self._write_part(start, part, undisturbed)
         self._bytes = self._folder.bytes_on_disk()
 
-    def _write_part(self, start: int, part: Sequence[tuple[bytes, bytes]], undisturbed: Undisturbed) -> None:
+    def _write_part(self, start: int, part: bytes, undisturbed: Undisturbed) -> None:
         """Store keys of the slice of time at `start` in one transaction, dropping old buckets to make room."""
         for _ in range(_ATTEMPTS):
             bucket = self._folder.active(start, self._quota)
             try:
-                stored = bucket.put(part, self._room, undisturbed)
+                stored = bucket.put(part, self._room, self._journal_keys, undisturbed)
             except BucketRetired:  # another process dropped it: take the next one
                 continue
             if not stored:
-                self._evict_oldest(max(stamp for _, stamp in part), but=bucket)
+                self._evict_oldest(journal.last_stamp(part), but=bucket)
             elif bucket.is_on_disk():  # or else it was dropped while we wrote, and the keys went with it
                 return
         raise KeyStoreError(
@@ -259,15 +261,26 @@ def _find(bucket: Bucket, keys: Sequence[bytes], oldest: bytes) -> set[bytes]:
 
 
 def _parts(
-    stamps: Mapping[bytes, int], window: Window, size: int
-) -> Iterator[tuple[int, list[tuple[bytes, bytes]]]]:
-    """Split keys into transactions: those of one slice of time, at most `size`, sorted by key."""
-    by_slice = sorted((window.bucket_start(stamp), key, stamp) for key, stamp in stamps.items())
-    for start, entries in groupby(by_slice, key=lambda entry: entry[0]):
-        while part := [(key, stamp.to_bytes(4, "big")) for _, key, stamp in islice(entries, size)]:
-            yield start, part
+    calls: Sequence[tuple[Sequence[bytes], int]], window: Window, size: int
+) -> Iterator[tuple[int, bytes]]:
+    """Split keys into transactions: those of one slice of time, at most `size`, in the order of their stamps."""
+    slices: dict[int, bytearray] = {}
+    for keys, stamp in sorted(calls, key=itemgetter(1)):
+        slices.setdefault(window.bucket_start(stamp), bytearray()).extend(
+            journal.entries(keys, stamp.to_bytes(4, "big"))
+        )
+    step = size * journal.ENTRY_BYTES
+    for start, entries in slices.items():
+        for at in range(0, len(entries), step):
+            yield start, bytes(entries[at : at + step])
 
 
-def _transaction_keys(max_bytes: int) -> int:
-    """Keys per transaction: its worst case (two pages a key and some) shall be an eighth of the limit at most."""
-    return min(_TRANSACTION_KEYS, max(8, (max_bytes // 8 // _PAGE_BYTES - 64) // 2))
+def _transaction_keys(max_bytes: int) -> tuple[int, int]:
+    """Keys per transaction and keys in a journal.
+
+    What a transaction enters into the tree (its own keys and a full journal) takes two pages a key and some at worst:
+    that shall be an eighth of the limit at most. The smallest stores have no journal.
+    """
+    most = min(_ENTERED_KEYS, max(_FEWEST_KEYS, (max_bytes // 8 // _PAGE_BYTES - 64) // 2))
+    keys = max(_FEWEST_KEYS, most // 4)
+    return keys, most - keys

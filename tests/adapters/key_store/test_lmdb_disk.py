@@ -139,7 +139,7 @@ def _data_file(folder: Path) -> Path:
 async def test_a_format_of_the_future_is_refused(tmp_path: Path) -> None:
     """Rather than misread or mixed with this one."""
     await _store_some(tmp_path)
-    (tmp_path / "format").write_text("pinstream key store, format 2\n")
+    (tmp_path / "format").write_text("pinstream key store, format 3\n")
     with pytest.raises(KeyStoreError, match="a format this version does not know"):
         open_store(tmp_path)
 

@@ -150,9 +150,20 @@ class LmdbHistory(MemoryHistory):
         self.folder.cleanup()
 
 
+class JournalHistory(LmdbHistory):
+    """A store so large that its buckets have journals, which floods fill over and over."""
+
+    limit = 16 * MIB
+    flood_unit = 20
+
+
 TestMemoryHistory = MemoryHistory.TestCase
 TestMemoryHistory.settings = settings(
     max_examples=60, stateful_step_count=30, deadline=None, derandomize=True
 )
 TestLmdbHistory = LmdbHistory.TestCase
 TestLmdbHistory.settings = settings(max_examples=20, stateful_step_count=25, deadline=None, derandomize=True)
+TestJournalHistory = JournalHistory.TestCase
+TestJournalHistory.settings = settings(
+    max_examples=20, stateful_step_count=25, deadline=None, derandomize=True
+)
