@@ -16,6 +16,7 @@ from typing import Any
 
 from consumer.core.amounts import MAX_COUNT, count
 from consumer.core.normalise import LeftOut, text_of, trim
+from consumer.core.normalise import trimmed_text as trimmed_text  # a rule of this module's too
 from consumer.core.places import CURRENCIES
 
 Rule = Callable[[Any], Any]
@@ -40,12 +41,6 @@ _DIGITS = re.compile(r"[0-9]{9,20}")
 _LONGEST_TIME = 64
 _LATEST_SECOND = 2**40
 """Bound on a time that is sent without a look at the clock: far beyond any year a calendar holds."""
-
-
-def trimmed_text(value: Any) -> str | LeftOut:
-    """Text without the blanks around it."""
-    text = text_of(value)
-    return trim(text) if isinstance(text, str) else text
 
 
 def text_up_to(longest: int) -> Rule:

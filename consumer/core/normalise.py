@@ -97,6 +97,14 @@ def text_of(value: Any) -> str | LeftOut:
     return LeftOut.BLANK if value is None else _number_text(value)
 
 
+def trimmed_text(value: Any) -> str | LeftOut:
+    """As `text_of`, without the blanks around it."""
+    if not isinstance(value, str):
+        return text_of(value)
+    text = trim(value)
+    return LeftOut.BLANK if not text else text if is_unicode(text) else LeftOut.MALFORMED
+
+
 # The normalisers: each takes trimmed, non-empty text.
 
 
@@ -264,7 +272,7 @@ _DIGESTS_OF_NOTHING = frozenset({"0" * 64, *(sha256(text.encode()).hexdigest() f
 
 def normalised(normaliser: Normaliser, value: Any) -> str | LeftOut:
     """`value` trimmed and normalised, not hashed; a ready digest comes back lower-cased."""
-    text = _trimmed(value)
+    text = trimmed_text(value)
     if not isinstance(text, str):
         return text
     return _ready_digest(text) if _is_digest(text) else normaliser(text)
@@ -273,12 +281,12 @@ def normalised(normaliser: Normaliser, value: Any) -> str | LeftOut:
 def hashing(normaliser: Normaliser) -> Callable[[Any], str | LeftOut]:
     """The rule of a hashed field: any value -> 64 lower-case hex digits, or why nothing.
 
-    A closure, and with the usual case of `_trimmed` written out, because it runs for each value that is not remembered.
+    A closure, and with `trimmed_text` of ASCII written out, because it runs for each value that is not remembered.
     """
 
     def rule(value: Any) -> str | LeftOut:
         usual = value.__class__ is str and value.isascii()
-        text = value.strip() or LeftOut.BLANK if usual else _trimmed(value)
+        text = value.strip() or LeftOut.BLANK if usual else trimmed_text(value)
         if text.__class__ is not str:
             return text
         if len(text) == 64 and _is_digest(text):
@@ -287,13 +295,6 @@ def hashing(normaliser: Normaliser) -> Callable[[Any], str | LeftOut]:
         return sha256(text.encode()).hexdigest() if text.__class__ is str else text
 
     return rule
-
-
-def _trimmed(value: Any) -> str | LeftOut:
-    if isinstance(value, str) and value.isascii():
-        return value.strip() or LeftOut.BLANK
-    text = text_of(value)
-    return trim(text) if isinstance(text, str) else text
 
 
 def _is_digest(text: str) -> bool:

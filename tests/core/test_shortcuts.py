@@ -100,11 +100,14 @@ def test_every_rule_says_the_same_of_text_of_a_derived_type(text: str) -> None:
 
 
 @given(text=HOSTILE)
+@example("0" * 64 + "-")
+@example(" " + "A" * 64)
 def test_a_hashed_field_is_the_digest_of_its_normalised_text(text: str) -> None:
     """Trimmed, normalised and hashed in one go is what the steps give; a ready digest is not hashed."""
+    ready = re.fullmatch("[0-9A-Fa-f]{64}", trim(text))
     for normaliser in HASHED_FIELDS.values():
         plain = normalised(normaliser, Derived(text))
-        if isinstance(plain, str) and not re.fullmatch("[0-9a-f]{64}", plain):
+        if isinstance(plain, str) and not ready:
             plain = hashlib.sha256(plain.encode()).hexdigest()
         assert hashing(normaliser)(text) == plain
 
