@@ -8,10 +8,10 @@ What hardly ever comes again (the e-mail address of a shopper who buys once) is 
 everything else out of the processor's cache. So a cache goes round three stages, and changes them when it is told that
 events went by (every `WATCH` of them):
 
-- *Counting*: it remembers nothing, so that every look-up comes by, and learns how many there are to an event. (Of those
-  that find something it never hears.)
-- *Remembering*: it counts those that find nothing. From `TRIAL` events on, when it has had the time to be useful, it is
-  asked after each `WATCH` how large their share is; if it is too large it forgets all.
+- *Remembering*, from the start. Of look-ups that find something it never hears.
+- *Counting*, after the first `TRIAL` events (it has had the time to be useful then) and after each `KEEP`: for `WATCH`
+  events what it knows lies aside, so that every look-up comes by, and it counts those that find something there. If
+  they are enough it takes all back and goes on remembering; if not it forgets all.
 - *Resting*: for `REST` events it is the rule and nothing else; then it tries again, since the same shoppers may look
   around for an hour and then be gone.
 """
@@ -31,6 +31,7 @@ LONGEST_KEY: Final = 256
 WATCH: Final = 512
 TRIAL: Final = 16 * WATCH
 """Events, like the others. In as many a full cache's worth of shoppers goes by."""
+KEEP: Final = 8 * TRIAL
 REST: Final = 32 * TRIAL
 """A trial in vain costs 2 µs an event for five fields: less than 0.1 µs for each event until the next."""
 _WORTH_IT: Final = 0.5
@@ -47,7 +48,7 @@ class _Stage(Enum):
 class Cache(dict[Any, Any]):
     """``cache[value]`` is ``rule(value)``. `value` must be hashable; `rule` must be pure and must not raise."""
 
-    __slots__ = ("__missing__", "_asked", "_left", "_most", "_per_event", "_rule", "_stage")
+    __slots__ = ("__missing__", "_aside", "_asked", "_left", "_most", "_rule", "_stage", "_unknown")
 
     __missing__: Callable[[Any], Any]
     """What answers for a value that is not remembered. `dict` finds it here too: the slot stands in the class. So a
@@ -57,48 +58,63 @@ class Cache(dict[Any, Any]):
         super().__init__()
         self._rule = rule
         self._most = most
-        self._asked = 0
-        """How often `__missing__` was asked since the last `watch`; not counted at rest."""
-        self._per_event = 0.0
-        """Look-ups, as they were counted last."""
-        self._enter(_Stage.COUNTING)
+        self._aside: dict[Any, Any] = {}
+        """What is known, while look-ups are counted."""
+        self._asked = self._unknown = 0
+        """Look-ups that were counted, and how many of them found nothing."""
+        self._enter(_Stage.REMEMBERING, TRIAL)
 
-    def _enter(self, stage: _Stage) -> None:
-        self._stage = stage
-        self.__missing__, self._left = {
-            _Stage.COUNTING: (self._count, 0),
-            _Stage.REMEMBERING: (self._remember, TRIAL),
-            _Stage.RESTING: (self._rule, REST),
+    def _enter(self, stage: _Stage, events: int) -> None:
+        """For so many events; the stage may end at the first `watch` after them."""
+        self._stage, self._left = stage, events
+        self.__missing__ = {
+            _Stage.REMEMBERING: self._remember,
+            _Stage.COUNTING: self._count,
+            _Stage.RESTING: self._rule,
         }[stage]
+
+    def _remember(self, key: Any) -> Any:
+        return self._learn(key, self)
 
     def _count(self, key: Any) -> Any:
         self._asked += 1
-        return self._rule(key)
+        if key in self._aside:
+            return self._aside[key]
+        self._unknown += 1
+        return self._learn(key, self._aside)
 
-    def _remember(self, key: Any) -> Any:
-        self._asked += 1
+    def _learn(self, key: Any, memory: dict[Any, Any]) -> Any:
         value = self._rule(key)
         if key.__class__ is str and len(key) <= LONGEST_KEY:
-            if len(self) >= self._most:
-                for old in list(islice(self, max(1, self._most // 4))):
-                    del self[old]
-            self[key] = value
+            if len(memory) >= self._most:
+                for old in list(islice(memory, max(1, self._most // 4))):
+                    del memory[old]
+            memory[key] = value
         return value
 
     def watch(self, events: int) -> None:
-        """So many events, at least one, went by since this was last called: is it worth remembering anything?"""
-        asked, self._asked = self._asked, 0
+        """So many events went by since this was last called: is it worth remembering anything?"""
         self._left -= events
         if self._left > 0:
             return
-        if self._stage is _Stage.COUNTING:
-            self._per_event = asked / events
-            self._enter(_Stage.REMEMBERING)
-        elif self._stage is _Stage.RESTING:
-            self._enter(_Stage.COUNTING)
-        elif asked > events * self._per_event * _WORTH_IT:
+        if self._stage is _Stage.REMEMBERING:
+            self._aside = self.copy()
             self.clear()
-            self._enter(_Stage.RESTING)
+            self._enter(_Stage.COUNTING, WATCH)
+        elif self._stage is _Stage.RESTING:
+            self._enter(_Stage.REMEMBERING, TRIAL)
+        else:
+            self._judge()
+
+    def _judge(self) -> None:
+        """At the end of counting."""
+        if self._unknown <= self._asked * _WORTH_IT:
+            self.update(self._aside)
+            self._enter(_Stage.REMEMBERING, KEEP)
+        else:
+            self._enter(_Stage.RESTING, REST)
+        self._aside = {}
+        self._asked = self._unknown = 0
 
 
 class Watch:

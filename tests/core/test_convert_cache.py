@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.convert_cache import LONGEST_KEY, MOST_ENTRIES, REST, TRIAL, WATCH, Cache, Watch
+from consumer.core.convert_cache import KEEP, LONGEST_KEY, MOST_ENTRIES, REST, TRIAL, WATCH, Cache, Watch
 
 
 def run(cache: Cache, values: Iterable[str], per_event: int = 1) -> None:
@@ -18,14 +19,6 @@ def run(cache: Cache, values: Iterable[str], per_event: int = 1) -> None:
             cache.watch(WATCH)
 
 
-def counted(per_event: int = 1) -> Cache:
-    """A cache that has counted its look-ups and begins to remember."""
-    cache = Cache(str.upper)
-    run(cache, ["x"] * (WATCH * per_event), per_event)
-    assert not cache
-    return cache
-
-
 def new_values(count: int) -> Iterable[str]:
     """Values none of which comes again."""
     return (f"new{number}" for number in range(count))
@@ -33,10 +26,13 @@ def new_values(count: int) -> Iterable[str]:
 
 def test_what_hardly_comes_again_is_not_remembered() -> None:
     """A cache of nothing but new values forgets them all and rests; after that it tries again."""
-    cache = counted()
-    run(cache, new_values(TRIAL))
+    cache = Cache(str.upper)
+    values = iter(new_values(TRIAL + WATCH))
+    run(cache, islice(values, TRIAL - WATCH))
+    assert len(cache) == TRIAL - WATCH
+    run(cache, values)
     assert len(cache) == 0
-    run(cache, ["a"] * REST)
+    run(cache, ["a"] * (REST - WATCH))
     assert len(cache) == 0
     run(cache, ["a"] * (WATCH + 1))
     assert dict(cache) == {"a": "A"}
@@ -46,30 +42,43 @@ def test_a_resting_cache_is_its_rule() -> None:
     """At rest nothing stands between a look-up and the rule: that is what rest is for."""
     rule = str.upper
     cache = Cache(rule)
-    run(cache, ["x"] * WATCH)
-    run(cache, new_values(TRIAL))
+    run(cache, new_values(TRIAL + WATCH))
     assert cache.__missing__ is rule
 
 
 def test_what_comes_again_stays() -> None:
-    """A third of the values is new: the others are worth it, however long it goes on."""
-    cache = counted()
-    run(cache, (f"a{number // 3}" for number in range(10 * TRIAL)))
+    """A third of the values is new: the others are worth it, however often that is counted."""
+    cache, events = Cache(str.upper), 3 * KEEP + TRIAL
+    run(cache, (f"a{number // 3}" for number in range(events)))
     assert len(cache) > MOST_ENTRIES // 2
-    assert f"a{(10 * TRIAL - 1) // 3}" in cache
+    assert f"a{(events - 1) // 3}" in cache
+
+
+def test_what_is_known_is_known_while_look_ups_are_counted() -> None:
+    """What lies aside meanwhile is not worked out again, and is taken back."""
+    asked: list[str] = []
+
+    def rule(value: str) -> str:
+        asked.append(value)
+        return value.upper()
+
+    cache = Cache(rule)
+    run(cache, (f"a{number % 100}" for number in range(TRIAL)))
+    assert len(cache) == 0
+    run(cache, (f"a{number % 101}" for number in range(WATCH)))
+    assert len(cache) == len(asked) == 101
 
 
 def test_a_value_may_come_again_some_thousand_events_later() -> None:
     """Shoppers who are back after a few minutes: a new cache is not judged before it could have met one again."""
-    cache = counted()
-    apart = TRIAL - 4 * WATCH
-    run(cache, (f"a{number % apart}" for number in range(3 * TRIAL)))
+    cache, apart = Cache(str.upper), TRIAL - 4 * WATCH
+    run(cache, (f"a{number % apart}" for number in range(2 * TRIAL)))
     assert len(cache) == apart
 
 
 def test_the_share_is_one_of_look_ups_not_of_events() -> None:
     """Ten items an event, three of them new: most look-ups find something."""
-    cache = counted(per_event=10)
+    cache = Cache(str.upper)
     values = (f"new{number}" if number % 10 < 3 else "known" for number in range(2 * TRIAL * 10))
     run(cache, values, per_event=10)
     assert "known" in cache
@@ -78,7 +87,7 @@ def test_the_share_is_one_of_look_ups_not_of_events() -> None:
 def test_a_field_that_few_events_have_rests_too() -> None:
     """One event in eight has a value, and it is always new: that is not worth it either."""
     cache = Cache(str.upper)
-    for number in range((WATCH + TRIAL) // 8):
+    for number in range((TRIAL + WATCH) // 8):
         assert cache[f"new{number}"] == f"NEW{number}"
         if (number + 1) % (WATCH // 8) == 0:
             cache.watch(WATCH)
@@ -88,7 +97,7 @@ def test_a_field_that_few_events_have_rests_too() -> None:
 def test_a_field_that_no_event_has_is_left_alone() -> None:
     """No look-ups are no reason to do anything, and none to fail."""
     cache = Cache(str.upper)
-    for _ in range(2 * (WATCH + TRIAL) // WATCH):
+    for _ in range((TRIAL + WATCH) // WATCH):
         cache.watch(WATCH)
     assert cache["a"] == "A"
     assert dict(cache) == {"a": "A"}
@@ -97,7 +106,6 @@ def test_a_field_that_no_event_has_is_left_alone() -> None:
 def test_the_cache_is_bounded_in_entries_and_key_length() -> None:
     """However many values come, no more than the limit are remembered, and no long one is."""
     cache = Cache(lambda value: f"<{value}>", most=100)
-    cache.watch(1)
     for number in range(10_000):
         assert cache[f"v{number}"] == f"<v{number}>"
         assert len(cache) <= 100
@@ -116,7 +124,6 @@ def test_the_cache_asks_once_and_remembers_text_only() -> None:
         return repr(value)
 
     cache = Cache(rule)
-    cache.watch(1)
     assert [cache["a"], cache["a"], cache[1], cache[True], cache[1.0]] == ["'a'", "'a'", "1", "True", "1.0"]
     assert asked == ["a", 1, True, 1.0]
     assert list(cache) == ["a"]
