@@ -21,7 +21,8 @@ MAX_DIGITS = 64
 MAX_COUNT = 2**63 - 1
 """The API's counts are int64."""
 
-_PLAIN = re.compile(r"(?:0|[1-9][0-9]{0,63})(?:\.[0-9]{1,64})?")
+_is_plain = re.compile(r"(?:[1-9][0-9]{0,63}+|0)(?:\.[0-9]{1,64}+)?+").fullmatch
+"""What nearly all amounts look like: sent as they are written."""
 _NUMBER = re.compile(
     r"(?P<sign>[+-]?)(?P<whole>[0-9]*)(?:\.(?P<part>[0-9]*))?(?:[eE](?P<power>[+-]?[0-9]{1,4}))?"
 )
@@ -66,7 +67,7 @@ def amount(value: Any) -> str | LeftOut:
 
     Malformed is all that is not a finite, ungrouped decimal number of zero or more.
     """
-    if isinstance(value, str) and _PLAIN.fullmatch(value):
+    if value.__class__ is str and _is_plain(value):
         return value
     number = _number(value)
     if isinstance(number, LeftOut):

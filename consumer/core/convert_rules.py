@@ -16,6 +16,7 @@ from typing import Any
 
 from consumer.core.amounts import MAX_COUNT, count
 from consumer.core.normalise import LeftOut, text_of, trim
+from consumer.core.normalise import trimmed_text as trimmed_text  # a rule of this module's too
 from consumer.core.places import CURRENCIES
 
 Rule = Callable[[Any], Any]
@@ -27,7 +28,7 @@ _URL = re.compile(
     r"(?:[/?#][^\x00-\x1f\x7f]*)?",
     re.IGNORECASE,
 )
-_PLAIN_URL = re.compile(r"https?://[a-z0-9.-]+(?:/[!-~]*)?")
+_is_plain_url = re.compile(r"https?://[a-z0-9.-]++(?:/[!-~]*+)?+").fullmatch
 """What almost all URLs look like: a subset of `_URL` that is quick to check."""
 _LOCALE = re.compile(r"([A-Za-z]{2})(?:[-_.@][A-Za-z0-9].*|[,;].*)?", re.DOTALL)
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
@@ -42,12 +43,6 @@ _LATEST_SECOND = 2**40
 """Bound on a time that is sent without a look at the clock: far beyond any year a calendar holds."""
 
 
-def trimmed_text(value: Any) -> str | LeftOut:
-    """Text without the blanks around it."""
-    text = text_of(value)
-    return trim(text) if isinstance(text, str) else text
-
-
 def text_up_to(longest: int) -> Rule:
     """A rule for text of at most `longest` characters; longer text is left out, never cut."""
 
@@ -60,7 +55,7 @@ def text_up_to(longest: int) -> Rule:
 
 def web_url(value: Any) -> str | LeftOut:
     """An absolute http or https URL, as it is, query and all."""
-    if isinstance(value, str) and _PLAIN_URL.fullmatch(value):
+    if value.__class__ is str and _is_plain_url(value):
         return value
     url = trimmed_text(value)
     if not isinstance(url, str):

@@ -5,6 +5,9 @@ Theory of operation. A *rule* takes any scalar that a record may hold and answer
 normaliser: trim, pass a ready digest through (64 hex digits, lower-cased, never hashed twice), normalise,
 hash. Nothing here raises on bad input, reads a clock or keeps state; caching is `convert_cache`'s.
 
+Most values are new to the cache, so what a rule costs counts. Where a quick test tells the usual spelling (ASCII;
+``+`` and digits), it stands in front of the rule and answers what the rule would: property tests hold them together.
+
 The rules are the table "User data" of the platform facts. Where the table is silent:
 
 - White space is what Python calls so, and the invisible characters that copying leaves behind (zero-width
@@ -28,7 +31,7 @@ from datetime import date
 from decimal import Decimal
 from enum import Enum
 from hashlib import sha256
-from ipaddress import ip_address
+from ipaddress import IPv6Address
 from typing import Any, Final
 
 from consumer.core.places import country_code, state_code
@@ -58,11 +61,6 @@ _LONGEST_NAME = 256
 def trim(text: str) -> str:
     """`text` without white space at its ends."""
     return text.strip() if text.isascii() else text.strip(_WHITE)
-
-
-def _without_white(text: str) -> str:
-    """`text` without any white space."""
-    return "".join(text.split()) if text.isascii() else text.translate(_WITHOUT_WHITE)
 
 
 def is_unicode(text: str) -> bool:
@@ -99,20 +97,28 @@ def text_of(value: Any) -> str | LeftOut:
     return LeftOut.BLANK if value is None else _number_text(value)
 
 
+def trimmed_text(value: Any) -> str | LeftOut:
+    """As `text_of`, without the blanks around it."""
+    if not isinstance(value, str):
+        return text_of(value)
+    text = trim(value)
+    return LeftOut.BLANK if not text else text if is_unicode(text) else LeftOut.MALFORMED
+
+
 # The normalisers: each takes trimmed, non-empty text.
 
 
 def email(text: str) -> str | LeftOut:
     """All white space out, lower case; dots and +tag stay; something on both sides of the @."""
-    address = _without_white(text).lower()
+    address = ("".join(text.split()) if text.isascii() else text.translate(_WITHOUT_WHITE)).lower()
     if "@" not in address or address[0] == "@" or address[-1] == "@":
         return LeftOut.MALFORMED
     return address
 
 
 _NOT_A_DIGIT = re.compile(r"[^0-9]+")
-_ASCII_NO_DIGITS = {code: None for code in range(128) if not 48 <= code <= 57}
-
+_ASCII_DIGITS = {code: chr(code) if 48 <= code <= 57 else None for code in range(128)}
+"""What stays is named too: `str.translate` makes and drops an exception for each character that it does not find."""
 
 _WHOLE_FLOAT = re.compile(r"[0-9]+\.0+")
 """How exports that take numbers for floats write a phone number or a postal code: 94107.0."""
@@ -120,15 +126,20 @@ _WHOLE_FLOAT = re.compile(r"[0-9]+\.0+")
 
 def phone(text: str) -> str | LeftOut:
     """NFKC (full-width digits become plain ones), the digits 0-9 only, no leading zeros."""
+    digits = text.removeprefix("+")
+    if len(text) > _LONGEST_NAME or not digits.isdigit() or not digits.isascii():
+        digits = _digits_of_phone(text)
+    return digits.lstrip("0") or LeftOut.MALFORMED
+
+
+def _digits_of_phone(text: str) -> str:
     if _WHOLE_FLOAT.fullmatch(text):
         text = text.partition(".")[0]
     if len(text) > _LONGEST_NAME:
-        return LeftOut.MALFORMED
+        return ""
     if text.isascii():
-        digits = text.translate(_ASCII_NO_DIGITS)
-    else:
-        digits = _NOT_A_DIGIT.sub("", unicodedata.normalize("NFKC", text))
-    return digits.lstrip("0") or LeftOut.MALFORMED
+        return text.translate(_ASCII_DIGITS)
+    return _NOT_A_DIGIT.sub("", unicodedata.normalize("NFKC", text))
 
 
 _GENDERS = {
@@ -182,7 +193,8 @@ def person_name(text: str) -> str | LeftOut:
 _PUNCTUATION = (
     char for char in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(char).startswith("P")
 )
-_NOT_IN_CITY = {**_WITHOUT_WHITE, **dict.fromkeys(map(ord, _PUNCTUATION))}
+_IN_CITY = {code: chr(code) for code in range(128)} | dict.fromkeys(map(ord, (*_WHITE, *_PUNCTUATION)))
+"""As with `_ASCII_DIGITS`, the usual characters that stay are named."""
 
 
 def city(text: str) -> str | LeftOut:
@@ -190,7 +202,7 @@ def city(text: str) -> str | LeftOut:
     if len(text) > _LONGEST_NAME:
         return LeftOut.MALFORMED
     composed = text if text.isascii() else unicodedata.normalize("NFC", text)
-    return composed.lower().translate(_NOT_IN_CITY) or LeftOut.MALFORMED
+    return composed.lower().translate(_IN_CITY) or LeftOut.MALFORMED
 
 
 _STATE = re.compile(r"(?:[A-Za-z]{2}-)?([A-Za-z]{2})")
@@ -203,17 +215,16 @@ def state(text: str) -> str | LeftOut:
 
 
 _BETWEEN_DIGITS = re.compile(r"[\s\-‐‑‒–—―−]+")
-_DIGITS = re.compile(r"[0-9]+")
 
 
 def postal_code(text: str) -> str | LeftOut:
     """The digits of a code made of digits, blanks and dashes; leading zeros stay."""
-    if _WHOLE_FLOAT.fullmatch(text):
-        text = text.partition(".")[0]
-    if _DIGITS.fullmatch(text):
+    if text.isdigit() and text.isascii():
         return text
+    if _WHOLE_FLOAT.fullmatch(text):
+        return text.partition(".")[0]
     digits = _BETWEEN_DIGITS.sub("", text)
-    return digits if _DIGITS.fullmatch(digits) else LeftOut.MALFORMED
+    return digits if digits.isdigit() and digits.isascii() else LeftOut.MALFORMED
 
 
 def country(text: str) -> str | LeftOut:
@@ -261,7 +272,7 @@ _DIGESTS_OF_NOTHING = frozenset({"0" * 64, *(sha256(text.encode()).hexdigest() f
 
 def normalised(normaliser: Normaliser, value: Any) -> str | LeftOut:
     """`value` trimmed and normalised, not hashed; a ready digest comes back lower-cased."""
-    text = _trimmed(value)
+    text = trimmed_text(value)
     if not isinstance(text, str):
         return text
     return _ready_digest(text) if _is_digest(text) else normaliser(text)
@@ -270,26 +281,20 @@ def normalised(normaliser: Normaliser, value: Any) -> str | LeftOut:
 def hashing(normaliser: Normaliser) -> Callable[[Any], str | LeftOut]:
     """The rule of a hashed field: any value -> 64 lower-case hex digits, or why nothing.
 
-    A closure, and short, because it runs for each value that is not remembered.
+    A closure, and with `trimmed_text` of ASCII written out, because it runs for each value that is not remembered.
     """
 
     def rule(value: Any) -> str | LeftOut:
-        text = _trimmed(value)
-        if not isinstance(text, str):
+        usual = value.__class__ is str and value.isascii()
+        text = value.strip() or LeftOut.BLANK if usual else trimmed_text(value)
+        if text.__class__ is not str:
             return text
         if len(text) == 64 and _is_digest(text):
             return _ready_digest(text)
         text = normaliser(text)
-        return sha256(text.encode()).hexdigest() if isinstance(text, str) else text
+        return sha256(text.encode()).hexdigest() if text.__class__ is str else text
 
     return rule
-
-
-def _trimmed(value: Any) -> str | LeftOut:
-    if isinstance(value, str) and value.isascii():
-        return value.strip() or LeftOut.BLANK
-    text = text_of(value)
-    return trim(text) if isinstance(text, str) else text
 
 
 def _is_digest(text: str) -> bool:
@@ -302,29 +307,37 @@ def _ready_digest(text: str) -> str | LeftOut:
 
 
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
+_IPV4 = rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}"
+_FULL_IPV6 = r"[1-9A-Fa-f][0-9A-Fa-f]{0,3}(?::[0-9A-Fa-f]{1,4}){7}"
+"""All eight groups, and the first is not zero: an address, and neither nowhere nor a mapped IPv4 one."""
+_usual_address = re.compile(rf"(?:{_IPV4}|{_FULL_IPV6})(?![^,])").match
+"""Every IPv4 address and most IPv6 ones, at the beginning of a forwarded chain."""
 _LONGEST_ADDRESS = 45
 """``ffff:…:255.255.255.255``: nothing longer is an address."""
 
 
 def client_ip_address(value: Any) -> str | LeftOut:
     """A valid IPv4 or IPv6 address as it is written: the first of a forwarded chain, never hashed."""
-    text = text_of(value)
-    if not isinstance(text, str):
-        return text
-    first = trim(text.partition(",")[0])
-    if _IPV4.fullmatch(first):
-        return first if first != "0.0.0.0" else LeftOut.PLACEHOLDER  # noqa: S104 (compared, not bound)
-    return _ipv6_address(first)
+    usual = _usual_address(value) if value.__class__ is str and value.isascii() else None
+    if usual is not None:
+        address = usual[0]
+    else:
+        text = text_of(value)
+        if not isinstance(text, str):
+            return text
+        address = trim(text.partition(",")[0])
+        if not _usual_address(address):
+            return _ipv6_address(address)
+    return address if address != "0.0.0.0" else LeftOut.PLACEHOLDER  # noqa: S104 (compared, not bound)
 
 
 def _ipv6_address(text: str) -> str | LeftOut:
     if len(text) > _LONGEST_ADDRESS or "%" in text:
         return LeftOut.MALFORMED
     try:
-        address = ip_address(text)
+        address = IPv6Address(text)
     except ValueError:
         return LeftOut.MALFORMED
-    mapped = getattr(address, "ipv4_mapped", None)
+    mapped = address.ipv4_mapped
     nowhere = address.is_unspecified or (mapped is not None and mapped.is_unspecified)
     return LeftOut.PLACEHOLDER if nowhere else text

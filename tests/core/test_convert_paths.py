@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.core.convert_cache import LONGEST_KEY, Cache
 from consumer.core.convert_paths import EACH, NoSuchPath, SchemaPaths, Step, StepKind
 
 TREE: dict[str, Any] = {
@@ -131,28 +130,3 @@ def test_no_path_raises_anything_else(path: str) -> None:
     except NoSuchPath as error:
         message = str(error)
     assert "\n" not in message
-
-
-def test_the_cache_is_bounded_in_entries_and_key_length() -> None:
-    """However many values come, no more than the limit are remembered, and no long one is."""
-    cache = Cache(lambda value: f"<{value}>", most=100)
-    for number in range(10_000):
-        assert cache[f"v{number}"] == f"<v{number}>"
-        assert len(cache) <= 100
-    long = "x" * (LONGEST_KEY + 1)
-    assert cache[long] == f"<{long}>"
-    assert long not in cache
-
-
-def test_the_cache_asks_once_and_remembers_text_only() -> None:
-    """A remembered value is not worked out again; numbers that equal each other are never mixed up."""
-    asked: list[object] = []
-
-    def rule(value: object) -> str:
-        asked.append(value)
-        return repr(value)
-
-    cache = Cache(rule)
-    assert [cache["a"], cache["a"], cache[1], cache[True], cache[1.0]] == ["'a'", "'a'", "1", "True", "1.0"]
-    assert asked == ["a", 1, True, 1.0]
-    assert list(cache) == ["a"]

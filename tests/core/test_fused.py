@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.core.convert import Converter
-from consumer.core.convert_cache import REST, WATCH, Cache
 from consumer.core.convert_fields import Way
 from consumer.core.convert_program import COMPILED, MARKS, write_program
 from consumer.core.decode import Decoder, framing_of
@@ -253,29 +252,3 @@ def test_a_record_too_wide_to_spread_takes_two_steps() -> None:
     assert isinstance(said, list)
     assert not any(both.functions)
     assert [one.function for one in both.fused._written.values()] == [None]
-
-
-class TestCache:
-    """What is remembered, and when remembering is not worth it."""
-
-    def test_what_hardly_comes_again_is_not_remembered(self) -> None:
-        """A cache of nothing but new values forgets them all and rests; after that it tries again."""
-        cache = Cache(str.upper)
-        for number in range(WATCH):
-            assert cache[f"a{number}"] == f"A{number}"
-        cache.watch(WATCH)
-        assert len(cache) == 0
-        assert cache["b"] == "B"
-        assert len(cache) == 0
-        for _ in range(REST // WATCH):
-            cache.watch(WATCH)
-        assert cache["c"] == "C"
-        assert dict(cache) == {"c": "C"}
-
-    def test_what_comes_again_stays(self) -> None:
-        """Half of the values are new: the other half is worth it."""
-        cache = Cache(str.upper)
-        for number in range(WATCH // 2):
-            assert cache[f"a{number}"] == cache[f"a{number}"]
-        cache.watch(WATCH)
-        assert len(cache) == WATCH // 2
