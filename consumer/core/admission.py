@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from operator import add
 from typing import Protocol
 
 from consumer.core.assignment import AssignmentState
@@ -27,7 +29,7 @@ from consumer.core.ledger import Ledger
 from consumer.core.model import Chunk, Record, SchemaRef
 from consumer.core.parking import Parked, Parking
 from consumer.core.room import Limit
-from consumer.core.spans import Span, size_of
+from consumer.core.spans import Span, sizes_of
 
 _FIRST_GUESS = 16 * 1024
 """Bytes an event is taken to hold until the first were seen."""
@@ -158,7 +160,9 @@ class Admission:
         piece = chunk._replace(records=chunk.records[: len(sizes)])
         passed = self._ledger.settled_before(state, piece)
         items = self._prepare(piece.records, passed)
-        costs = [0 if item is None else size + _growth(item) for size, item in zip(sizes, items, strict=True)]
+        for at in passed:
+            sizes[at] = 0
+        costs = [*map(add, sizes, _growth(items))]
         fitting = self._limit.cut(items, self._fitting(costs, items))
         if fitting:
             read = piece._replace(records=piece.records[:fitting])
@@ -189,7 +193,7 @@ class Admission:
         """Take in some of the deferred, as many as fit. False if not all of these do."""
         some = [self._deferred[at] for at in range(min(SLICE, len(self._deferred)))]
         items = self._intake.prepare([span.record(index) for span, index in some])
-        growth = [_growth(item) for item in items]
+        growth = _growth(items)
         fitting = self._fitting(growth, items)
         for (span, index), item, size in zip(some[:fitting], items, growth, strict=False):
             self._deferred.popleft()
@@ -252,19 +256,15 @@ class Admission:
         leaders += self._intake.claim(claimed)
 
 
-def _growth(item: Prepared | None) -> int:
-    """Bytes that an event holds beyond its record: its JSON."""
-    return len(item.body) if isinstance(item, Delivery) else 0
+def _growth(items: Iterable[Prepared | None]) -> list[int]:
+    """Bytes that each of these holds beyond its record: an event's JSON."""
+    return [len(item.body) if type(item) is Delivery else 0 for item in items]
 
 
-def _sizes(records: Iterable[Record]) -> list[int]:
+def _sizes(records: Sequence[Record]) -> list[int]:
     """The sizes of the first of these, as many as a slice takes."""
-    sizes: list[int] = []
-    left = _SLICE_BYTES
-    for record in records:
-        size = size_of(record)
-        if sizes and size > left:
-            break
-        sizes.append(size)
-        left -= size
-    return sizes
+    sizes = sizes_of(records)
+    if sum(sizes) <= _SLICE_BYTES:
+        return sizes
+    fitting = sum(1 for so_far in accumulate(sizes) if so_far <= _SLICE_BYTES)
+    return sizes[: max(1, fitting)]

@@ -34,6 +34,8 @@ from consumer.core.model import Rejection, Stage
 
 _NEVER_LEFT = frozenset({"dns", "connect", "tls"})
 """Why no answer came when nothing was sent: without a connection the outcome is clear."""
+_REMEMBERED_MOST = 1024 * 1024
+"""Bytes of an answer that is kept; one for a thousand events is some 100 KB."""
 _NO_REASON = "the API gave no reason"
 
 
@@ -57,6 +59,9 @@ class Answers:
         self._context = context
         self._dispatcher = dispatcher
         self._pipeline = pipeline
+        self._read_last: tuple[int, bytes] | None = None
+        """The last 200 that was read: for how many events, and its body; its verdict is the next."""
+        self._verdict_last: Verdict
 
     def answered(self, answer: Answered) -> None:
         """The API answered an attempt."""
@@ -65,8 +70,20 @@ class Answers:
         self._context.counters.bump(self._context.counters.answers, str(answer.status))
         gate = self._dispatcher.queue(batch.account).gate
         gate.told(*limit_headers(answer.headers), now.monotonic)
-        verdict = read_answer(answer.status, answer.headers, answer.body, len(batch.deliveries), now.unix)
+        verdict = self._read(answer, len(batch.deliveries))
         self._apply(batch, verdict, request_id(answer.headers))
+
+    def _read(self, answer: Answered, events: int) -> Verdict:
+        """The verdict of an answer. Full batches without trouble are all answered with the same bytes, and to read
+        some tens of kilobytes costs far more than to see that they are those that were read before."""
+        if answer.status != 200 or len(answer.body) > _REMEMBERED_MOST:
+            return read_answer(answer.status, answer.headers, answer.body, events, self._context.now.unix)
+        # With 200, the verdict follows from these two alone.
+        asked = (events, answer.body)
+        if asked != self._read_last:
+            self._verdict_last = read_answer(200, answer.headers, answer.body, events, self._context.now.unix)
+            self._read_last = asked
+        return self._verdict_last
 
     def unanswered(self, answer: Unanswered) -> None:
         """No answer came to an attempt."""

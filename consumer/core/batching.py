@@ -18,7 +18,8 @@ from consumer.core.dedup import Delivery
 from consumer.core.gate import Gate
 from consumer.core.policy import Policy
 
-_ENVELOPE = len(b'{"data":[]}')
+_OPENING, _CLOSING = b'{"data":[', b"]}"
+_ENVELOPE = len(_OPENING + _CLOSING)
 
 
 class Batch:
@@ -40,7 +41,11 @@ class Batch:
 
     def body(self) -> bytes:
         """The request body; each event was serialised once, here the bytes are only joined."""
-        return b'{"data":[' + b",".join([delivery.body for delivery in self.deliveries]) + b"]}"
+        # The ends go with the outermost events: put around what is joined, they would copy all of it twice more.
+        bodies = [delivery.body for delivery in self.deliveries]
+        bodies[0] = _OPENING + bodies[0]
+        bodies[-1] += _CLOSING
+        return b",".join(bodies)
 
 
 class AccountQueue:

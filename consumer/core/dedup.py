@@ -10,7 +10,7 @@ A claim is in memory only, so a crash forgets it, and nothing undelivered is eve
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 from consumer.core.model import Warned
@@ -112,23 +112,18 @@ class Claims:
         leader.followers.append(delivery)
         return False
 
-    def confirm_all(self, leaders: Iterable[Delivery]) -> list[Delivery]:
-        """As `confirm`, for many."""
-        followers: list[Delivery] = []
-        for leader in leaders:
-            self._end(leader)
-            if leader.followers:
-                followers += leader.followers
-        return followers
+    def confirm_all(self, leaders: Sequence[Delivery]) -> list[Delivery]:
+        """These leaders are delivered and their keys durable: ends the claims, gives the followers (duplicates now)."""
+        self._end(leaders)
+        return [follower for leader in leaders if leader.followers for follower in leader.followers]
 
     def confirm(self, leader: Delivery) -> list[Delivery]:
-        """The leader is delivered and its key durable: ends the claim, gives the followers (duplicates now)."""
-        self._end(leader)
-        return leader.followers or []
+        """As `confirm_all`, for one."""
+        return self.confirm_all((leader,))
 
     def release(self, leader: Delivery) -> Delivery | None:
         """The leader will not be delivered by us: the first follower still ours leads, and is returned."""
-        self._end(leader)
+        self._end((leader,))
         followers = [one for one in leader.followers or () if one.accepted]
         leader.followers = None
         if not followers:
@@ -138,6 +133,8 @@ class Claims:
         self._leaders[heir.key] = heir
         return heir
 
-    def _end(self, leader: Delivery) -> None:
-        if self._leaders.pop(leader.key, None) is not leader:
-            raise InvariantViolation("a claim was ended by one that does not lead it; please report this")
+    def _end(self, leaders: Iterable[Delivery]) -> None:
+        end = self._leaders.pop
+        for leader in leaders:
+            if end(leader.key, None) is not leader:
+                raise InvariantViolation("a claim was ended by one that does not lead it; please report this")

@@ -28,7 +28,7 @@ from consumer.core import offset_map
 from consumer.core.assignment import MARK, AssignmentState, LeftAt, Totals
 from consumer.core.model import Chunk, Disposition, Position, TopicPartition
 from consumer.core.offset_map import OffsetMap
-from consumer.core.spans import RELEASED, Span, size_of
+from consumer.core.spans import RELEASED, Span, sizes_of
 from consumer.errors import InvariantViolation
 
 
@@ -185,7 +185,7 @@ class Ledger:
 
         `costs`: bytes each holds (by default, of the record alone); `passed`: see `settled_before`.
         """
-        span = Span(state, chunk, [size_of(one) for one in chunk.records] if costs is None else costs, passed)
+        span = Span(state, chunk, sizes_of(chunk.records) if costs is None else costs, passed)
         offsets = span.offsets
         if offsets[0] <= state.last_seen or not all(map(lt, offsets, offsets[1:])):
             raise InvariantViolation(

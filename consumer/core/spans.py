@@ -103,12 +103,16 @@ class Finished:
         return iter(())
 
 
-def size_of(record: Record) -> int:
-    """Bytes a fetched record holds in memory, objects left aside."""
-    size = len(record.value or b"") + len(record.key or b"")
-    for name, value in record.headers:
-        size += len(name) + len(value or b"")
-    return size
+def sizes_of(records: Iterable[Record]) -> list[int]:
+    """Bytes that each of these fetched records holds in memory, objects left aside."""
+    return [
+        len(value or b"") + len(key or b"") + (_size_of_headers(headers) if headers else 0)
+        for _, _, key, value, headers in records
+    ]
+
+
+def _size_of_headers(headers: Iterable[tuple[str, bytes | None]]) -> int:
+    return sum(len(name) + len(value or b"") for name, value in headers)
 
 
 def settled_bounds(spans: Iterable[Span | Finished], base: int) -> list[int]:

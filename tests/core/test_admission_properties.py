@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from consumer.core import interface as i
 from consumer.core.dedup import dedup_key
 from consumer.core.model import TopicPartition
-from consumer.core.spans import Span, size_of
+from consumer.core.spans import Span, sizes_of
 from tests.core.building import (
     ACCOUNT,
     MACHINE,
@@ -62,7 +62,7 @@ def open_bytes(core: Core) -> dict[tuple[int, int], int]:
                     continue
                 place = (state.tp.partition, record.offset)
                 grown = 0 if place in waits else json_size(core, record.value)
-                found[place] = size_of(record) + grown
+                found[place] = sizes_of([record])[0] + grown
     return found
 
 

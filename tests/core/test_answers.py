@@ -43,6 +43,34 @@ def test_one_verdict_per_event() -> None:
     assert core.committable() == 3
 
 
+def test_the_same_answer_says_the_same_again_and_only_for_as_many_events() -> None:
+    """It is not read twice; of a batch of another size the same bytes say nothing."""
+    answer = accepted(2)
+    core, send = sent(event("a"), event("b"))
+    core.answer(send, 200, answer)
+    core.fetch(event("c"), event("d"))
+    core.send_all()
+    core.answer(core.take(i.Send), 200, answer)
+    core.fetch(event("e"))
+    core.send_all()
+    core.answer(core.take(i.Send), 200, answer)
+    core.store_keys()
+    assert core.statistics().totals.delivered == 4
+    assert dict(core.statistics().counters.no_verdicts) == {"unreadable_outcomes": 1}
+
+
+def test_an_answer_is_read_anew_where_a_byte_differs() -> None:
+    """As long as the one before it, and not its verdict."""
+    core, first = sent(event("a"))
+    core.answer(first, 200, answer_body([("processed", None, "odd")]))
+    core.fetch(event("b"))
+    core.send_all()
+    core.answer(core.take(i.Send), 200, answer_body([("processed", "odd", None)]))
+    core.store_keys()
+    counters = core.statistics().counters
+    assert (dict(counters.api_warnings), dict(counters.api_errors)) == ({"odd": 1}, {"odd": 1})
+
+
 def test_processed_with_an_error_is_delivered_and_counted() -> None:
     """Delivered, and worth an alert (pinterest.md, "Answers")."""
     core, send = sent(event("a"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from consumer.core.ledger import Ledger
 from consumer.core.model import Chunk, Disposition, Record, TopicPartition
-from consumer.core.spans import Finished, Span, settled_bounds, size_of
+from consumer.core.spans import Finished, Span, settled_bounds, sizes_of
 from consumer.errors import InvariantViolation
 from tests.core.building import PROPERTY, TOPIC
 
@@ -129,5 +129,5 @@ def test_records_passed_over_are_settled_from_the_start() -> None:
 
 def test_size_is_all_that_a_record_carries() -> None:
     """Key, value, names and values of headers; a tombstone has no value."""
-    assert size_of(Record(0, 0, b"12", b"345", (("ab", b"c"), ("d", None)))) == 9
-    assert size_of(Record(0, 0, None, None, ())) == 0
+    whole = Record(0, 0, b"12", b"345", (("ab", b"c"), ("d", None)))
+    assert sizes_of([whole, Record(1, 0, None, None, ()), Record(2, 0, b"1", None, ())]) == [9, 0, 1]

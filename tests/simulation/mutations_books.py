@@ -78,7 +78,7 @@ def followers_share_their_leaders_refusal(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def followers_of_let_go_leaders_are_forgotten(patch: pytest.MonkeyPatch) -> None:
     """The claim is released, and nobody inherits it."""
-    patch.setattr(Claims, "release", lambda self, leader: self._end(leader))
+    patch.setattr(Claims, "release", lambda self, leader: self._end((leader,)))
 
 
 @mutation
