@@ -26,6 +26,7 @@ from consumer.core import dedup, normalise
 from consumer.core.amounts import MAX_COUNT, count, is_zero
 from consumer.core.convert_decisions import dedup_id_of, digests, first_sent, id_of, note, note_once, sent_values
 from consumer.core.convert_rules import total
+from consumer.core.decode import is_framed_alike
 
 cdef extern from "Python.h":
     int PyUnicode_IS_COMPACT_ASCII(object text)
@@ -121,12 +122,13 @@ cdef inline bint begins_with_zero(str text):
     return PyUnicode_IS_COMPACT_ASCII(text) and (<const unsigned char*> PyUnicode_DATA(text))[0] == c"0"
 
 
-cdef inline bint is_framed_alike(object record, bytes framing, Py_ssize_t start):
-    """Without headers, what begins as the value before is framed as that (see `Decoder.decode_chunk`)."""
+cdef inline bint goes_on(object record, bytes framing, Py_ssize_t start):
+    """As `decode.is_framed_alike`, which is asked where there are headers."""
     value = (<tuple> record)[3]
+    if start == 0 or (<tuple> record)[4]:
+        return is_framed_alike(record, framing, start)
     return (
         value is not None
-        and not (<tuple> record)[4]
         and start == PyBytes_GET_SIZE(framing)
         and PyBytes_GET_SIZE(value) >= start
         and memcmp(PyBytes_AS_STRING(value), PyBytes_AS_STRING(framing), start) == 0
@@ -197,7 +199,7 @@ cdef class Events:
         try:
             for place in range(first, len(records)):
                 record = records[place]
-                if place > first and not is_framed_alike(record, framing, start):
+                if place > first and not goes_on(record, framing, start):
                     return
                 prepared.append(self.one((<tuple> record)[3], start, earliest, latest, present))
         except Exception:  # whatever it is, the two steps find out and say

@@ -186,6 +186,21 @@ _UNKNOWN_WIRE_FORMAT: Final = rejected(
 )
 
 
+def is_framed_alike(record: Record, framing: bytes, start: int) -> bool:
+    """Whether a record is surely framed by `framing`, as one before it was, whose datum began at `start`.
+
+    `framing` is that of a known schema. Where the header named the schema (the datum begins the value), this one's must too; else it must not.
+    """
+    value = record.value
+    if value is None:
+        return False
+    if start == 0:
+        return _schema_header(record) == framing
+    if record.headers and any(name == SCHEMA_ID_HEADER for name, _ in record.headers):
+        return False
+    return value[:start] == framing
+
+
 def _schema_header(record: Record) -> bytes | None:
     """The first header that names the value's schema (the serialisers' own rule), if it has a value."""
     for name, content in record.headers:

@@ -38,6 +38,7 @@ from consumer.core.convert_paths import EACH, Step, StepKind
 from consumer.core.convert_source import Generator
 from consumer.core.convert_targets import CONTENTS, TARGETS
 from consumer.core.convert_writer import Reader, Reads
+from consumer.core.decode import is_framed_alike
 from consumer.core.intake import serialised
 from consumer.core.model import ConversionEvent, Converted, Record
 from consumer.core.source_writer import Writer
@@ -285,7 +286,7 @@ def _many(fused: Fused) -> Many:
         first = len(prepared)
         for record in islice(records, first, None):
             value = record.value
-            if len(prepared) > first and not _is_framed_alike(record, framing, start):
+            if len(prepared) > first and not is_framed_alike(record, framing, start):
                 return
             try:
                 result = fused(cast("bytes", value), start, oldest, present)
@@ -296,9 +297,3 @@ def _many(fused: Fused) -> Many:
             prepared.append(serialised(result) if isinstance(result, ConversionEvent) else result)
 
     return read
-
-
-def _is_framed_alike(record: Record, framing: bytes, start: int) -> bool:
-    """Without headers, what begins as the value before is framed as that (see `Decoder.decode_chunk`)."""
-    value = record.value
-    return start == len(framing) and value is not None and not record.headers and value[:start] == framing

@@ -227,6 +227,28 @@ def test_framings_and_tombstones_in_one_fetch() -> None:
     both.check(good[5:], headers=(("__value_schema_id", good[:5]),))
 
 
+@pytest.mark.parametrize("number", range(len(BOTH["default"].functions)))
+def test_headers_do_not_end_what_is_read_in_one_go(number: int) -> None:
+    """Records that carry a trace, or all name their schema in a header, are read one after the other."""
+    both, function = BOTH["default"], BOTH["default"].functions[number]
+    good = both.value(event_of({}))
+    assert good is not None
+    assert function is not None
+    bounds, names = both.converter.bounds(NOW), "__value_schema_id"
+    traced = [Record(at, -1, None, good, (("traceparent", b"00-1"),) * (at % 2)) for at in range(4)]
+    named = [Record(at, -1, None, good[5:], ((names, both.framing),)) for at in range(4)]
+    others = [
+        Record(5, -1, None, good, ((names, both.framing),)),
+        Record(5, -1, None, good[5:], ((names, b"\0\0\0\0\x08"),)),
+        Record(5, -1, None, None, ()),
+    ]
+    for records, start in ((traced, 5), (named, 0)):
+        for other in others if start else [*others[1:], traced[0]]:
+            prepared: list[Any] = []
+            function([*records, other], prepared, both.framing, start, *bounds)
+            assert len(prepared) == len(records)
+
+
 def test_schemas_beyond_the_bound_take_two_steps() -> None:
     """Functions are written for so many schemas; the next one is read all the same."""
     both = Both(SETUPS["default"])
