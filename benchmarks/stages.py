@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,8 @@ from typing import Any
 import orjson
 
 from benchmarks.load import SCHEMA, encoded_checkouts
+from consumer.adapters.key_store.interface import KEY_BYTES, Window
+from consumer.adapters.key_store.lmdb_store import LmdbKeyStore
 from consumer.core.convert import Converter
 from consumer.core.decode import Decoder
 from consumer.core.fused import FusedReading
@@ -18,12 +23,15 @@ from consumer.core.model import ConversionEvent, Record
 
 _SLICE = 64
 _ROUNDS = 3
+_BATCH = 1000
+_WINDOW_SECONDS = 48 * 3600
+_STORE_BYTES = 1 << 30
 _NAMES = ("decode and convert, fast path", "decode, two steps", "convert, two steps", "serialise")
 
 
 def measure_stages(events: int, event_bytes: int, seed: int) -> dict[str, float]:
-    """By stage: decode and convert on the fast path, and in two steps; serialise. Each round begins with cold caches;
-    the best round counts, since what is slower than the best is the machine's noise."""
+    """By stage: decode and convert on the fast path, and in two steps; serialise; the key in the store. Each round
+    begins with cold caches; the best round counts, since what is slower than the best is the machine's noise."""
     schema = json.loads(SCHEMA.read_text())
     default = Path(SCHEMA).with_name("commerce_event.mapping.toml").read_text()
     mapping = load_mapping(None, schema, default_toml=default)
@@ -47,7 +55,8 @@ def measure_stages(events: int, event_bytes: int, seed: int) -> dict[str, float]
         for _ in range(_ROUNDS)
     )
     costs = zip(_NAMES, (fast, *min(rounds, key=sum)), strict=True)
-    return {name: cost / events * 1e6 for name, cost in costs}
+    stages = {name: cost / events * 1e6 for name, cost in costs}
+    return stages | {"look up and remember its key": asyncio.run(_keys(events)) / events * 1e6}
 
 
 def _fast_round(decoder: Decoder, converter: Converter, records: list[Record]) -> float:
@@ -81,3 +90,22 @@ def _round(decoder: Decoder, converter: Converter, records: list[Record]) -> tup
         converting += converted_at - decoded_at
         serialising += cpu() - converted_at
     return decoding, converting, serialising
+
+
+async def _keys(events: int) -> float:
+    """CPU seconds, of the writer's thread too, for asking whether keys are known and remembering them, a batch at a
+    time."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = LmdbKeyStore.open(folder, Window.of(_WINDOW_SECONDS), _STORE_BYTES)
+        chunks = [
+            [os.urandom(KEY_BYTES) for _ in range(min(_BATCH, events - at))]
+            for at in range(0, events, _BATCH)
+        ]
+        begun = time.process_time()
+        for keys in chunks:
+            if any(await store.look_up(keys, time.time())):
+                raise RuntimeError("a key is known before it was remembered")
+            await store.remember(keys, time.time())
+        taken = time.process_time() - begun
+        await store.close()
+    return taken

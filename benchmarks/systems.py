@@ -80,7 +80,9 @@ class Pinstream(System):
 
     key: ClassVar[str] = "pinstream"
     name: ClassVar[str] = "pinstream"
-    how: ClassVar[str] = "`pinstream run` with its defaults: key store on disk, page, metrics"
+    how: ClassVar[str] = (
+        "`pinstream run` with its defaults, but without a quota of calls: key store on disk, page, metrics"
+    )
     lacks: ClassVar[str] = ""
 
     def prepare(self) -> str:

@@ -18,7 +18,7 @@ from tests.fuzzing.targets import TARGETS
 RUNS = {
     "decode": 8_000,
     "convert": 6_000,
-    "fast_path": 4_000,
+    "fast_path": 3_000,
     "explain": 1_500,
     "answers": 5_000,
     "registry": 1_200,
