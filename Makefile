@@ -20,15 +20,12 @@ RIVALS_READY := $(RIVALS)/.ready
 CODE := consumer tests benchmarks hatch_build.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup rivals demo test check simulate bench soak fuzz clean
+.PHONY: help setup demo test check simulate bench soak fuzz clean
 
 help:
 	@echo "make setup | demo | test | check | simulate | bench | soak | fuzz | clean   (see README.md)"
 
 setup: $(READY)
-
-# What the benchmark needs beside `setup`; `make bench` and CI see to it by themselves.
-rivals: $(READY) $(RIVALS_READY)
 
 demo: $(READY)
 	@$(BIN)/pinstream demo $(ARGS)
@@ -47,7 +44,7 @@ simulate: $(READY)
 
 # Without the others (nothing to install them from) it measures what is there, and says what is not.
 bench: $(READY)
-	@$(MAKE) --no-print-directory rivals || echo "going on without FastStream and Quix Streams" >&2
+	@$(MAKE) --no-print-directory $(RIVALS_READY) || echo "going on without FastStream and Quix Streams" >&2
 	$(BIN)/python -m benchmarks $(ARGS)
 
 soak: $(READY)
