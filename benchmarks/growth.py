@@ -2,6 +2,10 @@
 
 Each point is a run like those of the suite (`running.run_full`) with one thing changed. Points are few and runs are
 single, so a figure is good for the shape of a curve, not for its last digit.
+
+Workers join one after the other, and the group takes some seconds to share the partitions out; before that one of them
+does the work of all. So these are measured once each has its part: they find only events to warm up with, and the rest
+is put on the topic while all of them stand still.
 """
 
 from __future__ import annotations
@@ -16,8 +20,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import READ_AHEAD, Content, delete_topic, fill_topic
-from benchmarks.running import RunFailed, disk_bytes, run_full
+from confluent_kafka import ConsumerGroupState
+from confluent_kafka.admin import AdminClient
+
+from benchmarks.load import READ_AHEAD, Content, add_events, delete_topic, encoded_checkouts, fill_topic
+from benchmarks.running import RunFailed, Running, disk_bytes, run_full
 from benchmarks.suite import Tell
 from benchmarks.systems import Pinstream, Unavailable
 from consumer.adapters.key_store.interface import KEY_BYTES, Window
@@ -28,6 +35,9 @@ _STORE_BYTES = 16 << 30
 _WRITE_KEYS = 8192
 _USUAL_BYTES = 395
 _LEAST_EVENTS = 2_000
+_JOIN_SECONDS = 90.0
+_ASK_SECONDS = 10.0
+_ASK_EVERY = 0.5
 
 
 @dataclass(frozen=True)
@@ -115,23 +125,51 @@ def _event_bytes(bootstrap: str, plan: GrowthPlan, tell: Tell) -> Iterator[dict[
 def _workers(bootstrap: str, plan: GrowthPlan, tell: Tell) -> Iterator[dict[str, Any]]:
     for workers in plan.workers:
         tell(f"{workers} workers")
-        yield {"at": workers, **_point(bootstrap, Pinstream(workers=workers), plan, Content(0))}
+        yield {"at": workers, **_point(bootstrap, Pinstream(workers=workers), plan, Content(0), joined=True)}
 
 
-def _point(bootstrap: str, system: Pinstream, plan: GrowthPlan, content: Content) -> dict[str, Any]:
+def _point(
+    bootstrap: str, system: Pinstream, plan: GrowthPlan, content: Content, *, joined: bool = False
+) -> dict[str, Any]:
     """One run on a topic of its own. Of larger events there are fewer, and fewer may be open, so that it takes about as
-    long as the others."""
+    long as the others. `joined`: measured once all workers have their part."""
     share = min(1.0, _USUAL_BYTES / content.event_bytes)
     budget = max(_LEAST_EVENTS, int(READ_AHEAD * share))
     events = max(2 * _LEAST_EVENTS, int(plan.events * share))
     warm_up = max(_LEAST_EVENTS, int(plan.warm_up * share))
     topic = f"growth-{time.monotonic_ns()}"
     limited = replace(system, settings={**system.settings, "PINSTREAM_MAX_OPEN_EVENTS": str(budget)})
+    whole = replace(content, events=warm_up + events + 2 * budget)
+    prepare = _Joining(bootstrap, topic, system.workers, whole) if joined else None
     try:
         limited.prepare()
-        fill_topic(bootstrap, topic, replace(content, events=warm_up + events + 2 * budget))
-        measured = asdict(run_full(limited, bootstrap, topic, warm_up, events))
+        fill_topic(bootstrap, topic, replace(content, events=warm_up) if joined else whole)
+        measured = asdict(run_full(limited, bootstrap, topic, warm_up, events, prepare))
         delete_topic(bootstrap, topic)
     except (RunFailed, Unavailable) as error:
         return {"not_measured": str(error)}
     return measured
+
+
+class _Joining:
+    """Waits until each of so many workers has partitions, and puts the rest of the events on their topic."""
+
+    def __init__(self, bootstrap: str, topic: str, workers: int, rest: Content) -> None:
+        self._bootstrap, self._topic, self._workers = bootstrap, topic, workers
+        self._rest = rest = replace(rest, seed=rest.seed + 1)  # else its first events would be duplicates
+        self._admin = AdminClient({"bootstrap.servers": bootstrap})
+        encoded_checkouts(rest.events, rest.event_bytes, rest.seed)  # now, and not beside what is measured
+        self._ask_at = 0.0
+
+    def __call__(self, running: Running, group: str) -> None:
+        running.wait_for(lambda: self._have_all_joined(group), "waiting for all to join", _JOIN_SECONDS)
+        with running.standing_still():
+            add_events(self._bootstrap, self._topic, self._rest)
+
+    def _have_all_joined(self, group: str) -> bool:
+        if time.monotonic() < self._ask_at:
+            return False
+        self._ask_at = time.monotonic() + _ASK_EVERY
+        found = self._admin.describe_consumer_groups([group])[group].result(_ASK_SECONDS)
+        parts = [len(one.assignment.topic_partitions) for one in found.members]
+        return found.state is ConsumerGroupState.STABLE and len(parts) == self._workers and all(parts)

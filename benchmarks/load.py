@@ -76,6 +76,11 @@ def delete_topic(bootstrap: str, topic: str) -> None:
 def fill_topic(bootstrap: str, topic: str, content: Content) -> None:
     """Make `topic` and put its records on it, one partition after the other; raises `RuntimeError` if it cannot."""
     create_topic(bootstrap, topic, content.partitions)
+    add_events(bootstrap, topic, content)
+
+
+def add_events(bootstrap: str, topic: str, content: Content) -> None:
+    """Put `content` on a topic that is there; raises `RuntimeError` if it cannot."""
     producer = Producer(
         {"bootstrap.servers": bootstrap, "linger.ms": 50, "queue.buffering.max.messages": 1_000_000}
     )

@@ -16,7 +16,14 @@ from benchmarks.growth import GrowthPlan
 from benchmarks.machine import describe
 from benchmarks.suite import Figures, Plan, Result
 
-_DIGITS = {"cpu_us": 2, "events_per_second": 0, "peak_mib": 1, "first_delivery": 2, "drain": 2}
+_DIGITS = {
+    "cpu_us": 2,
+    "events_per_second": 0,
+    "peak_mib": 1,
+    "first_delivery": 2,
+    "drain": 2,
+    "sink_busy": 2,
+}
 
 
 def figures_part(plan: Plan, figures: Figures, machine: dict[str, Any]) -> dict[str, Any]:
@@ -85,6 +92,7 @@ def _system(result: Result) -> dict[str, Any]:
         "first_delivery": round(result.median("first_delivery"), 2),
         "drain": round(max(drains), 2) if len(drains) == len(result.runs) else None,
         "disk_bytes_per_key": round(result.median("disk_bytes_per_event"), 1),
+        "sink_busy": round(max(run.sink_busy for run in result.runs), 2),
     }
     if result.steady is not None:
         found["steady"] = {

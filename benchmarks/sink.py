@@ -21,6 +21,8 @@ from multiprocessing.sharedctypes import Synchronized
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
+
 _EVENT = b'{"status":"processed","error_message":null,"warning_message":null}'
 
 
@@ -101,11 +103,12 @@ class _Counting(Calls):
 
 
 class _Timing(_Counting):
-    """Also keeps how old each event is when its answer goes out."""
+    """Also keeps how old each event is when its answer goes out, whatever it takes to find that out."""
 
     def called(self, call: bytes) -> None:
+        now = time.time()
         super().called(call)
-        self._shared.keep_ages(_STAMP.findall(call))
+        self._shared.keep_ages(_STAMP.findall(call), now)
 
 
 class _Holding(Calls):
@@ -142,8 +145,8 @@ class _Shared:
         with self.count.get_lock():
             self.count.value += events
 
-    def keep_ages(self, stamps: list[bytes]) -> None:
-        now, at = time.time(), self.aged.value
+    def keep_ages(self, stamps: list[bytes], now: float) -> None:
+        at = self.aged.value
         for stamp in stamps[: _MOST_AGES - at]:
             self.ages[at] = now - int(stamp) / 1e6
             at += 1
@@ -169,6 +172,7 @@ class Sink:
         if not receive.poll(20):
             raise RuntimeError("the sink did not start")
         self.url = f"http://127.0.0.1:{receive.recv()}/v5"
+        self._watched = psutil.Process(self._process.pid)
         return self
 
     def __exit__(
@@ -181,6 +185,17 @@ class Sink:
     def count(self) -> int:
         """Events it has said processed to; of a holding sink: that came."""
         return int(self._shared.count.value)
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU it has taken."""
+        times = self._watched.cpu_times()
+        return float(times.user + times.system)
+
+    @property
+    def aged(self) -> int:
+        """Events of which it knows the age."""
+        return int(self._shared.aged.value)
 
     @property
     def ages(self) -> list[float]:

@@ -5,8 +5,11 @@ The collector is tuned as in the service, or its walks over this module's record
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load import SCHEMA, encoded_checkouts
+from consumer.adapters.key_store.interface import KEY_BYTES, Window
+from consumer.adapters.key_store.lmdb_store import LmdbKeyStore
 from consumer.app.run import tune_garbage_collector
 from consumer.core.convert import Converter
 from consumer.core.convert_program import COMPILED
@@ -26,8 +31,12 @@ from consumer.core.model import ConversionEvent, Record
 
 _SLICE = 64
 _ROUNDS = 3
+_BATCH = 1000
+_WINDOW_SECONDS = 48 * 3600
+_STORE_BYTES = 1 << 30
 _COMPILED = "fast path, compiled: record to JSON and key"
 _PYTHON = "fast path, in Python: the same"
+_KEYS = "look up and remember its key, in an empty store"
 _TWO_STEPS = ("two steps: decode", "two steps: convert", "two steps: serialise, key")
 
 
@@ -52,6 +61,7 @@ def measure_stages(events: int, event_bytes: int, seed: int) -> dict[str, float]
         }
         if COMPILED is not None:
             costs = {_COMPILED: _best(lambda: _fast_round(FusedReading(*parts()), records)), **costs}
+        costs[_KEYS] = _best(lambda: asyncio.run(_keys(events)))
     return {name: cost / events * 1e6 for name, cost in costs.items()}
 
 
@@ -97,3 +107,22 @@ def _round(decoder: Decoder, converter: Converter, records: list[Record]) -> tup
         converting += converted_at - decoded_at
         serialising += cpu() - converted_at
     return decoding, converting, serialising
+
+
+async def _keys(events: int) -> float:
+    """CPU seconds, of the writer's thread too, for asking whether keys are known and remembering them, a batch at a
+    time."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = LmdbKeyStore.open(folder, Window.of(_WINDOW_SECONDS), _STORE_BYTES)
+        chunks = [
+            [os.urandom(KEY_BYTES) for _ in range(min(_BATCH, events - at))]
+            for at in range(0, events, _BATCH)
+        ]
+        begun = time.process_time()
+        for keys in chunks:
+            if any(await store.look_up(keys, time.time())):
+                raise RuntimeError("a key is known before it was remembered")
+            await store.remember(keys, time.time())
+        taken = time.process_time() - begun
+        await store.close()
+    return taken

@@ -20,7 +20,8 @@ from typing import ClassVar
 from benchmarks.load import SCHEMA
 
 ROOT = Path(__file__).resolve().parent.parent
-_RIVALS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
+_RIVALS = ROOT / ".venv-bench"
+_RIVALS_PYTHON = _RIVALS / "bin" / "python"
 _BENTHOS = ROOT / "benchmarks" / "rivals" / "benthos"
 _OURS = ("KAFKA_", "PINSTREAM_", "PINTEREST_", "SCHEMA_REGISTRY_")
 _BUILD_SECONDS = 600.0
@@ -79,7 +80,9 @@ class Pinstream(System):
 
     key: ClassVar[str] = "pinstream"
     name: ClassVar[str] = "pinstream"
-    how: ClassVar[str] = "`pinstream run` with its defaults: key store on disk, page, metrics"
+    how: ClassVar[str] = (
+        "`pinstream run` with its defaults, but without a quota of calls: key store on disk, page, metrics"
+    )
     lacks: ClassVar[str] = ""
 
     def prepare(self) -> str:
@@ -211,8 +214,8 @@ def _environment(more: Mapping[str, str]) -> dict[str, str]:
 
 def _rival_version(distribution: str) -> str:
     code = f"import importlib.metadata as m; print(m.version({distribution!r}))"
-    if not _RIVALS_PYTHON.exists():
-        raise Unavailable("no .venv-bench: `make bench` sets it up")
+    if not (_RIVALS / ".ready").exists():  # written last: what was installed halfway is no rival
+        raise Unavailable("no .venv-bench, or half of one: `make bench` sets it up")
     done = subprocess.run(
         [_RIVALS_PYTHON, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )

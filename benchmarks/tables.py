@@ -154,11 +154,12 @@ _DISK: tuple[tuple[str, _Show], ...] = (
     ("disk MiB before", _number("disk_mib", 1)),
     ("bytes a key", _number("disk_bytes_per_key")),
 )
+_DRAIN: tuple[tuple[str, _Show], ...] = (("drain s", _number("drain", 1)),)
 _CURVES: tuple[tuple[str, str, str, tuple[tuple[str, _Show], ...]], ...] = (
     ("keys", "Keys in the store", "keys", _DISK),
     ("partitions", "Partitions", "partitions", ()),
     ("event_bytes", "Bytes of an event", "bytes", ()),
-    ("workers", "Workers", "workers", ()),
+    ("workers", "Workers", "workers", _DRAIN),
 )
 
 
@@ -178,10 +179,16 @@ def _growth(
 
 def _how(part: dict[str, Any], name: str) -> str:
     plan, machine = part["plan"], part["machine"]
-    runs = f", medians of {plan['runs']} runs in turns" if name == "figures" else ", single runs"
+    runs = (
+        f", medians of {plan['runs']} runs in turns (peak and drain: the worst of them)"
+        if name == "figures"
+        else ", single runs"
+    )
+    busy = [one["sink_busy"] for one in part.get("systems", {}).values() if "sink_busy" in one]
+    sink = f", of which the sink took {max(busy):.0%} of one at the most" if busy else ""
     return (
         f"{plan['events']:,} events a run after {plan['warm_up']:,} to warm up{runs}; {part['at'][:10]}, "
-        f"{machine['cpu']}, {machine['cores']} cores (which also ran Kafka and the sink), "
+        f"{machine['cpu']}, {machine['cores']} cores (which also ran Kafka and the sink{sink}), "
         f"{machine['memory_gib']:g} GiB, Python {machine['python']}, Apache Kafka {machine['kafka']}, "
         f"load before the run {machine['load_before']:g}.\n"
     )

@@ -189,7 +189,8 @@ _UNKNOWN_WIRE_FORMAT: Final = rejected(
 def is_framed_alike(record: Record, framing: bytes, start: int) -> bool:
     """Whether a record is surely framed by `framing`, as one before it was, whose datum began at `start`.
 
-    `framing` is that of a known schema. Where the header named the schema (the datum begins the value), this one's must too; else it must not.
+    `framing` is that of a known schema. Where the header named the schema (the datum begins the value), this one's must
+    too; else it must not.
     """
     value = record.value
     if value is None:

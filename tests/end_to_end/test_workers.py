@@ -205,6 +205,59 @@ def test_ctrl_c_at_a_terminal(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     assert [line for line in both.log if line["event"] == "worker_ended"] == []
 
 
+@pytest.mark.real_kafka
+def test_a_signal_for_every_process(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """As systemd stops a unit: SIGTERM for supervisor and workers at once. All ends in order, with 0, and no worker is
+    taken for dead."""
+    topic, group = new_topic(kafka, PARTITIONS), new_group()
+    api.set_faults(slow=Chance(share=1.0), slow_seconds=SLOW)
+    with (
+        Supervisor(tmp_path, 2, env=environment(tmp_path, kafka, topic, group, api)) as both,
+        Traffic(kafka, topic, seed=6, rate=RATE),
+    ):
+        both.until_divided(PARTITIONS)
+        both.until(lambda: api.calls > 5, "calls")
+        workers = both.children()
+        for one in workers:
+            one.terminate()
+        both.send(signal.SIGTERM)
+        assert both.wait() == 0, both.stderr[-3000:]
+        assert psutil.wait_procs(workers, 2)[1] == []
+    assert {line.get("worker") for line in both.log if line["event"] == "stopped"} == {1, 2, None}
+    assert [line for line in both.log if line["event"] == "worker_ended"] == []
+
+
+@pytest.mark.real_kafka
+@pytest.mark.timeout(240)
+def test_one_worker_is_asked_to_stop(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """SIGTERM for one of them, by hand: it drains and lets go, another takes its place, and nothing is sent twice."""
+    topic, group = new_topic(kafka, PARTITIONS), new_group()
+    with (
+        Supervisor(tmp_path, 2, env=environment(tmp_path, kafka, topic, group, api)) as both,
+        Traffic(kafka, topic, seed=7, rate=RATE) as traffic,
+    ):
+        old = both.until_divided(PARTITIONS)[0]
+        both.until(lambda: api.calls > 20, "calls")
+        with watched(both) as wrong:
+            psutil.Process(old["pid"]).terminate()
+            both.until(lambda: both.workers()[0]["restarts"] == 1, "the restart")
+            assert both.until_divided(PARTITIONS)[0]["pid"] != old["pid"]
+            traffic.stop()
+            both.until(
+                lambda: committed_offsets(kafka, group, topic, PARTITIONS) == traffic.ends,
+                "all of it",
+                within=90,
+            )
+        assert wrong == []
+        accepted = api.accepted()
+        assert set(accepted) == traffic.deliverable
+        assert accepted.total() == len(accepted)
+        both.until(lambda: both.ledger()["delivered"] == len(accepted), "the last report")
+        [end] = [line for line in both.log if line["event"] == "worker_ended"]
+        assert (end["worker"], end["code"]) == (1, 0)
+        assert both.stop()[0] == 0
+
+
 def test_a_second_signal_ends_all_at_once(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """Exit code 130, as of one process; no worker is left."""
     topic, group = new_topic(kafka), new_group()

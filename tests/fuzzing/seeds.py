@@ -17,15 +17,16 @@ import fastavro
 from consumer.core.encode import ConfluentId, Encoder, SingleObject
 from consumer.core.model import CommerceEvent
 from consumer.sandbox.generator import Generator
+from tests.fuzzing import fast_path
 from tests.fuzzing.building import CODECS, SCHEMA, block, header
 from tests.fuzzing.taker import MARK, sized
 
 _NOW: Final = 1_700_000_000.0
 
 
-def _events(count: int) -> list[CommerceEvent]:
+def _events(count: int, now: float = _NOW) -> list[CommerceEvent]:
     """The shop's events, those with most in them; a shopper's e-mail is the mark."""
-    generator = Generator(1, lambda: _NOW)
+    generator = Generator(1, lambda: now)
     made = [one.event for one in generator.next_events(40 * count) if one.event is not None]
     chosen = sorted(made, key=lambda event: -len(json.dumps(event, default=str)))[::40][:count]
     for event in chosen:
@@ -63,6 +64,23 @@ def _convert() -> Iterator[bytes]:
         yield b"\x00" + encoder.encode(event)
     yield from (bytes([1, wild]) + bytes((step * number) % 256 for number in range(300)) for wild in (0, 1) for step in
                 (3, 7, 11, 101))  # fmt: skip
+
+
+def _fast_path() -> Iterator[bytes]:
+    """The shop's events, alone and together, under both mappings of its schema; an event or two of other shapes."""
+    encoder = Encoder(SCHEMA, ConfluentId(0))
+    bodies = [encoder.encode(event)[5:] for event in _events(6, fast_path.NOW)]
+    for shape in fast_path.OF_THE_SHOP:
+        yield from (bytes([shape, 0]) + body for body in bodies)
+        yield bytes([shape, 2]) + b"".join(map(sized, bodies[:2])) + bodies[2]
+    page = {"page_url": "https://shop.example/?q=1", **fast_path.MORE_OF_AN_OLDER}
+    older = [{**event, **page} for event in _events(2, fast_path.NOW)]
+    for shape, one in enumerate(fast_path.SHAPES):
+        both = fast_path.both_of(shape)
+        for event in older if shape == fast_path.OLDER else one.events:
+            value = both.value(event)
+            assert value is not None
+            yield bytes([shape, 0]) + value[len(both.framing) :]
 
 
 def _explain() -> Iterator[bytes]:
@@ -152,6 +170,7 @@ def _offset_map() -> Iterator[bytes]:
 _SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "decode": _decode,
     "convert": _convert,
+    "fast_path": _fast_path,
     "explain": _explain,
     "answers": _answers,
     "registry": _registry,

@@ -19,7 +19,7 @@ import pytest
 from consumer.core.avro_container import MAX_BLOCK_BYTES, Block, BrokenContainer, Container
 from tests.fuzzing.building import CODECS, SCHEMA, block, header, zigzag
 from tests.fuzzing.contract import Measuring, bounded, check_line
-from tests.fuzzing.targets import check_explaining
+from tests.fuzzing.records import check_explaining
 
 SYNC = b"S" * 16
 TEXT = json.dumps(SCHEMA).encode()

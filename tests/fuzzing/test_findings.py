@@ -25,17 +25,9 @@ from consumer.core.ndjson import LinePlan, parse_line
 from consumer.core.normalise import LeftOut, text_of
 from tests.fuzzing.building import SCHEMA, zigzag
 from tests.fuzzing.contract import Measuring, bounded, check_rejection
+from tests.fuzzing.records import DECODE_CODES, NOW, check_converting, check_decoding
+from tests.fuzzing.servers import check_answer, check_offset_map, check_registry, sealed_map
 from tests.fuzzing.taker import MARK
-from tests.fuzzing.targets import (
-    DECODE_CODES,
-    NOW,
-    check_answer,
-    check_converting,
-    check_decoding,
-    check_offset_map,
-    check_registry,
-    sealed_map,
-)
 from tests.fuzzing.writers import ZOO
 
 FOREIGN = SchemaRef("id", "7")

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from consumer.core.fused import Written
 from tests.fuzzing.__main__ import Limits, fuzz, main
 from tests.fuzzing.contract import Measuring
 from tests.fuzzing.engine import FOUND, fuzz_with_hypothesis, has_atheris
+from tests.fuzzing.fast_path import both_of, fast_path
 from tests.fuzzing.seeds import seeds
 from tests.fuzzing.targets import TARGETS
 
 RUNS = {
     "decode": 8_000,
     "convert": 6_000,
+    "fast_path": 3_000,
     "explain": 1_500,
     "answers": 5_000,
     "registry": 1_200,
@@ -54,6 +57,20 @@ def test_a_little_fuzzing_finds_nothing(target: str, tmp_path: Path) -> None:
     assert outcome.finding is None, outcome.tail
     assert outcome.code == 0, outcome.tail
     assert outcome.runs >= runs
+
+
+def test_the_fast_path_s_target_sees_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reading that takes one record for another is found out."""
+    first, second = seeds("fast_path")[:2]
+    fast_path(second)
+    both = both_of(second[0])
+    plan, function = both.fused._written[both.framing]
+    assert function is not None
+    value = both.framing + first[2:]
+    muddled = Written(plan, lambda _, *rest: function(value, *rest))
+    monkeypatch.setitem(both.fused._written, both.framing, muddled)
+    with pytest.raises(AssertionError):
+        fast_path(second)
 
 
 def test_a_finding_is_kept_named_and_can_be_replayed(tmp_path: Path) -> None:

@@ -50,8 +50,8 @@ def _older() -> dict[str, Any]:
     fields = {each["name"]: each for each in schema["fields"]}
     for gone in ("language", "search_query", "device", "app"):
         del fields[gone]
-    fields["page_url"]["type"] = "string"
-    fields["opt_out_type"]["type"] = ["string", "null"]
+    fields["page_url"] = {"name": "page_url", "type": "string"}
+    fields["opt_out_type"] = {"name": "opt_out_type", "type": ["string", "null"]}
     item = {"type": "record", "name": "Item", "fields": [{"name": "quantity", "type": "int"}]}
     order = next(branch for branch in fields["order"]["type"] if branch != "null")
     next(each for each in order["fields"] if each["name"] == "items")["type"] = {

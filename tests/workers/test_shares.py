@@ -91,12 +91,33 @@ def test_what_is_no_number_of_workers(tmp_path: Path, text: str) -> None:
 
 
 def test_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One for each core, but none without a request in flight."""
+    """One for each core."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     absent = tmp_path / "cpu.max"
     assert count_of("auto", loaded(tmp_path), absent) == 6
-    assert count_of("auto", loaded(tmp_path, PINSTREAM_CONCURRENCY="2"), absent) == 2
     assert count_of("3", loaded(tmp_path), absent) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 8),
+        ({"PINSTREAM_CONCURRENCY": "64"}, 20),
+        ({"PINSTREAM_CONCURRENCY": "64", "PINSTREAM_MAX_OPEN_BYTES": "16MiB"}, 4),
+        ({"PINSTREAM_CONCURRENCY": "64", "PINSTREAM_CALLS_PER_MINUTE": "3"}, 3),
+    ],
+)
+def test_auto_chooses_nothing_that_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], expected: int
+) -> None:
+    """On a machine with more cores than the settings can be divided by: as many as they can, and not one more."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    found = loaded(tmp_path, **settings)
+    count = count_of("auto", found, tmp_path / "cpu.max")
+    assert count == expected
+    check(found, count)
+    with pytest.raises(SettingsError):
+        check(found, count + 1)
 
 
 @pytest.mark.parametrize(

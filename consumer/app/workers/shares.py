@@ -24,8 +24,7 @@ _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 def count_of(text: str, settings: Settings, cpu_max: Path = _CPU_MAX) -> int:
     """How many workers ``--workers TEXT`` means. Raises `UsageError`."""
     if text == AUTO:
-        # No more than can have a request in flight each.
-        return min(cores(cpu_max), settings.pinstream.concurrency, MOST_WORKERS)
+        return min(cores(cpu_max), _divisible_by(settings.pinstream), MOST_WORKERS)
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_WORKERS:
         raise UsageError(
             f"--workers {text!r}: give a number from 1 to {MOST_WORKERS}, or auto: one for each core"
@@ -45,6 +44,16 @@ def cores(cpu_max: Path = _CPU_MAX) -> int:
     except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max": no limit
         return available
     return max(1, min(available, limit))
+
+
+def _divisible_by(own: PinstreamSettings) -> int:
+    """The most workers that `check` lets share these quotas and budgets."""
+    return min(
+        own.concurrency,
+        own.calls_per_minute,
+        own.max_open_events // own.batch_events,
+        own.max_open_bytes // own.batch_bytes,
+    )
 
 
 def part(whole: int, number: int, count: int) -> int:

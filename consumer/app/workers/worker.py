@@ -94,10 +94,11 @@ class _Reporter:
             await asyncio.sleep(REPORT_EVERY)
 
     def _said(self) -> Said:
-        service = self._member.service
+        service, key_store = self._member.service, self._member.info()["key_store"]
         try:
             statistics = service.statistics()
         except Exception as error:  # the core found its books wrong; a single process's health says the same
-            return Said(self.joined, None, f"the figures cannot be read ({type(error).__name__})")
-        sickness = self._health.sickness(statistics, time.monotonic(), service.fetched_at)
-        return Said(self.joined, statistics, sickness, self._member.info()["key_store"])
+            sickness = f"the figures cannot be read ({type(error).__name__})"
+            return Said(self.joined, sickness=sickness, key_store=key_store)
+        ill = self._health.sickness(statistics, time.monotonic(), service.fetched_at)
+        return Said(self.joined, statistics, ill, key_store)

@@ -1,0 +1,37 @@
+"""How the cost grows, with as few events as show that every curve comes about."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.growth import GrowthPlan, measure_growth
+from benchmarks.report import growth_part, machine_before
+from benchmarks.tables import tables
+from tests.kafka.harness import Kafka
+
+PLAN = GrowthPlan(
+    keys=(5_000,), partitions=(3,), event_bytes=(1_000,), workers=(2,), events=12_000, warm_up=2_000
+)
+
+
+@pytest.mark.real_kafka
+@pytest.mark.timeout(240)
+def test_every_curve_comes_about(kafka: Kafka) -> None:
+    """A point each, measured in all respects; workers once each has its part of the partitions."""
+    told: list[str] = []
+    curves = measure_growth(kafka.bootstrap_servers, PLAN, told.append)
+    assert len(told) == PLAN.steps
+    for name, points in curves.items():
+        [point] = points
+        assert "not_measured" not in point, (name, point)
+        assert point["cpu_us"] > 0
+        assert point["events_per_second"] > 0
+        assert 0 < point["first_delivery"] < 120
+        assert point["drain"] is not None
+        assert 0 <= point["sink_busy"] < 2  # the clock of CPU has ticks of 10 ms
+    [store] = curves["keys"]
+    assert 16 < store["disk_bytes_per_key"] < 1_000
+    shown = tables({"growth": growth_part(PLAN, curves, machine_before())})
+    assert [table.key for table in shown] == [f"growth-{name}" for name in curves]
+    [workers] = [table for table in shown if table.key == "growth-workers"]
+    assert workers.columns[-1] == "drain s"

@@ -1,0 +1,151 @@
+"""The target of the fast path: decoding and converting in one go says what the two steps say, whatever the bytes.
+
+What is compared, and how, is `tests.core.test_fused`'s. There hypothesis writes events and damages them a little; here
+bytes are what the fuzzer makes of them, coverage-guided where it can be, under the shapes of schema that have a branch
+of their own. What runs in C has no coverage; the same reading written as Python, which is held against the same, has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+from tests.core.convert_records import SETUPS
+from tests.core.test_convert import NOW
+from tests.core.test_fused import Both
+from tests.core.test_fused_shapes import (
+    EVENT,
+    TEXTS,
+    WIDE,
+    WIDE_NAMES,
+    A,
+    B,
+    deep,
+    held,
+    optional,
+    record_of,
+    schema_of,
+)
+from tests.fuzzing.contract import bounded
+from tests.fuzzing.taker import Taker
+from tests.fuzzing.writers import WRITERS
+
+__all__ = [
+    "MORE_OF_AN_OLDER",
+    "NOW",
+    "OF_THE_SHOP",
+    "OLDER",
+    "SHAPES",
+    "both_of",
+    "fast_path",
+    "written",
+]
+
+_MOST_BESIDE: Final = 3
+"""Records of an input beside its last one, and one more."""
+
+
+class Shape(NamedTuple):
+    """What makes both readings of a schema and a mapping, and events to start from."""
+
+    make: Callable[[], Both]
+    events: tuple[Any, ...] = ()
+
+
+def _mapped(line: str, ours: tuple[Any, ...], theirs: tuple[Any, ...], *values: Any) -> Shape:
+    """An event with an optional field `p` of such types, from which the mapping takes what `line` says."""
+    setup = (schema_of(optional("p", *ours)), f"[fields]\n{line}", None)
+    writer = schema_of(optional("p", *theirs))
+    return Shape(lambda: Both(setup, writer), tuple({**EVENT, "p": value} for value in (None, *values)))
+
+
+_RICH: Final = {
+    "id": "e-1",
+    "kind": "checkout",
+    "at": int(NOW * 1e6) - 5,
+    "where": "web",
+    "props": {"out": False, "lang": "de-AT", "battery": 0.5, "consent": "yes", "key": "k"},
+    "born": "1996-03-14",
+    "mail": ["a@b.c", None],
+    "maid": "AEBE52E7-03EE-455A-B3C4-E57283966239",
+    "lines": [
+        {
+            "products": [
+                {"id": 7, "price": 1.5, "size": 2.0, "parent": None},
+                {
+                    "id": "x",
+                    "price": "2.50",
+                    "size": None,
+                    "parent": {"id": "y", "price": None, "size": 1.0, "parent": None},
+                },
+            ]
+        }
+    ],
+    "paid": Decimal("12.50"),
+}
+_ITEM: Final = record_of("L", q=["null", B], n=["null", "long", "double", "string"], f="boolean")
+_ITEMS: Final = ({"type": "array", "items": _ITEM},)
+
+OF_THE_SHOP: Final = (0, 1)
+"""The shapes whose writer's schema is ours."""
+OLDER: Final = 2
+"""The shape whose writer's schema is ours as an older producer has it."""
+MORE_OF_AN_OLDER: Final[Mapping[str, Any]] = {
+    "zoo": {
+        "null": None,
+        "flag": True,
+        "number": 3,
+        "amount": Decimal("1.5000"),
+        "day": 7,
+        "at": 1,
+        "uuid": bytes(16),
+        "colour": "GREEN",
+        "props": {"a": None, "b": "x"},
+        "floats": [1.5],
+        "tree": {"left": None, "kids": [], "by": {}},
+        "blob": b"x",
+    },
+    "notes": {"n": b"1"},
+}
+"""What it writes beside an event of ours."""
+SHAPES: Final = (
+    Shape(lambda: Both(SETUPS["default"])),
+    Shape(lambda: Both(SETUPS["overlaid"])),
+    Shape(lambda: Both(SETUPS["default"], WRITERS[2])),
+    Shape(lambda: Both(SETUPS["rich"]), (_RICH,)),
+    _mapped('"custom_data.content_name" = "p.y"', (A, B, TEXTS), (B, A), {"y": "1"}, {"x": "1"}),
+    _mapped('"custom_data.content_name" = "p.y"', (A, TEXTS), (TEXTS,), {"y": "1", "z": ""}),
+    _mapped(
+        '"custom_data.contents[].id" = "p[].q.y"\n"custom_data.contents[].quantity" = "p[].n"\n'
+        '"custom_data.num_items" = "p[].n"',
+        _ITEMS,
+        _ITEMS,
+        [{"q": {"y": "1"}, "n": 2, "f": True}, {"q": None, "n": "3", "f": False}],
+    ),
+    _mapped(f'"device_info.brand" = "p.{WIDE_NAMES[-1]}"', (WIDE,), (WIDE,), dict.fromkeys(WIDE_NAMES, "1")),
+    _mapped(f'"device_info.brand" = "p{".d" * 11}.x"', (deep(11),), (deep(11),), held(11), held(5)),
+)
+
+
+@cache
+def both_of(shape: int) -> Both:
+    """The readings of a shape, made once: what they keep from one record to the next is to change nothing."""
+    return SHAPES[shape].make()
+
+
+def fast_path(data: bytes) -> None:
+    """A few records of one shape, read together."""
+    taker = Taker(data)
+    both = both_of(taker.below(len(SHAPES)))
+    bodies = [taker.sized() for _ in range(taker.below(_MOST_BESIDE))]
+    values = [both.framing + body for body in (*bodies, taker.rest())]
+    with bounded(sum(map(len, values)) * 3):
+        both.check(*values)
+
+
+def written() -> list[Any]:
+    """The functions of the shapes that are written as Python."""
+    functions = [both_of(shape).functions[0] for shape in range(len(SHAPES))]
+    return [function for function in functions if function is not None]

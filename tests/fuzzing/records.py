@@ -1,0 +1,249 @@
+"""Targets that read records: decode, convert, explain. See `targets`."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import tempfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import cache
+from typing import IO, Any, Final
+
+import orjson
+
+from consumer.adapters.files import open_records
+from consumer.app.explain import explanation
+from consumer.core.avro_rejection import DecodeCode
+from consumer.core.convert import REJECTION_CODES, WARNING_CODES, Converter
+from consumer.core.convert_decisions import UNCONVERTIBLE
+from consumer.core.decode import Decoder, WireFormat
+from consumer.core.mapping import load_mapping
+from consumer.core.model import ConversionEvent, Filtered, Record, Rejection, SchemaRef, Stage
+from consumer.errors import InputError
+from tests.fuzzing.building import MAGIC, MAPPING, SCHEMA, SchemaBuilder, container, event, size_of
+from tests.fuzzing.contract import bounded, check_line, check_rejection, values_in
+from tests.fuzzing.taker import MARK, Taker
+from tests.fuzzing.writers import READERS, WRITERS
+
+NOW: Final = 1_700_000_000.0
+DECODE_CODES: Final = frozenset(code.value for code in DecodeCode)
+FOREIGN: Final = SchemaRef("id", "99")
+"""A schema that no decoder knows yet."""
+_FORMATS: Final = tuple(WireFormat)
+_MOST_VALUES, _VALUES_A_BYTE = 10_000, 24
+"""What a datum may hold by `avro_bounds`, and our own schema's defaults beside it."""
+
+
+# ------------------------------------------------------------------------------------------------ decode
+
+
+@cache
+def decoder_of(reader: int, wire_format: WireFormat) -> Decoder:
+    """One of `READERS`, which knows all `WRITERS`, each by its number."""
+    decoder = Decoder(READERS[reader], wire_format=wire_format)
+    for number, writer in enumerate(WRITERS):
+        decoder.add_schema(SchemaRef("id", str(number)), writer)
+    decoder.add_missing(SchemaRef("id", "98"))
+    return decoder
+
+
+def fresh(decoder: Decoder) -> Decoder:
+    """A copy that may learn; making one anew would compile our schema again."""
+    copied = copy.copy(decoder)
+    copied._known = dict(decoder._known)
+    copied._refused = OrderedDict(decoder._refused)
+    return copied
+
+
+def decode(data: bytes) -> None:
+    """A record's value and headers, in any wire format, with a known, a built or a written-out writer's schema."""
+    taker = Taker(data)
+    decoder = fresh(decoder_of(taker.below(len(READERS)), taker.pick(_FORMATS)))
+    how = taker.below(4)
+    if how == 0:
+        record = Record(0, -1, None, taker.rest(), ())
+    elif how == 1:
+        headers = tuple(
+            (taker.pick(("__value_schema_id", "x")), taker.sized()) for _ in range(taker.below(3))
+        )
+        record = Record(0, -1, None, taker.rest(), headers)
+    else:
+        # A schema may be named as it likes; what is in a message comes from there, so nobody's data are.
+        schema = SchemaBuilder(taker).record() if how == 2 else schema_text(taker)
+        size = size_of(schema if isinstance(schema, str) else json.dumps(schema))
+        with bounded(size * 10):
+            verdict = decoder.add_schema(FOREIGN, schema)
+        if verdict is not None:
+            check_rejection(verdict, Stage.DECODE, DECODE_CODES)
+        record = Record(0, -1, None, b"\x00\x00\x00\x00\x63" + taker.rest(), ())
+    check_decoding(decoder, record)
+
+
+def schema_text(taker: Taker) -> str:
+    """A schema written out, or what is none."""
+    return taker.sized().decode("utf-8", "replace").replace(MARK, "mark")
+
+
+def check_decoding(decoder: Decoder, record: Record) -> object:
+    """Decodes `record` and holds the result to the contract."""
+    size = len(record.value or b"")
+    with bounded(size):
+        [decoded, again] = decoder.decode_chunk([record, record])
+    assert type(decoded) is type(again)
+    if isinstance(decoded, Rejection):
+        assert decoded == again
+        check_rejection(decoded, Stage.DECODE, DECODE_CODES)
+    elif isinstance(decoded, SchemaRef):
+        assert decoded.kind in ("id", "guid", "fingerprint")
+        check_line(decoded.value)
+    else:
+        assert isinstance(decoded, dict)
+        assert values_in(decoded) <= _MOST_VALUES + _VALUES_A_BYTE * size
+    return decoded
+
+
+# ----------------------------------------------------------------------------------------------- convert
+
+
+@cache
+def _converter() -> Converter:
+    mapping = load_mapping(None, SCHEMA, default_toml=MAPPING)
+    return Converter(mapping, SCHEMA, accounts=(), partner_name=None, max_event_age=math.inf)
+
+
+def convert(data: bytes) -> None:
+    """An event in the shape of our schema, mostly: with what no schema promises, or as a decoder gives it."""
+    taker = Taker(data)
+    if taker.below(4) == 0:
+        event_ = decoder_of(0, WireFormat.AUTO).decode(Record(0, -1, None, taker.rest(), ()))
+        if isinstance(event_, dict):
+            check_converting(event_, honest=True)
+        return
+    wild = taker.below(2) == 1
+    event_ = event(taker, wild=wild)
+    if not isinstance(event_, dict):
+        event_ = {"customer": event_}
+    if taker.below(2):
+        event_.update(_identified(taker))
+    check_converting(event_, honest=not wild)
+
+
+def _identified(taker: Taker) -> dict[str, Any]:
+    """What most events would be refused for the lack of."""
+    return {
+        "event_id": f"e-{taker.byte()}",
+        "event_type": taker.pick(("order_placed", "page_viewed", "search")),
+        "occurred_at": int(NOW * 1000) - taker.number(),
+        "channel": taker.pick(("WEB", "IOS", "OFFLINE")),
+        "opt_out": taker.below(2) == 1,
+        "customer": {**event(taker, _customer(), wild=False), "emails": [MARK]},
+    }
+
+
+@cache
+def _customer() -> Any:
+    return next(each["type"] for each in SCHEMA["fields"] if each["name"] == "customer")
+
+
+def check_converting(event_: dict[str, Any], *, honest: bool) -> object:
+    """Converts `event_` and holds the result to the contract; `honest`: every type is as the schema promises."""
+    size = size_of(event_)
+    with bounded(size):
+        converted = _converter().convert(event_, NOW)
+    if isinstance(converted, Rejection):
+        assert not (honest and converted.code == UNCONVERTIBLE), converted.message
+        check_rejection(converted, Stage.CONVERT, REJECTION_CODES)
+    elif isinstance(converted, ConversionEvent):
+        with bounded(size):
+            _check_payload(converted)
+    else:
+        assert isinstance(converted, Filtered)
+    return converted
+
+
+def _check_payload(converted: ConversionEvent) -> None:
+    body = orjson.dumps(converted.payload)  # raises for what is not Unicode, or no int64
+    assert orjson.loads(body) == converted.payload  # NaN would come back as null
+    assert converted.account.isdigit()
+    assert converted.event_id.strip()
+    assert converted.dedup_id.encode()
+    assert type(converted.time) is int
+    assert converted.time <= NOW
+    user = converted.payload["user_data"]
+    for name in (
+        "em",
+        "ph",
+        "ge",
+        "db",
+        "ln",
+        "fn",
+        "ct",
+        "st",
+        "zp",
+        "country",
+        "external_id",
+        "hashed_maids",
+    ):
+        for digest in user.get(name, ()):
+            assert len(digest) == 64
+            assert not set(digest) - set("0123456789abcdef")
+    for warning in converted.warnings:
+        assert warning.code in WARNING_CODES
+        check_line(warning.message)
+
+
+# ----------------------------------------------------------------------------------------------- explain
+
+
+@cache
+def _scratch() -> IO[bytes]:
+    """A file without a name, so that nothing stays behind however this process ends."""
+    return tempfile.TemporaryFile()
+
+
+def explain(data: bytes) -> None:
+    """A file: the bytes themselves (NDJSON, or a container), or a container built of them."""
+    taker = Taker(data)
+    content = container(taker) if taker.below(2) else taker.rest()
+    check_explaining(content)
+
+
+def check_explaining(content: bytes) -> list[dict[str, Any]]:
+    """What `explain` prints for each record of a file of these bytes, held to the contract."""
+    file = _scratch()
+    file.seek(0)
+    file.truncate()
+    file.write(content)
+    file.seek(0)
+    lines = []
+    # A container is packed: what it unfolds to has a bound of its own, whatever the file's size.
+    with bounded(len(content) + (1 << 20 if content[: len(MAGIC)] == MAGIC else 0)):
+        try:
+            for _, record in open_records(f"/dev/fd/{file.fileno()}", SCHEMA):
+                line = explanation(record, _converter(), NOW)
+                _check_explanation(line)
+                lines.append(line)
+        except InputError as error:
+            check_line(str(error))
+    return lines
+
+
+def _check_explanation(line: Mapping[str, Any]) -> None:
+    json.dumps(line, allow_nan=False)
+    assert line["outcome"] in ("deliverable", "filtered", "rejected")
+    assert (line["payload"] is None) == (line["outcome"] != "deliverable")
+    assert (line["error"] is None) == (line["outcome"] != "rejected")
+    if line["error"]:
+        stage, code = line["error"]["stage"], line["error"]["code"]
+        assert code in (DECODE_CODES if stage == "decode" else REJECTION_CODES)
+        check_line(line["error"]["message"])
+
+
+def written() -> list[Any]:
+    """The readers and converters that the product writes as Python for the schemas known here."""
+    starts: list[Any] = [_converter()._trusting, _converter()._forgiving]
+    for reader in range(len(READERS)):
+        starts += decoder_of(reader, WireFormat.AUTO)._known.values()
+    return starts
