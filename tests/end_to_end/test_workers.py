@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from consumer.app.signals import TOGETHER
 from consumer.core.model import Disposition
@@ -256,6 +258,27 @@ def test_one_worker_is_asked_to_stop(kafka: Kafka, api: Api, tmp_path: Path) -> 
         [end] = [line for line in both.log if line["event"] == "worker_ended"]
         assert (end["worker"], end["code"]) == (1, 0)
         assert both.stop()[0] == 0
+
+
+@pytest.mark.real_kafka
+def test_who_has_no_partitions_says_goodbye_too(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """More workers than partitions, stopped in order: the group is empty at once, and who joins it next does not wait
+    for the session of one that has gone."""
+    topic, group = new_topic(kafka, 1), new_group()
+    env = environment(tmp_path, kafka, topic, group, api, KAFKA_SESSION_TIMEOUT_MS="45000")
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+
+    def members() -> int | None:
+        try:
+            return len(admin.describe_consumer_groups([group])[group].result(10).members)
+        except KafkaException:  # its coordinator is not ready yet
+            return None
+
+    with Supervisor(tmp_path, 3, env=env) as all_three:
+        all_three.until(lambda: members() == 3, "all to join")
+        code, seconds = all_three.stop()
+    assert (code, members()) == (0, 0)
+    assert seconds < LATE
 
 
 def test_a_second_signal_ends_all_at_once(kafka: Kafka, api: Api, tmp_path: Path) -> None:

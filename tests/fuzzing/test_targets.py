@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from consumer.core.fused import Written
+from consumer.core.model import Record
 from tests.fuzzing.__main__ import Limits, fuzz, main
 from tests.fuzzing.contract import Measuring
 from tests.fuzzing.engine import FOUND, fuzz_with_hypothesis, has_atheris
@@ -66,8 +67,8 @@ def test_the_fast_path_s_target_sees_a_difference(monkeypatch: pytest.MonkeyPatc
     both = both_of(second[0])
     plan, function = both.fused._written[both.framing]
     assert function is not None
-    value = both.framing + first[2:]
-    muddled = Written(plan, lambda _, *rest: function(value, *rest))
+    taken = Record(0, -1, None, both.framing + first[2:], ())
+    muddled = Written(plan, lambda records, *rest: function([taken] * len(records), *rest))
     monkeypatch.setitem(both.fused._written, both.framing, muddled)
     with pytest.raises(AssertionError):
         fast_path(second)

@@ -37,7 +37,8 @@ from consumer.adapters.kafka.commits import (
     read_answer,
 )
 from consumer.adapters.kafka.configuration import is_cooperative, make_client
-from consumer.adapters.kafka.starts import OffsetSource, Start, find_starts
+from consumer.adapters.kafka.raw_consumer import RawConsumer
+from consumer.adapters.kafka.starts import Start, find_starts
 from consumer.adapters.kafka.trouble import Teller, as_fatal, describe_error, exception_error
 from consumer.core.interface import Assignment
 from consumer.core.model import Chunk, Position, TopicPartition
@@ -59,30 +60,10 @@ _LAST_COMMIT_WITHIN: Final = 3.0
 """Seconds in which the last commit of a partition is tried again; far below what a rebalance may take."""
 _LAST_COMMIT_EVERY: Final = 0.05
 
+_GOODBYE: Final = 0.1
+"""Seconds for a rebalance that is nearly over when a member without partitions leaves."""
+
 _epochs = itertools.count(1)
-
-
-class RawConsumer(OffsetSource, Protocol):
-    """What of `confluent_kafka.Consumer` is used; tests drive it with a fake."""
-
-    def subscribe(
-        self,
-        topics: list[str],
-        on_assign: Callable[..., None] | None = ...,
-        on_revoke: Callable[..., None] | None = ...,
-        on_lost: Callable[..., None] | None = ...,
-    ) -> None: ...
-    def consume(self, num_messages: int = ..., timeout: float = ...) -> list[Message]: ...
-    def commit(self, *, offsets: list[RawPartition], asynchronous: Any) -> Any: ...
-    def assign(self, partitions: list[RawPartition]) -> None: ...
-    def unassign(self) -> None: ...
-    def incremental_assign(self, partitions: list[RawPartition]) -> None: ...
-    def incremental_unassign(self, partitions: list[RawPartition]) -> None: ...
-    def pause(self, partitions: list[RawPartition]) -> None: ...
-    def resume(self, partitions: list[RawPartition]) -> None: ...
-    def seek(self, partition: RawPartition) -> None: ...
-    def position(self, partitions: list[RawPartition]) -> list[RawPartition]: ...
-    def close(self) -> None: ...
 
 
 class Hooks(Protocol):
@@ -198,6 +179,12 @@ class GroupMember:
         """
         self._closing = True
         self._commit_last(self._still_ours(positions, epochs), min(_LAST_COMMIT_WITHIN, timeout / 2))
+        if not self._held:
+            # librdkafka's close says goodbye only after a revocation: a member without partitions would be missed until
+            # its session times out, and every rebalance would wait for it until then. Where the group is just telling
+            # its members their parts, the unsubscription waits for that: so let it pass.
+            self._consumer.unsubscribe()
+            self._consumer.consume(1, _GOODBYE)
         self._consumer.close()
         self._commits.drop("_DESTROY")
         self._failure = KafkaError("the Kafka consumer is closed: make a new one")
@@ -336,6 +323,10 @@ class GroupMember:
         return call
 
     def _on_assign(self, partitions: list[RawPartition]) -> None:
+        if self._closing:
+            # It was under way when we began to leave. librdkafka does not answer where to start any more: we would wait
+            # for the time limit, twice. The binding assigns what is about to be revoked.
+            return
         names = _names(partitions)
         starts = self._starts(names)
         raw = [_started(name, start) for name, start in zip(names, starts, strict=True)]

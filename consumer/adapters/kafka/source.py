@@ -41,7 +41,8 @@ from consumer.adapters.kafka.configuration import (
     dead_letter_pattern,
     uses_consumer_protocol,
 )
-from consumer.adapters.kafka.member import GroupMember, RawConsumer
+from consumer.adapters.kafka.member import GroupMember
+from consumer.adapters.kafka.raw_consumer import RawConsumer
 from consumer.adapters.kafka.trouble import OnTrouble, ignore_trouble
 from consumer.adapters.thread import OwnThread, post, settle
 from consumer.core.interface import Assignment
