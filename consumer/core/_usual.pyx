@@ -35,6 +35,8 @@ cdef enum:
     WEB = 8
     TEXT = 9
     ORDER = 10
+    NAME = 11
+    CITY = 12
 
 cdef enum:
     LONGEST = 200
@@ -92,6 +94,10 @@ cdef bint passes_as_text(int kind, const unsigned char* text, Py_ssize_t size) n
 
 cdef inline bint is_digit(unsigned char byte) noexcept:
     return 48 <= byte <= 57
+
+
+cdef inline unsigned char lowered(unsigned char byte) noexcept:
+    return byte + 32 if 65 <= byte <= 90 else byte
 
 
 cdef bint is_address(const unsigned char* text, Py_ssize_t size) noexcept:
@@ -184,6 +190,10 @@ cdef Py_ssize_t normalised(int kind, const unsigned char* text, Py_ssize_t size,
         return digits_only(text, size, into)
     if kind == AS_WRITTEN:
         return without_blanks(text, size, into, False)
+    if kind == NAME:
+        return person_name(text, size, into)
+    if kind == CITY:
+        return city(text, size, into)
     if kind != EMAIL and kind != LOWERED:
         return 0
     size = without_blanks(text, size, into, True)
@@ -199,8 +209,34 @@ cdef Py_ssize_t without_blanks(const unsigned char* text, Py_ssize_t size, unsig
     for at in range(size):
         byte = text[at]
         blanks |= byte <= 32
-        into[at] = byte + 32 if lower and 65 <= byte <= 90 else byte
+        into[at] = lowered(byte) if lower else byte
     return 0 if blanks else size
+
+
+cdef Py_ssize_t person_name(const unsigned char* text, Py_ssize_t size, unsigned char* into) noexcept:
+    """Text without blanks around it, in lower case; blanks in it stay."""
+    cdef Py_ssize_t at
+    if text[0] <= 32 or text[size - 1] <= 32:
+        return 0
+    for at in range(size):
+        if text[at] < 32:
+            return 0
+        into[at] = lowered(text[at])
+    return size
+
+
+cdef Py_ssize_t city(const unsigned char* text, Py_ssize_t size, unsigned char* into) noexcept:
+    """Letters and digits, in lower case; blanks and the usual marks in it go."""
+    cdef Py_ssize_t at, kept = 0
+    if text[0] <= 32 or text[size - 1] <= 32:
+        return 0
+    for at in range(size):
+        if 97 <= lowered(text[at]) <= 122 or is_digit(text[at]):
+            into[kept] = lowered(text[at])
+            kept += 1
+        elif text[at] != c" " and text[at] != c"-" and text[at] != c"." and text[at] != c"'":
+            return 0
+    return kept
 
 
 cdef bint is_between(unsigned char sign, const unsigned char* text, Py_ssize_t size) noexcept:

@@ -76,6 +76,8 @@ class Usual(IntEnum):
     WEB = 8
     TEXT = 9
     ORDER = 10
+    NAME = 11
+    CITY = 12
 
 
 USUAL: Final[dict[Rule, Usual]] = {
@@ -84,13 +86,16 @@ USUAL: Final[dict[Rule, Usual]] = {
     TARGETS["user_data.external_id"].rule: Usual.LOWERED,
     EXTERNAL_ID_AS_WRITTEN.rule: Usual.AS_WRITTEN,
     TARGETS["user_data.zp"].rule: Usual.DIGITS,
+    TARGETS["user_data.fn"].rule: Usual.NAME,
+    TARGETS["user_data.ln"].rule: Usual.NAME,
+    TARGETS["user_data.ct"].rule: Usual.CITY,
     text_of: Usual.TEXT,
     order_id: Usual.ORDER,
     client_ip_address: Usual.ADDRESS,
     amount: Usual.AMOUNT,
     web_url: Usual.WEB,
 }
-"""Rules that have such a shortcut: those of what hardly comes again. What does (names, places) is remembered."""
+"""Rules that have such a shortcut. What comes again and again (countries, currencies, genders) is remembered."""
 
 Get = Callable[[Any], Any]
 

@@ -21,11 +21,12 @@ if COMPILED is None:
 from consumer.core import _usual
 
 RULES: dict[Usual, Rule] = {kind: rule for rule, kind in USUAL.items()}
-HASHED = (Usual.EMAIL, Usual.PHONE, Usual.LOWERED, Usual.AS_WRITTEN, Usual.DIGITS)
+HASHED = (*(Usual.EMAIL, Usual.PHONE, Usual.LOWERED, Usual.AS_WRITTEN, Usual.DIGITS, Usual.NAME, Usual.CITY),)
 SENT = (Usual.ADDRESS, Usual.AMOUNT, Usual.WEB, Usual.TEXT, Usual.ORDER)
 PIECES = (
     *("@", ".", "+", "-", "/", ":", ",", "0", "1", "00", "255", "256", "1.2.3.4", "0.0.0.0", "http://", "https://"),
     *(" ", "\t", "\x1c", "\x1f", "\x00", "\x7f", "\x85", "\xa0", "\u2003", "\ufeff", "\ud800", "é", "İ", "K", "٣", "1"),
+    *("Mary Ann", "O'Neill", "St. John's", "$", "_", "|"),
     *("a", "Z", "a@b.c", "A.B@C.de", "+1 415 555-0100", "94107", "94107.0", "a" * 63, "f" * 64, "9" * 65, "Ä@ö.de"),
 )  # fmt: skip
 TEXTS = st.one_of(
@@ -111,6 +112,8 @@ def test_what_is_hashed_never_passes_as_it_is(kind: Usual, value: Any) -> None:
         (Usual.AS_WRITTEN, "C-0042", "C-0042"),
         (Usual.DIGITS, "02139", "02139"),
         (Usual.LOWERED, 4711, "4711"),
+        (Usual.NAME, "Mary Ann O'Neill-Smith", "mary ann o'neill-smith"),
+        (Usual.CITY, "St. John's-by-the-Sea 2", "stjohnsbythesea2"),
         (Usual.PHONE, 14155550100, "14155550100"),
     ],
 )
