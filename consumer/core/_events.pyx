@@ -284,7 +284,7 @@ cdef class Events:
         page.raw(b'"action_source":', 16)
         page.text(self.source)
         page.raw(b'"event_time":', 13)
-        page.value(seconds)
+        page.number(seconds)
         page.raw(b'"event_id":', 11)
         page.text(event_id)
         refusal = self.write_fields(self.event, slots)

@@ -10,7 +10,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.long cimport PyLong_CheckExact
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DATA, PyUnicode_GET_LENGTH
-from libc.stdio cimport snprintf
 from libc.string cimport memcpy
 
 import orjson
@@ -77,11 +76,27 @@ cdef class Page:
         if PyLong_CheckExact(value):
             number = PyLong_AsLongLongAndOverflow(value, &overflow)
             if overflow == 0:
-                self.reserve(NUMBER_ROOM)
-                self.size += snprintf(self.data + self.size, NUMBER_ROOM, "%lld,", number)
-                return 0
+                return self.number(number)
         self.put(dumps(value))
         return self.raw(",", 1)
+
+    cdef int number(self, long long number) except -1:
+        """A number and a comma."""
+        cdef char digits[NUMBER_ROOM]
+        cdef int at = NUMBER_ROOM - 1
+        # Of the least number there is no positive one: as unsigned it is right.
+        cdef unsigned long long left = -<unsigned long long> number if number < 0 else <unsigned long long> number
+        digits[at] = c","
+        while True:
+            at -= 1
+            digits[at] = 48 + left % 10
+            left //= 10
+            if left == 0:
+                break
+        if number < 0:
+            at -= 1
+            digits[at] = c"-"
+        return self.raw(digits + at, NUMBER_ROOM - at)
 
     cdef int array(self, list values) except -1:
         cdef Py_ssize_t begun
@@ -125,3 +140,10 @@ cdef class Page:
         written = PyBytes_FromStringAndSize(self.data, self.size)
         self.size = 0
         return written
+
+
+def written(value):
+    """A value's JSON: for the property test."""
+    cdef Page page = Page()
+    page.value(value)
+    return page.taken()[:-1]  # without the comma
