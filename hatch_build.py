@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 MODULES = ("_slots", "_json", "_usual", "_events")
+
+
+def sources_digest(root: Path) -> str:
+    """What the modules are made of, as one digest: so that modules made of older sources can be told."""
+    files = sorted((root / "consumer" / "core").glob("_*.p[yx][xd]"))
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 class Compile(BuildHookInterface[Any]):
@@ -43,7 +50,12 @@ class Compile(BuildHookInterface[Any]):
         names = [f"consumer.core.{module}" for module in MODULES]
         with tempfile.TemporaryDirectory() as scratch:
             extensions = [
-                Extension(name, [str(root / f"{name.replace('.', '/')}.pyx")], extra_compile_args=["-O3"])
+                Extension(
+                    name,
+                    [str(root / f"{name.replace('.', '/')}.pyx")],
+                    extra_compile_args=["-O3"],
+                    define_macros=[("PINSTREAM_SOURCES", f'"{sources_digest(root)}"')],
+                )
                 for name in names
             ]
             made = cythonize(extensions, build_dir=scratch, include_path=[str(root)], quiet=True)

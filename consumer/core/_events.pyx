@@ -31,6 +31,12 @@ from consumer.core.decode import is_framed_alike
 cdef extern from "Python.h":
     int PyUnicode_IS_COMPACT_ASCII(object text)
 
+cdef extern from *:
+    const char* PINSTREAM_SOURCES
+
+SOURCES = PINSTREAM_SOURCES.decode()
+"""The digest of the sources that this was compiled from (`hatch_build.sources_digest`)."""
+
 cdef enum:
     # Ways of a field (`convert_fields.Way`).
     TEXT = 0

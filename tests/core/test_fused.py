@@ -5,6 +5,7 @@ The function alone is looked at too: where it leaves everything to the two steps
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import re
@@ -213,6 +214,15 @@ def test_it_is_compiled_wherever_it_can_be() -> None:
     """With a C compiler at hand the package has the compiled module: it cannot be missing unnoticed."""
     if COMPILED is None and shutil.which("cc") is not None:
         pytest.fail("consumer/core/*.pyx were not compiled: run `make clean setup`, and read what it says")
+
+
+def test_what_is_compiled_is_what_stands_here() -> None:
+    """The modules were made of these sources, not of older ones."""
+    if COMPILED is None:
+        pytest.skip("the package was built without a C compiler")
+    sources = sorted((ROOT / "consumer" / "core").glob("_*.p[yx][xd]"))
+    digest = hashlib.sha256(b"".join(one.read_bytes() for one in sources)).hexdigest()
+    assert digest == COMPILED.SOURCES, "run `make setup`"
 
 
 def test_framings_and_tombstones_in_one_fetch() -> None:
