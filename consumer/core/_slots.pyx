@@ -2,24 +2,30 @@
 """Reads the values of one record into a tuple, one slot each: the part of `consumer.core.fused` that pays in C.
 
 Theory of operation. A `Program` is a list of operations made from a plan (`consumer.core.slots`), in the order of the
-bytes. `Program.read` runs it over a record and gives the tuple, from which `_events` converts. What is
-rare (maps, unions, decimals, records that stand in several places) is a call of the Python function that reads it.
+bytes. `Program.read` runs it over a record and gives the tuple, from which `_events` converts. There are three ways to
+take a value: `run` puts it into its slot, `build` makes the object that the functions of `avro_reading` would make, and
+`pass_over` only looks whether it is one, since nobody asks for it: it refuses what `build` would refuse.
 
 The promises are those of `consumer.core.avro_reading`: no byte beyond the end is looked at, nothing is allocated because
 a length was claimed, a loop over a claimed count consumes at least one byte a round (`avro_bounds` sees to that), and
 only what that module takes is taken. Whatever is wrong raises, and the record is read again by the two steps, whose
-verdict counts. Recursion is two levels deep: items, and what is converted in them; what nests deeper is a call.
+verdict counts. Recursion is as deep as the program is nested, which `slots.MOST_NESTED` bounds; what nests deeper, or
+holds itself, is a call of the Python function that reads it.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint64_t
 
+from decimal import Decimal as decimal_type
+
 cdef extern from "Python.h":
+    double PyFloat_Unpack4(const char* data, int little_endian) except? -1.0
     double PyFloat_Unpack8(const char* data, int little_endian) except? -1.0
+    object PyUnicode_FromFormat(const char* format, ...)
 
 cdef enum:
     TEXT = 0
@@ -28,22 +34,48 @@ cdef enum:
     INT = 3
     BOOLEAN = 4
     ENUM = 5
-    TEXTS = 6
-    ITEMS = 7
-    CALL = 8
-    BYTES = 9
-    OVER = 10
-    MAKE = 11
-    DOUBLE = 12
-    TEXT_MAP = 13
-    CONVERT = 14
+    ITEMS = 6
+    CALL = 7
+    BYTES = 8
+    MAKE = 9
+    DOUBLE = 10
+    FLOAT = 11
+    FIXED = 12
+    NULL_VALUE = 13
+    ARRAY = 14
+    MAP = 15
+    RECORD = 16
+    UNION = 17
+    CONVERT = 18
+    DECIMAL = 19
+
+cdef enum:
+    MOST_DIGITS = 18  # of a decimal that is looked at here: any number of so many digits is a long
+
+cdef object Decimal = decimal_type
+
+cdef int64_t POWERS[MOST_DIGITS + 1]
+POWERS[0] = 1
+for _digits in range(MOST_DIGITS):
+    POWERS[_digits + 1] = POWERS[_digits] * 10
+
+
+cdef struct Datum:
+    # The bytes of a record, where they end, and how far they are read.
+    const uint8_t* data
+    Py_ssize_t end
+    Py_ssize_t at
+    void* whole
+
 
 cdef class Program:
     """The operations; `width`: how many slots they fill.
 
-    Of an operation: `slots`, of OPTIONAL those that null fills, of ITEMS the fields of an item; `behind`, of both the
-    operations that belong to it; `extra`, of ENUM the symbols, None for one without a place, of CALL, MAKE and CONVERT
-    the function.
+    Of an operation: `slot`, where its value goes, below 0 where nobody asks for it; `behind`, how many operations
+    belong to it; `slots`, of OPTIONAL those that null fills, of ITEMS how many an item has, of FIXED its bytes, of
+    DECIMAL its precision, of UNION its branches; `null_byte`, of DECIMAL the scale; `extra`, of ENUM the symbols, None
+    for one without a place, of RECORD the names of the fields that are asked for, of MAP the keys, None for all, of
+    CALL, MAKE, CONVERT and DECIMAL the function.
     """
 
     def __cinit__(self, list operations, int width):
@@ -64,26 +96,31 @@ cdef class Program:
     cdef tuple read(self, bytes data, Py_ssize_t at):
         """The slots of the record whose datum begins at `at` and ends where `data` ends; raises what avro_reading
         raises."""
-        cdef Py_ssize_t end = PyBytes_GET_SIZE(data)
-        if at < 0 or at > end:
+        cdef Datum datum
+        datum.data, datum.end = <const uint8_t*> PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)
+        datum.at, datum.whole = at, <void*> data
+        if at < 0 or at > datum.end:
             raise IndexError("the datum begins beyond the end")
         cdef tuple slots = PyTuple_New(self.width)
-        run(self, 0, self.count, data, <const uint8_t*> PyBytes_AS_STRING(data), end, &at, slots, 0)
-        if at != end:
+        run(self, 0, self.count, &datum, slots)
+        if datum.at != datum.end:
             raise ValueError("bytes are left over")
         return slots
 
 
-cdef inline int64_t number(const uint8_t* data, Py_ssize_t end, Py_ssize_t* at) except? -77:
+# -- what values are made of
+
+
+cdef inline int64_t number(Datum* datum) except? -77:
     """A zig-zag number of at most 64 bits."""
     cdef uint64_t bits = 0
     cdef int shift = 0
     cdef uint8_t byte
     while True:
-        if at[0] >= end:
+        if datum.at >= datum.end:
             raise IndexError("the data end inside a number")
-        byte = data[at[0]]
-        at[0] += 1
+        byte = datum.data[datum.at]
+        datum.at += 1
         if shift == 63 and byte > 1:
             raise ValueError("a long has at most 64 bits")
         bits |= (<uint64_t> (byte & 127)) << shift
@@ -92,96 +129,79 @@ cdef inline int64_t number(const uint8_t* data, Py_ssize_t end, Py_ssize_t* at) 
         shift += 7
 
 
-cdef inline Py_ssize_t length(const uint8_t* data, Py_ssize_t end, Py_ssize_t* at) except -1:
+cdef inline int64_t short_number(Datum* datum) except? -77:
+    """A zig-zag number of at most 32 bits."""
+    cdef int64_t value = number(datum)
+    if value > 0x7FFFFFFF or value < -0x80000000LL:
+        raise ValueError("an int has at most 32 bits")
+    return value
+
+
+cdef inline const uint8_t* taken(Datum* datum, Py_ssize_t size) except NULL:
+    """So many bytes, which have to be there."""
+    if size > datum.end - datum.at:
+        raise IndexError("the data end inside a value")
+    datum.at += size
+    return datum.data + datum.at - size
+
+
+cdef inline Py_ssize_t length(Datum* datum) except -1:
     """How many bytes follow; they are there."""
-    cdef int64_t count = number(data, end, at)
-    if count < 0 or count > end - at[0]:
+    cdef int64_t count = number(datum)
+    if count < 0 or count > datum.end - datum.at:
         raise ValueError("a length beyond the end")
     return <Py_ssize_t> count
 
 
-cdef inline int64_t block(const uint8_t* data, Py_ssize_t end, Py_ssize_t* at) except -1:
+cdef inline int64_t block(Datum* datum) except -1:
     """How many items follow; a negative count is followed by the block's size."""
-    cdef int64_t count = number(data, end, at)
+    cdef int64_t count = number(datum)
     if count >= 0:
         return count
-    if count == INT64_MIN or number(data, end, at) < 0:
+    if count == INT64_MIN or number(datum) < 0:
         raise ValueError("a negative length")
     return -count
 
 
-cdef inline object text(const uint8_t* data, Py_ssize_t end, Py_ssize_t* at):
-    cdef Py_ssize_t size = length(data, end, at)
-    cdef Py_ssize_t start = at[0]
-    at[0] += size
-    return PyUnicode_DecodeUTF8(<const char*> data + start, size, NULL)
+cdef inline bint truth(Datum* datum) except? -1:
+    cdef const uint8_t* byte = taken(datum, 1)
+    if byte[0] > 1:
+        raise ValueError("a boolean is 0 or 1")
+    return byte[0]
 
 
-cdef inline void put(tuple slots, int slot, object value):
-    Py_INCREF(value)
-    PyTuple_SET_ITEM(slots, slot, value)
+cdef inline bint is_there(const Operation* optional, Datum* datum) except? -1:
+    """Which branch of an optional it is: that of a value, or that of null."""
+    cdef const uint8_t* byte = taken(datum, 1)
+    if byte[0] == optional.value_byte:
+        return True
+    if byte[0] != optional.null_byte:
+        raise ValueError("a union's branch that it does not have")
+    return False
 
 
-cdef object texts(const uint8_t* data, Py_ssize_t end, Py_ssize_t* at):
-    cdef list found = []
-    cdef int64_t left = block(data, end, at)
-    while left:
-        while left:
-            found.append(text(data, end, at))
-            left -= 1
-        left = block(data, end, at)
-    return found
+cdef inline object text(Datum* datum):
+    cdef Py_ssize_t size = length(datum)
+    cdef const uint8_t* start = datum.data + datum.at
+    datum.at += size
+    return PyUnicode_DecodeUTF8(<const char*> start, size, NULL)
 
 
-cdef dict text_map(const uint8_t* data, Py_ssize_t end, Py_ssize_t* at):
-    cdef dict found = {}
-    cdef int64_t left = block(data, end, at)
-    while left:
-        while left:
-            key = text(data, end, at)
-            found[key] = text(data, end, at)
-            left -= 1
-        left = block(data, end, at)
-    return found
-
-
-cdef object double_number(const uint8_t* data, Py_ssize_t end, Py_ssize_t* at):
-    """Eight bytes, little-endian."""
-    if end - at[0] < 8:
-        raise IndexError("the data end inside a double")
-    at[0] += 8
-    return PyFloat_Unpack8(<const char*> data + at[0] - 8, 1)
-
-
-cdef int convert(tuple slots, int slot, object function) except -1:
-    """Put what `function` makes of what is in a slot in its place."""
-    read = slots[slot]
-    value = function(read)
-    Py_INCREF(value)
-    PyTuple_SET_ITEM(slots, slot, value)
-    Py_DECREF(read)  # the tuple's reference
+cdef inline int pass_over_text(Datum* datum) except -1:
+    """Text has to be UTF-8 though nobody reads it."""
+    cdef Py_ssize_t size = length(datum), at
+    cdef const uint8_t* start = datum.data + datum.at
+    cdef uint8_t found = 0
+    datum.at += size
+    for at in range(size):
+        found |= start[at]
+    if found > 127:
+        PyUnicode_DecodeUTF8(<const char*> start, size, NULL)
     return 0
 
 
-cdef object items(
-    Program program, int first, int stop, int width, int base, bytes whole, const uint8_t* data, Py_ssize_t end,
-    Py_ssize_t* at,
-):
-    cdef list found = []
-    cdef tuple item
-    cdef int64_t left = block(data, end, at)
-    while left:
-        while left:
-            item = PyTuple_New(width)
-            run(program, first, stop, whole, data, end, at, item, base)
-            found.append(item)
-            left -= 1
-        left = block(data, end, at)
-    return found
-
-
-cdef object symbol(tuple symbols, const uint8_t* data, Py_ssize_t end, Py_ssize_t* at):
-    cdef int64_t index = number(data, end, at)
+cdef inline object symbol(tuple symbols, Datum* datum):
+    cdef int64_t index = number(datum)
     if index < 0 or index >= len(symbols):
         raise ValueError("a symbol that the enum does not have")
     found = symbols[index]
@@ -190,79 +210,273 @@ cdef object symbol(tuple symbols, const uint8_t* data, Py_ssize_t end, Py_ssize_
     return found
 
 
-cdef object call(object function, bytes whole, Py_ssize_t end, Py_ssize_t* at):
+cdef object call(object function, Datum* datum):
     cdef Py_ssize_t after
-    value, after = function(whole, at[0])
-    if after < at[0] or after > end:
+    value, after = function(<object> datum.whole, datum.at)
+    if after < datum.at or after > datum.end:
         raise IndexError("the data end inside a value")
-    at[0] = after
+    datum.at = after
     return value
 
 
-cdef int run(
-    Program program, int first, int stop, bytes whole, const uint8_t* data, Py_ssize_t end, Py_ssize_t* at,
-    tuple slots, int base,
-) except -1:
-    """Run the operations from `first` to before `stop`; slot `base` is the tuple's first."""
-    cdef Operation* each
-    cdef int64_t value
+cdef int branch(Program program, int where, Datum* datum) except -1:
+    """The operation of the branch that a union has here."""
+    cdef int64_t index = number(datum)
+    cdef int chosen = where + 1
+    if index < 0 or index >= program.operations[where].slots:
+        raise ValueError("a union's branch that it does not have")
+    for _ in range(index):
+        chosen += 1 + program.operations[chosen].behind
+    return chosen
+
+
+# -- decimals
+
+
+cdef int64_t unscaled(const uint8_t* start, Py_ssize_t size) noexcept:
+    """Big-endian two's complement of at most eight bytes."""
+    cdef uint64_t bits = <uint64_t> -1 if size > 0 and start[0] > 127 else 0
+    cdef Py_ssize_t at
+    for at in range(size):
+        bits = bits << 8 | start[at]
+    return <int64_t> bits
+
+
+cdef int64_t small(const Operation* decimal, const uint8_t* start, Py_ssize_t size) except? -77:
+    """The digits of a decimal of at most eight bytes."""
+    cdef int64_t value = unscaled(start, size), bound
+    if decimal.slots <= MOST_DIGITS:
+        bound = POWERS[decimal.slots]
+        if value <= -bound or value >= bound:
+            raise ValueError("more digits than the decimal's precision")
+    return value
+
+
+cdef inline Py_ssize_t raw_size(const Operation* raw, Datum* datum) except -1:
+    """Of bytes, or of a fixed."""
+    return raw.slots if raw.code == FIXED else length(datum)
+
+
+cdef object decimal_number(const Operation* decimal, Datum* datum):
+    cdef Py_ssize_t size = raw_size(decimal + 1, datum)
+    cdef const uint8_t* start = taken(datum, size)
+    if size > 8:
+        return (<object> decimal.extra)(PyBytes_FromStringAndSize(<const char*> start, size))
+    return Decimal(PyUnicode_FromFormat("%lldE-%d", <long long> small(decimal, start, size), decimal.null_byte))
+
+
+cdef int pass_over_decimal(const Operation* decimal, Datum* datum) except -1:
+    cdef Py_ssize_t size = raw_size(decimal + 1, datum)
+    cdef const uint8_t* start = taken(datum, size)
+    if size > 8:
+        (<object> decimal.extra)(PyBytes_FromStringAndSize(<const char*> start, size))
+    else:
+        small(decimal, start, size)
+    return 0
+
+
+# -- values that are asked for
+
+
+cdef list array(Program program, int item, Datum* datum):
+    cdef list found = []
+    cdef int64_t left = block(datum)
+    while left:
+        while left:
+            found.append(build(program, item, datum))
+            left -= 1
+        left = block(datum)
+    return found
+
+
+cdef dict mapped(Program program, int where, Datum* datum):
+    cdef object keys = <object> program.operations[where].extra
+    cdef dict found = {}
+    cdef int64_t left = block(datum)
+    while left:
+        while left:
+            key = text(datum)
+            if keys is None or key in keys:
+                found[key] = build(program, where + 1, datum)
+            else:
+                pass_over(program, where + 1, datum)
+            left -= 1
+        left = block(datum)
+    return found
+
+
+cdef dict record(Program program, int where, Datum* datum):
+    cdef tuple names = <tuple> program.operations[where].extra
+    cdef dict found = {}
+    cdef int field = where + 1, stop = field + program.operations[where].behind
+    cdef Py_ssize_t named = 0
+    while field < stop:
+        if program.operations[field].slot < 0:
+            pass_over(program, field, datum)
+        else:
+            found[names[named]] = build(program, field, datum)
+            named += 1
+        field += 1 + program.operations[field].behind
+    return found
+
+
+cdef object build(Program program, int where, Datum* datum):
+    """The value of the operation at `where` and of those that belong to it."""
+    cdef const Operation* each = &program.operations[where]
+    while each.code == OPTIONAL:
+        if not is_there(each, datum):
+            return None
+        where += 1
+        each = &program.operations[where]
+    if each.code == TEXT:
+        return text(datum)
+    if each.code == LONG:
+        return number(datum)
+    if each.code == INT:
+        return short_number(datum)
+    if each.code == BOOLEAN:
+        return truth(datum)
+    if each.code == ENUM:
+        return symbol(<tuple> each.extra, datum)
+    if each.code == ARRAY:
+        return array(program, where + 1, datum)
+    if each.code == MAP:
+        return mapped(program, where, datum)
+    if each.code == RECORD:
+        return record(program, where, datum)
+    if each.code == UNION:
+        return build(program, branch(program, where, datum), datum)
+    if each.code == CONVERT:
+        return (<object> each.extra)(build(program, where + 1, datum))
+    return build_rare(each, datum)
+
+
+cdef object build_rare(const Operation* each, Datum* datum):
     cdef Py_ssize_t size
+    if each.code == DECIMAL:
+        return decimal_number(each, datum)
+    if each.code == DOUBLE:
+        return PyFloat_Unpack8(<const char*> taken(datum, 8), 1)
+    if each.code == FLOAT:
+        return PyFloat_Unpack4(<const char*> taken(datum, 4), 1)
+    if each.code == BYTES or each.code == FIXED:
+        size = raw_size(each, datum)
+        return PyBytes_FromStringAndSize(<const char*> taken(datum, size), size)
+    if each.code == NULL_VALUE:
+        return None
+    if each.code == MAKE:
+        return (<object> each.extra)()
+    return call(<object> each.extra, datum)
+
+
+# -- values that nobody asks for
+
+
+cdef int pass_over_blocks(Program program, int item, bint keys, Datum* datum) except -1:
+    """An array or a map."""
+    cdef int64_t left = block(datum)
+    while left:
+        while left:
+            if keys:
+                pass_over_text(datum)
+            pass_over(program, item, datum)
+            left -= 1
+        left = block(datum)
+    return 0
+
+
+cdef int pass_over_record(Program program, int where, Datum* datum) except -1:
+    cdef int field = where + 1, stop = field + program.operations[where].behind
+    while field < stop:
+        pass_over(program, field, datum)
+        field += 1 + program.operations[field].behind
+    return 0
+
+
+cdef int pass_over(Program program, int where, Datum* datum) except -1:
+    """As `build`, without making anything."""
+    cdef const Operation* each = &program.operations[where]
+    while each.code == OPTIONAL:
+        if not is_there(each, datum):
+            return 0
+        where += 1
+        each = &program.operations[where]
+    if each.code == TEXT:
+        return pass_over_text(datum)
+    if each.code == LONG:
+        number(datum)
+    elif each.code == INT:
+        short_number(datum)
+    elif each.code == BOOLEAN:
+        truth(datum)
+    elif each.code == ENUM:
+        symbol(<tuple> each.extra, datum)
+    elif each.code == ARRAY:
+        pass_over_blocks(program, where + 1, False, datum)
+    elif each.code == MAP:
+        pass_over_blocks(program, where + 1, True, datum)
+    elif each.code == RECORD:
+        pass_over_record(program, where, datum)
+    elif each.code == UNION:
+        pass_over(program, branch(program, where, datum), datum)
+    elif each.code == DECIMAL:
+        pass_over_decimal(each, datum)
+    elif each.code == DOUBLE:
+        taken(datum, 8)
+    elif each.code == FLOAT:
+        taken(datum, 4)
+    elif each.code == BYTES or each.code == FIXED:
+        taken(datum, raw_size(each, datum))
+    elif each.code != NULL_VALUE:  # a function may refuse what it is given
+        build(program, where, datum)
+    return 0
+
+
+# -- slots
+
+
+cdef inline void put(tuple slots, int slot, object value):
+    Py_INCREF(value)
+    PyTuple_SET_ITEM(slots, slot, value)
+
+
+cdef list items(Program program, int where, Datum* datum):
+    """Of each item the tuple of its slots."""
+    cdef const Operation* each = &program.operations[where]
+    cdef list found = []
+    cdef tuple item
+    cdef int64_t left = block(datum)
+    while left:
+        while left:
+            item = PyTuple_New(each.slots)
+            run(program, where + 1, where + 1 + each.behind, datum, item)
+            found.append(item)
+            left -= 1
+        left = block(datum)
+    return found
+
+
+cdef int run(Program program, int first, int stop, Datum* datum, tuple slots) except -1:
+    """Run the operations from `first` to before `stop`."""
+    cdef const Operation* each
     cdef int one, where = first
     while where < stop:
         each = &program.operations[where]
-        where += 1
-        if each.code == OPTIONAL:
-            if at[0] >= end:
-                raise IndexError("the data end before a union")
-            if data[at[0]] == each.null_byte:
-                at[0] += 1
+        if each.slot < 0:
+            pass_over(program, where, datum)
+            where += each.behind
+        elif each.code == OPTIONAL:  # a value, or all fields of a record; its operations come next
+            if not is_there(each, datum):
                 for one in range(each.slots):
-                    put(slots, each.slot - base + one, None)
+                    put(slots, each.slot + one, None)
                 where += each.behind
-            elif data[at[0]] == each.value_byte:
-                at[0] += 1
-            else:
-                raise ValueError("a union's branch that it does not have")
         elif each.code == TEXT:
-            put(slots, each.slot - base, text(data, end, at))
-        elif each.code == LONG:
-            put(slots, each.slot - base, number(data, end, at))
-        elif each.code == INT:
-            value = number(data, end, at)
-            if value > 0x7FFFFFFF or value < -0x80000000LL:
-                raise ValueError("an int has at most 32 bits")
-            put(slots, each.slot - base, value)
-        elif each.code == BOOLEAN:
-            if at[0] >= end or data[at[0]] > 1:
-                raise ValueError("a boolean is 0 or 1")
-            put(slots, each.slot - base, data[at[0]] == 1)
-            at[0] += 1
-        elif each.code == ENUM:
-            put(slots, each.slot - base, symbol(<tuple> each.extra, data, end, at))
-        elif each.code == TEXTS:
-            put(slots, each.slot - base, texts(data, end, at))
+            put(slots, each.slot, text(datum))
         elif each.code == ITEMS:
-            put(slots, each.slot - base, items(
-                program, where, where + each.behind, each.slots, each.slot + 1, whole, data, end, at
-            ))
+            put(slots, each.slot, items(program, where, datum))
             where += each.behind
-        elif each.code == CALL:
-            put(slots, each.slot - base, call(<object> each.extra, whole, end, at))
-        elif each.code == DOUBLE:
-            put(slots, each.slot - base, double_number(data, end, at))
-        elif each.code == TEXT_MAP:
-            put(slots, each.slot - base, text_map(data, end, at))
-        elif each.code == CONVERT:
-            run(program, where, where + each.behind, whole, data, end, at, slots, base)
-            convert(slots, each.slot - base, <object> each.extra)
-            where += each.behind
-        elif each.code == MAKE:
-            put(slots, each.slot - base, (<object> each.extra)())
         else:
-            size = length(data, end, at)
-            if each.code == BYTES:
-                put(slots, each.slot - base, PyBytes_FromStringAndSize(<const char*> data + at[0], size))
-            else:
-                put(slots, each.slot - base, None)
-            at[0] += size
+            put(slots, each.slot, build(program, where, datum))
+            where += each.behind
+        where += 1
     return 0

@@ -22,6 +22,7 @@ from decimal import Decimal as decimal_type
 cdef extern from "Python.h":
     int PyUnicode_IS_COMPACT_ASCII(object text)
     int PyUnicode_CheckExact(object text)
+    long long PyLong_AsLongLongAndOverflow(object number, int* overflow) except? -1
 
 cdef enum:
     # `convert_program.Usual`.
@@ -37,12 +38,16 @@ cdef enum:
     ORDER = 10
     NAME = 11
     CITY = 12
+    BIRTHDAY = 13
+    DAY = 14
 
 cdef enum:
     LONGEST = 200
     DIGEST = 64          # hex digits: text of this length may be a digest already
     MOST_DIGITS = 64     # on one side of an amount's point
     CONTEXT_BYTES = 512  # a SHA256_CTX has 112
+    FIRST_DAY = 719162   # 0001-01-01 is so many days before 1970
+    LAST_DAY = 2932896   # 9999-12-31
 
 ctypedef int (*Init)(void* context) noexcept
 ctypedef int (*Update)(void* context, const void* data, size_t size) noexcept
@@ -168,6 +173,11 @@ cdef int put_usual_digest(int kind, object value, char* into) except -1:
     """Write the digest's 64 hex digits of `value` normalised; 0 if it is not usual, 1 if it is."""
     cdef unsigned char normal[LONGEST]
     cdef Py_ssize_t size
+    if kind == DAY:
+        size = day_digits(value, normal)
+        if size:
+            digest_hex(normal, size, into)
+        return size != 0
     if PyLong_CheckExact(value) and 0 < value <= LARGEST:
         value = str(value)
     if not PyUnicode_CheckExact(value) or not PyUnicode_IS_COMPACT_ASCII(value):
@@ -194,6 +204,8 @@ cdef Py_ssize_t normalised(int kind, const unsigned char* text, Py_ssize_t size,
         return person_name(text, size, into)
     if kind == CITY:
         return city(text, size, into)
+    if kind == BIRTHDAY:
+        return birthday(text, size, into)
     if kind != EMAIL and kind != LOWERED:
         return 0
     size = without_blanks(text, size, into, True)
@@ -275,6 +287,65 @@ cdef Py_ssize_t digits_only(const unsigned char* text, Py_ssize_t size, unsigned
             return 0
     memcpy(into, text, size)
     return size
+
+
+cdef Py_ssize_t birthday(const unsigned char* text, Py_ssize_t size, unsigned char* into) noexcept:
+    """``YYYYMMDD`` of a real day, written so or as ``YYYY-MM-DD``."""
+    cdef Py_ssize_t at, kept = 0
+    cdef bint marked = size == 10 and text[4] == c"-" and text[7] == c"-"
+    if not marked and size != 8:
+        return 0
+    for at in range(size):
+        if marked and (at == 4 or at == 7):
+            continue
+        if not is_digit(text[at]):
+            return 0
+        into[kept] = text[at]
+        kept += 1
+    return kept if is_day(two(into) * 100 + two(into + 2), two(into + 4), two(into + 6)) else 0
+
+
+cdef inline int two(const unsigned char* digits) noexcept:
+    return (digits[0] - 48) * 10 + digits[1] - 48
+
+
+cdef bint is_day(int year, int month, int day) noexcept:
+    """Whether the calendar has this day."""
+    if year == 0 or month == 0 or month > 12 or day == 0:
+        return False
+    if month == 2:
+        return day <= (29 if year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) else 28)
+    return day <= (30 if month == 4 or month == 6 or month == 9 or month == 11 else 31)
+
+
+cdef Py_ssize_t day_digits(object value, unsigned char* into) except -1:
+    """``YYYYMMDD`` of the day so many days after 1970-01-01."""
+    cdef int overflow = 0, days, era, of_era, year, of_year, month, day
+    cdef long long count
+    if not PyLong_CheckExact(value):
+        return 0
+    count = PyLong_AsLongLongAndOverflow(value, &overflow)
+    if overflow or count < -FIRST_DAY or count > LAST_DAY:
+        return 0
+    # Years that begin in March, in eras of 400 of them: days from 0000-03-01, which is 306 days before 0001-01-01.
+    days = <int> count + FIRST_DAY + 306
+    era = days // 146097
+    of_era = days - era * 146097
+    year = (of_era - of_era // 1460 + of_era // 36524 - of_era // 146096) // 365
+    of_year = of_era - (365 * year + year // 4 - year // 100)
+    month = (5 * of_year + 2) // 153
+    day = of_year - (153 * month + 2) // 5 + 1
+    month += 3 if month < 10 else -9
+    year += era * 400 + (month <= 2)
+    put_two(into, year // 100)
+    put_two(into + 2, year % 100)
+    put_two(into + 4, month)
+    put_two(into + 6, day)
+    return 8
+
+
+cdef inline void put_two(unsigned char* into, int number) noexcept:
+    into[0], into[1] = 48 + number // 10, 48 + number % 10
 
 
 cdef int digest_hex(const unsigned char* data, Py_ssize_t size, char* into) except -1:

@@ -121,16 +121,20 @@ def read_bytes(data: bytes, at: int) -> tuple[bytes, int]:
     return data[at:end], end
 
 
-def fixed_reader(size: int) -> Read:
+class FixedReader:
     """So many bytes. They have no length that reading past the end would trip over, so it is checked here."""
 
-    def read_fixed(data: bytes, at: int) -> tuple[bytes, int]:
-        end = at + size
+    __slots__ = ("size",)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, data: bytes, at: int) -> tuple[bytes, int]:
+        """See `Read`."""
+        end = at + self.size
         if end > len(data):
             raise ValueError("the data end inside a fixed")
         return data[at:end], end
-
-    return read_fixed
 
 
 def enum_reader(name: str, symbols: Sequence[str | None]) -> Read:

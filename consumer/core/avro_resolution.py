@@ -29,9 +29,9 @@ from typing import Any, Final
 from consumer.core.avro_bounds import require_bounded
 from consumer.core.avro_reading import (
     Converting,
+    FixedReader,
     Read,
     Unresolvable,
-    fixed_reader,
     read_boolean,
     read_bytes,
     read_double,
@@ -72,7 +72,7 @@ from consumer.core.avro_source import (
     write_reader,
 )
 from consumer.core.avro_time import rescaled
-from consumer.core.avro_values import decimal_reader, decimal_to_scale, default_factory, from_bytes
+from consumer.core.avro_values import DecimalReader, decimal_to_scale, default_factory, from_bytes
 
 
 class Incompatible(Exception):
@@ -146,7 +146,7 @@ class _Resolver:
         if isinstance(writer, Enum) and isinstance(reader, Enum):
             return _enum(writer, reader)
         if isinstance(writer, Fixed) and isinstance(reader, Fixed):
-            return _with_meaning(fixed_reader(writer.size), writer, reader)
+            return _with_meaning(FixedReader(writer.size), writer, reader)
         assert isinstance(writer, Primitive) and isinstance(reader, Primitive)  # noqa: S101, PT018
         return _with_meaning(_PROMOTIONS[writer.kind, reader.kind], writer, reader)
 
@@ -287,7 +287,7 @@ def _meaning(writer: Primitive | Fixed, reader: Primitive | Fixed) -> Callable[[
     if theirs.family != ours.family:
         raise Incompatible(f"{theirs.name} cannot be read as {ours.name}")
     if ours.family == "decimal":
-        return partial(_rescaled_decimal, decimal_reader(theirs), ours)
+        return partial(_rescaled_decimal, DecimalReader(theirs), ours)
     return partial(rescaled, per_second=theirs.per_second, new_per_second=ours.per_second)
 
 

@@ -36,17 +36,21 @@ LONG_RANGE: Final = range(-(2**63), 2**63)
 _EXACT: Final = Context(prec=MAX_DECIMAL_PRECISION * 2, traps=[InvalidOperation, Inexact])
 
 
-def decimal_reader(logical: Logical) -> Callable[[bytes], Decimal]:
-    """What gives the decimal of big-endian two's-complement bytes; it raises `ValueError` beyond the precision."""
-    bound, exponent, of_bytes = 10**logical.precision, -logical.scale, int.from_bytes
+class DecimalReader:
+    """Gives the decimal of big-endian two's-complement bytes; raises `ValueError` beyond the precision."""
 
-    def read(data: bytes) -> Decimal:
-        unscaled = of_bytes(data, "big", signed=True)
-        if not -bound < unscaled < bound:
+    __slots__ = ("_bound", "precision", "scale")
+
+    def __init__(self, logical: Logical) -> None:
+        self.precision, self.scale = logical.precision, logical.scale
+        self._bound = 10**logical.precision
+
+    def __call__(self, data: bytes) -> Decimal:
+        """`data` has any length; none at all is zero."""
+        unscaled = int.from_bytes(data, "big", signed=True)
+        if not -self._bound < unscaled < self._bound:
             raise ValueError("more digits than the decimal's precision")
-        return Decimal(unscaled).scaleb(exponent, _EXACT)
-
-    return read
+        return Decimal(unscaled).scaleb(-self.scale, _EXACT)
 
 
 def decimal_to_scale(value: Decimal, logical: Logical) -> Decimal:
@@ -82,7 +86,7 @@ def from_bytes(node: Fixed | Primitive) -> Callable[[bytes], Any] | None:
     if logical is None or node.kind not in ("bytes", "fixed"):
         return None
     if logical.family == "decimal":
-        return decimal_reader(logical)
+        return DecimalReader(logical)
     return uuid_text
 
 

@@ -15,8 +15,8 @@ from typing import Any, Final
 from consumer.core.convert_paths import Source, Step, StepKind
 from consumer.core.convert_rules import (
     SECONDS_A_DAY,
+    CalendarDay,
     Rule,
-    calendar_day,
     event_seconds,
     moment,
     trimmed_text,
@@ -167,7 +167,7 @@ def rule_for(target: Target, source: Source, time_unit: str) -> Rule:
     if target.name == "app_info.install_time":
         return event_seconds(units, days)
     if target.name == "user_data.db" and (days or source.kinds & _TIMESTAMPS.keys()):
-        return calendar_day(units, days, target.rule)
+        return CalendarDay(units, days, target.rule)
     return target.rule
 
 

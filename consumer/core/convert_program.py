@@ -26,7 +26,7 @@ from consumer.core.amounts import amount
 from consumer.core.avro_source import RecordPlan
 from consumer.core.convert_decisions import REFUSALS, Decisions, LeftOutWarnings
 from consumer.core.convert_fields import MOST_LANGUAGES, Task, Way, is_quantity
-from consumer.core.convert_rules import Rule, order_id, web_url
+from consumer.core.convert_rules import CalendarDay, Rule, order_id, web_url
 from consumer.core.convert_targets import CONTENTS, DECIDED, EXTERNAL_ID_AS_WRITTEN, TARGETS, Target
 from consumer.core.fused_source import Many, Path
 from consumer.core.model import Rejection, Warned
@@ -78,6 +78,8 @@ class Usual(IntEnum):
     ORDER = 10
     NAME = 11
     CITY = 12
+    BIRTHDAY = 13
+    DAY = 14
 
 
 USUAL: Final[dict[Rule, Usual]] = {
@@ -89,6 +91,7 @@ USUAL: Final[dict[Rule, Usual]] = {
     TARGETS["user_data.fn"].rule: Usual.NAME,
     TARGETS["user_data.ln"].rule: Usual.NAME,
     TARGETS["user_data.ct"].rule: Usual.CITY,
+    TARGETS["user_data.db"].rule: Usual.BIRTHDAY,
     text_of: Usual.TEXT,
     order_id: Usual.ORDER,
     client_ip_address: Usual.ADDRESS,
@@ -96,6 +99,14 @@ USUAL: Final[dict[Rule, Usual]] = {
     web_url: Usual.WEB,
 }
 """Rules that have such a shortcut. What comes again and again (countries, currencies, genders) is remembered."""
+
+
+def usual_of(rule: Rule | None) -> Usual:
+    """The shortcut in front of this rule."""
+    if isinstance(rule, CalendarDay):
+        return Usual.DAY if rule.length == 1 else Usual.NOT_KNOWN
+    return Usual.NOT_KNOWN if rule is None else USUAL.get(rule, Usual.NOT_KNOWN)
+
 
 Get = Callable[[Any], Any]
 
@@ -265,7 +276,7 @@ class _Generator(SlotsGenerator):
             target.name == "event_source_url",
             None if constant is None else orjson.dumps(constant),
             MARKS.get(target.name, 0),
-            Usual.NOT_KNOWN if rule is None else USUAL.get(rule, Usual.NOT_KNOWN),
+            usual_of(rule),
         )
 
     # -- items

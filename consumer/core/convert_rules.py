@@ -172,19 +172,24 @@ def event_seconds(units: int, days: bool) -> Rule:
     return rule
 
 
-def calendar_day(units: int, days: bool, rule: Rule) -> Rule:
-    """`rule` for a day that the record holds as a number: of days if `days`, else of `units` per second."""
-    length = 1 if days else units * SECONDS_A_DAY
+class CalendarDay:
+    """`rule` for a day that the record holds as a number: `length` of them make a day."""
 
-    def dated(value: Any) -> Any:
+    __slots__ = ("_rule", "length")
+
+    def __init__(self, units: int, days: bool, rule: Rule) -> None:
+        """The number counts days if `days`, else `units` per second."""
+        self._rule = rule
+        self.length = 1 if days else units * SECONDS_A_DAY
+
+    def __call__(self, value: Any) -> Any:
+        """See `Rule`."""
         if type(value) is not int:
-            return rule(value)
-        ordinal = value // length + _EPOCH_ORDINAL
-        return (
-            rule(date.fromordinal(ordinal).isoformat()) if 0 < ordinal <= _LAST_ORDINAL else LeftOut.MALFORMED
-        )
-
-    return dated
+            return self._rule(value)
+        ordinal = value // self.length + _EPOCH_ORDINAL
+        if not 0 < ordinal <= _LAST_ORDINAL:
+            return LeftOut.MALFORMED
+        return self._rule(date.fromordinal(ordinal).isoformat())
 
 
 def _is_finite(value: Any) -> bool:

@@ -136,8 +136,8 @@ class FusedGenerator(Generator):
         with self._writer.block("if at != len(data):"):
             self._writer.line("return None")
 
-    def _value(self, plan: Plan, variable: str, *, wanted: bool) -> None:
-        """Read one value, or give it its default; not `wanted`: only to get past it."""
+    def _value(self, plan: Plan, variable: str, path: Path | None) -> None:
+        """Read one value, or give it its default; `path` is None if we lack it."""
         if isinstance(plan, DefaultPlan):
             self._writer.line(f"{variable} = {self._function.default(plan)}")
         else:
@@ -165,16 +165,20 @@ class FusedGenerator(Generator):
             assert isinstance(plan, ArrayPlan)  # noqa: S101
             self._tuples(plan, variable)
         else:
-            self._value(plan, variable, wanted=path is not None)
+            self._value(plan, variable, path)
         return [variable]
 
     def _is_spread(self, plan: Plan, path: Path) -> bool:
         return (
             isinstance(plan, RecordPlan)
-            and self._module.uses[plan] == 1
+            and self._is_read_in_place(plan)
             and len(path) <= _MAX_DEPTH
             and self._has_variables(plan, path)
         )
+
+    def _is_read_in_place(self, plan: RecordPlan) -> bool:
+        """Whether the code that reads it is written where it stands."""
+        return self._module.uses[plan] == 1
 
     def _has_variables(self, plan: RecordPlan, path: Path) -> bool:
         """Whether there are few enough fields, and all that is asked for below `path` are among them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from consumer.core.convert_program import COMPILED, USUAL, Usual
-from consumer.core.convert_rules import Rule
+from consumer.core.convert_program import COMPILED, USUAL, Usual, usual_of
+from consumer.core.convert_rules import CalendarDay, Rule
+from consumer.core.convert_targets import TARGETS
 from tests.core.test_fused import numbers
 
 if COMPILED is None:
@@ -20,8 +22,12 @@ if COMPILED is None:
 
 from consumer.core import _usual
 
-RULES: dict[Usual, Rule] = {kind: rule for rule, kind in USUAL.items()}
-HASHED = (*(Usual.EMAIL, Usual.PHONE, Usual.LOWERED, Usual.AS_WRITTEN, Usual.DIGITS, Usual.NAME, Usual.CITY),)
+BY_DAYS = CalendarDay(1000, True, TARGETS["user_data.db"].rule)
+RULES: dict[Usual, Rule] = {kind: rule for rule, kind in USUAL.items()} | {usual_of(BY_DAYS): BY_DAYS}
+HASHED = (
+    *(Usual.EMAIL, Usual.PHONE, Usual.LOWERED, Usual.AS_WRITTEN, Usual.DIGITS, Usual.NAME, Usual.CITY),
+    *(Usual.BIRTHDAY, Usual.DAY),
+)
 SENT = (Usual.ADDRESS, Usual.AMOUNT, Usual.WEB, Usual.TEXT, Usual.ORDER)
 PIECES = (
     *("@", ".", "+", "-", "/", ":", ",", "0", "1", "00", "255", "256", "1.2.3.4", "0.0.0.0", "http://", "https://"),
@@ -36,6 +42,8 @@ TEXTS = st.one_of(
     st.from_regex(re.compile(r"[0-9]{1,66}(\.[0-9]{0,66})?"), fullmatch=True),
     st.from_regex(re.compile(r"https?://[a-z0-9.-]*(/[ -~]*)?"), fullmatch=True),
     st.from_regex(re.compile(r"\s?[0-9A-Fa-f]{62,66}\s?"), fullmatch=True),
+    st.from_regex(re.compile(r"[0-9]{4}([-/.]?)[0-9]{2}([-/.]?)[0-9]{2}"), fullmatch=True),
+    st.dates().map(str),
     st.text(max_size=20),
     st.text("0123456789. +", max_size=260),
 )
@@ -54,6 +62,8 @@ VALUES = st.one_of(
     st.booleans(),
     st.integers(),
     st.integers(0, 10**19),
+    st.integers(-719_170, 2_932_900),
+    st.sampled_from([-719_163, -719_162, 2_932_896, 2_932_897]),
     st.floats(),
     st.binary(max_size=4),
 )
@@ -115,6 +125,10 @@ def test_what_is_hashed_never_passes_as_it_is(kind: Usual, value: Any) -> None:
         (Usual.NAME, "Mary Ann O'Neill-Smith", "mary ann o'neill-smith"),
         (Usual.CITY, "St. John's-by-the-Sea 2", "stjohnsbythesea2"),
         (Usual.PHONE, 14155550100, "14155550100"),
+        (Usual.BIRTHDAY, "1984-02-29", "19840229"),
+        (Usual.BIRTHDAY, "19840229", "19840229"),
+        (Usual.DAY, -1, "19691231"),
+        (Usual.DAY, 11_016, "20000229"),
     ],
 )
 def test_what_is_usual_is_hashed_at_a_glance(kind: Usual, value: Any, normal: str) -> None:
@@ -163,3 +177,11 @@ def test_every_kind_has_its_rule_and_its_number() -> None:
 def test_openssl_is_reached_where_python_is_linked_with_it() -> None:
     """On this kind of machine it is; else `hashlib` answers, which the tests above hold as well."""
     assert _usual.hashes_with_openssl()
+
+
+def test_every_day_of_the_calendar_is_hashed_at_a_glance() -> None:
+    """Also the first and the last one, and those around leap days, which are told without asking the calendar."""
+    days = [*range(-719_162, 2_932_897, 997), -719_162, 2_932_896]
+    leap = [date(year, 2, 28).toordinal() - date(1970, 1, 1).toordinal() for year in range(1, 10_000, 7)]
+    for day in [*days, *leap, *(one + 1 for one in leap)]:
+        assert _usual.digest_of(Usual.DAY, day) == BY_DAYS(day)
