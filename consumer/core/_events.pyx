@@ -15,7 +15,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.unicode cimport PyUnicode_DATA
 from libc.math cimport ceil, floor
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy
 
 from consumer.core._json cimport Page
 from consumer.core._slots cimport Program as Reader
@@ -24,7 +24,7 @@ from consumer.core._usual cimport USUAL_TEXT, put_usual_digest, usual_text
 from consumer.core import convert_decisions as decide
 from consumer.core import dedup, normalise
 from consumer.core.amounts import MAX_COUNT, count, is_zero
-from consumer.core.convert_decisions import dedup_id_of, digests, first_sent, id_of, note, note_once, sent_values
+from consumer.core.convert_decisions import dedup_id_of, digests, id_of, note, note_once
 from consumer.core.convert_rules import total
 from consumer.core.decode import is_framed_alike
 
@@ -62,6 +62,9 @@ cdef enum:
     CURRENCY = 128
     OPT_OUT_TYPE = 256
 
+cdef enum:
+    FEW = 32  # values whose digests are compared each with each
+
 # Looked up once.
 cdef object Delivery = dedup.Delivery
 cdef object LeftOut = normalise.LeftOut
@@ -77,17 +80,48 @@ cdef object NEGATIVE_QUANTITY = decide.REFUSALS["negative_quantity"]
 
 
 cdef class At:
-    """Where a value stands (`convert_program.At`)."""
+    """Where a value stands, or all values (`convert_program.At`)."""
 
-    cdef int slot
-    cdef object get
+    cdef int slot, item
+    cdef tuple below
 
     def __init__(self, at):
-        self.slot, self.get = at
+        self.slot, self.below, self.item = at
 
     cdef inline object value(self, tuple slots):
+        """The value; None where there is none."""
         value = slots[self.slot]
-        return value if self.get is None else self.get(value)
+        for name in self.below:
+            value = (<dict> value).get(name) if type(value) is dict else None
+        return value
+
+    cdef list values(self, tuple slots):
+        """All values, as `convert_decisions.walk` gives them."""
+        cdef list found = []
+        value = slots[self.slot]
+        if self.item < 0:
+            gather(value, self.below, 0, found)
+        elif value is not None:
+            for item in <list> value:
+                gather((<tuple> item)[self.item], self.below, 0, found)
+        return found
+
+
+cdef int gather(object value, tuple below, Py_ssize_t step, list found) except -1:
+    """Add what stands below `value` at the end of the steps from `step` on; a step without a name is each element."""
+    if value is None:
+        return 0
+    if step == len(below):
+        found.append(value)
+    elif below[step]:
+        if type(value) is dict:
+            gather((<dict> value).get(below[step]), below, step + 1, found)
+    elif type(value) is list:
+        for each in <list> value:
+            gather(each, below, step + 1, found)
+    else:
+        gather(value, below, step + 1, found)
+    return 0
 
 
 cdef class Field:
@@ -126,6 +160,16 @@ cdef list fields_of(fields):
 
 cdef inline bint begins_with_zero(str text):
     return PyUnicode_IS_COMPACT_ASCII(text) and (<const unsigned char*> PyUnicode_DATA(text))[0] == c"0"
+
+
+cdef bint is_among(const char* entries, Py_ssize_t size, const char* digest) noexcept:
+    """Whether these digits are among the entries, all of which are written like it."""
+    cdef Py_ssize_t at = 0
+    while at < size:
+        if memcmp(entries + at, digest, 67) == 0:
+            return True
+        at += 67
+    return False
 
 
 cdef inline bint goes_on(object record, bytes framing, Py_ssize_t start):
@@ -370,7 +414,7 @@ cdef class Events:
         if field.way == ONE_DIGEST:
             return self.one_digest(field, slots)
         if field.at is None:
-            return self.several(field, field.gather.value(slots))
+            return self.several(field, field.gather.values(slots))
         value = field.at.value(slots)
         if value is None:
             return None
@@ -396,18 +440,70 @@ cdef class Events:
                 return self.put_digest(field, (<list> value)[0])
             if not value:
                 return None
-        self.put_values(field, digests(field.rule, field.gather.value(slots), self.warnings(), field.warnings[0]))
-        return None
+        return self.several(field, field.gather.values(slots))
 
     cdef object several(self, Field field, list values):
         if field.way == TOTAL:
             return self.put_count(field, total(values))
         if field.way == FIRST:
-            value = first_sent(field.rule, values, self.warnings(), field.warnings[0])
-            return None if value is BLANK else self.put(field, value)
-        function = digests if field.way == DIGESTS else sent_values
-        self.put_values(field, function(field.rule, values, self.warnings(), field.warnings[0]))
+            return self.put_first(field, values)
+        if field.way == ALL:
+            self.put_values(field, [one for one in [self.sent(field, value) for value in values] if one is not None])
+        elif len(values) <= FEW:
+            self.put_digests(field, values)
+        else:
+            self.put_values(field, digests(field.rule, values, self.warnings(), field.warnings[0]))
         return None
+
+    cdef object sent(self, Field field, object value):
+        """What is sent of a value; None, and a warning, if nothing is."""
+        result = usual_text(field.usual, value) if field.usual else None
+        if result is None:
+            result = field.rule(value)
+            if type(result) is LeftOut:
+                note(self.warnings(), result, field.warnings[0])
+                return None
+        return result
+
+    cdef object put_first(self, Field field, list values):
+        """The first that can be sent."""
+        for value in values:
+            result = self.sent(field, value)
+            if result is not None:
+                return self.put(field, result)
+        return None
+
+    cdef int put_digests(self, Field field, list values) except -1:
+        """The different digests of these values."""
+        cdef Page page = self.page
+        cdef Py_ssize_t before = page.size, begun
+        cdef char digest[67]  # "64 digits",
+        digest[0] = digest[65] = c'"'
+        digest[66] = c","
+        page.put(field.key)
+        page.raw(b"[", 1)
+        begun = page.size
+        for value in values:
+            if self.has_digest(field, value, digest + 1) and not is_among(page.data + begun, page.size - begun, digest):
+                page.raw(digest, 67)
+        if page.size == begun:
+            page.size = before
+        else:
+            page.close(begun, c"]")
+        return 0
+
+    cdef bint has_digest(self, Field field, object value, char* into) except -1:
+        """Write a value's 64 digits; a warning if it has none."""
+        if field.usual and put_usual_digest(field.usual, value, into):
+            return True
+        result = field.rule(value)
+        if type(result) is not str:
+            note(self.warnings(), result, field.warnings[0])
+            return False
+        if not PyUnicode_IS_COMPACT_ASCII(result) or len(<str> result) != 64:
+            raise ValueError("no digest")
+        memcpy(into, PyUnicode_DATA(result), 64)
+        return True
 
     cdef object put(self, Field field, object value):
         """`value` is written, or left out with a warning, or refuses the event."""
@@ -491,10 +587,10 @@ cdef class Events:
         """The items, each a tuple of slots."""
         if self.items_at is None:
             return (slots,)
-        items = self.items_at.value(slots)
         if self.tuples:
+            items = self.items_at.value(slots)
             return () if items is None else items
-        return [(item,) for item in items]
+        return [(item,) for item in self.items_at.values(slots)]
 
     cdef object write_item(self, tuple item):
         cdef Page page = self.page

@@ -15,7 +15,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from enum import IntEnum
-from functools import partial
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
@@ -108,14 +107,14 @@ def usual_of(rule: Rule | None) -> Usual:
     return Usual.NOT_KNOWN if rule is None else USUAL.get(rule, Usual.NOT_KNOWN)
 
 
-Get = Callable[[Any], Any]
-
-
 class At(NamedTuple):
-    """Where a value stands: what is in a slot, or what `get` finds in it."""
+    """Where a value stands, or all of several."""
 
     slot: int
-    get: Get | None
+    below: tuple[str, ...]
+    """The names on the way on from there; one that is empty is each element."""
+    item: int
+    """In which slot of each item, if the items are what stands in `slot`; else -1."""
 
 
 class Field(NamedTuple):
@@ -324,31 +323,17 @@ class _Generator(SlotsGenerator):
     def _at_all(self, steps: Path) -> At:
         of_items = self._mapping.item_steps
         if self.items_are_tuples and steps[: len(of_items)] == of_items:
-            place = self.item_place(steps[len(of_items) :])
-            return At(self.place(of_items[:-1]).slot, partial(_all_values_of_items, place))
-        slot, below = self.place(steps)
-        return At(slot, partial(_all_values, below))
+            slot, below = self.item_place(steps[len(of_items) :])
+            return At(self.place(of_items[:-1]).slot, _names(below), slot)
+        return _at(self.place(steps))
 
 
 def _at(place: Place) -> At:
-    return At(place.slot, partial(_value, place.below) if place.below else None)
+    return At(place.slot, _names(place.below), -1)
 
 
-def _value(steps: Path, value: Any) -> Any:
-    """What stands at the end of `steps`; None where there is nothing."""
-    for step in steps:
-        value = decide.get(value, step.name)
-    return value
-
-
-def _all_values(steps: Path, value: Any) -> list[Any]:
-    return decide.walk(value, steps)
-
-
-def _all_values_of_items(place: Place, items: list[tuple[Any, ...]] | None) -> list[Any]:
-    """As `_all_values`, of items that are tuples."""
-    held = [item[place.slot] for item in items or ()]
-    return [each for value in held if value is not None for each in decide.walk(value, place.below)]
+def _names(steps: Path) -> tuple[str, ...]:
+    return tuple(step.name for step in steps)
 
 
 def write_program(task: Task, plan: RecordPlan) -> Many | None:

@@ -204,7 +204,7 @@ def numbers(module: str) -> list[dict[str, int]]:
 
 def test_both_halves_number_operations_alike() -> None:
     """What the program is written with is what the compiled module reads it with."""
-    (operations, _), (ways, marks) = numbers("_slots"), numbers("_events")
+    (operations, *_), (ways, marks, *_) = numbers("_slots"), numbers("_events")
     assert operations == {code.name: code.value for code in Code}
     assert ways == {way.name: way.value for way in Way}
     assert sorted(marks.values()) == sorted(MARKS.values())

@@ -32,6 +32,7 @@ LINE = record_of(
     optional("list_price", "Money"),
     *fields(attributes={"type": "map", "values": ["null", "string"]}, extra=CHOICE),
 )
+CONTACT = record_of("Contact", *fields(mails={"type": "array", "items": ["null", "string"]}, via="string"))
 NODE = record_of("Node", *fields(label="string"), optional("next", "Node"))
 NOT_ASKED = {
     "flag": "boolean",
@@ -57,7 +58,10 @@ SCHEMA = record_of(
     optional("bill", "Address"),
     optional("lines", {"type": "array", "items": ["null", LINE]}),
     *fields(sum="Money", props={"type": "map", "values": ["null", "string", "long"]}, trail=NODE),
-    *fields(email="string", **NOT_ASKED),
+    *fields(
+        email="string", codes={"type": "array", "items": "long"}, contacts={"type": "array", "items": CONTACT}
+    ),
+    *fields(**NOT_ASKED),
 )
 MAPPING = """
 [event_names]
@@ -66,7 +70,9 @@ buy = "checkout"
 event_id = "id"
 event_name = "kind"
 event_time = "ts"
-"user_data.em" = "email"
+"user_data.em" = "contacts[].mails[]"
+"user_data.ph" = "codes"
+"user_data.external_id" = "email"
 "user_data.fn" = "bill.first"
 "user_data.ln" = "bill.last"
 "user_data.ct" = "ship.city"
@@ -77,6 +83,7 @@ event_time = "ts"
 "custom_data.content_ids" = "lines[].sku"
 "custom_data.num_items" = "lines[].qty"
 "custom_data.content_brand" = "lines[].attributes.brand"
+"custom_data.content_category" = "lines[].tags[]"
 "custom_data.contents[].id" = "lines[].sku"
 "custom_data.contents[].quantity" = "lines[].qty"
 "custom_data.contents[].item_price" = "lines[].price.amount"
@@ -101,6 +108,12 @@ LINES = st.fixed_dictionaries(
         "extra": CHOICES,
     }
 )
+MAILS = st.lists(
+    st.sampled_from(
+        [None, "ann@example.com", " Ann@example.com", "ben@example.com", "nobody", "", "zoë@example.com"]
+    ),
+    max_size=40,
+)
 NODES = st.recursive(
     st.fixed_dictionaries({"label": WORDS, "next": st.none()}),
     lambda node: st.fixed_dictionaries({"label": WORDS, "next": st.none() | node}),
@@ -120,6 +133,8 @@ EVENTS = st.fixed_dictionaries(
         ),
         "trail": NODES,
         "email": st.sampled_from(["ann@example.com", "nobody"]),
+        "codes": st.lists(st.sampled_from([14155550100, 4930123456, 0, -1]), max_size=4),
+        "contacts": st.lists(st.fixed_dictionaries({"mails": MAILS, "via": WORDS}), max_size=3),
         "flag": st.booleans(),
         "ratio": st.floats(width=32),
         "score": st.floats(),
@@ -322,7 +337,23 @@ def test_only_what_is_asked_for_is_made() -> None:
     (trail,) = (one for one in operations if one[0] == Code.CALL)
     assert (
         width
-        == len({"id", "kind", "ts", "email", "first", "last", "city", "country", "amount", "currency"}) + 2
+        == len(
+            {
+                "id",
+                "kind",
+                "ts",
+                "email",
+                "codes",
+                "contacts",
+                "first",
+                "last",
+                "city",
+                "country",
+                "amount",
+                "currency",
+            }
+        )
+        + 2
     )
-    assert items[2] == len({"sku", "qty", "price.amount", "attributes"})
+    assert items[2] == len({"sku", "qty", "price.amount", "attributes", "tags"})
     assert trail[1] < 0
