@@ -131,10 +131,15 @@ def pipeline(settings: Settings, schema: dict[str, Any], *, trace_links: int = 0
         replace(policy(settings), trace_links=trace_links),
         decoding,
         converting,
-        reading=FusedReading(decoding, converting) if settings.pinstream.fast_path else None,
+        reading=fast_reading(settings, decoding, converting),
         # Members must not back off in step; within a process the seed makes it repeatable.
         seed=time.time_ns(),
     )
+
+
+def fast_reading(settings: Settings, decoding: Decoder, converting: Converter) -> FusedReading | None:
+    """The fast path, if the settings have it."""
+    return FusedReading(decoding, converting) if settings.pinstream.fast_path else None
 
 
 def fast_path(settings: Settings) -> str:

@@ -9,8 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.core.convert_decisions import REJECTION_CODES
-from consumer.core.model import CommerceEvent, ConversionEvent, Converted, Filtered, Rejection, Stage
-from consumer.core.selection import CHANNELS, EXPIRED, FIELDS, LEFT_OUT, UNJUDGED, Selecting, conditions
+from consumer.core.model import CommerceEvent, ConversionEvent, Converted, Filtered, Record, Rejection, Stage
+from consumer.core.selection import (
+    CHANNELS,
+    EXPIRED,
+    FIELDS,
+    LEFT_OUT,
+    UNJUDGED,
+    Selecting,
+    WithoutExpired,
+    conditions,
+)
+from tests.core.test_convert import NOW, event_of
+from tests.core.test_fused import BOTH, comparable_read
 
 NAMES = ("checkout", "page_visit", "signup")
 SOURCES = ("web", "app_android", "app_ios", "offline")
@@ -50,6 +61,17 @@ def test_what_is_too_old_is_expired_and_no_dead_letter(where: tuple[str, ...]) -
     """Whatever else is asked for: it is filtered under a code of its own, which is the rejection's."""
     assert EXPIRED in REJECTION_CODES
     assert select(where, Rejection(Stage.CONVERT, EXPIRED, "…")) == [Filtered(EXPIRED)]
+
+
+def test_a_reading_leaves_out_what_is_too_old_and_nothing_else() -> None:
+    """On the fast path of a whole topic: events of all ages, good and bad ones, in their order."""
+    both = BOTH["default"]
+    values = [both.value(event_of(changed)) for changed in ({}, {"occurred_at": 0}, {"event_type": "x"}, {})]
+    records = [Record(at, -1, None, value, ()) for at, value in enumerate([*values, None, b"?"])]
+    plain = [comparable_read(one) for one in both.compiled.read(records, NOW)]
+    left = [comparable_read(one) for one in WithoutExpired(both.compiled).read(records, NOW)]
+    assert [one for one in plain if isinstance(one, Rejection) and one.code == EXPIRED] == [plain[1]]
+    assert left == [plain[0], Filtered(EXPIRED), *plain[2:]]
 
 
 def test_a_refused_event_cannot_be_judged() -> None:

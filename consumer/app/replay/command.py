@@ -29,9 +29,10 @@ from consumer.app.replay.parts import Outside, Reading, outside, policy, reading
 from consumer.app.replay.warnings import beforehand
 from consumer.app.replay.watch import watch
 from consumer.app.run import REFUSED_ADVICE, log_kafka_trouble, tune_garbage_collector
-from consumer.core.intake import SchemaLearner
+from consumer.core.convert import Converter
+from consumer.core.decode import Decoder
 from consumer.core.pipeline import Pipeline
-from consumer.core.selection import Judging, Selecting
+from consumer.core.selection import Judging, Selecting, WithoutExpired
 from consumer.core.statistics import Statistics
 from consumer.errors import DestinationRefused, Incomplete, PinstreamError
 from consumer.service import Service, SystemClock
@@ -98,10 +99,7 @@ async def _replay(options: ReplayOptions, settings: Settings) -> Outcome:
         writers = building.writer_schemas(settings, local)
         stack.push_async_callback(writers.close)
         world = outside(options, settings, plan.begun, stack)
-        decoder: SchemaLearner = building.decoder(settings, schema)
-        if options.where:
-            decoder = Judging(decoder)
-        selecting = Selecting(converter, options.where)
+        decoder = building.decoder(settings, schema)
         sources: list[BoundedSource] = []
 
         def connect(listener: Service) -> BoundedSource:
@@ -109,7 +107,7 @@ async def _replay(options: ReplayOptions, settings: Settings) -> Outcome:
             return sources[0]
 
         service = Service(
-            Pipeline(policy(options, settings), decoder, selecting, seed=time.time_ns()),
+            _pipeline(options, settings, decoder, converter),
             connect=connect,
             api=world.api,
             key_store=world.keys,
@@ -122,6 +120,18 @@ async def _replay(options: ReplayOptions, settings: Settings) -> Outcome:
         tune_garbage_collector()
         ran = await _watched(service, sources[0], plan, options)
         return _outcome(options, plan, service, sources[0], world, ran)
+
+
+def _pipeline(options: ReplayOptions, settings: Settings, decoder: Decoder, converter: Converter) -> Pipeline:
+    """What is asked for by ``--where`` is judged between the two steps; else records are read in one go."""
+    fast = None if options.where else building.fast_reading(settings, decoder, converter)
+    return Pipeline(
+        policy(options, settings),
+        Judging(decoder) if options.where else decoder,
+        Selecting(converter, options.where),
+        reading=None if fast is None else WithoutExpired(fast),
+        seed=time.time_ns(),
+    )
 
 
 def _source(settings: Settings, plan: Reading, listener: Service) -> BoundedSource:
