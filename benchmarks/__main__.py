@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,13 @@ from rich.table import Table as Shown
 from benchmarks import document
 from benchmarks.growth import QUICK, GrowthPlan, measure_growth
 from benchmarks.load import Content
-from benchmarks.report import figures_part, growth_part, machine_before, update
+from benchmarks.own import NothingToMeasure, OwnPlan, measure_own, own_steps, read_own
+from benchmarks.report import figures_part, growth_part, machine_before, own_part, update
+from benchmarks.running import RunFailed
 from benchmarks.suite import Plan, Tell, measure, steps
 from benchmarks.systems import SYSTEMS, System
-from benchmarks.tables import Table, notes, tables
+from benchmarks.tables import Table, notes, own_note, own_tables, tables
+from consumer.errors import PinstreamError
 from tests.kafka.broker import RealBroker
 
 _WIDTH = 160
@@ -30,6 +35,9 @@ def main() -> None:
     arguments = _arguments()
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     machine = machine_before()
+    if arguments.file:
+        _measure_own(arguments, machine, console)
+        return
     with RealBroker() as broker, _progress(console) as progress:
         if arguments.growth:
             parts = {"growth": _growth(broker.bootstrap_servers, arguments, machine, progress)}
@@ -44,6 +52,29 @@ def main() -> None:
     if arguments.document:
         document.write(arguments.json)
         console.print(f"written to {document.PAGE.name} and {document.FIGURES.name}: {', '.join(whole)}")
+
+
+def _measure_own(arguments: argparse.Namespace, machine: dict[str, Any], console: Console) -> None:
+    """``--file``: a document of its own, which is nobody else's business."""
+    usual = OwnPlan(30_000, 10_000) if arguments.quick else OwnPlan()
+    plan = OwnPlan(
+        arguments.events or usual.events, arguments.warm_up or usual.warm_up, arguments.runs or usual.runs
+    )
+    try:
+        own = read_own(arguments.file, os.environ)
+    except (NothingToMeasure, PinstreamError) as error:
+        raise SystemExit(f"make bench: {error}") from error
+    with RealBroker() as broker, _progress(console) as progress, tempfile.TemporaryDirectory() as scratch:
+        tell = _teller(progress, own_steps(plan))
+        try:
+            part = own_part(measure_own(broker.bootstrap_servers, own, plan, Path(scratch), tell), machine)
+        except RunFailed as error:
+            raise SystemExit(f"make bench: {error}") from error
+    update(arguments.json, {"own": part})
+    for table in own_tables(part):
+        console.print(_shown(table))
+    console.print(own_note(part).strip(), highlight=False)
+    console.print(f"written to {arguments.json}")
 
 
 def _figures(
@@ -96,6 +127,11 @@ def _arguments() -> argparse.Namespace:
         help="instead: how the cost grows with keys, partitions, bytes, workers",
     )
     add("--document", action="store_true", help="also write the figures into docs/performance.md and .json")
+    add(
+        "--file",
+        help="instead: what the events of this file cost (NDJSON or Avro container), with the schema and mapping that "
+        "PINSTREAM_SCHEMAS_DIR and PINSTREAM_MAPPING_FILE name",
+    )
     add("--systems", default="", help="comma-separated: " + ", ".join(system.key for system in SYSTEMS))
     add("--events", type=int, help="measured in each run")
     add("--warm-up", type=int, help="events before the measuring begins")
@@ -105,8 +141,17 @@ def _arguments() -> argparse.Namespace:
     add("--steady-seconds", type=float, help="length of the runs at half load")
     add("--minutes", type=float, help="no round of runs is begun after that")
     add("--seed", type=int, default=1)
-    add("--json", type=Path, default=Path("artifacts/bench.json"))
-    return parser.parse_args()
+    add(
+        "--json",
+        type=Path,
+        help="where the figures go; artifacts/bench.json, of --file artifacts/bench-own.json",
+    )
+    arguments = parser.parse_args()
+    if arguments.file and (arguments.growth or arguments.document or arguments.systems):
+        parser.error("--file is measured by itself: leave --growth, --document and --systems out")
+    if arguments.json is None:
+        arguments.json = Path("artifacts") / ("bench-own.json" if arguments.file else "bench.json")
+    return arguments
 
 
 def _progress(console: Console) -> Progress:

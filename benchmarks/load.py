@@ -9,6 +9,7 @@ import io
 import json
 import multiprocessing as mp
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -81,15 +82,20 @@ def fill_topic(bootstrap: str, topic: str, content: Content) -> None:
 
 def add_events(bootstrap: str, topic: str, content: Content) -> None:
     """Put `content` on a topic that is there; raises `RuntimeError` if it cannot."""
+    values = encoded_checkouts(content.events, content.event_bytes, content.seed)
+    add_values(bootstrap, topic, values, content.partitions)
+
+
+def add_values(bootstrap: str, topic: str, values: Sequence[bytes], partitions: int) -> None:
+    """Put records on a topic that is there, one partition after the other; raises `RuntimeError` if it cannot."""
     producer = Producer(
         {"bootstrap.servers": bootstrap, "linger.ms": 50, "queue.buffering.max.messages": 1_000_000}
     )
     deadline = time.monotonic() + _FILL_SECONDS
-    values = encoded_checkouts(content.events, content.event_bytes, content.seed)
     for number, value in enumerate(values):
         while True:
             try:
-                producer.produce(topic, value, partition=number % content.partitions)
+                producer.produce(topic, value, partition=number % partitions)
                 break
             except BufferError:  # large events: what is queued in bytes has a bound of its own
                 producer.poll(0.05)

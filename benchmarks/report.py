@@ -60,6 +60,11 @@ def growth_part(
     return {**_made(machine), "plan": {"events": plan.events, "warm_up": plan.warm_up}, **rounded}
 
 
+def own_part(part: dict[str, Any], machine: dict[str, Any]) -> dict[str, Any]:
+    """The document of `benchmarks.own`."""
+    return {**_made(machine), **part}
+
+
 def update(path: Path, parts: dict[str, Any]) -> dict[str, Any]:
     """Write `parts` into the file and give the whole; a part that is not given stays as it was."""
     before = json.loads(path.read_text()) if path.exists() else {}

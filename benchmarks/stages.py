@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from consumer.core.decode import Decoder
 from consumer.core.dedup import Delivery
 from consumer.core.fused import FusedReading
 from consumer.core.intake import serialised
-from consumer.core.mapping import load_mapping
+from consumer.core.mapping import Mapping, load_mapping
 from consumer.core.model import ConversionEvent, Record
 
 _SLICE = 64
@@ -40,18 +40,26 @@ _KEYS = "look up and remember its key, in an empty store"
 _TWO_STEPS = ("two steps: decode", "two steps: convert", "two steps: serialise, key")
 
 
-def measure_stages(events: int, event_bytes: int, seed: int) -> dict[str, float]:
-    """By stage. Each round begins with cold caches; the best round counts, since what is slower than the best is the
-    machine's noise."""
+def benchmark_stages(events: int, event_bytes: int, seed: int) -> dict[str, float]:
+    """`measure_stages` of the benchmark's own events."""
     schema = json.loads(SCHEMA.read_text())
     default = Path(SCHEMA).with_name("commerce_event.mapping.toml").read_text()
-    mapping = load_mapping(None, schema, default_toml=default)
-    records = [
-        Record(n, -1, None, value, ()) for n, value in enumerate(encoded_checkouts(events, event_bytes, seed))
-    ]
+    values = encoded_checkouts(events, event_bytes, seed)
+    return measure_stages(values, schema, load_mapping(None, schema, default_toml=default))
+
+
+def measure_stages(
+    values: Sequence[bytes], schema: dict[str, Any], mapping: Mapping, max_event_age: float = 604800.0
+) -> dict[str, float]:
+    """By stage, of the records with these values. Each round begins with cold caches; the best round counts, since what
+    is slower than the best is the machine's noise."""
+    records = [Record(n, -1, None, value, ()) for n, value in enumerate(values)]
+    events = len(records)
 
     def parts() -> tuple[Decoder, Converter]:
-        converter = Converter(mapping, schema, accounts=("1",), partner_name=None, max_event_age=604800.0)
+        converter = Converter(
+            mapping, schema, accounts=("1",), partner_name=None, max_event_age=max_event_age
+        )
         return Decoder(schema), converter
 
     with _collector_of_the_service():

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from benchmarks.load import READ_AHEAD, Content, fill_topic
 from benchmarks.open_memory import OpenMemory, measure_open_memory
 from benchmarks.running import Ages, Measured, RunFailed, run_full, run_steady
-from benchmarks.stages import measure_stages
+from benchmarks.stages import benchmark_stages
 from benchmarks.systems import System, Unavailable
 
 _TAIL = 2 * READ_AHEAD
@@ -87,7 +87,7 @@ def measure(bootstrap: str, plan: Plan, systems: Sequence[System], tell: Tell) -
     tell("the stages of the core")
     content = plan.content
     figures = Figures(
-        measure_stages(min(_STAGE_EVENTS, plan.events), content.event_bytes, content.seed), [], {}
+        benchmark_stages(min(_STAGE_EVENTS, plan.events), content.event_bytes, content.seed), [], {}
     )
     figures.results = _prepared(systems, figures.not_measured)
     for number in range(plan.runs):

@@ -108,19 +108,41 @@ class Pinstream(System):
         return Command([sys.executable, "-m", "consumer", "run", *workers], _environment(settings))
 
 
+class TwoSteps(Pinstream):
+    """The same without the fast path."""
+
+    key = "two_steps"
+    name = "pinstream, two steps"
+    how = "the same with PINSTREAM_FAST_PATH=false"
+
+    def command(self, job: Job) -> Command:
+        command = super().command(job)
+        return Command(command.arguments, {**command.environment, "PINSTREAM_FAST_PATH": "false"})
+
+
+@dataclass(frozen=True)
 class Plain(System):
     """The consumer one writes first."""
 
-    key = "plain"
-    name = "plain consumer"
-    how = "confluent-kafka, fastavro, walks along paths, aiohttp; one call of 1,000 after the other"
-    lacks = "verdicts per event, deduplication, dead letters, retries, quota, budget, rebalances, drain"
+    schema: Path = SCHEMA
+    mapping: Path | None = None
+    """Of another schema than the product's own (`benchmarks.rivals.mapped`)."""
+
+    key: ClassVar[str] = "plain"
+    name: ClassVar[str] = "plain consumer"
+    how: ClassVar[str] = (
+        "confluent-kafka, fastavro, walks along paths, aiohttp; one call of 1,000 after the other"
+    )
+    lacks: ClassVar[str] = (
+        "verdicts per event, deduplication, dead letters, retries, quota, budget, rebalances, drain"
+    )
 
     def prepare(self) -> str:
         return f"confluent-kafka {importlib.metadata.version('confluent-kafka')}"
 
     def command(self, job: Job) -> Command:
-        return _python(sys.executable, "plain", job)
+        more = [] if self.mapping is None else [str(self.mapping)]
+        return _python(sys.executable, "plain", job, *more, schema=self.schema)
 
 
 class FastStream(System):
@@ -201,8 +223,8 @@ class Benthos(System):
 SYSTEMS: tuple[System, ...] = (Pinstream(), Plain(), FastStream(), Quix(), Benthos())
 
 
-def _python(python: str, module: str, job: Job, *more: str) -> Command:
-    arguments = [job.bootstrap, job.topic, job.group, job.url, str(SCHEMA), *more]
+def _python(python: str, module: str, job: Job, *more: str, schema: Path = SCHEMA) -> Command:
+    arguments = [job.bootstrap, job.topic, job.group, job.url, str(schema), *more]
     return Command([python, "-m", f"benchmarks.rivals.{module}", *arguments], _environment({}))
 
 

@@ -50,6 +50,40 @@ def tables(document: dict[str, Any]) -> list[Table]:
     return made
 
 
+def own_tables(part: dict[str, Any]) -> list[Table]:
+    """Of the part that `benchmarks.own` gives."""
+    plain = part["systems"]["plain"]["cpu_us"]
+    rows = [
+        (
+            found["name"],
+            f"{found['cpu_us']:.1f}",
+            f"{found['cpu_us'] / plain:.2f}",
+            f"{found['events_per_second']:,}",
+            f"{found['peak_mib']:.0f}",
+        )
+        for found in part["systems"].values()
+    ]
+    columns = ("system", "µs an event", "of plain", "events/s", "peak MiB")
+    stages = [(f"{name}, µs an event", f"{cost:.1f}") for name, cost in part["stages_cpu_us"].items()]
+    return [
+        Table("own-systems", "Your events, whole process", columns, rows),
+        Table("own-stages", "Inside pinstream", ("what", "figure"), stages),
+    ]
+
+
+def _in_turns(part: dict[str, Any]) -> str:
+    return f", medians of {part['plan']['runs']} runs in turns"
+
+
+def own_note(part: dict[str, Any]) -> str:
+    """What was measured."""
+    left_out = f" ({part['left_out']:,} that are not deliverable left out)" if part["left_out"] else ""
+    events = (
+        f"{part['events_in_file']:,} events of about {part['event_bytes']:,} bytes, over and over{left_out}"
+    )
+    return f"{events}; {_made_how(part, _in_turns(part))}"
+
+
 def notes(document: dict[str, Any]) -> list[tuple[str, str]]:
     """Sentences about how the parts were made, by marker."""
     return [(f"{part}-how", _how(document[part], part)) for part in ("figures", "growth") if part in document]
@@ -178,12 +212,12 @@ def _growth(
 
 
 def _how(part: dict[str, Any], name: str) -> str:
+    runs = f"{_in_turns(part)} (peak and drain: the worst of them)" if name == "figures" else ", single runs"
+    return _made_how(part, runs)
+
+
+def _made_how(part: dict[str, Any], runs: str) -> str:
     plan, machine = part["plan"], part["machine"]
-    runs = (
-        f", medians of {plan['runs']} runs in turns (peak and drain: the worst of them)"
-        if name == "figures"
-        else ", single runs"
-    )
     busy = [one["sink_busy"] for one in part.get("systems", {}).values() if "sink_busy" in one]
     sink = f", of which the sink took {max(busy):.0%} of one at the most" if busy else ""
     return (

@@ -1,6 +1,7 @@
 """The plain consumer: the same job written the usual way with confluent-kafka and aiohttp.
 
-It sends batches of 1000 and commits after each. Arguments: broker, topic, group, URL of the API, schema file.
+It sends batches of 1000 and commits after each. Arguments: broker, topic, group, URL of the API, schema file, and for
+another schema than the product's own the file with its mapping.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from pathlib import Path
 import aiohttp
 from confluent_kafka import Consumer
 
-from benchmarks.rivals.conversion import conversion
+from benchmarks.rivals import conversion, mapped
 
 _BATCH = 1000
 
 
-async def main(bootstrap: str, topic: str, group: str, url: str, schema: str) -> None:
+async def main(bootstrap: str, topic: str, group: str, url: str, schema: str, mapping: str = "") -> None:
     """Consume `topic` for ever."""
-    convert = conversion(Path(schema))
+    convert = conversion.conversion(Path(schema))
+    if mapping:
+        convert = mapped.conversion(Path(schema), Path(mapping))
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -48,4 +51,4 @@ async def main(bootstrap: str, topic: str, group: str, url: str, schema: str) ->
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:6]))
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,187 @@
+"""``make bench ARGS="--file F"``: one's own events, schema and mapping, from end to end and piece by piece."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.own import (
+    NothingToMeasure,
+    OwnPlan,
+    measure_own,
+    own_steps,
+    own_systems,
+    plain_mapping,
+    read_own,
+    values_of,
+    with_number,
+)
+from benchmarks.report import machine_before, own_part
+from benchmarks.rivals.mapped import Mapped
+from benchmarks.rivals.mapped import conversion as mapped_conversion
+from benchmarks.tables import own_note, own_tables
+from consumer.core.convert import Converter
+from consumer.core.convert_paths import EACH, Step, StepKind
+from consumer.core.model import ConversionEvent
+from tests.core.test_fused_typed import MAPPING, SCHEMA
+from tests.kafka.harness import Kafka
+
+PLAN = OwnPlan(events=4_000, warm_up=1_000, runs=1)
+NOW = 1_795_000_000
+
+
+def event(number: int) -> dict[str, Any]:
+    """A purchase in the shape of the schema, as NDJSON has it."""
+    line = {"sku": 4711, "title": "Blue shoes", "brand": "Acme", "unit_price": 64.95, "weight": 0.5, "qty": 2}
+    return {
+        "id": str(uuid.UUID(int=number)),
+        "kind": "PURCHASE",
+        "ts": NOW * 1000,
+        "source": "WEB",
+        "url": "https://shop.example/thanks",
+        "user": {
+            "email": " Ann@Example.com",
+            "phone": 14155550100,
+            "user_id": 42,
+            "born": "1984-02-29",
+            "zip": 94107,
+            "country": "DE",
+        },
+        "ip": "203.0.113.7",
+        "agent": "Mozilla/5.0",
+        "props": {"epik": "dj0y"},
+        "purchase": {"number": 7, "currency": "EUR", "total": 129.9, "lines": [line]},
+    }
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> tuple[str, dict[str, str]]:
+    """A file of events and the environment that says how to read them."""
+    folder = tmp_path / "schemas"
+    folder.mkdir()
+    (folder / "shop.avsc").write_text(json.dumps(SCHEMA))
+    (tmp_path / "shop.toml").write_text(MAPPING)
+    lines = [json.dumps(event(number)) for number in range(5)]
+    (tmp_path / "events.ndjson").write_text("\n".join([*lines, "{}"]) + "\n")
+    environ = {
+        "PINSTREAM_SCHEMAS_DIR": str(folder),
+        "PINSTREAM_SCHEMA": "TrackingEvent",
+        "PINSTREAM_MAPPING_FILE": str(tmp_path / "shop.toml"),
+    }
+    return str(tmp_path / "events.ndjson"), environ
+
+
+def test_what_is_not_deliverable_is_left_out_and_counted(shop: tuple[str, dict[str, str]]) -> None:
+    """Events of any age are measured; lines that do not fit, and events that would be refused, are not."""
+    own = read_own(*shop)
+    assert (len(own.events), own.left_out) == (5, 1)
+    assert own.settings.keys() == {*shop[1], "PINSTREAM_MAX_EVENT_AGE"}
+
+
+def test_a_file_of_nothing_says_so(shop: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    """And how to find out why."""
+    (tmp_path / "nothing.ndjson").write_text("{}\n")
+    with pytest.raises(
+        NothingToMeasure, match="none of 1 records is deliverable; `pinstream explain` says why"
+    ):
+        read_own(str(tmp_path / "nothing.ndjson"), shop[1])
+
+
+def test_the_same_events_come_again_under_other_ids(shop: tuple[str, dict[str, str]]) -> None:
+    """Or all but the first few would be duplicates."""
+    own = read_own(*shop)
+    values = values_of(own, 23)
+    assert len(set(values)) == len(values) == 23
+    assert len({len(value) for value in values}) == 1
+
+
+FIELD, KEY = StepKind.FIELD, StepKind.KEY
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("00000000-0000-0000-0000-0000000000ab", "00000000-0000-0000-0000-00000000000c"),
+        ("order-4711", "ord000000c"),
+        ("x", "x000000c"),
+        (9, 13),
+    ],
+)
+def test_an_id_is_changed_in_its_own_shape(value: Any, expected: Any) -> None:
+    """A UUID stays one, a number stays one; the event itself is not touched."""
+    before = {"meta": {"id": value}}
+    steps = (Step(FIELD, "meta"), Step(KEY, "id"))
+    assert with_number(before, steps, 12) == {"meta": {"id": expected}}
+    assert before == {"meta": {"id": value}}
+
+
+def test_the_plain_consumer_sends_the_same_facts(shop: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    """What pinstream sends of an event in its usual spelling the plain consumer sends too: it does the same job."""
+    own = read_own(*shop)
+    _, _, plain = own_systems(own, tmp_path)
+    assert plain.key == "plain"
+    converter = Converter(own.mapping, own.schema, accounts=("1",), partner_name=None, max_event_age=1e12)
+    ours = converter.convert(own.events[0], NOW)
+    assert isinstance(ours, ConversionEvent)
+    theirs = mapped_conversion(tmp_path / "schema.json", tmp_path / "mapping.json")(values_of(own, 1)[0])
+    assert theirs.keys() == ours.payload.keys()
+    same = ("em", "ph", "external_id", "zp", "click_id", "client_ip_address")
+    assert [theirs["user_data"][key] for key in same] == [ours.payload["user_data"][key] for key in same]
+    assert theirs["user_data"].keys() == ours.payload["user_data"].keys()
+    assert theirs["event_time"] == ours.payload["event_time"] == NOW
+    assert theirs["event_name"] == "checkout"
+    assert theirs["custom_data"]["contents"] == [
+        {"id": 4711, "item_name": "Blue shoes", "item_brand": "Acme", "item_price": "64.95", "quantity": 2}
+    ]
+    assert theirs["custom_data"].keys() == ours.payload["custom_data"].keys()
+
+
+def test_the_plain_conversion_takes_times_and_sums_as_they_come(shop: tuple[str, dict[str, str]]) -> None:
+    """Text, numbers of the mapping's unit, several values."""
+    mapping = plain_mapping(read_own(*shop).mapping) | {
+        "fields": [
+            ("event_time", ["when"], False),
+            ("custom_data.num_items", ["lines", EACH.name, "n"], False),
+            ("custom_data.value", ["value"], False),
+        ],
+        "items": [],
+        "item_fields": [],
+        "constants": {"action_source": "web"},
+        "units": 1000,
+    }
+    convert = Mapped(mapping).convert
+    record = {
+        "when": "2026-11-25T00:00:00+00:00",
+        "lines": [{"n": 2}, {"n": None}, {"n": 3}],
+        "value": Decimal("1.50"),
+    }
+    assert convert(record) == {
+        "event_time": 1_795_564_800,
+        "action_source": "web",
+        "custom_data": {"num_items": 5, "value": "1.50"},
+    }
+    assert convert({"when": 1_500})["event_time"] == 1
+
+
+@pytest.mark.real_kafka
+@pytest.mark.timeout(240)
+def test_from_a_file_to_the_tables(kafka: Kafka, shop: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    """pinstream on both of its paths and the plain consumer, over the same records; figures of each."""
+    told: list[str] = []
+    own = read_own(*shop)
+    part = own_part(
+        measure_own(kafka.bootstrap_servers, own, PLAN, tmp_path, told.append, f"own-{uuid.uuid4().hex[:8]}"),
+        machine_before(),
+    )
+    assert len(told) == own_steps(PLAN)
+    systems, stages = own_tables(part)
+    assert [row[0] for row in systems.rows] == ["pinstream", "pinstream, two steps", "plain consumer"]
+    assert all(float(row[1]) > 0 for row in [*systems.rows, *stages.rows])
+    assert systems.rows[2][2] == "1.00"
+    assert own_note(part).startswith("5 events of about ")
+    assert "(1 that are not deliverable left out)" in own_note(part)
