@@ -225,6 +225,7 @@ GOOD = [
 ]
 BAD = [
     ("string", b"\x02\xff"),
+    ("string", b"\x02\x80"),
     ("string", b"\x04a"),
     ("string", b"\x01"),
     ("bytes", b"\x04a"),
