@@ -95,7 +95,7 @@ class LocalSchemas:
         if len(found) > 1:
             paths = " and ".join(file.path.name for file in found)
             raise SchemaError(
-                f"{self._folder}: {paths} all define the record {name}; keep one, and take the others away or give "
+                f"{self._folder}: {paths} each define the record {name}; keep one, and take the others away or give "
                 "them a schema id: <anything>.<id>.avsc"
             )
         schema: dict[str, Any] = found[0].schema

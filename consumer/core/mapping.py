@@ -264,9 +264,9 @@ class _Loader:
         try:
             return self._fitting(target, path)
         except MappingError as error:
-            away = f'"{target.name}" = ""'
+            away = f'with "{target.name}" = "" in [fields]'
             raise MappingError(
-                f"{error}; this line is the packaged mapping's: name another path, or take it away, {away}"
+                f"{error}; this line is the packaged mapping's: name another path, or take it away {away}"
             ) from None
 
     def _is_written(self, name: str) -> bool:

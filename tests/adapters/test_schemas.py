@@ -158,7 +158,7 @@ def test_a_reader_that_is_not_there_is_told_with_what_is(tmp_path: Path) -> None
         SchemaError, match=r"defines the record shop\.Event, only shop\.Plain; set PINSTREAM_SCHEMA to"
     ):
         schemas.reader("shop.Event")
-    with pytest.raises(SchemaError, match=r"one\.avsc and two\.avsc all define the record Plain; keep one"):
+    with pytest.raises(SchemaError, match=r"one\.avsc and two\.avsc each define the record Plain; keep one"):
         schemas.reader("Plain")
     with pytest.raises(SchemaError, match="record size"):
         schemas.reader("size")
