@@ -19,7 +19,7 @@ RIVALS := .venv-bench
 RIVALS_READY := $(RIVALS)/.ready
 # Not empty if ARGS ask for one of those: by name, or by leaving out which.
 RIVALS_WANTED = $(if $(findstring --systems,$(ARGS)),$(findstring faststream,$(ARGS))$(findstring quix,$(ARGS)),$(if \
-	$(filter --help -h --growth,$(ARGS)),,all))
+	$(filter --help -h --growth --file --file=%,$(ARGS)),,all))
 CODE := consumer tests benchmarks hatch_build.py
 
 .DEFAULT_GOAL := help
