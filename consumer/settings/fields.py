@@ -221,7 +221,8 @@ class PinstreamSettings(Group):
     fast_path: Annotated[bool, BeforeValidator(parse_flag)] = _setting(
         "PINSTREAM_FAST_PATH",
         "true",
-        "decodes and converts in one go; false takes the two steps that it is checked against, at twice the cost",
+        "decodes and converts in one go; false takes the two steps that it is checked against, at several times"
+        " the cost",
     )
     mapping_file: Annotated[Path | None, BeforeValidator(parse_path)] = _setting(
         "PINSTREAM_MAPPING_FILE",
