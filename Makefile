@@ -17,6 +17,9 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # What the benchmark measures pinstream against: an environment of its own, which only `make bench` sets up.
 RIVALS := .venv-bench
 RIVALS_READY := $(RIVALS)/.ready
+# Not empty if ARGS ask for one of those: by name, or by leaving out which.
+RIVALS_WANTED = $(if $(findstring --systems,$(ARGS)),$(findstring faststream,$(ARGS))$(findstring quix,$(ARGS)),$(if \
+	$(filter --help -h --growth --file --file=%,$(ARGS)),,all))
 CODE := consumer tests benchmarks hatch_build.py
 
 .DEFAULT_GOAL := help
@@ -44,7 +47,9 @@ simulate: $(READY)
 
 # Without the others (nothing to install them from) it measures what is there, and says what is not.
 bench: $(READY)
+ifneq ($(RIVALS_WANTED),)
 	@$(MAKE) --no-print-directory $(RIVALS_READY) || echo "going on without FastStream and Quix Streams" >&2
+endif
 	$(BIN)/python -m benchmarks $(ARGS)
 
 soak: $(READY)

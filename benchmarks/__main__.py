@@ -28,6 +28,14 @@ from tests.kafka.broker import RealBroker
 
 _WIDTH = 160
 """Of what is printed into a file."""
+_LEGEND = """\
+µs an event       CPU of the whole process, user and system
+of plain          the same as a share of the plain consumer's; machines differ, so this is the figure
+half load         at half of the system's events/s: p50 and p99 from an event's production to its acknowledgement
+first delivery    from the start of the process to the first event acknowledged
+drain             from SIGTERM under load to the end of the process"""
+_QUICK = Plan(40_000, 20_000, 3, steady_seconds=8.0, minutes=6.0)
+_QUICK_OWN = OwnPlan(30_000, 10_000)
 
 
 def main() -> None:
@@ -46,6 +54,8 @@ def main() -> None:
     whole = update(arguments.json, parts)
     for table in tables(parts):
         console.print(_shown(table))
+    if "figures" in parts:
+        console.print(_LEGEND, highlight=False)
     for _, note in notes(parts):
         console.print(note.strip(), highlight=False)
     console.print(f"written to {arguments.json}")
@@ -56,7 +66,7 @@ def main() -> None:
 
 def _measure_own(arguments: argparse.Namespace, machine: dict[str, Any], console: Console) -> None:
     """``--file``: a document of its own, which is nobody else's business."""
-    usual = OwnPlan(30_000, 10_000) if arguments.quick else OwnPlan()
+    usual = _QUICK_OWN if arguments.quick else OwnPlan()
     plan = OwnPlan(
         arguments.events or usual.events, arguments.warm_up or usual.warm_up, arguments.runs or usual.runs
     )
@@ -95,7 +105,7 @@ def _growth(
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     """The options, with what --quick or the full run has for those that are not given."""
-    usual = Plan(40_000, 20_000, 3, steady_seconds=8.0, minutes=6.0) if arguments.quick else Plan()
+    usual = _QUICK if arguments.quick else Plan()
     return Plan(
         events=arguments.events or usual.events,
         warm_up=arguments.warm_up or usual.warm_up,
@@ -116,35 +126,57 @@ def _systems(keys: str) -> Sequence[System]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    add = parser.add_argument
-    add(
-        "--quick", action="store_true", help="a few minutes instead of most of an hour; good for a first look"
+    parser = argparse.ArgumentParser(
+        prog="make bench",
+        usage='make bench ARGS="[options]"',
+        description="pinstream beside other systems on one input, in one run: tables, and one JSON file.",
     )
+    add = parser.add_argument
+    full, quick = Plan(), _QUICK
+    add("--quick", action="store_true", help="some minutes instead of most of an hour; good for a first look")
     add(
         "--growth",
         action="store_true",
-        help="instead: how the cost grows with keys, partitions, bytes, workers",
+        help="instead: how pinstream's cost grows with keys, partitions, bytes, workers; takes --quick, --document "
+        "and --json",
+    )
+    add(
+        "--file",
+        metavar="FILE",
+        help="instead: what the events of this file cost (NDJSON or Avro container), with the schema and mapping that "
+        "PINSTREAM_SCHEMAS_DIR, PINSTREAM_SCHEMA and PINSTREAM_MAPPING_FILE name; takes --quick, --events, "
+        "--warm-up, --runs and --json",
     )
     add("--document", action="store_true", help="also write the figures into docs/performance.md and .json")
     add(
-        "--file",
-        help="instead: what the events of this file cost (NDJSON or Avro container), with the schema and mapping that "
-        "PINSTREAM_SCHEMAS_DIR and PINSTREAM_MAPPING_FILE name",
+        "--systems",
+        default="",
+        metavar="A,B",
+        help=f"only these of {', '.join(system.key for system in SYSTEMS)}; default: all",
     )
-    add("--systems", default="", help="comma-separated: " + ", ".join(system.key for system in SYSTEMS))
-    add("--events", type=int, help="measured in each run")
-    add("--warm-up", type=int, help="events before the measuring begins")
-    add("--runs", type=int, help="of each system; the median counts")
-    add("--event-bytes", type=int, default=395, help="200 to 20000")
-    add("--partitions", type=int, default=4)
-    add("--steady-seconds", type=float, help="length of the runs at half load")
-    add("--minutes", type=float, help="no round of runs is begun after that")
-    add("--seed", type=int, default=1)
+    add("--events", type=int, metavar="N", help=_usual("measured in each run", full.events, quick.events))
+    add("--warm-up", type=int, metavar="N", help=_usual("events before", full.warm_up, quick.warm_up))
+    add("--runs", type=int, metavar="N", help=_usual("of each; the median counts", full.runs, quick.runs))
+    add("--event-bytes", type=int, default=395, metavar="N", help="of an event; 200 to 20000, default 395")
+    add("--partitions", type=int, default=4, metavar="N", help="of the topic; default 4")
+    add(
+        "--steady-seconds",
+        type=float,
+        metavar="S",
+        help=_usual("length of the run at half load", full.steady_seconds, quick.steady_seconds),
+    )
+    add(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help=_usual("no round of runs is begun after that", full.minutes, quick.minutes),
+    )
+    add("--seed", type=int, default=1, metavar="N", help="same seed, same events; default 1")
     add(
         "--json",
         type=Path,
-        help="where the figures go; artifacts/bench.json, of --file artifacts/bench-own.json",
+        metavar="FILE",
+        help="where the figures go; default artifacts/bench.json, of --file artifacts/bench-own.json",
     )
     arguments = parser.parse_args()
     if arguments.file and (arguments.growth or arguments.document or arguments.systems):
@@ -152,6 +184,11 @@ def _arguments() -> argparse.Namespace:
     if arguments.json is None:
         arguments.json = Path("artifacts") / ("bench-own.json" if arguments.file else "bench.json")
     return arguments
+
+
+def _usual(what: str, full: float, quick: float) -> str:
+    """The help of an option whose default is another with --quick."""
+    return f"{what}; default {full:,.0f}" + ("" if full == quick else f", with --quick {quick:,.0f}")
 
 
 def _progress(console: Console) -> Progress:

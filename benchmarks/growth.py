@@ -23,7 +23,15 @@ from typing import Any
 from confluent_kafka import ConsumerGroupState
 from confluent_kafka.admin import AdminClient
 
-from benchmarks.load import READ_AHEAD, Content, add_events, delete_topic, encoded_checkouts, fill_topic
+from benchmarks.load import (
+    QUIET,
+    READ_AHEAD,
+    Content,
+    add_events,
+    delete_topic,
+    encoded_checkouts,
+    fill_topic,
+)
 from benchmarks.running import RunFailed, Running, disk_bytes, run_full
 from benchmarks.suite import Tell
 from benchmarks.systems import Pinstream, Unavailable
@@ -157,7 +165,7 @@ class _Joining:
     def __init__(self, bootstrap: str, topic: str, workers: int, rest: Content) -> None:
         self._bootstrap, self._topic, self._workers = bootstrap, topic, workers
         self._rest = rest = replace(rest, seed=rest.seed + 1)  # else its first events would be duplicates
-        self._admin = AdminClient({"bootstrap.servers": bootstrap})
+        self._admin = AdminClient({**QUIET, "bootstrap.servers": bootstrap})
         encoded_checkouts(rest.events, rest.event_bytes, rest.seed)  # now, and not beside what is measured
         self._ask_at = 0.0
 

@@ -29,6 +29,8 @@ _HEAD = 10
 """Bytes of single-object encoding before the Avro."""
 _STAMP = slice(_HEAD + 1, _HEAD + 17)
 """Where in a record's value the first sixteen characters of its event id are: after the id's length."""
+QUIET: dict[str, str | int] = {"log_level": 4}
+"""Of every Kafka client here: warnings and worse, so that what librdkafka notes does not stand between the figures."""
 READ_AHEAD = 20_000
 """Events that pinstream may have open (its default), and so have worked on before the sink has them. A topic holds more
 than what is measured by that, so that as much is read ahead at the end of the measuring as at its beginning."""
@@ -64,13 +66,13 @@ def encoded_checkouts(count: int, event_bytes: int, seed: int) -> list[bytes]:
 
 def create_topic(bootstrap: str, topic: str, partitions: int) -> None:
     """Make `topic`; raises `KafkaException`."""
-    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin = AdminClient({**QUIET, "bootstrap.servers": bootstrap})
     admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(60)
 
 
 def delete_topic(bootstrap: str, topic: str) -> None:
     """Remove `topic`, so that a long benchmark does not fill the disk."""
-    admin = AdminClient({"bootstrap.servers": bootstrap})  # must outlive the call
+    admin = AdminClient({**QUIET, "bootstrap.servers": bootstrap})  # must outlive the call
     admin.delete_topics([topic])[topic].result(60)
 
 
@@ -89,7 +91,7 @@ def add_events(bootstrap: str, topic: str, content: Content) -> None:
 def add_values(bootstrap: str, topic: str, values: Sequence[bytes], partitions: int) -> None:
     """Put records on a topic that is there, one partition after the other; raises `RuntimeError` if it cannot."""
     producer = Producer(
-        {"bootstrap.servers": bootstrap, "linger.ms": 50, "queue.buffering.max.messages": 1_000_000}
+        {**QUIET, "bootstrap.servers": bootstrap, "linger.ms": 50, "queue.buffering.max.messages": 1_000_000}
     )
     deadline = time.monotonic() + _FILL_SECONDS
     for number, value in enumerate(values):
@@ -134,7 +136,7 @@ class LiveProducer:
 def produce_live(bootstrap: str, topic: str, content: Content, rate: float, seconds: float) -> None:
     """See `LiveProducer`. Every tick sends what is due by now, so a late tick is made up for."""
     values = encoded_checkouts(content.events, content.event_bytes, content.seed)
-    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1})
+    producer = Producer({**QUIET, "bootstrap.servers": bootstrap, "linger.ms": 1})
     begun, sent = time.monotonic(), 0
     while (elapsed := time.monotonic() - begun) < seconds:
         due = int(elapsed * rate)

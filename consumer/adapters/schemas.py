@@ -12,6 +12,7 @@ for a GUID, and every file for its fingerprint. Files may refer to types of othe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,13 +91,30 @@ class LocalSchemas:
         found = [file for file in self._files if file.record and name in _names(file)]
         found = [file for file in found if file.version is None] or found
         if not found:
-            there = ", ".join(sorted({file.record for file in self._files if file.record})) or "none"
-            raise SchemaError(f"{self._folder}: no .avsc file defines the record {name}; it has: {there}")
+            raise SchemaError(self._lacking(name))
         if len(found) > 1:
             paths = " and ".join(file.path.name for file in found)
-            raise SchemaError(f"{self._folder}: {paths} both define {name}; name the file you mean")
+            raise SchemaError(
+                f"{self._folder}: {paths} each define the record {name}; keep one, and take the others away or give "
+                "them a schema id: <anything>.<id>.avsc"
+            )
         schema: dict[str, Any] = found[0].schema
         return schema
+
+    def _lacking(self, name: str) -> str:
+        """What to do when no file defines the record `name`."""
+        there = sorted({file.record for file in self._files if file.record})
+        if there:
+            return (
+                f"no .avsc file in {self._folder} defines the record {name}, only {', '.join(there)}; set "
+                "PINSTREAM_SCHEMA to the full name of your record, and PINSTREAM_SCHEMAS_DIR to the folder of its file"
+            )
+        if self._files:
+            return f"no .avsc file in {self._folder} defines a record; put that of {name} (PINSTREAM_SCHEMA) there"
+        return (
+            f"there is no .avsc file in {self._folder}{_elsewhere(self._folder)}; put the schema of the record {name} "
+            "(PINSTREAM_SCHEMA) there, as <anything>.avsc, or set PINSTREAM_SCHEMAS_DIR to the folder where it is"
+        )
 
     def find(self, ref: SchemaRef) -> Json | None:
         """The schema that `ref` names, complete in itself, or ``None``."""
@@ -119,6 +137,14 @@ def _avsc_files(folder: Path) -> list[Path]:
         raise SchemaError(
             f"{folder}: cannot be read ({error.strerror}); name the folder of .avsc files"
         ) from None
+
+
+def _elsewhere(folder: Path) -> str:
+    """Where a schema may lie that is not looked at: a folder below, or a file of another name."""
+    seen: list[Path] = []
+    with contextlib.suppress(OSError):
+        seen = sorted(path.relative_to(folder) for path in (*folder.glob("*/*.avsc"), *folder.glob("*.json")))
+    return f" (other names, and folders below, are not looked at: {seen[0]})" if seen else ""
 
 
 def _document(path: Path) -> Json:

@@ -65,7 +65,8 @@ def mapping(settings: Settings, schema: dict[str, Any]) -> Mapping:
     default = (packaged_schemas_dir() / DEFAULT_MAPPING).read_text("utf-8")
     path = settings.pinstream.mapping_file
     if path is None:
-        return load_mapping(None, schema, default_toml=default)
+        name = "PINSTREAM_MAPPING_FILE is not set, and the packaged mapping does not fit PINSTREAM_SCHEMA"
+        return load_mapping(None, schema, default_toml=default, overlay_name=name)
     try:
         overlay = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

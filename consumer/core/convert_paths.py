@@ -98,7 +98,9 @@ def parse(path: str) -> tuple[str, ...]:
     for segment in path.split("."):
         match = _SEGMENT.fullmatch(segment)
         if match is None:
-            raise NoSuchPath(f"{path!r} is not a path: write names separated by dots, [] after an array")
+            raise NoSuchPath(
+                f"{path!r} is not a path: write names separated by dots, [] after an array: order.items[].sku"
+            )
         names += [match["name"], *[""] * (len(match["each"]) // 2)]
     return tuple(names)
 

@@ -70,6 +70,8 @@ class Mapping:
     """Channel, lower case -> action source."""
     sources: dict[str, Source]
     """Target name -> where it comes from, in payload order."""
+    proposed: frozenset[str]
+    """Those of the sources that only the default names."""
     constants: dict[str, Any]
     """Target name -> the JSON value sent where the record gives none, in payload order."""
     consent: Consent | None
@@ -176,15 +178,14 @@ class _Loader:
         known = EVENT_NAMES | NEWER_EVENT_NAMES if newer else EVENT_NAMES
         sources = self._sources()
         constants = self._constants(known)
-        for name in _REQUIRED:
-            if name not in sources and name not in constants:
-                self._fail(f'[fields] {name} has no source: name one, {name} = "<path in the record>"')
+        self._check_required([name for name in _REQUIRED if name not in sources and name not in constants])
         return Mapping(
             event_names=self._event_names(known),
             known_event_names=known,
             unknown_event_name=self._settings["unknown_event_name"],
             action_sources=self._action_sources(),
             sources=sources,
+            proposed=frozenset(name for name in sources if not self._is_written(name)),
             constants=constants,
             consent=self._consent(),
             dedup_key=self._dedup_key(),
@@ -192,6 +193,14 @@ class _Loader:
             newer_event_names=newer,
             time_unit=self._settings["time_unit"],
         )
+
+    def _check_required(self, missing: list[str]) -> None:
+        if not missing:
+            return
+        names = f"{', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no source"
+        constant = [name for name in missing if TARGETS[name].constant]
+        hint = f", or a value for all events in [constants]: {' and '.join(constant)}" if constant else ""
+        self._fail(f'[fields] {names}: name one, {missing[0]} = "<path in the record>"{hint}')
 
     def _fail(self, message: str) -> NoReturn:
         raise MappingError(f"{self._name}: {message}")
@@ -238,11 +247,27 @@ class _Loader:
         found: dict[str, Source] = {}
         for name, path in self._entries("fields").items():
             target = self._target("fields", name)
-            if self._is_written(name) or self._paths.has(path):
-                found[name] = self._source(f"[fields] {name!r}", path)
-                self._check_fit(target, found[name])
+            if self._is_written(name):
+                found[name] = self._fitting(target, path)
+            elif self._paths.has(path):
+                found[name] = self._fitting_proposal(target, path)
         self._unify_items(found)
         return {name: found[name] for name in TARGETS if name in found}
+
+    def _fitting(self, target: Target, path: str) -> Source:
+        source = self._source(f"[fields] {target.name!r}", path)
+        self._check_fit(target, source)
+        return source
+
+    def _fitting_proposal(self, target: Target, path: str) -> Source:
+        """The default's. What the schema has there may be something else of the same name: only the user knows."""
+        try:
+            return self._fitting(target, path)
+        except MappingError as error:
+            away = f'with "{target.name}" = "" in [fields]'
+            raise MappingError(
+                f"{error}; this line is the packaged mapping's: name another path, or take it away {away}"
+            ) from None
 
     def _is_written(self, name: str) -> bool:
         return name in self._written

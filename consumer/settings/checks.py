@@ -55,7 +55,10 @@ def _file_trouble(name: str, path: Path) -> Iterator[str]:
 def missing_paths(settings: Settings) -> Iterator[str]:
     """What has to be there before anything starts. `os.path` takes what we may not look at as absent."""
     own = settings.pinstream
-    if not os.path.isdir(own.schemas_dir):
+    if os.path.isfile(own.schemas_dir):
+        folder = str(own.schemas_dir.parent)
+        yield f"PINSTREAM_SCHEMAS_DIR={str(own.schemas_dir)!r}: is a file; name the folder that it is in: {folder!r}"
+    elif not os.path.isdir(own.schemas_dir):
         yield f"PINSTREAM_SCHEMAS_DIR={str(own.schemas_dir)!r}: no such folder; name that of the .avsc files"
     if own.mapping_file is not None and not os.path.isfile(own.mapping_file):
         yield f"PINSTREAM_MAPPING_FILE={str(own.mapping_file)!r}: no such file; name a TOML file, or unset it"

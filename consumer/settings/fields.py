@@ -200,13 +200,15 @@ class PinstreamSettings(Group):
     schemas_dir: Annotated[Path, BeforeValidator(parse_path)] = _setting(
         "PINSTREAM_SCHEMAS_DIR",
         ...,
-        "the .avsc files: the reader schema, and the writers' if no registry is set",
+        "a folder of .avsc files, those in it only: the schema that PINSTREAM_SCHEMA names, and without a registry"
+        " those that records were written with",
         shown="the packaged schemas/",
     )
     schema_name: Annotated[str, BeforeValidator(parse_full_name)] = _setting(
         "PINSTREAM_SCHEMA",
         "commerce.v1.CommerceEvent",
-        "full name of the reader schema in PINSTREAM_SCHEMAS_DIR: the shape the mapping is written for",
+        "full name, namespace.Name, of the record in PINSTREAM_SCHEMAS_DIR that every event is read as: the shape the"
+        " mapping is written for",
     )
     wire_format: Annotated[
         Literal["auto", "confluent", "header", "single-object"],
@@ -219,12 +221,13 @@ class PinstreamSettings(Group):
     fast_path: Annotated[bool, BeforeValidator(parse_flag)] = _setting(
         "PINSTREAM_FAST_PATH",
         "true",
-        "decodes and converts in one go; false takes the two steps that it is checked against, at twice the cost",
+        "decodes and converts in one go; false takes the two steps that it is checked against, at several times"
+        " the cost",
     )
     mapping_file: Annotated[Path | None, BeforeValidator(parse_path)] = _setting(
         "PINSTREAM_MAPPING_FILE",
         None,
-        "TOML laid over the packaged mapping: how records become conversion events",
+        "TOML laid over the packaged mapping: which field of a record becomes which of a conversion event",
         shown="the packaged mapping",
     )
     state_dir: Annotated[Path, BeforeValidator(parse_path)] = _setting(

@@ -155,14 +155,33 @@ def test_a_reader_that_is_not_there_is_told_with_what_is(tmp_path: Path) -> None
     """So is one that two files define, and a schema that is no record."""
     schemas = LocalSchemas(write(tmp_path, one=PLAIN, two=OLDER, size='"string"'))
     with pytest.raises(
-        SchemaError, match=r"no \.avsc file defines the record shop\.Event; it has: shop\.Plain"
+        SchemaError, match=r"defines the record shop\.Event, only shop\.Plain; set PINSTREAM_SCHEMA to"
     ):
         schemas.reader("shop.Event")
-    with pytest.raises(SchemaError, match="both define Plain"):
+    with pytest.raises(SchemaError, match=r"one\.avsc and two\.avsc each define the record Plain; keep one"):
         schemas.reader("Plain")
     with pytest.raises(SchemaError, match="record size"):
         schemas.reader("size")
     assert schemas.reader("two") == OLDER
+
+
+def test_a_folder_without_schemas_is_told_what_belongs_there(tmp_path: Path) -> None:
+    """Which folder, what to put there, and which setting names another."""
+    with pytest.raises(
+        SchemaError, match=r"is no \.avsc file in .*; put .* shop\.Event .* or set PINSTREAM_SCHEMAS_DIR"
+    ):
+        LocalSchemas(tmp_path).reader("shop.Event")
+    with pytest.raises(SchemaError, match=r"defines a record; put that of shop\.Event .* there"):
+        LocalSchemas(write(tmp_path, size='"string"')).reader("shop.Event")
+
+
+@pytest.mark.parametrize("name", ["avro/event.avsc", "event.json"])
+def test_a_schema_that_is_not_looked_at_is_named(tmp_path: Path, name: str) -> None:
+    """One in a folder below, or with another ending."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(json.dumps(PLAIN))
+    with pytest.raises(SchemaError, match=rf"no \.avsc file .* are not looked at: {name}\)"):
+        LocalSchemas(tmp_path).reader("shop.Plain")
 
 
 def test_two_files_of_one_id_contradict_each_other(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def topic(kafka: Kafka) -> str:
 
 
 @pytest.mark.kafka
+@pytest.mark.timeout(720)  # the first build of Benthos compiles all that it is made of
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.key)
 def test_every_system_sends_the_same_events(kafka: Kafka, topic: str, system: System, tmp_path: Path) -> None:
     """All of the topic's events arrive, converted as the plain consumer converts them; pinstream normalises by field

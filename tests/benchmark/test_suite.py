@@ -65,7 +65,7 @@ def test_every_figure_comes_about_and_what_does_not_says_why(kafka: Kafka) -> No
         assert 0 < found["steady"]["p50_ms"] <= found["steady"]["p99_ms"]
         assert 0 <= found["sink_busy"] < 2
     assert all(cost > 0 for cost in part["stages_cpu_us"].values())
-    assert "look up and remember its key" in part["stages_cpu_us"]
+    assert "look up and remember its key, in an empty store" in part["stages_cpu_us"]
     assert part["systems"]["pinstream"]["drain"] is not None
     assert part["systems"]["plain"]["drain"] is None
     assert (

@@ -66,6 +66,14 @@ WRONG_SETTINGS = {
     "schema broken": Case(
         {"PINSTREAM_SCHEMAS_DIR": "{folder}"}, ("own.avsc", "JSON"), (("own.avsc", b'{"type": "record"'),)
     ),
+    "schema folder is a file": Case(
+        {"PINSTREAM_SCHEMAS_DIR": "{folder}/own.avsc"}, ("is a file", "'{folder}'"), (("own.avsc", b"{}"),)
+    ),
+    "own schema without a mapping": Case(
+        {"PINSTREAM_SCHEMAS_DIR": "{folder}", "PINSTREAM_SCHEMA": "Own"},
+        ("PINSTREAM_MAPPING_FILE", "event_id, event_name, event_time, action_source have no source"),
+        (("own.avsc", b'{"type": "record", "name": "Own", "fields": [{"name": "a", "type": "int"}]}'),),
+    ),
     "schema not there": Case({"PINSTREAM_SCHEMA": "shop.Order"}, ("shop.Order", "commerce.v1.CommerceEvent")),
     "mapping missing": Case({"PINSTREAM_MAPPING_FILE": "{folder}/nowhere.toml"}, ("PINSTREAM_MAPPING_FILE",)),
     "mapping not TOML": Case(

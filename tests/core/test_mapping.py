@@ -227,10 +227,34 @@ def test_a_schema_that_is_no_record_is_an_error(schema: Any) -> None:
         load(schema=schema)
 
 
-def test_a_missing_required_source_is_an_error_for_a_foreign_schema() -> None:
-    """A schema without the default's fields needs a mapping of its own, and is told which line."""
-    with pytest.raises(MappingError, match=r"\[fields\] event_id has no source: name one"):
+def test_all_missing_sources_are_named_at_once() -> None:
+    """A schema without the default's fields needs a mapping of its own, and is told which lines; some may be
+    constants."""
+    with pytest.raises(MappingError) as caught:
         load(schema=record(field("id", "string")))
+    message = str(caught.value)
+    assert "event_id, event_name, event_time, action_source have no source" in message
+    assert message.endswith("or a value for all events in [constants]: event_name and action_source")
+
+
+def test_a_line_of_the_default_that_does_not_fit_is_told_from_ones_own() -> None:
+    """The schema has something else at that path; who did not write the line is told how to be rid of it."""
+    others = [one for one in SCHEMA["fields"] if one["name"] != "language"]
+    schema = record(*others, field("language", {"type": "map", "values": "string"}))
+    with pytest.raises(
+        MappingError, match=r"'language' is no value but map; .* is the packaged mapping's: .*"
+    ):
+        load(schema=schema)
+    with pytest.raises(MappingError) as caught:
+        load('[fields]\nlanguage = "language"', schema=schema)
+    assert "packaged" not in str(caught.value)
+    assert "language" not in load('[fields]\n"language" = ""', schema=schema).sources
+
+
+def test_what_the_default_alone_gives_a_source_is_known() -> None:
+    """So that who has an own schema can see which lines of the default his names happen to fit."""
+    mapping = load('[fields]\nlanguage = ""\nevent_id = "event_id"', schema=BARE)
+    assert mapping.proposed == {"event_name", "event_time", "action_source"}
 
 
 def test_constants_are_sent_in_normal_form() -> None:

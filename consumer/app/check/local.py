@@ -10,7 +10,7 @@ from pathlib import Path
 
 from consumer.adapters.key_store import open_key_store
 from consumer.app import building
-from consumer.app.check.rows import Found, Said, Skip, count
+from consumer.app.check.rows import Found, Said, Skip, count, names
 from consumer.app.workers.shares import check as divide
 from consumer.app.workers.shares import count_of, share
 from consumer.errors import PinstreamError, SettingsError
@@ -44,8 +44,11 @@ async def mapping(found: Found) -> Said:
     if found.schema is None:
         raise Skip("needs the schema")
     fitting = building.mapping(found.settings, found.schema)
-    name = found.settings.pinstream.mapping_file or "the packaged mapping"
-    return Said(f"{name} fits the schema: {len(fitting.sources)} fields have a source")
+    file = found.settings.pinstream.mapping_file
+    said = f"{file or 'the packaged mapping'} fits the schema: {count(len(fitting.sources), 'field')} with a source"
+    # With an own file, a name that the schema happens to have in common with ours may be a surprise.
+    proposed = [name for name in fitting.sources if file is not None and name in fitting.proposed]
+    return Said(said + (f"; by the packaged mapping's lines: {names(proposed)}" if proposed else ""))
 
 
 async def state_folder(found: Found) -> Said:
