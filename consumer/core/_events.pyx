@@ -475,7 +475,7 @@ cdef class Events:
         page.raw(b'"contents":[', 12)
         begun = page.size
         for item in self.items_in(slots):
-            refusal = self.write_item(item)
+            refusal = self.write_item(<tuple?> item)
             if refusal is not None:
                 return refusal
         if page.size == begun:
@@ -488,13 +488,15 @@ cdef class Events:
         return None
 
     cdef object items_in(self, tuple slots):
-        """The items, each a tuple of slots."""
+        """The items, each a tuple of slots; they stand in an array, or else the two steps are asked."""
         if self.items_at is None:
             return (slots,)
         items = self.items_at.value(slots)
-        if self.tuples:
-            return () if items is None else items
-        return [(item,) for item in items]
+        if self.tuples and items is None:
+            return ()
+        if type(items) is not list:
+            raise TypeError("no array")
+        return items if self.tuples else [(item,) for item in <list> items]
 
     cdef object write_item(self, tuple item):
         cdef Page page = self.page

@@ -83,6 +83,7 @@ def record_of(name: str, **fields: Any) -> dict[str, Any]:
 A, B = record_of("A", x="string"), record_of("B", y="string")
 ODD = record_of("K", **{"class": "string", "dé": "string"})
 TEXTS = {"type": "map", "values": "string"}
+ARRAY = {"type": "array", "items": "string"}
 WIDE_NAMES = [f"f{number}" for number in range(70)]
 WIDE = record_of("W", **dict.fromkeys(WIDE_NAMES, "string"))
 CHAIN = record_of("N", x="string", next=["null", "N"])
@@ -137,6 +138,31 @@ def test_branches_that_the_writer_lacks(ours: Any, theirs: Any, line: str, value
     written = [both.value({**EVENT, "p": value}) for value in values]
     assert None not in written
     assert all(isinstance(one, list) for one in both.check(*written))
+
+
+@pytest.mark.parametrize(
+    ("types", "path", "value", "ids"),
+    [
+        (("string", ARRAY), "p", "abc", ["abc"]),
+        (("string", ARRAY), "p", "", None),
+        (("string", ARRAY), "p", ["a", "b"], ["a", "b"]),
+        (("long", ARRAY), "p", 0, ["0"]),
+        (("long", ARRAY), "p[]", 7, ["7"]),
+        ((TEXTS, ARRAY), "p[]", {"k": "v"}, None),
+        ((TEXTS, ARRAY), "p[]", {}, None),
+        (("string", {"type": "array", "items": A}), "p[].x", "abc", None),
+        ((TEXTS, {"type": "array", "items": A}), "p[].x", {"x": "1", "z": "2"}, ["1"]),
+        ((B, {"type": "array", "items": A}), "p[].x", {"y": "1"}, None),
+        (("string", {"type": "array", "items": ARRAY}), "p", "abc", ["abc"]),
+        (({"type": "array", "items": ["string", ARRAY]},), "p", ["abc", ["d", "e"]], ["abc", "d", "e"]),
+    ],
+)
+def test_items_are_the_elements_of_an_array(types: Any, path: str, value: Any, ids: Any) -> None:
+    """What else stands there, by another branch of the union, is the one item: not its characters, not its keys."""
+    both = Both((schema_of(optional("p", *types)), f'[fields]\n"custom_data.contents[].id" = "{path}"', None))
+    (said,) = both.check(both.value({**EVENT, "p": value}))
+    contents = orjson.loads(said[5]).get("custom_data", {}).get("contents")
+    assert contents == (None if ids is None else [{"id": one} for one in ids])
 
 
 def test_an_event_that_is_one_of_several_records_takes_two_steps() -> None:
