@@ -272,15 +272,20 @@ def test_schemas_beyond_the_bound_take_two_steps() -> None:
     assert sum(one.function is not None for one in both.fused._written.values()) == MOST_SCHEMAS
 
 
-def test_a_record_too_wide_to_spread_takes_two_steps() -> None:
-    """As many fields as nobody has: read as before."""
+@pytest.mark.parametrize(
+    ("more", "in_one_go"), [(60, [False, True]), (1000, [False, True]), (1100, [False, False])]
+)
+def test_a_record_too_wide_to_spread_takes_two_steps(more: int, in_one_go: list[bool]) -> None:
+    """Python is written for few fields, the compiled program takes as many as anybody has; wider ones are read as
+    before."""
+    names = [f"f{n}" for n in range(more)]
     wide = {**SCHEMA, "fields": [*SCHEMA["fields"], *(
-        {"name": f"f{n}", "type": ["null", "int"], "default": None} for n in range(60))]}  # fmt: skip
+        {"name": name, "type": ["null", "int"], "default": None} for name in names)]}  # fmt: skip
     both = Both((wide, None, None))
-    event = {**event_of({}), **{f"f{n}": n for n in range(60)}}
-    value = both.value(event)
+    value = both.value({**event_of({}), **dict.fromkeys(names, 7)})
     assert value is not None
     (said,) = both.check(value)
     assert isinstance(said, list)
-    assert not any(both.functions)
-    assert [one.function for one in both.fused._written.values()] == [None]
+    for number, function in enumerate(both.functions):
+        assert (function is not None) is in_one_go[number]
+        assert function is None or both.alone(number, value) is not None
