@@ -211,6 +211,8 @@ cdef class Events:
         except Exception:  # whatever it is, the two steps find out and say
             return
         finally:
+            self.page.clear()
+            self.ids.clear()
             self.busy = False
 
     cdef object one(self, bytes value, Py_ssize_t start, int64_t earliest, int64_t latest, object present):

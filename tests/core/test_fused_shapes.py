@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tracemalloc
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from consumer.core.convert_paths import SchemaPaths
 from consumer.core.convert_targets import TARGETS
 from consumer.core.decode import SCHEMA_ID_HEADER, Decoder, WireFormat, framing_of
+from consumer.core.dedup import Delivery
 from consumer.core.fused import FusedReading
 from consumer.core.intake import TwoSteps
 from consumer.core.mapping import load_mapping
@@ -86,6 +88,7 @@ TEXTS = {"type": "map", "values": "string"}
 ARRAY = {"type": "array", "items": "string"}
 WIDE_NAMES = [f"f{number}" for number in range(70)]
 WIDE = record_of("W", **dict.fromkeys(WIDE_NAMES, "string"))
+USD = '"custom_data.currency" = "USD"'
 CHAIN = record_of("N", x="string", next=["null", "N"])
 
 
@@ -371,6 +374,35 @@ def knowing(wire_format: WireFormat) -> Decoder:
 
 
 DECODERS = {wire_format: knowing(wire_format) for wire_format in WireFormat}
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_memory_for_a_giant_event_is_given_back(refused: bool) -> None:
+    """One of some megabytes is written, or refused half-way; a member that met one a year ago is no larger for it."""
+    line = '"custom_data.contents[].id" = "p"\n"custom_data.content_ids" = "p"\n"custom_data.value" = "q"'
+    both = Both(
+        (
+            schema_of(optional("p", ARRAY), optional("q", "string")),
+            f"[fields]\n{line}\n[constants]\n{USD}",
+            None,
+        )
+    )
+    usual = both.value({**EVENT, "p": ["a"]})
+    giant = both.value(
+        {**EVENT, "p": [f"{number}-{'x' * 1000}" for number in range(3000)], "q": "-1" * refused}
+    )
+    record = [Record(0, -1, None, giant, ())]
+    both.check(usual)
+    tracemalloc.start()
+    try:
+        for reading in (both.fused, both.compiled):
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(3):
+                assert isinstance(reading.read(record, NOW)[0], Rejection if refused else Delivery)
+            assert tracemalloc.get_traced_memory()[0] - before < 100_000
+    finally:
+        tracemalloc.stop()
+    both.check(usual, giant, usual)
 
 
 @pytest.mark.parametrize("p", [None, {"y": "1"}])
