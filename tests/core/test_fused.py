@@ -10,7 +10,8 @@ import io
 import itertools
 import re
 import shutil
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import fastavro
 import pytest
@@ -21,13 +22,14 @@ from consumer.core.convert import Converter
 from consumer.core.convert_fields import Way
 from consumer.core.convert_program import COMPILED, MARKS, write_program
 from consumer.core.decode import Decoder, framing_of
-from consumer.core.dedup import Delivery
+from consumer.core.dedup import Claims, Delivery
 from consumer.core.fused import MOST_SCHEMAS, FusedReading, Written
 from consumer.core.fused_source import write_fused
-from consumer.core.intake import TOMBSTONE, TwoSteps
+from consumer.core.intake import TOMBSTONE, Intake, TwoSteps
 from consumer.core.mapping import load_mapping
 from consumer.core.model import Record, Rejection, SchemaRef
 from consumer.core.slots import Code
+from consumer.core.statistics import Counters, Samples
 from tests.core.convert_records import SETUPS, likely, shaped
 from tests.core.test_convert import CASES, DEFAULT, NOW, ROOT, SCHEMA, WEEK, event_of
 from tests.core.test_decode_properties import evolved, record
@@ -270,6 +272,29 @@ def test_schemas_beyond_the_bound_take_two_steps() -> None:
         (said,) = both.check(framing_of(ref) + good[5:])
         assert isinstance(said, list)
     assert sum(one.function is not None for one in both.fused._written.values()) == MOST_SCHEMAS
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_records_that_take_two_steps_are_counted(compiled: bool) -> None:
+    """What is read in one go is not; a schema for which nothing could be written shows in the figures at once."""
+
+    def fails(task: Any, plan: Any) -> NoReturn:
+        raise RuntimeError("not up to this schema")
+
+    both = Both(SETUPS["default"])
+    reading = both.compiled if compiled else both.fused
+    good = both.value(event_of({}))
+    assert good is not None
+    both.check(good, None, good)
+    assert reading.in_two_steps == 0
+    both.check(good, good + b"\0", good)
+    assert reading.in_two_steps == 1
+    reading._written.clear()
+    reading._function_of = fails
+    context: Any = SimpleNamespace(now=SimpleNamespace(unix=NOW), counters=Counters())
+    intake = Intake(context, Claims(), reading, Samples())
+    assert all(isinstance(one, Delivery) for one in intake.prepare([Record(0, -1, None, good, ())] * 3))
+    assert context.counters.in_two_steps == 4
 
 
 @pytest.mark.parametrize(
