@@ -124,8 +124,15 @@ cdef list fields_of(fields):
     return [Field(one) for one in fields]
 
 
-cdef inline bint begins_with_zero(str text):
-    return PyUnicode_IS_COMPACT_ASCII(text) and (<const unsigned char*> PyUnicode_DATA(text))[0] == c"0"
+cdef inline bint begins_with_zero(object text):
+    return type(text) is str and PyUnicode_IS_COMPACT_ASCII(text) and (<const unsigned char*> PyUnicode_DATA(text))[0] == c"0"
+
+
+cdef inline int64_t bound(double number) noexcept:
+    """A whole number, or the end of its range."""
+    if -9e18 < number < 9e18:
+        return <int64_t> number
+    return INT64_MAX if number > 0 else INT64_MIN
 
 
 cdef inline bint goes_on(object record, bytes framing, Py_ssize_t start):
@@ -134,7 +141,7 @@ cdef inline bint goes_on(object record, bytes framing, Py_ssize_t start):
     if start == 0 or (<tuple> record)[4]:
         return is_framed_alike(record, framing, start)
     return (
-        value is not None
+        type(value) is bytes
         and start == PyBytes_GET_SIZE(framing)
         and PyBytes_GET_SIZE(value) >= start
         and memcmp(PyBytes_AS_STRING(value), PyBytes_AS_STRING(framing), start) == 0
@@ -197,8 +204,7 @@ cdef class Events:
         """See `fused_source.Many`."""
         cdef Py_ssize_t first = len(prepared), place
         # An event's time is whole: it is not before `oldest` if it is not before the next whole one.
-        cdef int64_t earliest = INT64_MIN if oldest < -9e18 else <int64_t> ceil(oldest)
-        cdef int64_t latest = INT64_MAX if present > 9e18 else <int64_t> floor(present)
+        cdef int64_t earliest = bound(ceil(oldest)), latest = bound(floor(present))
         if self.busy:
             return
         self.busy = True
@@ -207,7 +213,10 @@ cdef class Events:
                 record = records[place]
                 if place > first and not goes_on(record, framing, start):
                     return
-                prepared.append(self.one((<tuple> record)[3], start, earliest, latest, present))
+                value = (<tuple> record)[3]
+                if value is None:  # which passes for bytes
+                    return
+                prepared.append(self.one(value, start, earliest, latest, present))
         except Exception:  # whatever it is, the two steps find out and say
             return
         finally:

@@ -440,3 +440,17 @@ WITH_DEFAULTS = Both(
     ),
     schema_of(optional("p", B)),
 )
+
+
+@pytest.mark.parametrize("number", range(len(BOTH["default"].functions)))
+@pytest.mark.parametrize("odd", [None, bytearray(b"\0\0\0\0\7"), memoryview(b"\0\0\0\0\7"), "text"])
+def test_what_is_no_bytes_is_left_to_the_two_steps(number: int, odd: Any) -> None:
+    """A value that no client gives, first or after others: nothing is read of it, and nothing crashes."""
+    both, function = BOTH["default"], BOTH["default"].functions[number]
+    good = both.value(event_of({}))
+    assert function is not None
+    for values in ((odd, good), (good, odd), (good, good, odd, good)):
+        prepared: list[Any] = []
+        records = [Record(at, -1, None, value, ()) for at, value in enumerate(values)]
+        function(records, prepared, both.framing, len(both.framing), *both.converter.bounds(NOW))
+        assert len(prepared) == values.index(odd)
