@@ -1,7 +1,8 @@
 """Compiles the `.pyx` files of `consumer/core` when the package is built, if Cython and a C compiler are there.
 
 Without them the build goes on and the package is pure Python: everything works, the fast path is slower. The results
-lie beside their sources, so that an editable installation finds it too.
+lie beside their sources, so that an editable installation finds it too. So what an earlier build left there goes first:
+modules of older sources must neither be loaded beside newer Python nor get into a wheel.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from hashlib import sha256
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,14 @@ def sources_digest(root: Path) -> str:
     return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
+def remove_compiled(root: Path) -> None:
+    """Remove what was compiled here before, for this Python; others' modules are for their own builds to see to."""
+    for suffix in EXTENSION_SUFFIXES:
+        for file in (root / "consumer" / "core").glob(f"_*{suffix}"):
+            if "." not in file.name.removesuffix(suffix):
+                file.unlink()
+
+
 class Compile(BuildHookInterface[Any]):
     """hatchling's hook; `pyproject.toml` names this file."""
 
@@ -30,11 +40,13 @@ class Compile(BuildHookInterface[Any]):
         """Compile, and have the wheel say for which Python and machine it is."""
         if self.target_name != "wheel":
             return
+        remove_compiled(Path(self.root))
         try:
             built = self._compile()
         except (
             Exception
         ) as error:  # no Cython, no compiler, no headers: whatever it is, it is no reason to stop
+            remove_compiled(Path(self.root))  # some may have been compiled before one was not
             self.app.display_warning(f"{MODULES} were not compiled, the fast path will be slower: {error}")
             return
         build_data["pure_python"] = False

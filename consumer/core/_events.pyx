@@ -158,8 +158,15 @@ cdef list fields_of(fields):
     return [Field(one) for one in fields]
 
 
-cdef inline bint begins_with_zero(str text):
-    return PyUnicode_IS_COMPACT_ASCII(text) and (<const unsigned char*> PyUnicode_DATA(text))[0] == c"0"
+cdef inline bint begins_with_zero(object text):
+    return type(text) is str and PyUnicode_IS_COMPACT_ASCII(text) and (<const unsigned char*> PyUnicode_DATA(text))[0] == c"0"
+
+
+cdef inline int64_t bound(double number) noexcept:
+    """A whole number, or the end of its range."""
+    if -9e18 < number < 9e18:
+        return <int64_t> number
+    return INT64_MAX if number > 0 else INT64_MIN
 
 
 cdef bint is_among(const char* entries, Py_ssize_t size, const char* digest) noexcept:
@@ -178,7 +185,7 @@ cdef inline bint goes_on(object record, bytes framing, Py_ssize_t start):
     if start == 0 or (<tuple> record)[4]:
         return is_framed_alike(record, framing, start)
     return (
-        value is not None
+        type(value) is bytes
         and start == PyBytes_GET_SIZE(framing)
         and PyBytes_GET_SIZE(value) >= start
         and memcmp(PyBytes_AS_STRING(value), PyBytes_AS_STRING(framing), start) == 0
@@ -241,8 +248,7 @@ cdef class Events:
         """See `fused_source.Many`."""
         cdef Py_ssize_t first = len(prepared), place
         # An event's time is whole: it is not before `oldest` if it is not before the next whole one.
-        cdef int64_t earliest = INT64_MIN if oldest < -9e18 else <int64_t> ceil(oldest)
-        cdef int64_t latest = INT64_MAX if present > 9e18 else <int64_t> floor(present)
+        cdef int64_t earliest = bound(ceil(oldest)), latest = bound(floor(present))
         if self.busy:
             return
         self.busy = True
@@ -251,10 +257,15 @@ cdef class Events:
                 record = records[place]
                 if place > first and not goes_on(record, framing, start):
                     return
-                prepared.append(self.one((<tuple> record)[3], start, earliest, latest, present))
+                value = (<tuple> record)[3]
+                if value is None:  # which passes for bytes
+                    return
+                prepared.append(self.one(value, start, earliest, latest, present))
         except Exception:  # whatever it is, the two steps find out and say
             return
         finally:
+            self.page.clear()
+            self.ids.clear()
             self.busy = False
 
     cdef object one(self, bytes value, Py_ssize_t start, int64_t earliest, int64_t latest, object present):
@@ -571,7 +582,7 @@ cdef class Events:
         page.raw(b'"contents":[', 12)
         begun = page.size
         for item in self.items_in(slots):
-            refusal = self.write_item(item)
+            refusal = self.write_item(<tuple?> item)
             if refusal is not None:
                 return refusal
         if page.size == begun:
@@ -584,13 +595,17 @@ cdef class Events:
         return None
 
     cdef object items_in(self, tuple slots):
-        """The items, each a tuple of slots."""
+        """The items, each a tuple of slots; they stand in an array, or else the two steps are asked."""
         if self.items_at is None:
             return (slots,)
-        if self.tuples:
-            items = self.items_at.value(slots)
-            return () if items is None else items
-        return [(item,) for item in self.items_at.values(slots)]
+        if not self.tuples:
+            return [(item,) for item in self.items_at.values(slots)]
+        items = self.items_at.value(slots)
+        if items is None:
+            return ()
+        if type(items) is not list:
+            raise TypeError("no array")
+        return items
 
     cdef object write_item(self, tuple item):
         cdef Page page = self.page

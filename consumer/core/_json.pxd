@@ -11,3 +11,4 @@ cdef class Page:
     cdef int text(self, str value) except -1
     cdef int close(self, Py_ssize_t begun, char bracket) except -1
     cdef bytes taken(self)
+    cdef void clear(self) noexcept

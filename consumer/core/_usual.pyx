@@ -12,7 +12,7 @@ object of `hashlib` costs to make. Where that library cannot be reached, or answ
 
 from cpython.long cimport PyLong_CheckExact
 from cpython.unicode cimport PyUnicode_DATA, PyUnicode_GET_LENGTH
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport uint64_t, uintptr_t
 from libc.string cimport memcpy
 
 import ctypes
@@ -45,7 +45,7 @@ cdef enum:
     LONGEST = 200
     DIGEST = 64          # hex digits: text of this length may be a digest already
     MOST_DIGITS = 64     # on one side of an amount's point
-    CONTEXT_BYTES = 512  # a SHA256_CTX has 112
+    CONTEXT_WORDS = 64   # of 8 bytes; a SHA256_CTX has 112 bytes
     FIRST_DAY = 719162   # 0001-01-01 is so many days before 1970
     LAST_DAY = 2932896   # 9999-12-31
 
@@ -350,7 +350,7 @@ cdef inline void put_two(unsigned char* into, int number) noexcept:
 
 cdef int digest_hex(const unsigned char* data, Py_ssize_t size, char* into) except -1:
     cdef unsigned char digest[32]
-    cdef unsigned char context[CONTEXT_BYTES]
+    cdef uint64_t context[CONTEXT_WORDS]  # words, since OpenSSL takes it to be aligned like its own struct
     cdef bytes found
     cdef int at
     if init == NULL:

@@ -200,6 +200,9 @@ class Program(NamedTuple):
 class _Generator(SlotsGenerator):
     """Makes the program for records of `plan`."""
 
+    most_spread = 1024
+    """A field is one operation here, not lines to compile: what is bounded is the slots that a record takes."""
+
     def whole(self) -> Program:
         """All of it."""
         operations, width = self.program()

@@ -366,8 +366,18 @@ class Generator:
             return "for _ in (None,):", self._reader
         item = Reader(self._writer, "item", self._trusting)
         if self._trusting and EACH not in steps[:-1]:
-            return f"for item in {self._reader.value(steps[:-1])} or ():", item
+            return f"for item in {self._array(self._reader.value(steps[:-1]))} or ():", item
         return f"for item in {self._reader.all_values(steps)}:", item
+
+    def _array(self, value: str) -> str:
+        """A variable with the array that `value` is; trusting code does not go on with anything else.
+
+        A branch of a union may be a text or a map: to loop over its characters or keys would go well, and be wrong.
+        """
+        self._writer.line(f"items = {value}")
+        with self._writer.block("if items.__class__ is not list and items is not None:"):
+            self._writer.line('raise TypeError("no array")')
+        return "items"
 
     def _item_field(self, target: Target, reader: Reads) -> None:
         source, slot = self._mapping.sources[target.name], f"content[{target.key!r}]"

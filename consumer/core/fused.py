@@ -50,12 +50,17 @@ class FusedReading:
         self._written: dict[bytes, Written] = {}
         """By framing."""
 
+    @property
+    def in_two_steps(self) -> int:
+        """See `consumer.core.intake.Reading`: those that were not read in one go."""
+        return self._two_steps.in_two_steps
+
     def read(self, records: list[Record], now: float) -> list[Prepared]:
         """See `consumer.core.intake.Reading`."""
         split, again = self._decoder.split, self._two_steps.read_one
         oldest, present = self._converter.bounds(now)
         prepared: list[Prepared] = []
-        left = 0
+        before_all = self.in_two_steps
         while len(prepared) < len(records):
             record = records[len(prepared)]
             if record.value is None:
@@ -67,9 +72,8 @@ class FusedReading:
                 function(records, prepared, framing, start, oldest, present)
             if len(prepared) == before:
                 prepared.append(again(record, now))
-                left += 1
         # Whatever took two steps was counted there.
-        self._converter.watch.add(len(records) - left)
+        self._converter.watch.add(len(records) - (self.in_two_steps - before_all))
         return prepared
 
     def _function(self, framing: bytes) -> Many | None:
@@ -88,5 +92,5 @@ class FusedReading:
             return None
         try:
             return self._function_of(self._converter.task, plan)
-        except Exception:  # a schema that the compiler is not up to costs its speed, not the service
+        except Exception:  # a schema that the compiler is not up to costs its speed: `in_two_steps` tells
             return None

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import islice
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast
 
 from consumer.core.avro_source import (
     NO_BRANCH,
@@ -52,8 +52,6 @@ Reads on where `prepared` ends and appends what each record became, up to one th
 framed otherwise. The first is framed by `framing`, its datum begins at `start`. Never raises because of what they
 hold."""
 
-_MAX_SPREAD: Final = 64
-"""Fields of a record that is spread."""
 _MAX_DEPTH: Final = 8
 
 Path = tuple[Step, ...]
@@ -101,6 +99,9 @@ class _Variables:
 
 class FusedGenerator(Generator):
     """Writes the function for records that are read as `plan` says."""
+
+    most_spread: ClassVar[int] = 64
+    """Fields of a record that is spread; one with more is no longer one function that Python compiles quickly."""
 
     def __init__(self, task: Task, plan: RecordPlan) -> None:
         self._plan = plan
@@ -182,7 +183,7 @@ class FusedGenerator(Generator):
 
     def _has_variables(self, plan: RecordPlan, path: Path) -> bool:
         """Whether there are few enough fields, and all that is asked for below `path` are among them."""
-        if plan.fields is None or len(plan.fields) > _MAX_SPREAD:
+        if plan.fields is None or len(plan.fields) > self.most_spread:
             return False
         fields = {_field(name) for name, _ in plan.fields if name is not None}
         depth = len(path)

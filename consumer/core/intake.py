@@ -69,6 +69,10 @@ class Converting(Protocol):
 class Reading(Protocol):
     """From records to deliveries: `TwoSteps`, or `consumer.core.fused.FusedReading`."""
 
+    @property
+    def in_two_steps(self) -> int:
+        """How many records were decoded and converted one after the other, so far."""
+
     def read(self, records: list[Record], now: float) -> list[Prepared]:
         """One result per record, in order, at `now` (unix seconds)."""
 
@@ -89,9 +93,11 @@ class TwoSteps:
     def __init__(self, decoder: Decoding, converter: Converting) -> None:
         self._decoder = decoder
         self._converter = converter
+        self.in_two_steps = 0
 
     def read(self, records: list[Record], now: float) -> list[Prepared]:
         """See `Reading`."""
+        self.in_two_steps += len(records)
         read: list[Any] = list(self._decoder.decode_chunk(records))
         places = [place for place, decoded in enumerate(read) if type(decoded) is dict]
         converted = self._converter.convert_chunk([read[place] for place in places], now)
@@ -116,7 +122,9 @@ class Intake:
 
     def prepare(self, records: list[Record]) -> list[Prepared]:
         """One result per record."""
-        return self._reading.read(records, self._context.now.unix)
+        prepared = self._reading.read(records, self._context.now.unix)
+        self._context.counters.in_two_steps = self._reading.in_two_steps
+        return prepared
 
     def claim(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """These are read. Gives those that lead their keys and are to be looked up; the others follow who does."""

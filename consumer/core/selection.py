@@ -99,6 +99,11 @@ class WithoutExpired:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
 
+    @property
+    def in_two_steps(self) -> int:
+        """See `consumer.core.intake.Reading`."""
+        return self._reading.in_two_steps
+
     def read(self, records: list[Record], now: float) -> list[Prepared]:
         """See `consumer.core.intake.Reading`."""
         return [

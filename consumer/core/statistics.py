@@ -51,6 +51,8 @@ class Counters:
         """Offline events sent without a verdict: the platform does not deduplicate those."""
         self.processed_with_error = 0
         """Processed, yet with an error message: delivered, and worth an alert."""
+        self.in_two_steps = 0
+        """Records that were read the slow way (`consumer.core.intake.Reading`)."""
         self.delivered_after_release = 0
         """Delivered for a partition that was no longer ours when the answer came."""
 

@@ -44,6 +44,11 @@ _COUNTS: tuple[tuple[str, str, Callable[[Counters], int]], ...] = (
     ),
     ("pinstream_followers", "Events that waited for an open one with the same key.", lambda c: c.followers),
     (
+        "pinstream_in_two_steps_records",
+        "Records that were not read on the fast path: of a schema that it cannot take, or undecodable, or unusual.",
+        lambda c: c.in_two_steps,
+    ),
+    (
         "pinstream_delivered_after_release",
         "Events delivered for a partition let go of meanwhile; its next owner finds them delivered, or sends again.",
         lambda c: c.delivered_after_release,

@@ -96,6 +96,7 @@ def counts(counters: Counters) -> dict[str, Any]:
         "offline_events_unclear": counters.unclear_offline,
         "processed_with_error": counters.processed_with_error,
         "followers": counters.followers,
+        "in_two_steps": counters.in_two_steps,
         "delivered_after_release": counters.delivered_after_release,
     }
 

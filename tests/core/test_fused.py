@@ -10,7 +10,8 @@ import io
 import itertools
 import re
 import shutil
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import fastavro
 import pytest
@@ -21,13 +22,14 @@ from consumer.core.convert import Converter
 from consumer.core.convert_fields import Way
 from consumer.core.convert_program import COMPILED, MARKS, write_program
 from consumer.core.decode import Decoder, framing_of
-from consumer.core.dedup import Delivery
+from consumer.core.dedup import Claims, Delivery
 from consumer.core.fused import MOST_SCHEMAS, FusedReading, Written
 from consumer.core.fused_source import write_fused
-from consumer.core.intake import TOMBSTONE, TwoSteps
+from consumer.core.intake import TOMBSTONE, Intake, TwoSteps
 from consumer.core.mapping import load_mapping
 from consumer.core.model import Record, Rejection, SchemaRef
 from consumer.core.slots import Code
+from consumer.core.statistics import Counters, Samples
 from tests.core.convert_records import SETUPS, likely, shaped
 from tests.core.test_convert import CASES, DEFAULT, NOW, ROOT, SCHEMA, WEEK, event_of
 from tests.core.test_decode_properties import evolved, record
@@ -272,15 +274,43 @@ def test_schemas_beyond_the_bound_take_two_steps() -> None:
     assert sum(one.function is not None for one in both.fused._written.values()) == MOST_SCHEMAS
 
 
-def test_a_record_too_wide_to_spread_takes_two_steps() -> None:
-    """As many fields as nobody has: read as before."""
+@pytest.mark.parametrize("compiled", [False, True])
+def test_records_that_take_two_steps_are_counted(compiled: bool) -> None:
+    """What is read in one go is not; a schema for which nothing could be written shows in the figures at once."""
+
+    def fails(task: Any, plan: Any) -> NoReturn:
+        raise RuntimeError("not up to this schema")
+
+    both = Both(SETUPS["default"])
+    reading = both.compiled if compiled else both.fused
+    good = both.value(event_of({}))
+    assert good is not None
+    both.check(good, None, good)
+    assert reading.in_two_steps == 0
+    both.check(good, good + b"\0", good)
+    assert reading.in_two_steps == 1
+    reading._written.clear()
+    reading._function_of = fails
+    context: Any = SimpleNamespace(now=SimpleNamespace(unix=NOW), counters=Counters())
+    intake = Intake(context, Claims(), reading, Samples())
+    assert all(isinstance(one, Delivery) for one in intake.prepare([Record(0, -1, None, good, ())] * 3))
+    assert context.counters.in_two_steps == 4
+
+
+@pytest.mark.parametrize(
+    ("more", "in_one_go"), [(60, [False, True]), (1000, [False, True]), (1100, [False, False])]
+)
+def test_a_record_too_wide_to_spread_takes_two_steps(more: int, in_one_go: list[bool]) -> None:
+    """Python is written for few fields, the compiled program takes as many as anybody has; wider ones are read as
+    before."""
+    names = [f"f{n}" for n in range(more)]
     wide = {**SCHEMA, "fields": [*SCHEMA["fields"], *(
-        {"name": f"f{n}", "type": ["null", "int"], "default": None} for n in range(60))]}  # fmt: skip
+        {"name": name, "type": ["null", "int"], "default": None} for name in names)]}  # fmt: skip
     both = Both((wide, None, None))
-    event = {**event_of({}), **{f"f{n}": n for n in range(60)}}
-    value = both.value(event)
+    value = both.value({**event_of({}), **dict.fromkeys(names, 7)})
     assert value is not None
     (said,) = both.check(value)
     assert isinstance(said, list)
-    assert not any(both.functions)
-    assert [one.function for one in both.fused._written.values()] == [None]
+    for number, function in enumerate(both.functions):
+        assert (function is not None) is in_one_go[number]
+        assert function is None or both.alone(number, value) is not None

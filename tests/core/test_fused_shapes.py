@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tracemalloc
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from consumer.core.convert_paths import SchemaPaths
 from consumer.core.convert_targets import TARGETS
 from consumer.core.decode import SCHEMA_ID_HEADER, Decoder, WireFormat, framing_of
+from consumer.core.dedup import Delivery
 from consumer.core.fused import FusedReading
 from consumer.core.intake import TwoSteps
 from consumer.core.mapping import load_mapping
@@ -83,8 +85,10 @@ def record_of(name: str, **fields: Any) -> dict[str, Any]:
 A, B = record_of("A", x="string"), record_of("B", y="string")
 ODD = record_of("K", **{"class": "string", "dé": "string"})
 TEXTS = {"type": "map", "values": "string"}
+ARRAY = {"type": "array", "items": "string"}
 WIDE_NAMES = [f"f{number}" for number in range(70)]
 WIDE = record_of("W", **dict.fromkeys(WIDE_NAMES, "string"))
+USD = '"custom_data.currency" = "USD"'
 CHAIN = record_of("N", x="string", next=["null", "N"])
 
 
@@ -137,6 +141,31 @@ def test_branches_that_the_writer_lacks(ours: Any, theirs: Any, line: str, value
     written = [both.value({**EVENT, "p": value}) for value in values]
     assert None not in written
     assert all(isinstance(one, list) for one in both.check(*written))
+
+
+@pytest.mark.parametrize(
+    ("types", "path", "value", "ids"),
+    [
+        (("string", ARRAY), "p", "abc", ["abc"]),
+        (("string", ARRAY), "p", "", None),
+        (("string", ARRAY), "p", ["a", "b"], ["a", "b"]),
+        (("long", ARRAY), "p", 0, ["0"]),
+        (("long", ARRAY), "p[]", 7, ["7"]),
+        ((TEXTS, ARRAY), "p[]", {"k": "v"}, None),
+        ((TEXTS, ARRAY), "p[]", {}, None),
+        (("string", {"type": "array", "items": A}), "p[].x", "abc", None),
+        ((TEXTS, {"type": "array", "items": A}), "p[].x", {"x": "1", "z": "2"}, ["1"]),
+        ((B, {"type": "array", "items": A}), "p[].x", {"y": "1"}, None),
+        (("string", {"type": "array", "items": ARRAY}), "p", "abc", ["abc"]),
+        (({"type": "array", "items": ["string", ARRAY]},), "p", ["abc", ["d", "e"]], ["abc", "d", "e"]),
+    ],
+)
+def test_items_are_the_elements_of_an_array(types: Any, path: str, value: Any, ids: Any) -> None:
+    """What else stands there, by another branch of the union, is the one item: not its characters, not its keys."""
+    both = Both((schema_of(optional("p", *types)), f'[fields]\n"custom_data.contents[].id" = "{path}"', None))
+    (said,) = both.check(both.value({**EVENT, "p": value}))
+    contents = orjson.loads(said[5]).get("custom_data", {}).get("contents")
+    assert contents == (None if ids is None else [{"id": one} for one in ids])
 
 
 def test_an_event_that_is_one_of_several_records_takes_two_steps() -> None:
@@ -347,6 +376,35 @@ def knowing(wire_format: WireFormat) -> Decoder:
 DECODERS = {wire_format: knowing(wire_format) for wire_format in WireFormat}
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_memory_for_a_giant_event_is_given_back(refused: bool) -> None:
+    """One of some megabytes is written, or refused half-way; a member that met one a year ago is no larger for it."""
+    line = '"custom_data.contents[].id" = "p"\n"custom_data.content_ids" = "p"\n"custom_data.value" = "q"'
+    both = Both(
+        (
+            schema_of(optional("p", ARRAY), optional("q", "string")),
+            f"[fields]\n{line}\n[constants]\n{USD}",
+            None,
+        )
+    )
+    usual = both.value({**EVENT, "p": ["a"]})
+    giant = both.value(
+        {**EVENT, "p": [f"{number}-{'x' * 1000}" for number in range(3000)], "q": "-1" * refused}
+    )
+    record = [Record(0, -1, None, giant, ())]
+    both.check(usual)
+    tracemalloc.start()
+    try:
+        for reading in (both.fused, both.compiled):
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(3):
+                assert isinstance(reading.read(record, NOW)[0], Rejection if refused else Delivery)
+            assert tracemalloc.get_traced_memory()[0] - before < 100_000
+    finally:
+        tracemalloc.stop()
+    both.check(usual, giant, usual)
+
+
 @pytest.mark.parametrize("p", [None, {"y": "1"}])
 def test_events_share_nothing_that_could_be_changed(p: Any) -> None:
     """An event of the same bytes is the same again after others were read: defaults and constants are not used up."""
@@ -382,3 +440,17 @@ WITH_DEFAULTS = Both(
     ),
     schema_of(optional("p", B)),
 )
+
+
+@pytest.mark.parametrize("number", range(len(BOTH["default"].functions)))
+@pytest.mark.parametrize("odd", [None, bytearray(b"\0\0\0\0\7"), memoryview(b"\0\0\0\0\7"), "text"])
+def test_what_is_no_bytes_is_left_to_the_two_steps(number: int, odd: Any) -> None:
+    """A value that no client gives, first or after others: nothing is read of it, and nothing crashes."""
+    both, function = BOTH["default"], BOTH["default"].functions[number]
+    good = both.value(event_of({}))
+    assert function is not None
+    for values in ((odd, good), (good, odd), (good, good, odd, good)):
+        prepared: list[Any] = []
+        records = [Record(at, -1, None, value, ()) for at, value in enumerate(values)]
+        function(records, prepared, both.framing, len(both.framing), *both.converter.bounds(NOW))
+        assert len(prepared) == values.index(odd)

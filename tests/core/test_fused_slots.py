@@ -61,6 +61,7 @@ SCHEMA = record_of(
     *fields(
         email="string", codes={"type": "array", "items": "long"}, contacts={"type": "array", "items": CONTACT}
     ),
+    *fields(handles=["null", {"type": "array", "items": "string"}, {"type": "map", "values": "string"}]),
     *fields(**NOT_ASKED),
 )
 MAPPING = """
@@ -73,6 +74,7 @@ event_time = "ts"
 "user_data.em" = "contacts[].mails[]"
 "user_data.ph" = "codes"
 "user_data.external_id" = "email"
+"user_data.hashed_maids" = "handles"
 "user_data.fn" = "bill.first"
 "user_data.ln" = "bill.last"
 "user_data.ct" = "ship.city"
@@ -135,6 +137,7 @@ EVENTS = st.fixed_dictionaries(
         "email": st.sampled_from(["ann@example.com", "nobody"]),
         "codes": st.lists(st.sampled_from([14155550100, 4930123456, 0, -1]), max_size=4),
         "contacts": st.lists(st.fixed_dictionaries({"mails": MAILS, "via": WORDS}), max_size=3),
+        "handles": st.none() | st.lists(WORDS, max_size=3) | st.dictionaries(WORDS, WORDS, max_size=2),
         "flag": st.booleans(),
         "ratio": st.floats(width=32),
         "score": st.floats(),
@@ -249,6 +252,7 @@ BAD = [
     ({"type": "map", "values": "boolean"}, b"\x02\x02k\x02\x00"),
     (["null", "string", "long"], b"\x06"),
     (["null", "string", "long"], b"\x01"),
+    (record_of("Pair", *fields(u=["null", "string", "long"], s="string")), b"\x06\x02x\x02y"),
     (["string", "null"], b"\x04"),
     (["string", "null"], b"\x80\x00"),
 ]

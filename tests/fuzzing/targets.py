@@ -5,8 +5,8 @@ out of memory. What the product may raise for bad input is caught here, by name.
 earlier input left behind (a cache, a known schema) changes nothing.
 
 How an input is laid out is each target's own, read by `taker.Taker`; `seeds` writes real inputs in these layouts.
-To add a target: a function in `records`, `fast_path`, `servers` or beside them, a line in `TARGETS`, seeds in
-`seeds`. `offset_map` is there only where its module is.
+To add a target: a function in `records`, `fast_path`, `schemas`, `servers` or beside them, a line in `TARGETS`, seeds
+in `seeds`. `offset_map` is there only where its module is.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Final
 
-from tests.fuzzing import fast_path, records, servers
+from tests.fuzzing import fast_path, records, schemas, servers
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "decode": records.decode,
     "convert": records.convert,
     "fast_path": fast_path.fast_path,
+    "schemas": schemas.schemas,
     "explain": records.explain,
     "answers": servers.answers,
     "registry": servers.registry,

@@ -20,6 +20,7 @@ RUNS = {
     "decode": 8_000,
     "convert": 6_000,
     "fast_path": 3_000,
+    "schemas": 40,
     "explain": 1_500,
     "answers": 5_000,
     "registry": 1_200,

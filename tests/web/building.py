@@ -165,6 +165,7 @@ def full_counters() -> Counters:
     for value, name in enumerate((*singles, "unclear_offline", "processed_with_error"), start=1_001):
         setattr(counters, name, value)
     counters.delivered_after_release = 13
+    counters.in_two_steps = 17
     return counters
 
 

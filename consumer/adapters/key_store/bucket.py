@@ -142,6 +142,9 @@ class Bucket:
                     return False
                 journal.append(transaction, record)
             else:
+                self._recent.count(
+                    transaction
+                )  # is it whole? Nothing is dropped to make room for one that is not
                 if _worst_growth(stat, keys) > room():
                     return False
                 _enter_all(transaction, journal.take(transaction) + record, undisturbed or nullcontext())

@@ -11,7 +11,13 @@ import lmdb
 
 from consumer.errors import KeyStoreError
 
+
+class Damage(Exception):
+    """What is read cannot have been written so. Becomes a `KeyStoreError`; never leaves the store."""
+
+
 _DAMAGED = (
+    Damage,
     lmdb.InvalidError,
     lmdb.CorruptedError,
     lmdb.PageNotFoundError,

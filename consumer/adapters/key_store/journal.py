@@ -9,6 +9,10 @@ number of the transaction that began the journal and so never comes again; the r
 value is the keys, each with its stamp behind it. Records are appended and, at the end of a generation, all taken: so a
 reader that remembers a generation and a count knows what it has seen (`Recent`), and the last name tells the extent.
 
+A name says what must stand before it, so a journal that lost a record, or whose record lost keys, is told from a whole
+one: `Damage`, for whoever asks, since a key that is not found is an event that is sent again. (Whether the bytes of a
+key are those that were written nobody can tell, in the tree neither.)
+
 Everything here works within a transaction of the caller's, so journal and tree change together or not at all.
 """
 
@@ -21,6 +25,7 @@ from typing import NamedTuple
 
 import lmdb
 
+from consumer.adapters.key_store.failures import Damage
 from consumer.adapters.key_store.interface import KEY_BYTES
 
 _GREATEST = b"\xff" * KEY_BYTES
@@ -39,8 +44,20 @@ class _Name(NamedTuple):
     keys: int
     """How many keys the records before it hold."""
 
+    @classmethod
+    def read(cls, name: bytes) -> _Name:
+        """Raises `Damage` for what is no record's name."""
+        if len(name) != _NAME.size or not name.startswith(_GREATEST):
+            raise Damage("its journal ends with what is no record")
+        _, *numbers = _NAME.unpack(name)
+        return cls(*numbers)
+
     def packed(self) -> bytes:
-        return _NAME.pack(_GREATEST, *self)
+        """Raises `Damage` for numbers that no journal comes to."""
+        try:
+            return _NAME.pack(_GREATEST, *self)
+        except struct.error as beyond:
+            raise Damage("its journal counts further than it can") from beyond
 
 
 class Extent(NamedTuple):
@@ -52,19 +69,36 @@ class Extent(NamedTuple):
     keys: int
     """A key that was stored twice counts twice."""
 
+    def after(self, name: bytes, record: bytes) -> Extent:
+        """With the record that comes next; raises `Damage` unless it is that."""
+        if name != self.next().packed():
+            raise Damage(f"record {self.records} of its journal is not there")
+        return Extent(self.generation, self.records + 1, self.keys + _count(record))
+
+    def next(self) -> _Name:
+        """The name of the record that comes next."""
+        return _Name(*self)
+
+
+def _count(record: bytes) -> int:
+    """How many keys a record holds."""
+    keys, rest = divmod(len(record), ENTRY_BYTES)
+    if rest or not keys:
+        raise Damage("a record of its journal is cut short")
+    return keys
+
 
 _EMPTY = Extent(0, 0, 0)
 _FIRST = _Name(0, 0, 0).packed()
 
 
 def extent(transaction: lmdb.Transaction[bytes]) -> Extent:
-    """How much the journal holds."""
+    """How much the journal holds, by its last record; raises `Damage` if that is none."""
     cursor = transaction.cursor()
-    if not cursor.last() or len(cursor.key()) != _NAME.size:
+    if not cursor.last() or len(cursor.key()) == KEY_BYTES:
         return _EMPTY
-    _, *numbers = _NAME.unpack(cursor.key())
-    last = _Name(*numbers)
-    return Extent(last.generation, last.record + 1, last.keys + len(cursor.value()) // ENTRY_BYTES)
+    last = _Name.read(cursor.key())
+    return Extent(*last).after(cursor.key(), cursor.value())
 
 
 def entries(keys: Sequence[bytes], stamp: bytes) -> bytes:
@@ -80,7 +114,7 @@ def last_stamp(record: bytes) -> bytes:
 def append(transaction: lmdb.Transaction[bytes], record: bytes) -> None:
     """Put a record of `entries` at the journal's end; a key that comes twice in it has its later stamp last."""
     held = extent(transaction)
-    name = _Name(held.generation or transaction.id(), held.records, held.keys)
+    name = held.next() if held.records else _Name(transaction.id(), 0, 0)
     transaction.put(name.packed(), record, append=True)
 
 
@@ -94,10 +128,12 @@ def growth(record_bytes: int, page_bytes: int) -> int:
 
 
 def take(transaction: lmdb.Transaction[bytes]) -> bytes:
-    """Empty the journal; all records that it held, joined."""
-    cursor = transaction.cursor()
+    """Empty the journal; all records that it held, joined. Raises `Damage` if it is not whole."""
+    held, cursor = extent(transaction), transaction.cursor()
     records = list(cursor.iternext()) if cursor.set_range(_FIRST) else []
-    for name, _ in records:
+    seen = Extent(held.generation, 0, 0)
+    for name, value in records:
+        seen = seen.after(name, value)
         transaction.delete(name)
     return b"".join(value for _, value in records)
 
@@ -111,7 +147,7 @@ def in_order(record: bytes, most: int) -> Iterator[list[tuple[bytes, bytes]]]:
 
 
 class Recent:
-    """What a bucket's journal holds, in memory: a reader follows the journal, record by record.
+    """What a bucket's journal holds, in memory: a reader follows the journal, record by record; `Damage` if it cannot.
 
     May be used by several threads. One with an older view of the bucket than another's may find keys that are newer
     than its view; on disk they are all the same.
@@ -120,8 +156,7 @@ class Recent:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: dict[bytes, bytes] = {}
-        self._generation = 0
-        self._records = 0
+        self._seen = _EMPTY
 
     def find(self, transaction: lmdb.Transaction[bytes], keys: Sequence[bytes], oldest: bytes) -> set[bytes]:
         """Those of `keys` that are in the journal with a stamp of `oldest` or later."""
@@ -137,16 +172,16 @@ class Recent:
 
     def _follow(self, transaction: lmdb.Transaction[bytes]) -> None:
         now = extent(transaction)
-        if now.generation != self._generation:
+        if now.generation != self._seen.generation:
             self._entries.clear()
-            self._generation, self._records = now.generation, 0
-        if now.records <= self._records:
+            self._seen = Extent(now.generation, 0, 0)
+        if now.records <= self._seen.records:
             return
         cursor = transaction.cursor()
-        cursor.set_range(_Name(now.generation, self._records, 0).packed())
-        for value in cursor.iternext(keys=False, values=True):
+        cursor.set_range(_Name(now.generation, self._seen.records, 0).packed())
+        for name, value in cursor.iternext():
+            self._seen = self._seen.after(name, value)
             _keep_later(self._entries, value)
-        self._records = now.records
 
 
 def _keep_later(entries: dict[bytes, bytes], record: bytes) -> None:

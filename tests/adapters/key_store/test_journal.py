@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from consumer.adapters.key_store import journal
 from consumer.adapters.key_store.bucket import Bucket, BucketName
 from consumer.adapters.key_store.interface import KEY_BYTES, Window
 from consumer.adapters.key_store.lmdb_store import LmdbKeyStore
+from consumer.errors import KeyStoreError
 from tests.adapters.key_store.helpers import MIB, NOON, child, key, keys
 
 ROOM = 64 * MIB
@@ -146,6 +148,77 @@ def test_a_key_that_is_in_the_journal_twice_counts_once() -> None:
         put(bucket, keys(range(100)), 1000)
         put(bucket, keys(range(50, 120)), 1000)
         assert bucket.entries() == 120
+
+
+def _cut(env: Any, names: list[bytes]) -> None:
+    """The last record loses half a key."""
+    with env.begin(write=True) as transaction:
+        transaction.put(names[-1], transaction.get(names[-1])[:-10])
+
+
+def _cut_by_a_key(env: Any, names: list[bytes]) -> None:
+    """One in the middle loses a whole one."""
+    with env.begin(write=True) as transaction:
+        transaction.put(names[1], transaction.get(names[1])[:-20])
+
+
+def _emptied(env: Any, names: list[bytes]) -> None:
+    """The last record is there and holds nothing."""
+    with env.begin(write=True) as transaction:
+        transaction.put(names[-1], b"")
+
+
+def _lost(at: int) -> Callable[[Any, list[bytes]], None]:
+    """A record is not there."""
+
+    def lose(env: Any, names: list[bytes]) -> None:
+        with env.begin(write=True) as transaction:
+            transaction.delete(names[at])
+
+    return lose
+
+
+def _renamed(change: Callable[[bytes], bytes]) -> Callable[[Any, list[bytes]], None]:
+    """The last record has another name, that sorts last again."""
+
+    def rename(env: Any, names: list[bytes]) -> None:
+        with env.begin(write=True) as transaction:
+            transaction.put(change(names[-1]), transaction.get(names[-1]))
+            transaction.delete(names[-1])
+
+    return rename
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _cut,
+        _cut_by_a_key,
+        _emptied,
+        _lost(0),
+        _lost(1),
+        _renamed(lambda name: name[:-1]),
+        _renamed(lambda name: name + b"\0"),
+        _renamed(lambda name: name[:-8] + b"\xff" * 8),
+        _renamed(lambda name: name[:16] + b"\xff" * 8 + name[24:]),
+    ],
+)
+def test_a_damaged_journal_is_told_to_readers_and_writers(damage: Callable[[Any, list[bytes]], None]) -> None:
+    """A record that is cut, garbled or gone: no key in it is taken for one that was never stored, and a writer adds
+    nothing to what cannot be read; the page goes on."""
+    with new_bucket() as bucket:
+        for first in range(0, 300, 100):
+            put(bucket, keys(range(first, first + 100)), 1000)
+        with bucket.lease() as env:
+            with env.begin() as transaction:
+                names = [name for name, _ in transaction.cursor() if len(name) > KEY_BYTES]
+            damage(env, names)
+        bucket._recent = journal.Recent()  # as after a start
+        with pytest.raises(KeyStoreError, match=r"is damaged \(.*journal.*move this folder away"):
+            bucket.find(keys(range(10)), ALWAYS)
+        with pytest.raises(KeyStoreError, match=r"is damaged \(.*journal"):
+            put(bucket, keys(range(400, 410)), -1)
+        assert bucket.entries() == 0
 
 
 async def test_processes_follow_each_others_journals(tmp_path: Path) -> None:
