@@ -16,9 +16,10 @@ from consumer.app import building
 from consumer.app.records import FileEvents, Produced, encoded, made_up, pause, say
 from consumer.app.signals import on_stop_signal
 from consumer.core.encode import ConfluentId, Encoder, SingleObject
+from consumer.core.event_times import EventTimes
 from consumer.core.model import CommerceEvent, Rejection
-from consumer.errors import InputError, UsageError
-from consumer.sandbox.generator import Generator, shifted
+from consumer.errors import InputError, MappingError, UsageError
+from consumer.sandbox.generator import Generator
 from consumer.settings import Settings, load
 
 _LINE_EVERY = 5.0
@@ -93,19 +94,30 @@ class _Production:
         self._file = FileEvents(options.file, self._schema)
         events: Iterable[CommerceEvent] = self._file
         if options.restamp:
-            shift = self._shift(options.file)
-            events = (shifted(event, shift) for event in self._file)
+            times = self._times()
+            shift = self._shift(options.file, times)
+            events = (times.moved(event, shift) for event in self._file)
         return islice(encoded(events, encoder), options.events)
 
-    def _shift(self, file: str) -> int:
-        """Milliseconds to add so that the newest event is now. Reads the file once more."""
+    def _times(self) -> EventTimes:
+        try:
+            return EventTimes(building.mapping(self._settings, self._schema))
+        except MappingError as error:
+            raise UsageError(
+                f"--now moves the times that the mapping reads, and it does not fit; mend it, or leave --now out "
+                f"({error})"
+            ) from error
+
+    def _shift(self, file: str, times: EventTimes) -> int:
+        """What to add so that the newest event is now. Reads the file once more."""
         if file == "-":
             raise UsageError(
                 "--now reads the file twice, and standard input cannot be; write it to a file first"
             )
-        records = open_records(file, self._schema)
-        newest = max((_time(record) for _, record in records if not isinstance(record, Rejection)), default=0)
-        return int(time.time() * 1000) - newest
+        records = (record for _, record in open_records(file, self._schema))
+        found = (times.of(record) for record in records if not isinstance(record, Rejection))
+        newest = max((time for time in found if time is not None), default=None)
+        return 0 if newest is None else int(time.time() * times.units) - newest
 
     async def _send_all(self, producer: RecordProducer, records: Iterator[Produced]) -> None:
         begun = said = time.monotonic()
@@ -120,12 +132,3 @@ class _Production:
             if time.monotonic() - said >= _LINE_EVERY:
                 said = time.monotonic()
                 say(f"{number + 1:,} records, {(number + 1) / (said - begun):,.0f} a second")
-
-
-def _time(record: CommerceEvent) -> int:
-    time_ms = record.get("occurred_at")
-    if not isinstance(time_ms, int):
-        raise UsageError(
-            "--now moves the times in occurred_at, which this schema does not have; leave it out"
-        )
-    return time_ms

@@ -125,7 +125,9 @@ def test_all_that_is_wrong_in_one_run(kafka: Kafka, api: Api, tmp_path: Path) ->
     }
     assert found.names("skipped") == {"consumer group", "dead-letter topics"}
     assert "customer.emails" in found.text("mapping", "failed")
-    assert "create it, or correct KAFKA_TOPICS" in found.text("brokers and topics", "failed")
+    assert "create it, or correct its name (KAFKA_TOPICS, or --topic)" in found.text(
+        "brokers and topics", "failed"
+    )
     assert found.text("test events", "failed").startswith(
         f"{ACCOUNT}: the access token is refused: put a valid"
     )

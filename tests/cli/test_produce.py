@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Iterator
@@ -118,6 +119,33 @@ def test_records_of_any_schema(kafka: Kafka, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--now" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_now_moves_the_times_that_the_mapping_reads(kafka: Kafka, tmp_path: Path) -> None:
+    """Of another schema too: seconds, in a record of their own."""
+    (tmp_path / "sale.avsc").write_text(
+        '{"type": "record", "name": "Sale", "fields": [{"name": "no", "type": "string"}, {"name": "when", "type": '
+        '{"type": "record", "name": "When", "fields": [{"name": "at", "type": "long"}]}}]}'
+    )
+    (tmp_path / "sale.toml").write_text(
+        'time_unit = "seconds"\n[fields]\nevent_id = "no"\nevent_time = "when.at"\n'
+        '[constants]\nevent_name = "checkout"\naction_source = "web"\n'
+    )
+    topic = new_topic(kafka)
+    schema = {"PINSTREAM_SCHEMAS_DIR": str(tmp_path), "PINSTREAM_SCHEMA": "Sale"}
+    env = env_of(kafka, tmp_path, **schema, PINSTREAM_MAPPING_FILE=str(tmp_path / "sale.toml"))
+    (tmp_path / "sales.ndjson").write_text(
+        '{"no": "1", "when": {"at": 1000}}\n{"no": "2", "when": {"at": 940}}\n'
+    )
+    begun = int(time.time())
+    done = command("produce", str(tmp_path / "sales.ndjson"), "--topic", topic, "--now", env=env)
+    assert done.returncode == 0, done.stderr
+    sale = fastavro.parse_schema(json.loads((tmp_path / "sale.avsc").read_text()))
+    produced = [message.value() or b"" for message in read_all(kafka, topic, 2)]
+    events: list[Any] = [fastavro.schemaless_reader(BytesIO(value[10:]), sale, sale) for value in produced]
+    newest, older = (one["when"]["at"] for one in sorted(events, key=lambda one: str(one["no"])))
+    assert begun <= newest <= time.time()
+    assert newest - older == 60
 
 
 def test_a_missing_topic_is_one_clear_line(kafka: Kafka, tmp_path: Path) -> None:

@@ -137,5 +137,5 @@ def _missing(topic: str, known: Mapping[str, int]) -> KafkaError:
     hint = f"; the nearest that does is {near[0]}" if near else ""
     return KafkaError(
         f"Kafka: the topic {topic} does not exist, or this user may not see it{hint}: "
-        "create it, or correct KAFKA_TOPICS"
+        "create it, or correct its name (KAFKA_TOPICS, or --topic)"
     )
