@@ -58,6 +58,18 @@ UNCONVERTIBLE: Final = "unconvertible"
 REFUSALS: Final = {code: Rejection(Stage.CONVERT, code, why) for code, why in _REFUSALS.items()}
 REJECTION_CODES: Final = frozenset({*REFUSALS, UNCONVERTIBLE})
 
+_FAR_OFF: Final = {
+    code: Rejection(
+        Stage.CONVERT,
+        code,
+        f"{_REFUSALS[code]}, by so much that it is probably counted in another unit: correct time_unit of the mapping",
+    )
+    for code in ("expired", "future_event_time")
+}
+"""Of times before `_LIKELY_FROM`, or more than `_LIKELY_AHEAD` ahead: seconds taken for milliseconds are of 1970."""
+_LIKELY_FROM: Final = 946_684_800  # 2000-01-01
+_LIKELY_AHEAD: Final = 10 * 365 * SECONDS_A_DAY
+
 WARNING_CODES: Final = frozenset(
     {"malformed", "placeholder", "not_web", "zero_value", "opt_out_type_ignored"}
 )
@@ -243,8 +255,11 @@ class Decisions:
         A little ahead is clock skew: the event is sent as of now, in whole seconds.
         """
         if time > present + self._skew:
-            return REFUSALS["future_event_time"]
-        return int(present // self.units) if time > present else REFUSALS["expired"]
+            far = time > present + _LIKELY_AHEAD * self.units
+            return (_FAR_OFF if far else REFUSALS)["future_event_time"]
+        if time > present:
+            return int(present // self.units)
+        return (_FAR_OFF if time < _LIKELY_FROM * self.units else REFUSALS)["expired"]
 
     def is_consent(self, value: Any) -> bool:
         """Whether the value at the consent's path lets the event go."""

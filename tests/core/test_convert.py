@@ -185,6 +185,22 @@ def test_age_and_skew_are_settings() -> None:
         assert (result.code if isinstance(result, Rejection) else None) == code
 
 
+@pytest.mark.parametrize(
+    ("occurred_at", "code", "hint"),
+    [
+        (round(NOW), "expired", True),
+        (round(NOW * 1000) - 30 * 86_400_000, "expired", False),
+        (round(NOW * 1_000_000), "future_event_time", True),
+        (round(NOW * 1000) + 86_400_000, "future_event_time", False),
+    ],
+)
+def test_a_time_in_another_unit_says_so(occurred_at: int, code: str, hint: bool) -> None:
+    """Seconds taken for milliseconds are of 1970, microseconds of the far future: the message says what to look at."""
+    result = converter().convert(event_of({"occurred_at": occurred_at}), NOW)
+    assert isinstance(result, Rejection)
+    assert (result.code, "correct time_unit of the mapping" in result.message) == (code, hint)
+
+
 def test_a_chunk_keeps_its_order() -> None:
     """One result per event, and a bad one does not touch the others."""
     events = [event_of({"event_id": f"e-{number}"}) for number in range(5)]
