@@ -28,7 +28,7 @@ _HOUSEKEEPING = 2.0
 _DRAIN_SHARE = 0.8
 """Of the grace, for draining; the rest is for the last commit and for leaving the group: one deadline for all."""
 _LEAST_CLOSE = 0.5
-_AFTERWARDS = 0.5
+_AFTERWARDS = 1.0
 """Of what the grace still leaves for the source: kept for closing all else."""
 _CLOSE_TIMEOUT = 10.0
 """Where nobody asked for the end, there is no grace."""
