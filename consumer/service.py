@@ -28,7 +28,10 @@ _HOUSEKEEPING = 2.0
 _DRAIN_SHARE = 0.8
 """Of the grace, for draining; the rest is for the last commit and for leaving the group: one deadline for all."""
 _LEAST_CLOSE = 0.5
+_AFTERWARDS = 1.0
+"""Of what the grace still leaves for the source: kept for closing all else."""
 _CLOSE_TIMEOUT = 10.0
+"""Where nobody asked for the end, there is no grace."""
 
 
 class Source(Protocol):
@@ -334,7 +337,9 @@ class Service:
     def _close_timeout(self) -> float:
         if self._stop_deadline is None:
             return _CLOSE_TIMEOUT
-        return max(_LEAST_CLOSE, min(_CLOSE_TIMEOUT, self._stop_deadline - self._clock.now().monotonic))
+        # All that is left: a member that leaves in the middle of a rebalance has to wait for the others, and one that
+        # ends without a goodbye makes them wait for as long as its session.
+        return max(_LEAST_CLOSE, self._stop_deadline - self._clock.now().monotonic - _AFTERWARDS)
 
     # -- commands
 

@@ -1,7 +1,8 @@
 """When positions are committed, and how a process that was away finds out whether its partitions are still its own.
 
 Theory of operation. One commit at a time, every `commit_interval`, of all positions that changed; a failed one is
-simply due again. The ledger says what may be committed.
+simply due again. The ledger says what may be committed. Each time that a member joins the group or leaves it, commits
+of the others that are on their way are refused: that is told as what it is, and as trouble only if it lasts.
 
 A process that was *away* (stopped, swapped out, asleep) cannot know what the group did meanwhile: its partitions may
 be another's, who sends what is queued here. So after an absence they are unproven until the broker has taken a
@@ -16,13 +17,18 @@ from __future__ import annotations
 
 from consumer.core.assignment import AssignmentState
 from consumer.core.context import Context
-from consumer.core.interface import Commit, CommitDone
+from consumer.core.interface import BETWEEN_GENERATIONS, Commit, CommitDone
 from consumer.core.ledger import Ledger
 from consumer.core.model import Instant, Position, TopicPartition
 from consumer.errors import InvariantViolation
 
 _MAPS_TOO_LARGE = frozenset({"OFFSET_METADATA_TOO_LARGE", "INVALID_COMMIT_OFFSET_SIZE"})
 """Kafka's names for it: this broker takes less than the default 4,096 bytes, or less of all maps together."""
+
+_USUAL = BETWEEN_GENERATIONS | {"_ASSIGNMENT_LOST"}
+"""Failures that come with every rebalance: the next commit, or the partition's next owner, makes up for it."""
+_LASTING = 30.0
+"""Seconds after which they are not usual any more: above what members may take to drain by default."""
 
 _SOON = 12
 """In absences: what the group said while a process was away reaches it within this time."""
@@ -42,6 +48,8 @@ class Commits:
         self._back_since = float("-inf")
         self._absence = 0
         """Commits of lower numbers prove nothing: the process was away after they were sent."""
+        self._failing_since: float | None = None
+        """When the first of the commits that failed in a row came back."""
         self._off_since: float | None = None
         """When the books were first seen not to add up."""
 
@@ -97,11 +105,21 @@ class Commits:
                 state.took(position)
                 state.proven = state.proven or happened.number > self._absence
         self._under_way = None
-        if happened.failure is not None:
-            self._context.counters.failures["commit"] += 1
-            self._context.report("warning", "commit_failed", reason=happened.failure)
+        if happened.failure is None:
+            self._failing_since = None
+        else:
+            self._failed(happened.failure)
         if happened.failure in _MAPS_TOO_LARGE:
             self._ledger.write_no_maps()
+
+    def _failed(self, failure: str) -> None:
+        now = self._context.now.monotonic
+        first = self._failing_since is None
+        since = self._failing_since = now if self._failing_since is None else self._failing_since
+        self._context.counters.failures["commit"] += 1
+        usual = failure in _USUAL and now - since < _LASTING
+        if first or not usual:
+            self._context.report("info" if usual else "warning", "commit_failed", reason=failure)
 
     # -- absence
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from consumer.core.model import Chunk, Position, Record, Rejection, SchemaRef, TopicPartition, TraceParent
 
@@ -155,6 +155,14 @@ class DeadLettersStored:
 
     number: int
     stored: Sequence[bool]
+
+
+BETWEEN_GENERATIONS: Final = frozenset(
+    {"ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH", "_WAIT_COORD", "NOT_COORDINATOR"}
+    | {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE"}
+)
+"""Kafka's names for a refused commit that the same member may repeat: it just joined again (the client has not
+heard of its new generation, or the group waits for its leader's plan), or the coordinator moves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,6 +62,10 @@ class FakeConsumer:
         """What fails, always."""
         self.commit_answers: list[int] = []
         """Error codes of the next commits; when there are no more, they are taken."""
+        self.member_id: str | None = "one-of-many"
+        self.rebalance_lasts = 0
+        """For so many consumes after the unsubscription a rebalance is under way, which puts it off."""
+        self._unsubscribed = False
 
     def subscribe(self, topics: list[str], **callbacks: Callable[..., None]) -> None:
         """Remember the callbacks; a script calls them."""
@@ -68,6 +73,11 @@ class FakeConsumer:
 
     def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
         """The next step."""
+        if self._unsubscribed and self.member_id is not None:
+            self.rebalance_lasts -= 1
+            if self.rebalance_lasts < 0 and self.config.get("group.protocol") != "consumer":
+                self.member_id = None
+                self.calls.append(("goodbye",))
         return self.script.pop(0)(self) if num_messages == 1 and self.script else []
 
     def assign_to(self, *numbers: int) -> None:
@@ -112,6 +122,15 @@ class FakeConsumer:
         """Remembered."""
         self.calls.append(("seek", partition.partition, partition.offset))
         self._refuse("seek")
+
+    def unsubscribe(self) -> None:
+        """The goodbye follows with the next consumes, once no rebalance is under way."""
+        self.calls.append(("unsubscribe",))
+        self._unsubscribed = True
+
+    def memberid(self) -> str | None:
+        """Given up with the goodbye."""
+        return self.member_id
 
     def close(self) -> None:
         """Takes all away, as librdkafka does."""
@@ -163,11 +182,16 @@ class Bench:
     """A member on a fake consumer."""
 
     def __init__(
-        self, *, reset: str = "earliest", timeout: float = 1.0, strategy: str = "cooperative-sticky"
+        self,
+        *,
+        reset: str = "earliest",
+        timeout: float = 1.0,
+        strategy: str = "cooperative-sticky",
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.told = Told()
         self.ready: deque[Chunk] = deque()
-        config = {"partition.assignment.strategy": strategy}
+        config = {"partition.assignment.strategy": strategy, **(settings or {})}
         made: list[FakeConsumer] = []
 
         def make(config: dict[str, Any]) -> Any:
@@ -187,6 +211,11 @@ class Bench:
         chunks = list(self.ready)
         self.ready.clear()
         return chunks
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Close, with what the listener would commit."""
+        epochs = [one.epoch for one in self.told.assignments[: len(self.told.positions)]]
+        self.member.close(self.told.positions, epochs, time.monotonic() + timeout)
 
     def calls(self, name: str) -> list[tuple[Any, ...]]:
         """What was called by this name."""

@@ -219,7 +219,7 @@ def test_close_answers_commits_in_flight() -> None:
     results: list[CommitResult] = []
     epoch = bench.told.assignments[0].epoch
     bench.member.send_commit([Position("t", 0, 4, 0)], [epoch], results.append)
-    bench.member.close([Position("t", 0, 5, 0)], [epoch], 1.0)
+    bench.member.close([Position("t", 0, 5, 0)], [epoch], time.monotonic() + 1.0)
     assert results == [CommitResult((), "_DESTROY")]
     assert bench.calls("commit")[-1] == ("commit", False, [(0, 5, 0)])
 

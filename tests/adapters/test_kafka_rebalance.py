@@ -12,11 +12,13 @@ import pytest
 
 from consumer.core.model import Position, TopicPartition
 from consumer.errors import InvariantViolation, KafkaError
-from tests.kafka.harness import Kafka, Member, committed, produce, unique
+from tests.kafka.harness import Kafka, Member, committed, produce, unique, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.real_kafka]
 
 PARTITIONS = 4
+BOTH_GIVE = 6
+"""So many that of two members each has to give one to a third."""
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "cooperative": {},
     "eager": {"partition.assignment.strategy": "range,roundrobin"},
@@ -30,10 +32,12 @@ def protocol(request: pytest.FixtureRequest) -> dict[str, Any]:
     return PROTOCOLS[request.param]
 
 
-def fill(kafka: Kafka, topic: str, label: str, count: int = 100) -> Counter[bytes | None]:
+def fill(
+    kafka: Kafka, topic: str, label: str, count: int = 100, partitions: int = PARTITIONS
+) -> Counter[bytes | None]:
     """`count` records on each partition; what a reader of all must have seen, once each."""
     expected: Counter[bytes | None] = Counter()
-    for partition in range(PARTITIONS):
+    for partition in range(partitions):
         values: list[bytes | None] = [f"{label}-{partition}-{number}".encode() for number in range(count)]
         produce(kafka, topic, values, partition=partition)
         expected.update(values)
@@ -127,6 +131,94 @@ async def test_close_does_not_hang_in_a_rebalance(kafka: Kafka, topic: Callable[
             assert time.monotonic() - started < 2.5
             await second.until(lambda: len(second.held) == PARTITIONS, "all partitions")
     assert "left without goodbye" not in str(first.troubles)
+
+
+async def test_who_leaves_while_another_drains_is_not_missed(
+    kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
+) -> None:
+    """A newcomer is stopped before it was given anything, while the group waits for a member that drains: it says
+    goodbye, and nobody waits for its session (45 s; what follows has 30)."""
+    name, group = topic(BOTH_GIVE), unique("group")
+    async with (
+        Member(kafka, [name], group, config=protocol) as first,
+        Member(kafka, [name], group, config=protocol) as second,
+    ):
+        await second.until(lambda: len(second.held) == len(first.held) == 3)
+        draining = Draining(first, second)
+        async with Member(kafka, [name], group, config=protocol) as third:
+            other = await draining.until_begun()
+            await until_waiting(other, third)
+            leaving = asyncio.create_task(third.stop())
+            await asyncio.wait([leaving], timeout=0.3)
+            draining.end()
+            await leaving
+        await first.until(lambda: len(first.held) + len(second.held) == BOTH_GIVE, "all partitions")
+        late = fill(kafka, name, "late", 5, BOTH_GIVE)
+        await first.until(lambda: first.counts + second.counts == late, "records of all partitions")
+    assert third.troubles == []
+
+
+async def test_what_is_settled_is_committed_however_long_another_drains(
+    kafka: Kafka, topic: Callable[..., str]
+) -> None:
+    """A member with partitions leaves while the group waits for another: its commit is held up, refused for the
+    generation before, and repeated; the next owner starts where it ended."""
+    name, group = topic(BOTH_GIVE), unique("group")
+    async with Member(kafka, [name], group) as first, Member(kafka, [name], group) as second:
+        await second.until(lambda: len(second.held) == len(first.held) == 3)
+        expected = fill(kafka, name, "one", 5, BOTH_GIVE)
+        await first.until(lambda: first.counts + second.counts == expected, "all records")
+        draining = Draining(first, second)
+        async with Member(kafka, [name], group) as third:
+            other = await draining.until_begun()
+            await until_waiting(other, third)
+            leaving = asyncio.create_task(other.stop(commit=True))
+            await asyncio.wait([leaving], timeout=3.5)  # longer than is tried where partitions are revoked
+            draining.end()
+            await leaving
+            left = draining.drainer
+            await left.until(lambda: len(left.held) + len(third.held) == BOTH_GIVE, "all partitions")
+            expected += fill(kafka, name, "two", 5, BOTH_GIVE)
+            await left.until(
+                lambda: first.counts + second.counts + third.counts == expected, "each record once"
+            )
+    assert other.troubles == []
+
+
+class Draining:
+    """Of two members that are asked to let go, the first to be asked takes its time, until `end`."""
+
+    def __init__(self, *both: Member) -> None:
+        self._over = {id(one): asyncio.Event() for one in both}
+        self._both = both
+        self._before = [len(one.revocations) for one in both]
+        for one in both:
+            one.on_revoked = self._over[id(one)].wait
+
+    async def until_begun(self) -> Member:
+        """Wait for it; gives the other one, which lets go at once."""
+        await self._both[0].until(lambda: bool(self._asked()), "a revocation")
+        self.drainer = self._asked()[0]
+        [other] = [one for one in self._both if one is not self.drainer]
+        self._let_go(other)
+        return other
+
+    def _asked(self) -> list[Member]:
+        return [one for one, n in zip(self._both, self._before, strict=True) if len(one.revocations) > n]
+
+    def end(self) -> None:
+        """It has drained."""
+        self._let_go(self.drainer)
+
+    def _let_go(self, member: Member) -> None:
+        member.on_revoked = None
+        self._over[id(member)].set()
+
+
+async def until_waiting(*members: Member) -> None:
+    """Some heartbeats, so that all of these have heard of the rebalance and joined again."""
+    goals = [(member, member.fetches + 8) for member in members]
+    await until(lambda: all(member.fetches >= goal for member, goal in goals), "eight fetches of each")
 
 
 async def test_lost_partitions_are_never_committed(kafka: Kafka, topic: Callable[..., str]) -> None:

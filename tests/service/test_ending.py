@@ -86,6 +86,22 @@ def test_the_grace_is_one_deadline_for_all_of_the_shutdown(close_time: float) ->
     assert process.source.closed
 
 
+def test_leaving_has_all_that_is_left_of_the_grace() -> None:
+    """A source that leaves in the middle of a rebalance waits for others, who may drain for as long as we may."""
+    process = Process(World(p0=values(4)), linger=0.0, grace=25.0)
+    process.source.close_time = 23.0
+
+    async def scenario() -> None:
+        running = asyncio.create_task(process.service.run())
+        await until(lambda: process.world.committed == {0: 4})
+        process.service.request_stop()
+        begun = now()
+        await running
+        assert 23.0 <= now() - begun <= 25.0
+
+    run(scenario())
+
+
 def test_a_stop_while_the_source_starts() -> None:
     """It ends as soon as the source has started."""
     process = Process(World(p0=values(4)))

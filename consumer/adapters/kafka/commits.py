@@ -7,19 +7,12 @@ these offsets. An answer that nobody waits for any more finds its entry abandone
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import confluent_kafka
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.core.model import Position
-
-BETWEEN_GENERATIONS: Final = frozenset(
-    {"ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH", "_WAIT_COORD", "NOT_COORDINATOR"}
-    | {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE"}
-)
-"""Kafka's names for a refused commit that the same member may repeat: it just joined again (the client has not
-heard of its new generation, or the group waits for its leader's plan), or the coordinator moves."""
 
 
 class CommitResult(NamedTuple):

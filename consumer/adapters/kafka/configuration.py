@@ -137,7 +137,7 @@ _NOT_WITH_KIP_848: Final = (
 
 _DEFAULTS: Final[Config] = {
     "client.id": "pinstream",
-    # A request to a broker that has gone silent; it also bounds the commit inside a revocation.
+    # A request to a broker that has gone silent; a commit inside a revocation is tried thrice.
     "socket.timeout.ms": 10_000,
 }
 _CONSUMER_DEFAULTS: Final[Config] = {

@@ -7,9 +7,7 @@ run inside `fetch` and `close`, ask through the hooks, and block until they are 
 the same call as its partition's revocation is dropped. If the partition came back within that call, its records
 could be from before or after: they are dropped, and the consumer seeks back to where the assignment starts.
 
-*The last commit* of a partition, as it is let go of, is tried again for a moment: the group may be between two
-generations, which refuses commits and passes by itself, and no later commit could make up for it. Trying again is
-safe: the broker takes a commit only from a member, and gives a partition to nobody else before this one let go.
+*Letting go* has rules of its own: `consumer.adapters.kafka.leaving`.
 
 *Lost is not revoked.* What is taken from a member that did not poll in time is lost: dropped, never committed.
 """
@@ -28,15 +26,14 @@ from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.chunks import group
 from consumer.adapters.kafka.commits import (
-    BETWEEN_GENERATIONS,
     Answer,
     CommitResult,
     Commits,
     raw_partition,
     raw_positions,
-    read_answer,
 )
 from consumer.adapters.kafka.configuration import is_cooperative, make_client
+from consumer.adapters.kafka.leaving import commit_last, leave_without_partitions, says_goodbye
 from consumer.adapters.kafka.raw_consumer import RawConsumer
 from consumer.adapters.kafka.starts import Start, find_starts
 from consumer.adapters.kafka.trouble import Teller, as_fatal, describe_error, exception_error
@@ -56,12 +53,11 @@ _ASK_END_TIMEOUT: Final = 1.0
 _MOST_IDLE_MS: Final = 300_000
 """librdkafka's default of max.poll.interval.ms."""
 
-_LAST_COMMIT_WITHIN: Final = 3.0
-"""Seconds in which the last commit of a partition is tried again; far below what a rebalance may take."""
-_LAST_COMMIT_EVERY: Final = 0.05
-
-_GOODBYE: Final = 0.1
-"""Seconds for a rebalance that is nearly over when a member without partitions leaves."""
+_REVOKED_WITHIN: Final = 3.0
+"""Seconds in which the last commit of a revoked partition is tried again; far below what a rebalance may take."""
+_LEAVING_SHARE: Final = 0.9
+"""Of the time for leaving: until when the last commit is tried again and a rebalance is waited for. The rest is for
+the goodbye itself."""
 
 _epochs = itertools.count(1)
 
@@ -107,6 +103,7 @@ class GroupMember:
         timeout: float,
         make_consumer: Callable[[dict[str, Any]], RawConsumer],
     ) -> None:
+        self._config = config
         self._cooperative = is_cooperative(config)
         self._hooks = hooks
         self._tell = Teller(hooks.trouble)
@@ -172,19 +169,17 @@ class GroupMember:
         else:
             self._commits.add(ours, left_out, answer)
 
-    def close(self, positions: Sequence[Position], epochs: Sequence[int | None], timeout: float) -> None:
+    def close(self, positions: Sequence[Position], epochs: Sequence[int | None], deadline: float) -> None:
         """Commit, leave the group. Revocations on the way out ask nobody any more.
 
-        `timeout`: seconds for all of it; half of them for the commit.
+        `deadline` (monotonic) is for all of it. What waits for the brokers can take longer: then whoever called leaves.
         """
         self._closing = True
-        self._commit_last(self._still_ours(positions, epochs), min(_LAST_COMMIT_WITHIN, timeout / 2))
-        if not self._held:
-            # librdkafka's close says goodbye only after a revocation: a member without partitions would be missed until
-            # its session times out, and every rebalance would wait for it until then. Where the group is just telling
-            # its members their parts, the unsubscription waits for that: so let it pass.
-            self._consumer.unsubscribe()
-            self._consumer.consume(1, _GOODBYE)
+        begun = time.monotonic()
+        until = begun + max(0.0, deadline - begun) * _LEAVING_SHARE
+        self._commit_last(self._still_ours(positions, epochs), until)
+        if not self._held and says_goodbye(self._config):
+            leave_without_partitions(self._consumer, self._config, until)
         self._consumer.close()
         self._commits.drop("_DESTROY")
         self._failure = KafkaError("the Kafka consumer is closed: make a new one")
@@ -383,7 +378,7 @@ class GroupMember:
         try:
             if names and not self._closing:
                 ours = [one for one in self._drained(names) if one[:2] in names]
-                self._commit_last(ours, _LAST_COMMIT_WITHIN)
+                self._commit_last(ours, time.monotonic() + _REVOKED_WITHIN)
         finally:
             self._let_go(partitions)
 
@@ -423,28 +418,12 @@ class GroupMember:
             and held.epoch == epoch
         ]
 
-    def _commit_last(self, positions: Sequence[Position], within: float) -> None:
-        """The last commit of these. It waits out, for `within` seconds, that the group is between generations."""
-        deadline = time.monotonic() + within
-        left, failure = self._commit_now(positions)
-        while failure in BETWEEN_GENERATIONS and time.monotonic() + _LAST_COMMIT_EVERY < deadline:
-            time.sleep(_LAST_COMMIT_EVERY)
-            left, failure = self._commit_now(left)
+    def _commit_last(self, positions: Sequence[Position], until: float) -> None:
+        failure = commit_last(self._consumer, positions, until)
         if failure is not None:
             self._hooks.trouble(
                 failure, "the last commit of a partition failed: some records will be read again"
             )
-
-    def _commit_now(self, positions: Sequence[Position]) -> tuple[Sequence[Position], str | None]:
-        """Commit and wait: what the broker did not take, and why. Bounded by librdkafka's time-outs."""
-        if not positions:
-            return (), None
-        try:
-            answered = self._consumer.commit(offsets=raw_positions(positions), asynchronous=False)
-        except KafkaException as error:
-            return positions, exception_error(error).name()
-        taken, failure = read_answer(None, answered, positions)
-        return [one for one in positions if one not in taken], failure
 
     # ------------------------------------------------------------------------------------------- errors
 

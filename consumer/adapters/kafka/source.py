@@ -28,6 +28,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
@@ -185,7 +186,8 @@ class KafkaSource:
         if member is None:
             return
         epochs = [self._announced.get((one.topic, one.partition)) for one in positions]
-        leaving = asyncio.ensure_future(self._thread.run(member.close, positions, epochs, timeout / 2))
+        deadline = time.monotonic() + timeout
+        leaving = asyncio.ensure_future(self._thread.run(member.close, positions, epochs, deadline))
         await asyncio.wait([leaving], timeout=timeout / 2)
         if self._hooks is not None:
             self._hooks.give_up()  # a listener that still drains must not keep the thread from leaving
