@@ -10,16 +10,17 @@ usual case is asked of them. Whatever raises leaves the record to the two steps,
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.long cimport PyLong_AsLongLong, PyLong_CheckExact
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.long cimport PyLong_AsLongLong
+from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DATA
 from libc.math cimport ceil, floor
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t
 from libc.string cimport memcmp, memcpy
 
 from consumer.core._json cimport Page
+from consumer.core._slots cimport ASCII_TEXT, ITEM_SLOTS, NOTHING, NUMBER, OBJECT, ONE_TEXT, Slot, thing
 from consumer.core._slots cimport Program as Reader
-from consumer.core._usual cimport USUAL_TEXT, put_usual_digest, usual_text
+from consumer.core._usual cimport USUAL_TEXT, passes_as_text, put_usual_digest, put_usual_digest_of, usual_text
 
 from consumer.core import convert_decisions as decide
 from consumer.core import dedup, normalise
@@ -84,26 +85,29 @@ cdef class At:
 
     cdef int slot, item
     cdef tuple below
+    cdef bint in_slot  # it is what stands in the slot
 
     def __init__(self, at):
         self.slot, self.below, self.item = at
+        self.in_slot = not self.below
 
-    cdef inline object value(self, tuple slots):
+    cdef inline object value(self, const Slot* slots):
         """The value; None where there is none."""
-        value = slots[self.slot]
+        value = thing(slots + self.slot)
         for name in self.below:
             value = (<dict> value).get(name) if type(value) is dict else None
         return value
 
-    cdef list values(self, tuple slots):
+    cdef list values(self, const Slot* slots, Reader reader):
         """All values, as `convert_decisions.walk` gives them."""
         cdef list found = []
-        value = slots[self.slot]
+        cdef const Slot* slot = slots + self.slot
+        cdef Py_ssize_t at
         if self.item < 0:
-            gather(value, self.below, 0, found)
-        elif value is not None:
-            for item in <list> value:
-                gather((<tuple> item)[self.item], self.below, 0, found)
+            gather(thing(slot), self.below, 0, found)
+        elif slot.kind == ITEM_SLOTS:
+            for at in range(slot.size):
+                gather(thing(reader.item_slots + slot.number + at * reader.item_width + self.item), self.below, 0, found)
         return found
 
 
@@ -264,15 +268,18 @@ cdef class Events:
         except Exception:  # whatever it is, the two steps find out and say
             return
         finally:
+            self.reader.forget()
             self.page.clear()
             self.ids.clear()
             self.busy = False
 
     cdef object one(self, bytes value, Py_ssize_t start, int64_t earliest, int64_t latest, object present):
         """What becomes of one record."""
-        cdef tuple slots = self.reader.read(value, start)
+        cdef const Slot* slots = self.reader.slots
+        cdef const Slot* when = slots + self.time_at.slot
         cdef int64_t time, seconds
         cdef object name, account, event_id, moment, refusal
+        self.reader.read(value, start)
         self.warned, self.marks = None, 0
         name = self.name_of(slots)
         if name is BY_EVENT_NAME:
@@ -293,18 +300,19 @@ cdef class Events:
             if type(event_id) is not str:
                 return event_id
         dedup_id = event_id if self.dedup_at is None else dedup_id_of(self.dedup_at.value(slots), event_id)
-        moment = self.time_at.value(slots)
-        if self.days or not PyLong_CheckExact(moment):
-            moment = self.decisions.time_of(moment)
+        if when.kind == NUMBER and self.time_at.in_slot and not self.days:
+            time = when.number
+        else:
+            moment = self.decisions.time_of(self.time_at.value(slots))
             if type(moment) is not int:
                 return moment
-        time = PyLong_AsLongLong(moment)
+            time = PyLong_AsLongLong(moment)
         if time < INT64_MIN // 2:
             raise OverflowError("no time that is reckoned with here")
         if earliest <= time <= latest:
             seconds = time // self.units if time >= 0 else -((self.units - 1 - time) // self.units)
         else:
-            moment = self.decisions.outside(moment, present)
+            moment = self.decisions.outside(time, present)
             if type(moment) is not int:
                 return moment
             seconds = PyLong_AsLongLong(moment)
@@ -316,18 +324,18 @@ cdef class Events:
 
     # -- what is decided
 
-    cdef object name_of(self, tuple slots):
+    cdef object name_of(self, const Slot* slots):
         if self.name_at is None:
             return self.no_name
         value = self.name_at.value(slots)
         name = self.names.get(value)
         return self.decisions.name_of(value) if name is None else name
 
-    cdef object account_of(self, tuple slots):
+    cdef object account_of(self, const Slot* slots):
         value = None if self.account_at is None else self.account_at.value(slots)
         return self.decisions.default_account if value is None else self.decisions.account_of(value)
 
-    cdef object source_of(self, tuple slots):
+    cdef object source_of(self, const Slot* slots):
         if self.source_at is None:
             return self.no_source
         value = self.source_at.value(slots)
@@ -336,7 +344,7 @@ cdef class Events:
 
     # -- the event
 
-    cdef object write(self, tuple slots, str name, int64_t seconds, str event_id):
+    cdef object write(self, const Slot* slots, str name, int64_t seconds, str event_id):
         """Write the event; gives with what it is refused, else None."""
         cdef Page page = self.page
         page.size = 0
@@ -363,7 +371,7 @@ cdef class Events:
             page.data[page.size - 1] = c"}"
         return refusal
 
-    cdef object write_object(self, bytes begins, list fields, tuple slots):
+    cdef object write_object(self, bytes begins, list fields, const Slot* slots):
         """An object, if there is anything in it."""
         cdef Page page = self.page
         cdef Py_ssize_t before = page.size, begun
@@ -378,7 +386,7 @@ cdef class Events:
             page.close(begun, c"}")
         return refusal
 
-    cdef object write_fields(self, list fields, tuple slots):
+    cdef object write_fields(self, list fields, const Slot* slots):
         cdef Field field
         for field in fields:
             refusal = self.write_field(field, slots)
@@ -386,7 +394,7 @@ cdef class Events:
                 return refusal
         return None
 
-    cdef object write_custom(self, tuple slots):
+    cdef object write_custom(self, const Slot* slots):
         cdef Page page = self.page
         cdef Py_ssize_t before = page.size, begun
         page.raw(b'"custom_data":{', 15)
@@ -408,7 +416,7 @@ cdef class Events:
 
     # -- one field
 
-    cdef object write_field(self, Field field, tuple slots):
+    cdef object write_field(self, Field field, const Slot* slots):
         """Write it and what stands for it where it has no value; gives with what it refuses the event, else None."""
         cdef Py_ssize_t before = self.page.size
         refusal = self.write_value(field, slots) if field.at is not None or field.gather is not None else None
@@ -421,11 +429,21 @@ cdef class Events:
             self.marks |= field.mark
         return refusal
 
-    cdef object write_value(self, Field field, tuple slots):
+    cdef object write_value(self, Field field, const Slot* slots):
+        cdef const Slot* slot
         if field.way == ONE_DIGEST:
             return self.one_digest(field, slots)
         if field.at is None:
-            return self.several(field, field.gather.values(slots))
+            return self.several(field, field.gather.values(slots, self.reader))
+        slot = slots + field.at.slot
+        if slot.kind == NOTHING:
+            return None
+        if slot.kind == ASCII_TEXT and field.usual and field.at.in_slot:
+            if field.way == DIGEST:
+                if self.put_usual(field, slot):
+                    return None
+            elif passes_as_text(field.usual, slot.text, slot.size):
+                return self.put_ascii(field, slot)
         value = field.at.value(slots)
         if value is None:
             return None
@@ -441,8 +459,13 @@ cdef class Events:
             return self.put(field, value)
         return self.put(field, field.rule(value))
 
-    cdef object one_digest(self, Field field, tuple slots):
+    cdef object one_digest(self, Field field, const Slot* slots):
         """One digest is by far the most common. More, or what is no array: as `several`."""
+        cdef const Slot* slot = slots + field.at.slot
+        if slot.kind == NOTHING:
+            return None
+        if slot.kind == ONE_TEXT and field.at.in_slot:
+            return None if self.put_usual(field, slot) else self.put_digest(field, thing(slot)[0])
         value = field.at.value(slots)
         if value is None:
             return None
@@ -451,7 +474,29 @@ cdef class Events:
                 return self.put_digest(field, (<list> value)[0])
             if not value:
                 return None
-        return self.several(field, field.gather.values(slots))
+        return self.several(field, field.gather.values(slots, self.reader))
+
+    cdef bint put_usual(self, Field field, const Slot* slot) except -1:
+        """The digest of a text as an array of one; False if the rule has to be asked."""
+        cdef char digest[68]  # ["64 digits"]
+        if not field.usual or not put_usual_digest_of(field.usual, slot.text, slot.size, digest + 2):
+            return False
+        digest[0], digest[1], digest[66], digest[67] = c"[", c'"', c'"', c"]"
+        self.page.put(field.key)
+        self.page.raw(digest, 68)
+        self.page.raw(b",", 1)
+        return True
+
+    cdef object put_ascii(self, Field field, const Slot* slot):
+        """As `put` of a text that is sent as it is."""
+        if field.web_only and self.source != "web":
+            self.warn(NOT_WEB)
+            return None
+        self.page.put(field.key)
+        self.page.ascii(<const char*> slot.text, slot.size)
+        if field.zero is not None and slot.text[0] == c"0" and is_zero(thing(slot)):
+            note_once(self.warnings(), field.zero)
+        return None
 
     cdef object several(self, Field field, list values):
         if field.way == TOTAL:
@@ -574,17 +619,16 @@ cdef class Events:
 
     # -- items
 
-    cdef object write_items(self, tuple slots):
+    cdef object write_items(self, const Slot* slots):
         """``contents``, and what is gathered from the same values."""
         cdef Page page = self.page
         cdef Py_ssize_t before = page.size, begun
         self.ids.size, self.things, self.counted, self.whole = 0, 0, False, True
         page.raw(b'"contents":[', 12)
         begun = page.size
-        for item in self.items_in(slots):
-            refusal = self.write_item(<tuple?> item)
-            if refusal is not None:
-                return refusal
+        refusal = self.write_all_items(slots)
+        if refusal is not None:
+            return refusal
         if page.size == begun:
             page.size = before
         else:
@@ -594,20 +638,32 @@ cdef class Events:
             self.write_sum()
         return None
 
-    cdef object items_in(self, tuple slots):
-        """The items, each a tuple of slots; they stand in an array, or else the two steps are asked."""
+    cdef object write_all_items(self, const Slot* slots):
+        """They stand in an array, or else the two steps are asked."""
+        cdef const Slot* items
+        cdef Slot one
+        cdef Py_ssize_t at
         if self.items_at is None:
-            return (slots,)
+            return self.write_item(slots)
         if not self.tuples:
-            return [(item,) for item in self.items_at.values(slots)]
-        items = self.items_at.value(slots)
-        if items is None:
-            return ()
-        if type(items) is not list:
+            for item in self.items_at.values(slots, self.reader):
+                one.kind, one.object = OBJECT, <PyObject*> item
+                refusal = self.write_item(&one)
+                if refusal is not None:
+                    return refusal
+            return None
+        items = slots + self.items_at.slot
+        if items.kind == NOTHING:
+            return None
+        if items.kind != ITEM_SLOTS:
             raise TypeError("no array")
-        return items
+        for at in range(items.size):
+            refusal = self.write_item(self.reader.item_slots + items.number + at * self.reader.item_width)
+            if refusal is not None:
+                return refusal
+        return None
 
-    cdef object write_item(self, tuple item):
+    cdef object write_item(self, const Slot* item):
         cdef Page page = self.page
         cdef Field field
         cdef Py_ssize_t before = page.size, begun = before + 1, at
@@ -626,11 +682,16 @@ cdef class Events:
             page.close(begun, c"}")
         return None
 
-    cdef object write_quantity(self, Field field, tuple item):
-        value = field.at.value(item)
-        if value is None:
+    cdef object write_quantity(self, Field field, const Slot* item):
+        cdef const Slot* slot = item + field.at.slot
+        if slot.kind == NOTHING:
             return None
-        if not PyLong_CheckExact(value) or not 0 <= value <= MAX_COUNT:
+        if slot.kind == NUMBER and field.at.in_slot and slot.number >= 0:
+            value = slot.number
+        else:
+            value = field.at.value(item)
+            if value is None:
+                return None
             value = count(value)
         if type(value) is int:
             self.things += value

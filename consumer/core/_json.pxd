@@ -9,6 +9,8 @@ cdef class Page:
     cdef int number(self, long long number) except -1
     cdef int array(self, list values) except -1
     cdef int text(self, str value) except -1
+    cdef int ascii(self, const char* data, Py_ssize_t size) except -1
+    cdef int quoted(self, const char* data, Py_ssize_t size) except -1
     cdef int close(self, Py_ssize_t begun, char bracket) except -1
     cdef bytes taken(self)
     cdef void clear(self) noexcept

@@ -9,7 +9,7 @@ instructions of. A lone surrogate raises UnicodeEncodeError, as there is no UTF-
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.long cimport PyLong_CheckExact
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DATA, PyUnicode_GET_LENGTH
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeASCII, PyUnicode_DATA, PyUnicode_GET_LENGTH
 from libc.string cimport memcpy
 
 import orjson
@@ -74,6 +74,10 @@ cdef class Page:
             return self.text(value)
         if type(value) is list:
             return self.array(value)
+        if value is True:
+            return self.raw("true,", 5)
+        if value is False:
+            return self.raw("false,", 6)
         if PyLong_CheckExact(value):
             number = PyLong_AsLongLongAndOverflow(value, &overflow)
             if overflow == 0:
@@ -110,15 +114,26 @@ cdef class Page:
     cdef int text(self, str value) except -1:
         """Text and a comma. Raises `UnicodeEncodeError`."""
         cdef const char* data
-        cdef char* into
         cdef Py_ssize_t size = 0
         if PyUnicode_IS_COMPACT_ASCII(value):
             data, size = <const char*> PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value)
         else:
             data = PyUnicode_AsUTF8AndSize(value, &size)
-        if needs_escaping(<const unsigned char*> data, size):
-            self.put(dumps(value))
-            return self.raw(",", 1)
+        if not needs_escaping(<const unsigned char*> data, size):
+            return self.quoted(data, size)
+        self.put(dumps(value))
+        return self.raw(",", 1)
+
+    cdef int ascii(self, const char* data, Py_ssize_t size) except -1:
+        """As `text`, of text that is these ASCII characters."""
+        if not needs_escaping(<const unsigned char*> data, size):
+            return self.quoted(data, size)
+        self.put(dumps(PyUnicode_DecodeASCII(data, size, NULL)))
+        return self.raw(",", 1)
+
+    cdef int quoted(self, const char* data, Py_ssize_t size) except -1:
+        """These bytes between quotes, and a comma."""
+        cdef char* into
         self.reserve(size + 3)
         into = self.data + self.size
         into[0] = c'"'

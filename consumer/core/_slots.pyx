@@ -1,10 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Reads the values of one record into a tuple, one slot each: the part of `consumer.core.fused` that pays in C.
+"""Reads the values of one record, each into a slot: the part of `consumer.core.fused` that pays in C.
 
 Theory of operation. A `Program` is a list of operations made from a plan (`consumer.core.slots`), in the order of the
-bytes. `Program.read` runs it over a record and gives the tuple, from which `_events` converts. There are three ways to
+bytes. `Program.read` runs it over a record and fills its slots, from which `_events` converts. There are three ways to
 take a value: `run` puts it into its slot, `build` makes the object that the functions of `avro_reading` would make, and
 `pass_over` only looks whether it is one, since nobody asks for it: it refuses what `build` would refuse.
+
+Most values never become objects: ASCII text stays where it is, in the bytes of the record, and a slot says where; a
+number is a number. `thing` makes the object of a slot for whoever wants one. So slots are valid while the record's bytes
+are there and until the next `read`; what had to be made an object is held by the program until then, or `forget`.
 
 The promises are those of `consumer.core.avro_reading`: no byte beyond the end is looked at, nothing is allocated because
 a length was claimed, a loop over a claimed count consumes at least one byte a round (`avro_bounds` sees to that), and
@@ -14,9 +18,8 @@ holds itself, is a call of the Python function that reads it.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from cpython.ref cimport Py_INCREF
-from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint64_t
 
@@ -51,6 +54,7 @@ cdef enum:
 
 cdef enum:
     MOST_DIGITS = 18  # of a decimal that is looked at here: any number of so many digits is a long
+    USUAL_ITEM_SLOTS = 1024  # whose room is kept from record to record
 
 cdef object Decimal = decimal_type
 
@@ -80,32 +84,81 @@ cdef class Program:
 
     def __cinit__(self, list operations, int width):
         self.kept = operations  # what `extra` points to lives as long
+        self.held = []
         self.count = <int> len(operations)
         self.width = width
+        self.item_width = 0
+        self.item_slots = NULL
+        self.used = self.room = 0
         self.operations = <Operation*> PyMem_Malloc(max(1, self.count) * sizeof(Operation))
-        if self.operations == NULL:
+        self.slots = <Slot*> PyMem_Malloc(max(1, width) * sizeof(Slot))
+        if self.operations == NULL or self.slots == NULL:
             raise MemoryError
         for at, (code, slot, slots, behind, null_byte, value_byte, extra) in enumerate(operations):
             self.operations[at] = Operation(
                 code, slot, slots, behind, null_byte, value_byte, <void*> extra
             )
+            if code == ITEMS:
+                self.item_width = slots
 
     def __dealloc__(self):
         PyMem_Free(self.operations)
+        PyMem_Free(self.slots)
+        PyMem_Free(self.item_slots)
 
-    cdef tuple read(self, bytes data, Py_ssize_t at):
-        """The slots of the record whose datum begins at `at` and ends where `data` ends; raises what avro_reading
-        raises."""
+    cdef int read(self, bytes data, Py_ssize_t at) except -1:
+        """Fill the slots from the record whose datum begins at `at` and ends where `data` ends; raises what
+        avro_reading raises."""
         cdef Datum datum
         datum.data, datum.end = <const uint8_t*> PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)
         datum.at, datum.whole = at, <void*> data
         if at < 0 or at > datum.end:
             raise IndexError("the datum begins beyond the end")
-        cdef tuple slots = PyTuple_New(self.width)
-        run(self, 0, self.count, &datum, slots)
+        if self.held:
+            self.held.clear()
+        self.used = 0
+        run(self, 0, self.count, &datum, self.slots)
         if datum.at != datum.end:
             raise ValueError("bytes are left over")
-        return slots
+        return 0
+
+    cdef Slot* new_item(self) except NULL:
+        """The slots of one more item. Those of other items may move."""
+        cdef Py_ssize_t room
+        cdef Slot* slots
+        if self.used + self.item_width > self.room or self.item_slots == NULL:
+            room = 2 * (self.used + self.item_width) + 16
+            slots = <Slot*> PyMem_Realloc(self.item_slots, room * sizeof(Slot))
+            if slots == NULL:
+                raise MemoryError
+            self.item_slots, self.room = slots, room
+        self.used += self.item_width
+        return self.item_slots + self.used - self.item_width
+
+    cdef void forget(self) noexcept:
+        """Let go of what the last record was made into, and of the room that only a giant one needs."""
+        self.held.clear()
+        if self.room > USUAL_ITEM_SLOTS:
+            PyMem_Free(self.item_slots)
+            self.item_slots = NULL
+            self.room = self.used = 0
+
+
+cdef object thing(const Slot* slot):
+    """The object that a slot stands for."""
+    if slot.kind == ASCII_TEXT:
+        return PyUnicode_DecodeUTF8(<const char*> slot.text, slot.size, NULL)
+    if slot.kind == OBJECT:
+        return <object> slot.object
+    if slot.kind == NUMBER:
+        return slot.number
+    if slot.kind == TRUTH:
+        return slot.number == 1
+    if slot.kind == ONE_TEXT:
+        return [PyUnicode_DecodeUTF8(<const char*> slot.text, slot.size, NULL)]
+    if slot.kind == ITEM_SLOTS:
+        raise TypeError("items are taken by themselves")
+    return None
 
 
 # -- what values are made of
@@ -187,15 +240,19 @@ cdef inline object text(Datum* datum):
     return PyUnicode_DecodeUTF8(<const char*> start, size, NULL)
 
 
-cdef inline int pass_over_text(Datum* datum) except -1:
-    """Text has to be UTF-8 though nobody reads it."""
-    cdef Py_ssize_t size = length(datum), at
-    cdef const uint8_t* start = datum.data + datum.at
+cdef inline bint is_ascii(const uint8_t* start, Py_ssize_t size) noexcept:
     cdef uint8_t found = 0
-    datum.at += size
+    cdef Py_ssize_t at
     for at in range(size):
         found |= start[at]
-    if found > 127:
+    return found < 128
+
+
+cdef inline int pass_over_text(Datum* datum) except -1:
+    """Text has to be UTF-8 though nobody reads it."""
+    cdef Py_ssize_t size = length(datum)
+    cdef const uint8_t* start = taken(datum, size)
+    if not is_ascii(start, size):
         PyUnicode_DecodeUTF8(<const char*> start, size, NULL)
     return 0
 
@@ -435,28 +492,59 @@ cdef int pass_over(Program program, int where, Datum* datum) except -1:
 # -- slots
 
 
-cdef inline void put(tuple slots, int slot, object value):
-    Py_INCREF(value)
-    PyTuple_SET_ITEM(slots, slot, value)
+cdef inline int put(Program program, Slot* slot, object value) except -1:
+    """An object into a slot."""
+    if value is None:
+        slot.kind = NOTHING
+        return 0
+    program.held.append(value)
+    slot.kind, slot.object = OBJECT, <PyObject*> value
+    return 0
 
 
-cdef list items(Program program, int where, Datum* datum):
-    """Of each item the tuple of its slots."""
+cdef inline void put_number(Slot* slot, Kind kind, int64_t number) noexcept:
+    slot.kind, slot.number = kind, number
+
+
+cdef inline int put_text(Program program, Slot* slot, Datum* datum) except -1:
+    cdef Py_ssize_t size = length(datum)
+    cdef const uint8_t* start = taken(datum, size)
+    if is_ascii(start, size):
+        slot.kind, slot.text, slot.size = ASCII_TEXT, start, size
+        return 0
+    return put(program, slot, PyUnicode_DecodeUTF8(<const char*> start, size, NULL))
+
+
+cdef int put_array(Program program, int where, Slot* slot, Datum* datum) except -1:
+    """An array, which is often one of a single text."""
+    cdef Py_ssize_t begun = datum.at, size
+    cdef const uint8_t* start
+    if program.operations[where + 1].code == TEXT and block(datum) == 1:
+        size = length(datum)
+        start = taken(datum, size)
+        if block(datum) == 0 and is_ascii(start, size):
+            slot.kind, slot.text, slot.size = ONE_TEXT, start, size
+            return 0
+    datum.at = begun
+    return put(program, slot, array(program, where + 1, datum))
+
+
+cdef int put_items(Program program, int where, Slot* slot, Datum* datum) except -1:
+    """Of each item its slots, one item after the other."""
     cdef const Operation* each = &program.operations[where]
-    cdef list found = []
-    cdef tuple item
+    cdef Py_ssize_t first = program.used, count = 0
     cdef int64_t left = block(datum)
     while left:
         while left:
-            item = PyTuple_New(each.slots)
-            run(program, where + 1, where + 1 + each.behind, datum, item)
-            found.append(item)
+            run(program, where + 1, where + 1 + each.behind, datum, program.new_item())
+            count += 1
             left -= 1
         left = block(datum)
-    return found
+    slot.kind, slot.size, slot.number = ITEM_SLOTS, count, first
+    return 0
 
 
-cdef int run(Program program, int first, int stop, Datum* datum, tuple slots) except -1:
+cdef int run(Program program, int first, int stop, Datum* datum, Slot* slots) except -1:
     """Run the operations from `first` to before `stop`."""
     cdef const Operation* each
     cdef int one, where = first
@@ -468,15 +556,23 @@ cdef int run(Program program, int first, int stop, Datum* datum, tuple slots) ex
         elif each.code == OPTIONAL:  # a value, or all fields of a record; its operations come next
             if not is_there(each, datum):
                 for one in range(each.slots):
-                    put(slots, each.slot + one, None)
+                    slots[each.slot + one].kind = NOTHING
                 where += each.behind
         elif each.code == TEXT:
-            put(slots, each.slot, text(datum))
-        elif each.code == ITEMS:
-            put(slots, each.slot, items(program, where, datum))
-            where += each.behind
+            put_text(program, slots + each.slot, datum)
+        elif each.code == LONG:
+            put_number(slots + each.slot, NUMBER, number(datum))
+        elif each.code == INT:
+            put_number(slots + each.slot, NUMBER, short_number(datum))
+        elif each.code == BOOLEAN:
+            put_number(slots + each.slot, TRUTH, truth(datum))
         else:
-            put(slots, each.slot, build(program, where, datum))
+            if each.code == ITEMS:
+                put_items(program, where, slots + each.slot, datum)
+            elif each.code == ARRAY:
+                put_array(program, where, slots + each.slot, datum)
+            else:
+                put(program, slots + each.slot, build(program, where, datum))
             where += each.behind
         where += 1
     return 0

@@ -171,21 +171,25 @@ cdef bint is_web(const unsigned char* text, Py_ssize_t size) noexcept:
 
 cdef int put_usual_digest(int kind, object value, char* into) except -1:
     """Write the digest's 64 hex digits of `value` normalised; 0 if it is not usual, 1 if it is."""
-    cdef unsigned char normal[LONGEST]
-    cdef Py_ssize_t size
+    cdef unsigned char day[8]
     if kind == DAY:
-        size = day_digits(value, normal)
-        if size:
-            digest_hex(normal, size, into)
-        return size != 0
+        if day_digits(value, day) == 0:
+            return 0
+        digest_hex(day, 8, into)
+        return 1
     if PyLong_CheckExact(value) and 0 < value <= LARGEST:
         value = str(value)
     if not PyUnicode_CheckExact(value) or not PyUnicode_IS_COMPACT_ASCII(value):
         return 0
-    size = PyUnicode_GET_LENGTH(value)
+    return put_usual_digest_of(kind, <const unsigned char*> PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value), into)
+
+
+cdef int put_usual_digest_of(int kind, const unsigned char* text, Py_ssize_t size, char* into) except -1:
+    """As `put_usual_digest`, of text that is these ASCII characters."""
+    cdef unsigned char normal[LONGEST]
     if size == 0 or size > LONGEST or size == DIGEST:
         return 0
-    size = normalised(kind, <const unsigned char*> PyUnicode_DATA(value), size, normal)
+    size = normalised(kind, text, size, normal)
     if size <= 0:
         return 0
     digest_hex(normal, size, into)
