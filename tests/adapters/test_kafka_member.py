@@ -240,6 +240,32 @@ def test_start_not_known_is_left_to_librdkafka_except_under_latest() -> None:
         latest.fetch(given(0))
 
 
+def test_a_moment_without_room_pauses_nothing() -> None:
+    """A pause throws away what was fetched ahead, and the resume takes up to a second: not for each full budget."""
+    bench = Bench()
+    bench.fetch(given(0))
+    for _ in range(3):
+        assert bench.fetch(lambda _: [message(1)], room=0) == []
+        assert offsets(bench.fetch(lambda _: [message(2)], room=5)) == [2]
+    assert bench.calls("pause") == bench.calls("resume") == []
+
+
+def test_without_room_for_long_partitions_are_paused_and_polled() -> None:
+    """Only polls bring rebalances: after a second they go on, with everything paused, until there is room again."""
+    bench = Bench()
+    bench.fetch(given(0))
+    begun = time.monotonic()
+    while not bench.calls("pause") and time.monotonic() < begun + 10:
+        bench.fetch(room=0)
+    assert time.monotonic() - begun >= 1.0
+    assert [call[1] for call in bench.calls("pause")] == [[(0, -1001)]]
+    bench.fetch(taken(0), room=0)
+    assert bench.told.revocations == [[TopicPartition("t", 0)]]
+    bench.fetch(given(1), room=0)
+    bench.fetch(room=1)
+    assert [call[1] for call in bench.calls("resume")] == [[(1, -1001)]]
+
+
 def test_ends_are_asked_for_while_paused() -> None:
     """Unknown without fetching; asked for while paused; gone with the partition."""
     bench = Bench()

@@ -59,6 +59,10 @@ _LEAVING_SHARE: Final = 0.9
 """Of the time for leaving: until when the last commit is tried again and a rebalance is waited for. The rest is for
 the goodbye itself."""
 
+_FULL_FOR: Final = 1.0
+"""Seconds without room after which partitions are paused."""
+_LOOK_FOR_ROOM: Final = 0.005
+
 _epochs = itertools.count(1)
 
 
@@ -117,6 +121,8 @@ class GroupMember:
         self._astray: dict[TopicPartition, float] = {}
         """Held partitions some of whose records were dropped, to be read from their start again; until when."""
         self._paused = False
+        self._full_since: float | None = None
+        """Since when there has been no room; None: there is, or it is obeyed."""
         self._left_paused: set[TopicPartition] = set()
         """What was paused last, held or not."""
         self._closing = False
@@ -147,6 +153,9 @@ class GroupMember:
     def fetch(self, room: int, timeout: float) -> None:
         """Obey `room`, poll, put chunks into `ready`. Raises `KafkaError` for what does not mend itself."""
         self._raise_failure()
+        if self._is_full_for_a_moment(room):
+            time.sleep(min(timeout, _LOOK_FOR_ROOM))
+            return
         self._obey(room)
         if not self._ready:  # else a fetch was cancelled: what it consumed comes first
             self._consume(room, timeout)
@@ -193,6 +202,21 @@ class GroupMember:
         return self._reached
 
     # ------------------------------------------------------------------------------------------- polling
+
+    def _is_full_for_a_moment(self, room: int) -> bool:
+        """Whether to wait without a poll: there is no room, and has not been for long.
+
+        A pause is dear. librdkafka throws away what it has fetched ahead, and after the resume it does not fetch before
+        its broker threads look again, which they do once a second: a destination that answers within that time would
+        be served in fits and starts. Only polls bring rebalances and the answers to commits, so not for longer.
+        """
+        if room > 0 or self._paused or self._ready:
+            self._full_since = None
+            return False
+        now = time.monotonic()
+        if self._full_since is None:
+            self._full_since = now
+        return now - self._full_since < _FULL_FOR
 
     def _obey(self, room: int) -> None:
         paused = room <= 0

@@ -14,9 +14,9 @@ the event loop. So **a listener must never await this source**: the thread that 
     chunks                      <---------- group, without what is not ours any more
     await commit(positions)     ----------> send; the answer comes in a later fetch
 
-*Room is a level.* Every fetch says how much room there is. 0 pauses what is assigned now and what is assigned
-meanwhile, anything else resumes; the poll goes on either way, or the group would throw us out. A pause costs
-what was fetched ahead (it is fetched again), so the caller should not flip the level at each poll.
+*Room is a level.* Every fetch says how much room there is. Once it has been 0 for a second, what is assigned and what
+is assigned meanwhile is paused; anything else resumes; the poll goes on, or the group would throw us out. Up to a second
+nothing is polled and nothing paused: a pause costs what was fetched ahead, and up to a second after the resume.
 
 *Cancelling* a fetch loses nothing: what it consumed is kept and handed out by the next one.
 
