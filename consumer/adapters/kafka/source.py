@@ -15,8 +15,8 @@ the event loop. So **a listener must never await this source**: the thread that 
     await commit(positions)     ----------> send; the answer comes in a later fetch
 
 *Room is a level.* Every fetch says how much room there is. Once it has been 0 for a second, what is assigned and what
-is assigned meanwhile is paused; anything else resumes; the poll goes on, or the group would throw us out. Up to a second
-nothing is polled and nothing paused: a pause costs what was fetched ahead, and up to a second after the resume.
+is assigned meanwhile is paused; anything else resumes; the poll goes on, or the group would throw us out. For up to a
+second nothing is polled and nothing paused: a pause costs what was fetched ahead, and up to a second after the resume.
 
 *Cancelling* a fetch loses nothing: what it consumed is kept and handed out by the next one.
 
