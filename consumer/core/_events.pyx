@@ -216,7 +216,7 @@ cdef class Events:
     # Fields.
     cdef list event, app_info, device_info, user, custom
     # Items.
-    cdef bint has_items, tuples, summed
+    cdef bint has_items, slotted, summed
     cdef At items_at
     cdef list item_fields
     cdef Field quantity, listed
@@ -243,7 +243,7 @@ cdef class Events:
             self._keep_items(program.items)
 
     def _keep_items(self, items):
-        self.items_at, self.tuples, self.summed = at(items.at), items.tuples, items.summed
+        self.items_at, self.slotted, self.summed = at(items.at), items.slotted, items.summed
         self.item_fields, self.sum_warnings = fields_of(items.fields), items.sum_warnings
         self.quantity = self.item_fields[items.quantity] if items.quantity >= 0 else None
         self.listed = self.item_fields[items.listed] if items.listed >= 0 else None
@@ -645,7 +645,7 @@ cdef class Events:
         cdef Py_ssize_t at
         if self.items_at is None:
             return self.write_item(slots)
-        if not self.tuples:
+        if not self.slotted:
             for item in self.items_at.values(slots, self.reader):
                 one.kind, one.object = OBJECT, <PyObject*> item
                 refusal = self.write_item(&one)

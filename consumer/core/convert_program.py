@@ -149,9 +149,9 @@ class Items(NamedTuple):
     """The items, and what is gathered from them."""
 
     at: At | None
-    """Of the items' array; of all items if they are not tuples; None: the event itself is the one item."""
-    tuples: bool
-    """Whether each item is a tuple of slots; else it is what stands in the array, as slot 0."""
+    """Of the items' array; of all items if they have no slots; None: the event itself is the one item."""
+    slotted: bool
+    """Whether each item has slots of its own; else it is what stands in the array, as slot 0."""
     fields: list[Field]
     quantity: int
     """Which of `fields` is the quantity, -1: none."""
@@ -294,7 +294,7 @@ class _Generator(SlotsGenerator):
         quantity = [at for at, one in enumerate(targets) if is_quantity(one)]
         return Items(
             self._at_items(steps),
-            self.items_are_tuples,
+            self.items_have_slots,
             fields,
             quantity[0] if quantity else -1,
             listed[0] if listed else -1,
@@ -305,12 +305,12 @@ class _Generator(SlotsGenerator):
     def _at_items(self, steps: Path) -> At | None:
         if not steps:
             return None
-        return self._at(steps[:-1]) if self.items_are_tuples else self._at_all(steps)
+        return self._at(steps[:-1]) if self.items_have_slots else self._at_all(steps)
 
     def _at_item(self, target: Target) -> At:
         steps = self._mapping.sources[target.name].steps
         within = steps[len(self._mapping.item_steps) :]
-        if self.items_are_tuples:
+        if self.items_have_slots:
             return _at(self.item_place(within))
         return _at(Place(0, within)) if self._mapping.item_steps else self._at(steps)
 
@@ -325,7 +325,7 @@ class _Generator(SlotsGenerator):
 
     def _at_all(self, steps: Path) -> At:
         of_items = self._mapping.item_steps
-        if self.items_are_tuples and steps[: len(of_items)] == of_items:
+        if self.items_have_slots and steps[: len(of_items)] == of_items:
             slot, below = self.item_place(steps[len(of_items) :])
             return At(self.place(of_items[:-1]).slot, _names(below), slot)
         return _at(self.place(steps))

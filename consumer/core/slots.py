@@ -1,10 +1,10 @@
 """Reading a record into slots: the reading half of the fast path, as a program for the compiled module `_slots`.
 
 Theory of operation. `fused_source` writes the reading of a record as Python: its fields go into variables. Here the
-same walk over the plan makes a list of operations instead, which C runs over the bytes; each variable is a slot of a
-tuple. What the mapping does not ask for gets no slot: it is passed over, and so are the parts nobody asks for of what
-is asked for (fields of records in arrays, keys of maps). A record that stands in several places is read in each of
-them where it stands, up to `MOST_OPERATIONS` in all; what is more, or holds itself, is a call.
+same walk over the plan makes a list of operations instead, which C runs over the bytes; each variable is a slot. What
+the mapping does not ask for gets no slot: it is passed over, and so are the parts nobody asks for of what is asked for
+(fields of records in arrays, keys of maps). A record that stands in several places is read in each of them where it
+stands, up to `MOST_OPERATIONS` in all; what is more, or holds itself, is a call.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class SlotsGenerator(FusedGenerator):
         self._names: list[str] = []
         """The variable of each slot."""
         self._item_names: list[str] | None = None
-        """Of each slot of an item, if items are tuples."""
+        """Of each slot of an item, if items have slots of their own."""
         self._called: list[tuple[int, str]] = []
         """Operations that call a function of the module, and its name."""
         self._around: list[Plan] = []
@@ -130,8 +130,8 @@ class SlotsGenerator(FusedGenerator):
         return self._operations, len(self._names)
 
     @property
-    def items_are_tuples(self) -> bool:
-        """Whether each item is a tuple of slots; else it is what stands in the array."""
+    def items_have_slots(self) -> bool:
+        """Whether each item has slots of its own; else it is what stands in the array."""
         return self._item_names is not None
 
     def place(self, steps: Path) -> Place:
@@ -140,7 +140,7 @@ class SlotsGenerator(FusedGenerator):
         return Place(self._names.index(variable), below)
 
     def item_place(self, steps: Path) -> Place:
-        """As `place`, within an item that is a tuple."""
+        """As `place`, within an item that has slots."""
         assert self._item_names is not None  # noqa: S101
         variable, below = self._variables.nearest((*self._mapping.item_steps, *steps))
         return Place(self._item_names.index(variable), below)
@@ -148,7 +148,7 @@ class SlotsGenerator(FusedGenerator):
     # -- the walk over the plan
 
     def _is_read_elsewhere(self, steps: Path) -> bool:
-        return False  # what asks for fields of all items finds them in the tuples too
+        return False  # what asks for fields of all items finds them in the items' slots too
 
     def _is_read_in_place(self, plan: RecordPlan) -> bool:
         return plan not in self._around and len(self._operations) < MOST_OPERATIONS

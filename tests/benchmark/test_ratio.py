@@ -20,7 +20,7 @@ from benchmarks.systems import Pinstream, Plain
 from consumer.core.convert_program import COMPILED
 from tests.kafka.harness import Kafka
 
-BOUND = 0.35 if COMPILED is not None else 0.75
+BOUND = 0.30 if COMPILED is not None else 0.75
 """The most that pinstream may take of the plain consumer's CPU time by event; more where nothing is compiled."""
 
 SLOWED = {"PYTHONPATH": str(Path(__file__).with_name("slowed")), "PINSTREAM_FAST_PATH": "false"}
