@@ -77,9 +77,10 @@ cdef class Program:
 
     Of an operation: `slot`, where its value goes, below 0 where nobody asks for it; `behind`, how many operations
     belong to it; `slots`, of OPTIONAL those that null fills, of ITEMS how many an item has, of FIXED its bytes, of
-    DECIMAL its precision, of UNION its branches; `null_byte`, of DECIMAL the scale; `extra`, of ENUM the symbols, None
-    for one without a place, of RECORD the names of the fields that are asked for, of MAP the keys, None for all, of
-    CALL, MAKE, CONVERT and DECIMAL the function.
+    DECIMAL its precision, of UNION its branches; `null_byte` and `value_byte`, of OPTIONAL, and of ITEMS that may be
+    null, how the branches are spelled; `null_byte`, of DECIMAL the scale; `extra`, of ENUM the symbols, None for one
+    without a place, of RECORD the names of the fields that are asked for, of MAP the keys, None for all, of CALL, MAKE,
+    CONVERT and DECIMAL the function.
     """
 
     def __cinit__(self, list operations, int width):
@@ -536,9 +537,11 @@ cdef int put_items(Program program, int where, Slot* slot, Datum* datum) except 
     cdef int64_t left = block(datum)
     while left:
         while left:
+            left -= 1
+            if each.null_byte != each.value_byte and not is_there(each, datum):
+                continue  # null, which is as if it were not there
             run(program, where + 1, where + 1 + each.behind, datum, program.new_item())
             count += 1
-            left -= 1
         left = block(datum)
     slot.kind, slot.size, slot.number = ITEM_SLOTS, count, first
     return 0

@@ -47,6 +47,8 @@ from consumer.core.fused_source import FusedGenerator, Path
 MOST_NESTED: Final = 32
 MOST_OPERATIONS: Final = 16_384
 """Of a program, but for the calls that then stand in for the rest. Honest schemas have some hundred fields."""
+MOST_BRANCHES: Final = 64
+"""Of a union: to find one costs a step for each before it. Python has a table."""
 NOWHERE: Final = -1
 """The slot of what nobody asks for."""
 _SOMEWHERE: Final = 0
@@ -160,7 +162,7 @@ class SlotsGenerator(FusedGenerator):
         return variables
 
     def _are_items(self, plan: Plan, path: Path) -> bool:
-        # Of an item that is null every slot is, and nothing comes of it: as where it is not there.
+        # An item that is null is as one that is not there.
         if isinstance(plan, ArrayPlan) and isinstance(plan.item, OptionalPlan):
             plan = ArrayPlan(plan.item.value)
         return super()._are_items(plan, path)
@@ -190,12 +192,13 @@ class SlotsGenerator(FusedGenerator):
         self._names.append(into)
         at, slot = self._begin(), len(self._names) - 1
         around, self._names = self._names, []
-        if isinstance(plan.item, OptionalPlan):
-            self._optional_record(plan.item, self._mapping.item_steps)
-        elif isinstance(plan.item, RecordPlan):
-            self._spread(plan.item, self._mapping.item_steps)
+        item, null, value = plan.item, 0, 0
+        if isinstance(item, OptionalPlan):
+            item, (null, value) = item.value, branch_bytes(item)
+        assert isinstance(item, RecordPlan)  # noqa: S101
+        self._spread(item, self._mapping.item_steps)
         self._item_names, self._names = self._names, around
-        self._end(at, Code.ITEMS, slot, len(self._item_names), 0, 0)
+        self._end(at, Code.ITEMS, slot, len(self._item_names), null, value)
 
     def _asked_below(self, path: Path) -> Asked:
         depth = len(path)
@@ -222,6 +225,8 @@ class SlotsGenerator(FusedGenerator):
     def _is_too_much(self, plan: Plan) -> bool:
         """Whether a call has to do: the program would not end, or be too long, or nested too deeply."""
         if isinstance(plan, RecordPlan) and (plan.fields is None or not self._is_read_in_place(plan)):
+            return True
+        if isinstance(plan, UnionPlan) and len(plan.branches) > MOST_BRANCHES:
             return True
         return len(self._around) >= MOST_NESTED or len(self._operations) >= MOST_OPERATIONS
 

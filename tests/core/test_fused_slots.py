@@ -6,6 +6,7 @@ A shop's own schema holds far more than a conversion event: it must cost little,
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from decimal import Decimal
 from typing import Any
 
@@ -310,6 +311,58 @@ def test_a_schema_that_doubles_with_each_level_has_a_bounded_program() -> None:
     operations = operations_of(record_of("Small", *HEAD, *fields(last=kind)))
     assert MOST_OPERATIONS <= len(operations) < 1.1 * MOST_OPERATIONS
     assert any(code == Code.CALL for code, *_ in operations)
+
+
+def test_a_wide_union_is_a_call() -> None:
+    """To find its last branch takes a step for each before it: an array of them would hold everything up."""
+    branches = [record_of(f"B{number}") for number in range(200)]
+    both, head = behind({"type": "array", "items": branches})
+    assert any(code == Code.CALL for code, *_ in operations_of(both.schema))
+    assert isinstance(both.check(head + b"\x04\x8e\x03\x02\x00")[0], list)
+
+
+ITEM = record_of("Item", optional("sku", "string"))
+ITEMS_MAPPING = HEAD_MAPPING.replace(
+    "[constants]\n", '"custom_data.contents[].id" = "last[].sku"\n[constants]\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("item", "last", "contents"),
+    [
+        (["null", ITEM], b"\x00", b""),
+        (["null", ITEM], b"\x08\x00\x02\x00\x02\x02\x02x\x00\x00", b'"contents":[{"id":"x"}]'),
+        (ITEM, b"\x04\x00\x02\x02x\x00", b'"contents":[{"id":"x"}]'),
+        ([ITEM, "null"], b"\x04\x02\x00\x02\x02x\x00", b'"contents":[{"id":"x"}]'),
+    ],
+)
+def test_an_item_that_is_null_is_as_if_it_were_not_there(item: Any, last: bytes, contents: bytes) -> None:
+    """So is one without facts; the others are read on the fast path."""
+    schema = record_of("Small", *HEAD, *fields(last={"type": "array", "items": item}))
+    both, head = Both((schema, ITEMS_MAPPING, None)), Both((record_of("Small", *HEAD), HEAD_MAPPING, None))
+    value = head.value(HEAD_VALUES)
+    assert value is not None
+    (said,) = both.check(value + last)
+    assert (b'"contents"' in said[5], contents in said[5]) == (bool(contents), True)
+    if COMPILED is not None:
+        assert isinstance(both.alone(1, value + last), Delivery)
+
+
+def test_null_items_take_no_memory() -> None:
+    """A byte of the record each, and no more: whoever sends a million of them gets nothing for it."""
+    if COMPILED is None:
+        pytest.skip("the package was built without a C compiler")
+    schema = record_of("Small", *HEAD, *fields(last={"type": "array", "items": ["null", ITEM]}))
+    both, head = Both((schema, ITEMS_MAPPING, None)), Both((record_of("Small", *HEAD), HEAD_MAPPING, None))
+    value = head.value(HEAD_VALUES)
+    assert value is not None
+    many = value + b"\x80\xa4\xe8\x03" + bytes(4_000_000) + b"\x00"
+    tracemalloc.start()
+    try:
+        assert isinstance(both.alone(1, many), Delivery)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_nests_deeper_than_a_program_is_a_call() -> None:
