@@ -192,13 +192,14 @@ class SlotsGenerator(FusedGenerator):
         self._names.append(into)
         at, slot = self._begin(), len(self._names) - 1
         around, self._names = self._names, []
-        item, null, value = plan.item, 0, 0
+        item, branches = plan.item, (0, 0)
         if isinstance(item, OptionalPlan):
-            item, (null, value) = item.value, branch_bytes(item)
+            branches = branch_bytes(item)
+            item = item.value
         assert isinstance(item, RecordPlan)  # noqa: S101
         self._spread(item, self._mapping.item_steps)
         self._item_names, self._names = self._names, around
-        self._end(at, Code.ITEMS, slot, len(self._item_names), null, value)
+        self._end(at, Code.ITEMS, slot, len(self._item_names), *branches)
 
     def _asked_below(self, path: Path) -> Asked:
         depth = len(path)
