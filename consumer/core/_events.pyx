@@ -489,14 +489,19 @@ cdef class Events:
 
     cdef object put_ascii(self, Field field, const Slot* slot):
         """As `put` of a text that is sent as it is."""
-        if field.web_only and self.source != "web":
-            self.warn(NOT_WEB)
-            return None
-        self.page.put(field.key)
-        self.page.ascii(<const char*> slot.text, slot.size)
-        if field.zero is not None and slot.text[0] == c"0" and is_zero(thing(slot)):
-            note_once(self.warnings(), field.zero)
+        if field.zero is not None and slot.text[0] == c"0":
+            return self.put(field, thing(slot))
+        if not self.is_out_of_place(field):
+            self.page.put(field.key)
+            self.page.ascii(<const char*> slot.text, slot.size)
         return None
+
+    cdef bint is_out_of_place(self, Field field) except -1:
+        """Whether it belongs to web events only and this is none, which is warned of."""
+        if not field.web_only or self.source == "web":
+            return False
+        self.warn(NOT_WEB)
+        return True
 
     cdef object several(self, Field field, list values):
         if field.way == TOTAL:
@@ -565,8 +570,7 @@ cdef class Events:
         """`value` is written, or left out with a warning, or refuses the event."""
         if type(value) is LeftOut:
             return self.leave_out(field, value)
-        if field.web_only and self.source != "web":
-            self.warn(NOT_WEB)
+        if self.is_out_of_place(field):
             return None
         self.page.put(field.key)
         self.page.value(value)
