@@ -16,7 +16,7 @@ from consumer.core.model import Chunk, Position, Record, Rejection, SchemaRef, T
 
 
 class Assignment(NamedTuple):
-    """A partition given to us. `epoch` never repeats in a process; `start` is the first offset, if known.
+    """A partition given to us. `epoch` never repeats in a process; `start` is the first offset; None is the beginning.
 
     `commit_start`: commit `start` at once, so that a crash before the first settlement cannot skip records
     (a new group that begins at the end of a topic). `leader_epoch` and `metadata`: as committed with `start`.

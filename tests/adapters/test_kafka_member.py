@@ -177,7 +177,7 @@ def test_eager_assigns_and_unassigns_whole() -> None:
     bench.consumer.stored[1] = 6
     bench.fetch(given(0, 1))
     bench.fetch(taken(0, 1))
-    assert bench.calls("assign") == [("assign", [(0, confluent_kafka.OFFSET_INVALID), (1, 6)])]
+    assert bench.calls("assign") == [("assign", [(0, confluent_kafka.OFFSET_BEGINNING), (1, 6)])]
     assert bench.calls("unassign") == [("unassign", [])]
 
 
@@ -222,22 +222,6 @@ def test_close_answers_commits_in_flight() -> None:
     bench.member.close([Position("t", 0, 5, 0)], [epoch], time.monotonic() + 1.0)
     assert results == [CommitResult((), "_DESTROY")]
     assert bench.calls("commit")[-1] == ("commit", False, [(0, 5, 0)])
-
-
-def test_start_not_known_is_left_to_librdkafka_except_under_latest() -> None:
-    """If the broker does not tell the committed offset: earliest goes on (librdkafka asks again), latest ends."""
-    loading = KafkaException(
-        confluent_kafka.KafkaError(confluent_kafka.KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
-    )
-    bench = Bench()
-    bench.consumer.refused["committed"] = loading
-    bench.fetch(given(0))
-    assert bench.told.assignments[0].start is None
-    assert bench.told.troubles[0][0] == "COORDINATOR_LOAD_IN_PROGRESS"
-    latest = Bench(reset="latest")
-    latest.consumer.refused["committed"] = loading
-    with pytest.raises(KafkaError, match="where to start"):
-        latest.fetch(given(0))
 
 
 def test_a_moment_without_room_pauses_nothing() -> None:

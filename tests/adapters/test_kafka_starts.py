@@ -57,7 +57,7 @@ class FakeOffsets:
         return 0, self.ends[partition.partition]
 
 
-UNKNOWN = Start(None, None, False)
+BEGINNING = Start(None, None, False)
 
 
 @pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
@@ -96,10 +96,20 @@ def test_metadata_that_is_not_text_is_none_at_all() -> None:
     assert find_starts(Foreign([7], [9]), [("t", 0)], "latest", 1) == [Start(7, 3, False, "")]
 
 
-@pytest.mark.parametrize("reset", ["earliest", "error"])
-def test_without_commit_the_reset_is_left_to_librdkafka(reset: str) -> None:
-    """No explicit start: librdkafka is configured with the same reset."""
-    assert find_starts(FakeOffsets([None], [9]), [("t", 0)], reset, 1) == [UNKNOWN]
+def test_earliest_without_commit_is_the_beginning() -> None:
+    """Beside a partition that has one, which keeps it."""
+    starts = find_starts(FakeOffsets([None, 3], [9, 4]), [("t", 0), ("t", 1)], "earliest", 1)
+    assert starts == [BEGINNING, Start(3, None, False)]
+
+
+def test_error_without_commit_is_a_refusal_that_names_what_lacks_one() -> None:
+    """One partition by name, and how many more; nothing is started."""
+    source = FakeOffsets([None, 3, None, None], [9] * 4)
+    with pytest.raises(confluent_kafka.KafkaException) as raised:
+        find_starts(source, [("t", one) for one in range(4)], "error", 1)
+    error = raised.value.args[0]
+    assert error.code() == confluent_kafka.KafkaError._AUTO_OFFSET_RESET
+    assert error.str() == "no committed offset of t[0] and 2 more"
 
 
 def test_latest_starts_a_new_group_at_the_end_and_commits_it() -> None:
@@ -111,7 +121,7 @@ def test_latest_starts_a_new_group_at_the_end_and_commits_it() -> None:
 def test_latest_never_skips_in_a_group_that_has_commits() -> None:
     """A partition without commit in a topic where another one (ours or not) has some: from the beginning."""
     starts = find_starts(FakeOffsets([None, 3], [9, 4]), [("t", 0)], "latest", 1)
-    assert starts == [UNKNOWN]
+    assert starts == [BEGINNING]
 
 
 def test_unknown_is_not_taken_for_none() -> None:

@@ -168,7 +168,23 @@ class Process:
             assert found or self._process.poll() is None, f"it ended before {what}:\n{self.stderr[-3000:]}"
             return found
 
-        return wait_for(hold, what, within)
+        try:
+            return wait_for(hold, what, within)
+        except AssertionError as error:
+            if self._process.poll() is None:
+                error.add_note(self._state())
+            raise
+
+    def _state(self) -> str:
+        """Where it stands, for a person who was not there."""
+        try:
+            status = self.status()
+            stands = json.dumps(
+                {key: status.get(key) for key in ("room", "ledger", "partitions", "destination")}
+            )
+        except (OSError, AssertionError) as error:
+            stands = f"{error!r}"
+        return f"/status: {stands}\nsaid last:\n{self.stderr[-6000:]}"
 
     def until_logged(self, event: str) -> dict[str, Any]:
         """The first log line of this name."""

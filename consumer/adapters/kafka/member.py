@@ -9,6 +9,8 @@ could be from before or after: they are dropped, and the consumer seeks back to 
 
 *Letting go* has rules of its own: `consumer.adapters.kafka.leaving`.
 
+*A start that is not known yet* is waited for: `consumer.adapters.kafka.unstarted`.
+
 *Lost is not revoked.* What is taken from a member that did not poll in time is lost: dropped, never committed.
 """
 
@@ -35,8 +37,9 @@ from consumer.adapters.kafka.commits import (
 from consumer.adapters.kafka.configuration import is_cooperative, make_client
 from consumer.adapters.kafka.leaving import commit_last, leave_without_partitions, says_goodbye
 from consumer.adapters.kafka.raw_consumer import RawConsumer
-from consumer.adapters.kafka.starts import Start, find_starts
+from consumer.adapters.kafka.starts import Start
 from consumer.adapters.kafka.trouble import Teller, as_fatal, describe_error, exception_error
+from consumer.adapters.kafka.unstarted import Unstarted
 from consumer.core.interface import Assignment
 from consumer.core.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
@@ -112,7 +115,6 @@ class GroupMember:
         self._hooks = hooks
         self._tell = Teller(hooks.trouble)
         self._ready = ready
-        self._offset_reset = offset_reset
         self._timeout = timeout
         self._commits = Commits()
         self._held: dict[TopicPartition, _Held] = {}
@@ -140,6 +142,7 @@ class GroupMember:
         self._was_assigned = False
         callbacks = {"error_cb": self._heard_error, "on_commit": self._commits.heard}
         self._consumer = make_client(make_consumer, {**config, **callbacks})
+        self._unstarted = Unstarted(self._consumer, offset_reset, timeout, hooks.trouble)
 
     def join(self, topics: list[str]) -> None:
         """Subscribe. The assignment comes with a later `fetch`."""
@@ -157,6 +160,7 @@ class GroupMember:
             time.sleep(min(timeout, _LOOK_FOR_ROOM))
             return
         self._obey(room)
+        self._safely(self._start_reading)
         if not self._ready:  # else a fetch was cancelled: what it consumed comes first
             self._consume(room, timeout)
         self._look_at_ends()
@@ -332,73 +336,57 @@ class GroupMember:
         """`callback` for librdkafka: an exception must not pass through it; the fetch that goes on raises it."""
 
         def call(_: object, partitions: list[RawPartition]) -> None:
-            try:
-                callback(partitions)
-            except TimeoutError:
-                self._fail("the process is too busy to take note of a rebalance: start it again")
-            except Exception as error:
-                self._failure = self._failure or error
+            self._safely(lambda: callback(partitions))
 
         return call
+
+    def _safely(self, step: Callable[[], Any]) -> None:
+        try:
+            step()
+        except TimeoutError:
+            self._fail("the process is too busy to take note of a rebalance: start it again")
+        except Exception as error:
+            self._failure = self._failure or error
 
     def _on_assign(self, partitions: list[RawPartition]) -> None:
         if self._closing:
             # It was under way when we began to leave. librdkafka does not answer where to start any more: we would wait
-            # for the time limit, twice. The binding assigns what is about to be revoked.
+            # for the time limit. The binding assigns what is about to be revoked.
             return
         names = _names(partitions)
-        starts = self._starts(names)
-        raw = [_started(name, start) for name, start in zip(names, starts, strict=True)]
-        (self._consumer.incremental_assign if self._cooperative else self._consumer.assign)(raw)
-        if not names:
-            return
+        self._was_assigned = self._was_assigned or bool(names)
+        self._unstarted.add(names)
+        if not self._start_reading():
+            self._assign([])  # librdkafka waits for an answer
+
+    def _start_reading(self) -> bool:
+        """Begin with what was assigned, once the brokers say where. Whether there was anything to begin with."""
+        found = self._unstarted.find()
+        if not found:
+            return False
+        self._assign([_started(name, start) for name, start in found])
+        names = [name for name, _ in found]
         # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857), and the
         # level holds for what comes later, too.
         self._set_pause(names)
-        self._was_assigned = True
-        self._held.update(
-            {name: _Held(next(_epochs), start) for name, start in zip(names, starts, strict=True)}
-        )
+        self._held.update({name: _Held(next(_epochs), start) for name, start in found})
         self._hooks.assigned([self._assignment(name) for name in names])
+        return True
+
+    def _assign(self, partitions: list[RawPartition]) -> None:
+        # Eager: whole. What is held was taken away before, and all that waits for a start is answered at once.
+        (self._consumer.incremental_assign if self._cooperative else self._consumer.assign)(partitions)
 
     def _assignment(self, name: TopicPartition) -> Assignment:
         held = self._held[name]
         start = held.start
         return Assignment(*name, held.epoch, start.offset, start.commit, start.leader_epoch, start.metadata)
 
-    def _starts(self, names: Sequence[TopicPartition]) -> list[Start]:
-        unknown = [Start(None, None, False)] * len(names)
-        if not names:
-            return unknown
-        try:
-            return self._ask_starts(names)
-        except KafkaException as error:
-            told = describe_error(exception_error(error))
-            if self._offset_reset == "latest":  # guessing would skip records, or repeat a whole topic
-                self._fail(
-                    f"the brokers do not say where to start: look after them, then start again ({told})"
-                )
-            # Else librdkafka finds the committed offset by itself, retrying, and resets as configured.
-            self._hooks.trouble(
-                exception_error(error).name(), f"the start offsets are not known yet ({told})"
-            )
-            return unknown
-
-    def _ask_starts(self, names: Sequence[TopicPartition]) -> list[Start]:
-        """Twice: an unknown start costs the offset map that came with it."""
-        try:
-            return find_starts(self._consumer, names, self._offset_reset, self._timeout)
-        except KafkaException as error:
-            self._hooks.trouble(
-                exception_error(error).name(), "the brokers do not say where to start: asked again"
-            )
-            return find_starts(self._consumer, names, self._offset_reset, self._timeout)
-
     def _on_revoke(self, partitions: list[RawPartition]) -> None:
         if self._late:  # whatever librdkafka calls it
             self._on_lost(partitions)
             return
-        names = _names(partitions)
+        names = self._begun(partitions)
         try:
             if names and not self._closing:
                 ours = [one for one in self._drained(names) if one[:2] in names]
@@ -415,20 +403,27 @@ class GroupMember:
             return ()
 
     def _on_lost(self, partitions: list[RawPartition]) -> None:
+        names = self._begun(partitions)
         try:
-            if partitions and not self._closing:
-                self._hooks.lost(_names(partitions))
+            if names and not self._closing:
+                self._hooks.lost(names)
         finally:
             self._let_go(partitions)
 
+    def _begun(self, partitions: Iterable[RawPartition]) -> list[TopicPartition]:
+        """Those of them that are read: what waits for its start was never told of."""
+        return [name for name in _names(partitions) if name in self._held]
+
     def _let_go(self, partitions: list[RawPartition]) -> None:
+        begun = self._begun(partitions)
         for name in _names(partitions):
+            self._unstarted.discard(name)
             self._held.pop(name, None)
             self._astray.pop(name, None)
             self._turned.add(name)
         try:
             if self._cooperative:
-                self._consumer.incremental_unassign(partitions)
+                self._consumer.incremental_unassign(_raw(begun))
             else:
                 self._consumer.unassign()
         except KafkaException as error:
@@ -489,5 +484,5 @@ def _raw(names: Iterable[TopicPartition]) -> list[RawPartition]:
 
 def _started(name: TopicPartition, start: Start) -> RawPartition:
     if start.offset is None:
-        return RawPartition(*name)
+        return RawPartition(*name, confluent_kafka.OFFSET_BEGINNING)
     return raw_partition(*name, start.offset, start.leader_epoch)

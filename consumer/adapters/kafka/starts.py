@@ -3,13 +3,15 @@
 The committed offset, always, if there is one. Without one:
 
 * ``earliest``: the beginning.
-* ``error``: nowhere; librdkafka says so when it comes to read, and that ends the run.
+* ``error``: nowhere, which ends the run.
 * ``latest``: the end as it is now, as an explicit offset that is then committed at once, so that a crash
   before the first settlement cannot skip what came in between. This holds only for a group without a committed
   offset on *any* partition of the topic. Otherwise the partition is new in a known topic (it was added, or the
   group's first run never got to it), and its records must not be skipped: the beginning.
 
-An offset out of range never leads to the end: librdkafka is configured with ``earliest`` or ``error``.
+An offset out of range never leads to the end: librdkafka is configured with ``earliest`` or ``error``. Nothing else of
+this is left to librdkafka. It would look for the committed offset by itself, and where a moving coordinator does not
+tell, it gives up after three tries: the member then holds its partitions and reads nothing.
 
 Two members of a new group that start at the same moment under ``latest`` may find each other's first commits;
 the later one then reads its partitions from the beginning. That repeats old records, and loses none.
@@ -18,9 +20,9 @@ the later one then reads its partitions from the beginning. That repeats old rec
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
 
@@ -35,7 +37,7 @@ class OffsetSource(Protocol):
 
 
 class Start(NamedTuple):
-    """Where to start; `offset` None leaves it to librdkafka's own reset. `commit`: commit it at once.
+    """Where to start; `offset` None is the beginning. `commit`: commit it at once.
 
     `metadata`: what was committed with the offset.
     """
@@ -46,13 +48,22 @@ class Start(NamedTuple):
     metadata: str = ""
 
 
+_BEGINNING: Final = Start(None, None, False)
+
+
 def find_starts(
     source: OffsetSource, partitions: Sequence[tuple[str, int]], offset_reset: str, timeout: float
 ) -> list[Start]:
-    """One start for each partition, in order. Blocks on the brokers; raises `confluent_kafka.KafkaException`."""
+    """One start for each partition, in order. Blocks on the brokers.
+
+    Raises `confluent_kafka.KafkaException`; of ``_AUTO_OFFSET_RESET`` where there is none and `offset_reset` is
+    ``error``.
+    """
     known = [_committed_start(one) for one in _committed(source, partitions, timeout)]
+    if offset_reset == "error" and None in known:
+        raise KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET, _nowhere(partitions, known)))
     if offset_reset != "latest":
-        return [start or Start(None, None, False) for start in known]
+        return [start or _BEGINNING for start in known]
     missing = {topic for (topic, _), start in zip(partitions, known, strict=True) if start is None}
     new = {topic for topic in missing if not _has_commits(source, topic, timeout)}
     return [
@@ -86,6 +97,12 @@ def _metadata(found: RawPartition) -> str:
         return ""
 
 
+def _nowhere(partitions: Sequence[tuple[str, int]], known: Sequence[Start | None]) -> str:
+    (topic, number), *others = (one for one, start in zip(partitions, known, strict=True) if start is None)
+    more = f" and {len(others)} more" if others else ""
+    return f"no committed offset of {topic}[{number}]{more}"
+
+
 def _has_commits(source: OffsetSource, topic: str, timeout: float) -> bool:
     metadata = source.list_topics(topic, timeout=timeout).topics[topic]
     everywhere = _committed(source, [(topic, number) for number in metadata.partitions], timeout)
@@ -95,6 +112,6 @@ def _has_commits(source: OffsetSource, topic: str, timeout: float) -> bool:
 def _without_commit(source: OffsetSource, partition: tuple[str, int], new: set[str], timeout: float) -> Start:
     topic, number = partition
     if topic not in new:
-        return Start(None, None, False)
+        return _BEGINNING
     _, end = source.get_watermark_offsets(RawPartition(topic, number), timeout=timeout)
     return Start(end, None, True)
