@@ -52,6 +52,9 @@ class Source(Protocol):
     async def reached(self) -> Mapping[TopicPartition, int]:
         """Up to where the assigned partitions were read (see `EndOffsets`)."""
 
+    async def waiting_for_start(self) -> int:
+        """How many partitions are ours and were not told of yet: the brokers have not said where to start."""
+
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Commit `positions` and leave the group, in bounded time."""
 
@@ -313,7 +316,8 @@ class Service:
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(_HOUSEKEEPING)
-            self.feed(i.EndOffsets(await self._source.end_offsets(), await self._source.reached()))
+            ends, reached = await self._source.end_offsets(), await self._source.reached()
+            self.feed(i.EndOffsets(ends, reached, await self._source.waiting_for_start()))
             try:
                 await self._key_store.expire(self._clock.now().unix)
             except KeyStoreError as error:

@@ -186,10 +186,13 @@ class EndOffsets:
     """What the broker last told of where partitions end (high watermarks), for lag.
 
     `reached`: up to where everything was read, markers and aborted transactions included, which are no records.
+    `waiting_for_start`: partitions that are ours and not told of as assigned yet, since the brokers have not said where
+    to start.
     """
 
     ends: Mapping[TopicPartition, int]
     reached: Mapping[TopicPartition, int] = field(default_factory=dict)
+    waiting_for_start: int = 0
 
 
 @dataclass(frozen=True, slots=True)

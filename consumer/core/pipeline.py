@@ -79,6 +79,7 @@ class Pipeline:
         self.letters: Outbox[Letter] = Outbox(policy.inner_backoff, _LETTERS_MOST)
         self.stopping = False
         self.progress_at: float | None = None
+        self.waiting_for_start = 0
         self._decoder = decoder
         self._intake = Intake(
             self.context,
@@ -442,6 +443,7 @@ class Pipeline:
     # -- ends
 
     def _end_offsets(self, happened: i.EndOffsets) -> None:
+        self.waiting_for_start = happened.waiting_for_start
         for tp, end in happened.ends.items():
             state = self.ledger.get(tp)
             if state is not None:

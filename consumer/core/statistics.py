@@ -231,6 +231,8 @@ class Statistics:
     freshness: FreshnessSnapshot
     counters: Counters
     stopping: bool
+    waiting_for_start: int = 0
+    """Partitions that are ours and not read yet: the brokers have not said where to start."""
     guard: GuardStatistics | None = None
     """Where too many records would be dead letters: intake has stopped."""
     oldest_open: OldestOpen | None = None

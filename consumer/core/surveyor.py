@@ -46,6 +46,7 @@ def survey(pipeline: Pipeline, now: Instant) -> Statistics:
         open_bytes=pipeline.ledger.open_bytes,
         held=pipeline.admission.held,
         passed=pipeline.ledger.passed,
+        waiting_for_start=pipeline.waiting_for_start,
         room=pipeline.room(),
         claims=len(pipeline.claims),
         waiting_for_schema=len(pipeline.parking),

@@ -22,6 +22,9 @@ _MISMATCH = (
     "the ledger does not add up (by {} records): nothing is read or committed any more; please report this"
 )
 
+_NO_PARTITIONS = "no partitions assigned"
+_NOT_STARTED = "the brokers do not say where to start: {} of our partitions wait"
+
 
 class Health:
     """Judges snapshots in the order they are taken. `stall_after` in seconds."""
@@ -74,7 +77,7 @@ def unreadiness(statistics: Statistics) -> str | None:
     if statistics.mismatch:
         return _MISMATCH.format(statistics.mismatch)
     if not statistics.partitions:
-        return "no partitions assigned"
+        return _NOT_STARTED.format(waiting) if (waiting := statistics.waiting_for_start) else _NO_PARTITIONS
     guard = statistics.guard
     if guard is not None:
         return (

@@ -188,6 +188,11 @@ def _levels(statistics: Statistics) -> Iterator[Metric]:
             "1: intake has stopped, since too many records would be dead letters.",
             int(statistics.guard is not None),
         ),
+        (
+            "pinstream_waiting_for_start_partitions",
+            "Partitions that are ours and not read yet: the brokers have not said where to start.",
+            statistics.waiting_for_start,
+        ),
         ("pinstream_claims", "Event keys claimed by open events.", statistics.claims),
         (
             "pinstream_waiting_for_schema_records",

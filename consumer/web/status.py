@@ -37,6 +37,7 @@ def status_document(statistics: Statistics, info: Mapping[str, Any]) -> dict[str
         "ledger_mismatch": statistics.mismatch,
         "released": statistics.totals.released,
         "passed_over": statistics.passed,
+        "waiting_for_start": statistics.waiting_for_start,
         "partitions": [_partition(one) for one in statistics.partitions],
         "destination": {
             "state": statistics.destination,

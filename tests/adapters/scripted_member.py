@@ -97,7 +97,7 @@ class FakeConsumer:
 
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
         """One topic with two partitions."""
-        return SimpleNamespace(topics={topic: SimpleNamespace(partitions={0: None, 1: None})})
+        return SimpleNamespace(topics={topic: SimpleNamespace(partitions={0: None, 1: None}, error=None)})
 
     def position(self, partitions: list[RawPartition]) -> list[RawPartition]:
         """Nothing was read yet."""
@@ -117,11 +117,6 @@ class FakeConsumer:
         if self.commit_answers:
             raise KafkaException(confluent_kafka.KafkaError(self.commit_answers.pop(0)))
         return None if asynchronous else offsets
-
-    def seek(self, partition: RawPartition) -> None:
-        """Remembered."""
-        self.calls.append(("seek", partition.partition, partition.offset))
-        self._refuse("seek")
 
     def unsubscribe(self) -> None:
         """The goodbye follows with the next consumes, once no rebalance is under way."""
@@ -211,6 +206,11 @@ class Bench:
         chunks = list(self.ready)
         self.ready.clear()
         return chunks
+
+    def assign(self, *numbers: int, room: int = 100) -> None:
+        """A rebalance gives these, and the next fetch begins with them."""
+        self.fetch(given(*numbers), room=room)
+        self.fetch(room=room)
 
     def close(self, timeout: float = 10.0) -> None:
         """Close, with what the listener would commit."""

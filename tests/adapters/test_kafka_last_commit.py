@@ -9,7 +9,7 @@ import confluent_kafka
 import pytest
 
 from consumer.core.model import Position
-from tests.adapters.scripted_member import Bench, given, taken
+from tests.adapters.scripted_member import Bench, taken
 
 PASSING = [
     confluent_kafka.KafkaError.ILLEGAL_GENERATION,
@@ -26,7 +26,7 @@ def a_member() -> Bench:
     """It holds partition 0, and has 8 to commit of it."""
     bench = Bench()
     bench.told.positions = [Position("t", 0, 8, 2)]
-    bench.fetch(given(0))
+    bench.assign(0)
     return bench
 
 

@@ -14,7 +14,7 @@ from confluent_kafka import Message
 
 from consumer.adapters.kafka import leaving, member
 from consumer.core.model import Position
-from tests.adapters.scripted_member import Bench, given, taken
+from tests.adapters.scripted_member import Bench, taken
 
 ILLEGAL_GENERATION = confluent_kafka.KafkaError.ILLEGAL_GENERATION
 GRACE = 25.0
@@ -48,7 +48,7 @@ def a_member(*partitions: int, **settings: Any) -> Bench:
     """It holds these, and has something to commit of each."""
     bench = Bench(settings=settings)
     bench.told.positions = [Position("t", one, 8, 2) for one in partitions]
-    bench.fetch(given(*partitions))
+    bench.assign(*partitions)
     return bench
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import confluent_kafka
 import pytest
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.starts import Start, find_starts
+from consumer.adapters.kafka.starts import Found, Start, find_starts
 from consumer.core.model import TopicPartition
 from consumer.errors import KafkaError
 from tests.kafka.harness import Kafka, Member, commit, committed, create_topic, produce, unique
@@ -47,7 +48,7 @@ class FakeOffsets:
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
         """As `confluent_kafka.Consumer.list_topics`."""
         return SimpleNamespace(
-            topics={topic: SimpleNamespace(partitions=dict.fromkeys(range(len(self.ends))))}
+            topics={topic: SimpleNamespace(partitions=dict.fromkeys(range(len(self.ends))), error=None)}
         )
 
     def get_watermark_offsets(
@@ -60,19 +61,25 @@ class FakeOffsets:
 BEGINNING = Start(None, None, False)
 
 
+P0, P1, P2, P3 = (TopicPartition("t", number) for number in range(4))
+LEADERLESS = confluent_kafka.KafkaException(
+    confluent_kafka.KafkaError(confluent_kafka.KafkaError.LEADER_NOT_AVAILABLE)
+)
+
+
 @pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
 def test_committed_offset_always_wins(reset: str) -> None:
     """Whatever the reset says: a committed offset is the start, and is not committed again."""
-    starts = find_starts(FakeOffsets([7, 0], [9, 9]), [("t", 0), ("t", 1)], reset, 1)
-    assert [(start.offset, start.commit) for start in starts] == [(7, False), (0, False)]
+    found = find_starts(FakeOffsets([7, 0], [9, 9]), [P0, P1], reset, 1, set())
+    assert found == ({P0: Start(7, None, False), P1: Start(0, None, False)}, None)
 
 
 def test_the_metadata_comes_with_the_committed_offset() -> None:
     """Whatever text it is; where nothing is committed there is none."""
     source = FakeOffsets([7, None], [9, 9])
     source.metadata = "pinstream:1:äö€"
-    starts = find_starts(source, [("t", 0), ("t", 1)], "earliest", 1)
-    assert [start.metadata for start in starts] == ["pinstream:1:äö€", ""]
+    starts = find_starts(source, [P0, P1], "earliest", 1, set()).starts
+    assert [starts[one].metadata for one in (P0, P1)] == ["pinstream:1:äö€", ""]
 
 
 def test_metadata_that_is_not_text_is_none_at_all() -> None:
@@ -93,39 +100,99 @@ def test_metadata_that_is_not_text_is_none_at_all() -> None:
         def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
             return [NotText() for _ in partitions]  # type: ignore[misc]  # as good as one
 
-    assert find_starts(Foreign([7], [9]), [("t", 0)], "latest", 1) == [Start(7, 3, False, "")]
+    assert find_starts(Foreign([7], [9]), [P0], "latest", 1, set()) == ({P0: Start(7, 3, False, "")}, None)
 
 
 def test_earliest_without_commit_is_the_beginning() -> None:
     """Beside a partition that has one, which keeps it."""
-    starts = find_starts(FakeOffsets([None, 3], [9, 4]), [("t", 0), ("t", 1)], "earliest", 1)
-    assert starts == [BEGINNING, Start(3, None, False)]
+    found = find_starts(FakeOffsets([None, 3], [9, 4]), [P0, P1], "earliest", 1, set())
+    assert found == ({P0: BEGINNING, P1: Start(3, None, False)}, None)
 
 
 def test_error_without_commit_is_a_refusal_that_names_what_lacks_one() -> None:
     """One partition by name, and how many more; nothing is started."""
-    source = FakeOffsets([None, 3, None, None], [9] * 4)
-    with pytest.raises(confluent_kafka.KafkaException) as raised:
-        find_starts(source, [("t", one) for one in range(4)], "error", 1)
-    error = raised.value.args[0]
-    assert error.code() == confluent_kafka.KafkaError._AUTO_OFFSET_RESET
-    assert error.str() == "no committed offset of t[0] and 2 more"
+    found = find_starts(FakeOffsets([None, 3, None, None], [9] * 4), [P0, P1, P2, P3], "error", 1, set())
+    assert found.starts == {}
+    assert code_of(found) == confluent_kafka.KafkaError._AUTO_OFFSET_RESET
+    assert "no committed offset of t[0] and 2 more" in str(found.failure)
+
+
+def code_of(found: Found) -> int:
+    """Why not all are known."""
+    assert found.failure is not None
+    return int(found.failure.args[0].code())
 
 
 def test_latest_starts_a_new_group_at_the_end_and_commits_it() -> None:
     """A group without any commit on the topic starts at the end offset, to be committed at once."""
-    starts = find_starts(FakeOffsets([None, None], [9, 4]), [("t", 0), ("t", 1)], "latest", 1)
-    assert starts == [Start(9, None, True), Start(4, None, True)]
+    found = find_starts(FakeOffsets([None, None], [9, 4]), [P0, P1], "latest", 1, set())
+    assert found == ({P0: Start(9, None, True), P1: Start(4, None, True)}, None)
 
 
 def test_latest_never_skips_in_a_group_that_has_commits() -> None:
     """A partition without commit in a topic where another one (ours or not) has some: from the beginning."""
-    starts = find_starts(FakeOffsets([None, 3], [9, 4]), [("t", 0)], "latest", 1)
-    assert starts == [BEGINNING]
+    assert find_starts(FakeOffsets([None, 3], [9, 4]), [P0], "latest", 1, set()) == ({P0: BEGINNING}, None)
+
+
+def test_what_is_known_of_one_does_not_wait_for_another() -> None:
+    """Of a topic whose partition 1 has no leader, and of one that is gone, the others are told all the same."""
+
+    class Partly(FakeOffsets):
+        """`t` has no commits at all; of `gone` nothing is known."""
+
+        def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
+            error = confluent_kafka.KafkaError(3) if topic == "gone" else None
+            return SimpleNamespace(topics={topic: SimpleNamespace(partitions={0: None}, error=error)})
+
+        def get_watermark_offsets(
+            self, partition: RawPartition, timeout: float = -1, cached: bool = False
+        ) -> tuple[int, int]:
+            if partition.partition == 1:
+                raise LEADERLESS
+            return super().get_watermark_offsets(partition, timeout, cached)
+
+    gone = TopicPartition("gone", 0)
+    found = find_starts(Partly([None] * 3, [9, 4, 5]), [gone, P1, P0, P2], "latest", 1, set())
+    assert found.starts == {P0: Start(9, None, True), P2: Start(5, None, True)}
+    assert code_of(found) == confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART
+
+
+def test_what_was_new_when_it_was_first_asked_for_stays_so() -> None:
+    """Partition 0 began at its end, which is committed; 1, which had no leader, begins at its end too, not at the
+    beginning of all. A partition that comes later is judged by what is committed then."""
+    source, new = FakeOffsets([None] * 3, [9, 4, 5]), set[TopicPartition]()
+    find_starts(source, [P0, P1], "latest", 1, new)
+    assert new == {P0, P1}
+    source.offsets[0] = 9
+    found = find_starts(source, [P1, P2], "latest", 1, new)
+    assert found.starts == {P1: Start(4, None, True), P2: BEGINNING}
+    assert new == {P0, P1}
+
+
+def test_all_questions_share_one_time_limit() -> None:
+    """What hangs uses up the time of what comes after it, and no more."""
+    asked: list[float] = []
+
+    class Hanging(FakeOffsets):
+        """No partition has a leader, which takes all the time to say."""
+
+        def get_watermark_offsets(
+            self, partition: RawPartition, timeout: float = -1, cached: bool = False
+        ) -> tuple[int, int]:
+            asked.append(timeout)
+            while time.monotonic() < begun + 0.05:
+                pass
+            raise LEADERLESS
+
+    begun = time.monotonic()
+    found = find_starts(Hanging([None] * 3, [9] * 3), [P0, P1, P2], "latest", 0.05, set())
+    assert found.starts == {}
+    assert len(asked) == 1
+    assert 0 < asked[0] <= 0.05
 
 
 def test_unknown_is_not_taken_for_none() -> None:
-    """A partition whose committed offset the broker does not tell raises; it does not count as uncommitted."""
+    """A partition whose committed offset the broker does not tell has no start; it does not count as uncommitted."""
 
     class Failing(FakeOffsets):
         """The coordinator is loading."""
@@ -136,8 +203,9 @@ def test_unknown_is_not_taken_for_none() -> None:
                 for _ in partitions
             ]
 
-    with pytest.raises(confluent_kafka.KafkaException):
-        find_starts(Failing([None], [9]), [("t", 0)], "latest", 1)
+    found = find_starts(Failing([None], [9]), [P0], "latest", 1, set())
+    assert found.starts == {}
+    assert code_of(found) == confluent_kafka.KafkaError.COORDINATOR_LOAD_IN_PROGRESS
 
 
 @pytest.mark.kafka

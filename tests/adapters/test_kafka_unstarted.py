@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import confluent_kafka
 import pytest
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, Message
+from confluent_kafka import TopicPartition as RawPartition
 
+from consumer.adapters.kafka.starts import Start
+from consumer.adapters.kafka.unstarted import Unstarted
 from consumer.core.model import TopicPartition
 from consumer.errors import KafkaError
-from tests.adapters.scripted_member import Bench, given, message, offsets, taken
+from tests.adapters.scripted_member import Bench, FakeConsumer, given, message, offsets, parts, taken
 from tests.kafka.harness import Kafka, Member, commit, committed, produce, unique
 
 MOVED = confluent_kafka.KafkaError.NOT_COORDINATOR
@@ -51,11 +55,11 @@ def refuse(bench: Bench, code: int | None) -> None:
 
 
 def waiting(strategy: str = "cooperative-sticky", reset: str = "earliest") -> Bench:
-    """A member that was given partitions 0 and 1 while the coordinator moved."""
+    """A member that was given partitions 0 and 1, and asked once, while the coordinator moved."""
     bench = Bench(strategy=strategy, reset=reset)
     bench.consumer.stored.update({0: 40, 1: 50})
     refuse(bench, MOVED)
-    bench.fetch(given(0, 1))
+    bench.assign(0, 1)
     return bench
 
 
@@ -67,13 +71,16 @@ def test_what_has_no_start_is_not_read_until_it_has(clock: Clock, strategy: str,
     bench = waiting(strategy)
     assert bench.calls(assign) == [(assign, [])]
     assert bench.told.assignments == []
+    assert bench.member.waiting_for_start() == 2
     refuse(bench, None)
     bench.fetch()
     assert bench.calls(assign) == [(assign, [])], "not asked with every poll"
     clock.now += 0.5
-    assert offsets(bench.fetch(lambda _: [message(40)])) == [40]
+    bench.fetch()
     assert bench.calls(assign)[1:] == [(assign, [(0, 40), (1, 50)])]
     assert [(one.partition, one.start) for one in bench.told.assignments] == [(0, 40), (1, 50)]
+    assert bench.member.waiting_for_start() == 0
+    assert offsets(bench.fetch(lambda _: [message(40)])) == [40]
 
 
 @pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
@@ -110,12 +117,34 @@ def test_what_is_taken_before_it_started_was_never_ours(clock: Clock, strategy: 
     assert bench.calls("commit") == []
 
 
+@pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
+def test_what_is_lost_while_it_is_asked_for_does_not_start(clock: Clock, strategy: str) -> None:
+    """Between the answer and the start is a poll, which tells of the loss. (An assignment after it would hide it:
+    librdkafka would call revoked, and ask to be committed, what another member owns already.)
+    """
+    bench = waiting(strategy)
+    refuse(bench, None)
+    clock.now += 0.5
+
+    def loss(consumer: FakeConsumer) -> list[Message]:
+        consumer.on.on_lost(consumer, parts(0, 1))
+        return []
+
+    bench.fetch(loss)
+    bench.fetch()
+    assert not bench.told.assignments
+    assert bench.calls("incremental_assign") + bench.calls("assign") == [
+        ("incremental_assign" if strategy == "cooperative-sticky" else "assign", [])
+    ]
+
+
 def test_what_is_held_goes_on_beside_what_waits(clock: Clock) -> None:
     """Cooperative: one partition is read, two wait; of a revocation the listener hears what it was told of."""
     bench = Bench()
-    bench.fetch(given(0))
+    bench.assign(0)
     refuse(bench, MOVED)
-    assert offsets(bench.fetch(lambda consumer: [*given(1, 2)(consumer), message(7)])) == [7]
+    bench.assign(1, 2)
+    assert offsets(bench.fetch(lambda _: [message(7)])) == [7]
     bench.fetch(taken(0, 1))
     assert bench.told.revocations == [[TopicPartition("t", 0)]]
     assert bench.calls("incremental_unassign") == [("incremental_unassign", [(0, -1001)])]
@@ -128,9 +157,9 @@ def test_what_is_held_goes_on_beside_what_waits(clock: Clock) -> None:
 def test_it_starts_paused_while_there_is_no_room(clock: Clock) -> None:
     """The level holds for what comes late, too."""
     bench = Bench()
-    bench.fetch(given(0))
+    bench.assign(0)
     refuse(bench, MOVED)
-    bench.fetch(given(1))
+    bench.assign(1)
     refuse(bench, None)
     bench.fetch(room=0)
     clock.now += 1.0
@@ -144,13 +173,106 @@ def test_a_refusal_that_does_not_pass_ends_the_run(clock: Clock, code: str) -> N
     refusal = getattr(confluent_kafka.KafkaError, code)
     bench = Bench()
     refuse(bench, refusal)
+    bench.fetch(given(0))
     with pytest.raises(KafkaError, match="this user may not"):
-        bench.fetch(given(0))
+        bench.fetch()
     bench = waiting()
     refuse(bench, refusal)
     clock.now += 0.5
     with pytest.raises(KafkaError, match="this user may not"):
         bench.fetch()
+
+
+class Slow:
+    """A cluster in which every question takes all the time it has, except for what `answers` says."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.asked: list[tuple[float, float]] = []
+        """When each question was asked, and how long it had."""
+        self.has_commits = False
+        """On partition 9, which is another member's."""
+        self.leaderless: set[int] = set()
+        self.silent = True
+
+    def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
+        """After all the time nothing; or what is committed."""
+        self.asked.append((self.clock.now, timeout))
+        if self.silent:
+            self._hang(timeout)
+        for one in partitions:
+            one.offset = 5 if self.has_commits and one.partition == 9 else confluent_kafka.OFFSET_INVALID
+        return partitions
+
+    def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
+        """One topic."""
+        return SimpleNamespace(topics={topic: SimpleNamespace(partitions={9: None}, error=None)})
+
+    def get_watermark_offsets(
+        self, partition: RawPartition, timeout: float = -1, cached: bool = False
+    ) -> tuple[int, int]:
+        """100, unless it has no leader."""
+        if partition.partition in self.leaderless:
+            self._hang(timeout)
+        return 0, 100
+
+    def _hang(self, timeout: float) -> None:
+        self.clock.now += timeout
+        raise KafkaException(confluent_kafka.KafkaError(confluent_kafka.KafkaError._TIMED_OUT))
+
+
+def slow(
+    clock: Clock, *partitions: int, whole: bool = False, reset: str = "latest"
+) -> tuple[Slow, Unstarted]:
+    """These wait in such a cluster."""
+    cluster = Slow(clock)
+    unstarted = Unstarted(cluster, reset, whole=whole, timeout=10.0, on_trouble=lambda *_: None)
+    unstarted.add([TopicPartition("t", one) for one in partitions])
+    return cluster, unstarted
+
+
+def test_a_question_that_hangs_leaves_time_for_others(clock: Clock) -> None:
+    """It has 2 s, then 4, then half of what an answer may take; and as long as it took nothing is asked."""
+    cluster, unstarted = slow(clock, 0)
+    while clock.now < 1040.0:
+        assert not unstarted.ask()
+        clock.now += 0.1
+    assert [timeout for _, timeout in cluster.asked] == [2.0, 4.0, 5.0, 5.0, 5.0]
+    times = [at for at, _ in cluster.asked]
+    pauses = [after - before - took for (before, took), after in zip(cluster.asked, times[1:], strict=False)]
+    assert all(pause >= took for pause, (_, took) in zip(pauses, cluster.asked, strict=False))
+    cluster.silent = False
+    clock.now += 5.0
+    assert unstarted.ask()
+    assert unstarted.take() == [(TopicPartition("t", 0), Start(100, None, True))]
+    unstarted.add([TopicPartition("t", 1)])
+    cluster.silent = True
+    unstarted.ask()
+    assert cluster.asked[-1][1] == 2.0, "patience is short again"
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_one_without_a_leader_keeps_no_other_from_its_start(clock: Clock, whole: bool) -> None:
+    """Under `latest` one hangs: others begin after it was asked for once; all at once where they must."""
+    cluster, unstarted = slow(clock, 0, 1, 3, whole=whole)
+    cluster.silent = False
+    cluster.leaderless.add(0)
+    begun = []
+    for _ in range(100):
+        unstarted.ask()
+        begun += [(name.partition, start.offset) for name, start in unstarted.take()]
+        clock.now += 0.1
+        cluster.has_commits = bool(begun)
+    assert sorted(begun) == ([] if whole else [(1, 100), (3, 100)])
+    assert len(unstarted) == (3 if whole else 1)
+    cluster.leaderless.clear()
+    clock.now += 5.0
+    assert unstarted.ask()
+    begun += [(name.partition, start.offset) for name, start in unstarted.take()]
+    assert sorted(begun) == [(0, 100), (1, 100), (3, 100)], (
+        "as one of a new topic, though others have committed"
+    )
+    assert len(unstarted) == 0
 
 
 class Moving(confluent_kafka.Consumer):

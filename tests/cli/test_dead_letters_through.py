@@ -76,6 +76,10 @@ class Inner:
         """See `Source`."""
         return {}
 
+    async def waiting_for_start(self) -> int:
+        """See `Source`."""
+        return 0
+
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """See `Source`."""
         self.closed = True

@@ -9,6 +9,7 @@ nothing is left to read, and the service is ready.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -195,12 +196,17 @@ class World:
         self.until_lag_is_gone()
         assert self.api.accepted() == dict.fromkeys(self.expected, 1)
         for process in self.running:
-            assert process.get("/readyz") == (200, "ok\n")
+            # A member that came last may still be joining when others have done all the work.
+            process.until(functools.partial(_is_ready, process), "readiness")
             assert process.status()["guard"] is None
             assert process.status()["destination"]["state"] == "open"
             assert process.ledger()["open"] == 0
         self.check()
         self.stop()
+
+
+def _is_ready(process: Process) -> bool:
+    return process.get("/readyz") == (200, "ok\n")
 
 
 def _free_port() -> int:

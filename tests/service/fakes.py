@@ -111,6 +111,7 @@ class FakeSource:
         self._epoch = 0
         self.epochs: dict[int, int] = {}
         self.positions: dict[int, int] = {}
+        self.unstarted = 0
         self.commit_time = STEP
         self.close_time = 0.0
         self.closed = False
@@ -152,6 +153,9 @@ class FakeSource:
     async def reached(self) -> Mapping[TopicPartition, int]:
         await self._process.step("reached")
         return {TopicPartition(TOPIC, one): self.positions[one] for one in self.epochs}
+
+    async def waiting_for_start(self) -> int:
+        return self.unstarted
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         assert not self.closed, "closed twice"

@@ -87,10 +87,18 @@ def test_calls_in_flight_are_bounded() -> None:
 
 
 def test_housekeeping_tells_ends_and_expires_keys() -> None:
-    """Lag is known; a key store that cannot expire is reported, and the service goes on."""
+    """Lag and what waits for its start are known; a key store that cannot expire is reported, and it goes on."""
     process = Process(World(p0=values(3)))
     process.key_store.failures["expire"] = 2
-    run(serve(process, lambda: process.calls.count("expire") >= 4))
+    starts: set[int] = set()
+
+    def look() -> bool:
+        process.source.unstarted = 2 if process.calls.count("expire") < 3 else 0
+        starts.add(process.service.statistics().waiting_for_start)
+        return process.calls.count("expire") >= 4
+
+    run(serve(process, look))
+    assert starts == {0, 2}, "as the source has it, each time"
     assert len(process.reported("key_store_trouble")) == 2
     assert process.world.committed == {0: 3}
 

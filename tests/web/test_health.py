@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -170,6 +171,9 @@ def test_a_real_core_that_is_refused_stays_healthy_and_is_not_ready() -> None:
 def test_ready_needs_partitions_and_a_destination_that_takes_events() -> None:
     """Not before the group gave us something, not while stopping; a throttled destination is no reason."""
     assert unreadiness(empty()) == "no partitions assigned"
+    assert unreadiness(replace(empty(), waiting_for_start=3)) == (
+        "the brokers do not say where to start: 3 of our partitions wait"
+    )
     assert unreadiness(statistics(partition(), stopping=True)) == "stopping"
     assert unreadiness(statistics(partition(), accounts=[account(state="throttled")])) is None
     assert unreadiness(statistics(partition())) is None

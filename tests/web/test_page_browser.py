@@ -111,6 +111,16 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         ),
         (empty, "No partitions assigned.", "Nothing sent yet."),
         (
+            lambda: statistics(waiting_for_start=2),
+            "Waiting for Kafka to say where to start. 2 partitions of ours cannot be read until the brokers say",
+            "Nothing sent yet.",
+        ),
+        (
+            lambda: statistics(partition(), waiting_for_start=2),
+            "Nothing is waiting, as far as is known. It is not known yet how much is left in 2 partitions.",
+            "Nothing sent yet.",
+        ),
+        (
             lambda: statistics(partition(0), partition(1, lag=None)),
             "Nothing is waiting, as far as is known. It is not known yet how much is left in 1 partition.",
             "Nothing sent yet.",
@@ -123,7 +133,18 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
             "Nothing sent yet.",
         ),
     ],
-    ids=["halted", "guarded", "throttled", "unassigned", "unknown", "idle", "stopping", "stuck"],
+    ids=[
+        "halted",
+        "guarded",
+        "throttled",
+        "unassigned",
+        "unstarted",
+        "partly",
+        "unknown",
+        "idle",
+        "stopping",
+        "stuck",
+    ],
 )
 async def test_each_state_is_said_in_words(
     scene: Callable[[], Statistics],

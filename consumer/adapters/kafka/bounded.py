@@ -67,12 +67,7 @@ _NOT_OF_A_GROUP: Final = ("group.instance.id", "group.protocol", "group.remote.a
 _Code = confluent_kafka.KafkaError
 _GONE: Final = frozenset({_Code._AUTO_OFFSET_RESET, _Code._LOG_TRUNCATION, _Code.OFFSET_OUT_OF_RANGE})
 _MISSING: Final = frozenset(
-    {
-        _Code.UNKNOWN_TOPIC_OR_PART,
-        _Code.UNKNOWN_TOPIC_ID,
-        _Code._UNKNOWN_TOPIC,
-        _Code._UNKNOWN_PARTITION,
-    }
+    {_Code.UNKNOWN_TOPIC_OR_PART, _Code.UNKNOWN_TOPIC_ID, _Code._UNKNOWN_TOPIC, _Code._UNKNOWN_PARTITION}
 )
 
 _epochs = itertools.count(1)
@@ -186,6 +181,10 @@ class BoundedSource:
     async def reached(self) -> Mapping[TopicPartition, int]:
         """As `figures`."""
         return self.figures()
+
+    async def waiting_for_start(self) -> int:
+        """None: every range has a start."""
+        return 0
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Commit `positions`, end the client. After `timeout` seconds the thread is left to itself (a daemon)."""

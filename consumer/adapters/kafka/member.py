@@ -3,13 +3,12 @@
 Every method and callback runs in that one thread; what it tells others goes through `Hooks`. Rebalance callbacks
 run inside `fetch` and `close`, ask through the hooks, and block until they are answered or out of time.
 
-*Fencing.* Each assignment of a partition gets an epoch that no other in this process has. A record consumed in
-the same call as its partition's revocation is dropped. If the partition came back within that call, its records
-could be from before or after: they are dropped, and the consumer seeks back to where the assignment starts.
+*Fencing.* Each assignment of a partition gets an epoch that no other in this process has. A partition is handed to
+librdkafka between two consumes only (`consumer.adapters.kafka.unstarted`), never in the callback that gives it: so what
+one consume brings is all of one assignment, also where a partition went and came back within it. Records of what is not
+held any more are dropped.
 
 *Letting go* has rules of its own: `consumer.adapters.kafka.leaving`.
-
-*A start that is not known yet* is waited for: `consumer.adapters.kafka.unstarted`.
 
 *Lost is not revoked.* What is taken from a member that did not poll in time is lost: dropped, never committed.
 """
@@ -20,7 +19,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import confluent_kafka
 from confluent_kafka import KafkaException, Message
@@ -38,7 +37,7 @@ from consumer.adapters.kafka.configuration import is_cooperative, make_client
 from consumer.adapters.kafka.leaving import commit_last, leave_without_partitions, says_goodbye
 from consumer.adapters.kafka.raw_consumer import RawConsumer
 from consumer.adapters.kafka.starts import Start
-from consumer.adapters.kafka.trouble import Teller, as_fatal, describe_error, exception_error
+from consumer.adapters.kafka.trouble import Teller, as_fatal, exception_error
 from consumer.adapters.kafka.unstarted import Unstarted
 from consumer.core.interface import Assignment
 from consumer.core.model import Chunk, Position, TopicPartition
@@ -88,11 +87,6 @@ class Hooks(Protocol):
         """Something that mends itself. Returns at once."""
 
 
-class _Held(NamedTuple):
-    epoch: int
-    start: Start
-
-
 class GroupMember:
     """Owns the Consumer; made, used and closed in one thread.
 
@@ -115,13 +109,9 @@ class GroupMember:
         self._hooks = hooks
         self._tell = Teller(hooks.trouble)
         self._ready = ready
-        self._timeout = timeout
         self._commits = Commits()
-        self._held: dict[TopicPartition, _Held] = {}
-        self._turned: set[TopicPartition] = set()
-        """Partitions that were taken from us during the current consume."""
-        self._astray: dict[TopicPartition, float] = {}
-        """Held partitions some of whose records were dropped, to be read from their start again; until when."""
+        self._held: dict[TopicPartition, int] = {}
+        """What is read, and its epoch."""
         self._paused = False
         self._full_since: float | None = None
         """Since when there has been no room; None: there is, or it is obeyed."""
@@ -142,7 +132,13 @@ class GroupMember:
         self._was_assigned = False
         callbacks = {"error_cb": self._heard_error, "on_commit": self._commits.heard}
         self._consumer = make_client(make_consumer, {**config, **callbacks})
-        self._unstarted = Unstarted(self._consumer, offset_reset, timeout, hooks.trouble)
+        self._unstarted = Unstarted(
+            self._consumer,
+            offset_reset,
+            whole=not self._cooperative,
+            timeout=timeout,
+            on_trouble=hooks.trouble,
+        )
 
     def join(self, topics: list[str]) -> None:
         """Subscribe. The assignment comes with a later `fetch`."""
@@ -160,9 +156,10 @@ class GroupMember:
             time.sleep(min(timeout, _LOOK_FOR_ROOM))
             return
         self._obey(room)
-        self._safely(self._start_reading)
         if not self._ready:  # else a fetch was cancelled: what it consumed comes first
-            self._consume(room, timeout)
+            some_can_start = self._unstarted.ask()
+            self._consume(room, 0.0 if some_can_start else timeout)
+            self._safely(self._start_reading)
         self._look_at_ends()
         self._raise_failure()
 
@@ -198,12 +195,16 @@ class GroupMember:
         self._failure = KafkaError("the Kafka consumer is closed: make a new one")
 
     def ends(self) -> dict[TopicPartition, int]:
-        """End offsets as last heard. The one method for other threads: it reads a dict that is never changed."""
+        """End offsets as last heard. For other threads too: it reads a dict that is never changed."""
         return self._ends
 
     def reached(self) -> dict[TopicPartition, int]:
         """Up to where was read, as of the last look at the ends; like `ends` for other threads too."""
         return self._reached
+
+    def waiting_for_start(self) -> int:
+        """How many partitions are ours and not read yet, since their start is not known; for other threads too."""
+        return len(self._unstarted)
 
     # ------------------------------------------------------------------------------------------- polling
 
@@ -245,7 +246,6 @@ class GroupMember:
             (self._consumer.pause if self._paused else self._consumer.resume)(_raw(names))
 
     def _consume(self, room: int, timeout: float) -> None:
-        self._turned.clear()
         # librdkafka hands out a revocation that was queued before the deadline passed as if it were in time
         # (librdkafka #5604): so this clock decides what is lost.
         self._late = time.monotonic() - self._polled >= self._most_idle
@@ -256,37 +256,13 @@ class GroupMember:
         self._polled = time.monotonic()
         if messages:
             self._take(messages)
-        self._seek_back()
 
     def _take(self, messages: list[Message]) -> None:
-        epochs: dict[tuple[str, int], int] = {name: held.epoch for name, held in self._held.items()}
+        epochs: dict[tuple[str, int], int] = dict(self._held.items())
         chunks, errors = group(messages, epochs)
-        for chunk in chunks:
-            name = TopicPartition(chunk.topic, chunk.partition)
-            if name in self._turned or name in self._astray:
-                self._astray.setdefault(name, time.monotonic() + self._timeout)
-            else:
-                self._ready.append(chunk)
+        self._ready.extend(chunks)
         for topic, error in errors:
             self._heard(topic, error)
-
-    def _seek_back(self) -> None:
-        """Return partitions whose records were dropped to their start; until that is done, more are dropped."""
-        for name, deadline in sorted(self._astray.items()):
-            offset = self._held[name].start.offset
-            place = RawPartition(*name, confluent_kafka.OFFSET_BEGINNING if offset is None else offset)
-            try:
-                self._consumer.seek(place)
-            except KafkaException as error:
-                told = exception_error(error)
-                # Just assigned and not being fetched yet: that comes with the next polls.
-                if told.code() != confluent_kafka.KafkaError._STATE or time.monotonic() >= deadline:
-                    self._fail(
-                        f"{name.topic}[{name.partition}] cannot be read from its start again: "
-                        f"start pinstream again ({describe_error(told)})"
-                    )
-            else:
-                del self._astray[name]
 
     def _look_at_ends(self) -> None:
         now = time.monotonic()
@@ -350,37 +326,30 @@ class GroupMember:
 
     def _on_assign(self, partitions: list[RawPartition]) -> None:
         if self._closing:
-            # It was under way when we began to leave. librdkafka does not answer where to start any more: we would wait
-            # for the time limit. The binding assigns what is about to be revoked.
+            # It was under way when we began to leave, and nobody would read it. The binding assigns what is about to be
+            # revoked; that it stays assigned for this moment does no harm.
             return
         names = _names(partitions)
         self._was_assigned = self._was_assigned or bool(names)
         self._unstarted.add(names)
-        if not self._start_reading():
-            self._assign([])  # librdkafka waits for an answer
+        self._assign([])  # librdkafka waits for an answer; they begin once the brokers have told where
 
-    def _start_reading(self) -> bool:
-        """Begin with what was assigned, once the brokers say where. Whether there was anything to begin with."""
-        found = self._unstarted.find()
+    def _start_reading(self) -> None:
+        """Begin with what was assigned before, where the brokers have said where."""
+        found = self._unstarted.take()
         if not found:
-            return False
+            return
         self._assign([_started(name, start) for name, start in found])
-        names = [name for name, _ in found]
         # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857), and the
         # level holds for what comes later, too.
-        self._set_pause(names)
-        self._held.update({name: _Held(next(_epochs), start) for name, start in found})
-        self._hooks.assigned([self._assignment(name) for name in names])
-        return True
+        self._set_pause([name for name, _ in found])
+        assignments = [_assignment(name, start) for name, start in found]
+        self._held.update({TopicPartition(one.topic, one.partition): one.epoch for one in assignments})
+        self._hooks.assigned(assignments)
 
     def _assign(self, partitions: list[RawPartition]) -> None:
-        # Eager: whole. What is held was taken away before, and all that waits for a start is answered at once.
+        # Eager: these are all there are. What is held was taken away before, and all begin together.
         (self._consumer.incremental_assign if self._cooperative else self._consumer.assign)(partitions)
-
-    def _assignment(self, name: TopicPartition) -> Assignment:
-        held = self._held[name]
-        start = held.start
-        return Assignment(*name, held.epoch, start.offset, start.commit, start.leader_epoch, start.metadata)
 
     def _on_revoke(self, partitions: list[RawPartition]) -> None:
         if self._late:  # whatever librdkafka calls it
@@ -419,8 +388,6 @@ class GroupMember:
         for name in _names(partitions):
             self._unstarted.discard(name)
             self._held.pop(name, None)
-            self._astray.pop(name, None)
-            self._turned.add(name)
         try:
             if self._cooperative:
                 self._consumer.incremental_unassign(_raw(begun))
@@ -433,8 +400,8 @@ class GroupMember:
         return [
             position
             for position, epoch in zip(positions, epochs, strict=True)
-            if (held := self._held.get(TopicPartition(position.topic, position.partition))) is not None
-            and held.epoch == epoch
+            if epoch is not None
+            and self._held.get(TopicPartition(position.topic, position.partition)) == epoch
         ]
 
     def _commit_last(self, positions: Sequence[Position], until: float) -> None:
@@ -480,6 +447,10 @@ def _names(partitions: Iterable[RawPartition]) -> list[TopicPartition]:
 
 def _raw(names: Iterable[TopicPartition]) -> list[RawPartition]:
     return [RawPartition(*name) for name in names]
+
+
+def _assignment(name: TopicPartition, start: Start) -> Assignment:
+    return Assignment(*name, next(_epochs), start.offset, start.commit, start.leader_epoch, start.metadata)
 
 
 def _started(name: TopicPartition, start: Start) -> RawPartition:

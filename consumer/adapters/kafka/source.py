@@ -176,6 +176,10 @@ class KafkaSource:
         """Up to where the assigned partitions were read, what is no record (transaction markers) included."""
         return self._joined().reached()
 
+    async def waiting_for_start(self) -> int:
+        """How many partitions are ours and not read yet: the brokers have not said where to start."""
+        return self._joined().waiting_for_start()
+
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Commit `positions`, leave the group, end the thread. The listener is not asked any more.
 

@@ -13,17 +13,21 @@ An offset out of range never leads to the end: librdkafka is configured with ``e
 this is left to librdkafka. It would look for the committed offset by itself, and where a moving coordinator does not
 tell, it gives up after three tries: the member then holds its partitions and reads nothing.
 
-Two members of a new group that start at the same moment under ``latest`` may find each other's first commits;
-the later one then reads its partitions from the beginning. That repeats old records, and loses none.
+Two members of a new group under ``latest`` that ask at the same moment, or one of which still waits for an answer, may
+find each other's first commits; the later one then reads its partitions from the beginning. That repeats old records,
+and loses none.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
+
+from consumer.core.model import TopicPartition
 
 
 class OffsetSource(Protocol):
@@ -51,31 +55,92 @@ class Start(NamedTuple):
 _BEGINNING: Final = Start(None, None, False)
 
 
-def find_starts(
-    source: OffsetSource, partitions: Sequence[tuple[str, int]], offset_reset: str, timeout: float
-) -> list[Start]:
-    """One start for each partition, in order. Blocks on the brokers.
+class Found(NamedTuple):
+    """The starts that are known, and why others are not; None: all are."""
 
-    Raises `confluent_kafka.KafkaException`; of ``_AUTO_OFFSET_RESET`` where there is none and `offset_reset` is
-    ``error``.
+    starts: dict[TopicPartition, Start]
+    failure: KafkaException | None
+
+
+def find_starts(
+    source: OffsetSource,
+    partitions: Sequence[TopicPartition],
+    offset_reset: str,
+    timeout: float,
+    new: set[TopicPartition],
+) -> Found:
+    """Where these start, as far as the brokers say so within `timeout` seconds. Blocks on them.
+
+    `new`: those that were found to be in a topic without commits, now or when they were asked for before. That is
+    remembered, since it stays true of them: while they are ours, and wait, the commits of others of the topic, which
+    began already, say nothing of them.
+    Where one has no start and `offset_reset` is ``error`` the failure is ``_AUTO_OFFSET_RESET``.
     """
-    known = [_committed_start(one) for one in _committed(source, partitions, timeout)]
-    if offset_reset == "error" and None in known:
-        raise KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET, _nowhere(partitions, known)))
-    if offset_reset != "latest":
-        return [start or _BEGINNING for start in known]
-    missing = {topic for (topic, _), start in zip(partitions, known, strict=True) if start is None}
-    new = {topic for topic in missing if not _has_commits(source, topic, timeout)}
-    return [
-        start or _without_commit(source, partition, new, timeout)
-        for partition, start in zip(partitions, known, strict=True)
-    ]
+    until = time.monotonic() + timeout
+    try:
+        known = [_committed_start(one) for one in _committed(source, partitions, until)]
+    except KafkaException as error:
+        return Found({}, error)
+    starts = {name: start for name, start in zip(partitions, known, strict=True) if start is not None}
+    missing = [name for name in partitions if name not in starts]
+    if offset_reset == "latest":
+        return Found(starts, _find_latest(source, missing, starts, new, until))
+    if offset_reset == "error" and missing:
+        return Found({}, KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET, _nowhere(missing))))
+    return Found({**starts, **dict.fromkeys(missing, _BEGINNING)}, None)
+
+
+def _nowhere(missing: Sequence[TopicPartition]) -> str:
+    topic, number = missing[0]
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return f"no committed offset of {topic}[{number}]{more}"
+
+
+def _find_latest(
+    source: OffsetSource,
+    missing: Sequence[TopicPartition],
+    starts: dict[TopicPartition, Start],
+    new: set[TopicPartition],
+    until: float,
+) -> KafkaException | None:
+    """Add to `starts` those that nobody committed, one by one: what is known of one must not wait for another.
+
+    Gives the first failure.
+    """
+    failure: KafkaException | None = None
+    has_commits: dict[str, bool] = {}
+    for name in missing:
+        try:
+            if name not in new and name.topic not in has_commits:
+                has_commits[name.topic] = _has_commits(source, name.topic, until)
+                if not has_commits[name.topic]:
+                    new.update(one for one in missing if one.topic == name.topic)
+            starts[name] = _end(source, name, until) if name in new else _BEGINNING
+        except KafkaException as error:
+            failure = failure or error
+            if time.monotonic() >= until:
+                break
+    return failure
+
+
+def _has_commits(source: OffsetSource, topic: str, until: float) -> bool:
+    metadata = source.list_topics(topic, timeout=_left(until)).topics[topic]
+    if metadata.error is not None:
+        raise KafkaException(metadata.error)
+    everywhere = _committed(source, [(topic, number) for number in metadata.partitions], until)
+    return any(one.offset >= 0 for one in everywhere)
+
+
+def _end(source: OffsetSource, name: TopicPartition, until: float) -> Start:
+    _, end = source.get_watermark_offsets(RawPartition(*name), timeout=_left(until))
+    return Start(end, None, True)
 
 
 def _committed(
-    source: OffsetSource, partitions: Iterable[tuple[str, int]], timeout: float
+    source: OffsetSource, partitions: Iterable[tuple[str, int]], until: float
 ) -> list[RawPartition]:
-    found = source.committed([RawPartition(topic, number) for topic, number in partitions], timeout=timeout)
+    asked = [RawPartition(topic, number) for topic, number in partitions]
+    found = source.committed(asked, timeout=_left(until))
     for one in found:
         if one.error is not None:  # "unknown" must not be taken for "none"
             raise KafkaException(one.error)
@@ -97,21 +162,5 @@ def _metadata(found: RawPartition) -> str:
         return ""
 
 
-def _nowhere(partitions: Sequence[tuple[str, int]], known: Sequence[Start | None]) -> str:
-    (topic, number), *others = (one for one, start in zip(partitions, known, strict=True) if start is None)
-    more = f" and {len(others)} more" if others else ""
-    return f"no committed offset of {topic}[{number}]{more}"
-
-
-def _has_commits(source: OffsetSource, topic: str, timeout: float) -> bool:
-    metadata = source.list_topics(topic, timeout=timeout).topics[topic]
-    everywhere = _committed(source, [(topic, number) for number in metadata.partitions], timeout)
-    return any(one.offset >= 0 for one in everywhere)
-
-
-def _without_commit(source: OffsetSource, partition: tuple[str, int], new: set[str], timeout: float) -> Start:
-    topic, number = partition
-    if topic not in new:
-        return _BEGINNING
-    _, end = source.get_watermark_offsets(RawPartition(topic, number), timeout=timeout)
-    return Start(end, None, True)
+def _left(until: float) -> float:
+    return max(0.0, until - time.monotonic())

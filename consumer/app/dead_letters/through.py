@@ -263,6 +263,10 @@ class LettersSource:
         """See `Source`."""
         return await self._inner.reached()
 
+    async def waiting_for_start(self) -> int:
+        """See `Source`."""
+        return await self._inner.waiting_for_start()
+
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Mark what is settled, end the client."""
         try:

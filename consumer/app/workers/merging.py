@@ -269,6 +269,7 @@ _RULES: Final[Mapping[str, Callable[[Sequence[Any]], Any]]] = {
     "open_bytes": sum,
     "held": sum,
     "passed": sum,
+    "waiting_for_start": sum,
     "room": sum,
     "claims": sum,
     "waiting_for_schema": sum,
