@@ -23,7 +23,8 @@ from consumer.core.statistics import Statistics
 from consumer.errors import DestinationRefused, InvariantViolation, KeyStoreError
 
 _FETCH_TIMEOUT = 0.1
-"""Seconds one fetch waits for records: the longest a commit, a pause or a stop waits for the consumer's thread."""
+"""Seconds one fetch waits for records: the longest a commit, a pause or a stop waits for the consumer's thread (some
+seconds while it asks brokers that do not answer)."""
 _HOUSEKEEPING = 2.0
 _DRAIN_SHARE = 0.8
 """Of the grace, for draining; the rest is for the last commit and for leaving the group: one deadline for all."""

@@ -164,10 +164,10 @@ class TestAlerts:
     """Each says what to do and where that is written."""
 
     def test_what_is_watched(self) -> None:
-        """Lag in seconds, freshness, halted, guard, dead letters, ledger, progress, workers, and that it is there."""
+        """Lag in seconds, freshness, halted, guard, dead letters, ledger, progress, workers, starts, its presence."""
         assert {rule["alert"].removeprefix("Pinstream") for rule in RULES} == {
             *("Down", "ReadsNothing", "Halted", "IntakeStopped", "NoProgress", "Lagging", "LagNearsOneHour"),
-            *("FreshnessBelowTarget", "DeadLetters", "LedgerMismatch", "WorkerDies"),
+            *("FreshnessBelowTarget", "DeadLetters", "LedgerMismatch", "WorkerDies", "WaitsForStart"),
         }
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])

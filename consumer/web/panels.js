@@ -54,7 +54,7 @@ const lagOf = s => sum(s.partitions.map(p => p.lag || 0));
 const toGo = s => Math.max(lagOf(s), s.ledger.open);
 const behind = s => most(s.partitions.map(p => p.lag_seconds));
 /** Partitions of which it is not known how much is left in them. */
-const unknownOf = s => s.partitions.filter(p => p.lag == null).length + s.waiting_for_start;
+const unknownOf = s => s.partitions.filter(p => p.lag == null).length;
 const place = x => [h("span", { class: "break" }, x.topic), ` [${x.partition}] at offset ${n(x.offset)}`];
 const sumsUp = l => l.delivered + l.duplicate + l.filtered + l.dead_lettered + l.open === l.read;
 /** Whether the books are right: in all, and (which the figures alone may not show) in each partition. */
@@ -68,7 +68,7 @@ function stateOf(s) {
   if (s.guard) return guardState(s.guard);
   if (halted.length) return haltState(halted, s.destination.accounts);
   if (s.stopping) return ["stopping", "warn", "Stopping.", { "": `What is under way is being finished: ${many(s.ledger.open, "record")} open.` }];
-  if (!s.partitions.length && s.waiting_for_start) return ["unstarted", "warn", "Waiting for Kafka to say where to start.", { "": `${many(s.waiting_for_start, "partition")} of ours cannot be read until the brokers say what the group has committed; they are asked again and again. Nothing is lost.`, "What to do": "if it lasts, look after the group's coordinator; the log has the reason (kafka_trouble)." }];
+  if (s.waiting_for_start) return ["unstarted", "warn", "Waiting for Kafka to say where to start.", { "": `${many(s.waiting_for_start, "partition")} of ours cannot be read until then, ${many(s.partitions.length, "partition")} can. The brokers are asked again and again. Nothing is lost.`, "What to do": "if it lasts, look after the group's coordinator and the partitions' leaders; the log has the reason (kafka_trouble)." }];
   if (!s.partitions.length) return ["unassigned", "warn", "No partitions assigned.", { "": "The group is still forming, or it has more members than the topics have partitions. Then this one is a spare." }];
   if (most(s.destination.accounts.map(a => a.throttled_for)) >= WORTH_A_WORD) return ["throttled", "warn", "Waiting until Pinterest takes calls again.", { "": `Nothing is lost, and it goes on by itself: ${go}.${wait >= 60 ? ` The oldest has waited ${age(wait)}.` : ""}` }];
   if (toGo(s) && s.seconds_since_progress >= 30) return stuckState(s, go);

@@ -191,21 +191,25 @@ def test_all_questions_share_one_time_limit() -> None:
     assert 0 < asked[0] <= 0.05
 
 
-def test_unknown_is_not_taken_for_none() -> None:
-    """A partition whose committed offset the broker does not tell has no start; it does not count as uncommitted."""
+@pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
+def test_unknown_is_not_taken_for_none(reset: str) -> None:
+    """A partition whose committed offset the broker does not tell has no start; another one has, which is told."""
 
     class Failing(FakeOffsets):
-        """The coordinator is loading."""
+        """The coordinator does not tell of partition 0."""
 
         def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
+            unstable = confluent_kafka.KafkaError(confluent_kafka.KafkaError.UNSTABLE_OFFSET_COMMIT)
             return [
-                SimpleNamespace(offset=-1001, leader_epoch=None, error=confluent_kafka.KafkaError(14))  # type: ignore[misc]
-                for _ in partitions
+                SimpleNamespace(offset=-1001, leader_epoch=None, error=unstable)  # type: ignore[misc]
+                if one.partition == 0
+                else super(Failing, self).committed([one])[0]
+                for one in partitions
             ]
 
-    found = find_starts(Failing([None], [9]), [P0], "latest", 1, set())
-    assert found.starts == {}
-    assert code_of(found) == confluent_kafka.KafkaError.COORDINATOR_LOAD_IN_PROGRESS
+    found = find_starts(Failing([None, 3], [9, 9]), [P0, P1], reset, 1, set())
+    assert found.starts == {P1: Start(3, None, False)}
+    assert code_of(found) == confluent_kafka.KafkaError.UNSTABLE_OFFSET_COMMIT
 
 
 @pytest.mark.kafka

@@ -194,10 +194,13 @@ class Slow:
         """On partition 9, which is another member's."""
         self.leaderless: set[int] = set()
         self.silent = True
+        self.refuses = False
 
     def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
         """After all the time nothing; or what is committed."""
         self.asked.append((self.clock.now, timeout))
+        if self.refuses:
+            raise KafkaException(confluent_kafka.KafkaError(MOVED))
         if self.silent:
             self._hang(timeout)
         for one in partitions:
@@ -249,6 +252,19 @@ def test_a_question_that_hangs_leaves_time_for_others(clock: Clock) -> None:
     cluster.silent = True
     unstarted.ask()
     assert cluster.asked[-1][1] == 2.0, "patience is short again"
+
+
+def test_a_refusal_at_once_costs_no_patience(clock: Clock) -> None:
+    """Only what hangs shows that more time is needed; and an empty assignment cancels no pause."""
+    cluster, unstarted = slow(clock, 0)
+    cluster.silent = False
+    cluster.refuses = True
+    for _ in range(5):
+        unstarted.ask()
+        unstarted.add([])
+        unstarted.ask()
+        clock.now += 0.5
+    assert [timeout for _, timeout in cluster.asked] == [2.0] * 5
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -112,12 +112,12 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         (empty, "No partitions assigned.", "Nothing sent yet."),
         (
             lambda: statistics(waiting_for_start=2),
-            "Waiting for Kafka to say where to start. 2 partitions of ours cannot be read until the brokers say",
+            "Waiting for Kafka to say where to start. 2 partitions of ours cannot be read until then, 0 partitions",
             "Nothing sent yet.",
         ),
         (
-            lambda: statistics(partition(), waiting_for_start=2),
-            "Nothing is waiting, as far as is known. It is not known yet how much is left in 2 partitions.",
+            lambda: statistics(partition(lag=9), waiting_for_start=1),
+            "Waiting for Kafka to say where to start. 1 partition of ours cannot be read until then, 1 partition can.",
             "Nothing sent yet.",
         ),
         (

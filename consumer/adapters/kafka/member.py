@@ -325,14 +325,12 @@ class GroupMember:
             self._failure = self._failure or error
 
     def _on_assign(self, partitions: list[RawPartition]) -> None:
-        if self._closing:
-            # It was under way when we began to leave, and nobody would read it. The binding assigns what is about to be
-            # revoked; that it stays assigned for this moment does no harm.
+        self._assign([])  # librdkafka waits for an answer; they begin once the brokers have told where
+        if self._closing:  # it was under way when we began to leave, and nobody will read it
             return
         names = _names(partitions)
         self._was_assigned = self._was_assigned or bool(names)
         self._unstarted.add(names)
-        self._assign([])  # librdkafka waits for an answer; they begin once the brokers have told where
 
     def _start_reading(self) -> None:
         """Begin with what was assigned before, where the brokers have said where."""

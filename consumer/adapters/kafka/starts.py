@@ -78,16 +78,18 @@ def find_starts(
     """
     until = time.monotonic() + timeout
     try:
-        known = [_committed_start(one) for one in _committed(source, partitions, until)]
+        told = _ask_committed(source, partitions, until)
     except KafkaException as error:
         return Found({}, error)
-    starts = {name: start for name, start in zip(partitions, known, strict=True) if start is not None}
-    missing = [name for name in partitions if name not in starts]
+    failure = _failure_of(told)
+    known = {name: one for name, one in zip(partitions, told, strict=True) if one.error is None}
+    starts = {name: _committed_start(one) for name, one in known.items() if one.offset >= 0}
+    missing = [name for name in known if name not in starts]
     if offset_reset == "latest":
-        return Found(starts, _find_latest(source, missing, starts, new, until))
+        return Found(starts, _find_latest(source, missing, starts, new, until) or failure)
     if offset_reset == "error" and missing:
         return Found({}, KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET, _nowhere(missing))))
-    return Found({**starts, **dict.fromkeys(missing, _BEGINNING)}, None)
+    return Found({**starts, **dict.fromkeys(missing, _BEGINNING)}, failure)
 
 
 def _nowhere(missing: Sequence[TopicPartition]) -> str:
@@ -107,27 +109,33 @@ def _find_latest(
 
     Gives the first failure.
     """
-    failure: KafkaException | None = None
+    failures: list[KafkaException] = []
     has_commits: dict[str, bool] = {}
-    for name in missing:
+    for topic in dict.fromkeys(one.topic for one in missing if one not in new):
         try:
-            if name not in new and name.topic not in has_commits:
-                has_commits[name.topic] = _has_commits(source, name.topic, until)
-                if not has_commits[name.topic]:
-                    new.update(one for one in missing if one.topic == name.topic)
-            starts[name] = _end(source, name, until) if name in new else _BEGINNING
+            has_commits[topic] = _has_commits(source, topic, until)
         except KafkaException as error:
-            failure = failure or error
+            failures.append(error)
+    new.update(one for one in missing if has_commits.get(one.topic) is False)
+    starts.update({one: _BEGINNING for one in missing if one not in new and has_commits.get(one.topic)})
+    for name in (one for one in missing if one in new):
+        try:
+            starts[name] = _end(source, name, until)
+        except KafkaException as error:
+            failures.append(error)
             if time.monotonic() >= until:
                 break
-    return failure
+    return next(iter(failures), None)
 
 
 def _has_commits(source: OffsetSource, topic: str, until: float) -> bool:
     metadata = source.list_topics(topic, timeout=_left(until)).topics[topic]
     if metadata.error is not None:
         raise KafkaException(metadata.error)
-    everywhere = _committed(source, [(topic, number) for number in metadata.partitions], until)
+    everywhere = _ask_committed(source, [(topic, number) for number in metadata.partitions], until)
+    failure = _failure_of(everywhere)
+    if failure is not None:
+        raise failure
     return any(one.offset >= 0 for one in everywhere)
 
 
@@ -136,28 +144,27 @@ def _end(source: OffsetSource, name: TopicPartition, until: float) -> Start:
     return Start(end, None, True)
 
 
-def _committed(
+def _ask_committed(
     source: OffsetSource, partitions: Iterable[tuple[str, int]], until: float
 ) -> list[RawPartition]:
     asked = [RawPartition(topic, number) for topic, number in partitions]
-    found = source.committed(asked, timeout=_left(until))
-    for one in found:
-        if one.error is not None:  # "unknown" must not be taken for "none"
-            raise KafkaException(one.error)
-    return found
+    return source.committed(asked, timeout=_left(until))
 
 
-def _committed_start(found: RawPartition) -> Start | None:
-    if found.offset < 0:
-        return None
-    leader = found.leader_epoch
-    return Start(found.offset, leader if (leader or 0) >= 0 else None, False, _metadata(found))
+def _failure_of(told: Iterable[RawPartition]) -> KafkaException | None:
+    """Why of one it was not told what is committed: "unknown" must not be taken for "none"."""
+    return next((KafkaException(one.error) for one in told if one.error is not None), None)
 
 
-def _metadata(found: RawPartition) -> str:
+def _committed_start(told: RawPartition) -> Start:
+    leader = told.leader_epoch
+    return Start(told.offset, leader if (leader or 0) >= 0 else None, False, _metadata(told))
+
+
+def _metadata(told: RawPartition) -> str:
     """What was committed with the offset; what is not even text (brokers need not look) is not ours: none."""
     try:
-        return found.metadata or ""
+        return told.metadata or ""
     except UnicodeDecodeError:
         return ""
 

@@ -10,10 +10,12 @@ the offset map that came with it.
 
 *Asked and taken apart.* A question takes its time, and meanwhile the group may have given the partition away, which
 only a poll tells. So there is one between the answer (`Unstarted.ask`) and its use (`Unstarted.take`): librdkafka takes
-an assignment as news that partitions are ours, and would call those that were lost revoked.
+an assignment as news that partitions are ours, and would call those that were lost revoked. (Behind a thousand records
+that were fetched ahead the poll may not get to hear of it. Then the broker refuses what would be committed.)
 
 *Others go on.* While a question hangs, nobody polls. So it has little time at first, more each time, and the next one
-waits as long as it took.
+waits as long as it took. What is known of one partition does not wait for another, except where all have to begin
+together.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_
 from consumer.core.model import TopicPartition
 
 _PATIENCE: Final = 2.0
-"""Seconds for the first question; each one without an answer doubles it."""
-_MOST_PATIENCE: Final = 0.5
+"""Seconds for the first question; each one that hangs doubles it."""
+_PATIENCE_SHARE: Final = 0.5
 """Of `timeout`. A commit that waits for a question must still be heard in its own time."""
 _ASK_EVERY: Final = 0.5
 """Seconds between two questions, at least."""
@@ -56,7 +58,7 @@ class Unstarted:
         self._offset_reset = offset_reset
         self._whole = whole
         self._on_trouble = on_trouble
-        self._most_patience = timeout * _MOST_PATIENCE
+        self._most_patience = timeout * _PATIENCE_SHARE
         self._patience = _PATIENCE
         self._waiting: dict[TopicPartition, Start | None] = {}
         self._new: set[TopicPartition] = set()
@@ -68,13 +70,16 @@ class Unstarted:
 
     def add(self, names: Sequence[TopicPartition]) -> None:
         """These were assigned; the next `ask` asks without delay."""
-        self._waiting.update(dict.fromkeys(names))
-        self._ask_due = 0.0
+        if names:
+            self._waiting.update(dict.fromkeys(names))
+            self._ask_due = 0.0
 
     def discard(self, name: TopicPartition) -> None:
         """This one is not ours any more."""
         self._waiting.pop(name, None)
         self._new.discard(name)
+        if not self._waiting:
+            self._patience = _PATIENCE
 
     def ask(self) -> bool:
         """Ask where those that wait start, if it is time to. Whether some can begin after the next poll.
@@ -87,10 +92,8 @@ class Unstarted:
             timeout = min(self._patience, self._most_patience)
             starts, failure = find_starts(self._source, unknown, self._offset_reset, timeout, self._new)
             self._waiting.update(starts)
-            if failure is None:
-                self._patience = _PATIENCE
-            else:
-                self._not_yet(exception_error(failure), begun)
+            if failure is not None:
+                self._not_yet(exception_error(failure), time.monotonic() - begun, timeout)
         return bool(self._startable())
 
     def take(self) -> list[tuple[TopicPartition, Start]]:
@@ -104,12 +107,12 @@ class Unstarted:
         found = sorted((name, start) for name, start in self._waiting.items() if start is not None)
         return [] if self._whole and len(found) < len(self._waiting) else found
 
-    def _not_yet(self, why: RawError, begun: float) -> None:
+    def _not_yet(self, why: RawError, took: float, timeout: float) -> None:
         if (fatal := as_fatal(why)) is not None:
             raise fatal
-        self._patience *= 2
-        now = time.monotonic()
-        self._ask_due = now + max(_ASK_EVERY, now - begun)
+        if took >= timeout:
+            self._patience = min(2 * self._patience, self._most_patience)
+        self._ask_due = time.monotonic() + max(_ASK_EVERY, took)
         self._rotate()
         waiting = sum(start is None for start in self._waiting.values())
         waits = f"{waiting} partitions wait" if waiting > 1 else "a partition waits"
