@@ -16,16 +16,11 @@ from consumer.core import offset_map
 from consumer.core.interface import Assignment
 from consumer.core.model import Position, TopicPartition
 from tests.kafka.broker import wait_until
-from tests.kafka.harness import WITHIN, Kafka, Member, committed, create_topic, produce, unique
+from tests.kafka.harness import PROTOCOLS, WITHIN, Kafka, Member, committed, create_topic, produce, unique
 
 pytestmark = pytest.mark.kafka
 
 TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "cooperative": {},
-    "eager": {"partition.assignment.strategy": "range,roundrobin"},
-    "kip-848": {"group.protocol": "consumer"},
-}
 REFUSED = "OFFSET_METADATA_TOO_LARGE"
 
 

@@ -12,18 +12,13 @@ import pytest
 
 from consumer.core.model import Position, TopicPartition
 from consumer.errors import InvariantViolation, KafkaError
-from tests.kafka.harness import Kafka, Member, committed, produce, unique, until
+from tests.kafka.harness import PROTOCOLS, Kafka, Member, committed, produce, unique, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.real_kafka]
 
 PARTITIONS = 4
 BOTH_GIVE = 6
 """So many that of two members each has to give one to a third."""
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "cooperative": {},
-    "eager": {"partition.assignment.strategy": "range,roundrobin"},
-    "kip-848": {"group.protocol": "consumer"},
-}
 
 
 @pytest.fixture(params=list(PROTOCOLS))

@@ -18,15 +18,10 @@ from consumer.adapters.kafka.unstarted import Unstarted
 from consumer.core.model import TopicPartition
 from consumer.errors import KafkaError
 from tests.adapters.scripted_member import Bench, FakeConsumer, given, message, offsets, parts, taken
-from tests.kafka.harness import Kafka, Member, commit, committed, produce, unique
+from tests.kafka.harness import PROTOCOLS, Kafka, Member, commit, committed, produce, unique
 
 MOVED = confluent_kafka.KafkaError.NOT_COORDINATOR
 TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "cooperative": {},
-    "eager": {"partition.assignment.strategy": "range,roundrobin"},
-    "kip-848": {"group.protocol": "consumer"},
-}
 
 
 class Clock:

@@ -40,6 +40,14 @@ class Kafka(NamedTuple):
         return {"bootstrap.servers": self.bootstrap_servers}
 
 
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "cooperative": {},
+    "eager": {"partition.assignment.strategy": "range,roundrobin"},
+    "kip-848": {"group.protocol": "consumer"},
+}
+"""The configuration of a member, by the group protocol it speaks."""
+
+
 def unique(prefix: str) -> str:
     """A name that nobody else has, neither in this run nor on an external broker."""
     return f"{prefix}-{os.getpid()}-{next(_numbers)}-{uuid.uuid4().hex[:6]}"
