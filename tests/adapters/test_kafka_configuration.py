@@ -45,6 +45,7 @@ def test_defaults_are_bounded_and_cooperative() -> None:
     config = consumer_config({}, offset_reset="earliest", ignore=None)
     assert config["partition.assignment.strategy"] == "cooperative-sticky"
     assert config["queued.max.messages.kbytes"] == 16384
+    assert config["topic.metadata.refresh.interval.ms"] == 30_000
     assert config["enable.auto.offset.store"] is False
 
 

@@ -150,6 +150,8 @@ _CONSUMER_DEFAULTS: Final[Config] = {
     "fetch.wait.max.ms": 100,
     # What was fetched ahead is soon used up: look again after this, not after librdkafka's whole second.
     "fetch.queue.backoff.ms": 10,
+    # How soon the members of a classic group see a topic that is new under a pattern, and partitions that are added.
+    "topic.metadata.refresh.interval.ms": 30_000,
 }
 _CONSUMER_FIXED: Final[Config] = {
     "enable.auto.commit": False,
