@@ -93,7 +93,8 @@ class KafkaSettings(Group):
     topics: Annotated[tuple[str, ...], BeforeValidator(parse_topics)] = _setting(
         "KAFKA_TOPICS",
         "",
-        "topics to read, comma-separated; an item that starts with ^ is a pattern (POSIX extended)",
+        "topics to read, comma-separated; an item that starts with ^ is a pattern (POSIX extended); topics that are new"
+        " under a pattern, and partitions that are added, are seen within 30 s",
         needed_for="topics",
     )
     group_id: str = _setting(
@@ -105,7 +106,8 @@ class KafkaSettings(Group):
         "KAFKA_AUTO_OFFSET_RESET",
         "earliest",
         "where to start without a valid offset: earliest loses nothing, error stops;"
-        " latest only for a group that has no offsets yet, with a warning",
+        " latest only for a group that has no offsets yet, of whatever topic, with a warning: what is new to any other"
+        " is read from the beginning",
     )
     properties: Mapping[str, SecretStr] = _setting(
         "KAFKA_…",

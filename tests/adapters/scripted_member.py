@@ -95,10 +95,6 @@ class FakeConsumer:
             one.offset = self.stored.get(one.partition, confluent_kafka.OFFSET_INVALID)
         return partitions
 
-    def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
-        """One topic with two partitions."""
-        return SimpleNamespace(topics={topic: SimpleNamespace(partitions={0: None, 1: None}, error=None)})
-
     def position(self, partitions: list[RawPartition]) -> list[RawPartition]:
         """Nothing was read yet."""
         return [RawPartition(one.topic, one.partition, -1001) for one in partitions]
@@ -194,7 +190,13 @@ class Bench:
             return made[0]
 
         self.member = GroupMember(
-            config, self.told, self.ready, offset_reset=reset, timeout=timeout, make_consumer=make
+            config,
+            self.told,
+            self.ready,
+            offset_reset=reset,
+            has_offsets=lambda _: bool(self.consumer.stored),
+            timeout=timeout,
+            make_consumer=make,
         )
         self.consumer = made[0]
         self.member.join(["t"])

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import confluent_kafka
 import pytest
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.starts import Found, Start, find_starts
+from consumer.adapters.kafka.starts import Found, Start
+from consumer.adapters.kafka.starts import find_starts as find_all_starts
 from consumer.core.model import TopicPartition
 from consumer.errors import KafkaError
-from tests.kafka.harness import Kafka, Member, commit, committed, create_topic, produce, unique
+from tests.kafka.harness import (
+    PROTOCOLS,
+    Kafka,
+    Member,
+    add_partitions,
+    commit,
+    committed,
+    create_topic,
+    produce,
+    unique,
+)
 
 TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
 
@@ -45,12 +56,6 @@ class FakeOffsets:
             )
         return found
 
-    def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
-        """As `confluent_kafka.Consumer.list_topics`."""
-        return SimpleNamespace(
-            topics={topic: SimpleNamespace(partitions=dict.fromkeys(range(len(self.ends))), error=None)}
-        )
-
     def get_watermark_offsets(
         self, partition: RawPartition, timeout: float = -1, cached: bool = False
     ) -> tuple[int, int]:
@@ -59,6 +64,23 @@ class FakeOffsets:
 
 
 BEGINNING = Start(None, None, False)
+
+
+def find_starts(
+    source: FakeOffsets,
+    partitions: list[TopicPartition],
+    reset: str,
+    timeout: float,
+    new: set[TopicPartition],
+    *,
+    elsewhere: bool = False,
+) -> Found:
+    """As `consumer.adapters.kafka.starts.find_starts`; the group has what `source` says, and offsets `elsewhere`."""
+
+    def has_offsets(_: float) -> bool:
+        return elsewhere or any(offset is not None for offset in source.offsets)
+
+    return find_all_starts(source, partitions, reset, timeout, new, has_offsets)
 
 
 P0, P1, P2, P3 = (TopicPartition("t", number) for number in range(4))
@@ -124,29 +146,46 @@ def code_of(found: Found) -> int:
 
 
 def test_latest_starts_a_new_group_at_the_end_and_commits_it() -> None:
-    """A group without any commit on the topic starts at the end offset, to be committed at once."""
+    """A group without any commit starts at the end offset, to be committed at once."""
     found = find_starts(FakeOffsets([None, None], [9, 4]), [P0, P1], "latest", 1, set())
     assert found == ({P0: Start(9, None, True), P1: Start(4, None, True)}, None)
 
 
 def test_latest_never_skips_in_a_group_that_has_commits() -> None:
-    """A partition without commit in a topic where another one (ours or not) has some: from the beginning."""
+    """A partition without commit where another one has some, ours or not, of this topic or not: from the beginning."""
     assert find_starts(FakeOffsets([None, 3], [9, 4]), [P0], "latest", 1, set()) == ({P0: BEGINNING}, None)
+    found = find_starts(FakeOffsets([None], [9]), [P0], "latest", 1, set(), elsewhere=True)
+    assert found == ({P0: BEGINNING}, None)
+
+
+def test_the_group_is_asked_for_only_where_that_decides() -> None:
+    """Not where an offset was told, and not under `earliest`; where it is not told, what needs it waits."""
+
+    def unasked(_: float) -> bool:
+        raise AssertionError("asked for the group")
+
+    def untold(_: float) -> bool:
+        raise LEADERLESS
+
+    source, new = FakeOffsets([None, 3], [9, 4]), set[TopicPartition]()
+    for reset in ("latest", "earliest"):
+        found = find_all_starts(source, [P0, P1], reset, 1, new, unasked)
+        assert found == ({P0: BEGINNING, P1: Start(3, None, False)}, None)
+    assert find_all_starts(source, [P0], "latest", 1, new, untold) == ({}, LEADERLESS)
+    assert new == set()
 
 
 def test_what_is_known_of_one_does_not_wait_for_another() -> None:
     """Of a topic whose partition 1 has no leader, and of one that is gone, the others are told all the same."""
 
     class Partly(FakeOffsets):
-        """`t` has no commits at all; of `gone` nothing is known."""
-
-        def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
-            error = confluent_kafka.KafkaError(3) if topic == "gone" else None
-            return SimpleNamespace(topics={topic: SimpleNamespace(partitions={0: None}, error=error)})
+        """Nothing is committed; partition 1 has no leader, and the topic `gone` is no more."""
 
         def get_watermark_offsets(
             self, partition: RawPartition, timeout: float = -1, cached: bool = False
         ) -> tuple[int, int]:
+            if partition.topic == "gone":
+                raise confluent_kafka.KafkaException(confluent_kafka.KafkaError(3))
             if partition.partition == 1:
                 raise LEADERLESS
             return super().get_watermark_offsets(partition, timeout, cached)
@@ -244,6 +283,59 @@ async def test_latest_in_a_known_group_reads_new_partitions_from_the_beginning(e
     async with Member(each_kafka, [name], group, offset_reset="latest") as member:
         await member.until(lambda: member.values == TEN)
     assert {chunk.partition for chunk in member.chunks} == {0}
+
+
+FIFTY: list[bytes | None] = [b"new %d" % number for number in range(50)]
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+async def test_latest_reads_a_topic_that_is_added_from_the_beginning(
+    kafka: Kafka, topic: Callable[..., str], protocol: str
+) -> None:
+    """A group that has offsets of one topic, and of one that it reads no more, skips nothing of another."""
+    old, added, instead, group = topic(), topic(), topic(), unique("group")
+    settings = PROTOCOLS[protocol]
+    produce(kafka, old, TEN)
+    async with Member(kafka, [old], group, offset_reset="latest", config=settings) as member:
+        await member.until(lambda: TopicPartition(old, 0) in member.held)
+        produce(kafka, old, [b"one"])
+        await member.until(lambda: member.values == [b"one"])
+        await member.stop(commit=True)
+    for topics, name in (([old, added], added), ([instead], instead)):
+        produce(kafka, name, FIFTY)
+        async with Member(kafka, topics, group, offset_reset="latest", config=settings) as member:
+            await member.until(functools.partial(_has_read, member, FIFTY))
+    assert committed(kafka, group, old).offset == 11
+
+
+def _has_read(member: Member, values: list[bytes | None]) -> bool:
+    return member.values == values
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
+async def test_latest_reads_what_appears_from_the_beginning(kafka: Kafka, strategy: str) -> None:
+    """While it runs: a topic that is made under its pattern, and partitions that are added to a topic, are seen when
+    the topics are looked for again (topic.metadata.refresh.interval.ms, 30 s by default), and read whole."""
+    prefix, group = unique("family"), unique("group")
+    first = create_topic(kafka, name=f"{prefix}.one")
+    settings = {"partition.assignment.strategy": strategy, "topic.metadata.refresh.interval.ms": 500}
+    produce(kafka, first, TEN)
+    async with Member(kafka, [f"^{prefix}"], group, offset_reset="latest", config=settings) as member:
+        await member.until(lambda: TopicPartition(first, 0) in member.held)
+        produce(kafka, first, [b"one"])
+        await member.until(lambda: member.values == [b"one"])
+        assert (await member.commit()).failure is None
+        second = create_topic(kafka, name=f"{prefix}.two")
+        produce(kafka, second, FIFTY)
+        await member.until(lambda: set(FIFTY) <= set(member.values), "the topic that was made")
+        member.chunks.clear()
+        add_partitions(kafka, first, 2)
+        produce(kafka, first, FIFTY, partition=1)
+        await member.until(lambda: set(FIFTY) <= set(member.values), "the partition that was added")
 
 
 @pytest.mark.kafka

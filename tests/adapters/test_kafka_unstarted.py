@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import confluent_kafka
@@ -202,9 +201,9 @@ class Slow:
             one.offset = 5 if self.has_commits and one.partition == 9 else confluent_kafka.OFFSET_INVALID
         return partitions
 
-    def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
-        """One topic."""
-        return SimpleNamespace(topics={topic: SimpleNamespace(partitions={9: None}, error=None)})
+    def has_offsets(self, _: float) -> bool:
+        """Those of partition 9, if any."""
+        return self.has_commits
 
     def get_watermark_offsets(
         self, partition: RawPartition, timeout: float = -1, cached: bool = False
@@ -224,7 +223,14 @@ def slow(
 ) -> tuple[Slow, Unstarted]:
     """These wait in such a cluster."""
     cluster = Slow(clock)
-    unstarted = Unstarted(cluster, reset, whole=whole, timeout=10.0, on_trouble=lambda *_: None)
+    unstarted = Unstarted(
+        cluster,
+        reset,
+        has_offsets=cluster.has_offsets,
+        whole=whole,
+        timeout=10.0,
+        on_trouble=lambda *_: None,
+    )
     unstarted.add([TopicPartition("t", one) for one in partitions])
     return cluster, unstarted
 

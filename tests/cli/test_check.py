@@ -197,6 +197,18 @@ class TestGroup:
         env = run_environment(tmp_path, kafka, topic, new_group(), api.url, KAFKA_AUTO_OFFSET_RESET="latest")
         assert "begins at the end: 3 records will not be read" in check(env).text("consumer group", "ok")
 
+    @pytest.mark.real_kafka
+    def test_latest_skips_nothing_of_a_group_that_has_offsets(
+        self, kafka: Kafka, api: Api, tmp_path: Path
+    ) -> None:
+        """Of another topic, which it reads no more: to these it is new, and reads them whole."""
+        other, topic, group = new_topic(kafka), new_topic(kafka), new_group()
+        produce(kafka, topic, [b"1", b"2", b"3"])
+        commit(kafka, group, other, 0)
+        env = run_environment(tmp_path, kafka, topic, group, api.url, KAFKA_AUTO_OFFSET_RESET="latest")
+        expected = f"{group}: new to these topics, begins at the beginning: 3 records; "
+        assert check(env).text("consumer group", "ok").startswith(expected)
+
     def test_an_offset_beyond_the_end(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
         """The topic was made anew, or it is another cluster: worth a look before it runs."""
         topic, group = new_topic(kafka), new_group()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import Consumer, Message, Producer
 from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from consumer.adapters.kafka import CommitResult, KafkaSource
 from consumer.core.interface import Assignment
@@ -66,6 +66,15 @@ def create_topic(kafka: Kafka, partitions: int = 1, name: str | None = None, **s
     # Created is not yet known to whoever asks for metadata.
     assert wait_until(lambda: name in admin.list_topics(timeout=WITHIN).topics, WITHIN)
     return name
+
+
+def add_partitions(kafka: Kafka, topic: str, partitions: int) -> None:
+    """The topic has so many partitions from now on."""
+    admin = AdminClient({**kafka.config, "log_level": 0})
+    admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(WITHIN)
+    assert wait_until(
+        lambda: len(admin.list_topics(topic, timeout=WITHIN).topics[topic].partitions) == partitions, WITHIN
+    )
 
 
 def produce(

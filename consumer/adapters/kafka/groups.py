@@ -46,6 +46,7 @@ _PASSING: Final = frozenset(
 )
 """What the brokers say while a group's coordinator starts or moves: a question may be asked again."""
 _ASK_AGAIN: Final = 0.2
+_LEAST: Final = 0.1
 _SLACK: Final = 1.0
 """Seconds more than librdkafka has: it says why its time ended."""
 _IN_USE: Final = frozenset(
@@ -96,6 +97,27 @@ async def group_members(config: Config, group: str, timeout: float) -> GroupView
     """The group's state and members. Raises `KafkaError`."""
     async with GroupOffsets(config, group, timeout) as offsets:
         return await offsets.view()
+
+
+def group_has_offsets(config: Config, timeout: float) -> bool:
+    """Whether the group of `config` (``group.id``) has committed an offset of any partition of any topic.
+
+    Blocks; one client for one question, since only a partition without an offset under ``latest`` makes one ask. Of
+    topics that this user may not see the brokers do not tell. Raises `KafkaException`.
+    """
+    deadline, group = time.monotonic() + timeout, str(config["group.id"])
+    client = make_client(AdminClient, admin_config(config))
+    try:
+        meet_coordinator(client, group, timeout, 0.0)
+        left = max(_LEAST, deadline - time.monotonic())
+        asked = [ConsumerGroupTopicPartitions(group)]
+        told = _result(_only(client.list_consumer_group_offsets(asked, request_timeout=left)), deadline)
+    finally:
+        end_client(client)
+    failure = next((one.error for one in told.topic_partitions if one.error is not None), None)
+    if failure is not None:  # "unknown" must not be taken for "none"
+        raise KafkaException(failure)
+    return any(one.offset >= 0 for one in told.topic_partitions)
 
 
 class GroupOffsets:
@@ -244,7 +266,7 @@ class GroupOffsets:
     def _ask(self, question: Callable[[dict[str, float]], concurrent.futures.Future[Any]]) -> Any:
         deadline = time.monotonic() + self._timeout
         while True:
-            left = max(0.1, deadline - time.monotonic())
+            left = max(_LEAST, deadline - time.monotonic())
             try:
                 return _result(question({"request_timeout": left}), deadline)
             except KafkaException as error:

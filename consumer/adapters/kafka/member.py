@@ -36,7 +36,7 @@ from consumer.adapters.kafka.commits import (
 from consumer.adapters.kafka.configuration import is_cooperative, make_client
 from consumer.adapters.kafka.leaving import commit_last, leave_without_partitions, says_goodbye
 from consumer.adapters.kafka.raw_consumer import RawConsumer
-from consumer.adapters.kafka.starts import Start
+from consumer.adapters.kafka.starts import HasOffsets, Start
 from consumer.adapters.kafka.trouble import Teller, as_fatal, exception_error
 from consumer.adapters.kafka.unstarted import Unstarted
 from consumer.core.interface import Assignment
@@ -91,7 +91,8 @@ class GroupMember:
     """Owns the Consumer; made, used and closed in one thread.
 
     `config` is complete (see `configuration.consumer_config`). `ready` is where fetched chunks go: a deque, since
-    the event loop takes them out at the other end. `timeout`: seconds for each question to the brokers.
+    the event loop takes them out at the other end. `has_offsets`: whether the group has any (see `starts`). `timeout`:
+    seconds for each question to the brokers.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class GroupMember:
         ready: deque[Chunk],
         *,
         offset_reset: str,
+        has_offsets: HasOffsets,
         timeout: float,
         make_consumer: Callable[[dict[str, Any]], RawConsumer],
     ) -> None:
@@ -135,6 +137,7 @@ class GroupMember:
         self._unstarted = Unstarted(
             self._consumer,
             offset_reset,
+            has_offsets=has_offsets,
             whole=not self._cooperative,
             timeout=timeout,
             on_trouble=hooks.trouble,

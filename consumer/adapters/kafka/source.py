@@ -42,6 +42,7 @@ from consumer.adapters.kafka.configuration import (
     dead_letter_pattern,
     uses_consumer_protocol,
 )
+from consumer.adapters.kafka.groups import group_has_offsets
 from consumer.adapters.kafka.member import GroupMember
 from consumer.adapters.kafka.raw_consumer import RawConsumer
 from consumer.adapters.kafka.trouble import OnTrouble, ignore_trouble
@@ -101,12 +102,14 @@ class KafkaSource:
                 "dead-letter topics too; name the topics, or set KAFKA_GROUP_PROTOCOL=classic"
             )
         ignore = None if pattern is None else dead_letter_pattern(dead_letter_topic)
+        complete = consumer_config(config, offset_reset=offset_reset, ignore=ignore)
         self._ready: deque[Chunk] = deque()
         self._make_member = functools.partial(
             GroupMember,
-            consumer_config(config, offset_reset=offset_reset, ignore=ignore),
+            complete,
             ready=self._ready,
             offset_reset=offset_reset,
+            has_offsets=functools.partial(group_has_offsets, complete),
             timeout=request_timeout,
             make_consumer=make_consumer,
         )

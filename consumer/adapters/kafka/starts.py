@@ -5,9 +5,10 @@ The committed offset, always, if there is one. Without one:
 * ``earliest``: the beginning.
 * ``error``: nowhere, which ends the run.
 * ``latest``: the end as it is now, as an explicit offset that is then committed at once, so that a crash
-  before the first settlement cannot skip what came in between. This holds only for a group without a committed
-  offset on *any* partition of the topic. Otherwise the partition is new in a known topic (it was added, or the
-  group's first run never got to it), and its records must not be skipped: the beginning.
+  before the first settlement cannot skip what came in between. This holds only for a group that has no offsets yet,
+  of whatever topic, subscribed or not. Otherwise the partition is new to a group that is not: its topic was made or
+  added to the subscription since, or it was added to its topic, or the group's first run never got to it. Its records
+  must not be skipped: the beginning.
 
 An offset out of range never leads to the end: librdkafka is configured with ``earliest`` or ``error``. Nothing else of
 this is left to librdkafka. It would look for the committed offset by itself, and where a moving coordinator does not
@@ -21,8 +22,8 @@ and loses none.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple, Protocol
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
@@ -34,10 +35,14 @@ class OffsetSource(Protocol):
     """What of `confluent_kafka.Consumer` is needed here."""
 
     def committed(self, partitions: list[RawPartition], timeout: float = ...) -> list[RawPartition]: ...
-    def list_topics(self, topic: str | None = ..., timeout: float = ...) -> Any: ...
     def get_watermark_offsets(
         self, partition: RawPartition, timeout: float = ..., cached: bool = ...
     ) -> tuple[int, int]: ...
+
+
+HasOffsets = Callable[[float], bool]
+"""Whether the group has committed an offset of any partition at all. Blocks, for so many seconds at most; raises
+`KafkaException`."""
 
 
 class Start(NamedTuple):
@@ -68,12 +73,13 @@ def find_starts(
     offset_reset: str,
     timeout: float,
     new: set[TopicPartition],
+    has_offsets: HasOffsets,
 ) -> Found:
     """Where these start, as far as the brokers say so within `timeout` seconds. Blocks on them.
 
-    `new`: those that were found to be in a topic without commits, now or when they were asked for before. That is
-    remembered, since it stays true of them: while they are ours, and wait, the commits of others of the topic, which
-    began already, say nothing of them.
+    `new`: those that were found to be of a group without offsets, now or when they were asked for before. That is
+    remembered, since it stays true of them: while they are ours, and wait, the commits of others, which began already,
+    say nothing of them. `has_offsets` is asked only where that decides.
     Where one has no start and `offset_reset` is ``error`` the failure is ``_AUTO_OFFSET_RESET``.
     """
     until = time.monotonic() + timeout
@@ -86,7 +92,7 @@ def find_starts(
     starts = {name: _committed_start(one) for name, one in known.items() if one.offset >= 0}
     missing = [name for name in known if name not in starts]
     if offset_reset == "latest":
-        return Found(starts, _find_latest(source, missing, starts, new, until) or failure)
+        return Found(starts, _find_latest(source, missing, starts, new, has_offsets, until) or failure)
     if offset_reset == "error" and missing:
         return Found({}, KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET, _nowhere(missing))))
     return Found({**starts, **dict.fromkeys(missing, _BEGINNING)}, failure)
@@ -103,6 +109,7 @@ def _find_latest(
     missing: Sequence[TopicPartition],
     starts: dict[TopicPartition, Start],
     new: set[TopicPartition],
+    has_offsets: HasOffsets,
     until: float,
 ) -> KafkaException | None:
     """Add to `starts` those that nobody committed, one by one: what is known of one must not wait for another.
@@ -110,14 +117,16 @@ def _find_latest(
     Gives the first failure.
     """
     failures: list[KafkaException] = []
-    has_commits: dict[str, bool] = {}
-    for topic in dict.fromkeys(one.topic for one in missing if one not in new):
+    undecided = [one for one in missing if one not in new]
+    if undecided:
         try:
-            has_commits[topic] = _has_commits(source, topic, until)
+            # One of those that were asked for has an offset? Then no further question decides.
+            if starts or has_offsets(_left(until)):
+                starts.update(dict.fromkeys(undecided, _BEGINNING))
+            else:
+                new.update(undecided)
         except KafkaException as error:
             failures.append(error)
-    new.update(one for one in missing if has_commits.get(one.topic) is False)
-    starts.update({one: _BEGINNING for one in missing if one not in new and has_commits.get(one.topic)})
     for name in (one for one in missing if one in new):
         try:
             starts[name] = _end(source, name, until)
@@ -126,17 +135,6 @@ def _find_latest(
             if time.monotonic() >= until:
                 break
     return next(iter(failures), None)
-
-
-def _has_commits(source: OffsetSource, topic: str, until: float) -> bool:
-    metadata = source.list_topics(topic, timeout=_left(until)).topics[topic]
-    if metadata.error is not None:
-        raise KafkaException(metadata.error)
-    everywhere = _ask_committed(source, [(topic, number) for number in metadata.partitions], until)
-    failure = _failure_of(everywhere)
-    if failure is not None:
-        raise failure
-    return any(one.offset >= 0 for one in everywhere)
 
 
 def _end(source: OffsetSource, name: TopicPartition, until: float) -> Start:

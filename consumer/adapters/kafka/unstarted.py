@@ -26,7 +26,7 @@ from typing import Final
 
 from confluent_kafka import KafkaError as RawError
 
-from consumer.adapters.kafka.starts import OffsetSource, Start, find_starts
+from consumer.adapters.kafka.starts import HasOffsets, OffsetSource, Start, find_starts
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
 from consumer.core.model import TopicPartition
 
@@ -41,8 +41,9 @@ _ASK_EVERY: Final = 0.5
 class Unstarted:
     """The partitions that wait, and what they wait for. Lives in the consumer's thread.
 
-    `whole`: they can begin only together (an eager group assigns all at once). `timeout`: seconds that an answer may
-    take. `on_trouble` is told of each question that is not answered in full: a code and a line.
+    `has_offsets`: see `find_starts`. `whole`: they can begin only together (an eager group assigns all at once).
+    `timeout`: seconds that an answer may take. `on_trouble` is told of each question that is not answered in full: a
+    code and a line.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class Unstarted:
         source: OffsetSource,
         offset_reset: str,
         *,
+        has_offsets: HasOffsets,
         whole: bool,
         timeout: float,
         on_trouble: Callable[[str, str], None],
     ) -> None:
         self._source = source
         self._offset_reset = offset_reset
+        self._has_offsets = has_offsets
         self._whole = whole
         self._on_trouble = on_trouble
         self._most_patience = timeout * _PATIENCE_SHARE
@@ -90,7 +93,9 @@ class Unstarted:
         begun = time.monotonic()
         if unknown and begun >= self._ask_due:
             timeout = min(self._patience, self._most_patience)
-            starts, failure = find_starts(self._source, unknown, self._offset_reset, timeout, self._new)
+            starts, failure = find_starts(
+                self._source, unknown, self._offset_reset, timeout, self._new, self._has_offsets
+            )
             self._waiting.update(starts)
             if failure is not None:
                 self._not_yet(exception_error(failure), time.monotonic() - begun, timeout)

@@ -70,6 +70,8 @@ def _begin(
             f"goes on where it was, {count(known, 'record')} behind, and begins "
             f"{count(len(new), 'new partition')} at the beginning ({count(unread, 'record')})"
         )
+    if positions:  # of other topics
+        return f"new to these topics, begins at the beginning: {count(unread, 'record')}"
     if reset == "latest":
         return f"new, begins at the end: {count(unread, 'record')} will not be read"
     return f"new, begins at the beginning: {count(unread, 'record')}"
