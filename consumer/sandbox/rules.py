@@ -12,7 +12,7 @@ The description's ``anyOf`` puts ``required`` beside ``$ref``, where OpenAPI 3.0
 checked here. The user data object is open in the description; here it is closed, like its neighbours, so that
 a wrong key is seen and not silently lost.
 
-The tables are written by hand from pinterest/api-description 5.23.0; a test compares them with the
+The tables are read from ``request.schema.json``, a JSON Schema of the request; a test compares it with the
 description itself. The checks are straight lines over these tables, since a load test must not wait for its
 stand-in: about 10 microseconds for an event of usual size. Strictness beyond the platform is meant: this is an
 independent second opinion on what the converter makes, so it shares no code with it.
@@ -20,10 +20,12 @@ independent second opinion on what the converter makes, so it shares no code wit
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from importlib.resources import files
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -51,7 +53,6 @@ NEWER_EVENT_NAMES: Final = _words(
     "app_open contact customize_product find_location schedule start_trial submit_application"
 )
 """Names that only newer guides have; the sandbox takes them when told to."""
-ACTION_SOURCES: Final = _words("web app_ios app_android offline")
 EMPTY_DIGEST: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """SHA-256 of nothing: proof that an absent value was hashed."""
 
@@ -76,72 +77,69 @@ class Bound(NamedTuple):
     max_items: int | None = None
 
 
+REQUEST: Final[Mapping[str, Any]] = json.loads(
+    files("consumer.sandbox").joinpath("request.schema.json").read_text("utf-8")
+)
+"""The JSON Schema of a request's body."""
+
 _Types = frozenset[type]
-_TEXT: Final[_Types] = frozenset((str,))
-_TEXT_OR_NULL: Final[_Types] = frozenset((str, type(None)))
-_INTEGER: Final[_Types] = frozenset((int,))
-_BOOLEAN: Final[_Types] = frozenset((bool,))
-_LIST: Final[_Types] = frozenset((list,))
-_OBJECT: Final[_Types] = frozenset((dict,))
-
-
-def _table(*rows: tuple[_Types, str]) -> Mapping[str, _Types]:
-    return {key: types for types, keys in rows for key in keys.split()}
-
-
-EVENT: Final = _table(
-    (_TEXT, "action_source event_id event_name"),
-    (_INTEGER, "event_time"),
-    (_BOOLEAN, "opt_out wifi"),
-    (_OBJECT, "user_data custom_data app_info device_info"),
-    (_TEXT_OR_NULL, "app_id app_name app_version device_brand device_carrier device_model device_type"),
-    (_TEXT_OR_NULL, "event_source_url language os_version partner_name"),
-)
-REQUIRED: Final = ("event_name", "action_source", "event_time", "event_id", "user_data")
-USER_DATA: Final = _table(
-    (_LIST, "em hashed_maids ph ge db fn ln ct st zp country external_id"),
-    (_TEXT, "client_ip_address client_user_agent"),
-    (_TEXT_OR_NULL, "click_id partner_id"),
-)
-CUSTOM_DATA: Final = _table(
-    (_LIST, "content_ids contents"),
-    (_INTEGER, "num_items"),
-    (frozenset((int, type(None))), "external_measurement_vendor_id"),
-    (_TEXT_OR_NULL, "content_brand content_category content_name currency external_measurement_id np"),
-    (_TEXT_OR_NULL, "opt_out_type order_id predicted_ltv search_string value"),
-)
-CONTENT: Final = _table((_TEXT, "id item_brand item_category item_name item_price"), (_INTEGER, "quantity"))
-APP_INFO: Final[Mapping[str, Bound]] = {
-    **dict.fromkeys(("app_id", "app_name", "app_package_name"), Bound(str, max_length=200)),
-    **dict.fromkeys(("app_store", "app_version"), Bound(str, max_length=100)),
-    "install_time": Bound(int),
-    "user_agent": Bound(str, max_length=16_384),
-    **dict.fromkeys(("window_height", "window_width"), Bound(int, maximum=30_720)),
+_PYTHON: Final[Mapping[str, type]] = {
+    "string": str,
+    "integer": int,
+    "boolean": bool,
+    "array": list,
+    "object": dict,
+    "null": type(None),
 }
-DEVICE_INFO: Final[Mapping[str, Bound]] = {
-    **dict.fromkeys(
-        _words("brand carrier kernel_version model os_name os_release_name os_version type"),
-        Bound(str, max_length=100),
-    ),
-    **dict.fromkeys(
-        _words("external_storage_free_space external_storage_size storage_free_space storage_size"),
-        Bound(int, maximum=1_048_576),
-    ),
-    **dict.fromkeys(("screen_height", "screen_width"), Bound(int, maximum=30_720)),
-    "battery_level": Bound(int, maximum=100),
-    "cpu_cores": Bound(int, maximum=1152),
-    "screen_density": Bound(int, maximum=100_000),
-    "languages": Bound(list, max_items=100),
-    "locale": Bound(str, max_length=35),
-    "timezone": Bound(str, max_length=40),
-    "timezone_abbr": Bound(str, max_length=5),
-    "form_factor": Bound(str, enum=_words("desktop laptop cellphone tablet smartwatch tv vr console other")),
-    "network_type": Bound(
-        str,
-        enum=_words("wifi cellular_2g cellular_3g cellular_4g cellular_5g cellular_6g ethernet unknown"),
-    ),
-    "os_family": Bound(str, enum=_words("ios android macos windows linux bsd other")),
-}
+
+
+def _definition(name: str) -> Mapping[str, Any]:
+    """One of the schema's definitions."""
+    found: Mapping[str, Any] = REQUEST["$defs"][name]
+    return found
+
+
+def _types(member: Mapping[str, Any]) -> _Types:
+    """The types that a member may have."""
+    while "$ref" in member:
+        member = _definition(member["$ref"].rpartition("/")[2])
+    named = member["type"]
+    return frozenset(_PYTHON[name] for name in ([named] if isinstance(named, str) else named))
+
+
+def _table(name: str) -> Mapping[str, _Types]:
+    """The types of each member of an object."""
+    return {key: _types(member) for key, member in _definition(name)["properties"].items()}
+
+
+def _bound(member: Mapping[str, Any]) -> Bound:
+    (kind,) = _types(member)
+    enum = member.get("enum")
+    return Bound(
+        kind,
+        max_length=member.get("maxLength"),
+        maximum=member.get("maximum"),
+        enum=None if enum is None else frozenset(enum),
+        max_items=member.get("maxItems"),
+    )
+
+
+def _bounds(name: str) -> Mapping[str, Bound]:
+    """What is demanded of each member of an object."""
+    return {key: _bound(member) for key, member in _definition(name)["properties"].items()}
+
+
+EVENT: Final = _table("event")
+REQUIRED: Final[tuple[str, ...]] = tuple(_definition("event")["required"])
+USER_DATA: Final = _table("user_data")
+CUSTOM_DATA: Final = _table("custom_data")
+CONTENT: Final = _table("content")
+APP_INFO: Final = _bounds("app_info")
+DEVICE_INFO: Final = _bounds("device_info")
+ACTION_SOURCES: Final[frozenset[str]] = frozenset(_definition("event")["properties"]["action_source"]["enum"])
+CUSTOMER_TYPES: Final[frozenset[str]] = frozenset(
+    _definition("user_data")["properties"]["customer_type"]["enum"]
+)
 
 _PLAIN: Final = ("client_user_agent", "click_id", "partner_id")
 _REQUIRED_SET: Final = frozenset(REQUIRED)
@@ -346,6 +344,8 @@ def _check_user_data(user_data: dict[str, Any]) -> Problem | None:
             problem = _check_plain(key, text)
             if problem is not None:
                 return problem
+    if user_data.get("customer_type", "new") not in CUSTOMER_TYPES:
+        return _failed("customer_type", "user_data.customer_type must be new or returning")
     address = user_data.get("client_ip_address")
     if address is not None and not _is_address(address):
         return _failed("ip_address", "user_data.client_ip_address must be a plain IP address", address)

@@ -9,12 +9,26 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import orjson
+from jsonschema import Draft202012Validator
 
+from consumer.sandbox import rules
 from consumer.sandbox.api import Sandbox
 
 NOW = 1_700_000_000.0
 ACCOUNT = "549755885175"
 TOKEN = "pina_right"
+REQUEST = Draft202012Validator(rules.REQUEST)
+"""Holds the body of a call against the schema of the request."""
+
+
+def _without_null(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_without_null(item) for item in node if item != "null"]
+    return {key: _without_null(value) for key, value in node.items()} if isinstance(node, dict) else node
+
+
+SENT = Draft202012Validator(_without_null(rules.REQUEST))
+"""The same for what pinstream makes: where the platform takes a null, it leaves the key out."""
 
 
 def digest(text: str) -> str:
