@@ -14,8 +14,9 @@ from typing import Any
 import fastavro
 import pytest
 
-from tests.end_to_end.processes import ROOT, SHARED, bare_environment, command
+from tests.end_to_end.processes import ROOT, bare_environment, command
 from tests.end_to_end.records import SCHEMA, commerce_event, ndjson
+from tests.orders import make_orders, sum_of, write_container
 
 NOW = "2026-03-01T12:00:00Z"
 HAPPENED = "2026-03-01T11:59:00Z"
@@ -168,15 +169,18 @@ def test_mapping_and_account_settings_count(tmp_path: Path) -> None:
     assert stranger["outcome"] == "rejected"
 
 
-def test_the_real_orders(tmp_path: Path) -> None:
-    """69,659 orders of 1997 and 1998, all deliverable by the clock of then; their values sum up to the cent."""
-    file = SHARED / "data" / "cdnow_orders.avro"
-    if not file.exists():
-        pytest.skip("../shared/data/cdnow_orders.avro is not there")
+def test_a_year_and_a_half_of_orders(tmp_path: Path) -> None:
+    """Thousands of orders of 1997 and 1998, all deliverable by the clock of then; their values sum up to the cent."""
+    orders = make_orders(8_000)
+    write_container(tmp_path / "orders.avro", orders, SCHEMA)
     env = bare_environment(tmp_path) | {"PINSTREAM_MAX_EVENT_AGE": "0"}
-    done = command("explain", str(file), "--now", "1998-07-01", env=env)
+    done = command("explain", str(tmp_path / "orders.avro"), "--now", "1998-07-01", env=env)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0
-    assert len(found) == 69_659
     assert {line["outcome"] for line in found} == {"deliverable"}
-    assert sum(Decimal(line["payload"]["custom_data"]["value"]) for line in found) == Decimal("2500315.63")
+    values = [line["payload"]["custom_data"]["value"] for line in found]
+    assert [Decimal(value).scaleb(2) for value in values] == [order.cents for order in orders]
+    assert str(sum(map(Decimal, values))) == sum_of(orders)
+    assert [line["payload"]["event_id"] for line in found] == [order.event["event_id"] for order in orders]
+    warned = [[warning["code"] for warning in line["warnings"]] for line in found]
+    assert warned == [["zero_value"] if order.cents == 0 else [] for order in orders]

@@ -22,7 +22,6 @@ from typing import Any, Self
 from tests.kafka.harness import Kafka
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared"
 WITHIN = 60.0
 """Seconds that anything may take; far above what it does take."""
 TOKEN = "pina_end_to_end"

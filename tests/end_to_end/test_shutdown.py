@@ -318,7 +318,7 @@ AS_PID_1 = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-c
 def test_as_in_a_container(kafka: Kafka, api: Api, tmp_path: Path, under: tuple[str, ...]) -> None:
     """No terminal, standard input closed, and as process 1, which no signal ends that it does not handle itself."""
     if under is AS_PID_1 and not can_be_pid_1():
-        pytest.skip("this machine lets nobody make a process namespace of his own")
+        pytest.skip("unshare is not installed, or may not make a process namespace here")
     topic, group = new_topic(kafka), new_group()
     _, events = generated(400, seed=12)
     write_generated(kafka, topic, events)
