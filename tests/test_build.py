@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("hatchling")
+pytest.importorskip("hatchling", reason="hatchling is not installed")
 
 ROOT = Path(__file__).parents[1]
 SUFFIX = EXTENSION_SUFFIXES[0]
@@ -86,7 +86,7 @@ def test_without_cython_no_module_of_an_older_build_is_left(
 def test_a_build_replaces_what_was_compiled_before(build: Build) -> None:
     """With a compiler: the modules that there are now, and they are what the wheel holds beside the sources."""
     if shutil.which("cc") is None:
-        pytest.skip("there is no C compiler")
+        pytest.skip("cc is not installed")
     asked = build.run(WORKS, WORKS)
     assert build.warnings == []
     assert build.compiled == {"_one", "_two"}

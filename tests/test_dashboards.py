@@ -343,6 +343,6 @@ def promtool(*arguments: str, stdin: bytes = b"") -> None:
             pytest.fail(
                 "no promtool in CI, where no test may be skipped for that: install Debian's prometheus"
             )
-        pytest.skip("needs promtool (Debian: apt-get install prometheus)")
+        pytest.skip("promtool is not installed (Debian: prometheus)")
     done = subprocess.run([PROMTOOL, *arguments], input=stdin, capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, b""), (done.stdout + done.stderr).decode()

@@ -357,7 +357,7 @@ async def test_a_certificate_nobody_signed_is_a_failure_of_tls(tmp_path: Path) -
 
 def certificate(folder: Path) -> Path:
     """A self-signed certificate and its key, in one file."""
-    pytest.importorskip("cryptography", reason="cryptography makes the self-signed certificate")
+    pytest.importorskip("cryptography", reason="cryptography is not installed")
     from datetime import UTC, datetime, timedelta
 
     from cryptography import x509

@@ -41,7 +41,7 @@ def test_every_system_sends_the_same_events(kafka: Kafka, topic: str, system: Sy
     try:
         system.prepare()
     except Unavailable as error:
-        pytest.skip(f"{system.name}: {error}")
+        pytest.skip(f"{system.name} is not installed: {error}")
     with _api() as (url, received), Sink() as unused:
         job = Job(kafka.bootstrap_servers, topic, f"rivals-{uuid.uuid4().hex}", url, tmp_path)
         with Running(system.command(job), unused) as running:

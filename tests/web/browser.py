@@ -37,7 +37,7 @@ PATIENCE = 30_000
 """Milliseconds for what the page is to show: far more than it needs."""
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 
-needs_browser = pytest.mark.skipif(CHROMIUM is None and not IN_CI, reason="needs a browser (chromium)")
+needs_browser = pytest.mark.skipif(CHROMIUM is None and not IN_CI, reason="chromium is not installed")
 
 # What a browser says by itself when an answer does not come or is not 200; the tests do that on purpose.
 _NETWORK = re.compile(r"Failed to load resource|net::ERR_|EventSource's response")
