@@ -5,6 +5,10 @@ the writer's bytes are read straight into the shape of our schema: fields we lac
 writer lacks get our default, aliases rename, numbers are promoted, enum symbols are mapped. The plan is then
 written out as Python; per datum nothing is compared or looked up any more.
 
+The work is bounded by steps: each pair of types is resolved once, failed pairs of records and enums are remembered
+like the others, and a writer's schema that would take more than `MOST_STEPS` is refused. So no schema holds up the
+event loop for long, however its author nested it.
+
 What can never be read raises `Incompatible` here. A union branch or an enum symbol without a place in ours
 is only refused for the data that use it (`Unresolvable`), as the specification has it.
 
@@ -103,6 +107,10 @@ _PROMOTIONS: Final[dict[tuple[str, str], Read]] = {
 """How a primitive of the writer is read as one of ours; a pair that is not here does not resolve."""
 
 
+MOST_STEPS: Final = 100_000
+"""Types, fields, branches and symbols looked at in one resolution: some 0.2 s. Honest schemas take some thousand."""
+
+
 def compile_reader(writer: AvroType, reader: AvroType) -> Read:
     """What reads data of `writer` in the shape of `reader`.
 
@@ -112,39 +120,63 @@ def compile_reader(writer: AvroType, reader: AvroType) -> Read:
     return write_reader(resolve(writer, reader))
 
 
-def resolve(writer: AvroType, reader: AvroType) -> Plan:
-    """How data of `writer` are read in the shape of `reader`; raises as `compile_reader` does."""
+def resolve(writer: AvroType, reader: AvroType, most_steps: int = MOST_STEPS) -> Plan:
+    """How data of `writer` are read in the shape of `reader`; raises as `compile_reader` does.
+
+    `most_steps`: how much may be looked at, before the writer's schema is refused.
+    """
     try:
         require_bounded(writer)
-        return _Resolver().resolve(writer, reader)
+        return _Resolver(most_steps).resolve(writer, reader)
     except RecursionError:  # types are not nested so deeply, but may refer to each other in a long chain
         raise Incompatible("its types refer to each other too deeply") from None
+    except _TooIntricate:
+        raise Incompatible(
+            f"the writer's schema is too large or too intricate: to resolve it would take more than {most_steps} steps "
+            "(types, fields, union branches and enum symbols compared with ours)"
+        ) from None
+
+
+class _TooIntricate(Exception):
+    """The steps are used up. No `Incompatible`: it must end the resolution, not one branch of it."""
 
 
 class _Resolver:
-    """One resolution; `_records` holds the pairs of records met so far, since they may recur."""
+    """One resolution of at most `steps` steps.
 
-    def __init__(self) -> None:
-        self._records: dict[tuple[int, int], RecordPlan] = {}
+    `_pairs` holds what became of each pair of records or enums met so far: its plan, or why it has none. A record's
+    plan is there before its fields are, since they may refer to it. Should it fail after all, then it was taken for
+    good meanwhile, and what refers to it is refused only for the data that use it. So a failure is never premature:
+    it stands also for what was taken for good, and may be remembered.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._left = steps
+        self._pairs: dict[tuple[int, int], RecordPlan | EnumPlan | str] = {}
+
+    def _step(self, count: int = 1) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise _TooIntricate
 
     def resolve(self, writer: AvroType, reader: AvroType) -> Plan:
+        self._step()
         if isinstance(writer, Union):
             return self._union(writer, reader)
         if isinstance(reader, Union):
+            self._step(len(reader.branches))
             return self.resolve(writer, _best_branch(writer, reader))
         if _match(writer, reader) is None:
             raise Incompatible(f"{label(writer)} cannot be read as {label(reader)}")
         return self._same_kind(writer, reader)
 
     def _same_kind(self, writer: AvroType, reader: AvroType) -> Plan:
-        if isinstance(writer, Record) and isinstance(reader, Record):
-            return self._record(writer, reader)
+        if isinstance(writer, Record | Enum) and isinstance(reader, Record | Enum):
+            return self._pair(writer, reader)
         if isinstance(writer, Array) and isinstance(reader, Array):
             return ArrayPlan(self.resolve(writer.items, reader.items))
         if isinstance(writer, Map) and isinstance(reader, Map):
             return MapPlan(self.resolve(writer.values, reader.values))
-        if isinstance(writer, Enum) and isinstance(reader, Enum):
-            return _enum(writer, reader)
         if isinstance(writer, Fixed) and isinstance(reader, Fixed):
             return _with_meaning(FixedReader(writer.size), writer, reader)
         assert isinstance(writer, Primitive) and isinstance(reader, Primitive)  # noqa: S101, PT018
@@ -165,20 +197,29 @@ class _Resolver:
             raise Incompatible(reasons[writer.null == 0 and len(reasons) > 1])  # of null it says least
         return UnionPlan(tuple(branches)) if reasons else _union_plan(writer, branches)
 
-    def _record(self, writer: Record, reader: Record) -> Plan:
+    def _pair(self, writer: Record | Enum, reader: Record | Enum) -> Plan:
+        """What has a name may be referred to from many places: it is resolved in the first."""
         pair = (id(writer), id(reader))
-        known = self._records.get(pair)
+        known = self._pairs.get(pair)
+        if isinstance(known, str):
+            raise Incompatible(known)
         if known is not None:
             return known
-        self._records[pair] = plan = RecordPlan(writer.name)
         try:
+            if isinstance(writer, Enum) and isinstance(reader, Enum):
+                self._step(len(writer.symbols) + len(reader.symbols))
+                self._pairs[pair] = found = _enum(writer, reader)
+                return found
+            assert isinstance(writer, Record) and isinstance(reader, Record)  # noqa: S101, PT018
+            self._pairs[pair] = plan = RecordPlan(writer.name)
             plan.fields = self._fields(writer, reader)
-        except Incompatible:
-            del self._records[pair]
+            return plan
+        except Incompatible as error:
+            self._pairs[pair] = str(error)
             raise
-        return plan
 
     def _fields(self, writer: Record, reader: Record) -> list[tuple[str | None, Plan]]:
+        self._step(len(writer.fields) + len(reader.fields))
         ours_by_writers = _matched_fields(writer, reader)
         fields: list[tuple[str | None, Plan]] = []
         for theirs in writer.fields:

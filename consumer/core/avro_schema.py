@@ -26,6 +26,10 @@ MAX_SCHEMA_CHARACTERS: Final = 1 << 20
 """A registry's own limit for one schema is of this size; ours keeps parsing within milliseconds."""
 MAX_SCHEMA_DEPTH: Final = 64
 MAX_SCHEMA_TYPES: Final = 10_000
+"""Types, references to them and aliases together."""
+MAX_NAME_CHARACTERS: Final = 1_024
+"""Of a full name, an alias or a field's name. A namespace counts for each type in it, so one of half a megabyte makes
+gigabytes of names."""
 MAX_DECIMAL_PRECISION: Final = 1_000
 NO_DEFAULT: Final = object()
 """The default of a field that has none (``None`` is the default ``null``)."""
@@ -189,11 +193,9 @@ class _Parser:
         }
 
     def parse(self, schema: Json, namespace: str = "", depth: int = 0, where: str = "the schema") -> AvroType:
-        self._count += 1
-        if depth > MAX_SCHEMA_DEPTH or self._count > MAX_SCHEMA_TYPES:
-            raise InvalidSchema(
-                f"{where}: more than {MAX_SCHEMA_DEPTH} levels or {MAX_SCHEMA_TYPES} types are not read"
-            )
+        self._count_in(1, where)
+        if depth > MAX_SCHEMA_DEPTH:
+            raise InvalidSchema(f"{where}: more than {MAX_SCHEMA_DEPTH} levels are not read")
         if isinstance(schema, str):
             return self._reference(schema, namespace, depth, where)
         if isinstance(schema, list):
@@ -201,6 +203,11 @@ class _Parser:
         if isinstance(schema, dict):
             return self._object(schema, namespace, depth, where)
         raise InvalidSchema(f"{where}: a type is text, a list or an object")
+
+    def _count_in(self, types: int, where: str) -> None:
+        self._count += types
+        if self._count > MAX_SCHEMA_TYPES:
+            raise InvalidSchema(f"more than {MAX_SCHEMA_TYPES} types are not read ({where})")
 
     def _object(self, schema: dict[str, Json], namespace: str, depth: int, where: str) -> AvroType:
         kind = schema.get("type")
@@ -270,7 +277,7 @@ class _Parser:
     def _field(self, schema: Json, namespace: str, depth: int, record: str) -> Field:
         if not isinstance(schema, dict) or not isinstance(schema.get("name"), str):
             raise InvalidSchema(f"{record}: a field is an object with a name")
-        where = f"{record}.{schema['name']}"
+        where = f"{record}.{_bounded_name(schema['name'])}"
         if "type" not in schema:
             raise InvalidSchema(f"{where}: the field has no type")
         aliases = _texts(schema.get("aliases", []), f"aliases of {where}")
@@ -282,10 +289,11 @@ class _Parser:
         name, own = schema.get("name"), schema.get("namespace", namespace)
         if not isinstance(name, str) or not isinstance(own, str) or not name:
             raise InvalidSchema(f"{where}: a {schema['type']} has a name")
-        full = _full_name(name, own)
+        full = _bounded_name(_full_name(name, own))
         space = full.rpartition(".")[0]
         aliases = _texts(schema.get("aliases", []), f"aliases of {full}")
-        return full, tuple(_full_name(alias, space) for alias in aliases), space
+        self._count_in(len(aliases), full)
+        return full, tuple(_bounded_name(_full_name(alias, space)) for alias in aliases), space
 
     def _remember(self, named: _N) -> _N:
         if named.name in self._named:
@@ -296,6 +304,14 @@ class _Parser:
 
 def _full_name(name: str, namespace: str) -> str:
     return name if "." in name or not namespace else f"{namespace}.{name}"
+
+
+def _bounded_name(name: str) -> str:
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise InvalidSchema(
+            f"{name[:40]}…: a name of {len(name)} characters; {MAX_NAME_CHARACTERS} are read, namespace included"
+        )
+    return name
 
 
 def possible_names(name: str, namespace: str) -> tuple[str, ...]:

@@ -56,9 +56,13 @@ class Leaf:
     read: Read
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class EnumPlan:
-    """An index into the writer's symbols, each already mapped to ours; ``None`` for one without a place."""
+    """An index into the writer's symbols, each already mapped to ours; ``None`` for one without a place.
+
+    One is made for each pair of enums, however often it stands in a schema: to compare a hundred thousand symbols in
+    each of a thousand places would take minutes.
+    """
 
     name: str
     symbols: tuple[str | None, ...]
