@@ -19,7 +19,7 @@ from tests.core.test_decode_resolution import enum, field, record
 SCHEMA = SchemaRef("id", "7")
 
 
-def levels(depth: int, variants: int, last: Any) -> dict[str, Any]:
+def levels(depth: int, variants: int, last: Any) -> Any:
     """Records ``shop.L0`` to ``shop.L{depth}``; each holds, in a union, all `variants` of the next one, which are
     defined once and referred to ever after. The last one has a field of type `last`.
 
@@ -38,7 +38,7 @@ def levels(depth: int, variants: int, last: Any) -> dict[str, Any]:
     return record(field("top", kind))
 
 
-def chain(depth: int, last: Any) -> dict[str, Any]:
+def chain(depth: int, last: Any) -> Any:
     """The reader that goes with `levels`."""
     kind = record(field("end", last), name=f"L{depth}")
     for level in range(depth - 1, -1, -1):
