@@ -56,6 +56,9 @@ class Source(Protocol):
     async def waiting_for_start(self) -> int:
         """How many partitions are ours and were not told of yet: the brokers have not said where to start."""
 
+    async def unreadable(self) -> Mapping[TopicPartition, int]:
+        """From where which assigned partitions cannot be read, since what comes of them is damaged."""
+
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Commit `positions` and leave the group, in bounded time."""
 
@@ -318,7 +321,8 @@ class Service:
         while True:
             await asyncio.sleep(_HOUSEKEEPING)
             ends, reached = await self._source.end_offsets(), await self._source.reached()
-            self.feed(i.EndOffsets(ends, reached, await self._source.waiting_for_start()))
+            waiting, unreadable = await self._source.waiting_for_start(), await self._source.unreadable()
+            self.feed(i.EndOffsets(ends, reached, waiting, unreadable))
             try:
                 await self._key_store.expire(self._clock.now().unix)
             except KeyStoreError as error:

@@ -164,10 +164,11 @@ class TestAlerts:
     """Each says what to do and where that is written."""
 
     def test_what_is_watched(self) -> None:
-        """Lag in seconds, freshness, halted, guard, dead letters, ledger, progress, workers, starts, its presence."""
+        """Lag, freshness, halted, guard, dead letters, ledger, progress, workers, starts, damage, its presence."""
         assert {rule["alert"].removeprefix("Pinstream") for rule in RULES} == {
             *("Down", "ReadsNothing", "Halted", "IntakeStopped", "NoProgress", "Lagging", "LagNearsOneHour"),
             *("FreshnessBelowTarget", "DeadLetters", "LedgerMismatch", "WorkerDies", "WaitsForStart"),
+            "Unreadable",
         }
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])

@@ -77,6 +77,7 @@ class AssignmentState:
         "start",
         "start_leader_epoch",
         "tp",
+        "unreadable_at",
     )
 
     def __init__(
@@ -107,6 +108,8 @@ class AssignmentState:
         self.committed: Position | None = None
         self.end: int | None = None
         self.reached = -1
+        self.unreadable_at: int | None = None
+        """From where it cannot be read now: what the broker sends is damaged. None: it can."""
         self.read = 0
         self.open = 0
         self.open_bytes = 0

@@ -187,12 +187,13 @@ class EndOffsets:
 
     `reached`: up to where everything was read, markers and aborted transactions included, which are no records.
     `waiting_for_start`: partitions that are ours and not told of as assigned yet, since the brokers have not said where
-    to start.
+    to start. `unreadable`: partitions of which nothing is read from this offset on, since what comes is damaged.
     """
 
     ends: Mapping[TopicPartition, int]
     reached: Mapping[TopicPartition, int] = field(default_factory=dict)
     waiting_for_start: int = 0
+    unreadable: Mapping[TopicPartition, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

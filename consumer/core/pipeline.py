@@ -449,6 +449,8 @@ class Pipeline:
             if state is not None:
                 state.end = end
                 state.reached = happened.reached.get(tp, -1)
+        for state in self.ledger:
+            state.unreadable_at = happened.unreadable.get(state.tp)
 
     # -- after every input
 

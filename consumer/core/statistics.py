@@ -183,6 +183,8 @@ class PartitionStatistics:
     lag: int | None
     totals: Totals
     lag_seconds: float | None = None
+    unreadable_at: int | None = None
+    """From where it cannot be read now, since what the broker sends is damaged; None: it can."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,7 @@ def _partition(state: AssignmentState, unix_now: float, held_to: int) -> Partiti
         lag=lag_of(state, held_to),
         totals=state.totals(),
         lag_seconds=seconds_of(state, unix_now, held_to),
+        unreadable_at=state.unreadable_at,
     )
 
 

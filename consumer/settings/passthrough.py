@@ -49,6 +49,7 @@ REFUSED_PROPERTIES: Mapping[str, str] = {
     "transactional.id": "dead letters are not written in transactions",
     "enable.partition.eof": _SET_BY_US,
     "allow.auto.create.topics": "a missing topic has to be an error, not a new and empty topic",
+    "check.crcs": "a record that was changed on its way must not be delivered: checksums are always checked",
     "plugin.library.paths": "it would load foreign code into the process",
     "topic.blacklist": "name the topics to read in KAFKA_TOPICS",
     "share.acknowledgement.mode": "pinstream reads in consumer groups, not share groups",

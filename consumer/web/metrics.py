@@ -193,6 +193,11 @@ def _levels(statistics: Statistics) -> Iterator[Metric]:
             "Partitions that are ours and not read yet: the brokers have not said where to start.",
             statistics.waiting_for_start,
         ),
+        (
+            "pinstream_unreadable_partitions",
+            "Partitions that stand still, since what the broker sends of them is damaged.",
+            sum(one.unreadable_at is not None for one in statistics.partitions),
+        ),
         ("pinstream_claims", "Event keys claimed by open events.", statistics.claims),
         (
             "pinstream_waiting_for_schema_records",

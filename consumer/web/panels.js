@@ -68,6 +68,8 @@ function stateOf(s) {
   if (s.guard) return guardState(s.guard);
   if (halted.length) return haltState(halted, s.destination.accounts);
   if (s.stopping) return ["stopping", "warn", "Stopping.", { "": `What is under way is being finished: ${many(s.ledger.open, "record")} open.` }];
+  const torn = s.partitions.filter(p => p.unreadable_at != null);
+  if (torn.length) return ["unreadable", "bad", `${many(torn.length, "partition")} cannot be read on: what Kafka sends is damaged.`, { "": `${torn.slice(0, 3).map(p => `${p.topic} [${p.partition}] from offset ${n(p.unreadable_at)}`).join(", ")}${torn.length > 3 ? ", …" : ""}. It is asked for again and again, and nothing behind it is read until then.`, "What to do": "if it lasts, have the brokers' disks looked after; the runbook says how to go on behind the batch." }];
   if (s.waiting_for_start) return ["unstarted", "warn", "Waiting for Kafka to say where to start.", { "": `${many(s.waiting_for_start, "partition")} of ours cannot be read until then, ${many(s.partitions.length, "partition")} can. The brokers are asked again and again. Nothing is lost.`, "What to do": "if it lasts, look after the group's coordinator and the partitions' leaders; the log has the reason (kafka_trouble)." }];
   if (!s.partitions.length) return ["unassigned", "warn", "No partitions assigned.", { "": "The group is still forming, or it has more members than the topics have partitions. Then this one is a spare." }];
   if (most(s.destination.accounts.map(a => a.throttled_for)) >= WORTH_A_WORD) return ["throttled", "warn", "Waiting until Pinterest takes calls again.", { "": `Nothing is lost, and it goes on by itself: ${go}.${wait >= 60 ? ` The oldest has waited ${age(wait)}.` : ""}` }];

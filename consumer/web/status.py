@@ -111,6 +111,7 @@ def _partition(one: PartitionStatistics) -> dict[str, Any]:
         "end": one.end,
         "lag": one.lag,
         "lag_seconds": _seconds(one.lag_seconds),
+        "unreadable_at": one.unreadable_at,
         "ledger": ledger(one.totals),
     }
 

@@ -95,6 +95,10 @@ class FakeConsumer:
             one.offset = self.stored.get(one.partition, confluent_kafka.OFFSET_INVALID)
         return partitions
 
+    def seek(self, partition: RawPartition) -> None:
+        """Remembered."""
+        self.calls.append(("seek", [(partition.partition, partition.offset)]))
+
     def position(self, partitions: list[RawPartition]) -> list[RawPartition]:
         """Nothing was read yet."""
         return [RawPartition(one.topic, one.partition, -1001) for one in partitions]

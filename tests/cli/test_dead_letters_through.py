@@ -80,6 +80,10 @@ class Inner:
         """See `Source`."""
         return 0
 
+    async def unreadable(self) -> Mapping[TopicPartition, int]:
+        """See `Source`."""
+        return {}
+
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """See `Source`."""
         self.closed = True

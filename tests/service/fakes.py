@@ -157,6 +157,9 @@ class FakeSource:
     async def waiting_for_start(self) -> int:
         return self.unstarted
 
+    async def unreadable(self) -> Mapping[TopicPartition, int]:
+        return {}
+
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         assert not self.closed, "closed twice"
         self.closed = True

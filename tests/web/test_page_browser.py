@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -111,6 +112,11 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         ),
         (empty, "No partitions assigned.", "Nothing sent yet."),
         (
+            lambda: statistics(replace(partition(3, lag=90), unreadable_at=1_020), waiting_for_start=1),
+            "1 partition cannot be read on: what Kafka sends is damaged. orders [3] from offset 1,020. It is asked for",
+            "Nothing sent yet.",
+        ),
+        (
             lambda: statistics(waiting_for_start=2),
             "Waiting for Kafka to say where to start. 2 partitions of ours cannot be read until then, 0 partitions",
             "Nothing sent yet.",
@@ -138,6 +144,7 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         "guarded",
         "throttled",
         "unassigned",
+        "unreadable",
         "unstarted",
         "partly",
         "unknown",

@@ -13,7 +13,8 @@ later. Its partition is then let go of; what was fetched ahead of it is dropped.
 order: the first that is too late ends the range. Those that producers gave are not.
 
 *What is gone.* Retention may overtake a reader, and a partition may be cut off behind it. Going on elsewhere would
-skip records silently, so both end the reading, as does a partition that ends too early for longer than `patience`.
+skip records silently, so both end the reading, as do a damaged batch (see `unreadable`) and a partition that ends too
+early for longer than `patience`.
 
 *Room 0* waits without asking the consumer: nobody throws out who is in no group, and what librdkafka fetches ahead
 has limits of its own. *Cancelling* a fetch loses nothing: the next one hands out what it consumed.
@@ -49,6 +50,7 @@ from consumer.adapters.kafka.trouble import (
     exception_error,
     ignore_trouble,
 )
+from consumer.adapters.kafka.unreadable import DAMAGED, take_damaged
 from consumer.adapters.thread import OwnThread, post
 from consumer.core.interface import Assignment
 from consumer.core.model import Chunk, Position, Record, TopicPartition
@@ -185,6 +187,10 @@ class BoundedSource:
     async def waiting_for_start(self) -> int:
         """None: every range has a start."""
         return 0
+
+    async def unreadable(self) -> Mapping[TopicPartition, int]:
+        """None: a damaged batch ends the reading."""
+        return {}
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Commit `positions`, end the client. After `timeout` seconds the thread is left to itself (a daemon)."""
@@ -357,6 +363,10 @@ class _Reader:
 
     def _take(self, messages: list[Message]) -> None:
         chunks, errors = group(messages, self._assigned)
+        damaged: dict[TopicPartition, confluent_kafka.KafkaError] = {}
+        if errors:
+            messages, damaged = take_damaged(messages)
+            chunks, errors = group(messages, self._assigned)
         touched: dict[TopicPartition, _Part] = {}
         kept: list[Chunk] = []
         outside = 0
@@ -368,6 +378,8 @@ class _Reader:
                 kept.append(chunk)
         if errors:
             self._hear_all(messages, touched)
+        for name, error in damaged.items():
+            self._heard(error, self._parts.get(name))
         self._ready.append(_Lot(kept, {name: part.at for name, part in touched.items()}, outside))
         self._let_go([name for name, part in touched.items() if part.done])
 
@@ -459,6 +471,13 @@ class _Reader:
                 f"delete-records) or cut off: begin anew, from `beginning` for what is left, "
                 f"and under another --name if it has one ({told})"
             )
+        elif part is not None and error.code() in DAMAGED:
+            if not part.done:
+                self._fail(
+                    f"{_where(part)} cannot be read on from offset {part.at}: what the broker sent is damaged; run "
+                    "it again, and if it stays so, have the broker's disk looked after, or begin behind the batch "
+                    f"({told})"
+                )
         elif part is not None and error.code() in _MISSING:
             self._fail(f"{_where(part)} is not there any more: it was deleted while it was read ({told})")
         elif (fatal := as_fatal(error)) is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, KafkaError, Message
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
 from consumer.core.model import UNREADABLE_HEADERS, Chunk, Record
 
@@ -19,21 +19,17 @@ _new_record = tuple.__new__  # what `Record(...)` comes down to, without its arg
 
 def group(
     messages: Iterable[Message], epochs: Mapping[tuple[str, int], int]
-) -> tuple[list[Chunk], list[tuple[str | None, KafkaError]]]:
-    """Chunks of the records whose partition is in `epochs`, and the errors among `messages`.
-
-    An error comes with the topic it is about, if it is about one.
-    """
+) -> tuple[list[Chunk], list[Message]]:
+    """Chunks of the records whose partition is in `epochs`, and those of `messages` that are errors."""
     chunks: dict[tuple[Any, Any, int | None], list[Record]] = {}
-    errors: list[tuple[str | None, KafkaError]] = []
+    errors: list[Message] = []
     last_topic: str | None = None
     last_partition: int | None = -1
     last_leader: int | None = -1
     records: list[Record] = []
     for message in messages:
-        error = message.error()
-        if error is not None:
-            errors.append((message.topic(), error))
+        if message.error() is not None:
+            errors.append(message)
             continue
         topic, partition, leader = message.topic(), message.partition(), message.leader_epoch()
         if partition != last_partition or leader != last_leader or topic != last_topic:

@@ -18,8 +18,8 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 import confluent_kafka
 from confluent_kafka import KafkaException, Message
@@ -37,7 +37,8 @@ from consumer.adapters.kafka.configuration import is_cooperative, make_client
 from consumer.adapters.kafka.leaving import commit_last, leave_without_partitions, says_goodbye
 from consumer.adapters.kafka.raw_consumer import RawConsumer
 from consumer.adapters.kafka.starts import HasOffsets, Start
-from consumer.adapters.kafka.trouble import Teller, as_fatal, exception_error
+from consumer.adapters.kafka.trouble import Teller, as_fatal, exception_error, words
+from consumer.adapters.kafka.unreadable import Unreadable, take_damaged
 from consumer.adapters.kafka.unstarted import Unstarted
 from consumer.core.interface import Assignment
 from consumer.core.model import Chunk, Position, TopicPartition
@@ -66,6 +67,13 @@ _FULL_FOR: Final = 1.0
 _LOOK_FOR_ROOM: Final = 0.005
 
 _epochs = itertools.count(1)
+
+
+class Place(NamedTuple):
+    """Where reading goes on: an offset (None: the beginning), and the leader epoch of what is before it."""
+
+    offset: int | None
+    leader_epoch: int | None
 
 
 class Hooks(Protocol):
@@ -114,6 +122,9 @@ class GroupMember:
         self._commits = Commits()
         self._held: dict[TopicPartition, int] = {}
         """What is read, and its epoch."""
+        self._next: dict[TopicPartition, Place] = {}
+        """Where reading goes on in each, behind what was handed out."""
+        self._unreadable = Unreadable()
         self._paused = False
         self._full_since: float | None = None
         """Since when there has been no room; None: there is, or it is obeyed."""
@@ -159,6 +170,8 @@ class GroupMember:
             time.sleep(min(timeout, _LOOK_FOR_ROOM))
             return
         self._obey(room)
+        if self._unreadable and not self._paused:
+            self._ask_again()
         if not self._ready:  # else a fetch was cancelled: what it consumed comes first
             some_can_start = self._unstarted.ask()
             self._consume(room, 0.0 if some_can_start else timeout)
@@ -209,6 +222,10 @@ class GroupMember:
         """How many partitions are ours and not read yet, since their start is not known; for other threads too."""
         return len(self._unstarted)
 
+    def unreadable(self) -> Mapping[TopicPartition, int]:
+        """From where which partitions cannot be read, since what comes of them is damaged; for other threads too."""
+        return self._unreadable.offsets()
+
     # ------------------------------------------------------------------------------------------- polling
 
     def _is_full_for_a_moment(self, room: int) -> bool:
@@ -243,7 +260,7 @@ class GroupMember:
             names = list(names)
             self._left_paused.update(names)
         else:
-            names = [name for name in names if name in self._left_paused]
+            names = [name for name in names if name in self._left_paused and not self._unreadable.waits(name)]
             self._left_paused.difference_update(names)
         if names:
             (self._consumer.pause if self._paused else self._consumer.resume)(_raw(names))
@@ -262,10 +279,49 @@ class GroupMember:
 
     def _take(self, messages: list[Message]) -> None:
         epochs: dict[tuple[str, int], int] = dict(self._held.items())
+        damaged: dict[TopicPartition, confluent_kafka.KafkaError] = {}
         chunks, errors = group(messages, epochs)
+        if errors or self._unreadable:
+            messages, damaged = take_damaged(messages)
+            chunks, errors = group(messages, {name: epochs[name] for name in self._believed()})
+        for chunk in chunks:
+            name = TopicPartition(chunk.topic, chunk.partition)
+            self._next[name] = Place(chunk.records[-1].offset + 1, chunk.leader_epoch)
+            self._unreadable.discard(name)
         self._ready.extend(chunks)
-        for topic, error in errors:
-            self._heard(topic, error)
+        for name in [one for one in self._believed() if one in damaged]:
+            self._stop_reading(name, damaged[name])
+        for message in errors:
+            if (error := message.error()) is not None:
+                self._heard(message.topic(), error)
+
+    # ----------------------------------------------------------------- what came damaged (see `unreadable`)
+
+    def _believed(self) -> list[TopicPartition]:
+        return [name for name in self._held if not self._unreadable.waits(name)]
+
+    def _stop_reading(self, name: TopicPartition, error: confluent_kafka.KafkaError) -> None:
+        """What stands next in this partition is damaged: what comes of it is dropped, until it is asked for again."""
+        offset = self._next[name].offset
+        delay = self._unreadable.found(name, offset or 0, time.monotonic())
+        self._left_paused.add(name)
+        self._consumer.pause(_raw([name]))
+        at = "its beginning" if offset is None else f"offset {offset}"
+        self._hooks.trouble(
+            error.name(),
+            f"{name.topic}[{name.partition}] cannot be read on from {at}: what the broker sent is damaged, and nothing "
+            f"behind it is read before it is whole; asked for again in {delay:g} s ({words(error)})",
+        )
+
+    def _ask_again(self) -> None:
+        """Go on where it stopped. The seek voids all that librdkafka has of the partition, so it comes last."""
+        for name in self._unreadable.due(time.monotonic()):
+            self._left_paused.discard(name)
+            try:
+                self._consumer.resume(_raw([name]))
+                self._consumer.seek(_place(name, self._next[name]))
+            except KafkaException as failure:
+                self._stop_reading(name, exception_error(failure))
 
     def _look_at_ends(self) -> None:
         now = time.monotonic()
@@ -293,6 +349,7 @@ class GroupMember:
         self._reached = {
             TopicPartition(one.topic, one.partition): one.offset for one in positions if one.offset >= 0
         }
+        self._reached.update(self._unreadable.offsets())  # what came behind was dropped
 
     def _ask_one_end(self, known: dict[TopicPartition, int]) -> None:
         """While paused nothing is fetched and no end is heard of: ask, one partition after the other."""
@@ -340,7 +397,8 @@ class GroupMember:
         found = self._unstarted.take()
         if not found:
             return
-        self._assign([_started(name, start) for name, start in found])
+        self._next.update({name: Place(start.offset, start.leader_epoch) for name, start in found})
+        self._assign([_place(name, self._next[name]) for name, _ in found])
         # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857), and the
         # level holds for what comes later, too.
         self._set_pause([name for name, _ in found])
@@ -388,7 +446,9 @@ class GroupMember:
         begun = self._begun(partitions)
         for name in _names(partitions):
             self._unstarted.discard(name)
+            self._unreadable.discard(name)
             self._held.pop(name, None)
+            self._next.pop(name, None)
         try:
             if self._cooperative:
                 self._consumer.incremental_unassign(_raw(begun))
@@ -454,7 +514,7 @@ def _assignment(name: TopicPartition, start: Start) -> Assignment:
     return Assignment(*name, next(_epochs), start.offset, start.commit, start.leader_epoch, start.metadata)
 
 
-def _started(name: TopicPartition, start: Start) -> RawPartition:
-    if start.offset is None:
+def _place(name: TopicPartition, place: Place) -> RawPartition:
+    if place.offset is None:
         return RawPartition(*name, confluent_kafka.OFFSET_BEGINNING)
-    return raw_partition(*name, start.offset, start.leader_epoch)
+    return raw_partition(*name, place.offset, place.leader_epoch)

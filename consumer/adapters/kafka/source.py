@@ -30,7 +30,7 @@ import concurrent.futures
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import confluent_kafka
@@ -182,6 +182,10 @@ class KafkaSource:
     async def waiting_for_start(self) -> int:
         """How many partitions are ours and not read yet: the brokers have not said where to start."""
         return self._joined().waiting_for_start()
+
+    async def unreadable(self) -> Mapping[TopicPartition, int]:
+        """From where which partitions cannot be read, since what the brokers send of them is damaged."""
+        return self._joined().unreadable()
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Commit `positions`, leave the group, end the thread. The listener is not asked any more.

@@ -267,6 +267,10 @@ class LettersSource:
         """See `Source`."""
         return await self._inner.waiting_for_start()
 
+    async def unreadable(self) -> Mapping[TopicPartition, int]:
+        """See `Source`."""
+        return await self._inner.unreadable()
+
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Mark what is settled, end the client."""
         try:

@@ -164,6 +164,7 @@ class _TracedSource:
         self.end_offsets = source.end_offsets
         self.reached = source.reached
         self.waiting_for_start = source.waiting_for_start
+        self.unreadable = source.unreadable
         self.close = source.close
 
     async def fetch(self, room: int, timeout: float) -> Sequence[Chunk]:

@@ -1,0 +1,74 @@
+"""A broker's log segments, as they lie on its disk: to damage a batch there, and to mend it again."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Final, NamedTuple
+
+_FRAMED: Final = 12
+"""Bytes of a batch's base offset and length, which the length does not count."""
+_CRC_AT: Final = 17
+_CHECKED_AT: Final = 21
+"""Where the checksum begins to count."""
+_RECORDS_AT: Final = 61
+
+
+class Batch(NamedTuple):
+    """A batch of records in a segment: its first offset, and where it stands."""
+
+    base: int
+    begin: int
+    end: int
+
+
+class Segment:
+    """The first segment of a partition of a `RealBroker`."""
+
+    def __init__(self, directory: Path, topic: str, partition: int = 0) -> None:
+        self.path = directory / "logs" / f"{topic}-{partition}" / f"{0:020}.log"
+
+    def batches(self) -> list[Batch]:
+        """All batches, in order."""
+        data, at, found = self.path.read_bytes(), 0, []
+        while at + _FRAMED <= len(data):
+            base, length = struct.unpack_from(">qi", data, at)
+            found.append(Batch(base, at, at + _FRAMED + length))
+            at = found[-1].end
+        return found
+
+    def flip(self, batch: Batch) -> None:
+        """Change one bit of the batch's records; a second time changes it back."""
+        self._write(batch.end - 30, bytes([self._read(batch.end - 30, 1)[0] ^ 1]))
+
+    def spoil(self, batch: Batch) -> bytes:
+        """Put noise in place of the batch's packed records, under a right checksum; what was there."""
+        before = self._read(batch.begin, batch.end - batch.begin)
+        records = bytes([0xAA]) * (len(before) - _RECORDS_AT)
+        checked = before[_CHECKED_AT:_RECORDS_AT] + records
+        self._write(batch.begin + _CRC_AT, struct.pack(">I", _crc32c(checked)) + checked)
+        return before
+
+    def restore(self, batch: Batch, before: bytes) -> None:
+        """As it was."""
+        self._write(batch.begin, before)
+
+    def _read(self, at: int, size: int) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(at)
+            return file.read(size)
+
+    def _write(self, at: int, data: bytes) -> None:
+        with self.path.open("r+b") as file:
+            file.seek(at)
+            file.write(data)
+
+
+def _crc32c(data: bytes) -> int:
+    """The Castagnoli polynomial, reflected, bit by bit: these batches are small."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
