@@ -78,6 +78,7 @@ def test_the_readmes_mapping_fits_that_schema(
     assert payload["event_name"] == "checkout"
     assert payload["custom_data"] == {
         "contents": [{"id": "A-7"}],
+        "content_ids": ["A-7"],
         "currency": "EUR",
         "value": "59.90",
     }

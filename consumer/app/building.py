@@ -128,6 +128,8 @@ def pipeline(settings: Settings, schema: dict[str, Any], *, trace_links: int = 0
     """The core, for one process."""
     decoding = decoder(settings, schema)
     converting = converter(settings, schema, settings.pinterest.ad_account_ids)
+    for warning in converting.mapping.warnings:
+        structlog.get_logger().warning("setting", text=warning)
     return Pipeline(
         replace(policy(settings), trace_links=trace_links),
         decoding,

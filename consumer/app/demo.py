@@ -105,6 +105,7 @@ async def _demo(options: DemoOptions, environ: Mapping[str, str], folder: str) -
         broker = await stack.enter_async_context(EmbeddedBroker())
         settings = load(_settings(environ, broker.bootstrap_servers, url, folder))
         logs.configure(log_format=settings.pinstream.log_format, level=settings.pinstream.log_level)
+        sandbox.register(_own_events(settings))
         producer = RecordProducer(settings.kafka.client_properties())
         stack.push_async_callback(producer.close)
         one = await stack.enter_async_context(member(settings))
@@ -113,6 +114,12 @@ async def _demo(options: DemoOptions, environ: Mapping[str, str], folder: str) -
     document["sandbox"] = sandbox.counts().as_json()
     _print(document, options)
     _check(document, run.produced, options)
+
+
+def _own_events(settings: Settings) -> tuple[str, ...]:
+    """What the mapping declares is registered with this platform."""
+    schema = building.reader_schema(settings, building.local_schemas(settings))
+    return building.mapping(settings, schema).own_events
 
 
 def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -> dict[str, str]:

@@ -12,7 +12,15 @@ from consumer.sandbox.faults import DEMO_FAULTS, Faults
 
 
 def run_sandbox(
-    *, host: str, port: int, token: str, accounts: Sequence[str], faults: bool, any_age: bool, seed: int
+    *,
+    host: str,
+    port: int,
+    token: str,
+    accounts: Sequence[str],
+    own_events: Sequence[str],
+    faults: bool,
+    any_age: bool,
+    seed: int,
 ) -> None:
     """Serve until SIGTERM or SIGINT; say what was counted. Raises `UsageError` if it cannot listen there."""
     server = Sandbox(
@@ -21,6 +29,7 @@ def run_sandbox(
         faults=DEMO_FAULTS if faults else Faults(),
         check_age=not any_age,
         seed=seed,
+        own_events=own_events,
     )
     asyncio.run(_serve(server, host, port))
 

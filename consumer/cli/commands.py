@@ -100,7 +100,12 @@ def explain(file: str, now: str | None) -> None:
 
 
 @main.command(cls=SettingsCommand)
-@click.option("--send-test-event", is_flag=True, help="Also send one event through the API's test mode.")
+@click.option(
+    "--send-test-event",
+    is_flag=True,
+    help="Also send events through the API's test mode. To see them in Pinterest's Events Manager, open its test view"
+    " before: it has no history.",
+)
 @click.option("--workers", metavar="N", help="As for `pinstream run`: what each of so many would get.")
 def check(send_test_event: bool, workers: str | None) -> None:
     """Is this configuration fit to run? A table of what was checked; exit code 0 or 1."""
@@ -149,6 +154,13 @@ def produce(file: str | None, **options: Any) -> None:
 )
 @click.option("--token", default="sandbox", show_default=True, help="The access token it takes.")
 @click.option("--account", "accounts", multiple=True, help="Ad accounts it knows; default: any.")
+@click.option(
+    "--own-event",
+    "own_events",
+    multiple=True,
+    metavar="NAME",
+    help="An event name that is registered beside the standard ones; may be repeated.",
+)
 @click.option("--faults", is_flag=True, help="Misbehave: 429, 5xx, slow and dropped answers.")
 @click.option("--any-age", is_flag=True, help="Take events older than 7 days too, to try out old orders.")
 @click.option("--seed", type=int, default=1, show_default=True)

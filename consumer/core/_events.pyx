@@ -20,13 +20,21 @@ from libc.string cimport memcmp, memcpy
 from consumer.core._json cimport Page
 from consumer.core._slots cimport ASCII_TEXT, ITEM_SLOTS, NOTHING, NUMBER, OBJECT, ONE_TEXT, Slot, thing
 from consumer.core._slots cimport Program as Reader
-from consumer.core._usual cimport USUAL_TEXT, passes_as_text, put_usual_digest, put_usual_digest_of, usual_text
+from consumer.core._usual cimport (
+    USUAL_TEXT,
+    gives_click_id,
+    may_be_crawler,
+    passes_as_text,
+    put_usual_digest,
+    put_usual_digest_of,
+    usual_text,
+)
 
 from consumer.core import convert_decisions as decide
 from consumer.core import dedup, normalise
 from consumer.core.amounts import MAX_COUNT, count, is_zero
 from consumer.core.convert_decisions import dedup_id_of, digests, id_of, note, note_once
-from consumer.core.convert_rules import total
+from consumer.core.convert_rules import click_id_of, total
 from consumer.core.decode import is_framed_alike
 
 cdef extern from "Python.h":
@@ -75,6 +83,7 @@ cdef object BY_EVENT_NAME = decide.BY_EVENT_NAME
 cdef object BY_CONSENT = decide.BY_CONSENT
 cdef object NOT_WEB = decide.NOT_WEB
 cdef object OPT_OUT_TYPE_IGNORED = decide.OPT_OUT_TYPE_IGNORED
+cdef object CRAWLER = decide.CRAWLER
 cdef object NO_IDENTITY = decide.REFUSALS["no_identity"]
 cdef object MISSING_CURRENCY = decide.REFUSALS["missing_currency"]
 cdef object NEGATIVE_QUANTITY = decide.REFUSALS["negative_quantity"]
@@ -142,6 +151,9 @@ cdef class Field:
     cdef object refusal
     cdef object zero
     cdef bint web_only
+    cdef bint gives_click_id, takes_click_id
+    cdef object crawlers
+    cdef bint followed  # something else follows from what is sent: a click id, a warning
     cdef bytes constant
     cdef int mark
     cdef int usual
@@ -152,6 +164,9 @@ cdef class Field:
         self.most, self.mark = field.most, field.mark
         self.warnings, self.refusal, self.zero = field.warnings, field.refusal, field.zero
         self.web_only, self.constant, self.usual = field.web_only, field.constant, field.usual
+        self.gives_click_id, self.takes_click_id = field.gives_click_id, field.takes_click_id
+        self.crawlers = field.crawlers
+        self.followed = self.gives_click_id or self.crawlers is not None
 
 
 cdef At at(place):
@@ -205,6 +220,7 @@ cdef class Events:
     cdef bint busy
     # What is known of the event so far.
     cdef object source
+    cdef object address  # of its page, if there may be a click id in it
     cdef list warned
     cdef int marks
     # What is decided.
@@ -280,7 +296,7 @@ cdef class Events:
         cdef int64_t time, seconds
         cdef object name, account, event_id, moment, refusal
         self.reader.read(value, start)
-        self.warned, self.marks = None, 0
+        self.warned, self.marks, self.address = None, 0, None
         name = self.name_of(slots)
         if name is BY_EVENT_NAME:
             return name
@@ -420,12 +436,14 @@ cdef class Events:
         """Write it and what stands for it where it has no value; gives with what it refuses the event, else None."""
         cdef Py_ssize_t before = self.page.size
         refusal = self.write_value(field, slots) if field.at is not None or field.gather is not None else None
+        if self.page.size == before and refusal is None:
+            if field.takes_click_id and self.address is not None:
+                self.put_click_id(field)
+            if field.constant is not None and self.page.size == before:
+                self.page.put(field.key)
+                self.page.put(field.constant)
+                self.page.raw(b",", 1)
         if self.page.size != before:
-            self.marks |= field.mark
-        elif field.constant is not None and refusal is None:
-            self.page.put(field.key)
-            self.page.put(field.constant)
-            self.page.raw(b",", 1)
             self.marks |= field.mark
         return refusal
 
@@ -494,7 +512,35 @@ cdef class Events:
         if not self.is_out_of_place(field):
             self.page.put(field.key)
             self.page.ascii(<const char*> slot.text, slot.size)
+            if field.followed:
+                self.follow_ascii(field, slot)
         return None
+
+    cdef int follow_ascii(self, Field field, const Slot* slot) except -1:
+        """As `follow`, of a text that is sent as it is; nearly always it is told at a glance that nothing does."""
+        if (
+            gives_click_id(slot.text, slot.size)
+            if field.gives_click_id
+            else may_be_crawler(slot.text, slot.size)
+        ):
+            self.follow(field, thing(slot))
+        return 0
+
+    cdef int follow(self, Field field, object value) except -1:
+        """What follows from a value that is sent: where a click id may stand, or a warning."""
+        if field.gives_click_id:
+            self.address = value
+        elif field.crawlers[value]:
+            note_once(self.warnings(), CRAWLER)
+        return 0
+
+    cdef int put_click_id(self, Field field) except -1:
+        """The click id in the address of the event's page, if there is one."""
+        value = click_id_of(self.address)
+        if value is not None:
+            self.page.put(field.key)
+            self.page.value(value)
+        return 0
 
     cdef bint is_out_of_place(self, Field field) except -1:
         """Whether it belongs to web events only and this is none, which is warned of."""
@@ -576,6 +622,8 @@ cdef class Events:
         self.page.value(value)
         if field.zero is not None and begins_with_zero(value) and is_zero(value):
             note_once(self.warnings(), field.zero)
+        if field.followed:
+            self.follow(field, value)
         return None
 
     cdef object leave_out(self, Field field, object why):

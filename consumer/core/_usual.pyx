@@ -10,10 +10,11 @@ object of `hashlib` costs to make. Where that library cannot be reached, or answ
 `hashlib`.
 """
 
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.long cimport PyLong_CheckExact
 from cpython.unicode cimport PyUnicode_DATA, PyUnicode_GET_LENGTH
 from libc.stdint cimport uint64_t, uintptr_t
-from libc.string cimport memcpy
+from libc.string cimport memchr, memcmp, memcpy
 
 import ctypes
 import hashlib
@@ -164,6 +165,40 @@ cdef bint is_web(const unsigned char* text, Py_ssize_t size) noexcept:
             return False
         at += 1
     return True
+
+
+# -- what follows from what is sent
+
+
+cdef bint gives_click_id(const unsigned char* text, Py_ssize_t size) noexcept:
+    """Whether there may be a click id in the query of this address (`convert_rules.click_id_of`)."""
+    cdef const unsigned char* at = <const unsigned char*> memchr(text, c"?", size)
+    cdef const unsigned char* last = text + size - 5
+    if at == NULL:
+        return False
+    while at < last:
+        if at[0] == c"e" and memcmp(at, b"epik=", 5) == 0:
+            return True
+        at += 1
+    return False
+
+
+cdef bint may_be_crawler(const unsigned char* text, Py_ssize_t size) noexcept:
+    """Whether this may be a crawler's agent: each of `convert_rules.CRAWLERS` holds one of these pieces.
+
+    No branch in the loop, so that the compiler has it look at many characters at once.
+    """
+    cdef unsigned char found = 0, one, two, three
+    cdef Py_ssize_t at
+    for at in range(size - 2):
+        one, two, three = text[at] | 32, text[at + 1] | 32, text[at + 2] | 32
+        found |= (one == c"b") & (two == c"o") & (three == c"t")
+        found |= (one == c"i") & (two == c"d") & (three == c"e")  # spider
+        found |= (one == c"a") & (two == c"l") & (three == c"h")  # externalhit
+        found |= (one == c"d") & (two == c"l") & (three == c"e")  # headless
+        found |= (one == c"i") & (two == c"a") & (three == c"p")  # mediapartners
+        found |= (one == c"l") & (two == c"u") & (three == c"r")  # slurp
+    return found
 
 
 # -- what is hashed
@@ -379,6 +414,16 @@ def digest_of(kind, value):
 def text_of(kind, value):
     """What is sent of `value`, None if it is not usual: for the property test."""
     return usual_text(kind, value)
+
+
+def may_give_click_id(text):
+    """As `gives_click_id`, of bytes: for the test."""
+    return gives_click_id(<const unsigned char*> PyBytes_AS_STRING(text), len(text))
+
+
+def may_be_a_crawler(text):
+    """As `may_be_crawler`, of bytes: for the test."""
+    return may_be_crawler(<const unsigned char*> PyBytes_AS_STRING(text), len(text))
 
 
 def _reach_openssl():

@@ -21,7 +21,7 @@ from consumer.core.convert_rules import (
     moment,
     trimmed_text,
 )
-from consumer.core.convert_targets import ACTION_SOURCES, CONTENTS, TIME_UNITS, Target
+from consumer.core.convert_targets import ACTION_SOURCES, CONTENTS, EVENT_NAMES, TIME_UNITS, Target
 from consumer.core.mapping import FILTER, Mapping
 from consumer.core.model import Filtered, Rejection, Stage, Warned
 from consumer.core.normalise import LeftOut, text_of, trim
@@ -33,7 +33,8 @@ FILTER_CODES: Final = frozenset({"event_name", "consent"})
 _AMOUNT = "is not a decimal number of zero or more, without grouping: correct it at the producer"
 _REFUSALS: Final = {
     "missing_event_name": "the event type is missing or blank",
-    "unknown_event_name": "the event type is not mapped: add it to [event_names] of the mapping",
+    "unknown_event_name": "the event type is not mapped: add it to [event_names] of the mapping, or to [own_events] "
+    "if it is registered with Pinterest",
     "unknown_action_source": "the channel is missing or not mapped: add it to [action_sources] of the mapping",
     "unknown_ad_account": "the ad account that the record names is not configured: add it to "
     "PINTEREST_EXTRA_AD_ACCOUNT_IDS",
@@ -71,7 +72,7 @@ _LIKELY_FROM: Final = 946_684_800  # 2000-01-01
 _LIKELY_AHEAD: Final = 10 * 365 * SECONDS_A_DAY
 
 WARNING_CODES: Final = frozenset(
-    {"malformed", "placeholder", "not_web", "zero_value", "opt_out_type_ignored"}
+    {"malformed", "placeholder", "not_web", "zero_value", "opt_out_type_ignored", "crawler"}
 )
 NOT_WEB: Final = Warned(
     "not_web", "event_source_url belongs to web events only: left out", "event_source_url"
@@ -80,6 +81,11 @@ OPT_OUT_TYPE_IGNORED: Final = Warned(
     "opt_out_type_ignored",
     "the platform ignores opt_out_type unless user_data.st and user_data.country are sent",
     "custom_data.opt_out_type",
+)
+CRAWLER: Final = Warned(
+    "crawler",
+    "the user agent is a crawler's: the platform wants shoppers only; have the producer leave it out",
+    "user_data.client_user_agent",
 )
 
 LeftOutWarnings = dict[LeftOut, Warned]
@@ -211,7 +217,7 @@ class Decisions:
         self._skew = max_clock_skew * self.units
 
     def name_of(self, value: Any) -> str | Filtered | Rejection:
-        """The conversion name of an event type; exact in the table, or a conversion name in any case."""
+        """The conversion name of an event type; exact in the table, or a standard name in any case."""
         text = text_of(value)
         if isinstance(text, LeftOut):
             return self._mapping.constants.get("event_name") or REFUSALS["missing_event_name"]
@@ -219,7 +225,7 @@ class Decisions:
         if name is not None:
             return name
         lowered = trim(text).lower()
-        return lowered if lowered in self._mapping.known_event_names else self._unknown_name()
+        return lowered if lowered in EVENT_NAMES else self._unknown_name()
 
     def _unknown_name(self) -> str | Filtered | Rejection:
         verdicts: dict[str, str | Filtered | Rejection] = {"custom": "custom", "filter": BY_EVENT_NAME}

@@ -15,13 +15,15 @@ from consumer.core import convert_decisions as decide
 from consumer.core.convert_cache import Cache
 from consumer.core.convert_decisions import Decisions
 from consumer.core.convert_paths import EACH, Source
-from consumer.core.convert_rules import Rule, flag, order_id, web_url
+from consumer.core.convert_rules import Rule, flag, is_crawler, order_id, web_url
 from consumer.core.convert_targets import CONTENTS, TARGETS, Arity, Target
 from consumer.core.mapping import Mapping
 from consumer.core.normalise import text_of
 
 MOST_LANGUAGES: Final = 100
 PARTNER_NAME: Final = "partner_name"
+_CLICK_ID: Final = "user_data.click_id"
+_AGENT: Final = "user_data.client_user_agent"
 
 _STRING = frozenset({"string"})
 _ITEM_ID, _ITEM_QUANTITY = f"{CONTENTS}.id", f"{CONTENTS}.quantity"
@@ -82,6 +84,8 @@ class Fields:
         self._filled = mapping.sources.keys() | mapping.constants.keys()
         if task.partner_name:
             self._filled.add(PARTNER_NAME)
+        if mapping.click_id_from_url:
+            self._filled.add(_CLICK_ID)
 
     def of(self, parent: str) -> list[Target]:
         """The targets in this object that are filled, in payload order."""
@@ -136,6 +140,23 @@ class Fields:
         if self.listed and target.name == _ITEM_ID:
             return (target, TARGETS["custom_data.content_ids"])
         return (target,)
+
+    def gives_click_id(self, target: Target) -> bool:
+        """Whether this is the page's address, and an event without a click id takes it from there."""
+        return target.name == "event_source_url" and self._mapping.click_id_from_url
+
+    def takes_click_id(self, target: Target) -> bool:
+        """Whether this is the click id, and comes from the page's address where nothing else gives it."""
+        return target.name == _CLICK_ID and self._mapping.click_id_from_url
+
+    def warns_of_crawlers(self, target: Target) -> bool:
+        """Whether this is the user agent."""
+        return target.name == _AGENT
+
+    @property
+    def crawlers(self) -> Cache:
+        """Which agents are crawlers'."""
+        return self._caches.setdefault("crawlers", Cache(is_crawler))
 
     def is_gathered(self, target: Target) -> bool:
         """Whether it is filled by the loop over the items."""

@@ -138,6 +138,11 @@ class Field(NamedTuple):
     zero: Warned | None
     """Of an amount: what is warned of if it is zero."""
     web_only: bool
+    gives_click_id: bool
+    """See `Fields.gives_click_id`; so the next."""
+    takes_click_id: bool
+    crawlers: dict[Any, Any] | None
+    """Of the user agent: which are crawlers'."""
     constant: bytes | None
     """The JSON that is sent where nothing else is."""
     mark: int
@@ -276,6 +281,9 @@ class _Generator(SlotsGenerator):
             None if target.refusal is None else REFUSALS[target.refusal],
             decide.zero_warning(target) if target.rule is amount else None,
             target.name == "event_source_url",
+            fields.gives_click_id(target),
+            fields.takes_click_id(target),
+            fields.crawlers if fields.warns_of_crawlers(target) else None,
             None if constant is None else orjson.dumps(constant),
             MARKS.get(target.name, 0),
             usual_of(rule),

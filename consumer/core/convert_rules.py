@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from math import floor, inf
-from typing import Any
+from typing import Any, Final
+from urllib.parse import unquote
 
 from consumer.core.amounts import MAX_COUNT, count
 from consumer.core.normalise import LeftOut, text_of, trim
@@ -64,6 +65,59 @@ def web_url(value: Any) -> str | LeftOut:
     if match is None or (match["port"] and int(match["port"]) > 65535):
         return LeftOut.MALFORMED
     return url
+
+
+_EPIK = re.compile(r"(?:^|&)epik=([^&]+)")
+_CLICK_ID = re.compile(r"[!-~]{1,1024}")
+
+
+def click_id_of(url: str) -> str | None:
+    """The click id that an ad gave to the address of the page it leads to; None if there is none.
+
+    It is the value of the first query parameter called ``epik`` (so spelled) that is not empty, with its ``%XX``
+    decoded: 1 to 1024 visible ASCII characters, else there is none. A ``+`` stays one: ids may hold it, and no blank.
+    """
+    match = _EPIK.search(url.partition("#")[0].partition("?")[2])
+    found = "" if match is None else unquote(match[1])
+    return found if _CLICK_ID.fullmatch(found) else None
+
+
+CRAWLERS: Final = (
+    "adsbot-google",
+    "ahrefsbot",
+    "amazonbot",
+    "applebot",
+    "baiduspider",
+    "bingbot",
+    "bytespider",
+    "ccbot",
+    "claudebot",
+    "dotbot",
+    "duckduckbot",
+    "facebookexternalhit",
+    "googlebot",
+    "gptbot",
+    "headlesschrome",
+    "linkedinbot",
+    "mediapartners-google",
+    "mj12bot",
+    "petalbot",
+    "pinterestbot",
+    "semrushbot",
+    "storebot-google",
+    "twitterbot",
+    "yahoo! slurp",
+    "yandexbot",
+)
+"""What well-known crawlers write into their user agents, in lower case: their operators' own pages say so, and the
+public list monperrus/crawler-user-agents gathers them. No general words (bot, crawler): phones are called so, too."""
+_LONGEST_AGENT = 1024
+
+
+def is_crawler(agent: str) -> bool:
+    """Whether this user agent is a well-known crawler's; its first 1024 characters tell."""
+    lowered = agent[:_LONGEST_AGENT].lower()
+    return any(crawler in lowered for crawler in CRAWLERS)
 
 
 def flag(value: Any) -> bool | LeftOut:

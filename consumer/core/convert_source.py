@@ -25,7 +25,7 @@ from consumer.core.amounts import MAX_COUNT, amount, count, is_zero
 from consumer.core.convert_decisions import REFUSALS
 from consumer.core.convert_fields import MOST_LANGUAGES, Fields, Task, Way, is_quantity
 from consumer.core.convert_paths import EACH, Source
-from consumer.core.convert_rules import Rule, total
+from consumer.core.convert_rules import Rule, click_id_of, is_crawler, total
 from consumer.core.convert_targets import CONTENTS, DECIDED, TARGETS, Target
 from consumer.core.convert_writer import Reader, Reads
 from consumer.core.model import CommerceEvent, ConversionEvent, Converted
@@ -56,6 +56,8 @@ class Generator:
             is_zero=is_zero,
             count=count,
             total=total,
+            click_id_of=click_id_of,
+            is_crawler=is_crawler,
             LeftOut=LeftOut,
             BLANK=LeftOut.BLANK,
             MALFORMED=LeftOut.MALFORMED,
@@ -91,6 +93,8 @@ class Generator:
         self._event_id()
         self._time()
         self._writer.line("warned = []")
+        if self._mapping.click_id_from_url:
+            self._writer.line("clicked = None")
         self._writer.line(
             'payload = {"event_name": name, "action_source": source, "event_time": seconds, "event_id": event_id}'
         )
@@ -211,8 +215,12 @@ class Generator:
         slot = f"{variable}[{target.key!r}]"
         if source is not None:
             self._read_field(target, source, slot)
+        if self._fields.takes_click_id(target):
+            with self._writer.block(f"if clicked is not None and {target.key!r} not in {variable}:"):
+                self._writer.line(f"{slot} = clicked")
         if constant is not None:
-            with self._writer.block(None if source is None else f"if {target.key!r} not in {variable}:"):
+            always = source is None and not self._fields.takes_click_id(target)
+            with self._writer.block(None if always else f"if {target.key!r} not in {variable}:"):
                 self._writer.line(f"{slot} = {constant!r}")
 
     def _read_field(self, target: Target, source: Source, slot: str) -> None:
@@ -289,7 +297,7 @@ class Generator:
         with block("if v is not None:"):
             if way is Way.TEXT:
                 with block(f"if {self._is_plain(rule, 'v')}:"):
-                    line(f"{slot} = v")
+                    self._put_sent(target, slot)
             with block("else:" if way is Way.TEXT else None):
                 if way is Way.REMEMBERED:
                     line(f"v = {self._remembered(target, source)}[v]")
@@ -297,6 +305,12 @@ class Generator:
                     with block("if v is not True and v is not False:" if way is Way.FLAG else None):
                         line(f"v = {self._bind(rule, 'rule')}(v)")
                 self._put(target, slot)
+
+    def _tell_crawlers(self) -> None:
+        """`v`, which is sent, is a user agent: warn where it is a crawler's."""
+        asked = f"{self._bind(self._fields.crawlers, 'cache')}[v]"
+        with self._writer.block(f"if {asked if self._trusting else 'is_crawler(v)'}:"):
+            self._writer.line(f"note_once(warned, {self._bind(decide.CRAWLER, 'warning')})")
 
     def _is_plain(self, rule: Rule, variable: str) -> str:
         """The condition under which text surely passes the rule as it is."""
@@ -316,10 +330,20 @@ class Generator:
             with block('elif source != "web":'):
                 line(f"warned.append({self._bind(decide.NOT_WEB, 'warning')})")
         with block("else:"):
-            line(f"{slot} = v")
-            if target.rule is amount:
-                with block("if v[0] == '0' and is_zero(v):"):
-                    line(f"note_once(warned, {self._bind(decide.zero_warning(target), 'warning')})")
+            self._put_sent(target, slot)
+
+    def _put_sent(self, target: Target, slot: str) -> None:
+        """`v` goes into `slot`, and what else follows from what is sent."""
+        line, block = self._writer.line, self._writer.block
+        line(f"{slot} = v")
+        if target.rule is amount:
+            with block("if v[0] == '0' and is_zero(v):"):
+                line(f"note_once(warned, {self._bind(decide.zero_warning(target), 'warning')})")
+        if self._fields.gives_click_id(target):
+            with block("if 'epik=' in v:"):
+                line("clicked = click_id_of(v)")
+        if self._fields.warns_of_crawlers(target):
+            self._tell_crawlers()
 
     def _put_count(self, target: Target, slot: str, *more: str) -> None:
         """As `_put` for a count: a negative one refuses the event."""

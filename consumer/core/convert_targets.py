@@ -5,12 +5,14 @@ types against it, the generated converter and the tests' reference both read rul
 lives here once. Names are dotted (``user_data.em``); ``custom_data.contents[].id`` is a field of every item.
 ``ad_account_id`` is no field of the event but picks the account; it is a target of the mapping all the same.
 
-The closed objects are those of the platform's OpenAPI description 5.23.0, without what we never send.
+The closed objects are those of the platform's OpenAPI description 5.28, without what we never send; what came later,
+or is known from one reading of the endpoint's page only, is `NEW_TARGETS`.
 """
 
 from __future__ import annotations
 
 from enum import Enum
+from functools import cache
 from typing import Final, NamedTuple
 
 from consumer.core import convert_rules as rules
@@ -20,6 +22,7 @@ from consumer.core.normalise import (
     client_ip_address,
     external_id_as_written,
     hashing,
+    phone_with_code,
     text_of,
 )
 
@@ -74,33 +77,32 @@ EVENT_NAMES: Final = frozenset(
         "add_to_cart",
         "add_to_wishlist",
         "app_install",
+        "app_open",
         "checkout",
+        "contact",
         "custom",
+        "customize_product",
+        "find_location",
         "initiate_checkout",
         "lead",
         "page_visit",
+        "schedule",
         "search",
         "signup",
+        "start_trial",
+        "submit_application",
         "subscribe",
         "view_category",
         "view_content",
         "watch_video",
     }
 )
-"""Event names of the OpenAPI description."""
+"""The standard event names: those of the OpenAPI description, and the seven that came with 5.28."""
 
-NEWER_EVENT_NAMES: Final = frozenset(
-    {
-        "app_open",
-        "contact",
-        "customize_product",
-        "find_location",
-        "schedule",
-        "start_trial",
-        "submit_application",
-    }
-)
-"""Names that newer guides add; behind the mapping's `newer_event_names`."""
+MOST_OWN_EVENTS: Final = 15
+"""Names of its own that an advertiser may register."""
+LONGEST_OWN_EVENT: Final = 100
+"""Characters of one."""
 
 ACTION_SOURCES: Final = ("web", "app_ios", "app_android", "offline")
 
@@ -249,12 +251,13 @@ def _table() -> list[Target]:
         *_hashed(),
         Target("user_data.client_ip_address", client_ip_address, "an IP address", _TEXT),
         *(_text(f"user_data.{key}") for key in ("client_user_agent", "click_id", "partner_id")),
+        _choice("user_data.customer_type", "new returning")._replace(constant=False),
         Target("custom_data.currency", rules.currency, "a code of ISO 4217", _TEXT, Arity.ONE, "unknown_currency"),
         _amount("custom_data.value"),
         Target("custom_data.content_ids", text_of, "text", _TEXT, Arity.ALL, constant=False),
         *(_text(f"custom_data.{key}") for key in ("content_name", "content_category", "content_brand")),
         *(_text(f"{CONTENTS}.{key}")._replace(arity=Arity.ITEM, constant=False) for key in
-          ("id", "item_name", "item_category", "item_brand")),
+          ("id", "item_name", "item_category", "item_brand", "item_brand_id")),
         _amount(f"{CONTENTS}.item_price", Arity.ITEM)._replace(constant=False),
         Target(f"{CONTENTS}.quantity", count, f"a whole number up to {MAX_COUNT}", _TEXT, Arity.ITEM,
                constant=False),
@@ -270,6 +273,12 @@ def _table() -> list[Target]:
 TARGETS: Final[dict[str, Target]] = {target.name: target for target in _table()}
 """Dotted name -> target, in payload order."""
 
+NEW_TARGETS: Final = {
+    f"{CONTENTS}.item_brand_id": "since 5.28",
+    "user_data.customer_type": "as one reading of 5.31 has it",
+}
+"""Targets that the platform takes only of late -> since when: never sent unless a mapping asks for them."""
+
 DECIDED: Final = frozenset({"event_name", "action_source", "event_time", "event_id", "ad_account_id"})
 """Targets that the converter decides on itself, before anything else is read."""
 
@@ -277,3 +286,9 @@ EXTERNAL_ID_AS_WRITTEN: Final = TARGETS["user_data.external_id"]._replace(
     rule=hashing(external_id_as_written)
 )
 """The target of ``external_id`` where the browser tag keeps the case."""
+
+
+@cache
+def phone_target(code: str) -> Target:
+    """The target of ``ph`` where the country's `code` is put before numbers without one."""
+    return TARGETS["user_data.ph"]._replace(rule=hashing(phone_with_code(code)))

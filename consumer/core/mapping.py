@@ -14,6 +14,7 @@ Errors are one line, name the file and the key, and say what to do.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,25 +26,38 @@ from consumer.core.convert_targets import (
     CONTENTS,
     EVENT_NAMES,
     EXTERNAL_ID_AS_WRITTEN,
+    LONGEST_OWN_EVENT,
+    MOST_OWN_EVENTS,
     NEVER_SENT,
-    NEWER_EVENT_NAMES,
     TARGETS,
     TIME_UNITS,
     Arity,
     Target,
+    phone_target,
 )
-from consumer.core.normalise import LeftOut
+from consumer.core.normalise import LeftOut, trim
 from consumer.errors import MappingError
 
 FILTER: Final = "!filter"
 """What stands in `[event_names]` for an event type that is not sent."""
 
-_TABLES = ("event_names", "action_sources", "fields", "constants", "consent", "dedup")
+_TABLES = ("event_names", "own_events", "action_sources", "fields", "constants", "consent", "dedup")
 _CHOICES = {
     "unknown_event_name": ("refuse", "custom", "filter"),
     "external_id_case": ("lower", "as_written"),
     "time_unit": tuple(TIME_UNITS),
 }
+_WITHOUT_EFFECT: Final = {
+    "newer_event_names": "newer_event_names has no effect any more, as all 22 standard event names are known: take the "
+    "line away"
+}
+"""Keys of older versions that are accepted -> what is told of them."""
+_DERIVED: Final = {
+    "custom_data.content_ids": f"{CONTENTS}.id",
+    "custom_data.num_items": f"{CONTENTS}.quantity",
+}
+"""Targets that are filled from the items where the mapping has no line for them -> from which field of an item."""
+_PHONE_CODE = re.compile(r"(?:[1-9][0-9]{0,2})?")
 _REQUIRED = ("event_id", "event_name", "event_time", "action_source")
 _BOOLEAN = frozenset({"boolean"})
 
@@ -62,8 +76,8 @@ class Mapping:
 
     event_names: dict[str, str]
     """Event type, exact -> conversion name or `FILTER`."""
-    known_event_names: frozenset[str]
-    """Conversion names that mean themselves."""
+    own_events: tuple[str, ...]
+    """Event names that the advertiser registered, sent as they are; a record's type that is one means itself."""
     unknown_event_name: str
     """``refuse``, ``custom`` or ``filter``."""
     action_sources: dict[str, str]
@@ -79,14 +93,26 @@ class Mapping:
     """What identifies an event within account and name; None: its ``event_id``."""
     external_id_case: str
     """``lower`` or ``as_written``."""
-    newer_event_names: bool
+    phone_country_code: str
+    """Put before phone numbers without one; empty: never."""
     time_unit: str
     """Unit of a time whose schema type does not say, a key of `TIME_UNITS`."""
+    click_id_from_url: bool
+    """Whether an event without a click id takes it from the address of its page."""
+    warnings: tuple[str, ...]
+    """What is allowed, and should be changed: one line each."""
+
+    @property
+    def known_event_names(self) -> frozenset[str]:
+        """All names that events may be sent under."""
+        return EVENT_NAMES.union(self.own_events)
 
     def target(self, name: str) -> Target:
         """The target called `name`, with the rule that this mapping's settings choose."""
         if name == "user_data.external_id" and self.external_id_case == "as_written":
             return EXTERNAL_ID_AS_WRITTEN
+        if name == "user_data.ph" and self.phone_country_code:
+            return phone_target(self.phone_country_code)
         return TARGETS[name]
 
     @property
@@ -129,7 +155,7 @@ def _parsed(toml: str, name: str) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise MappingError(f"{name}: not TOML: {reason}") from error
-    allowed = (*_TABLES, *_CHOICES, "newer_event_names")
+    allowed = (*_TABLES, *_CHOICES, "phone_country_code", *_WITHOUT_EFFECT)
     for key, value in tables.items():
         if key not in allowed:
             raise MappingError(
@@ -163,6 +189,9 @@ class _Loader:
         self._tables = {key: {**default.get(key, {}), **overlay.get(key, {})} for key in _TABLES}
         self._settings = {key: value for key, value in {**default, **overlay}.items() if key not in _TABLES}
         self._written = overlay["fields"]
+        self._warnings = tuple(
+            f"{overlay_name}: {text}" for key, text in _WITHOUT_EFFECT.items() if key in overlay
+        )
         try:
             self._paths = SchemaPaths(schema)
         except NoSuchPath as error:
@@ -172,26 +201,29 @@ class _Loader:
         for key, choices in _CHOICES.items():
             if self._settings.get(key) not in choices:
                 self._fail(f"{key} must be one of {', '.join(map(repr, choices))}")
-        newer = self._settings.get("newer_event_names")
-        if not isinstance(newer, bool):
-            self._fail("newer_event_names must be true or false")
-        known = EVENT_NAMES | NEWER_EVENT_NAMES if newer else EVENT_NAMES
+        phone_code = self._settings.get("phone_country_code")
+        if not isinstance(phone_code, str) or not _PHONE_CODE.fullmatch(phone_code):
+            self._fail('phone_country_code must be one to three digits in quotes, like "49", or "" for none')
+        own_events = self._own_events()
+        known = EVENT_NAMES.union(own_events)
         sources = self._sources()
         constants = self._constants(known)
         self._check_required([name for name in _REQUIRED if name not in sources and name not in constants])
         return Mapping(
             event_names=self._event_names(known),
-            known_event_names=known,
+            own_events=own_events,
             unknown_event_name=self._settings["unknown_event_name"],
             action_sources=self._action_sources(),
             sources=sources,
-            proposed=frozenset(name for name in sources if not self._is_written(name)),
+            proposed=frozenset(name for name in sources if name in self._proposed),
             constants=constants,
             consent=self._consent(),
             dedup_key=self._dedup_key(),
+            phone_country_code=phone_code,
             external_id_case=self._settings["external_id_case"],
-            newer_event_names=newer,
             time_unit=self._settings["time_unit"],
+            click_id_from_url="event_source_url" in sources and not self._is_taken_away("user_data.click_id"),
+            warnings=self._warnings,
         )
 
     def _check_required(self, missing: list[str]) -> None:
@@ -216,14 +248,46 @@ class _Loader:
     def _event_names(self, known: frozenset[str]) -> dict[str, str]:
         names = self._entries("event_names")
         for key, name in names.items():
-            if name == FILTER or name in known:
-                continue
-            hint = "set newer_event_names = true" if name in NEWER_EVENT_NAMES else self._nearest_event(name)
-            self._fail(f"[event_names] {key!r}: {name!r} is not an event name of the platform; {hint}")
+            if name != FILTER and name not in known:
+                self._fail(
+                    f"[event_names] {key!r}: {name!r} is not an event name of the platform; the nearest is "
+                    f"{_nearest(name, sorted(known))!r}, {FILTER!r} means: do not send, and a name that you "
+                    "registered with Pinterest is declared in [own_events]"
+                )
         return names
 
-    def _nearest_event(self, name: str) -> str:
-        return f"the nearest is {_nearest(name, sorted(EVENT_NAMES))!r}, and {FILTER!r} means: do not send"
+    def _own_events(self) -> tuple[str, ...]:
+        """The names that the advertiser registered, in the order they are written."""
+        table = self._tables["own_events"]
+        self._check_keys("own_events", table, ("names",))
+        names = table.get("names", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            self._fail('[own_events] names must be a list of texts: names = ["loyalty_joined"]')
+        for name in names:
+            self._check_own_event(name)
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            self._fail(f"[own_events] {twice[0]!r} stands there twice: take one away")
+        if len(names) > MOST_OWN_EVENTS:
+            self._fail(
+                f"[own_events] declares {len(names)} names, but an advertiser may register {MOST_OWN_EVENTS}: take "
+                "those away that are not registered"
+            )
+        return tuple(names)
+
+    def _check_own_event(self, name: str) -> None:
+        """That it can be a name, and is none of the platform's."""
+        shown = repr(name[:LONGEST_OWN_EVENT])
+        if name.strip().lower() in EVENT_NAMES:
+            self._fail(f"[own_events] {shown} is a standard event name, in any case: take it away")
+        if len(name) > LONGEST_OWN_EVENT:
+            self._fail(
+                f"[own_events] {shown}… has {len(name)} characters; {LONGEST_OWN_EVENT} is the most there may be"
+            )
+        if name != trim(name) or not name.isprintable():
+            self._fail(f"[own_events] {shown} has blanks around it, or characters that cannot be printed")
+        if not name or name == FILTER:
+            self._fail(f"[own_events] {shown} is no name: write it as you registered it with Pinterest")
 
     def _action_sources(self) -> dict[str, str]:
         for key, value in self._entries("action_sources").items():
@@ -252,7 +316,18 @@ class _Loader:
             elif self._paths.has(path):
                 found[name] = self._fitting_proposal(target, path)
         self._unify_items(found)
+        self._proposed = found.keys() - self._written.keys()
+        self._derive(found)
         return {name: found[name] for name in TARGETS if name in found}
+
+    def _derive(self, found: dict[str, Source]) -> None:
+        """Fill the items' ids and their number from the items, unless a line maps them or takes them away."""
+        for name, item_field in _DERIVED.items():
+            if name not in found and item_field in found and not self._is_taken_away(name):
+                found[name] = found[item_field]
+
+    def _is_taken_away(self, name: str) -> bool:
+        return name in self._written and not self._written[name]
 
     def _fitting(self, target: Target, path: str) -> Source:
         source = self._source(f"[fields] {target.name!r}", path)
@@ -286,7 +361,8 @@ class _Loader:
             self._fail(f"[fields] {target.name!r} takes one value, but {source.path!r} may give several")
 
     def _unify_items(self, found: dict[str, Source]) -> None:
-        """Item fields must come from one array. The user's array stands; the default's fields make way."""
+        """Item fields must come from one array. The user's array stands; the default's fields make way, and so do the
+        default's lines for what follows from the items."""
         items = {name: _item_steps(source) for name, source in found.items() if name.startswith(CONTENTS)}
         leading = [steps for name, steps in items.items() if self._is_written(name)] or list(items.values())
         for name, steps in items.items():
@@ -297,6 +373,14 @@ class _Loader:
                     f"[fields] {name!r}: all fields of {CONTENTS} must come from one array of the record"
                 )
             del found[name]
+        for name in _DERIVED:
+            if (
+                name in found
+                and not self._is_written(name)
+                and items
+                and _item_steps(found[name]) != leading[0]
+            ):
+                del found[name]
 
     def _constants(self, known: frozenset[str]) -> dict[str, Any]:
         constants = {}

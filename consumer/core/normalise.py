@@ -142,6 +142,30 @@ def _digits_of_phone(text: str) -> str:
     return _NOT_A_DIGIT.sub("", unicodedata.normalize("NFKC", text))
 
 
+_HAS_CODE = 11
+"""A number of so many digits that begins with its country's code is taken to have it: without it there are fewer."""
+
+
+def phone_with_code(code: str) -> Normaliser:
+    """As `phone`, with the country's `code` before a number that has none.
+
+    It has one if it begins with ``+`` or ``00``, or with `code` and is as long as it would be with it.
+    """
+
+    def normaliser(text: str) -> str | LeftOut:
+        number = phone(text)
+        if isinstance(number, LeftOut):
+            return number
+        begins = _PHONE_BEGINS.search(unicodedata.normalize("NFKC", text))
+        if begins is not None and begins[0] in ("+", "00"):
+            return number
+        return number if number.startswith(code) and len(number) >= _HAS_CODE else code + number
+
+    return normaliser
+
+
+_PHONE_BEGINS = re.compile(r"\+|00|[0-9]")
+
 _GENDERS = {
     "f": "f",
     "female": "f",

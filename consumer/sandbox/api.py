@@ -47,7 +47,7 @@ class Sandbox:
     :param seed: of the faults that are drawn.
     :param validate: False counts events unread, for benchmarks; then no ids are kept.
     :param limited_tokens: further tokens that are known but permitted nothing (403).
-    :param newer_event_names: also accept the names that only newer guides have.
+    :param own_events: event names that are registered beside the standard ones; see `register`.
     """
 
     def __init__(
@@ -62,14 +62,13 @@ class Sandbox:
         seed: int = 0,
         validate: bool = True,
         limited_tokens: Collection[str] = (),
-        newer_event_names: bool = False,
+        own_events: Collection[str] = (),
     ) -> None:
-        newer = rules.NEWER_EVENT_NAMES if newer_event_names else frozenset()
         policy = Policy(
             accounts=None if accounts is None else frozenset(accounts),
             limited_tokens=frozenset(limited_tokens),
             max_age=rules.MAX_AGE if check_age else None,
-            event_names=rules.KNOWN_EVENT_NAMES | newer,
+            event_names=rules.KNOWN_EVENT_NAMES.union(own_events),
             validate=validate,
         )
         self._platform = Platform(token, policy, most_ids=most_ids if validate else 0)
@@ -86,6 +85,10 @@ class Sandbox:
     @token.setter
     def token(self, token: str) -> None:
         self._platform.token = token
+
+    def register(self, own_events: Collection[str]) -> None:
+        """Also accepts events of these names."""
+        self._platform.register(own_events)
 
     @property
     def faults(self) -> Faults:

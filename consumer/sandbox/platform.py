@@ -12,7 +12,7 @@ from __future__ import annotations
 import hmac
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -83,6 +83,10 @@ class Platform:
         self._policy = policy
         self._most_ids = most_ids
         self.reset()
+
+    def register(self, own_events: Collection[str]) -> None:
+        """Also accepts events of these names."""
+        self._policy = replace(self._policy, event_names=self._policy.event_names.union(own_events))
 
     def reset(self) -> None:
         """Forgets all it has counted, and the quotas used."""

@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from consumer.app.check import api as questions
+from consumer.app.check import local
 from consumer.app.check.local import page
 from consumer.app.check.rows import Found
 from consumer.errors import SettingsError
@@ -27,6 +28,10 @@ ROWS = (
     *("settings", "schema", "mapping", "state folder", "key store", "page address", "brokers and topics"),
     *("consumer group", "dead-letter topics", "schema registry", "access token"),
 )
+NEW_FIELDS = """
+"custom_data.contents[].item_brand_id" = "order.items[].brand"
+"user_data.customer_type" = "customer.partner_id"
+"""
 VERDICTS = "ok|warning|failed|skipped"
 
 
@@ -77,7 +82,8 @@ def test_a_configuration_that_is_fit_to_run(kafka: Kafka, api: Api, tmp_path: Pa
     """Every row is there and none failed; exit code 0; the test events went through test mode and are not recorded."""
     topic = new_topic(kafka)
     found = check(run_environment(tmp_path, kafka, topic, new_group(), api.url), "--send-test-event")
-    assert set(found.rows) == {*ROWS, "test events"}
+    assert set(found.rows) == {*ROWS, "test view", "test events"}
+    assert "have its test view open before this is run: it has no history" in found.text("test view", "ok")
     assert found.code == 0
     assert found.names("failed") == set()
     assert found.names("skipped") == {"schema registry"}
@@ -85,6 +91,47 @@ def test_a_configuration_that_is_fit_to_run(kafka: Kafka, api: Api, tmp_path: Pa
     assert found.summary == "Fit to run, 1 warning."
     assert api.queries == ["test=true"]
     assert api.counts().accepted_events == 0
+
+
+class TestMapping:
+    """What is said of the mapping file; in this process, as nothing else is asked."""
+
+    def said(self, folder: Path, toml: str) -> tuple[str, list[str]]:
+        """The answer, and its warnings."""
+        file = folder / "mapping.toml"
+        file.write_text(toml)
+        kafka = Kafka("127.0.0.1:9", "none")
+        env = run_environment(
+            folder, kafka, "orders", "group", "http://127.0.0.1:9/v5", PINSTREAM_MAPPING_FILE=str(file)
+        )
+        found = Found(load(env))
+        asyncio.run(local.schema(found))
+        said = asyncio.run(local.mapping(found))
+        assert found.mapping is not None
+        return said.text, list(said.warnings)
+
+    def test_own_events_are_counted(self, tmp_path: Path) -> None:
+        """Against the fifteen that an advertiser may register, and by name."""
+        text, warnings = self.said(tmp_path, '[own_events]\nnames = ["loyalty_joined", "Store visit"]')
+        assert (
+            "own events: 2 of the 15 that may be registered with Pinterest: loyalty_joined, Store visit"
+            in text
+        )
+        assert warnings == []
+        text, _ = self.said(tmp_path, "")
+        assert "own events" not in text
+
+    def test_a_setting_without_effect_is_told(self, tmp_path: Path) -> None:
+        """`newer_event_names` of older versions."""
+        _, [warning] = self.said(tmp_path, "newer_event_names = true")
+        assert "newer_event_names has no effect any more" in warning
+
+    def test_what_is_new_at_the_platform_is_told(self, tmp_path: Path) -> None:
+        """Fields that it takes only of late: how to find out whether it does."""
+        _, [warning] = self.said(tmp_path, f"[fields]\n{NEW_FIELDS}")
+        assert "custom_data.contents[].item_brand_id (since 5.28)" in warning
+        assert "user_data.customer_type (as one reading of 5.31 has it)" in warning
+        assert "--send-test-event" in warning
 
 
 def test_divided_by_workers(kafka: Kafka, api: Api, tmp_path: Path) -> None:
@@ -418,6 +465,24 @@ class TestTestEvents:
             for account in (ACCOUNT, "549755885176")
             for event in ("page_visit", "checkout")
         ]
+
+    def test_what_is_new_goes_in_a_call_of_its_own(self, api: Api, tmp_path: Path) -> None:
+        """Where the mapping asks for it: it is seen whether the platform takes it, and nothing else fails."""
+        file = tmp_path / "mapping.toml"
+        file.write_text(f"[fields]\n{NEW_FIELDS}")
+        kafka = Kafka("127.0.0.1:9", "none")
+        env = run_environment(tmp_path, kafka, "orders", "group", api.url, PINSTREAM_MAPPING_FILE=str(file))
+        found = Found(load(env))
+        asyncio.run(local.schema(found))
+        asyncio.run(local.mapping(found))
+        rows = asyncio.run(questions.test_events(found))
+        assert [row.text.split(" (")[0] for row in rows] == [
+            f"{ACCOUNT}: {event} processed" for event in ("page_visit", "checkout", "checkout")
+        ]
+        assert api.queries == ["test=true", "test=true"]
+        [_, _, newer] = api.events
+        assert newer["user_data"]["customer_type"] == "new"
+        assert newer["custom_data"]["contents"][0]["item_brand_id"] == "pinstream-check"
 
     @pytest.mark.parametrize(
         ("status", "verdict", "mending"),

@@ -62,6 +62,20 @@ def test_duplicates_broken_records_and_an_api_that_misbehaves(tmp_path: Path) ->
     assert faulty["sandbox"]["calls"].keys() - {"200"}, "the sandbox behaved"
 
 
+def test_names_of_ones_own(tmp_path: Path) -> None:
+    """What the mapping declares is registered with the sandbox, and arrives under its name."""
+    mapping = tmp_path / "mapping.toml"
+    mapping.write_text('[own_events]\nnames = ["Loyalty joined"]\n[event_names]\njoined = "Loyalty joined"')
+    with (tmp_path / "orders.avro").open("wb") as file:
+        kinds = ("Loyalty joined", "joined", "app_open", "loyalty joined")
+        fastavro.writer(file, SCHEMA, [commerce_event(f"e-{kind}", event_type=kind) for kind in kinds])
+    env = bare_environment(tmp_path) | {"PINSTREAM_MAPPING_FILE": str(mapping)}
+    done = command("demo", "--file", str(tmp_path / "orders.avro"), "--json", env=env)
+    document = document_of(done.stdout)
+    assert document["counts"]["delivered_by_event_name"] == {"Loyalty joined": 2, "app_open": 1}
+    assert document["ledger"]["dead_lettered"] == 1
+
+
 def test_a_file(tmp_path: Path) -> None:
     """``--file`` sends its records, as if they happened now; ``--duplicates`` repeats some of them."""
     with (tmp_path / "orders.avro").open("wb") as file:

@@ -30,7 +30,7 @@ def ask(url: str, body: dict[str, Any] | None = None, token: str = "sandbox") ->
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serves_until_told_and_says_what_it_counted(tmp_path: Path, number: signal.Signals) -> None:
     """It announces its URL, answers, refuses a wrong token and an unknown account, counts, and ends with 0."""
-    arguments = ("sandbox", "--port", "0", "--account", "549755885175")
+    arguments = ("sandbox", "--port", "0", "--account", "549755885175", "--own-event", "Store visit")
     with Process(tmp_path, *arguments, env=bare_environment(tmp_path)) as process:
         line = process.until(lambda: next(iter(process.stderr.splitlines()), None), "its address")
         url = line.partition("PINTEREST_API_URL=")[2].split()[0]
@@ -39,15 +39,17 @@ def test_serves_until_told_and_says_what_it_counted(tmp_path: Path, number: sign
             "user_data": {"em": ["a" * 64]},
         }  # fmt: skip
         events = f"{url}/ad_accounts/549755885175/events"
+        own, unknown = ({**event, "event_name": name} for name in ("Store visit", "Shop visit"))
         assert ask(events, {"data": [event, event]})[1]["num_events_processed"] == 2
+        assert ask(events, {"data": [own, unknown]})[1]["num_events_processed"] == 1
         assert ask(events, {"data": [event]}, token="other")[0] == 401
         assert ask(f"{url}/ad_accounts/1/events", {"data": [event]})[0] == 404
         counts = ask(line.split()[-1])[1]
-        assert (counts["accepted_events"], counts["distinct_event_ids"]) == (2, 1)
+        assert (counts["accepted_events"], counts["distinct_event_ids"]) == (3, 2)
         code, seconds = process.stop(number)
     assert code == 0
     assert seconds < 5
-    assert process.stderr.splitlines()[-1] == "accepted 2 events, 1 distinct"
+    assert process.stderr.splitlines()[-1] == "accepted 3 events, 2 distinct"
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ language = "props.lang"
 "user_data.db" = "born"
 "user_data.em" = "mail"
 "user_data.hashed_maids" = "maid"
-"user_data.click_id" = "mail"
+event_source_url = "props.page"
+"user_data.client_user_agent" = "props.agent"
 "device_info.languages" = "mail"
 "app_info.install_time" = "at"
 "device_info.battery_level" = "props.battery"
@@ -97,6 +98,7 @@ key = "props.key"
 """
 DEFAULT_OVERLAY = """
 unknown_event_name = "custom"
+phone_country_code = "49"
 [fields]
 "custom_data.content_name" = "order.items[].name"
 "device_info.type" = "device.type"
@@ -104,6 +106,11 @@ unknown_event_name = "custom"
 "custom_data.predicted_ltv" = "search_query"
 "custom_data.num_items" = "order.items[].price"
 "custom_data.contents[].quantity" = ""
+"custom_data.contents[].item_brand_id" = "order.items[].brand"
+"user_data.customer_type" = "customer.gender"
+"user_data.client_user_agent" = "customer.user_agent"
+[own_events]
+names = ["Store visit", "é"]
 [constants]
 "custom_data.opt_out_type" = "LDP"
 """
@@ -136,6 +143,17 @@ TEXTS = st.one_of(
             "203.0.113.7",
             "::",
             "https://shop.example/?q=1",
+            "https://shop.example/?epik=dj0%2B",
+            " HTTPS://Shop.Example/é?q=1&epik=a#b",
+            "Mozilla/5.0 (compatible; bingbot/2.0)",
+            "PINTERESTBOT",
+            "Store visit",
+            "new",
+            "0171 1234567",
+            "+1 (415) 555-0134",
+            "0049-171",
+            "４９ 171 1234567",
+            "app_open",
             "checkout",
             "order_completed",
             "page_viewed",
@@ -215,8 +233,8 @@ def _complex(schema: Any, wild: bool, named: dict[str, Any], depth: int) -> st.S
     if schema["type"] == "array":
         return st.lists(shaped(schema["items"], wild, named, depth - 1), max_size=3)
     if schema["type"] == "map":
-        keys = st.sampled_from(["out", "lang", "battery", "consent", "key"])
-        return st.dictionaries(keys, shaped(schema["values"], wild, named, depth), max_size=5)
+        keys = st.sampled_from(["out", "lang", "battery", "consent", "key", "page", "agent"])
+        return st.dictionaries(keys, shaped(schema["values"], wild, named, depth), max_size=7)
     return st.sampled_from(schema["symbols"])
 
 

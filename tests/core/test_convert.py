@@ -15,7 +15,13 @@ import orjson
 import pytest
 
 from consumer.core.convert import FILTER_CODES, REJECTION_CODES, WARNING_CODES, Converter
-from consumer.core.convert_decisions import NOT_WEB, OPT_OUT_TYPE_IGNORED, warnings_of, zero_warning
+from consumer.core.convert_decisions import (
+    CRAWLER,
+    NOT_WEB,
+    OPT_OUT_TYPE_IGNORED,
+    warnings_of,
+    zero_warning,
+)
 from consumer.core.convert_targets import TARGETS
 from consumer.core.mapping import load_mapping
 from consumer.core.model import ConversionEvent, Converted, Filtered, Rejection, Stage
@@ -242,7 +248,7 @@ def test_messages_hold_no_values_of_the_record() -> None:
 
 def test_warnings_are_of_closed_sets() -> None:
     """Whatever is warned of has a code and a field that exist: so it can be counted by both, and fit into labels."""
-    possible = [NOT_WEB, OPT_OUT_TYPE_IGNORED, *map(zero_warning, TARGETS.values())]
+    possible = [NOT_WEB, OPT_OUT_TYPE_IGNORED, CRAWLER, *map(zero_warning, TARGETS.values())]
     possible += [one for target in TARGETS.values() for one in warnings_of(target).values()]
     assert {one.code for one in possible} == WARNING_CODES
     assert {one.field for one in possible} == set(TARGETS)

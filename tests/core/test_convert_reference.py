@@ -19,6 +19,7 @@ from consumer.core.convert import Converter
 from consumer.core.convert_decisions import (
     BY_CONSENT,
     BY_EVENT_NAME,
+    CRAWLER,
     NOT_WEB,
     OPT_OUT_TYPE_IGNORED,
     REFUSALS,
@@ -30,7 +31,7 @@ from consumer.core.convert_decisions import (
     warnings_of,
     zero_warning,
 )
-from consumer.core.convert_rules import total
+from consumer.core.convert_rules import click_id_of, is_crawler, total
 from consumer.core.convert_targets import CONTENTS, DECIDED, TARGETS, Arity, Target
 from consumer.core.mapping import Mapping, load_mapping
 from consumer.core.model import CommerceEvent, ConversionEvent, Converted, Rejection, Warned
@@ -90,6 +91,10 @@ class Reference:
         }
         for parent in ("", "app_info", "device_info", "user_data"):
             self.fill(payload, parent, event)
+        self.click(payload, event)
+        agent = self.field(TARGETS["user_data.client_user_agent"], event)
+        if agent is not None and is_crawler(agent):
+            self.warned.append(CRAWLER)
         if "event_source_url" in payload and source != "web":
             del payload["event_source_url"]
             self.warned.append(NOT_WEB)
@@ -153,6 +158,15 @@ class Reference:
         if target.arity is Arity.ALL:
             return (list(dict.fromkeys(sent)) if target.hashed else sent[:100]) or None
         return sent[0] if sent else None
+
+    def click(self, payload: dict[str, Any], event: CommerceEvent) -> None:
+        """The click id of the page's address, where the record gives none."""
+        own = self.field(TARGETS["user_data.click_id"], event)
+        address = self.field(TARGETS["event_source_url"], event)
+        if own is None and address is not None and self.mapping.click_id_from_url:
+            found = click_id_of(address) if payload["action_source"] == "web" else None
+            if found is not None:
+                payload.setdefault("user_data", {})["click_id"] = found
 
     def contents(self, payload: dict[str, Any], event: CommerceEvent) -> None:
         """The items, one by one."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from consumer.core.convert_targets import EVENT_NAMES, TARGETS
+from consumer.core.convert_targets import EVENT_NAMES, NEW_TARGETS, TARGETS
 from consumer.core.mapping import FILTER, Mapping, load_mapping
 from consumer.errors import MappingError
 
@@ -93,6 +93,76 @@ def test_tables_are_laid_over_key_by_key() -> None:
     assert mapping.sources["user_data.ph"].path == "customer.phones"
 
 
+def test_own_events_are_names_to_be_sent_under() -> None:
+    """Fifteen, of a hundred characters each, of what is printable; [event_names] and constants may name them."""
+    names = ["Store visit", "\u00e9" * 100, *(f"own {n}" for n in range(13))]
+    mapping = load(f'[own_events]\nnames = {json.dumps(names)}\n[event_names]\nx = "Store visit"')
+    assert list(mapping.own_events) == names
+    assert mapping.event_names["x"] == "Store visit"
+    assert mapping.known_event_names == EVENT_NAMES | set(names)
+    assert len(EVENT_NAMES) == 22
+    assert load('[own_events]\nnames = ["y"]\n[constants]\nevent_name = "y"').constants["event_name"] == "y"
+    assert load().own_events == ()
+
+
+@pytest.mark.parametrize("value", ["true", "false", '"yes"'])
+def test_a_setting_without_effect_is_accepted_and_told(value: str) -> None:
+    """`newer_event_names` stands in mappings that were written for older versions."""
+    mapping = load(f"newer_event_names = {value}")
+    assert mapping.event_names == load().event_names
+    [warning] = mapping.warnings
+    assert warning.startswith("my.toml: newer_event_names has no effect any more")
+    assert warning.endswith("take the line away")
+    assert load().warnings == ()
+
+
+def test_what_is_new_at_the_platform_has_no_default_source() -> None:
+    """An account for which a field is not known yet would answer a whole call with a 400."""
+    assert not NEW_TARGETS.keys() & load().sources.keys()
+    assert NEW_TARGETS.keys() <= TARGETS.keys()
+
+
+LINES = field(
+    "lines",
+    {
+        "type": "array",
+        "items": record(field("code", "string"), field("pieces", ["null", "int"]), name="Line"),
+    },
+)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [record(*BARE["fields"], LINES), {**SCHEMA, "fields": [*SCHEMA["fields"], LINES]}],
+    ids=["own", "grown"],
+)
+def test_ids_and_their_number_follow_from_the_items(schema: dict[str, Any]) -> None:
+    """Where only the items are mapped; what a line says holds, and "" takes it away. The packaged mapping's own lines
+    make way for items of another array."""
+    items = """
+    [fields]
+    "custom_data.contents[].id" = "lines[].code"
+    "custom_data.contents[].quantity" = "lines[].pieces"
+    """
+    mapping = load(items, schema)
+    assert mapping.sources["custom_data.content_ids"].path == "lines[].code"
+    assert mapping.sources["custom_data.num_items"].path == "lines[].pieces"
+    assert not {"custom_data.content_ids", "custom_data.num_items"} & mapping.proposed
+    mapping = load(f'{items}"custom_data.content_ids" = ""\n"custom_data.num_items" = ""', schema)
+    assert not {"custom_data.content_ids", "custom_data.num_items"} & mapping.sources.keys()
+    mapping = load(f'{items}"custom_data.content_ids" = "event_type"', schema)
+    assert mapping.sources["custom_data.content_ids"].path == "event_type"
+
+
+def test_the_click_id_follows_from_the_address() -> None:
+    """Where there is one to be sent; not where "" takes the click id away."""
+    assert load().click_id_from_url
+    assert not load(schema=BARE).click_id_from_url
+    assert load('[fields]\nevent_source_url = "event_id"', BARE).click_id_from_url
+    assert not load('[fields]\n"user_data.click_id" = ""').click_id_from_url
+    assert not load('[fields]\nevent_source_url = ""').click_id_from_url
+
+
 def test_dotted_names_need_no_quotes() -> None:
     """TOML reads ``user_data.em = …`` as a table; so does a table of its own. Both mean the field."""
     for overlay in (
@@ -167,12 +237,33 @@ ERRORS = {
         "'x': 'purchase' is not an event name of the platform",
     ),
     "an event name in capitals": ('[event_names]\nx = "Checkout"', "the nearest is"),
-    "a newer event name": ('[event_names]\nx = "app_open"', "set newer_event_names = true"),
+    "an own name that is not declared": (
+        '[event_names]\nx = "loyalty"',
+        "a name that you registered with Pinterest is declared in [own_events]",
+    ),
+    "own events that are no list": ('[own_events]\nnames = "loyalty"', 'names = ["loyalty_joined"]'),
+    "own events without the word": (
+        "[own_events]\nloyalty = true",
+        "'loyalty' is not a key; the nearest is 'names'",
+    ),
+    "own events that are no table": ('own_events = ["loyalty"]', "write [own_events]"),
+    "an own event that is standard": (
+        '[own_events]\nnames = ["Check" , "Checkout"]',
+        "'Checkout' is a standard",
+    ),
+    "an own event twice": ('[own_events]\nnames = ["a", "b", "a"]', "'a' stands there twice"),
+    "sixteen own events": (f"[own_events]\nnames = {[f'n{n}' for n in range(16)]}", "declares 16 names"),
+    "an own event of 101 characters": (f'[own_events]\nnames = ["{"é" * 101}"]', "has 101 characters"),
+    "an own event with blanks around it": ('[own_events]\nnames = ["a "]', "blanks around it"),
+    "an own event with a line end": ('[own_events]\nnames = ["a\\nb"]', "cannot be printed"),
+    "an own event that is empty": ('[own_events]\nnames = [""]', "is no name"),
+    "an own event that means to filter": ('[own_events]\nnames = ["!filter"]', "is no name"),
     "an event name that is no text": ("[event_names]\nx = 1", "must be text in quotes"),
     "an action source that is none": ('[action_sources]\nx = "ios"', "the nearest is 'app_ios'"),
     "a choice that is none": ('unknown_event_name = "drop"', "must be one of 'refuse', 'custom', 'filter'"),
     "a time unit that is none": ('time_unit = "ms"', "must be one of 'seconds'"),
-    "a flag that is none": ('newer_event_names = "yes"', "must be true or false"),
+    "a calling code with a plus": ('phone_country_code = "+49"', "must be one to three digits"),
+    "a calling code that is no text": ("phone_country_code = 49", "must be one to three digits"),
     "a constant id": ('[constants]\nevent_id = "x"', "cannot be a constant"),
     "a constant time": ("[constants]\nevent_time = 1", "cannot be a constant"),
     "a constant account": ('[constants]\nad_account_id = "1"', "cannot be a constant"),

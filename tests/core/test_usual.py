@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from consumer.core.convert_program import COMPILED, USUAL, Usual, usual_of
-from consumer.core.convert_rules import CalendarDay, Rule
+from consumer.core.convert_rules import CRAWLERS, CalendarDay, Rule, click_id_of, is_crawler
 from consumer.core.convert_targets import TARGETS
 from tests.core.test_fused import numbers
 
@@ -185,3 +185,32 @@ def test_every_day_of_the_calendar_is_hashed_at_a_glance() -> None:
     leap = [date(year, 2, 28).toordinal() - date(1970, 1, 1).toordinal() for year in range(1, 10_000, 7)]
     for day in [*days, *leap, *(one + 1 for one in leap)]:
         assert _usual.digest_of(Usual.DAY, day) == BY_DAYS(day)
+
+
+@pytest.mark.parametrize("crawler", CRAWLERS)
+def test_no_crawler_goes_unseen(crawler: str) -> None:
+    """What is told at a glance of an agent is only that it is none: each of the names is looked at more closely."""
+    for name in (crawler, crawler.upper(), crawler.title()):
+        assert _usual.may_be_a_crawler(f"Mozilla/5.0 (compatible; {name}/1.0)".encode())
+        assert _usual.may_be_a_crawler(name.encode())
+        assert is_crawler(f"x {name} y")
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(st.sampled_from("bBoOtTiIdDeEaAlLhHpPuUrRsS ?&=k1"), max_size=40))
+def test_what_is_seen_at_a_glance_is_never_wrong(text: str) -> None:
+    """An agent or an address that is passed over is no crawler's, and holds no click id."""
+    assert _usual.may_be_a_crawler(text.encode()) or not is_crawler(text)
+    assert _usual.may_give_click_id(text.encode()) or click_id_of(text) is None
+
+
+def test_only_addresses_with_the_parameter_are_looked_at() -> None:
+    """In their query, and with something behind it."""
+    told = {
+        "https://a/?epik=1": True,
+        "https://a/?x&epik=1": True,
+        "https://a/epik=1": False,
+        "https://a/?epik=": False,
+    }
+    for address, may in {**told, "": False, "?": False, "https://a/?ep": False}.items():
+        assert _usual.may_give_click_id(address.encode()) is may

@@ -8,7 +8,6 @@ import pytest
 
 from consumer.adapters.kafka import Bound
 from consumer.app.replay.options import (
-    PLATFORM_NAMES,
     ReplayOptions,
     check_values,
     parse_name,
@@ -16,6 +15,7 @@ from consumer.app.replay.options import (
     parse_where,
     read_options,
 )
+from consumer.core.convert_targets import EVENT_NAMES
 from consumer.errors import UsageError
 
 
@@ -80,11 +80,11 @@ def test_what_can_never_come_is_refused() -> None:
     """A slip, or the record's event type, would replay nothing and look done; the nearest name is told."""
     check_values(parse_where(["event_name=checkout", "ad_account=7"]), frozenset({"checkout"}), ("7",))
     with pytest.raises(UsageError, match="nearest that is sent is checkout"):
-        check_values(parse_where(["event_name=chekout"]), PLATFORM_NAMES, ())
+        check_values(parse_where(["event_name=chekout"]), EVENT_NAMES, ())
     with pytest.raises(UsageError, match="not the record's event type"):
         check_values(parse_where(["event_name=order_completed"]), frozenset({"checkout"}), ())
     with pytest.raises(UsageError, match="ad_account=8: not one of PINTEREST_AD_ACCOUNT_ID"):
-        check_values(parse_where(["ad_account=8"]), PLATFORM_NAMES, ("7",))
+        check_values(parse_where(["ad_account=8"]), EVENT_NAMES, ("7",))
 
 
 def test_the_fingerprint_is_of_what_is_replayed() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from consumer.core.convert_targets import TARGETS
+from consumer.core.convert_targets import EVENT_NAMES, TARGETS
 from consumer.core.normalise import HASHED_FIELDS
 from consumer.sandbox import rules
 from tests.sandbox.examples import REQUEST, SENT, digest, event, full_event
@@ -152,6 +152,7 @@ def test_the_envelope(body: Any, fits: bool) -> None:
     assert REQUEST.is_valid(body) is fits
 
 
-def test_the_names_of_the_rules_are_standard() -> None:
-    """The sandbox takes no name for a known one that the schema does not have among the standard ones."""
-    assert set(DEFINITIONS["standard_event_name"]["enum"]) >= rules.KNOWN_EVENT_NAMES
+def test_the_standard_names_are_those_that_the_converter_knows() -> None:
+    """All 22, here and there."""
+    assert set(DEFINITIONS["standard_event_name"]["enum"]) == rules.KNOWN_EVENT_NAMES == EVENT_NAMES
+    assert len(EVENT_NAMES) == 22

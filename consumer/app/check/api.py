@@ -1,11 +1,13 @@
 """Questions to the Conversions API, through its test mode: validated, not recorded (pinterest.md).
 
 Two events of nobody go to each ad account, one as plain and one as full as they come, so that an account, a token
-and the format are all tried. The answer is shown for each event.
+and the format are all tried. Where the mapping asks for fields that the platform takes only of late, one with them goes
+in a call of its own: an unknown field turns a whole call into a 400. The answer is shown for each event.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -16,6 +18,7 @@ import orjson
 from consumer.adapters.conversions_api import ConversionsApi
 from consumer.app import building
 from consumer.app.check.rows import Found, Row, Verdict
+from consumer.core.convert_targets import CONTENTS, NEW_TARGETS
 from consumer.core.delivery import (
     BatchRefused,
     EventOutcome,
@@ -27,10 +30,15 @@ from consumer.core.delivery import (
     request_id,
 )
 from consumer.core.interface import Answered, Send, Unanswered
+from consumer.core.mapping import Mapping as EventMapping
 from consumer.core.masking import mask
 from consumer.errors import PinstreamError
 
 WHAT = "test events"
+TEST_VIEW = (
+    "to see the test events in Events Manager, have its test view open before this is run: it has no history, and "
+    "shows only what arrives while it is open"
+)
 _DIGEST = "973dfe463ec85785f5f95af5ba3906eedb2d931c24e69824a89ea65dba4e813b"
 """That of an address under example.com."""
 _UNREACHED: Mapping[str, str] = {
@@ -64,10 +72,10 @@ async def test_events(found: Found) -> list[Row]:
     rows: list[Row] = []
     try:
         for number, account in enumerate(pinterest.ad_account_ids):
-            events = _events(int(time.time()))
-            body = orjson.dumps({"data": events})
-            answer = await api.send(Send(number, account, body, len(events)))
-            rows += [Row(WHAT, verdict, f"{account}: {text}") for verdict, text in _read(answer, events)]
+            for events in _calls(int(time.time()), found.mapping):
+                body = orjson.dumps({"data": events})
+                answer = await api.send(Send(number, account, body, len(events)))
+                rows += [Row(WHAT, verdict, f"{account}: {text}") for verdict, text in _read(answer, events)]
     finally:
         await api.close()
     return rows
@@ -94,9 +102,28 @@ def _events(now: int) -> list[dict[str, Any]]:
         },
     }
     return [
-        {"event_name": name, "event_id": f"pinstream-check-{uuid.uuid4()}", **plain, **more}
+        {"event_name": name, "event_id": _event_id(), **plain, **more}
         for name, more in (("page_visit", {}), ("checkout", full))
     ]
+
+
+def _calls(now: int, mapping: EventMapping | None) -> Iterator[list[dict[str, Any]]]:
+    """The events of each call to one account."""
+    events = _events(now)
+    yield events
+    asked = () if mapping is None else NEW_TARGETS.keys() & mapping.sources.keys()
+    if asked:
+        newer = copy.deepcopy(events[-1])
+        newer["event_id"] = _event_id()
+        if "user_data.customer_type" in asked:
+            newer["user_data"]["customer_type"] = "new"
+        if f"{CONTENTS}.item_brand_id" in asked:
+            newer["custom_data"]["contents"][0]["item_brand_id"] = "pinstream-check"
+        yield [newer]
+
+
+def _event_id() -> str:
+    return f"pinstream-check-{uuid.uuid4()}"
 
 
 def _read(answer: Answered | Unanswered, events: list[dict[str, Any]]) -> Iterator[tuple[Verdict, str]]:

@@ -13,6 +13,7 @@ from consumer.app import building
 from consumer.app.check.rows import Found, Said, Skip, count, names
 from consumer.app.workers.shares import check as divide
 from consumer.app.workers.shares import count_of, share
+from consumer.core.convert_targets import MOST_OWN_EVENTS, NEW_TARGETS
 from consumer.errors import PinstreamError, SettingsError
 from consumer.settings import Settings
 from consumer.web.listening import LOCAL_HOSTS, LOOPBACK, Place, is_taken, main_place, page_place, try_out
@@ -48,7 +49,18 @@ async def mapping(found: Found) -> Said:
     said = f"{file or 'the packaged mapping'} fits the schema: {count(len(fitting.sources), 'field')} with a source"
     # With an own file, a name that the schema happens to have in common with ours may be a surprise.
     proposed = [name for name in fitting.sources if file is not None and name in fitting.proposed]
-    return Said(said + (f"; by the packaged mapping's lines: {names(proposed)}" if proposed else ""))
+    said += f"; by the packaged mapping's lines: {names(proposed)}" if proposed else ""
+    if fitting.own_events:
+        said += (
+            f"; own events: {len(fitting.own_events)} of the {MOST_OWN_EVENTS} that may be registered with Pinterest: "
+            f"{', '.join(fitting.own_events)}"
+        )
+    new = [f"{name} ({since})" for name, since in NEW_TARGETS.items() if name in fitting.sources]
+    asked = (
+        [f"new at Pinterest, see with --send-test-event that it is taken: {', '.join(new)}"] if new else []
+    )
+    found.mapping = fitting
+    return Said(said, [*fitting.warnings, *asked])
 
 
 async def state_folder(found: Found) -> Said:

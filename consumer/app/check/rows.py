@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from consumer.adapters.kafka import ClusterView
+from consumer.core.mapping import Mapping
 from consumer.settings import Settings
 
 TIMEOUT = 10.0
@@ -49,6 +50,7 @@ class Found:
 
     settings: Settings
     schema: dict[str, Any] | None = None
+    mapping: Mapping | None = None
     cluster: ClusterView | None = None
     workers: str | None = None
     """As ``--workers`` has it; None: it was not asked for."""

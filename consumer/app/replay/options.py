@@ -8,12 +8,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
 from consumer.adapters.kafka import Bound, check_order, parse_bound
-from consumer.core.convert_targets import EVENT_NAMES, NEWER_EVENT_NAMES
 from consumer.core.selection import Condition, conditions
 from consumer.errors import UsageError
 
@@ -85,9 +84,6 @@ def check_values(where: Sequence[Condition], known: frozenset[str], accounts: Se
                 f"--where event_name={value}: the mapping sends no event of this name{hint} (it is the platform's "
                 "name that is asked for, not the record's event type)"
             )
-
-
-PLATFORM_NAMES: Final = EVENT_NAMES | NEWER_EVENT_NAMES
 
 
 def parse_rate(text: str | None) -> float | None:
