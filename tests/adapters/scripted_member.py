@@ -187,11 +187,11 @@ class Bench:
         self.told = Told()
         self.ready: deque[Chunk] = deque()
         config = {"partition.assignment.strategy": strategy, **(settings or {})}
-        made: list[FakeConsumer] = []
+        self.made: list[FakeConsumer] = []
 
         def make(config: dict[str, Any]) -> Any:
-            made.append(FakeConsumer(config))
-            return made[0]
+            self.made.append(FakeConsumer(config))
+            return self.made[-1]
 
         self.member = GroupMember(
             config,
@@ -202,8 +202,12 @@ class Bench:
             timeout=timeout,
             make_consumer=make,
         )
-        self.consumer = made[0]
         self.member.join(["t"])
+
+    @property
+    def consumer(self) -> FakeConsumer:
+        """The one that is used now."""
+        return self.made[-1]
 
     def fetch(self, *steps: Step, room: int = 100) -> list[Chunk]:
         """One fetch during which `steps`' first is played."""

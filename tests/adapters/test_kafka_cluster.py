@@ -128,6 +128,34 @@ async def test_unreadable_pattern_is_a_settings_error(each_kafka: Kafka) -> None
         await describe(each_kafka.config, ["^(unclosed"], 10.0)
 
 
+async def test_a_broker_that_wants_tls_is_told_as_that() -> None:
+    """It takes the connection and ends it at once, which librdkafka tells nobody but its log."""
+
+    async def end(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(end, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        line = await told({"bootstrap.servers": address}, ["t"], 2.0)
+        assert "wants TLS or a login: set KAFKA_SECURITY_PROTOCOL (SASL_SSL, SSL or SASL_PLAINTEXT)" in line
+        login = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN"}
+        credentials = {"sasl.username": "u", "sasl.password": "not-to-be-shown"}
+        line = await told({"bootstrap.servers": address, **login, **credentials}, ["t"], 2.0)
+        assert "set KAFKA_SECURITY_PROTOCOL (SASL_SSL)" in line
+        assert "not-to-be-shown" not in line
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_plaintext_against_a_login_says_so(kafka: Kafka) -> None:
+    """The broker's SASL listener."""
+    if kafka.sasl_bootstrap_servers is None:
+        pytest.skip("this broker has no SASL listener that is known here")
+    line = await told({"bootstrap.servers": kafka.sasl_bootstrap_servers}, ["t"], 2.0)
+    assert "set KAFKA_SECURITY_PROTOCOL" in line
+
+
 @pytest.mark.kafka
 async def test_produces_with_back_pressure(each_kafka: Kafka) -> None:
     """Many more records than the queue holds: all are acknowledged, and arrive as they were."""

@@ -142,6 +142,13 @@ class RealBroker:
         self._end(signal.SIGTERM)
         self._launch()
 
+    def replace(self) -> None:
+        """Another cluster in place of this one: killed, and begun anew on the same ports, with nothing on its disk."""
+        self._end(signal.SIGKILL)
+        shutil.rmtree(self.directory / "logs")
+        self._format("pinstreamTestClusterB")
+        self._launch()
+
     def pause(self) -> None:
         """SIGSTOP: connections stay, nothing answers."""
         if self._process is not None:
@@ -176,8 +183,8 @@ class RealBroker:
         text = "".join(f"{name}={value}\n" for name, value in properties.items())
         (self.directory / "server.properties").write_text(text)
 
-    def _format(self) -> None:
-        main = ["kafka.tools.StorageTool", "format", "-t", "pinstreamTestClusterA", "-c"]
+    def _format(self, cluster: str = "pinstreamTestClusterA") -> None:
+        main = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c"]
         command = self._java(*main, str(self.directory / "server.properties"), "--ignore-formatted")
         done = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False)
         if done.returncode != 0:

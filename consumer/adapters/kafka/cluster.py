@@ -33,6 +33,10 @@ _HOPELESS: Mapping[int, str] = {
 """Errors that no waiting mends when they are all that a first contact brings."""
 
 
+_WANTED: Mapping[str, str] = {"plaintext": "SASL_SSL, SSL or SASL_PLAINTEXT", "sasl_plaintext": "SASL_SSL"}
+"""What a broker may want that ends connections of this security protocol."""
+
+
 class ClusterView(NamedTuple):
     """What the cluster says. Topics map to their number of partitions."""
 
@@ -101,9 +105,17 @@ def _raise_hopeless(heard: Sequence[confluent_kafka.KafkaError]) -> None:
 
 def _unreachable(config: Config, timeout: float, heard: Sequence[confluent_kafka.KafkaError]) -> KafkaError:
     reasons = [error for error in heard if error.code() != _Code._ALL_BROKERS_DOWN]
+    where = f"Kafka: no broker answered at {config.get('bootstrap.servers')} within {timeout:g} s"
+    told = describe_error(reasons[0])
+    # librdkafka tells of each connection that cannot be made, and not of one that is made and ended by the broker.
+    wanted = _WANTED.get(str(config.get("security.protocol", "plaintext")).lower())
+    if wanted is not None and [error.code() for error in reasons] == [_Code._TRANSPORT]:
+        return KafkaError(
+            f"{where}: it takes connections and ends them at once, as one does that wants TLS or a login: set "
+            f"KAFKA_SECURITY_PROTOCOL ({wanted}), or correct KAFKA_BOOTSTRAP_SERVERS ({told})"
+        )
     return KafkaError(
-        f"Kafka: no broker answered at {config.get('bootstrap.servers')} within {timeout:g} s: check "
-        f"KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL and the network ({describe_error(reasons[0])})"
+        f"{where}: check KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL and the network ({told})"
     )
 
 

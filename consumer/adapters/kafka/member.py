@@ -37,7 +37,7 @@ from consumer.adapters.kafka.configuration import is_cooperative, make_client
 from consumer.adapters.kafka.leaving import commit_last, leave_without_partitions, says_goodbye
 from consumer.adapters.kafka.raw_consumer import RawConsumer
 from consumer.adapters.kafka.starts import HasOffsets, Start
-from consumer.adapters.kafka.trouble import Teller, as_fatal, exception_error, words
+from consumer.adapters.kafka.trouble import Teller, as_fatal, exception_error, forgets_group, words
 from consumer.adapters.kafka.unreadable import Unreadable, take_damaged
 from consumer.adapters.kafka.unstarted import Unstarted
 from consumer.core.interface import Assignment
@@ -115,6 +115,11 @@ class GroupMember:
         make_consumer: Callable[[dict[str, Any]], RawConsumer],
     ) -> None:
         self._config = config
+        self._offset_reset = offset_reset
+        self._has_offsets = has_offsets
+        self._timeout = timeout
+        self._make_consumer = make_consumer
+        self._topics: list[str] = []
         self._cooperative = is_cooperative(config)
         self._hooks = hooks
         self._tell = Teller(hooks.trouble)
@@ -124,7 +129,6 @@ class GroupMember:
         """What is read, and its epoch."""
         self._next: dict[TopicPartition, Place] = {}
         """Where reading goes on in each, behind what was handed out."""
-        self._unreadable = Unreadable()
         self._paused = False
         self._full_since: float | None = None
         """Since when there has been no room; None: there is, or it is obeyed."""
@@ -143,19 +147,27 @@ class GroupMember:
         self._ask_due = 0.0
         self._asked = 0
         self._was_assigned = False
+        self._forgotten = False
+        """The brokers do not know the group any more, and this client is of no use."""
+        self._open()
+
+    def _open(self) -> None:
+        """A client, which has joined nothing yet."""
         callbacks = {"error_cb": self._heard_error, "on_commit": self._commits.heard}
-        self._consumer = make_client(make_consumer, {**config, **callbacks})
+        self._consumer = make_client(self._make_consumer, {**self._config, **callbacks})
+        self._unreadable = Unreadable()
         self._unstarted = Unstarted(
             self._consumer,
-            offset_reset,
-            has_offsets=has_offsets,
+            self._offset_reset,
+            has_offsets=self._has_offsets,
             whole=not self._cooperative,
-            timeout=timeout,
-            on_trouble=hooks.trouble,
+            timeout=self._timeout,
+            on_trouble=self._hooks.trouble,
         )
 
     def join(self, topics: list[str]) -> None:
         """Subscribe. The assignment comes with a later `fetch`."""
+        self._topics = topics
         self._consumer.subscribe(
             topics,
             on_assign=self._guarded(self._on_assign),
@@ -166,6 +178,8 @@ class GroupMember:
     def fetch(self, room: int, timeout: float) -> None:
         """Obey `room`, poll, put chunks into `ready`. Raises `KafkaError` for what does not mend itself."""
         self._raise_failure()
+        if self._forgotten:
+            self._safely(self._join_anew)
         if self._is_full_for_a_moment(room):
             time.sleep(min(timeout, _LOOK_FOR_ROOM))
             return
@@ -472,6 +486,26 @@ class GroupMember:
                 failure, "the last commit of a partition failed: some records will be read again"
             )
 
+    def _join_anew(self) -> None:
+        """The brokers forgot the group (another cluster stands in place of this one): its partitions are lost.
+
+        A member of a classic group does all this by itself. One of KIP-848 is done for, and another client takes its
+        place.
+        """
+        self._forgotten = False
+        self._hooks.trouble("GROUP_ID_NOT_FOUND", "the brokers do not know the group any more: joined anew")
+        lost = list(self._held)
+        self._held.clear()
+        self._next.clear()
+        if lost:
+            self._hooks.lost(lost)
+        self._consumer.close()
+        self._commits.drop("_ASSIGNMENT_LOST")
+        self._left_paused.clear()
+        self._ends_of_fetches, self._ends, self._reached = {}, {}, {}
+        self._open()
+        self.join(self._topics)
+
     # ------------------------------------------------------------------------------------------- errors
 
     def _heard_error(self, error: confluent_kafka.KafkaError) -> None:
@@ -480,6 +514,8 @@ class GroupMember:
     def _heard(self, topic: str | None, error: confluent_kafka.KafkaError) -> None:
         if topic is not None and error.code() in _MISSING_TOPIC and not self._was_assigned:
             self._fail(f"the topic {topic} does not exist: create it, or correct KAFKA_TOPICS")
+        elif forgets_group(error):
+            self._forgotten = True
         elif (fatal := as_fatal(error)) is not None:
             self._failure = self._failure or fatal
         else:

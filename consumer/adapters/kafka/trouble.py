@@ -33,7 +33,10 @@ _NO_START = (
 )
 _PROTOCOL = "the brokers do not know this group protocol: set KAFKA_GROUP_PROTOCOL=classic or update them"
 _MIXED = "other members of the group use another protocol: use the same assignment strategy, or another group"
-_FENCED = "another member uses the same KAFKA_GROUP_INSTANCE_ID: give each its own"
+_FENCED = (
+    "another process uses the same KAFKA_GROUP_INSTANCE_ID, or one that was killed did, and its session is not over: "
+    "give each process its own"
+)
 
 _FATAL: Final = {
     _Code._AUTHENTICATION: _LOGIN,
@@ -54,6 +57,11 @@ _FATAL: Final = {
     _Code.UNRELEASED_INSTANCE_ID: _FENCED,
 }
 
+_FORGOTTEN: Final = frozenset({_Code.GROUP_ID_NOT_FOUND})
+"""What ends a client of a KIP-848 group and no other: the brokers do not know the group (any more)."""
+_ENDS: Final = {_Code(code).str(): code for code in (*_FATAL, *_FORGOTTEN)}
+"""The codes by the words that librdkafka has for them."""
+
 _OF_A_BROKER: Final = frozenset({_Code._TRANSPORT, _Code._RESOLVE, _Code._SSL, _Code._TIMED_OUT})
 _STATE: Final = re.compile(r" \((?:after )?\d+ms in state .*\)$")
 _NO_CONNECTION: Final = re.compile(
@@ -63,11 +71,23 @@ _NO_CONNECTION: Final = re.compile(
 
 def as_fatal(error: confluent_kafka.KafkaError) -> KafkaError | None:
     """The error that ends the run, or None if librdkafka mends this one by itself."""
-    advice = _FATAL.get(error.code())
+    advice = _FATAL.get(_cause(error))
     # What ends a client comes out of its queue as _FATAL, without the mark.
     if advice is None and not error.fatal() and error.code() != _Code._FATAL:
         return None
     return KafkaError(f"Kafka: {advice or 'the client cannot go on: restart it'} ({describe_error(error)})")
+
+
+def forgets_group(error: confluent_kafka.KafkaError) -> bool:
+    """Whether this ended the client since the brokers do not know its group any more: a new client may join it."""
+    return error.code() == _Code._FATAL and _cause(error) in _FORGOTTEN
+
+
+def _cause(error: confluent_kafka.KafkaError) -> int:
+    """The code; of an error that ended a client, the code that stands behind it, if its words are known."""
+    if error.code() != _Code._FATAL:
+        return error.code()
+    return next((code for text, code in _ENDS.items() if text in error.str()), error.code())
 
 
 def describe_error(error: confluent_kafka.KafkaError) -> str:
