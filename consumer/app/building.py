@@ -16,6 +16,7 @@ from consumer.adapters.schemas import LocalSchemas, RegistrySchemas, SchemaSourc
 from consumer.core.convert import Converter
 from consumer.core.convert_program import COMPILED
 from consumer.core.decode import Decoder, WireFormat
+from consumer.core.destination import destination_tag
 from consumer.core.fused import FusedReading
 from consumer.core.interface import Report
 from consumer.core.mapping import Mapping, load_mapping
@@ -114,6 +115,7 @@ def policy(settings: Settings) -> Policy:
         dead_letter_share=own.dead_letter_share,
         dead_letter_sample=own.dead_letter_sample,
         away=_absence(settings),
+        destination=destination_tag(settings.pinterest.api_url, settings.pinterest.test_mode),
     )
 
 

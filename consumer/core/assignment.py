@@ -58,7 +58,9 @@ class AssignmentState:
         "commit_start",
         "committed",
         "counts",
+        "destination",
         "draining",
+        "elsewhere",
         "end",
         "epoch",
         "inherited",
@@ -76,6 +78,7 @@ class AssignmentState:
         "spans",
         "start",
         "start_leader_epoch",
+        "topic_id",
         "tp",
         "unreadable_at",
     )
@@ -88,8 +91,11 @@ class AssignmentState:
         commit_start: bool,
         start_leader_epoch: int | None = None,
         inherited: OffsetMap | None = None,
+        topic_id: str | None = None,
     ) -> None:
         self.tp = tp
+        self.topic_id = topic_id
+        """Which life of the topic its offsets are of; None: the brokers do not tell."""
         self.epoch = epoch
         self.start = start
         self.start_leader_epoch = start_leader_epoch
@@ -115,7 +121,11 @@ class AssignmentState:
         self.open_bytes = 0
         self.counts = [0] * (len(MARK) + 1)
         self.map_most = offset_map.MOST
-        """Bytes the offset map may take."""
+        """Bytes that the metadata of a commit may take."""
+        self.destination: str | None = None
+        """Where its events go: stands in what is committed."""
+        self.elsewhere = False
+        """What lies before its start was committed for another destination."""
         self._pack_at = 16
         self._map_size = 0
         self._measure_at = float("-inf")
@@ -157,7 +167,7 @@ class AssignmentState:
             return self._position(next_offset, leader_epoch)
         # The first record still waits; what is settled behind it is worth a commit all the same.
         position = self._beginning()
-        return position if position is not None and position.metadata else None
+        return position if position is not None and self.maps_something(position) else None
 
     def proof(self) -> Position | None:
         """What to commit in order to hear whether the partition is still ours; None: nothing is known of it yet."""
@@ -166,9 +176,10 @@ class AssignmentState:
     def map_share(self, now: float) -> float:
         """How much of the usual room the offset map leaves: 1 while it fits whatever settles next, 0 when it is full.
 
-        Measured only where the window is so long that its pattern matters, and then not at every turn.
+        1 also where the broker takes no maps: none is lost then by reading on. Measured only where the window is so
+        long that its pattern matters, and then not at every turn.
         """
-        if not self.spans:
+        if not self.spans or self.map_most <= offset_map.IDS_MOST:
             return 1.0
         window = max(self.last_seen + 1, self.inherited.end if self.inherited is not None else 0)
         if window - self.spans[0].first_offset <= offset_map.safe_window(self.map_most) // 2:
@@ -192,9 +203,22 @@ class AssignmentState:
             raise InvariantViolation(
                 f"the map of {self.tp.topic}[{self.tp.partition}] begins before {next_offset}; please report this"
             )
-        text = offset_map.write(next_offset, bounds, highest, self.map_most, where=map_place(self.tp))
+        text = offset_map.write(
+            next_offset,
+            bounds,
+            highest,
+            self.map_most,
+            where=map_place(self.tp),
+            topic_id=self.topic_id,
+            destination=self.destination,
+        )
         self._map_size = len(text)
         return Position(*self.tp, next_offset, leader_epoch, text)
+
+    def maps_something(self, position: Position) -> bool:
+        """Whether this position of its own goes with a map."""
+        where = map_place(self.tp)
+        return offset_map.read(position.metadata, position.next_offset, where=where) is not None
 
     def _take_off_finished(self) -> None:
         spans = self.spans

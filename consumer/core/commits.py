@@ -1,8 +1,10 @@
 """When positions are committed, and how a process that was away finds out whether its partitions are still its own.
 
 Theory of operation. One commit at a time, every `commit_interval`, of all positions that changed; a failed one is
-simply due again. The ledger says what may be committed. Each time that a member joins the group or leaves it, commits
-of the others that are on their way are refused: that is told as what it is, and as trouble only if it lasts.
+simply due again. One whose metadata the broker finds too large is due at once with less of it: without offset maps, and
+if that was too large, without anything. The ledger says what may be committed. Each time that a member joins the group
+or leaves it, commits of the others that are on their way are refused: that is told as what it is, and as trouble only
+if it lasts.
 
 A process that was *away* (stopped, swapped out, asleep) cannot know what the group did meanwhile: its partitions may
 be another's, who sends what is queued here. So after an absence they are unproven until the broker has taken a
@@ -15,15 +17,14 @@ then stops; a revoke or a stop ends it at once. A restart reads again what was n
 
 from __future__ import annotations
 
+from consumer.core import offset_map
 from consumer.core.assignment import AssignmentState
 from consumer.core.context import Context
-from consumer.core.interface import BETWEEN_GENERATIONS, Commit, CommitDone
+from consumer.core.interface import BETWEEN_GENERATIONS, METADATA_TOO_LARGE, Commit, CommitDone
 from consumer.core.ledger import Ledger
 from consumer.core.model import Instant, Position, TopicPartition
+from consumer.core.statistics import MetadataLeft
 from consumer.errors import InvariantViolation
-
-_MAPS_TOO_LARGE = frozenset({"OFFSET_METADATA_TOO_LARGE", "INVALID_COMMIT_OFFSET_SIZE"})
-"""Kafka's names for it: this broker takes less than the default 4,096 bytes, or less of all maps together."""
 
 _USUAL = BETWEEN_GENERATIONS | {"_ASSIGNMENT_LOST"}
 """Failures that come with every rebalance: the next commit, or the partition's next owner, makes up for it."""
@@ -104,13 +105,27 @@ class Commits:
             if position in taken:
                 state.took(position)
                 state.proven = state.proven or happened.number > self._absence
-        self._under_way = None
+        asked, self._under_way = self._under_way[1], None
         if happened.failure is None:
             self._failing_since = None
         else:
             self._failed(happened.failure)
-        if happened.failure in _MAPS_TOO_LARGE:
-            self._ledger.write_no_maps()
+        if happened.failure in METADATA_TOO_LARGE and self._ledger.map_most:
+            self._say_less(any(state.maps_something(position) for state, position in asked))
+
+    def _say_less(self, with_maps: bool) -> None:
+        """The broker takes no commit with so much metadata, which was with maps or without: better less than none."""
+        left = offset_map.IDS_MOST if with_maps else 0
+        self._ledger.limit_metadata(left)
+        self._due_at = self._context.now.monotonic
+        self._context.report("warning", "commit_metadata_refused", left="ids" if left else "nothing")
+
+    def metadata(self) -> MetadataLeft:
+        """What commits carry."""
+        most = self._ledger.map_most
+        if not most:
+            return MetadataLeft.NOTHING
+        return MetadataLeft.MAPS if most > offset_map.IDS_MOST else MetadataLeft.IDS
 
     def _failed(self, failure: str) -> None:
         now = self._context.now.monotonic

@@ -20,6 +20,8 @@ class Assignment(NamedTuple):
 
     `commit_start`: commit `start` at once, so that a crash before the first settlement cannot skip records
     (a new group that begins at the end of a topic). `leader_epoch` and `metadata`: as committed with `start`.
+    `topic_id`: which life of the topic it is; None where the brokers tell none. `void`: an offset that was committed
+    in an earlier life of the topic, and means nothing in this one.
     """
 
     topic: str
@@ -29,6 +31,8 @@ class Assignment(NamedTuple):
     commit_start: bool
     leader_epoch: int | None = None
     metadata: str = ""
+    topic_id: str | None = None
+    void: int | None = None
 
 
 class DeadLetter(NamedTuple):
@@ -163,6 +167,10 @@ BETWEEN_GENERATIONS: Final = frozenset(
 )
 """Kafka's names for a refused commit that the same member may repeat: it just joined again (the client has not
 heard of its new generation, or the group waits for its leader's plan), or the coordinator moves."""
+
+
+METADATA_TOO_LARGE: Final = frozenset({"OFFSET_METADATA_TOO_LARGE", "INVALID_COMMIT_OFFSET_SIZE"})
+"""Kafka's names for it: this broker takes less than the default 4,096 bytes, or less of all commits' together."""
 
 
 @dataclass(frozen=True, slots=True)

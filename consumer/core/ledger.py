@@ -54,13 +54,15 @@ _SPAN: attrgetter[Span] = attrgetter("span")
 class Ledger:
     """All live assignments, and the sums of those that ended."""
 
-    def __init__(self, map_most: int = offset_map.MOST) -> None:
+    def __init__(self, map_most: int = offset_map.MOST, destination: str | None = None) -> None:
+        """`map_most`: bytes that the metadata of a commit may take; `destination`: where events go, for it."""
         self._assignments: dict[TopicPartition, AssignmentState] = {}
         self._ended = [0] * (len(MARK) + 1)
         self._entered = 0
         self._released = 0
         self._released_unread = 0
         self._map_most = map_most
+        self._destination = destination
         self._ended_at: dict[TopicPartition, LeftAt] = {}
         self.passed = 0
         """Records passed over, ever."""
@@ -84,11 +86,12 @@ class Ledger:
         commit_start: bool,
         start_leader_epoch: int | None = None,
         inherited: OffsetMap | None = None,
+        topic_id: str | None = None,
     ) -> AssignmentState:
         """Open the books of a new assignment; an older one of the same partition ends here."""
         self.drop(tp)
-        state = AssignmentState(tp, epoch, start, commit_start, start_leader_epoch, inherited)
-        state.map_most = self._map_most
+        state = AssignmentState(tp, epoch, start, commit_start, start_leader_epoch, inherited, topic_id)
+        state.map_most, state.destination = self._map_most, self._destination
         self._assignments[tp] = state
         return state
 
@@ -273,11 +276,16 @@ class Ledger:
                 positions.append(position)
         return positions
 
-    def write_no_maps(self) -> None:
-        """The broker does not take them."""
-        self._map_most = 0
+    @property
+    def map_most(self) -> int:
+        """Bytes that the metadata of a commit may take."""
+        return self._map_most
+
+    def limit_metadata(self, most: int) -> None:
+        """The broker takes no more with a commit than this."""
+        self._map_most = most
         for state in self._assignments.values():
-            state.map_most = 0
+            state.map_most = most
 
     def map_share(self, now: float) -> float:
         """How much of the usual room the fullest offset map leaves, 0 to 1."""

@@ -36,6 +36,7 @@ from consumer.core.guard import Guard
 from consumer.core.intake import Converting, Intake, Reading, SchemaLearner, TwoSteps, Verdict
 from consumer.core.ledger import Ledger
 from consumer.core.model import Disposition, Filtered, Instant, Rejection, SchemaRef, TopicPartition
+from consumer.core.offset_map import CommitMetadata
 from consumer.core.outbox import Letter, Outbox
 from consumer.core.parking import Parking
 from consumer.core.policy import Policy
@@ -66,7 +67,7 @@ class Pipeline:
         """`reading`: a faster way through `decoder` and `converter` than one after the other."""
         self.policy = policy
         self.context = Context(policy, seed)
-        self.ledger = Ledger(policy.map_bytes)
+        self.ledger = Ledger(policy.map_bytes, policy.destination)
         self.claims = Claims()
         self.freshness = Freshness()
         self.coverage = Coverage(Random(seed).random)  # noqa: S311 - a sample, not a secret
@@ -171,23 +172,33 @@ class Pipeline:
     def _assigned(self, happened: i.Assigned) -> None:
         if self.stopping:
             return
-        for one in happened.assignments:
-            self._assign(one)
+        states = [self._assign(one) for one in happened.assignments]
+        elsewhere = sum(state.elsewhere for state in states)
+        if elsewhere:
+            self.context.report("warning", "committed_for_another_destination", partitions=elsewhere)
         self._purge()
 
-    def _assign(self, one: i.Assignment) -> None:
-        inherited = None
-        if one.metadata and one.start is not None:
-            place = map_place(TopicPartition(one.topic, one.partition))
-            inherited = offset_map.read(one.metadata, one.start, where=place)
-            if inherited is None:
-                self.context.report(
-                    "info", "commit_metadata_ignored", topic=one.topic, partition=one.partition
-                )
+    def _assign(self, one: i.Assignment) -> AssignmentState:
         tp = TopicPartition(one.topic, one.partition)
-        self.commits.assigned(
-            self.ledger.assign(tp, one.epoch, one.start, one.commit_start, one.leader_epoch, inherited)
+        told = self._read_metadata(tp, one)
+        inherited = None if told is None else told.settled
+        # Where the brokers tell no id now, the offset is still one of the life that it was committed in.
+        topic_id = one.topic_id or (None if told is None else told.topic_id)
+        state = self.ledger.assign(
+            tp, one.epoch, one.start, one.commit_start, one.leader_epoch, inherited, topic_id
         )
+        state.elsewhere = told is not None and told.destination not in (None, self.policy.destination)
+        self.commits.assigned(state)
+        return state
+
+    def _read_metadata(self, tp: TopicPartition, one: i.Assignment) -> CommitMetadata | None:
+        """What was committed with the start, if anything that can be read."""
+        if not one.metadata or one.start is None:
+            return None
+        told = offset_map.read_metadata(one.metadata, one.start, where=map_place(tp))
+        if told is None:
+            self.context.report("info", "commit_metadata_ignored", topic=tp.topic, partition=tp.partition)
+        return told
 
     def _lost(self, happened: i.Lost) -> None:
         released = 0

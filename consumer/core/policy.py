@@ -52,7 +52,9 @@ class Policy:
     throttle_cap: float = 300.0
     """The longest a Retry-After or x-ratelimit-reset is obeyed: a header must not stop us for a day."""
     map_bytes: int = MOST
-    """The most that an offset map may take of a commit's metadata: what brokers accept by default."""
+    """The most that a commit's metadata may take: what brokers accept by default."""
+    destination: str | None = None
+    """The tag of where events go (`consumer.core.destination`), for the metadata of commits; None: it is not said."""
     away: float = AWAY
     """After so long without an input a process first proves that its partitions are still its own. Shorter than
     any session time-out; while there is nothing else to do it looks at the clock twice as often."""

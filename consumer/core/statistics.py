@@ -211,6 +211,16 @@ class GuardStatistics(NamedTuple):
     """The most frequent reason of late: stage and code."""
 
 
+class MetadataLeft(Enum):
+    """What of their metadata the broker takes with commits."""
+
+    MAPS = "maps"
+    """All of it: offset maps, topic ids, the destination."""
+    IDS = "ids"
+    """Topic ids and the destination."""
+    NOTHING = "nothing"
+
+
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """One snapshot of the core; the ledger in it adds up."""
@@ -242,6 +252,9 @@ class Statistics:
     letters: Sequence[StoredLetter] = ()
     """The latest dead letters, newest first."""
     samples: SamplesSnapshot = NO_SAMPLES
+    commit_metadata: MetadataLeft = MetadataLeft.MAPS
+    elsewhere: int = 0
+    """Partitions that begin where the group committed for another destination: what lies before is not sent again."""
     mismatch: int = 0
     """Records entered in the ledger that are neither settled nor open nor released: 0, or a bug."""
 

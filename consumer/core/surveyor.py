@@ -60,6 +60,8 @@ def survey(pipeline: Pipeline, now: Instant) -> Statistics:
         coverage=pipeline.coverage.snapshot(now.monotonic),
         letters=pipeline.samples.letters(),
         samples=pipeline.samples.snapshot(),
+        commit_metadata=pipeline.commits.metadata(),
+        elsewhere=sum(state.elsewhere for state in pipeline.ledger),
         mismatch=pipeline.ledger.mismatch(),
     )
 

@@ -18,6 +18,7 @@ from consumer.core.freshness import AGE_BOUNDS, FreshnessSnapshot
 from consumer.core.statistics import (
     AccountStatistics,
     Counters,
+    MetadataLeft,
     PartitionStatistics,
     Statistics,
 )
@@ -197,6 +198,16 @@ def _levels(statistics: Statistics) -> Iterator[Metric]:
             "pinstream_unreadable_partitions",
             "Partitions that stand still, since what the broker sends of them is damaged.",
             sum(one.unreadable_at is not None for one in statistics.partitions),
+        ),
+        (
+            "pinstream_commit_metadata_refused",
+            "1: the brokers take no offset maps with commits, so what settles behind an open record may be sent again.",
+            int(statistics.commit_metadata is not MetadataLeft.MAPS),
+        ),
+        (
+            "pinstream_committed_elsewhere_partitions",
+            "Partitions that began where the group had committed for another destination.",
+            statistics.elsewhere,
         ),
         ("pinstream_claims", "Event keys claimed by open events.", statistics.claims),
         (

@@ -322,6 +322,8 @@ function showNotes(s) {
       else for (const [field, times] of Object.entries(count)) lines.push([what, cls, [name, field], times, (samples[name] || {})[field]]);
     }
   }
+  if (s.commit_metadata !== "maps") lines.push(["commits go without offset maps, which the brokers refuse", "warn", ["offset.metadata.max.bytes"], 1, s.commit_metadata === "ids" ? "topic ids and destination are committed" : "nothing is committed beside the offsets"]);
+  if (s.committed_elsewhere) lines.push(["partition that begins where the group had committed for another destination", "warn", [], s.committed_elsewhere, "what lies before is not sent to this one"]);
   for (const [name, what, cls] of SINGLES) if (s.counts[name]) lines.push([what, cls, [], s.counts[name], ""]);
   put($("notes"), lines.length ? h("table", { class: "stack", "aria-labelledby": "h-notes" }, rows(
     [["Kind", "left"], ["Name", "left"], ["Times", null, "times"], ["The latest of its kind says", "left message"]],

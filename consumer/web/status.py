@@ -38,6 +38,8 @@ def status_document(statistics: Statistics, info: Mapping[str, Any]) -> dict[str
         "released": statistics.totals.released,
         "passed_over": statistics.passed,
         "waiting_for_start": statistics.waiting_for_start,
+        "commit_metadata": statistics.commit_metadata.value,
+        "committed_elsewhere": statistics.elsewhere,
         "partitions": [_partition(one) for one in statistics.partitions],
         "destination": {
             "state": statistics.destination,

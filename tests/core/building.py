@@ -238,12 +238,12 @@ class Core:
         commit_start: bool = False,
         leader_epoch: int | None = None,
         metadata: str = "",
+        topic_id: str | None = None,
     ) -> None:
         """The group gives us a partition."""
         self.offsets[partition] = start
-        self.feed(
-            i.Assigned([i.Assignment(TOPIC, partition, epoch, start, commit_start, leader_epoch, metadata)])
-        )
+        given = i.Assignment(TOPIC, partition, epoch, start, commit_start, leader_epoch, metadata, topic_id)
+        self.feed(i.Assigned([given]))
 
     def fetch(self, *values: bytes | None, partition: int = 0, epoch: int | None = None) -> None:
         """Records of a live assignment come in, at the next offsets."""

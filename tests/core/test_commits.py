@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import pytest
 
 from consumer.core import interface as i
+from consumer.core import offset_map
 from consumer.core.model import Position, TopicPartition
+from consumer.core.offset_map import CommitMetadata
+from consumer.core.statistics import MetadataLeft
 from tests.core.building import (
     TOPIC,
     UNDECODABLE,
@@ -21,6 +24,8 @@ from tests.core.building import (
 )
 
 AWAY = 5.0
+TOPIC_ID = "x5vNb0eWTeyZpT1Aw2Z5Cg"
+DESTINATION = "PO4_-b8T"
 
 
 def core_of(*partitions: int, commit_interval: float = 1.0, concurrency: int = 8) -> Core:
@@ -128,6 +133,76 @@ def test_a_broker_that_takes_no_maps_is_committed_to_without() -> None:
     core.fetch(filtered(), event("c"), filtered())
     core.advance(1.0)
     assert core.commit() == [Position(TOPIC, 0, 2, 7)]
+
+
+def test_a_broker_that_takes_no_metadata_is_committed_to_without_any() -> None:
+    """``offset.metadata.max.bytes=0``: the first commit is refused, the second has nothing but offsets; said once."""
+    core = Core(destination=DESTINATION)
+    core.assign(0, start=0, topic_id=TOPIC_ID)
+    core.fetch(filtered(), filtered())
+    core.advance(1.0)
+    asked = core.take(i.Commit)
+    assert asked.positions[0].metadata
+    committed(core, asked.number, [], "OFFSET_METADATA_TOO_LARGE")
+    assert core.commit() == [Position(TOPIC, 0, 2, 7)]
+    core.fetch(filtered(), event("a"), filtered())
+    core.advance(1.0)
+    assert core.commit() == [Position(TOPIC, 0, 3, 7)]
+    assert [one.fields for one in core.reports("commit_metadata_refused")] == [{"left": "nothing"}]
+    assert core.statistics().commit_metadata is MetadataLeft.NOTHING
+
+
+def test_a_broker_that_takes_short_metadata_gets_the_ids() -> None:
+    """A map is refused: the ids go on their own; only if they are refused as well, nothing goes."""
+    core = Core(destination=DESTINATION)
+    core.assign(0, start=0, topic_id=TOPIC_ID)
+    core.fetch(filtered(), event("a"), filtered())
+    core.advance(1.0)
+    assert core.statistics().commit_metadata is MetadataLeft.MAPS
+    committed(core, core.take(i.Commit).number, [], "OFFSET_METADATA_TOO_LARGE")
+    asked = core.take(i.Commit)
+    [position] = asked.positions
+    assert (position.next_offset, len(position.metadata)) == (1, offset_map.IDS_MOST)
+    found = offset_map.read_metadata(position.metadata, 1, where=f"{TOPIC}-0")
+    assert found == CommitMetadata(TOPIC_ID, DESTINATION, None)
+    assert core.statistics().commit_metadata is MetadataLeft.IDS
+    committed(core, asked.number, [], "OFFSET_METADATA_TOO_LARGE")
+    assert core.commit() == [Position(TOPIC, 0, 1, 7)]
+    assert [one.fields["left"] for one in core.reports("commit_metadata_refused")] == ["ids", "nothing"]
+
+
+# -- the destination
+
+
+def metadata_of(destination: str | None, base: int = 5) -> str:
+    """What a commit of `base` for this destination carried."""
+    return offset_map.write(base, [], None, where=f"{TOPIC}-0", topic_id=TOPIC_ID, destination=destination)
+
+
+def test_commits_for_another_destination_are_told_at_start() -> None:
+    """What lies before was delivered elsewhere, and is not sent here: a warning, and a figure while they are ours."""
+    core = Core(destination=DESTINATION)
+    core.assign(0, start=5, topic_id=TOPIC_ID, metadata=metadata_of("AAAAAAAA"))
+    [report] = core.reports("committed_for_another_destination")
+    assert (report.level, report.fields) == ("warning", {"partitions": 1})
+    assert core.statistics().elsewhere == 1
+    core.fetch(filtered())
+    core.advance(1.0)
+    [position] = core.commit()
+    found = offset_map.read_metadata(position.metadata, 6, where=f"{TOPIC}-0")
+    assert found == CommitMetadata(TOPIC_ID, DESTINATION, None)
+    core.assign(0, epoch=9, start=6, topic_id=TOPIC_ID, metadata=position.metadata)
+    assert len(core.reports("committed_for_another_destination")) == 1
+    assert core.statistics().elsewhere == 0
+
+
+@pytest.mark.parametrize("told", [DESTINATION, None])
+def test_the_same_or_an_unknown_destination_is_nothing_to_tell(told: str | None) -> None:
+    """Commits of older versions and of other tools name none."""
+    core = Core(destination=DESTINATION)
+    core.assign(0, start=5, topic_id=TOPIC_ID, metadata=metadata_of(told))
+    assert not core.reports("committed_for_another_destination")
+    assert core.statistics().elsewhere == 0
 
 
 def test_another_partition_s_refused_map_turns_them_off_for_all() -> None:

@@ -160,7 +160,7 @@ def test_a_broker_that_takes_no_maps_gets_none() -> None:
     span = reads(ledger, 0, 4)
     ledger.settle(span, 2, Disposition.DELIVERED)
     assert [one.metadata != "" for one in ledger.committables()] == [True]
-    ledger.write_no_maps()
+    ledger.limit_metadata(0)
     assert list(ledger.committables()) == []
     ledger.settle(span, 0, Disposition.DELIVERED)
     assert list(ledger.committables()) == [Position(TOPIC, 0, 1, 7)]
@@ -170,6 +170,18 @@ def test_a_broker_that_takes_no_maps_gets_none() -> None:
     reads(ledger, 1, 1)
     settle_all(ledger, reads(ledger, 2, 1))
     assert later.committable() == Position(TOPIC, 0, 1, 7)
+
+
+@pytest.mark.parametrize("most", [0, offset_map.IDS_MOST])
+def test_where_no_map_is_taken_none_limits_what_is_read(most: int) -> None:
+    """Nothing can be written down of what settles behind an open record, so reading less of it saves nothing."""
+    ledger = Ledger()
+    state = ledger.assign(TP, 1, 0, False)
+    ledger.limit_metadata(most)
+    span = reads(ledger, 0, 2000)
+    for index in range(1, 2000, 2):
+        ledger.settle(span, index, Disposition.DELIVERED)
+    assert state.map_share(1e9) == 1.0
 
 
 def test_a_map_of_its_own_is_committed_though_the_first_record_waits() -> None:

@@ -134,7 +134,7 @@ class MapMachine(RuleBasedStateMachine):
 
     @initialize(
         leader_epoch=st.one_of(st.none(), st.integers(0, 9)),
-        most=st.sampled_from([offset_map.MOST, offset_map.MOST, 36]),
+        most=st.sampled_from([offset_map.MOST, offset_map.MOST, offset_map.IDS_MOST + 8]),
         eager=st.booleans(),
     )
     def set_up(self, leader_epoch: int | None, most: int, eager: bool) -> None:

@@ -13,10 +13,23 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from consumer.core.offset_map import MOST, SAFE_WINDOW, OffsetMap, read, write
+from consumer.core.offset_map import (
+    IDS_MOST,
+    MOST,
+    SAFE_WINDOW,
+    OffsetMap,
+    are_different_lives,
+    is_void,
+    read,
+    read_metadata,
+    write,
+)
 from tests.core.building import PROPERTY
 
-PREFIX = "pinstream:1:"
+PREFIX = "pinstream:2:"
+PREFIX_WITHOUT_IDS = "pinstream:1:"
+TOPIC_ID = "x5vNb0eWTeyZpT1Aw2Z5Cg"
+DESTINATION = "PO4_-b8T"
 RUNS, RUNS_DEFLATED, BITS, BITS_DEFLATED = range(4)
 ALPHABET = string.ascii_letters + string.digits + "-_"
 FEW = settings(PROPERTY, max_examples=60)
@@ -57,10 +70,10 @@ def as_read(text: str, base: int) -> tuple[list[int], int | None] | None:
     return None if found is None else (list(found.bounds), found.leader_epoch)
 
 
-def forged(base: int, how: int, body: bytes) -> str:
+def forged(base: int, how: int, body: bytes, prefix: str = PREFIX) -> str:
     """A text whose checksum is right, whatever is in it."""
     checksum = zlib.crc32(base.to_bytes(8, "big") + bytes([how]) + body).to_bytes(4, "big")
-    return PREFIX + base64.urlsafe_b64encode(bytes([how]) + checksum + body).decode()
+    return prefix + base64.urlsafe_b64encode(bytes([how]) + checksum + body).decode()
 
 
 # -- there and back
@@ -104,11 +117,90 @@ def test_nothing_settled_is_nothing_written() -> None:
     assert write(5, [6, 9], 7, most=0) == ""
 
 
-# -- room
+# -- what else a commit says
+
+
+@PROPERTY
+@given(BASES, runs(), LEADER_EPOCHS, st.sampled_from([None, TOPIC_ID]), st.sampled_from([None, DESTINATION]))
+@example(0, [], None, TOPIC_ID, DESTINATION)
+@example(2**62, [], 7, None, DESTINATION)
+def test_the_ids_come_back_with_and_without_a_map(
+    base: int, lengths: list[int], leader_epoch: int | None, topic_id: str | None, destination: str | None
+) -> None:
+    """Topic id and destination are read as they were written, also where nothing above the offset is settled."""
+    bounds = bounds_of(base, lengths)
+    text = write(base, bounds, leader_epoch, where="t-0", topic_id=topic_id, destination=destination)
+    found = read_metadata(text, base, where="t-0")
+    if not (bounds or topic_id or destination):
+        assert (text, found) == ("", None)
+        return
+    assert found is not None
+    assert found[:2] == (topic_id, destination)
+    assert (found.settled is None) == (not bounds)
+    assert found.settled is None or list(found.settled.bounds) == bounds
 
 
 @PROPERTY
 @given(BASES, runs(), LEADER_EPOCHS, st.integers(0, 400))
+def test_the_map_makes_room_for_the_ids(
+    base: int, lengths: list[int], leader_epoch: int | None, most: int
+) -> None:
+    """What does not fit is left out from the map; without room for the ids nothing is written."""
+    bounds = bounds_of(base, lengths)
+    text = write(base, bounds, leader_epoch, most, topic_id=TOPIC_ID, destination=DESTINATION)
+    assert len(text) <= most
+    if most < IDS_MOST:
+        assert text == ""
+        return
+    found = read_metadata(text, base)
+    assert found is not None
+    assert found[:2] == (TOPIC_ID, DESTINATION)
+    if most == IDS_MOST:
+        assert found.settled is None
+
+
+def test_what_was_written_before_there_were_ids_is_read() -> None:
+    """A commit of an older version: its map counts, of which life and for which destination is not known."""
+    text = forged(5, RUNS, b"\x04\1\2", PREFIX_WITHOUT_IDS)
+    found = read_metadata(text, 5)
+    assert found is not None
+    assert found[:2] == (None, None)
+    assert as_read(text, 5) == ([6, 8], 3)
+    assert not is_void(text, 5, where="", topic_id=TOPIC_ID)
+
+
+def test_an_offset_of_an_earlier_life_is_void() -> None:
+    """It names the topic's id: another id now, and it means nothing. What is not known makes nothing void."""
+    text = write(5, [6, 8], 3, where="t-0", topic_id=TOPIC_ID)
+    another = TOPIC_ID[::-1][:21] + "A"
+    assert is_void(text, 5, where="t-0", topic_id=another)
+    assert not is_void(text, 5, where="t-0", topic_id=TOPIC_ID)
+    assert not is_void(text, 5, where="t-0", topic_id=None)
+    assert not is_void(text, 6, where="t-0", topic_id=another)
+    assert not is_void(write(5, [], 3, destination=DESTINATION), 5, where="", topic_id=another)
+    assert not is_void("by hand", 5, where="t-0", topic_id=another)
+    assert not are_different_lives(None, None)
+
+
+@pytest.mark.parametrize("body", [b"", b"\1" * 15, b"\1" * 16])
+def test_an_id_that_ends_in_its_middle_is_no_metadata(body: bytes) -> None:
+    """With the right checksum and all."""
+    assert read_metadata(forged(5, 0xC0, body), 5) is None
+
+
+def test_ids_with_a_map_that_cannot_be_read_still_count() -> None:
+    """A later version's form of the runs: what is settled is not known, which topic it was of is."""
+    found = read_metadata(forged(5, 0x80 | 9, b"\1" * 16 + b"\0\1\1"), 5)
+    assert found is not None
+    assert found.topic_id == "AQEBAQEBAQEBAQEBAQEBAQ"
+    assert found.settled is None
+
+
+# -- room
+
+
+@PROPERTY
+@given(BASES, runs(), LEADER_EPOCHS, st.integers(IDS_MOST + 1, 400))
 def test_what_does_not_fit_is_cut_from_the_top(
     base: int, lengths: list[int], leader_epoch: int | None, most: int
 ) -> None:
@@ -259,7 +351,7 @@ def test_more_than_a_broker_takes_is_not_read() -> None:
 def test_another_prefix_is_not_ours() -> None:
     """A later version's text, another program's, one with something before or behind it."""
     text = write(3, [4, 9], 1)
-    for other in (text.replace(":1:", ":2:"), text.upper(), " " + text, text + "\n", text + "=", text[:-1]):
+    for other in (text.replace(":2:", ":3:"), text.upper(), " " + text, text + "\n", text + "=", text[:-1]):
         assert read(other, 3) is None
 
 

@@ -220,7 +220,7 @@ def offset_map(data: bytes) -> None:
 def sealed_map(base: int, how: int, body: bytes) -> str:
     """Metadata with the right checksum, which no fuzzer would guess."""
     check = zlib.crc32(base.to_bytes(8, "big") + bytes([how]) + body).to_bytes(4, "big")
-    return "pinstream:1:" + base64.urlsafe_b64encode(bytes([how]) + check + body).decode()
+    return "pinstream:2:" + base64.urlsafe_b64encode(bytes([how]) + check + body).decode()
 
 
 def check_offset_map(base: int, text: str) -> None:

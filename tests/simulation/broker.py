@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from consumer.core.assignment import map_place
 from consumer.core.interface import DeadLetter
 from consumer.core.model import Position, TopicPartition
-from consumer.core.offset_map import MOST, OffsetMap
+from consumer.core.offset_map import MOST, OffsetMap, read_metadata
 from consumer.core.offset_map import read as read_map
 from tests.simulation.records import Spec
 from tests.simulation.truth import Truth, Violation, require
@@ -86,8 +86,9 @@ class Broker:
         """What a new owner will pass over is resolved."""
         text, tp = position.metadata, TopicPartition(position.topic, position.partition)
         require(len(text.encode()) <= self.map_most, "commit metadata fits", str(len(text)))
-        known = read_map(text, position.next_offset, where=map_place(tp))
-        require((known is None) is (text == ""), "an offset map can be read", text)
+        found = read_metadata(text, position.next_offset, where=map_place(tp))
+        require((found is None) is (text == ""), "commit metadata can be read", text)
+        known = None if found is None else found.settled
         if known is None:
             return
         for spec in self.logs[tp][self.index(tp, position.next_offset) : self.index(tp, known.end)]:

@@ -14,11 +14,13 @@ from dataclasses import dataclass, fields, replace
 from random import Random
 from typing import Any
 
-from consumer.core.offset_map import MOST
+from consumer.core.destination import destination_tag
+from consumer.core.offset_map import IDS_MOST, MOST
 from consumer.core.policy import Backoff, Policy
 
 GUARD_SHARE, GUARD_SAMPLE = 0.3, 8
 """Where there is a guard: more dead letters among so many of a topic's latest records stop intake."""
+DESTINATION = destination_tag("http://simulated/v5", test_mode=False)
 AWAY = 1.0
 """Seconds without an input after which a process here must prove that its partitions are its own."""
 SESSION = 3.0
@@ -162,7 +164,7 @@ def draw(seed: int, **overrides: Any) -> Knobs:
         grace=random.uniform(1, 6) if not graceful else 60.0,
         latency=random.choice((0.01, 0.1, 0.5)),
         body_limit=random.choice((1500, 4500)),
-        metadata_limit=random.choice((4096, 4096, 4096, 30)) if not graceful else 4096,
+        metadata_limit=random.choice((4096, 4096, 4096, IDS_MOST + 4, 0)) if not graceful else 4096,
         own_stores=random.random() < 0.5,
         guarded=random.random() < 0.15,
         reading="fake",
@@ -170,6 +172,8 @@ def draw(seed: int, **overrides: Any) -> Knobs:
     if knobs.guarded:
         knobs = replace(knobs, odd=0.3)
     knobs = replace(knobs, **overrides)
+    if knobs.graceful:
+        knobs = replace(knobs, metadata_limit=4096)
     most = MOST if knobs.graceful else knobs.policy.map_bytes
     policy = replace(knobs.policy, accounts=knobs.accounts, map_bytes=most)
     if knobs.guarded:
@@ -194,7 +198,8 @@ def _policy(random: Random) -> Policy:
         probe_backoff=Backoff(random.choice((0.2, 1.0)), 5.0),
         away=AWAY,
         # Few records make short maps: full ones need little room.
-        map_bytes=random.choice((4096, 4096, 40, 60)),
+        map_bytes=random.choice((4096, 4096, IDS_MOST + 12, IDS_MOST + 32)),
+        destination=DESTINATION,
     )
 
 

@@ -347,7 +347,7 @@ class Member:
             return "", None
         text = committed.metadata
         if world.roll(world.rates.foreign_metadata):
-            text = world.random.choice(("", "by hand", text[:-1], text + "A", "pinstream:1:!", text[::-1]))
+            text = world.random.choice(("", "by hand", text[:-1], text + "A", "pinstream:2:!", text[::-1]))
             lost = Held(tp, 0, 0)
             lost.last_seen = world.broker.logs[tp][-1].offset
             self.watch.excuse_all([lost])

@@ -14,7 +14,7 @@ from consumer.core.commits import Commits
 from consumer.core.dedup import Claims, Delivery
 from consumer.core.ledger import Ledger, Place
 from consumer.core.model import Disposition, Position, Rejection, TopicPartition
-from consumer.core.offset_map import OffsetMap
+from consumer.core.offset_map import CommitMetadata, OffsetMap
 from consumer.core.outbox import Outbox
 from consumer.core.pipeline import Pipeline
 from consumer.core.spans import Span
@@ -275,13 +275,19 @@ def bytes_of_events_are_not_entered(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def offset_maps_are_not_read(patch: pytest.MonkeyPatch) -> None:
     """What is settled above the committed offset is sent again by the next owner."""
-    patch.setattr(offset_map, "read", lambda text, base, where: None)
+    read = offset_map.read_metadata
+
+    def without_map(text: str, base: int, *, where: str = "") -> CommitMetadata | None:
+        found = read(text, base, where=where)
+        return None if found is None else found._replace(settled=None)
+
+    patch.setattr(offset_map, "read_metadata", without_map)
 
 
 @mutation
 def offset_maps_are_not_written(patch: pytest.MonkeyPatch) -> None:
     """As before there were any."""
-    patch.setattr(offset_map, "write", lambda *_, where: "")
+    patch.setattr(offset_map, "write", lambda *_, **__: "")
 
 
 @mutation
@@ -331,10 +337,8 @@ def maps_are_as_long_as_they_come(patch: pytest.MonkeyPatch) -> None:
     """The broker refuses the commit, and the next one as well."""
     write = offset_map.write
 
-    def all_of_it(
-        base: int, bounds: Sequence[int], epoch: int | None, most: int = 0, *, where: str = ""
-    ) -> str:
-        return write(base, bounds, epoch, 10**9, where=where)
+    def all_of_it(base: int, bounds: Sequence[int], epoch: int | None, most: int = 0, **others: Any) -> str:
+        return write(base, bounds, epoch, 10**9, **others)
 
     patch.setattr(offset_map, "write", all_of_it)
 

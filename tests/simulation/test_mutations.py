@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from consumer.core.offset_map import IDS_MOST
 from consumer.core.policy import Policy
-from tests.simulation.knobs import Incidents, Rates
+from tests.simulation.knobs import DESTINATION, Incidents, Rates
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.runs import first_failure
 
@@ -29,7 +30,7 @@ FOCUS: dict[str, dict[str, Any]] = {
         **_APART,
         "rates": Rates(registry_fails=0.7),
         "partitions": 1,
-        "policy": Policy(map_bytes=30),
+        "policy": Policy(map_bytes=IDS_MOST + 4, destination=DESTINATION),
     },
     "a_commit_from_before_the_absence_is_proof": {"incidents": Incidents(freezes=8), "members": 2},
     "guard_writes_on": _GUARDED,

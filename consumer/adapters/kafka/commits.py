@@ -7,7 +7,7 @@ these offsets. An answer that nobody waits for any more finds its entry abandone
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import confluent_kafka
 from confluent_kafka import TopicPartition as RawPartition
@@ -84,10 +84,14 @@ def raw_positions(positions: Iterable[Position]) -> list[RawPartition]:
 def raw_partition(
     topic: str, partition: int, offset: int, leader_epoch: int | None, metadata: str = ""
 ) -> RawPartition:
-    """librdkafka's name of a place in a partition; it takes an unknown leader epoch only by its absence."""
-    if leader_epoch is None:
-        return RawPartition(topic, partition, offset, metadata=metadata)
-    return RawPartition(topic, partition, offset, metadata=metadata, leader_epoch=leader_epoch)
+    """librdkafka's name of a place in a partition; it takes an unknown leader epoch only by its absence.
+
+    So with metadata: an empty text is sent with the NUL behind it, and a broker that allows no byte refuses it.
+    """
+    known: dict[str, Any] = {} if leader_epoch is None else {"leader_epoch": leader_epoch}
+    if metadata:
+        known["metadata"] = metadata
+    return RawPartition(topic, partition, offset, **known)
 
 
 def _offsets_of(partitions: Iterable[RawPartition]) -> _Offsets:

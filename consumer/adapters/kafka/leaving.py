@@ -8,7 +8,8 @@ that ends without a goodbye makes the whole group wait until its session times o
 
 *The last commit* that was held up so is refused, since it names the generation before; and so is one for which the
 group waits for its leader's plan. Both pass, and no later commit could make up for it: so it is tried again. That is
-safe: the broker takes a commit only from a member, and gives a partition to nobody else before this one let go.
+safe: the broker takes a commit only from a member, and gives a partition to nobody else before this one let go. One
+that is refused since its metadata is too large is tried again without any.
 
 *The goodbye* of a member with partitions is sent when they are revoked, which closing does. For a member without any,
 closing may say none. So it unsubscribes first, which says it; but librdkafka puts that off until the rebalance under
@@ -29,7 +30,7 @@ from consumer.adapters.kafka.commits import raw_positions, read_answer
 from consumer.adapters.kafka.configuration import uses_consumer_protocol
 from consumer.adapters.kafka.raw_consumer import RawConsumer
 from consumer.adapters.kafka.trouble import exception_error
-from consumer.core.interface import BETWEEN_GENERATIONS
+from consumer.core.interface import BETWEEN_GENERATIONS, METADATA_TOO_LARGE
 from consumer.core.model import Position
 
 _AGAIN_AFTER: Final = 0.05
@@ -43,6 +44,8 @@ def commit_last(consumer: RawConsumer, positions: Sequence[Position], until: flo
     A single try is bounded by librdkafka alone: it tries thrice, each for ``socket.timeout.ms``.
     """
     left, failure = _commit_now(consumer, positions)
+    if failure in METADATA_TOO_LARGE:  # better without than not at all: there is no later commit
+        left, failure = _commit_now(consumer, [one._replace(metadata="") for one in left])
     while failure in BETWEEN_GENERATIONS and time.monotonic() + _AGAIN_AFTER < until:
         time.sleep(_AGAIN_AFTER)
         left, failure = _commit_now(consumer, left)

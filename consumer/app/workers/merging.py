@@ -27,6 +27,7 @@ from consumer.core.statistics import (
     LETTERS_MOST,
     AccountStatistics,
     Counters,
+    MetadataLeft,
     OldestOpen,
     PartitionStatistics,
     SamplesSnapshot,
@@ -258,6 +259,11 @@ def _furthest(values: Sequence[int]) -> int:
     return max(values, key=abs, default=0)
 
 
+def _least_metadata(values: Sequence[MetadataLeft]) -> MetadataLeft:
+    """What is left where the least is."""
+    return max(values, key=list(MetadataLeft).index, default=MetadataLeft.MAPS)
+
+
 def _all(values: Sequence[bool]) -> bool:
     return bool(values) and all(values)
 
@@ -283,6 +289,8 @@ _RULES: Final[Mapping[str, Callable[[Sequence[Any]], Any]]] = {
     "coverage": _coverage,
     "letters": _letters,
     "samples": _samples,
+    "commit_metadata": _least_metadata,
+    "elsewhere": sum,
     "mismatch": _furthest,
 }
 """For every field of `Statistics` how that of many is made."""
