@@ -3,7 +3,8 @@
 Theory of operation. One aiohttp session with as many connections as requests may be in flight. Redirects are not
 followed: a token must not travel where a redirect points. Bodies of answers are read up to a limit, since an
 answer for 1000 events is some 100 KB and a wrong server may send anything. A failure to get an answer is told by
-its kind (closed set), never by the exception's text, which can hold addresses.
+its kind (closed set), never by the exception's text, which can hold addresses. Where an answer repeats the token (the
+platform's 401 may, and a proxy's page), it is taken out here, where it is known.
 
 The token comes from a setting or from a file. The file is looked at before each attempt (one `stat`) and read again
 when it changed, so that a mounted secret takes effect without a restart; a halt asks for it explicitly.
@@ -127,7 +128,8 @@ class ConversionsApi:
     async def _post(self, command: Send, answered: dict[str, str]) -> Answered | Unanswered:
         """`answered` is given the answer's headers as soon as they are there: they outlast a body that breaks off."""
         url = f"{self._url}/ad_accounts/{command.account}/events"
-        headers = {"Authorization": f"Bearer {self._token.value()}", "Content-Type": _JSON, "Accept": _JSON}
+        token = self._token.value()
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": _JSON, "Accept": _JSON}
         session = self._open()
         async with session.post(
             url, data=command.body, headers=headers, params=self._params, allow_redirects=False
@@ -136,6 +138,8 @@ class ConversionsApi:
             body = await _read(response)
             if len(body) > _ANSWER_LIMIT:
                 return Unanswered(command.number, "answer_too_large", answered)
+            if response.status != 200 or response.content_type != _JSON:
+                body = body.replace(token.encode(), b"***")
             return Answered(command.number, response.status, answered, body)
 
     def _open(self) -> aiohttp.ClientSession:

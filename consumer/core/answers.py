@@ -1,12 +1,18 @@
 """What follows from an answer: deliver, refuse, bisect, wait, halt. The branching; `delivery` reads the bytes.
 
+Where somebody else answered in the platform's place nothing follows for any event: its batch waits and is sent again,
+in smaller ones where it was too large for them, and what they said is told (`stranger`).
+
+A batch that gets no verdict time after time while others do is cut in halves, too: a firewall or the platform itself
+may stumble over one event of it, and the others shall not wait with that one. (Nothing is refused by it.)
+
 Every path ends in one of four: the event is delivered, it is refused for good, its batch goes back into the queue,
 or it is let go of because it is no longer ours. None of them loses an event.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from consumer.core.batching import Batch, halves
@@ -31,12 +37,32 @@ from consumer.core.dispatch import Dispatcher
 from consumer.core.interface import Answered, Unanswered
 from consumer.core.masking import kind, mask
 from consumer.core.model import Rejection, Stage
+from consumer.core.stranger import who_answered
 
 _NEVER_LEFT = frozenset({"dns", "connect", "tls"})
 """Why no answer came when nothing was sent: without a connection the outcome is clear."""
 _REMEMBERED_MOST = 1024 * 1024
 """Bytes of an answer that is kept; one for a thousand events is some 100 KB."""
+_SUSPECT_AFTER = 5
+"""Calls in a row without a verdict after which a batch may itself be the reason, if others get one meanwhile."""
 _NO_REASON = "the API gave no reason"
+
+
+_TROUBLES: Mapping[str, str] = {
+    "timeout": "no answer in time",
+    "dns": "the name of the API cannot be resolved",
+    "connect": "nothing answers at the API's address",
+    "tls": "the TLS handshake failed",
+    "connection": "the connection broke off",
+    "not_json": "HTTP 200 from somebody else",
+    "unreadable_outcomes": "HTTP 200 without an outcome for each event",
+    "contradicting_counters": "HTTP 200 that contradicts itself",
+}
+
+
+def _in_words(reason: str, said: str | None) -> str:
+    text = _TROUBLES.get(reason, reason.replace("http_", "HTTP ").replace("_", " "))
+    return text if said is None else f"{text} ({said})"
 
 
 class Consequences(Protocol):
@@ -71,7 +97,7 @@ class Answers:
         gate = self._dispatcher.queue(batch.account).gate
         gate.told(*limit_headers(answer.headers), now.monotonic)
         verdict = self._read(answer, len(batch.deliveries))
-        self._apply(batch, verdict, request_id(answer.headers))
+        self._apply(batch, verdict, answer)
 
     def _read(self, answer: Answered, events: int) -> Verdict:
         """The verdict of an answer. Full batches without trouble are all answered with the same bytes, and to read
@@ -89,12 +115,19 @@ class Answers:
         """No answer came to an attempt."""
         batch = self._dispatcher.answered(answer.number)
         self._context.counters.bump(self._context.counters.answers, answer.reason)
-        self._apply(batch, NoVerdict(answer.reason), request_id(answer.headers))
+        self._no_verdict(batch, NoVerdict(answer.reason), None, request_id(answer.headers))
 
-    def _apply(self, batch: Batch, verdict: Verdict, rid: str | None) -> None:
+    def _apply(self, batch: Batch, verdict: Verdict, answer: Answered) -> None:
+        rid = request_id(answer.headers)
         if isinstance(verdict, NoVerdict):
-            self._no_verdict(batch, verdict.reason, rid)
-        elif isinstance(verdict, Throttled):
+            readable = answer.status == 200 and verdict.reason != "not_json"
+            said = None if readable else who_answered(answer.headers, answer.body, batch.body())
+            self._no_verdict(batch, verdict, said, rid)
+            return
+        queue = self._dispatcher.queue(batch.account)
+        if queue.gate.heard(self._context.now.monotonic, queue.in_flight):
+            self._context.report("info", "reachable", account=batch.account)
+        if isinstance(verdict, Throttled):
             self._throttled(batch, verdict.wait, rid)
         elif isinstance(verdict, Refused):
             self._dispatcher.refuse(batch, verdict.status, verdict.code, rid)
@@ -116,7 +149,10 @@ class Answers:
         elif isinstance(verdict, BatchRefused):
             refused = self._bisect(batch, "refused", verdict.message, rid)
         else:
-            refused = self._bisect(batch, "too_large", "the API says the event is too large", rid)
+            if events > 1:
+                self._dispatcher.queue(batch.account).shrink(batch.size, self._context.now.monotonic)
+            message = verdict.message or "the API says the event is too large"
+            refused = self._bisect(batch, "too_large", message, rid)
         if refused:
             self._context.report(
                 "warning", "events_refused", account=batch.account, refused=len(refused), events=events,
@@ -180,21 +216,35 @@ class Answers:
 
     # -- no verdict on any event
 
-    def _no_verdict(self, batch: Batch, reason: str, rid: str | None) -> None:
-        context = self._context
-        gate = self._dispatcher.queue(batch.account).gate
-        gate.slow_down()
-        gate.postpone_probe(context.now.monotonic)
+    def _no_verdict(self, batch: Batch, verdict: NoVerdict, said: str | None, rid: str | None) -> None:
+        """`said`: by whoever answered in the platform's place; None: nobody did, or the platform itself."""
+        context, reason = self._context, verdict.reason
+        queue, now = self._dispatcher.queue(batch.account), context.now.monotonic
+        queue.gate.slow_down()
+        queue.gate.postpone_probe(now)
+        queue.gate.unheard(_in_words(reason, said))
         batch.failures += 1
+        if batch.failures == 1:
+            batch.failing_since = now
         context.counters.bump(context.counters.no_verdicts, reason)
         if reason not in _NEVER_LEFT:
             context.counters.unclear_offline += sum(1 for one in batch.deliveries if one.offline)
         delay = context.policy.delivery_backoff.delay(batch.failures, context.jitter())
         context.report(
-            "warning", "no_verdict", account=batch.account, reason=reason, events=len(batch.deliveries),
+            "warning", "no_verdict", account=batch.account, reason=reason, said=said, events=len(batch.deliveries),
             attempt=batch.attempts, retry_seconds=round(delay, 3), request_id=rid,
         )  # fmt: skip
-        self._again(batch, context.now.monotonic + delay)
+        suspect = batch.failures >= _SUSPECT_AFTER and queue.gate.heard_at > batch.failing_since
+        parts = [batch]
+        if len(batch.deliveries) > 1 and (verdict.too_large or suspect):
+            if verdict.too_large:
+                queue.shrink(batch.size, now)
+            context.counters.bisected += 1
+            parts = [*halves(batch, context.number(), context.number())]
+        for part in parts:
+            if part is not batch:
+                part.failures, part.failing_since = batch.failures, now
+            self._again(part, now + delay)
 
     def _throttled(self, batch: Batch, wait: float | None, rid: str | None) -> None:
         context = self._context

@@ -5,6 +5,10 @@ next event would take it over `batch_bytes`, or when its oldest event has waited
 batches come back: at once (bisected halves) or at their time (backoff). Retries go first: they hold the oldest
 records, and the oldest record holds the commit.
 
+Where a body was too large for somebody on the way, batches are cut to half of it from then on (`shrink`); what is
+larger already is cut when it is taken. After a while that limit doubles, until it is gone, since whoever wanted smaller
+ones may be gone, too. Where they are not, finding out costs a call, and the next try comes after twice that while.
+
 Nothing here knows what an answer means; that is `delivery`. Nothing here sends; that is `pipeline`.
 """
 
@@ -20,15 +24,18 @@ from consumer.core.policy import Policy
 
 _OPENING, _CLOSING = b'{"data":[', b"]}"
 _ENVELOPE = len(_OPENING + _CLOSING)
+_GROW_AFTER, _GROW_AFTER_MOST = 15.0, 600.0
+"""Seconds after which the limit in bytes doubles: at first, and where larger bodies were tried in vain."""
 
 
 class Batch:
     """Deliveries that go in one call.
 
-    `attempts` counts the calls made with them, `failures` those in a row that brought no verdict.
+    `attempts` counts the calls made with them, `failures` those in a row that brought no verdict; `failing_since` is
+    when the first of these was answered, or when the batch was cut off another one.
     """
 
-    __slots__ = ("account", "attempts", "deliveries", "failures", "number", "probe")
+    __slots__ = ("account", "attempts", "deliveries", "failing_since", "failures", "number", "probe")
 
     def __init__(self, number: int, account: str, deliveries: list[Delivery], attempts: int = 0) -> None:
         self.number = number
@@ -36,8 +43,14 @@ class Batch:
         self.deliveries = deliveries
         self.attempts = attempts
         self.failures = 0
+        self.failing_since = 0.0
         self.probe = False
         """Whether the call under way was sent while its gate was halted."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the request body."""
+        return _size_of(self.deliveries)
 
     def body(self) -> bytes:
         """The request body; each event was serialised once, here the bytes are only joined."""
@@ -61,6 +74,11 @@ class AccountQueue:
         self._filling_since = 0.0
         self._ready: deque[list[Delivery]] = deque()
         self._again: list[tuple[float, int, Batch]] = []
+        self._most_bytes = policy.batch_bytes
+        """Of a batch's body; less than the policy's where that was too large for somebody."""
+        self._grow_at = 0.0
+        self._grow_after = _GROW_AFTER
+        self._grown = False
         self.queued = 0
 
     @property
@@ -80,7 +98,7 @@ class AccountQueue:
     def add(self, delivery: Delivery, now: float) -> None:
         """A new delivery joins the batch being filled."""
         size = len(delivery.body) + 1
-        full = self._filling_bytes + size > self._policy.batch_bytes
+        full = self._filling_bytes + size > self._most_bytes
         if self._filling and (full or len(self._filling) >= self._policy.batch_events):
             self._close()
         if not self._filling:
@@ -98,7 +116,7 @@ class AccountQueue:
             some = deliveries[at : at + max(1, self._policy.batch_events - len(self._filling))]
             at += len(some)
             size = sum([len(one.body) for one in some]) + len(some)
-            if self._filling_bytes + size > self._policy.batch_bytes:  # one by one, to see where it is full
+            if self._filling_bytes + size > self._most_bytes:  # one by one, to see where it is full
                 for one in some:
                     self.add(one, now)
                 continue
@@ -121,9 +139,15 @@ class AccountQueue:
         `number` names the call. Deliveries that are no longer ours were
         purged when they ceased to be (`purge`), so what is taken is ours.
         """
+        self._grow(now)
         if self._again and self._again[0][0] <= now:
-            batch = heapq.heappop(self._again)[2]
+            at, _, batch = heapq.heappop(self._again)
             self.queued -= len(batch.deliveries)
+            rest = self._cut(batch.deliveries)
+            if rest:
+                later = Batch(batch.number, self.account, rest, batch.attempts)
+                later.failures, later.failing_since = batch.failures, batch.failing_since
+                self.put_back(later, at)
             batch.number = number
             return batch
         if not self._ready and self._filling and now >= self._filling_since + self._policy.linger:
@@ -131,8 +155,40 @@ class AccountQueue:
         if not self._ready:
             return None
         deliveries = self._ready.popleft()
+        rest = self._cut(deliveries)
+        if rest:
+            self._ready.appendleft(rest)
         self.queued -= len(deliveries)
         return Batch(number, self.account, deliveries)
+
+    def shrink(self, size: int, now: float) -> None:
+        """A body of several events and so many bytes was too large for somebody: half of it from now on."""
+        if size // 2 < self._most_bytes:  # else it went before the limit was known
+            self._most_bytes = size // 2
+            if self._grown:
+                self._grow_after = min(2 * self._grow_after, _GROW_AFTER_MOST)
+            self._grown = False
+        self._grow_at = now + self._grow_after
+
+    def _grow(self, now: float) -> None:
+        if self._most_bytes >= self._policy.batch_bytes or now < self._grow_at:
+            return
+        self._most_bytes = min(2 * self._most_bytes, self._policy.batch_bytes)
+        self._grow_at = now + self._grow_after
+        self._grown = True
+
+    def _cut(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Take off what goes beyond the limit in bytes, all but one event if need be, and return it."""
+        if self._most_bytes >= self._policy.batch_bytes:
+            return []
+        size = _ENVELOPE
+        for at, one in enumerate(deliveries):
+            size += len(one.body) + 1
+            if at and size > self._most_bytes:
+                rest = deliveries[at:]
+                del deliveries[at:]
+                return rest
+        return []
 
     def due(self) -> float | None:
         """When something here is next ready to be taken; None while nothing waits."""
@@ -147,7 +203,7 @@ class AccountQueue:
         """Take out all deliveries that are no longer ours to send, and return them."""
         gone: list[Delivery] = []
         self._filling = _keep(self._filling, gone)
-        self._filling_bytes = _ENVELOPE + sum(len(delivery.body) + 1 for delivery in self._filling)
+        self._filling_bytes = _size_of(self._filling)
         self._ready = deque(kept for kept in (_keep(one, gone) for one in self._ready) if kept)
         for _, _, batch in self._again:
             batch.deliveries = _keep(batch.deliveries, gone)
@@ -168,6 +224,11 @@ class AccountQueue:
         self._ready.append(self._filling)
         self._filling = []
         self._filling_bytes = _ENVELOPE
+
+
+def _size_of(deliveries: Iterable[Delivery]) -> int:
+    """Bytes of a body of these."""
+    return _ENVELOPE + sum([len(one.body) + 1 for one in deliveries])
 
 
 def _keep(deliveries: Iterable[Delivery], gone: list[Delivery]) -> list[Delivery]:

@@ -6,6 +6,9 @@ its outcome. Anything less is no verdict: the batch is undelivered and is sent a
 400 and 422 refuse the batch for something in it: readable per-event verdicts are used (what failed is refused,
 the rest is sent again), else the batch is bisected. 401, 403 and 404 refuse us, not the events.
 
+A status code is not a speaker: proxies, firewalls and login pages say 400, 403 or 413 as well. So a refusal counts only
+in the platform's own words (`_own_words`); in anybody else's it is no verdict on anything (design.md, rule 7).
+
 Pure functions: bytes in, values out. What follows from a verdict is decided in `pipeline`.
 """
 
@@ -57,7 +60,9 @@ class BatchRefused:
 
 @dataclass(frozen=True, slots=True)
 class TooLarge:
-    """The body is too large: split."""
+    """The platform says that the body is too large: split; a batch of one is refused for good."""
+
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +82,21 @@ class Throttled:
 
 @dataclass(frozen=True, slots=True)
 class NoVerdict:
-    """Nothing is known of any event: undelivered. `reason` is from a closed set."""
+    """Nothing is known of any event: undelivered. `reason` is from a closed set.
+
+    `too_large`: whoever answered in the platform's place takes only smaller bodies.
+    """
 
     reason: str
+    too_large: bool = False
 
 
 Verdict = PerEvent | SomeRefused | BatchRefused | TooLarge | Refused | Throttled | NoVerdict
 
 _REFUSALS = frozenset({401, 403, 404})
+_TOO_LARGE = 413
+_SPOKEN = _REFUSALS | {400, 422, _TOO_LARGE}
+"""What these statuses say of an event or of us, only the platform can say."""
 _MOST_VALUES = 200_000
 """Objects and lists in a body that is read."""
 _SECONDS = re.compile(r"[ \t]*([0-9]{1,12}(?:\.[0-9]*)?)[ \t]*")
@@ -99,12 +111,8 @@ def read_answer(
     """The verdict of an answer to a batch of `events` events. Never raises, whatever the bytes."""
     if status == 200:
         return _read_ok(body, events)
-    if status in (400, 422):
+    if status in _SPOKEN:
         return _read_refusal(status, body, events)
-    if status == 413:
-        return TooLarge()
-    if status in _REFUSALS:
-        return Refused(status, error_code(body))
     if status == 429:
         return Throttled(wait_time(headers, unix_now))
     return NoVerdict(f"http_{status}")
@@ -166,29 +174,38 @@ def _text(value: object) -> str | None:
 
 
 def _read_refusal(status: int, body: bytes, events: int) -> Verdict:
-    answer = _parse(body)
-    if not isinstance(answer, dict):
-        return BatchRefused(status, "")
+    answer = _own_words(body, events)
+    if answer is None:
+        return NoVerdict(f"http_{status}", too_large=status == _TOO_LARGE)
+    message = _text(answer.get("message")) or ""
+    if status in _REFUSALS:
+        code = answer.get("code")
+        return Refused(status, code if type(code) is int else None)
+    if status == _TOO_LARGE:
+        return TooLarge(message)
     details = answer.get("details")
     for holder in (answer, details if isinstance(details, dict) else {}):
         outcomes = _outcomes(holder.get("events"), events)
         if outcomes is None:
             continue
         failed = {
-            index: outcome.error or _text(answer.get("message")) or ""
-            for index, outcome in enumerate(outcomes)
-            if not outcome.processed
+            index: outcome.error or message for index, outcome in enumerate(outcomes) if not outcome.processed
         }
         if failed:
             return SomeRefused(failed)
-    return BatchRefused(status, _text(answer.get("message")) or "")
+    return BatchRefused(status, message)
 
 
-def error_code(body: bytes) -> int | None:
-    """The platform's error code in an error body, if it can be read. The body itself may echo secrets."""
+def _own_words(body: bytes, events: int) -> dict[str, Any] | None:
+    """An error in the platform's own form (OAS, "Error"): an object with an integer `code` and a text `message`; or a
+    whole list of outcomes, which nobody else could make up. None: somebody else answered.
+    """
     answer = _parse(body)
-    code = answer.get("code") if isinstance(answer, dict) else None
-    return code if type(code) is int else None
+    if not isinstance(answer, dict):
+        return None
+    if type(answer.get("code")) is int and isinstance(answer.get("message"), str):
+        return answer
+    return answer if isinstance(_read_ok(body, events), PerEvent) else None
 
 
 def wait_time(headers: Mapping[str, str], unix_now: float) -> float | None:

@@ -148,6 +148,17 @@ class Dispatcher:
         if reading:
             self._context.emit(ReadToken())
 
+    def tend_silence(self) -> None:
+        """Tell where the destination has become unreachable; where nothing is sent, nothing can be told."""
+        now = self._context.now.monotonic
+        for queue in self._queues.values():
+            gate = queue.gate
+            if not queue.queued and not queue.in_flight:
+                gate.forget_silence()
+            elif gate.halt is None and not gate.told_silence and gate.unreachable(now):
+                gate.told_silence = True
+                self._context.report("error", "unreachable", account=queue.account, reason=gate.reason)
+
     def _mind_patience(self, queue: AccountQueue, since: float, reason: str) -> None:
         patience = self._context.policy.halt_patience
         if not patience or self._gave_up or self._context.now.monotonic < since + patience:
@@ -214,6 +225,9 @@ class Dispatcher:
                 times.append(halt.probe_at)
             if self._context.policy.halt_patience and not self._gave_up and (queue.queued or queue.in_flight):
                 times.append(halt.waiting_since + self._context.policy.halt_patience)
+        unreachable_at = queue.gate.unreachable_at()
+        if halt is None and unreachable_at is not None and not queue.gate.told_silence:
+            times.append(unreachable_at)
         ready = queue.due()
         opens = queue.gate.opens_at(now, queue.in_flight)
         if ready is not None and opens is not None and self._may_risk():

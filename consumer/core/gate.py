@@ -9,6 +9,9 @@ Theory of operation. A call may go when four things allow it:
   that an account in trouble does not hold the connections the others need;
 * halt: a refused token (401) or account (403, 404) is an outage, not a bad event. Nothing goes but one probe at
   a time, after the token was read again; the first answer that is not a refusal ends it (design.md, rule 7).
+
+And it knows for how long calls have brought no verdict: after `Policy.unreachable_after` of that the destination is
+unreachable. That closes nothing: calls go on, behind their backoff, and the first verdict ends it.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ class State(Enum):
 
     OPEN = "open"
     THROTTLED = "throttled"
+    UNREACHABLE = "unreachable"
     HALTED = "halted"
 
 
@@ -63,6 +67,14 @@ class Gate:
         self.closed_until = 0.0
         self.pace = float(policy.concurrency)
         self.halt: Halt | None = None
+        self.silent_since: float | None = None
+        """Since when calls go out and bring no verdict; None: none is out there."""
+        self.heard_at = float("-inf")
+        """When a call last brought a verdict."""
+        self.last_trouble = ""
+        """Why the latest call without a verdict brought none, in words."""
+        self.told_silence = False
+        """Whether it was told that the destination is unreachable."""
 
     def opens_at(self, now: float, in_flight: int) -> float | None:
         """When the next call may go by this gate (now or earlier: at once); None: only an answer can tell."""
@@ -77,6 +89,8 @@ class Gate:
     def called(self, now: float) -> None:
         """A call goes out."""
         self._calls.append(now)
+        if self.silent_since is None:
+            self.silent_since = now
         if self._remaining is not None:
             self._remaining = max(0, self._remaining - 1)
         if self.halt is not None:
@@ -92,6 +106,9 @@ class Gate:
     def close(self, until: float) -> None:
         """A 429: nothing goes before `until`."""
         self.closed_until = max(self.closed_until, until)
+        if self.silent_since is not None:
+            # Nothing goes while it is closed, so nothing can be answered.
+            self.silent_since = max(self.silent_since, until)
         self.slow_down()
 
     def slow_down(self) -> None:
@@ -101,6 +118,38 @@ class Gate:
     def speed_up(self) -> None:
         """A verdict came: one more at once."""
         self.pace = min(float(self._policy.concurrency), self.pace + 1)
+
+    def heard(self, now: float, in_flight: int) -> bool:
+        """The platform said something; `in_flight` more calls wait for an answer. True if that ends a told silence."""
+        self.heard_at = now
+        self.silent_since = now if in_flight else None
+        told, self.told_silence = self.told_silence, False
+        return told
+
+    def forget_silence(self) -> None:
+        """Nothing is left to be sent: whether anything would come through, nobody can tell."""
+        self.silent_since = None
+        self.told_silence = False
+
+    def unheard(self, trouble: str) -> None:
+        """A call brought no verdict, and this is why."""
+        self.last_trouble = trouble
+
+    def unreachable_at(self) -> float | None:
+        """When it counts as unreachable if nothing is heard till then (monotonic); None: no call is out."""
+        return None if self.silent_since is None else self.silent_since + self._policy.unreachable_after
+
+    def unreachable(self, now: float) -> bool:
+        """Whether calls have brought no verdict for too long."""
+        at = self.unreachable_at()
+        return at is not None and now >= at
+
+    @property
+    def reason(self) -> str:
+        """Why nothing comes through, in words, while it is halted or unreachable."""
+        if self.halt is not None:
+            return self.halt.reason
+        return f"no verdict on any event; the latest call: {self.last_trouble or 'not answered yet'}"
 
     def refuse(self, status: int, code: int | None, now: float) -> bool:
         """A refusal came. True if it begins a halt, False if one is already in force."""
@@ -126,9 +175,11 @@ class Gate:
             self.halt.probe_at = now + self._policy.probe_backoff.ceiling(1)
 
     def state(self, now: float) -> State:
-        """For people: halted, throttled (by a 429 or the quota), or open."""
+        """For people: halted, unreachable, throttled (by a 429 or the quota), or open."""
         if self.halt is not None:
             return State.HALTED
+        if self.unreachable(now):
+            return State.UNREACHABLE
         if max(self.closed_until, self._quota_at(now), self._pace_at(now)) > now:
             return State.THROTTLED
         return State.OPEN

@@ -479,6 +479,7 @@ class Pipeline:
                 self._look_up_again.remove((at, leaders))
                 self.look_up(leaders)
         self.dispatcher.tend_halts()
+        self.dispatcher.tend_silence()
         self._write_keys(now)
         if not self.commits.unproven():
             self.dispatcher.send(len(self.keys))

@@ -49,6 +49,8 @@ class Policy:
     commit_interval: float = 1.0
     halt_patience: float = 900.0
     """How long the destination may refuse this account before giving up; 0 is for ever."""
+    unreachable_after: float = 30.0
+    """After so long without a verdict on any call the destination counts as unreachable."""
     throttle_cap: float = 300.0
     """The longest a Retry-After or x-ratelimit-reset is obeyed: a header must not stop us for a day."""
     map_bytes: int = MOST

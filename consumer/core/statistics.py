@@ -199,6 +199,8 @@ class AccountStatistics:
     throttled_for: float | None
     halted_for: float | None
     next_probe_in: float | None
+    unreachable_for: float | None = None
+    """Since the first call of those that have brought no verdict."""
 
 
 class GuardStatistics(NamedTuple):
@@ -264,9 +266,13 @@ class Statistics:
         return worst_state(account.state for account in self.accounts)
 
 
+STATES = ("open", "throttled", "unreachable", "halted")
+"""Of a gate, the worst last."""
+
+
 def worst_state(states: Iterable[str]) -> str:
-    """Of the states that gates are in."""
-    return max(states, key=("open", "throttled", "halted").index, default="open")
+    """The worst of these states of gates."""
+    return max(states, key=STATES.index, default="open")
 
 
 def by_name(counts: Mapping[str, int]) -> dict[str, int]:

@@ -88,12 +88,13 @@ def _account(queue: AccountQueue, now: float) -> AccountStatistics:
     return AccountStatistics(
         account=queue.account,
         state=state.value,
-        reason=halt.reason if halt is not None else None,
+        reason=gate.reason if state in (State.HALTED, State.UNREACHABLE) else None,
         queued=queue.queued,
         in_flight=queue.in_flight,
         throttled_for=gate.throttled_until(now) - now if state is State.THROTTLED else None,
         halted_for=now - halt.since if halt is not None else None,
         next_probe_in=max(0.0, halt.probe_at - now) if halt is not None else None,
+        unreachable_for=now - (gate.silent_since or now) if state is State.UNREACHABLE else None,
     )
 
 

@@ -4,9 +4,9 @@ What happens to a call depends only on the seed, the number of the call since th
 what is said in seconds or per minute) the clock it is given: so a run can be repeated. Every kind of fault
 draws its own random number for every call, so changing one kind does not move the others.
 
-The order in which a call meets them is that of the real thing: a proxy that cuts the connection or finds the
-body too large, then the token, the account, the rate limit, the service's health, then what is in the
-call, and last what happens to the answer on its way back.
+The order in which a call meets them is that of the real thing: a proxy that cuts the connection, finds the
+body too large or answers by itself, then the token, the account, the rate limit, the service's health, then
+what is in the call, and last what happens to the answer on its way back.
 """
 
 from __future__ import annotations
@@ -80,6 +80,18 @@ class Lie(Enum):
     """Processed, with an ``error_message``."""
 
 
+class Speech(Enum):
+    """What a middleman's answer looks like: never like the platform's."""
+
+    HTML = "html"
+    """A page of its own."""
+    EMPTY = "empty"
+    JSON = "json"
+    """A gateway's JSON."""
+    ECHO = "echo"
+    """A page that repeats the token and the body."""
+
+
 def _as_chance(value: object) -> object:
     return {"share": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
@@ -116,6 +128,10 @@ class Faults:
     """403, code 29."""
     unknown_accounts: frozenset[str] = frozenset()
     """404."""
+    middleman: _Chance = NEVER
+    """A proxy, a firewall or a login page answers in the platform's place; nothing reaches that."""
+    middleman_status: Annotated[int, Field(ge=200, le=599)] = 403
+    middleman_says: Speech = Speech.HTML
     marker: Annotated[str, Field(min_length=1)] | None = None
     """An event whose ``event_id`` contains this is refused as `marked` says."""
     marked: Marked = Marked.BAD_REQUEST
@@ -140,6 +156,7 @@ DEMO_FAULTS: Final = Faults(
     slow_seconds=1.0,
     dropped_before=Chance(share=0.015),
     dropped_after=Chance(share=0.015),
+    middleman=Chance(share=0.01),
 )
 """For ``pinstream demo --faults``: every kind that can be survived without losing or refusing an event."""
 
@@ -170,6 +187,7 @@ class Plan(NamedTuple):
     server_error: bool
     dropped_before: bool
     dropped_after: bool
+    middleman: bool
     delay: float
     lie: Lie | None
     random: random.Random
@@ -185,6 +203,7 @@ _CHANCES: Final = (
     "dropped_after",
     "slow",
     "lying",
+    "middleman",
 )
 
 

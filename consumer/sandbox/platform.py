@@ -19,7 +19,7 @@ import orjson
 
 from consumer.sandbox import rules
 from consumer.sandbox.accounts import Books
-from consumer.sandbox.faults import Lie, Marked, Plan, Quota, wait_headers
+from consumer.sandbox.faults import Faults, Lie, Marked, Plan, Quota, Speech, wait_headers
 
 Entry = dict[str, str | None]
 """One item of ``events`` in a ``ConversionApiResponse``."""
@@ -98,6 +98,8 @@ class Platform:
         limit = plan.faults.max_body_bytes
         if limit is not None and len(call.body) > limit:
             return Answer(413, b"<html><body>413 Request Entity Too Large</body></html>", {}, "text/html")
+        if plan.middleman:
+            return _middleman(call, plan.faults)
         refusal = self._refuse_caller(call, plan)
         if refusal is not None:
             return refusal
@@ -203,6 +205,24 @@ class Platform:
     def _refuse(self, code: str, message: str, *, status: int = 400) -> Answer:
         self.books.refuse(code)
         return _error(status, 4196, message, details={} if status == 422 else None)
+
+
+def _middleman(call: Call, faults: Faults) -> Answer:
+    """Somebody on the way answers in the platform's place."""
+    status, server = faults.middleman_status, {"Server": "middleman/1.0"}
+    match faults.middleman_says:
+        case Speech.HTML:
+            page = f"<html><head><title>{status} Not By Pinterest</title></head><body></body></html>"
+            return Answer(status, page.encode(), server, "text/html")
+        case Speech.EMPTY:
+            return Answer(status, b"", server, "text/html")
+        case Speech.JSON:
+            return Answer(
+                status, orjson.dumps({"message": "Not by Pinterest", "error": {"code": "E1"}}), server
+            )
+        case Speech.ECHO:
+            echo = f"<html><body>Denied: {call.authorization} ".encode() + call.body + b"</body></html>"
+            return Answer(status, echo, server, "text/html")
 
 
 def _bearer(authorization: str | None) -> str:

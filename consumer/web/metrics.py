@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from consumer.core.coverage import PARAMETERS, CoverageSnapshot
 from consumer.core.freshness import AGE_BOUNDS, FreshnessSnapshot
 from consumer.core.statistics import (
+    STATES,
     AccountStatistics,
     Counters,
     MetadataLeft,
@@ -26,7 +27,6 @@ from consumer.web.status import ledger
 
 METRIC_AGES = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400, 172800, 604800)
 """Some of `AGE_BOUNDS`: each is a series for Prometheus to keep."""
-_STATES = ("open", "throttled", "halted")
 _COUNTS: tuple[tuple[str, str, Callable[[Counters], int]], ...] = (
     ("pinstream_calls", "Calls made to the Conversions API.", lambda c: c.calls),
     ("pinstream_sent_events", "Events sent, those sent again included.", lambda c: c.events_sent),
@@ -172,7 +172,7 @@ def _accounts(accounts: Iterable[AccountStatistics]) -> Iterator[Metric]:
         "pinstream_calls_in_flight", "Calls under way, by ad account.", labels=["account"]
     )
     for one in accounts:
-        for name in _STATES:
+        for name in STATES:
             state.add_metric([one.account, name], int(one.state == name))
         queued.add_metric([one.account], one.queued)
         in_flight.add_metric([one.account], one.in_flight)

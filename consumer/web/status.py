@@ -128,6 +128,7 @@ def _account(one: AccountStatistics) -> dict[str, Any]:
         "throttled_for": _seconds(one.throttled_for),
         "halted_for": _seconds(one.halted_for),
         "next_probe_in": _seconds(one.next_probe_in),
+        "unreachable_for": _seconds(one.unreachable_for),
     }
 
 

@@ -175,6 +175,19 @@ async def test_any_status_is_an_answer(status: int) -> None:
     assert all(name == name.lower() for name in answer.headers)
 
 
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 500])
+async def test_a_token_that_an_answer_repeats_is_taken_out(status: int) -> None:
+    """Only here is it known what it looks like: the platform's 401 may repeat it, and so may a proxy's page."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        text = f"<html>{request.headers['Authorization']} is wrong</html>"
+        return web.Response(status=status, text=text, content_type="text/html")
+
+    answer = await answer_of(handler)
+    assert isinstance(answer, Answered)
+    assert answer.body == b"<html>Bearer *** is wrong</html>"
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_not_followed(status: int) -> None:
     """The token must not travel where a redirect points."""

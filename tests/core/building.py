@@ -48,6 +48,8 @@ START = 1_000.0
 """The monotonic clock when a test begins: not a power of two, so that rounding shows."""
 UNIX = 1_700_000_000.0
 UNDECODABLE = b"\xff not an event"
+NO = b'{"code": 2, "message": "no"}'
+"""A refusal in the platform's own words."""
 NO_EVENTS: dict[str, str] = {}
 
 PROPERTY = settings(max_examples=300, derandomize=True, deadline=None)

@@ -100,7 +100,14 @@ def test_counted_messages_hold_no_value_of_the_event(status: str) -> None:
 
 @pytest.mark.parametrize(
     ("status", "body"),
-    [(200, b"nonsense"), (200, b"{}"), (200, accepted(3)), (500, b""), (503, b'{"code": 4197}'), (302, b"")],
+    [
+        (200, b"nonsense"),
+        (200, b"{}"),
+        (200, accepted(3)),
+        (500, b""),
+        (503, b'{"code": 4197, "message": "no"}'),
+        (302, b""),
+    ],
 )
 def test_without_a_verdict_the_same_events_go_again(status: int, body: bytes) -> None:
     """The same body to the byte, behind a backoff, for as long as it takes."""
@@ -194,12 +201,15 @@ def test_a_refused_call_that_names_the_events_is_not_bisected() -> None:
     assert core.statistics().totals.delivered == 2
 
 
+TOO_LARGE = b'{"code": 1, "message": "too large"}'
+
+
 def test_too_large_splits_down_to_the_one_event() -> None:
     """413: halves; an event that is too large alone is a dead letter that says so."""
     core, send = sent(event("a"), event("b"))
-    core.answer(send, 413)
+    core.answer(send, 413, TOO_LARGE)
     first, second = core.take(i.Send), core.take(i.Send)
-    core.answer(first, 413)
+    core.answer(first, 413, TOO_LARGE)
     core.accept(second)
     core.store_keys()
     [letter] = core.store_letters()
@@ -219,6 +229,177 @@ def test_a_refused_token_settles_nothing(status: int) -> None:
     assert not core.has(i.Commit)
     assert not core.has(i.StoreDeadLetters)
     assert "SECRET" not in repr(core.log)
+
+
+# -- somebody else answers
+
+
+STRANGE = b"<html><head><title>Access denied</title></head><body>no</body></html>"
+
+
+@pytest.mark.parametrize("body", [b"", STRANGE, b'{"message": "Forbidden"}'])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
+def test_a_middleman_settles_nothing_and_halts_nothing(status: int, body: bytes) -> None:
+    """However long it answers in the platform's place: no dead letter, no halt, and all is delivered afterwards."""
+    core, send = sent(*(event(str(n)) for n in range(5)))
+    ends = core.now + 3600.0
+    while core.now < ends:
+        core.answer(send, status, body)
+        core.until(lambda: core.has(i.Send))
+        send = core.take(i.Send)
+    statistics = core.statistics()
+    assert statistics.destination == "unreachable"
+    assert (statistics.totals.open, statistics.totals.dead_lettered) == (5, 0)
+    assert core.committable() is None
+    assert not core.has(i.StoreDeadLetters)
+    assert not core.reports("halted")
+    core.accept(send)
+    while core.statistics().totals.delivered < 5:
+        core.deliver()
+        core.advance(1.0)
+    assert core.statistics().destination == "open"
+    assert [len(core.reports(one)) for one in ("unreachable", "reachable")] == [1, 1]
+
+
+def test_a_middleman_is_called_behind_a_backoff() -> None:
+    """Ten minutes are some tens of calls, not thousands."""
+    core, send = sent(*(event(str(n)) for n in range(5)))
+    ends, calls = core.now + 600.0, 0
+    while core.now < ends:
+        core.answer(send, 400, STRANGE)
+        core.until(lambda: core.has(i.Send))
+        send, calls = core.take(i.Send), calls + 1
+    assert calls < 80
+
+
+def test_who_answered_is_told() -> None:
+    """In the log at once, and as the reason once the destination is unreachable."""
+    core, send = sent(event("a"))
+    ends = core.now + 60.0
+    while core.now < ends:
+        core.answer(send, 403, STRANGE, {"server": "squid/5.7"})
+        core.until(lambda: core.has(i.Send))
+        send = core.take(i.Send)
+    assert {one.fields["said"] for one in core.reports("no_verdict")} == {"squid/5.7: Access denied"}
+    [account] = core.statistics().accounts
+    assert account.reason == "no verdict on any event; the latest call: HTTP 403 (squid/5.7: Access denied)"
+    assert account.unreachable_for is not None
+    assert account.unreachable_for >= 30.0
+
+
+def test_what_a_middleman_repeats_of_the_request_is_not_told() -> None:
+    """A copy is not quoted; single values are masked, whatever their spelling; neither token nor digest is a word."""
+    core, send = sent(event("a", person="Jane Doe", query="gifts for Jane"))
+    pages = (
+        b"<html><body>You sent: " + send.body + b"</body></html>",
+        b"<h1>blocked: GIFTS FOR&#32;jane</h1>",
+        b"gifts%20for%20Jane is blocked",
+        b"<title>pina_AAAA1234 or s3cr3t-t0ken-99 is blocked for 192.0.2.7 jane@example.org " + b"ab12" * 16,
+    )
+    for page in pages:
+        core.answer(send, 403, page)
+        core.until(lambda: core.has(i.Send))
+        send = core.take(i.Send)
+    assert [one.fields["said"] for one in core.reports("no_verdict")] == [
+        "a copy of the request",
+        "blocked: ***",
+        "*** is blocked",
+        "*** or *** is blocked for ***",
+    ]
+
+
+def test_a_middleman_s_413_makes_batches_smaller() -> None:
+    """The batch goes again in halves, later ones are cut before they go, and no call is as large again."""
+    core, send = sent(*(event(str(n), text="x" * 200) for n in range(8)), batch_events=8)
+    size = len(send.body)
+    core.answer(send, 413)
+    core.fetch(*(event(f"more {n}", text="x" * 200) for n in range(8)))
+    sizes = []
+    for _ in range(8):
+        core.look_up()
+        core.until(lambda: core.has(i.Send))
+        sizes.append(len(core.accept().body))
+        core.store_keys()
+        if not core.statistics().totals.open:
+            break
+    assert max(sizes) <= size // 2 + 1
+    assert core.statistics().totals.delivered == 16
+
+
+def test_one_event_too_large_for_a_middleman_waits_and_holds_up_no_other() -> None:
+    """Only the platform may refuse it: it is tried again, told each time, and never a dead letter."""
+    core, send = sent(event("huge", text="x" * 5000), event("a"), event("b"), batch_events=3, concurrency=1)
+    ends = core.now + 3600.0
+    while core.now < ends:
+        if len(send.body) > 2000:
+            core.answer(send, 413, STRANGE)
+        else:
+            core.accept(send)
+            core.store_keys()
+        core.until(lambda: core.has(i.Send))
+        send = core.take(i.Send)
+    totals = core.statistics().totals
+    assert (totals.delivered, totals.open, totals.dead_lettered) == (2, 1, 0)
+    assert core.reports("no_verdict")[-1].fields["events"] == 1
+    core.accept(send)
+    core.store_keys()
+    assert core.statistics().totals.delivered == 3
+
+
+def test_one_event_that_a_middleman_blocks_waits_and_holds_up_no_other() -> None:
+    """A firewall dislikes what is in one event of a batch: the others do not wait with it, and it is not refused."""
+    core, send = sent(*(event(str(n)) for n in range(8)), event("odd"), batch_events=9)
+    ends, number = core.now + 3600.0, 100
+    while core.now < ends:
+        if "odd" in event_ids(send):
+            core.answer(send, 403, STRANGE)
+        else:
+            core.accept(send)
+            core.store_keys()
+        core.fetch(event(str(number)))
+        number += 1
+        core.look_up()
+        core.until(lambda: core.has(i.Send))
+        send = core.take(i.Send)
+    totals = core.statistics().totals
+    assert totals.dead_lettered == 0
+    assert totals.delivered > 100
+    assert totals.open <= 5
+
+
+def test_batches_grow_again() -> None:
+    """A quarter of a minute after the last one that was too large the limit doubles: the middleman may be gone."""
+    core, send = sent(*(event(str(n), text="x" * 200) for n in range(8)), batch_events=8)
+    half = len(send.body) // 2
+    core.answer(send, 413)
+    core.advance(15.0)
+    core.deliver()
+    core.fetch(*(event(str(n), text="x" * 200) for n in range(100, 108)))
+    core.send_all()
+    assert len(core.accept().body) > half
+
+
+def test_where_larger_bodies_are_refused_still_they_are_tried_more_and_more_rarely() -> None:
+    """A proxy's limit stands for years: an hour costs some calls, not one in each quarter of a minute."""
+    core, send = sent(*(event(f"{n:05}", text="x" * 200) for n in range(8)), batch_events=8)
+    half, calls = len(send.body) // 2, 1
+    core.answer(send, 413)
+    ends, number = core.now + 3600.0, 8
+    while core.now < ends:
+        core.fetch(*(event(f"{number + n:05}", text="x" * 200) for n in range(8)))
+        number += 8
+        core.send_all()
+        while core.has(i.Send):
+            send = core.take(i.Send)
+            if len(send.body) > half + 100:
+                calls += 1
+                core.answer(send, 413)
+            else:
+                core.accept(send)
+            core.store_keys()
+        core.advance(1.0)
+    assert 3 < calls < 30
+    assert core.statistics().totals.dead_lettered == 0
 
 
 # -- throttling
@@ -301,6 +482,9 @@ def test_the_request_id_is_reported() -> None:
 ANSWERS: Sequence[tuple[int, bytes]] = [
     (200, accepted(1)),
     (200, answer_body([("failed", "bad", None)])),
+    (400, b'{"code": 4196, "message": "invalid"}'),
+    (413, TOO_LARGE),
+    (401, b'{"code": 2, "message": "no"}'),
     (400, b""),
     (413, b""),
     (401, b""),

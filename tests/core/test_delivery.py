@@ -18,7 +18,6 @@ from consumer.core.delivery import (
     SomeRefused,
     Throttled,
     TooLarge,
-    error_code,
     limit_headers,
     read_answer,
     wait_time,
@@ -103,13 +102,12 @@ def test_a_failed_event_without_a_message_takes_the_call_s() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", ""),
-        (b"<html>", ""),
         (b'{"code": 4196, "message": "Invalid parameters"}', "Invalid parameters"),
-        (b'{"message": 12}', ""),
-        (orjson.dumps({"message": "no", "details": [1, 2]}), "no"),
-        (answer_body(GOOD, message="none of them failed"), "none of them failed"),
-        (answer_body([("failed", "x", None)], message="of one only"), "of one only"),
+        (b'{"code": 4196, "message": " "}', ""),
+        (orjson.dumps({"code": 1, "message": "no", "details": [1, 2]}), "no"),
+        (answer_body(GOOD, code=1, message="none of them failed"), "none of them failed"),
+        (answer_body(GOOD), ""),
+        (answer_body([("failed", "x", None)], code=1, message="of one only"), "of one only"),
     ],
 )
 def test_a_refused_call_that_does_not_say_which_is_to_be_bisected(body: bytes, message: str) -> None:
@@ -118,12 +116,40 @@ def test_a_refused_call_that_does_not_say_which_is_to_be_bisected(body: bytes, m
 
 
 def test_statuses_that_concern_us_and_not_the_events() -> None:
-    """413 splits; 401, 403 and 404 halt, with the platform's code if there is one."""
-    assert read(413) == TooLarge()
+    """413 splits; 401, 403 and 404 halt, with the platform's code."""
+    assert read(413, b'{"code": 1, "message": "too large"}') == TooLarge("too large")
     assert read(401, b'{"code": 2, "message": "pina_SECRET is not valid"}') == Refused(401, 2)
-    assert read(403, b'{"code": 29}') == Refused(403, 29)
-    assert read(404, b"not found") == Refused(404, None)
-    assert error_code(b'{"code": true}') is None
+    assert read(403, b'{"code": 29, "message": ""}') == Refused(403, 29)
+    assert read(404, b'{"code": 50, "message": "no such account"}') == Refused(404, 50)
+
+
+STRANGERS = [
+    b"",
+    b"<html><title>413 Request Entity Too Large</title></html>",
+    b"not found",
+    b"[]",
+    b"null",
+    b'"no"',
+    b"{}",
+    b'{"message": "Forbidden"}',
+    b'{"code": 403}',
+    b'{"code": true, "message": "no"}',
+    b'{"code": "E403", "message": "no"}',
+    b'{"code": 403.0, "message": "no"}',
+    b'{"code": 403, "message": ["no"]}',
+    b'{"error": {"code": 403, "message": "no"}}',
+    b'[{"code": 403, "message": "no"}]',
+    b'{"code": 4196, "message": "no"',
+    answer_body([("failed", "bad", None)]),
+]
+"""Answers that are not in the platform's own words."""
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
+@pytest.mark.parametrize("body", STRANGERS)
+def test_what_somebody_else_says_is_no_verdict(status: int, body: bytes) -> None:
+    """A status code is not a speaker: without the platform's own JSON nobody and nothing is refused."""
+    assert read(status, body) == NoVerdict(f"http_{status}", too_large=status == 413)
 
 
 @pytest.mark.parametrize(

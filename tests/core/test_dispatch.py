@@ -9,7 +9,7 @@ import pytest
 
 from consumer.core import interface as i
 from consumer.errors import InvariantViolation
-from tests.core.building import ACCOUNT, OTHER_ACCOUNT, Core, event, event_ids
+from tests.core.building import ACCOUNT, NO, OTHER_ACCOUNT, Core, event, event_ids
 
 THIRD_ACCOUNT = "549755885177"
 
@@ -25,7 +25,7 @@ def halted(**policy: Any) -> Core:
     core.assign()
     core.fetch(event("a"))
     core.look_up()
-    core.answer(core.take(i.Send), 401, b'{"code": 2}')
+    core.answer(core.take(i.Send), 401, b'{"code": 2, "message": "no"}')
     return core
 
 
@@ -97,7 +97,7 @@ def test_a_closed_gate_does_not_hold_the_others(status: int) -> None:
     core.fetch(event("bad", OTHER_ACCOUNT), event("good"))
     core.look_up()
     bad, good = core.take(i.Send), core.take(i.Send)
-    core.answer(bad, status, headers={"retry-after": "200"})
+    core.answer(bad, status, NO, headers={"retry-after": "200"})
     core.accept(good)
     core.store_keys()
     assert core.pipeline.room() > 1
@@ -112,7 +112,7 @@ def test_a_dead_account_stops_intake_only_when_it_holds_half_of_the_budget() -> 
     core.assign()
     core.fetch(*events(9, OTHER_ACCOUNT))
     core.look_up()
-    core.answer(core.take(i.Send), 403)
+    core.answer(core.take(i.Send), 403, NO)
     core.fetch(*events(2))
     core.look_up()
     assert core.pipeline.room() > 0
@@ -141,7 +141,7 @@ def test_a_refused_token_halts_every_account() -> None:
     core.assign()
     core.fetch(event("a"), event("b", OTHER_ACCOUNT), event("c"))
     core.look_up()
-    core.answer(core.take(i.Send), 401, b'{"code": 2}')
+    core.answer(core.take(i.Send), 401, b'{"code": 2, "message": "no"}')
     core.fetch(event("d", THIRD_ACCOUNT))
     core.look_up()
     assert in_flight(core) == {ACCOUNT: 1, OTHER_ACCOUNT: 1}
@@ -171,7 +171,7 @@ def test_one_probe_at_a_time() -> None:
     core.fetch(*events(5))
     core.look_up()
     while core.has(i.Send):
-        core.answer(core.take(i.Send), 401)
+        core.answer(core.take(i.Send), 401, NO)
     core.until(lambda: core.has(i.ReadToken))
     core.take(i.ReadToken)
     core.feed(i.TokenRead(False))
@@ -206,7 +206,7 @@ def test_refusals_of_calls_already_in_flight_do_not_put_the_probe_off() -> None:
     core.fetch(*events(8))
     core.look_up()
     for _ in range(8):
-        core.answer(core.take(i.Send), 401)
+        core.answer(core.take(i.Send), 401, NO)
     begun = core.now
     core.until(lambda: core.has(i.ReadToken))
     assert core.now - begun <= core.policy.probe_backoff.base
@@ -219,7 +219,7 @@ def test_an_answer_to_a_call_from_before_the_halt_does_not_end_it() -> None:
     core.fetch(*events(4))
     core.look_up()
     first, second = core.take(i.Send), core.take(i.Send)
-    core.answer(first, 401)
+    core.answer(first, 401, NO)
     core.accept(second)
     assert core.statistics().destination == "halted"
     assert not core.has(i.Send)
@@ -232,9 +232,9 @@ def test_an_account_s_own_refusal_outlives_the_token_s() -> None:
     core.fetch(event("a"), event("b", OTHER_ACCOUNT), event("c"))
     core.look_up()
     mine, other = core.take(i.Send), core.take(i.Send)
-    core.answer(other, 403, b'{"code": 29}')
-    core.answer(mine, 401, b'{"code": 2}')
-    core.answer(core.take(i.Send), 401, b'{"code": 2}')
+    core.answer(other, 403, b'{"code": 29, "message": "no"}')
+    core.answer(mine, 401, b'{"code": 2, "message": "no"}')
+    core.answer(core.take(i.Send), 401, b'{"code": 2, "message": "no"}')
     core.until(lambda: core.has(i.ReadToken))
     core.take(i.ReadToken)
     core.feed(i.TokenRead(True))
@@ -254,7 +254,7 @@ def test_patience_runs_from_the_first_refusal_and_gives_up_once() -> None:
         if core.has(i.ReadToken):
             core.take(i.ReadToken)
             core.feed(i.TokenRead(False))
-            core.answer(core.take(i.Send), 401, b'{"code": 2}')
+            core.answer(core.take(i.Send), 401, b'{"code": 2, "message": "no"}')
     assert core.now == begun + 100.0
     core.advance(1000.0)
     [give_up] = given_up(core)
@@ -269,7 +269,7 @@ def test_patience_of_zero_is_for_ever() -> None:
         core.until(lambda: core.has(i.ReadToken))
         core.take(i.ReadToken)
         core.feed(i.TokenRead(False))
-        core.answer(core.take(i.Send), 401)
+        core.answer(core.take(i.Send), 401, NO)
         core.advance(3 * 86_400.0)
     assert not given_up(core)
 
@@ -297,7 +297,7 @@ def test_a_halted_account_with_nothing_waiting_does_not_end_the_process() -> Non
     core.assign(1)
     core.fetch(event("bad", OTHER_ACCOUNT), partition=0)
     core.look_up()
-    core.answer(core.take(i.Send), 403)
+    core.answer(core.take(i.Send), 403, NO)
     core.lose(0)
     core.fetch(event("good"), partition=1)
     core.deliver()

@@ -6,7 +6,7 @@ import pytest
 
 from consumer.core import interface as i
 from consumer.core.model import Position
-from tests.core.building import TOPIC, UNDECODABLE, Core, event, event_ids, filtered, released, stopped
+from tests.core.building import NO, TOPIC, UNDECODABLE, Core, event, event_ids, filtered, released, stopped
 
 # -- rule 5: room is a level
 
@@ -225,7 +225,7 @@ def test_a_halt_stops_intake_and_commits_nothing_open() -> None:
     core.assign()
     core.fetch(event("a"))
     core.look_up()
-    core.answer(core.take(i.Send), 401)
+    core.answer(core.take(i.Send), 401, NO)
     assert core.pipeline.room() == 0
     core.advance(300.0)
     assert core.committable() is None
@@ -244,7 +244,7 @@ def test_a_stop_during_a_halt_ends(state: str) -> None:
     core.assign()
     core.fetch(filtered(), event("a"))
     core.look_up()
-    core.answer(core.take(i.Send), 401)
+    core.answer(core.take(i.Send), 401, NO)
     if state != "halted":
         core.until(lambda: core.has(i.ReadToken))
     if state == "probing":
@@ -253,7 +253,7 @@ def test_a_stop_during_a_halt_ends(state: str) -> None:
     core.feed(i.StopRequested(25.0))
     if state == "probing":
         assert stopped(core) is None
-        core.answer(core.take(i.Send), 401)
+        core.answer(core.take(i.Send), 401, NO)
     stop = stopped(core)
     assert stop is not None
     assert stop.drained
@@ -268,6 +268,6 @@ def test_a_halt_while_revoking_lets_go() -> None:
     core.fetch(event("a"))
     core.look_up()
     core.revoke(0)
-    assert released(core.answer(core.take(i.Send), 401)) == []
+    assert released(core.answer(core.take(i.Send), 401, NO)) == []
     core.advance(100.0)
     assert not core.has(i.Send)

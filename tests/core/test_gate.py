@@ -33,6 +33,7 @@ def test_the_quota_is_exact() -> None:
     """5000 calls in any 60 seconds (OAS, per ad account), and the next one 60 seconds after the first."""
     gate = Gate(Policy())
     assert calls(gate, 100.0, most=3000) == 3000
+    gate.heard(100.0, 0)
     assert calls(gate, 130.0) == 2000
     assert gate.opens_at(130.0, 0) == 160.0
     assert gate.state(130.0) is State.THROTTLED

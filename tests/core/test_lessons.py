@@ -11,6 +11,7 @@ from consumer.core import interface as i
 from consumer.core.model import Position
 from tests.core.building import (
     ACCOUNT,
+    NO,
     OTHER_ACCOUNT,
     TOPIC,
     UNDECODABLE,
@@ -31,7 +32,7 @@ def test_an_expired_token_drops_nothing() -> None:
     core.fetch(*(event(str(n)) for n in range(6)))
     core.look_up()
     for status in (401, 403, 401):
-        core.answer(core.take(i.Send), status)
+        core.answer(core.take(i.Send), status, NO)
     core.advance(120.0)
     assert core.committable() is None
     core.take(i.ReadToken)
@@ -117,7 +118,7 @@ def test_one_bad_message_blocks_nothing() -> None:
         if not core.has(i.Send):
             break
         send = core.take(i.Send)
-        core.answer(send, 400) if "bad" in event_ids(send) else core.accept(send)
+        core.answer(send, 400, NO) if "bad" in event_ids(send) else core.accept(send)
     core.store_letters()
     assert core.committable() == 10
 
@@ -176,7 +177,7 @@ def test_a_dead_account_does_not_stop_the_others_intake() -> None:
     core.look_up()
     bad, good = core.take(i.Send), core.take(i.Send)
     assert (bad.account, good.account) == (OTHER_ACCOUNT, ACCOUNT)
-    core.answer(bad, 403)
+    core.answer(bad, 403, NO)
     core.accept(good)
     core.store_keys()
     for n in range(5):
@@ -278,14 +279,14 @@ def test_killed_when_refused_and_the_dead_letter_not_acknowledged() -> None:
     core = crashing()
     core.look_up()
     send = core.take(i.Send)
-    core.answer(send, 400)
-    core.answer(core.take(i.Send), 400)
+    core.answer(send, 400, NO)
+    core.answer(core.take(i.Send), 400, NO)
     assert core.has(i.StoreDeadLetters)
     assert core.committable() is None
     after = restarted(core, None)
     after.fetch(event("a"))
     after.look_up()
-    after.answer(after.take(i.Send), 400)
+    after.answer(after.take(i.Send), 400, NO)
     assert after.committable() is None
     assert len(after.store_letters()) == 1
     assert after.committable() == 1

@@ -25,10 +25,12 @@ def sent(*values: bytes) -> tuple[Core, i.Send]:
     [
         (200, answer_body([("failed", "odd", None), ("processed", None, None)]), "events_refused"),
         (422, b'{"code": 1, "message": "odd"}', "batch_bisected"),
-        (413, b"", "batch_bisected"),
+        (413, b'{"code": 1, "message": "too large"}', "batch_bisected"),
         (429, b"", "throttled"),
-        (401, b'{"code": 2}', "halted"),
-        (404, b"", "halted"),
+        (401, b'{"code": 2, "message": "no"}', "halted"),
+        (404, b'{"code": 50, "message": "no such account"}', "halted"),
+        (404, b"", "no_verdict"),
+        (400, b"<html>", "no_verdict"),
         (503, b"", "no_verdict"),
     ],
 )

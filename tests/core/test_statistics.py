@@ -84,7 +84,7 @@ def test_the_snapshot_shows_each_account() -> None:
     assert (good.account, bad.account) == (ACCOUNT, OTHER_ACCOUNT)
     core.answer(bad, 429, headers={"retry-after": "30"})
     assert core.statistics().destination == "throttled"
-    core.answer(good, 403, b'{"code": 29}')
+    core.answer(good, 403, b'{"code": 29, "message": "no"}')
     core.now += 1.0
     first, second = core.statistics().accounts
     assert (first.state, first.halted_for, first.next_probe_in, first.queued) == ("halted", 1.0, 1.0, 1)

@@ -21,6 +21,7 @@ from consumer.core.decode import WireFormat
 from consumer.core.interface import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.core.masking import kind, mask
 from consumer.core.model import SchemaRef
+from consumer.core.stranger import who_answered
 from tests.fuzzing.building import ROOT, SCHEMA, SchemaBuilder
 from tests.fuzzing.contract import bounded, check_line
 from tests.fuzzing.records import DECODE_CODES, FOREIGN, NOW, decoder_of, fresh, schema_text
@@ -89,10 +90,11 @@ def check_answer(status: int, headers: Mapping[str, str], body: bytes, events: i
     with bounded(len(body) * 4, (64 << 20) + 8 * len(body)):
         verdict = delivery.read_answer(status, headers, body, events, NOW)
         remaining, reset = delivery.limit_headers(headers)
-        code = delivery.error_code(body)
+        said = who_answered(headers, body, _EVENT)
     assert remaining is None or 0 <= remaining <= 10**9
     assert reset is None or 0 <= reset <= 1e9
-    assert code is None or type(code) is int
+    check_line(said)
+    assert not isinstance(verdict, delivery.Refused) or verdict.code is None or type(verdict.code) is int
     if isinstance(verdict, delivery.Throttled):
         assert verdict.wait is None or 0 <= verdict.wait < 1e12
     for message in _messages(verdict, status, events):

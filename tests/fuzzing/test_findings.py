@@ -17,7 +17,7 @@ import pytest
 
 from consumer.core.avro_bounds import VALUES_PER_BYTE
 from consumer.core.decode import Decoder
-from consumer.core.delivery import BatchRefused, NoVerdict, PerEvent, Throttled, limit_headers
+from consumer.core.delivery import NoVerdict, PerEvent, Throttled, limit_headers
 from consumer.core.interface import SchemaMissing, SchemaUnavailable
 from consumer.core.masking import MASK, mask
 from consumer.core.model import ConversionEvent, Record, Rejection, SchemaRef, Stage
@@ -337,7 +337,7 @@ def test_absurd_answers_are_no_verdict_on_events(status: int, body: bytes) -> No
     if status == 200:
         assert isinstance(verdict, NoVerdict)
     if status in (400, 422):
-        assert verdict == BatchRefused(status, "")
+        assert verdict == NoVerdict(f"http_{status}")
 
 
 def test_a_large_honest_answer_is_read() -> None:

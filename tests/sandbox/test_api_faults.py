@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.core.delivery import NoVerdict, read_answer
 from consumer.sandbox.api import Sandbox
 from consumer.sandbox.faults import (
     DEMO_FAULTS,
@@ -20,6 +21,7 @@ from consumer.sandbox.faults import (
     FaultSource,
     Lie,
     Marked,
+    Speech,
     Wait,
     faults_as_json,
     faults_from_json,
@@ -169,6 +171,19 @@ async def test_too_large() -> None:
     assert sandbox.counts().accepted_events == 1
 
 
+@pytest.mark.parametrize("says", list(Speech))
+async def test_a_middleman_answers_in_the_platform_s_place(says: Speech) -> None:
+    """Never in the platform's words, and nothing is recorded."""
+    sandbox = faulty(middleman=ONCE, middleman_status=413, middleman_says=says)
+    async with running(sandbox) as client:
+        reply = await client.send(event("a"))
+        assert (reply.status, reply.headers["server"]) == (413, "middleman/1.0")
+        verdict = read_answer(reply.status, {}, reply.body, 1, NOW)
+        assert verdict == NoVerdict("http_413", too_large=True)
+        assert (await client.send(event("a"))).status == 200
+    assert sandbox.counts().accepted_events == 1
+
+
 @pytest.mark.parametrize("lie", list(Lie))
 async def test_lies(lie: Lie) -> None:
     """A lying 200 is wrong in the one way asked for, though the events were recorded."""
@@ -273,7 +288,7 @@ async def test_demo_faults_can_be_survived() -> None:
         {},
         {},
     )
-    assert {0, 200, 429, 500, 503} == set(ends)
+    assert {0, 200, 403, 429, 500, 503} == set(ends)
     assert counts.accepted_events == 300 + counts.doubles["web"]
 
 

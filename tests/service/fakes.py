@@ -246,7 +246,7 @@ class FakeApi:
 
     async def refuse(self, command: i.Send) -> i.Answered:
         """The token is refused."""
-        return i.Answered(command.number, 401, {}, b'{"code": 2}')
+        return i.Answered(command.number, 401, {}, b'{"code": 2, "message": "no"}')
 
 
 class FakeKeyStore:

@@ -82,6 +82,10 @@ class Api:
         world = self._world
         if world.in_spell("api") or world.roll(world.rates.api_lost_before):
             return self._nothing()
+        if world.roll(world.rates.api_stranger):
+            return self._stranger(world.random.choice((400, 401, 403, 404, 422)))
+        if world.troubled and len(send.body) > world.knobs.proxy_limit:
+            return self._stranger(413)
         if world.in_spell("token"):
             return Reply(Says.HALT, 401, {}, b'{"code":2,"message":"no"}')
         if world.in_spell(f"account {send.account}"):
@@ -89,8 +93,19 @@ class Api:
         if world.roll(world.rates.api_429):
             return self._throttle()
         if len(send.body) > world.knobs.body_limit:
-            return Reply(Says.LARGE, 413, {}, b"")
+            return Reply(Says.LARGE, 413, {}, b'{"code":1,"message":"too large"}')
         return None
+
+    def _stranger(self, status: int) -> Reply:
+        """Not the platform: whatever it says, it knows of no event and of no token."""
+        bodies = (
+            b"",
+            b"<html>no</html>",
+            b'{"message":"no"}',
+            b'{"code":"E1","message":"no"}',
+            b'{"code":7}',
+        )
+        return Reply(Says.NOTHING, status, {}, self._world.random.choice(bodies))
 
     def _nothing(self) -> Reply:
         random = self._world.random
@@ -177,7 +192,7 @@ class Api:
         """400 or 422: nothing is processed; the answer says which events are at fault, or says nothing useful."""
         entries = [self._entry(spec) for spec in specs]
         answer: dict[str, Any] = {"code": 4196, "message": "the batch is bad"}
-        manner = self._world.random.randrange(5)
+        manner = self._world.random.randrange(4)
         if manner == 0:
             answer["events"] = entries
         elif manner == 1:
@@ -186,8 +201,7 @@ class Api:
             answer["details"] = ["data[0]", {"events": None}]
         elif manner == 3:
             answer["events"] = entries[:-1]
-        body = b"<html>" if manner == 4 else orjson.dumps(answer)
-        return Reply(Says.REFUSED, 400 if manner else 422, {}, body)
+        return Reply(Says.REFUSED, 400 if manner else 422, {}, orjson.dumps(answer))
 
     # -- answers that must not be believed; each gives what was processed, and what is said
 

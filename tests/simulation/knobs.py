@@ -23,6 +23,8 @@ GUARD_SHARE, GUARD_SAMPLE = 0.3, 8
 DESTINATION = destination_tag("http://simulated/v5", test_mode=False)
 AWAY = 1.0
 """Seconds without an input after which a process here must prove that its partitions are its own."""
+UNREACHABLE_AFTER = 2.0
+"""Seconds without a verdict after which the destination counts as unreachable."""
 SESSION = 3.0
 """Seconds after which the group gives up a member that does not answer."""
 
@@ -37,6 +39,8 @@ class Rates:
     """No answer, yet processed."""
     api_5xx: float = 0.0
     api_lie: float = 0.0
+    api_stranger: float = 0.0
+    """Somebody on the way answers in the platform's place, with a status that would refuse events or halt."""
     api_429: float = 0.0
     api_limit_headers: float = 0.0
     api_whole_batch: float = 0.0
@@ -108,6 +112,8 @@ class Knobs:
     latency: float
     body_limit: int
     """The API's own, in bytes."""
+    proxy_limit: int
+    """Bytes that a proxy on the way takes while there is trouble; it says so in its own words."""
     metadata_limit: int
     """Bytes that the broker takes with a committed offset."""
     own_stores: bool
@@ -164,6 +170,7 @@ def draw(seed: int, **overrides: Any) -> Knobs:
         grace=random.uniform(1, 6) if not graceful else 60.0,
         latency=random.choice((0.01, 0.1, 0.5)),
         body_limit=random.choice((1500, 4500)),
+        proxy_limit=random.choice((100_000, 100_000, 100_000, 700)) if not graceful else 100_000,
         metadata_limit=random.choice((4096, 4096, 4096, IDS_MOST + 4, 0)) if not graceful else 4096,
         own_stores=random.random() < 0.5,
         guarded=random.random() < 0.15,
@@ -193,6 +200,7 @@ def _policy(random: Random) -> Policy:
         commit_interval=random.choice((0.1, 0.5, 2.0)),
         halt_patience=random.choice((0.0, 0.0, 0.0, 8.0)),
         throttle_cap=random.choice((3.0, 10.0)),
+        unreachable_after=UNREACHABLE_AFTER,
         delivery_backoff=Backoff(random.choice((0.1, 0.5)), random.choice((1.0, 5.0))),
         inner_backoff=Backoff(0.1, random.choice((1.0, 3.0))),
         probe_backoff=Backoff(random.choice((0.2, 1.0)), 5.0),

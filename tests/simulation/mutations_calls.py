@@ -126,6 +126,52 @@ def the_rest_of_a_refused_batch_counts_as_delivered(patch: pytest.MonkeyPatch) -
     patch.setattr(Answers, "_some_refused", optimist)
 
 
+@mutation
+def a_middleman_s_refusal_is_the_platform_s(patch: pytest.MonkeyPatch) -> None:
+    """A status code is taken for a speaker: a proxy's 400 makes dead letters, its 403 halts."""
+    patch.setattr(delivery, "_own_words", lambda body, events: {})
+
+
+@mutation
+def a_middleman_s_403_halts(patch: pytest.MonkeyPatch) -> None:
+    """Whoever says 401 or 403, the token is held to be refused."""
+    read = delivery.read_answer
+
+    def halting(status: int, *more: Any) -> delivery.Verdict:
+        return delivery.Refused(status, None) if status in (401, 403) else read(status, *more)
+
+    patch.setattr(answers, "read_answer", halting)
+
+
+@mutation
+def what_is_too_large_for_a_proxy_is_a_dead_letter(patch: pytest.MonkeyPatch) -> None:
+    """Any 413 is believed, down to the single event."""
+    read = delivery.read_answer
+
+    def believing(status: int, *more: Any) -> delivery.Verdict:
+        return delivery.TooLarge("") if status == 413 else read(status, *more)
+
+    patch.setattr(answers, "read_answer", believing)
+
+
+@mutation
+def bodies_stay_as_large_as_they_are(patch: pytest.MonkeyPatch) -> None:
+    """Each batch finds out for itself what the proxy takes."""
+    patch.setattr(AccountQueue, "shrink", lambda *_: None)
+
+
+@mutation
+def no_destination_is_ever_unreachable(patch: pytest.MonkeyPatch) -> None:
+    """28 of 28 calls fail, and the page says that it takes events."""
+    patch.setattr(Gate, "unreachable_at", lambda _: None)
+
+
+@mutation
+def unreachable_for_ever(patch: pytest.MonkeyPatch) -> None:
+    """A verdict does not end it."""
+    patch.setattr(Gate, "heard", lambda *_: False)
+
+
 # -- gates and limits
 
 

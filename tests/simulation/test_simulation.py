@@ -117,6 +117,8 @@ def test_the_worlds_hold_the_trouble_they_promise() -> None:
         "position_went_back",
         "halted",
         "away",
+        "unreachable",
+        "reachable",
         "commit_metadata_ignored",
         "dead_letter_guard",
     )

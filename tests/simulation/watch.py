@@ -59,10 +59,11 @@ class Held:
 class Call:
     """A call in flight."""
 
-    __slots__ = ("account", "helds", "specs")
+    __slots__ = ("account", "helds", "size", "specs")
 
-    def __init__(self, account: str, specs: list[Spec], helds: list[Held]) -> None:
+    def __init__(self, account: str, specs: list[Spec], helds: list[Held], size: int) -> None:
         self.account = account
+        self.size = size
         self.specs = specs
         self.helds = helds
 
@@ -100,6 +101,7 @@ class Watch:
         """An input is about to be handled."""
         match happened:
             case i.Assigned() | i.Revoked() | i.Lost() | i.StopRequested():
+                self._lose_sight()
                 self._told_of_partitions(happened)
             case i.Fetched():
                 for chunk in happened.chunks:
@@ -123,6 +125,11 @@ class Watch:
             case i.Lost():
                 for tp in happened.partitions:
                     self.held.pop(tp, None)
+
+    def _lose_sight(self) -> None:
+        """Events may have left their queues without a call: what is left to be sent cannot be told from here."""
+        for gate in self._gates.values():
+            gate.unsure = True
 
     def _told_of_writes(self, happened: i.Input) -> None:
         match happened:
@@ -154,6 +161,7 @@ class Watch:
         if held is None or held.epoch != chunk.epoch or held.draining:
             return
         if chunk.records[0].offset <= held.last_seen or chunk.records[0].offset < held.start:
+            self._lose_sight()
             # Another member may get the partition before it is read again: what is in flight may be sent again,
             # and so may what is void now.
             self.excuse_in_flight([held])
@@ -174,6 +182,9 @@ class Watch:
                 self._keys.pop(spec.key, None)
         gate, now = self._gates[call.account], self._world.now
         gate.flying -= 1
+        gate.spoken(reply, now, len(call.specs), call.size)
+        if any(held.draining or self.held.get(held.tp) is not held for held in call.helds):
+            self._lose_sight()
         gate.heard(reply, self._world.instant())
         for spec in call.specs:
             failures, since = self._failures.pop(spec, (0, now))
@@ -247,8 +258,8 @@ class Watch:
             at_risk <= policy.concurrency * policy.batch_events,
             "a crash repeats concurrency x batch events at most", str(at_risk),
         )  # fmt: skip
-        self.calls[send.number] = Call(send.account, specs, helds)
-        self._gates[send.account].check_send(self._world.now)
+        self.calls[send.number] = Call(send.account, specs, helds, len(send.body))
+        self._gates[send.account].check_send(self._world.now, len(specs), len(send.body))
 
     def _check_patience(self, specs: Sequence[Spec]) -> None:
         """Backoff is random from nothing up, but not nothing time after time: a chance of 1 in 10 million here."""
@@ -407,5 +418,8 @@ class Watch:
         held = sorted((tp, held.epoch) for tp, held in self.held.items())
         shown = sorted((TopicPartition(one.topic, one.partition), one.epoch) for one in figures.partitions)
         require(held == shown, "the snapshot shows what is held", f"{shown} instead of {held}")
+        for account in figures.accounts:
+            busy = bool(account.queued or account.in_flight)
+            self._gates[account.account].check_state(account.state, busy, self._world.now)
         flying = sum(account.in_flight for account in figures.accounts)
         require(flying == len(self.calls), "the snapshot shows what is in flight", str(flying))

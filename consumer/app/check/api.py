@@ -32,6 +32,7 @@ from consumer.core.delivery import (
 from consumer.core.interface import Answered, Send, Unanswered
 from consumer.core.mapping import Mapping as EventMapping
 from consumer.core.masking import mask
+from consumer.core.stranger import who_answered
 from consumer.errors import PinstreamError
 
 WHAT = "test events"
@@ -150,8 +151,15 @@ def _read(answer: Answered | Unanswered, events: list[dict[str, Any]]) -> Iterat
     elif isinstance(verdict, Throttled):
         when = f"in {verdict.wait:.0f} s" if verdict.wait is not None else "later"
         yield Verdict.WARNING, f"the API takes no more calls for now ({told}): ask again {when}"
-    else:
+    elif answer.status in (200, 500, 503):
         yield Verdict.FAILED, f"the API gave no verdict on the test events ({told}): try again later"
+    else:
+        said = who_answered(answer.headers, answer.body, orjson.dumps({"data": events}))
+        yield (
+            Verdict.FAILED,
+            f"not Pinterest but somebody on the way answered ({told}, {said}): see what is between here and "
+            "PINTEREST_API_URL, and have it let calls through",
+        )
 
 
 def _outcome(event: dict[str, Any], outcome: EventOutcome, told: str) -> tuple[Verdict, str]:

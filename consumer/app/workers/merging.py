@@ -157,6 +157,7 @@ def _account(gates: Sequence[AccountStatistics]) -> AccountStatistics:
         throttled_for=_most([one.throttled_for for one in worst]),
         halted_for=_most([one.halted_for for one in worst]),
         next_probe_in=_least([one.next_probe_in for one in worst]),
+        unreachable_for=_most([one.unreachable_for for one in worst]),
     )
 
 
