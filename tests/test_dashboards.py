@@ -164,11 +164,11 @@ class TestAlerts:
     """Each says what to do and where that is written."""
 
     def test_what_is_watched(self) -> None:
-        """Lag, freshness, halted, guard, dead letters, ledger, progress, workers, starts, damage, its presence."""
+        """Lag, freshness, halts, guard, dead letters, ledger, progress, workers, what is waited for, its presence."""
         assert {rule["alert"].removeprefix("Pinstream") for rule in RULES} == {
             *("Down", "ReadsNothing", "Halted", "IntakeStopped", "NoProgress", "Lagging", "LagNearsOneHour"),
             *("FreshnessBelowTarget", "DeadLetters", "LedgerMismatch", "WorkerDies", "WaitsForStart"),
-            "Unreadable",
+            *("Unreadable", "WaitsForSchema"),
         }
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])

@@ -42,6 +42,7 @@ BAD_VALUES = {
     "PINSTREAM_CALLS_PER_MINUTE": ["0"],
     "PINSTREAM_REQUEST_TIMEOUT": ["0"],
     "PINSTREAM_HALT_PATIENCE": ["1ms", "x"],
+    "PINSTREAM_SCHEMA_PATIENCE": ["1ms", "5"],
     "PINSTREAM_MAX_OPEN_EVENTS": ["0"],
     "PINSTREAM_MAX_OPEN_BYTES": ["1"],
     "PINSTREAM_DEAD_LETTER_TOPIC": ["{topic}", "orders", "{tpoic}.x", "{topic}{topic}", "a b", "x" * 250],

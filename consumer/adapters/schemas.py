@@ -1,9 +1,10 @@
 """Writers' schemas, and ours: a folder of ``.avsc`` files, and a Confluent-compatible registry.
 
-Both answer `FetchSchema` with one of three values: found, missing (for good), unavailable (no verdict, ask
-again). Only an explicit "not found" of the registry is missing; an outage, a refusal, a proxy's 404 or
-nonsense is unavailable, for good records must not become dead letters because a registry is ill (lessons.md).
-Each call has a time limit and is tried once; when to ask again is the core's to decide.
+Both answer `FetchSchema` with one of three values: found, missing (now), unavailable (no verdict). Only an
+explicit "not found" of the registry is missing; an outage, a refusal, a proxy's 404 or nonsense is unavailable,
+for good records must not become dead letters because a registry is ill (lessons.md). Each call has a time limit
+and is tried once; when to ask again, and when "missing" is final, is the core's to decide. The folder is looked
+at again, too: a file may come late.
 
 Files are named freely. ``<anything>.<id>.avsc`` also answers for a Confluent id, ``<anything>.<guid>.avsc``
 for a GUID, and every file for its fingerprint. Files may refer to types of other files.
@@ -14,11 +15,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
+from consumer.adapters.thread import apart
 from consumer.core.avro_references import definitions, inlined
 from consumer.core.avro_schema import MAX_SCHEMA_CHARACTERS, InvalidSchema, Json, Record, fingerprint, parse
 from consumer.core.interface import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
@@ -66,21 +68,18 @@ class LocalSchemas:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        documents = {path: _document(path) for path in _avsc_files(folder)}
-        self._files = [_file(path, documents) for path in documents]
-        self._by_ref: dict[SchemaRef, _File] = {}
-        for file in self._files:
-            # Two files of one fingerprint are read alike: either will do. Two of one id contradict each other.
-            self._by_ref.setdefault(SchemaRef("fingerprint", file.fingerprint), file)
-            if file.version is not None:
-                self._claim(file.version, file)
+        self._read()
 
-    def _claim(self, version: SchemaRef, file: _File) -> None:
-        other = self._by_ref.setdefault(version, file)
-        if other is not file:
-            raise SchemaError(
-                f"{file.path} and {other.path} have the same {version.kind}; rename one of them"
-            )
+    def _read(self) -> None:
+        seen = _state_of(self._folder)
+        documents = {path: _document(path) for path in seen}
+        files = [_file(path, documents) for path in documents]
+        self._by_ref, self._files, self._seen = _by_ref(files), files, seen
+
+    def _read_again(self) -> None:
+        """Look whether there are other files now."""
+        if _state_of(self._folder) != self._seen:
+            self._read()
 
     def reader(self, name: str) -> dict[str, Any]:
         """The schema (JSON, complete in itself) of a record: `name` is its full name, the name without
@@ -122,17 +121,45 @@ class LocalSchemas:
         return None if file is None else file.schema
 
     async def fetch(self, command: FetchSchema) -> Answer:
-        """Answers from the folder: what is not there is missing."""
-        schema = self.find(command.ref)
-        return SchemaMissing(command.ref) if schema is None else SchemaFound(command.ref, schema)
+        """Answers from the folder as it is now: what is not there is missing.
+
+        Of a folder that cannot be read (now) nobody knows what is in it.
+        """
+        ref = command.ref
+        try:
+            if self.find(ref) is None:
+                async with asyncio.timeout(DEFAULT_TIMEOUT):
+                    await apart("schemas", self._read_again)
+        except TimeoutError:
+            return SchemaUnavailable(
+                ref, f"the schemas folder could not be read within {DEFAULT_TIMEOUT:g} s"
+            )
+        except SchemaError as error:
+            return SchemaUnavailable(ref, str(error))
+        schema = self.find(ref)
+        return SchemaMissing(ref) if schema is None else SchemaFound(ref, schema)
 
     async def close(self) -> None:
         """Nothing is open."""
 
 
-def _avsc_files(folder: Path) -> list[Path]:
+def _by_ref(files: Iterable[_File]) -> dict[SchemaRef, _File]:
+    found: dict[SchemaRef, _File] = {}
+    for file in files:
+        # Two files of one fingerprint are read alike: either will do. Two of one id contradict each other.
+        found.setdefault(SchemaRef("fingerprint", file.fingerprint), file)
+        if file.version is not None and (other := found.setdefault(file.version, file)) is not file:
+            raise SchemaError(
+                f"{file.path} and {other.path} have the same {file.version.kind}; rename one of them"
+            )
+    return found
+
+
+def _state_of(folder: Path) -> dict[Path, tuple[int, int]]:
+    """The folder's ``.avsc`` files, each with what changes when it is written."""
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix == ".avsc")
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".avsc")
+        return {path: (status.st_mtime_ns, status.st_size) for path in paths for status in (path.stat(),)}
     except OSError as error:
         raise SchemaError(
             f"{folder}: cannot be read ({error.strerror}); name the folder of .avsc files"

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from operator import add
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from consumer.core.assignment import AssignmentState
 from consumer.core.context import Context
@@ -37,6 +37,13 @@ _SLICE_BYTES = 1024 * 1024
 """Records prepared in one go, unless it is one alone: decoded, a hostile record takes far more than it is long."""
 _NEWEST_COUNTS = 0.2
 """Weight of the latest slice in the mean size of an event."""
+
+
+class _Deferred(NamedTuple):
+    """A record that waits to be taken in; `verdict`: what it is known to be already."""
+
+    parked: Parked
+    verdict: Verdict | None
 
 
 class Consequences(Protocol):
@@ -72,7 +79,7 @@ class Admission:
         self._held: deque[tuple[AssignmentState, Chunk]] = deque()
         self._highest: dict[AssignmentState, int] = {}
         """By partition, the last offset that was held since nothing was."""
-        self._deferred: deque[Parked] = deque()
+        self._deferred: deque[_Deferred] = deque()
         self._need = 0
         """Free bytes without which it makes no sense to try again."""
         self._mean_cost = float(_FIRST_GUESS)
@@ -88,7 +95,7 @@ class Admission:
 
     def defers(self, span: Span, index: int) -> bool:
         """Whether this open record waits to be taken in."""
-        return (span, index) in self._deferred
+        return any(one.parked == (span, index) for one in self._deferred)
 
     @property
     def deferred(self) -> int:
@@ -110,9 +117,9 @@ class Admission:
         self._held.append((state, chunk))
         self._highest[state] = chunk.records[-1].offset
 
-    def unparked(self, parked: Sequence[Parked]) -> None:
-        """There is a verdict on the schema of these."""
-        self._deferred.extend(parked)
+    def unparked(self, parked: Sequence[Parked], verdict: Verdict | None = None) -> None:
+        """The schema of these can be had, or (then they have a `verdict`) cannot."""
+        self._deferred.extend(_Deferred(one, verdict) for one in parked if one.ours)
         self._need = 0
 
     def purge(self) -> None:
@@ -120,9 +127,7 @@ class Admission:
         kept = deque((state, chunk) for state, chunk in self._held if state.accepts)
         self._let_go_of(self.held - sum(len(chunk.records) for _, chunk in kept))
         self._held = kept
-        self._deferred = deque(
-            (span, index) for span, index in self._deferred if span.ours(index) and span.assignment.accepts
-        )
+        self._deferred = deque(one for one in self._deferred if one.parked.ours)
         self._need = 0
 
     def admit(self) -> None:
@@ -192,10 +197,11 @@ class Admission:
     def _admit_deferred(self, leaders: list[Delivery]) -> bool:
         """Take in some of the deferred, as many as fit. False if not all of these do."""
         some = [self._deferred[at] for at in range(min(SLICE, len(self._deferred)))]
-        items = self._intake.prepare([span.record(index) for span, index in some])
+        prepared = iter(self._intake.prepare([_record(one) for one in some if one.verdict is None]))
+        items = [next(prepared) if one.verdict is None else one.verdict for one in some]
         growth = _growth(items)
         fitting = self._fitting(growth, items)
-        for (span, index), item, size in zip(some[:fitting], items, growth, strict=False):
+        for ((span, index), _), item, size in zip(some[:fitting], items, growth, strict=False):
             self._deferred.popleft()
             span.costs[index] += size
             self._ledger.grow(span.assignment, size)
@@ -254,6 +260,11 @@ class Admission:
             elif item is not None:
                 self._pipeline.set_aside(span, index, item)
         leaders += self._intake.claim(claimed)
+
+
+def _record(deferred: _Deferred) -> Record:
+    span, index = deferred.parked
+    return span.record(index)
 
 
 def _growth(items: Iterable[Prepared | None]) -> list[int]:

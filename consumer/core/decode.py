@@ -9,7 +9,8 @@ The bytes say which schema they were written with, in one of these ways ("Wire f
 
 These leading bytes (here: the *framing*) are the key under which the compiled reader of a schema is kept, so
 that a known record costs one look-up. An unknown one is answered with the `SchemaRef` that is needed; the
-shell fetches it, tells `add_schema` or `add_missing`, and decodes again. Nothing here does I/O.
+shell fetches it, tells `add_schema`, and decodes again; `missing` is the verdict where there is none. Nothing here
+does I/O.
 
 Schemas that can be read are kept for good: an outage of the registry must never cost one that was known
 (lessons.md). Refusals are bounded, the one not asked for longest is dropped and simply asked for again.
@@ -122,12 +123,12 @@ class Decoder:
         self._known[framing] = write_reader(plan)
         self.plans[framing] = plan
 
-    def add_missing(self, ref: SchemaRef) -> None:
-        """Learn that there is no such schema, for good: records that name it are rejected."""
+    def missing(self, ref: SchemaRef) -> Rejection:
+        """The verdict on a record whose schema does not exist. It is not remembered: the schema may come any time."""
         message = (
             f"schema {ref.kind} {ref.value} does not exist: register it, or put it into the schemas folder"
         )
-        self._refuse(ref, rejected(DecodeCode.NO_SUCH_SCHEMA, message))
+        return rejected(DecodeCode.NO_SUCH_SCHEMA, message)
 
     def decode(self, record: Record) -> Decoded:
         """What one record holds."""

@@ -55,8 +55,8 @@ class SchemaLearner(Decoding, Protocol):
     def add_schema(self, ref: SchemaRef, schema_json: Any) -> Rejection | None:
         """Learn a writer's schema; gives why it can never be read, if so."""
 
-    def add_missing(self, ref: SchemaRef) -> None:
-        """There is no such schema."""
+    def missing(self, ref: SchemaRef) -> Rejection | Filtered:
+        """The verdict on a record whose schema does not exist."""
 
 
 class Converting(Protocol):

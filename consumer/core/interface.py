@@ -89,7 +89,7 @@ class SchemaFound:
 
 @dataclass(frozen=True, slots=True)
 class SchemaMissing:
-    """Answers `FetchSchema`: the registry says there is no such schema. Final."""
+    """Answers `FetchSchema`: the registry says that there is no such schema (yet)."""
 
     ref: SchemaRef
 

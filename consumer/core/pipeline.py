@@ -75,7 +75,7 @@ class Pipeline:
         self.problems = self.samples.problems
         """The first records that could not be delivered."""
         self.dispatcher = Dispatcher(self.context)
-        self.parking = Parking(policy.inner_backoff)
+        self.parking = Parking(policy)
         self.keys: Outbox[Delivery] = Outbox(policy.inner_backoff, _KEYS_MOST)
         self.letters: Outbox[Letter] = Outbox(policy.inner_backoff, _LETTERS_MOST)
         self.stopping = False
@@ -146,7 +146,7 @@ class Pipeline:
         times = [
             *begun,
             self.keys.due(),
-            self.parking.due(),
+            None if self.guard.tripped is not None else self.parking.due(),
             min((at for at, _ in self._look_up_again), default=None),
             min((drain.deadline for drain in self._drains), default=None),
             self.commits.due(),
@@ -306,7 +306,7 @@ class Pipeline:
     def set_aside(self, span: Span, index: int, verdict: Verdict) -> None:
         """This record is no event, or none yet."""
         if isinstance(verdict, SchemaRef):
-            self.parking.park(verdict, span, index)
+            self.parking.park(verdict, span, index, self.context.now.monotonic)
         elif isinstance(verdict, Filtered):
             self.context.counters.bump(self.context.counters.filtered, verdict.code)
             if self.ledger.settle(span, index, Disposition.FILTERED):
@@ -320,21 +320,25 @@ class Pipeline:
             "info" if rejection is None else "error", "schema", ref=happened.ref.value,
             verdict="known" if rejection is None else rejection.code,
         )  # fmt: skip
-        self._unpark(happened.ref)
+        self.admission.unparked(self.parking.found(happened.ref))
 
     def _schema_missing(self, happened: i.SchemaMissing) -> None:
-        self._decoder.add_missing(happened.ref)
-        self.context.report("error", "schema", ref=happened.ref.value, verdict="no_such_schema")
-        self._unpark(happened.ref)
+        ref, now = happened.ref, self.context.now.monotonic
+        final = self.parking.missing(ref, now, self.context.jitter())
+        if final:
+            self.context.report(
+                "error", "schema", ref=ref.value, verdict="no_such_schema", records=len(final)
+            )
+            self.admission.unparked(final, self._decoder.missing(ref))
+        elif self.parking.denied_for(ref) == 0:
+            self.context.report(
+                "warning", "schema_missing", ref=ref.value, patience=self.policy.schema_patience
+            )
 
     def _schema_unavailable(self, happened: i.SchemaUnavailable) -> None:
         self.context.counters.failures["registry"] += 1
         self.context.report("warning", "schema_unavailable", ref=happened.ref.value, reason=happened.reason)
         self.parking.unavailable(happened.ref, self.context.now.monotonic, self.context.jitter())
-
-    def _unpark(self, ref: SchemaRef) -> None:
-        parked = self.parking.answered(ref)
-        self.admission.unparked([one for one in parked if one[0].ours(one[1]) and one[0].assignment.accepts])
 
     # -- keys
 
@@ -472,8 +476,9 @@ class Pipeline:
         self._end_drains()
         self.admission.admit()
         self._mind_guard()
-        for ref in self.parking.ask(now):
-            self.context.emit(i.FetchSchema(ref))
+        if self.guard.tripped is None:
+            for ref in self.parking.ask(now):
+                self.context.emit(i.FetchSchema(ref))
         for at, leaders in list(self._look_up_again):
             if at <= now:
                 self._look_up_again.remove((at, leaders))

@@ -51,6 +51,11 @@ class Policy:
     """How long the destination may refuse this account before giving up; 0 is for ever."""
     unreachable_after: float = 30.0
     """After so long without a verdict on any call the destination counts as unreachable."""
+    schema_patience: float = 300.0
+    """How long the registry must say "no such schema" before that is final for a record that waits; 0: for ever."""
+    registry_concurrency: int = 8
+    """Questions to the schema registry at once."""
+    registry_calls_per_second: float = 20.0
     throttle_cap: float = 300.0
     """The longest a Retry-After or x-ratelimit-reset is obeyed: a header must not stop us for a day."""
     map_bytes: int = MOST

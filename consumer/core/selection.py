@@ -127,9 +127,9 @@ class Judging:
         """See `consumer.core.intake.SchemaLearner`."""
         return self._decoder.add_schema(ref, schema_json)
 
-    def add_missing(self, ref: SchemaRef) -> None:
+    def missing(self, ref: SchemaRef) -> Rejection | Filtered:
         """See `consumer.core.intake.SchemaLearner`."""
-        self._decoder.add_missing(ref)
+        return _UNJUDGED
 
 
 class Selecting:

@@ -22,6 +22,8 @@ from consumer.core.model import Problem, Rejection, Stage, TopicPartition, Warne
 _MOST_NAMES = 64
 PROBLEMS_MOST = 10
 LETTERS_MOST = 20
+SCHEMAS_MOST = 20
+"""Schemas that a snapshot names."""
 
 
 class Counters:
@@ -203,6 +205,19 @@ class AccountStatistics:
     """Since the first call of those that have brought no verdict."""
 
 
+class SchemaWait(NamedTuple):
+    """One schema that `records` wait for, the first of them for `seconds`.
+
+    `denied_seconds`: for how long the registry has been saying that there is none; None: it does not say so.
+    """
+
+    kind: str
+    value: str
+    records: int
+    seconds: float
+    denied_seconds: float | None
+
+
 class GuardStatistics(NamedTuple):
     """The guard has tripped: of the latest `of` records of `topic`, so many `rejected` would be dead letters."""
 
@@ -259,6 +274,8 @@ class Statistics:
     """Partitions that begin where the group committed for another destination: what lies before is not sent again."""
     mismatch: int = 0
     """Records entered in the ledger that are neither settled nor open nor released: 0, or a bug."""
+    schemas: Sequence[SchemaWait] = ()
+    """Schemas that records wait for, the longest first; of many only some."""
 
     @property
     def destination(self) -> str:

@@ -63,6 +63,7 @@ def survey(pipeline: Pipeline, now: Instant) -> Statistics:
         commit_metadata=pipeline.commits.metadata(),
         elsewhere=sum(state.elsewhere for state in pipeline.ledger),
         mismatch=pipeline.ledger.mismatch(),
+        schemas=pipeline.parking.waits(now.monotonic),
     )
 
 

@@ -300,6 +300,13 @@ class PinstreamSettings(Group):
         "how long the destination may refuse this token or account before exit 3; 0: for ever",
         unit="duration",
     )
+    schema_patience: Annotated[float, duration("100ms", "365d", zero="for ever")] = _setting(
+        "PINSTREAM_SCHEMA_PATIENCE",
+        "5m",
+        "how long the registry has to say that there is no such schema until the records that wait for it are dead "
+        "letters: a registry may know a new one late; 0: for ever",
+        unit="duration",
+    )
     max_open_events: Annotated[int, whole(1, 10_000_000)] = _setting(
         "PINSTREAM_MAX_OPEN_EVENTS",
         "20000",

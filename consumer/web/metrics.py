@@ -216,6 +216,11 @@ def _levels(statistics: Statistics) -> Iterator[Metric]:
             statistics.waiting_for_schema,
         ),
         (
+            "pinstream_schema_wait_seconds",
+            "How long the record that has waited longest for its schema has waited; 0: none waits.",
+            max((one.seconds for one in statistics.schemas), default=0),
+        ),
+        (
             "pinstream_since_progress_seconds",
             "Time since something settled, or since nothing was left to settle.",
             statistics.seconds_since_progress,

@@ -73,6 +73,8 @@ function stateOf(s) {
   if (s.waiting_for_start) return ["unstarted", "warn", "Waiting for Kafka to say where to start.", { "": `${many(s.waiting_for_start, "partition")} of ours cannot be read until then, ${many(s.partitions.length, "partition")} can. The brokers are asked again and again. Nothing is lost.`, "What to do": "if it lasts, look after the group's coordinator and the partitions' leaders; the log has the reason (kafka_trouble)." }];
   if (!s.partitions.length) return ["unassigned", "warn", "No partitions assigned.", { "": "The group is still forming, or it has more members than the topics have partitions. Then this one is a spare." }];
   if (most(s.destination.accounts.map(a => a.throttled_for)) >= WORTH_A_WORD) return ["throttled", "warn", "Waiting until Pinterest takes calls again.", { "": `Nothing is lost, and it goes on by itself: ${go}.${wait >= 60 ? ` The oldest has waited ${age(wait)}.` : ""}` }];
+  const schema = (s.open.schemas || []).find(one => one.seconds >= 30);
+  if (schema) return schemaState(schema, s);
   if (toGo(s) && s.seconds_since_progress >= 30) return stuckState(s, go);
   return paceState(wait, toGo(s), go, unknownOf(s));
 }
@@ -101,6 +103,15 @@ function haltState(halted, accounts) {
   return ["halted", "bad", title, {
     Why: `${why}. Nothing is lost.`,
     "What to do": "put a valid token in PINTEREST_ACCESS_TOKEN or its file, and see that it may write to this ad account. A new file is tried by itself.",
+  }];
+}
+
+function schemaState(one, s) {
+  const others = s.open.schemas.length - 1;
+  return ["schema", "warn", `Waiting for schemas: ${many(s.open.waiting_for_schema, "record")}.`, {
+    Why: (one.denied_seconds == null ? `there is no answer yet of what schema ${one.kind} ${one.value} is` : `schema ${one.kind} ${one.value} is not known to the registry (or the folder), as it has said for ${age(one.denied_seconds)}`)
+      + `; its records have waited ${age(one.seconds)}.` + (others ? ` So have those of ${many(others, "other schema")}.` : "") + " All other records go on.",
+    "What to do": one.denied_seconds == null ? "look after the registry; the log has the reason (schema_unavailable)." : "register it, or find out who writes such records. After PINSTREAM_SCHEMA_PATIENCE they become dead letters.",
   }];
 }
 

@@ -21,6 +21,7 @@ from consumer.core.statistics import (
     OldestOpen,
     PartitionStatistics,
     SamplesSnapshot,
+    SchemaWait,
     Statistics,
     StoredLetter,
     by_name,
@@ -52,6 +53,7 @@ def status_document(statistics: Statistics, info: Mapping[str, Any]) -> dict[str
             "oldest_record_ms": statistics.oldest_open_ms,
             "held": statistics.held,
             "waiting_for_schema": statistics.waiting_for_schema,
+            "schemas": [_schema(one) for one in statistics.schemas],
             "claims": statistics.claims,
         },
         "oldest_open": _oldest_open(statistics.oldest_open),
@@ -150,6 +152,17 @@ def _ages(one: Ages) -> dict[str, Any]:
         "age_p50": _seconds(one.p50),
         "age_p95": _seconds(one.p95),
         "age_p99": _seconds(one.p99),
+    }
+
+
+def _schema(one: SchemaWait) -> dict[str, Any]:
+    """A schema that records wait for."""
+    return {
+        "kind": one.kind,
+        "value": one.value,
+        "records": one.records,
+        "seconds": _seconds(one.seconds),
+        "denied_seconds": _seconds(one.denied_seconds),
     }
 
 

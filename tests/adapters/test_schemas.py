@@ -91,6 +91,22 @@ async def test_the_folder_answers_for_all_it_has_and_nothing_else(tmp_path: Path
     await schemas.close()
 
 
+async def test_a_file_that_comes_late_is_found(tmp_path: Path) -> None:
+    """The folder is looked at again for what it lacked. While one file cannot be read, nothing is known to lack."""
+    schemas: SchemaSource = LocalSchemas(write(tmp_path, plain=PLAIN))
+    late = FetchSchema(SchemaRef("id", "18"))
+    assert await schemas.fetch(late) == SchemaMissing(late.ref)
+    half = tmp_path / "older.18.avsc"
+    half.write_text('{"type": ')
+    answer = await schemas.fetch(late)
+    assert isinstance(answer, SchemaUnavailable)
+    assert "older.18.avsc: is not JSON" in answer.reason
+    write(tmp_path, older__18=OLDER)
+    assert await schemas.fetch(late) == SchemaFound(late.ref, OLDER)
+    assert await schemas.fetch(FetchSchema(SchemaRef("id", "19"))) == SchemaMissing(SchemaRef("id", "19"))
+    await schemas.close()
+
+
 def test_references_between_files_are_resolved(tmp_path: Path) -> None:
     """The result is complete in itself: types of the other file stand where they are first needed, once."""
     schemas = LocalSchemas(write(tmp_path, a_event=EVENT, the_item=ITEM))

@@ -101,8 +101,8 @@ class FakeDecoder(SchemaLearner):
         self._known[ref] = rejection
         return rejection
 
-    def add_missing(self, ref: SchemaRef) -> None:
-        self._known[ref] = Rejection(Stage.DECODE, "schema_missing", "no such schema")
+    def missing(self, ref: SchemaRef) -> Rejection:
+        return Rejection(Stage.DECODE, "schema_missing", "no such schema")
 
     def _decode(self, value: bytes | None) -> CommerceEvent | Rejection | SchemaRef | None:
         if value is None:
@@ -291,6 +291,17 @@ class Core:
         send = send or self.take(i.Send)
         self.answer(send, 200, accepted(send.events))
         return send
+
+    def deny_schema(self) -> SchemaRef:
+        """The registry says that there is no such schema (the oldest asked for), until that is final."""
+        denied = self.take(i.FetchSchema).ref
+        self.feed(i.SchemaMissing(denied))
+        while any(one[:2] == denied for one in self.statistics().schemas):
+            self.advance(10.0)
+            for asked in [one for one in self.waiting if one == i.FetchSchema(denied)]:
+                self.waiting.remove(asked)
+                self.feed(i.SchemaMissing(denied))
+        return denied
 
     def look_up(self) -> None:
         """The key store answers all look-ups that wait."""

@@ -348,7 +348,7 @@ def test_a_dead_schema_makes_dead_letters_of_deferred_records() -> None:
     """They do not grow, and go at once."""
     core = tight()
     core.fetch(*(of_schema(f"{n}", "1", pad="x" * 150) for n in range(3)))
-    core.feed(i.SchemaMissing(core.take(i.FetchSchema).ref))
+    core.deny_schema()
     assert len(core.store_letters()) == 3
     assert core.committable() == 3
 

@@ -223,13 +223,15 @@ def test_each_record_of_a_chunk_is_read_by_its_own_framing(wire_format: WireForm
     assert made.decode_chunk(chunk) == [made.decode(each) for each in chunk]
 
 
-def test_a_missing_schema_rejects_its_records() -> None:
-    """Once the registry has said that there is none, records that name it are dead letters."""
+def test_a_missing_schema_rejects_its_records_and_may_come_later() -> None:
+    """The verdict names the schema; it is not remembered, so that what is found later is read at once."""
     made = decoder()
-    made.add_missing(SEVEN)
-    verdict = made.decode(record(b"\x00\x00\x00\x00\x07abc"))
+    verdict = made.missing(SEVEN)
     assert code(verdict) == "no_such_schema"
     assert "id 7" in str(verdict)
+    assert made.decode(record(b"\x00\x00\x00\x00\x07abc")) == SEVEN
+    assert made.add_schema(SEVEN, SCHEMA) is None
+    assert made.decode(record(b"\x00\x00\x00\x00\x07" + datum(EVENT))) == EVENT
 
 
 @pytest.mark.parametrize(
@@ -254,11 +256,11 @@ def test_an_incompatible_schema_rejects_its_records(schema: str) -> None:
 
 
 def test_a_schema_once_known_is_never_lost() -> None:
-    """Neither a late "missing" nor any number of refused schemas costs one that can be read."""
+    """Neither a later answer that cannot be read nor any number of refused schemas costs one that can be read."""
     made = decoder(WireFormat.AUTO, SEVEN)
-    made.add_missing(SEVEN)
+    made.add_schema(SEVEN, '"string"')
     for number in range(2 * MAX_REFUSED_SCHEMAS):
-        made.add_missing(SchemaRef("id", str(1000 + number)))
+        made.add_schema(SchemaRef("id", str(1000 + number)), '"string"')
     assert made.decode(record(b"\x00\x00\x00\x00\x07" + datum(EVENT))) == EVENT
 
 
@@ -266,19 +268,19 @@ def test_refusals_are_bounded_and_the_stalest_goes_first() -> None:
     """A refusal that was dropped is asked for again; one in use stays."""
     made = decoder()
     used, stale = SchemaRef("id", "1"), SchemaRef("id", "2")
-    made.add_missing(used)
-    made.add_missing(stale)
+    made.add_schema(used, '"string"')
+    made.add_schema(stale, '"string"')
     for number in range(MAX_REFUSED_SCHEMAS - 1):
-        assert code(made.decode(record(framing_of(used)))) == "no_such_schema"
-        made.add_missing(SchemaRef("id", str(1000 + number)))
-    assert code(made.decode(record(framing_of(used)))) == "no_such_schema"
+        assert code(made.decode(record(framing_of(used)))) == "incompatible_schema"
+        made.add_schema(SchemaRef("id", str(1000 + number)), '"string"')
+    assert code(made.decode(record(framing_of(used)))) == "incompatible_schema"
     assert made.decode(record(framing_of(stale))) == stale
 
 
-def test_a_schema_that_was_missing_can_be_learnt() -> None:
+def test_a_schema_that_was_refused_can_be_learnt() -> None:
     """What is found later replaces the refusal."""
     made = decoder()
-    made.add_missing(SEVEN)
+    made.add_schema(SEVEN, '"string"')
     assert made.add_schema(SEVEN, SCHEMA) is None
     assert made.decode(record(b"\x00\x00\x00\x00\x07" + datum(EVENT))) == EVENT
 

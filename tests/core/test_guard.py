@@ -215,7 +215,7 @@ def test_a_record_that_waits_for_its_schema_counts_when_it_has_its_verdict() -> 
     core = guarded()
     core.fetch(*(of_schema(f"{n}", "1") for n in range(10)), *good(9))
     assert tripped(core) is None
-    core.feed(i.SchemaMissing(core.take(i.FetchSchema).ref))
+    core.deny_schema()
     assert tripped(core) == (TOPIC, 6, 10)
 
 
@@ -284,7 +284,8 @@ def test_later_refusals_are_not_written_either() -> None:
 def test_held_and_deferred_records_are_not_read() -> None:
     """Nothing more is taken in, however much room there is."""
     core = guarded(max_open_events=64)
-    core.fetch(of_schema("late", "1"), *bad(63), *good(5))
+    core.fetch(of_schema("late", "1"))
+    core.fetch(*bad(63), *good(5))
     assert core.statistics().held == 5
     assert tripped(core)
     core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "{}"))

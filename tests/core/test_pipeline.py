@@ -427,9 +427,9 @@ def test_a_schema_s_verdicts() -> None:
     core.assign()
     core.fetch(of_schema("a", "1"), of_schema("b", "2"), of_schema("c", "3"), event("d"))
     assert core.statistics().waiting_for_schema == 3
-    core.feed(i.SchemaFound(ref("1"), "good"))
-    core.feed(i.SchemaFound(ref("2"), "broken"))
-    core.feed(i.SchemaMissing(ref("3")))
+    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "good"))
+    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "broken"))
+    core.deny_schema()
     core.deliver()
     codes = [one.rejection.code for one in core.store_letters() + core.store_letters()]
     assert codes == ["schema_unusable", "schema_missing"]

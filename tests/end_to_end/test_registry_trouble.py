@@ -1,4 +1,5 @@
-"""The registry is ill or lacks a schema: known ids go on, unknown ones wait, and only "no such schema" is final.
+"""The registry is ill or lacks a schema: known ids go on, unknown ones wait, and only "no such schema", said for long,
+is final for a record.
 
 Records are in Confluent's wire format (``00``, an id of four bytes, Avro), on one partition unless said otherwise, so
 that what waits stands in the way of the commit. The registry is a process of ours that can be down and come back.
@@ -7,6 +8,8 @@ that what waits stands in the way of the commit. The registry is a process of ou
 from __future__ import annotations
 
 import copy
+import json
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -211,13 +214,15 @@ MISMATCHED: dict[str, Any] = {
 def test_verdicts_are_final_and_hold_up_nobody(
     kafka: Kafka, api: Api, registry: Registry, tmp_path: Path
 ) -> None:
-    """No such schema, one that does not fit ours, one that is not Avro: dead letters with their code, asked for once.
+    """No such schema, one that does not fit ours, one that is not Avro: dead letters with their code.
+
+    The last two are asked for once; the first is asked for throughout the patience.
 
     The records around them are delivered, also those of a version that does fit.
     """
     fits, later = registry.add(SUBJECT, SCHEMA), registry.add(SUBJECT, version(1))
     mismatched, strange = registry.add(SUBJECT, MISMATCHED), registry.add(SUBJECT, {"type": "object"})
-    line = Line(kafka, api, registry, tmp_path)
+    line = Line(kafka, api, registry, tmp_path, PINSTREAM_SCHEMA_PATIENCE="1s")
     line.write(fits, "fits-0")
     line.write(4711, "nobody-1")
     with line.run() as process:
@@ -239,8 +244,92 @@ def test_verdicts_are_final_and_hold_up_nobody(
         (5, "decode", "no_such_schema"),
     ]
     ids = [path.rpartition("/")[2] for path in registry.requests]
-    assert sorted(ids) == sorted(map(str, (fits, later, mismatched, strange, 4711)))
+    assert ids.count("4711") > 2
+    assert sorted(one for one in ids if one != "4711") == sorted(map(str, (fits, later, mismatched, strange)))
     assert complaints(process) == []
+
+
+def test_a_schema_that_is_registered_late_costs_nothing(
+    kafka: Kafka, api: Api, registry: Registry, tmp_path: Path
+) -> None:
+    """One record comes before its schema: it waits, and says so. Then the schema is there: all are delivered."""
+    known = registry.add(SUBJECT, SCHEMA)
+    line = Line(kafka, api, registry, tmp_path)
+    line.write(known + 1, "early", schema=version(1))
+    line.write(known, "known")
+    with line.run() as process:
+        process.until(lambda: asked(registry, known + 1, 3), "questions for what is not there yet")
+        process.until(lambda: accepted(api, "known"), "the known id")
+        [waits] = process.status()["open"]["schemas"]
+        assert (waits["kind"], waits["value"], waits["records"]) == ("id", str(known + 1), 1)
+        assert waits["seconds"] >= waits["denied_seconds"] > 0
+        assert "pinstream_schema_wait_seconds 0.0" not in process.get("/metrics")[1]
+        told = [one for one in process.log if one.get("event") == "schema_missing"]
+        assert [(one["ref"], one["patience"]) for one in told] == [(str(known + 1), 300)]
+        assert registry.add(SUBJECT, version(1)) == known + 1
+        line.write(known + 1, *(f"late-{number}" for number in range(300)), schema=version(1))
+        assert process.until_settled(302)["delivered"] == 302
+        assert process.status()["open"]["schemas"] == []
+        process.until(lambda: line.committed == 302, "the commit")
+        assert process.stop()[0] == 0
+    assert line.reasons == []
+
+
+def test_a_schema_later_than_patience_heals_without_a_restart(
+    kafka: Kafka, api: Api, registry: Registry, tmp_path: Path
+) -> None:
+    """A record that waited for so long is a dead letter; those that come once the schema is there are delivered."""
+    known = registry.add(SUBJECT, SCHEMA)
+    line = Line(kafka, api, registry, tmp_path, PINSTREAM_SCHEMA_PATIENCE="1s")
+    line.write(known + 1, "early", schema=version(1))
+    with line.run() as process:
+        process.until(lambda: line.committed == 1, "the dead letter")
+        assert registry.add(SUBJECT, version(1)) == known + 1
+        line.write(known + 1, "late-1", "late-2", schema=version(1))
+        assert process.until_settled(3)["delivered"] == 2
+        assert process.stop()[0] == 0
+    assert line.reasons == [(0, "decode", "no_such_schema")]
+    assert api.accepted() == {"late-1": 1, "late-2": 1}
+
+
+def test_made_up_ids_cost_few_questions(kafka: Kafka, api: Api, registry: Registry, tmp_path: Path) -> None:
+    """A flood of records, each of another id: asked for at an even rate; once the guard has tripped not at all."""
+    known = registry.add(SUBJECT, SCHEMA)
+    line = Line(
+        kafka, api, registry, tmp_path, PINSTREAM_SCHEMA_PATIENCE="1s", PINSTREAM_DEAD_LETTER_SAMPLE="100"
+    )
+    values = [(None, b"\x00" + number.to_bytes(4, "big") + b"x") for number in range(10_000, 12_000)]
+    write(kafka, line.topic, values)
+    line.write(known, "behind")
+    with line.run() as process:
+        begun = time.monotonic()
+        process.until(lambda: accepted(api, "behind"), "the known id, behind all of them", within=10.0)
+        process.until_logged("dead_letter_guard")
+        questions, seconds = len(registry.requests), time.monotonic() - begun
+        assert questions <= 2.5 * 20 + seconds * 20 + 8
+        process.until(lambda: process.get("/readyz")[0] == 503, "the guard's word")
+        settled = len(registry.requests)
+        process.until_logged("dead_letter_guard")
+        assert len(process.status()["open"]["schemas"]) == 20
+        assert len(registry.requests) <= settled + 8
+        assert process.stop()[0] == 0
+    assert len(line.reasons) <= 100
+
+
+def test_a_file_that_comes_late_is_read(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """Without a registry the folder is looked at again for what it lacked."""
+    folder = tmp_path / "schemas"
+    folder.mkdir()
+    (folder / "event.avsc").write_text(json.dumps(SCHEMA))
+    topic, group = new_topic(kafka, 1), new_group()
+    env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_SCHEMAS_DIR=str(folder))
+    write_registered(kafka, topic, 17, [commerce_event("early")], version(1))
+    with Process(tmp_path, "run", env=env) as process:
+        process.until_logged("schema_missing")
+        (folder / "event.17.avsc").write_text(json.dumps(version(1)))
+        assert process.until_settled(1)["delivered"] == 1
+        assert process.stop()[0] == 0
+    assert api.accepted() == {"early": 1}
 
 
 def test_refused_credentials_wait_and_are_told_of(

@@ -107,6 +107,9 @@ class Knobs:
     odd: float
     """Share of records that never become an event: tombstones, filtered, undecodable, ..."""
     late_schemas: float
+    """Share of records whose schema has to be asked for."""
+    registry_lag: float
+    """Seconds from the world's start for which the registry says that there are no such schemas."""
     window: float
     grace: float
     latency: float
@@ -165,6 +168,7 @@ def draw(seed: int, **overrides: Any) -> Knobs:
         bad=random.choice((0.0, 0.05, 0.2)),
         odd=random.choice((0.0, 0.1, 0.3)),
         late_schemas=random.choice((0.0, 0.0, 0.2)),
+        registry_lag=0.0,
         window=random.choice((5.0, 1e6, 1e6)) if not graceful else 1e6,
         # A graceful world needs time to drain in: one second of backoff must not be a release by deadline.
         grace=random.uniform(1, 6) if not graceful else 60.0,
@@ -183,6 +187,10 @@ def draw(seed: int, **overrides: Any) -> Knobs:
         knobs = replace(knobs, metadata_limit=4096)
     most = MOST if knobs.graceful else knobs.policy.map_bytes
     policy = replace(knobs.policy, accounts=knobs.accounts, map_bytes=most)
+    if not knobs.registry_lag:
+        # Never for so long that "no such schema" becomes final.
+        lag = random.choice((0.0, random.uniform(0, 0.8))) * policy.schema_patience
+        knobs = replace(knobs, registry_lag=lag)
     if knobs.guarded:
         policy = replace(policy, dead_letter_share=GUARD_SHARE, dead_letter_sample=GUARD_SAMPLE)
     return replace(knobs, policy=policy)
@@ -204,6 +212,9 @@ def _policy(random: Random) -> Policy:
         delivery_backoff=Backoff(random.choice((0.1, 0.5)), random.choice((1.0, 5.0))),
         inner_backoff=Backoff(0.1, random.choice((1.0, 3.0))),
         probe_backoff=Backoff(random.choice((0.2, 1.0)), 5.0),
+        schema_patience=random.choice((3.0, 30.0)),
+        registry_concurrency=random.choice((1, 8)),
+        registry_calls_per_second=random.choice((2.0, 20.0)),
         away=AWAY,
         # Few records make short maps: full ones need little room.
         map_bytes=random.choice((4096, 4096, IDS_MOST + 12, IDS_MOST + 32)),

@@ -17,11 +17,9 @@ from consumer.core.dedup import Delivery
 from consumer.core.dispatch import Dispatcher
 from consumer.core.draining import Drain
 from consumer.core.gate import Gate
-from consumer.core.model import Disposition, Instant, Rejection, SchemaRef, Stage
-from consumer.core.parking import Parking
+from consumer.core.model import Disposition, Instant
 from consumer.core.pipeline import Pipeline
 from consumer.core.policy import Backoff
-from consumer.core.spans import Span
 from tests.simulation.mutating import mutation
 
 # -- answers
@@ -497,35 +495,3 @@ def purge_forgets_retries(patch: pytest.MonkeyPatch) -> None:
         return gone
 
     patch.setattr(AccountQueue, "purge", partly)
-
-
-# -- schemas
-
-
-@mutation
-def registry_outage_is_final(patch: pytest.MonkeyPatch) -> None:
-    """allegro/hermes #607: no answer is taken for "no such schema"."""
-
-    def missing(self: Pipeline, happened: interface.SchemaUnavailable) -> None:
-        self._schema_missing(interface.SchemaMissing(happened.ref))
-
-    patch.setattr(Pipeline, "_schema_unavailable", missing)
-
-
-@mutation
-def an_unavailable_schema_is_asked_for_once(patch: pytest.MonkeyPatch) -> None:
-    """Records that wait for it wait for ever."""
-    patch.setattr(Parking, "unavailable", lambda *_: None)
-
-
-@mutation
-def parked_records_are_filtered(patch: pytest.MonkeyPatch) -> None:
-    """A record nobody can read yet is passed over."""
-    aside = Pipeline.set_aside
-
-    def passed_over(self: Pipeline, span: Span, index: int, verdict: Any) -> None:
-        if isinstance(verdict, SchemaRef):
-            verdict = Rejection(Stage.DECODE, "unknown_schema", "unknown schema")
-        aside(self, span, index, verdict)
-
-    patch.setattr(Pipeline, "set_aside", passed_over)

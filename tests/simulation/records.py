@@ -31,8 +31,10 @@ from tests.simulation.knobs import Knobs
 
 MISSING = SchemaRef("id", "404")
 """The registry says that this one does not exist."""
+MADE_UP = 10_000
+"""Ids from here on are made up, each by one record."""
 LATE = (SchemaRef("id", "7"), SchemaRef("id", "8"))
-"""Not known at first; the registry has them."""
+"""Not known to a process at first; the registry has them, sooner or later."""
 BROKEN = SchemaRef("id", "9")
 """The registry has it, and nobody can read it."""
 HUGE = 5000
@@ -194,9 +196,9 @@ class Decoder(SchemaLearner):
         self._known[ref] = verdict
         return verdict
 
-    def add_missing(self, ref: SchemaRef) -> None:
+    def missing(self, ref: SchemaRef) -> Rejection:
         """There is no such schema."""
-        self._known[ref] = Rejection(Stage.DECODE, "no_such_schema", "no such schema")
+        return Rejection(Stage.DECODE, "no_such_schema", "no such schema")
 
     def decode_chunk(self, records: list[Record]) -> Sequence[Decoded]:
         """One result per record."""
@@ -280,7 +282,7 @@ def _spec(
         account, event_id = original.account, original.event_id
     ref = None
     if kind is Kind.NO_SCHEMA:
-        ref = MISSING
+        ref = SchemaRef("id", str(MADE_UP + number)) if number % 2 else MISSING
     elif kind is Kind.BROKEN_SCHEMA:
         ref = BROKEN
     elif random.random() < knobs.late_schemas:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from consumer.core.interface import SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.core.model import SchemaRef
-from tests.simulation.records import MISSING
+from tests.simulation.records import LATE, MADE_UP, MISSING
 from tests.simulation.truth import Violation
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class KeyStore:
 
 
 class Registry:
-    """Knows all schemas but one."""
+    """Knows all schemas but those that are made up, and some late."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -72,6 +72,7 @@ class Registry:
         world = self._world
         if world.in_spell("registry") or world.roll(world.rates.registry_fails):
             return SchemaUnavailable(ref, "timeout")
-        if ref == MISSING:
+        lags = ref in LATE and world.now < world.base + world.knobs.registry_lag
+        if ref == MISSING or int(ref.value) >= MADE_UP or lags:
             return SchemaMissing(ref)
         return SchemaFound(ref, world.form.schema(ref))

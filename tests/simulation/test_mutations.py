@@ -41,6 +41,12 @@ FOCUS: dict[str, dict[str, Any]] = {
     "fast_path_does_not_look_where_the_datum_ends": {**_FAST, "odd": 0.3},
     "fast_path_keeps_items": _FAST,
     "fast_path_takes_what_it_cannot_read_for_a_tombstone": _FAST,
+    "questions_go_on_behind_the_guard": {**_GUARDED, "late_schemas": 0.3},
+    "registry_outage_is_final": {
+        "rates": Rates(registry_fails=0.95),
+        "late_schemas": 0.3,
+        "policy": Policy(schema_patience=1.0),
+    },
     "an_unavailable_schema_is_asked_for_once": {"rates": Rates(registry_fails=0.5), "late_schemas": 0.2},
 }
 """Worlds in which a bug that needs a coincidence shows soon."""

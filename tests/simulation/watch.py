@@ -16,6 +16,7 @@ from consumer.core.model import Chunk, Position, TopicPartition
 from consumer.core.statistics import Statistics
 from tests.simulation.api import Reply, Says
 from tests.simulation.gateview import GateView
+from tests.simulation.questions import Questions
 from tests.simulation.records import Spec
 from tests.simulation.truth import Violation, require
 
@@ -93,6 +94,7 @@ class Watch:
         """Records fetched that are to be dead letters, by topic."""
         self._fed = 0
         self._open_bytes = 0
+        self._questions = Questions(world.knobs.policy)
         self._gates = {str(n + 1): GateView(world.knobs.policy) for n in range(world.knobs.accounts)}
 
     # -- what it is told
@@ -142,6 +144,8 @@ class Watch:
                 del self._writing[happened.number]
             case i.CommitDone():
                 self._committing = False
+            case i.SchemaFound() | i.SchemaMissing() | i.SchemaUnavailable():
+                self._questions.answered(happened.ref)
 
     def _assigned(self, happened: i.Assigned) -> None:
         for one in happened.assignments if not self.stopping else ():
@@ -212,6 +216,8 @@ class Watch:
         match command:
             case i.Send():
                 self._send(command)
+            case i.FetchSchema():
+                self._questions.asked(command.ref, self._world.now, self.guarding is not None)
             case i.StoreKeys():
                 require(not self._storing, "one key-store write at a time", str(command.number))
                 self._storing[command.number] = list(command.keys)

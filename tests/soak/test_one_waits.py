@@ -8,7 +8,16 @@ from typing import Any
 
 from consumer.core import interface as i
 from consumer.core.intake import Decoded
-from consumer.core.model import Chunk, CommerceEvent, Converted, Instant, Record, Rejection, SchemaRef
+from consumer.core.model import (
+    Chunk,
+    CommerceEvent,
+    Converted,
+    Filtered,
+    Instant,
+    Record,
+    Rejection,
+    SchemaRef,
+)
 from consumer.core.pipeline import Pipeline
 from consumer.core.policy import Policy
 
@@ -25,8 +34,8 @@ class _Decoder:
     def add_schema(self, ref: SchemaRef, schema_json: Any) -> Rejection | None:
         return None
 
-    def add_missing(self, ref: SchemaRef) -> None:
-        pass
+    def missing(self, ref: SchemaRef) -> Filtered:
+        return Filtered("nobody asks")
 
 
 class _Converter:

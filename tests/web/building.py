@@ -24,6 +24,7 @@ from consumer.core.statistics import (
     OldestOpen,
     PartitionStatistics,
     SamplesSnapshot,
+    SchemaWait,
     Statistics,
     StoredLetter,
     WaitsFor,
@@ -264,6 +265,11 @@ def busy() -> Statistics:
         coverage=coverage(),
         letters=letters(),
         samples=samples(),
+        waiting_for_schema=3,
+        schemas=(
+            SchemaWait("id", "17", 2, 4.2, 3.9),
+            SchemaWait("fingerprint", "63dd24e7cc258f8a", 1, 0.4, None),
+        ),
         claims=6_600,
     )
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from consumer.core.statistics import Counters, Statistics
+from consumer.core.statistics import Counters, SchemaWait, Statistics
 from tests.web import page_scenes as scenes
 from tests.web.browser import SIZES, Visit, fits, live, needs_browser, shoot, shows, stand, text, visit
 from tests.web.building import (
@@ -129,6 +129,27 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         (
             lambda: statistics(partition(0), partition(1, lag=None)),
             "Nothing is waiting, as far as is known. It is not known yet how much is left in 1 partition.",
+            "Nothing sent yet.",
+        ),
+        (
+            lambda: statistics(
+                partition(open=7, lag=9),
+                waiting_for_schema=7,
+                schemas=(SchemaWait("id", "17", 6, 44.0, 41.0), SchemaWait("id", "18", 1, 31.0, None)),
+            ),
+            "Waiting for schemas: 7 records. Why: schema id 17 is not known to the registry (or the folder), as it has "
+            "said for 41 s; its records have waited 44 s. So have those of 1 other schema. All other records go on. "
+            "What to do: register it",
+            "Nothing sent yet.",
+        ),
+        (
+            lambda: statistics(
+                partition(open=1, lag=9),
+                waiting_for_schema=1,
+                schemas=(SchemaWait("id", "17", 1, 44.0, None),),
+            ),
+            "Waiting for schemas: 1 record. Why: there is no answer yet of what schema id 17 is; its records have "
+            "waited 44 s. All other records go on. What to do: look after the registry",
             "Nothing sent yet.",
         ),
         (idle, "Caught up: nothing is waiting.", "takes events 0 calls under way, 0 events queued"),

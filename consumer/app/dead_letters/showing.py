@@ -221,7 +221,7 @@ async def _decoded(decoder: Decoder, record: Record, writers: Any) -> CommerceEv
     if isinstance(answer, SchemaFound):
         decoder.add_schema(decoded, answer.schema)
     elif isinstance(answer, SchemaMissing):
-        decoder.add_missing(decoded)
+        return decoder.missing(decoded)
     else:
         raise KafkaError(
             f"the schema {decoded.kind} {decoded.value} cannot be had now ({answer.reason}); try again"

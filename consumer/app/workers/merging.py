@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import chain
 from operator import add
 from typing import Any, Final, TypeVar
 
@@ -25,12 +26,14 @@ from consumer.core.coverage import NO_COVERAGE, OTHER, CoverageSnapshot, Covered
 from consumer.core.freshness import NO_FRESHNESS, FreshnessSnapshot
 from consumer.core.statistics import (
     LETTERS_MOST,
+    SCHEMAS_MOST,
     AccountStatistics,
     Counters,
     MetadataLeft,
     OldestOpen,
     PartitionStatistics,
     SamplesSnapshot,
+    SchemaWait,
     Statistics,
     StoredLetter,
     worst_state,
@@ -265,6 +268,21 @@ def _least_metadata(values: Sequence[MetadataLeft]) -> MetadataLeft:
     return max(values, key=list(MetadataLeft).index, default=MetadataLeft.MAPS)
 
 
+def _schemas(values: Sequence[Sequence[SchemaWait]]) -> tuple[SchemaWait, ...]:
+    """The same schema may be waited for by several."""
+    waits: dict[tuple[str, str], SchemaWait] = {}
+    for one in chain.from_iterable(values):
+        other = waits.get(one[:2])
+        waits[one[:2]] = one if other is None else _both(one, other)
+    return tuple(sorted(waits.values(), key=lambda one: -one.seconds)[:SCHEMAS_MOST])
+
+
+def _both(one: SchemaWait, other: SchemaWait) -> SchemaWait:
+    denied = [each for each in (one.denied_seconds, other.denied_seconds) if each is not None]
+    seconds = max(one.seconds, other.seconds)
+    return SchemaWait(*one[:2], one.records + other.records, seconds, max(denied, default=None))
+
+
 def _all(values: Sequence[bool]) -> bool:
     return bool(values) and all(values)
 
@@ -293,5 +311,6 @@ _RULES: Final[Mapping[str, Callable[[Sequence[Any]], Any]]] = {
     "commit_metadata": _least_metadata,
     "elsewhere": sum,
     "mismatch": _furthest,
+    "schemas": _schemas,
 }
 """For every field of `Statistics` how that of many is made."""

@@ -1,0 +1,87 @@
+"""Deliberate bugs in what waits for somebody else: for a schema that the registry does not have (yet)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from consumer.core import interface
+from consumer.core.model import Rejection, SchemaRef, Stage
+from consumer.core.parking import Parking
+from consumer.core.pipeline import Pipeline
+from consumer.core.policy import Policy
+from consumer.core.spans import Span
+from tests.simulation.mutating import mutation
+
+
+@mutation
+def registry_outage_is_final(patch: pytest.MonkeyPatch) -> None:
+    """allegro/hermes #607: no answer is taken for "no such schema"."""
+
+    def missing(self: Pipeline, happened: interface.SchemaUnavailable) -> None:
+        self._schema_missing(interface.SchemaMissing(happened.ref))
+
+    patch.setattr(Pipeline, "_schema_unavailable", missing)
+
+
+@mutation
+def an_unavailable_schema_is_asked_for_once(patch: pytest.MonkeyPatch) -> None:
+    """Records that wait for it wait for ever."""
+    patch.setattr(Parking, "unavailable", lambda *_: None)
+
+
+@mutation
+def no_such_schema_is_final_at_once(patch: pytest.MonkeyPatch) -> None:
+    """What a follower does not know yet does not exist."""
+    patch.setattr(Parking, "missing", lambda self, ref, *_: self.found(ref))
+
+
+@mutation
+def one_record_s_wait_counts_for_all(patch: pytest.MonkeyPatch) -> None:
+    """Whoever comes behind one that waits shares its patience, a moment before the end too."""
+    patch.setattr(Parking, "_is_final", lambda self, wanted, _: wanted.denied >= self._patience / 4)
+
+
+@mutation
+def no_such_schema_is_asked_for_once(patch: pytest.MonkeyPatch) -> None:
+    """What was said once is neither final nor asked for again."""
+    patch.setattr(Parking, "missing", lambda *_: [])
+
+
+@mutation
+def questions_have_no_bound(patch: pytest.MonkeyPatch) -> None:
+    """Each schema is asked for as soon as a record needs it."""
+    init = Parking.__init__
+
+    def unbound(self: Parking, policy: Policy) -> None:
+        init(self, replace(policy, registry_concurrency=10**6, registry_calls_per_second=1e6))
+
+    patch.setattr(Parking, "__init__", unbound)
+
+
+@mutation
+def questions_go_on_behind_the_guard(patch: pytest.MonkeyPatch) -> None:
+    """Nobody takes in what is asked for."""
+    mind = Pipeline._mind_guard
+
+    def ask_first(self: Pipeline) -> None:
+        for ref in self.parking.ask(self.context.now.monotonic):
+            self.context.emit(interface.FetchSchema(ref))
+        mind(self)
+
+    patch.setattr(Pipeline, "_mind_guard", ask_first)
+
+
+@mutation
+def parked_records_are_filtered(patch: pytest.MonkeyPatch) -> None:
+    """A record nobody can read yet is passed over."""
+    aside = Pipeline.set_aside
+
+    def passed_over(self: Pipeline, span: Span, index: int, verdict: Any) -> None:
+        if isinstance(verdict, SchemaRef):
+            verdict = Rejection(Stage.DECODE, "unknown_schema", "unknown schema")
+        aside(self, span, index, verdict)
+
+    patch.setattr(Pipeline, "set_aside", passed_over)

@@ -1,0 +1,39 @@
+"""What one process may ask the schema registry."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from consumer.core.model import SchemaRef
+from consumer.core.parking import BURST
+from consumer.core.policy import Policy
+from tests.simulation.truth import require
+
+
+class Questions:
+    """Those under way, and those of the last seconds."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._under_way: set[SchemaRef] = set()
+        self._asked: deque[float] = deque()
+
+    def asked(self, ref: SchemaRef, now: float, guarding: bool) -> None:
+        """A question is asked."""
+        policy = self._policy
+        require(not guarding, "nothing is asked once the guard has tripped", str(ref))
+        require(ref not in self._under_way, "a schema is asked for once at a time", str(ref))
+        self._under_way.add(ref)
+        most = policy.registry_concurrency
+        require(len(self._under_way) <= most, "questions at once", str(len(self._under_way)))
+        self._asked.append(now)
+        while self._asked[0] < now - 10:
+            self._asked.popleft()
+        most = (
+            int(max(1, BURST * policy.registry_calls_per_second) + 10 * policy.registry_calls_per_second) + 1
+        )
+        require(len(self._asked) <= most, "questions in ten seconds", str(len(self._asked)))
+
+    def answered(self, ref: SchemaRef) -> None:
+        """An answer came."""
+        self._under_way.discard(ref)
