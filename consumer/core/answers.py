@@ -17,7 +17,7 @@ from typing import Protocol
 
 from consumer.core.batching import Batch, halves
 from consumer.core.context import Context
-from consumer.core.dedup import Delivery
+from consumer.core.dedup import UNCLEAR, Delivery
 from consumer.core.delivery import (
     UNTROUBLED,
     BatchRefused,
@@ -228,7 +228,8 @@ class Answers:
             batch.failing_since = now
         context.counters.bump(context.counters.no_verdicts, reason)
         if reason not in _NEVER_LEFT:
-            context.counters.unclear_offline += sum(1 for one in batch.deliveries if one.offline)
+            for one in batch.deliveries:
+                one.marks |= UNCLEAR
         delay = context.policy.delivery_backoff.delay(batch.failures, context.jitter())
         context.report(
             "warning", "no_verdict", account=batch.account, reason=reason, said=said, events=len(batch.deliveries),

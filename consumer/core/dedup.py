@@ -19,6 +19,9 @@ from consumer.errors import InvariantViolation
 
 KEY_BYTES = 16
 """128 bits: among 10**9 keys the chance that any two collide is about 1.5e-21."""
+OFFLINE, UNCLEAR, COUNTED = 1, 2, 4
+"""Marks of a delivery: it happened offline; a call with it has left, and nobody knows what became of it; it is counted
+among those that may be doubled."""
 _new_digest = blake2b(digest_size=KEY_BYTES).copy
 """A copy costs half of what making one with its parameters does."""
 
@@ -44,8 +47,8 @@ class Delivery:
         "followers",
         "index",
         "key",
+        "marks",
         "name",
-        "offline",
         "span",
         "warnings",
     )
@@ -68,9 +71,15 @@ class Delivery:
         self.key = dedup_key(account, name, dedup_id)
         self.body = body
         self.event_time = event_time
-        self.offline = offline
+        self.marks = int(offline)
+        """`OFFLINE`, `UNCLEAR`, `COUNTED`."""
         self.warnings = warnings
         self.followers: list[Delivery] | None = None
+
+    @property
+    def offline(self) -> bool:
+        """Whether it happened offline."""
+        return bool(self.marks & OFFLINE)
 
     @property
     def live(self) -> bool:

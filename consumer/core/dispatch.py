@@ -11,13 +11,15 @@ from collections.abc import Iterator
 
 from consumer.core.batching import AccountQueue, Batch
 from consumer.core.context import Context
-from consumer.core.dedup import Delivery
+from consumer.core.dedup import COUNTED, OFFLINE, UNCLEAR, Delivery
 from consumer.core.gate import Gate
 from consumer.core.interface import GiveUp, ReadToken, Send
 from consumer.core.traces import trace_parents
 from consumer.errors import InvariantViolation
 
 TOKEN_REFUSED = 401
+COUNTS_AS_OFFLINE_AFTER = 3600.0
+"""Seconds after which a web or app event counts as offline when the platform receives it (DOC)."""
 
 
 class Dispatcher:
@@ -211,11 +213,26 @@ class Dispatcher:
         context.counters.calls += 1
         context.counters.bytes_sent += len(body)
         context.counters.events_sent += len(batch.deliveries)
+        if batch.attempts > 1:
+            self._count_unclear(batch)
         links = context.policy.trace_links
         parents = (
             trace_parents((one.span.records[one.index] for one in batch.deliveries), links) if links else ()
         )
         context.emit(Send(batch.number, batch.account, body, len(batch.deliveries), batch.attempts, parents))
+
+    def _count_unclear(self, batch: Batch) -> None:
+        """Count, once, each event that goes again though it may have arrived, and that the platform would not drop then.
+
+        It drops doubles of web and app events, and an event that reaches it more than an hour after it happened is no
+        such event any more.
+        """
+        counters, since = self._context.counters, self._context.now.unix - COUNTS_AS_OFFLINE_AFTER
+        for one in batch.deliveries:
+            if one.marks & (UNCLEAR | COUNTED) == UNCLEAR and (one.marks & OFFLINE or one.event_time < since):
+                one.marks |= COUNTED
+                counters.unclear_repeats += 1
+                counters.unclear_offline += one.offline
 
     def _due(self, queue: AccountQueue) -> float | None:
         halt, now = queue.gate.halt, self._context.now.monotonic

@@ -49,8 +49,11 @@ class Counters:
         self.bisected = 0
         self.retried_batches = 0
         self.followers = 0
+        self.unclear_repeats = 0
+        """Events sent again though an earlier call with them may have arrived, offline or over an hour old by then: the
+        platform does not deduplicate those."""
         self.unclear_offline = 0
-        """Offline events sent without a verdict: the platform does not deduplicate those."""
+        """Those of them that happened offline."""
         self.processed_with_error = 0
         """Processed, yet with an error message: delivered, and worth an alert."""
         self.in_two_steps = 0

@@ -34,8 +34,13 @@ _COUNTS: tuple[tuple[str, str, Callable[[Counters], int]], ...] = (
     ("pinstream_batches_bisected", "Batches bisected to find a refused event.", lambda c: c.bisected),
     ("pinstream_batches_retried", "Batches put back to be sent again.", lambda c: c.retried_batches),
     (
+        "pinstream_unclear_repeats",
+        "Events sent again without a known outcome, offline or over an hour old by then: may be counted twice.",
+        lambda c: c.unclear_repeats,
+    ),
+    (
         "pinstream_offline_events_unclear",
-        "Offline events sent without a verdict.",
+        "Those of pinstream_unclear_repeats_total that happened offline.",
         lambda c: c.unclear_offline,
     ),
     (

@@ -38,7 +38,7 @@ const NOTES = [
 ];
 const SINGLES = [
   ["processed_with_error", "delivered, yet with an error message", "bad"],
-  ["offline_events_unclear", "offline event whose outcome is unclear: Pinterest may count it twice", "warn"],
+  ["unclear_repeats", "event sent again, its outcome unclear, offline or over an hour old: Pinterest may count it twice", "warn"],
   ["batches_bisected", "batch halved to find a refused event", "soft"],
 ];
 const TILES = ["Settled now", "Lag", "Delivered within 1 h", "Dead letters", "Oldest open event"];

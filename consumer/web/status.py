@@ -98,6 +98,7 @@ def counts(counters: Counters) -> dict[str, Any]:
         "bytes_sent": counters.bytes_sent,
         "batches_bisected": counters.bisected,
         "batches_retried": counters.retried_batches,
+        "unclear_repeats": counters.unclear_repeats,
         "offline_events_unclear": counters.unclear_offline,
         "processed_with_error": counters.processed_with_error,
         "followers": counters.followers,

@@ -132,12 +132,12 @@ class FakeConverter:
         if "reject" in one:
             return Rejection(Stage.CONVERT, one["reject"], "the event cannot be converted")
         more = dict(one["more"])
-        source = more.pop("action_source", "web")
+        source, age = more.pop("action_source", "web"), more.pop("age", 10)
         text = "\ud800" if more.pop("surrogate", False) else "shirt"
         warnings = (Warned("value_zero", "a value of zero", "custom_data.value"),) if "warn" in more else ()
         payload = {"event_name": "checkout", "event_id": one["id"], "custom_data": {"name": text, **more}}
         return ConversionEvent(
-            one["account"], "checkout", one["id"], one["id"], int(now) - 10, source, payload, warnings
+            one["account"], "checkout", one["id"], one["id"], int(now) - age, source, payload, warnings
         )
 
 

@@ -141,11 +141,62 @@ def test_the_backoff_is_full_jitter_under_a_growing_ceiling() -> None:
     assert policy.ceiling(14) == policy.cap
 
 
-def test_unclear_offline_events_are_counted() -> None:
-    """The platform does not deduplicate those (pinterest.md, "Answers")."""
+def unclear(core: Core) -> tuple[int, int]:
+    """Events that may be doubled, and those of them that are offline."""
+    counters = core.statistics().counters
+    return counters.unclear_repeats, counters.unclear_offline
+
+
+def again(core: Core) -> i.Send:
+    """The next attempt."""
+    core.until(lambda: core.has(i.Send))
+    return core.take(i.Send)
+
+
+def test_offline_events_that_go_again_are_counted() -> None:
+    """Once it is sent again, and once however often: the platform does not deduplicate those."""
     core, send = sent(event("a"), event("b", action_source="offline"))
     core.feed(i.Unanswered(send.number, "timeout"))
-    assert core.statistics().counters.unclear_offline == 1
+    assert unclear(core) == (0, 0), "nothing went twice"
+    for _ in range(3):
+        send = again(core)
+        assert unclear(core) == (1, 1)
+        core.feed(i.Unanswered(send.number, "timeout"))
+
+
+def test_events_of_an_hour_ago_that_go_again_are_counted() -> None:
+    """A web event counts as offline when it arrives more than an hour after it happened; up to an hour it is dropped."""
+    core, send = sent(event("young", age=3000), event("old", age=3700), event("older", age=7200))
+    core.feed(i.Unanswered(send.number, "timeout"))
+    send = again(core)
+    assert unclear(core) == (2, 0)
+    core.advance(700)
+    core.feed(i.Unanswered(send.number, "connection"))
+    again(core)
+    assert unclear(core) == (3, 0), "it has grown old meanwhile"
+
+
+def test_what_was_answered_and_goes_again_is_clear() -> None:
+    """A 429, and a refused batch that is halved: nobody processed anything."""
+    core, send = sent(event("a", age=7200), event("b", age=7200))
+    core.answer(send, 429, b'{"code": 8}')
+    core.answer(again(core), 400, b'{"code": 4196, "message": "invalid"}')
+    again(core)
+    assert unclear(core) == (0, 0)
+
+
+def test_what_is_unclear_stays_so_in_halves() -> None:
+    """The call before the one that was refused may have been processed."""
+    core, send = sent(event("a", age=3590), event("b", age=3590))
+    core.feed(i.Unanswered(send.number, "timeout"))
+    core.answer(again(core), 400, b'{"code": 4196, "message": "invalid"}')
+    core.advance(60)
+    assert unclear(core) == (0, 0), "less than an hour when it was sent"
+    for half in (core.take(i.Send), core.take(i.Send)):
+        core.feed(i.Unanswered(half.number, "connect"))
+    for _ in range(2):
+        core.accept(again(core))
+    assert unclear(core) == (2, 0)
 
 
 @pytest.mark.parametrize("reason", ["dns", "connect", "tls"])
@@ -153,7 +204,8 @@ def test_a_call_that_never_left_is_not_unclear(reason: str) -> None:
     """Without a connection nothing was sent: the outcome is clear."""
     core, send = sent(event("a", action_source="offline"))
     core.feed(i.Unanswered(send.number, reason))
-    assert core.statistics().counters.unclear_offline == 0
+    again(core)
+    assert unclear(core) == (0, 0)
 
 
 # -- refused calls

@@ -13,7 +13,7 @@ from consumer.core.answers import Answers
 from consumer.core.assignment import AssignmentState
 from consumer.core.batching import AccountQueue, Batch, halves
 from consumer.core.commits import Commits
-from consumer.core.dedup import Delivery
+from consumer.core.dedup import UNCLEAR, Delivery
 from consumer.core.dispatch import Dispatcher
 from consumer.core.draining import Drain
 from consumer.core.gate import Gate
@@ -86,6 +86,25 @@ def unanswered_calls_count_as_delivered(patch: pytest.MonkeyPatch) -> None:
         self._pipeline.delivered(self._dispatcher.answered(answer.number).deliveries)
 
     patch.setattr(Answers, "unanswered", optimist)
+
+
+@mutation
+def repeats_in_doubt_are_not_counted(patch: pytest.MonkeyPatch) -> None:
+    """Offline events alone are taken for what the platform does not deduplicate: an hour makes no difference."""
+    patch.setattr("consumer.core.dispatch.COUNTS_AS_OFFLINE_AFTER", 1e12)
+
+
+@mutation
+def every_repeat_is_in_doubt(patch: pytest.MonkeyPatch) -> None:
+    """What was answered, or never left, is counted as if it might have arrived."""
+    emit = Dispatcher._emit
+
+    def doubting(self: Dispatcher, queue: AccountQueue, batch: Batch) -> None:
+        for one in batch.deliveries if batch.attempts else ():
+            one.marks |= UNCLEAR
+        emit(self, queue, batch)
+
+    patch.setattr(Dispatcher, "_emit", doubting)
 
 
 @mutation

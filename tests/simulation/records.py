@@ -219,8 +219,11 @@ class Decoder(SchemaLearner):
         return {"number": spec.number}
 
 
+HOUR = 3600
+
+
 class Converter:
-    """Makes the spec's event."""
+    """Makes the spec's event; some happened offline, and some two hours ago."""
 
     def __init__(self, specs: Sequence[Spec]) -> None:
         self._specs = specs
@@ -236,8 +239,9 @@ class Converter:
             return Rejection(Stage.CONVERT, "currency", "not a code")
         warnings = (Warned("left_out", "not an address", "user_data.em"),) if spec.number % 7 == 0 else ()
         source = "offline" if spec.number % 5 == 0 else "web"
+        time = int(now) - (2 * HOUR if spec.number % 3 == 0 else 0)
         return ConversionEvent(
-            spec.account, "checkout", spec.event_id, spec.event_id, int(now), source, spec.payload, warnings
+            spec.account, "checkout", spec.event_id, spec.event_id, time, source, spec.payload, warnings
         )
 
 

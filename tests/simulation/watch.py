@@ -35,6 +35,7 @@ class Held:
     __slots__ = (
         "beginnings",
         "committing",
+        "doubtful",
         "draining",
         "epoch",
         "last_seen",
@@ -55,18 +56,22 @@ class Held:
         self.draining = False
         self.committing = -1
         """The highest offset a commit was asked for, since the position last went back."""
+        self.doubtful: dict[Spec, bool] = {}
+        """Events of calls that left and got no verdict, and whether such a one was sent again when it could be doubled."""
 
 
 class Call:
     """A call in flight."""
 
-    __slots__ = ("account", "helds", "size", "specs")
+    __slots__ = ("account", "doubtful", "helds", "size", "specs")
 
     def __init__(self, account: str, specs: list[Spec], helds: list[Held], size: int) -> None:
         self.account = account
         self.size = size
         self.specs = specs
         self.helds = helds
+        self.doubtful = [held.doubtful for held in helds]
+        """Where to note that the outcome of each is in doubt."""
 
 
 class Watch:
@@ -93,6 +98,8 @@ class Watch:
         self._dead: Counter[str] = Counter()
         """Records fetched that are to be dead letters, by topic."""
         self._fed = 0
+        self._repeats = 0
+        """Events sent again that the platform may have, and does not drop: they count as offline."""
         self._open_bytes = 0
         self._questions = Questions(world.knobs.policy)
         self._gates = {str(n + 1): GateView(world.knobs.policy) for n in range(world.knobs.accounts)}
@@ -170,6 +177,7 @@ class Watch:
             # and so may what is void now.
             self.excuse_in_flight([held])
             self.excuse_all([held], whole=chunk.records[0].offset < held.start)
+            self._read_anew(held, chunk.records[0].offset if chunk.records[0].offset >= held.start else 0)
             held.start = min(held.start, chunk.records[0].offset)
             # Commits may go back with it, to the new position.
             held.committing = min(held.committing, chunk.records[0].offset)
@@ -177,6 +185,15 @@ class Watch:
         held.last_seen = chunk.records[-1].offset
         specs = [self._world.spec_of(record) for record in chunk.records if record.value is not None]
         self._dead[tp.topic] += sum(spec.kind.stage is not None for spec in specs)
+
+    def _read_anew(self, held: Held, first: int) -> None:
+        """Records from `first` on are read again: what is known of their events, or will be answered, is of others."""
+        held.doubtful = {spec: counted for spec, counted in held.doubtful.items() if spec.offset < first}
+        for call in self.calls.values():
+            call.doubtful = [
+                known if other is not held else held.doubtful if spec.offset < first else {}
+                for spec, other, known in zip(call.specs, call.helds, call.doubtful, strict=True)
+            ]
 
     def answered(self, number: int, reply: Reply) -> None:
         """The answer to a call is about to be handled."""
@@ -194,6 +211,9 @@ class Watch:
             failures, since = self._failures.pop(spec, (0, now))
             if reply.says is Says.NOTHING:
                 self._failures[spec] = failures + 1, since
+        if reply.says is Says.NOTHING and (reply.status or reply.reason not in ("dns", "connect", "tls")):
+            for spec, doubtful in zip(call.specs, call.doubtful, strict=True):
+                doubtful.setdefault(spec, False)
         if reply.says is Says.HALT:
             self._refused(gate, reply.status)
         elif reply.says not in (Says.NOTHING, Says.THROTTLE):
@@ -259,6 +279,9 @@ class Watch:
                 raise Violation("a key is in flight once", f"{spec} is in flight already")
             self._keys[spec.key] = held
             helds.append(held)
+            if held.doubtful.get(spec) is False and self._world.counts_as_offline(spec):
+                held.doubtful[spec] = True
+                self._repeats += 1
         at_risk = len(self._keys)
         require(
             at_risk <= policy.concurrency * policy.batch_events,
@@ -416,6 +439,9 @@ class Watch:
 
     def _snapshot(self, figures: Statistics) -> None:
         """The page's figures agree with each other, partition by partition."""
+        if not self._world.knobs.incidents.clock_jumps:
+            counted = figures.counters.unclear_repeats
+            require(counted == self._repeats, "repeats in doubt are counted", f"{counted} of {self._repeats}")
         totals = [partition.totals for partition in figures.partitions]
         require(sum(one.open for one in totals) == figures.totals.open, "the snapshot agrees", str(figures))
         for one in totals:

@@ -25,7 +25,7 @@ from tests.simulation.group import Group
 from tests.simulation.knobs import SESSION, Knobs, Rates
 from tests.simulation.member import Member
 from tests.simulation.readings import FORMS
-from tests.simulation.records import Spec, successor, write_logs
+from tests.simulation.records import HOUR, Spec, successor, write_logs
 from tests.simulation.stores import KeyStore, Registry
 from tests.simulation.truth import Truth, Violation
 
@@ -107,6 +107,13 @@ class World:
     def spec_of(self, record: Record) -> Spec:
         """What is true of a record."""
         return self.specs[int(record.key or b"")]
+
+    def counts_as_offline(self, spec: Spec) -> bool:
+        """Whether the platform takes its event for an offline one by now, whose doubles it does not drop."""
+        event = spec.payload
+        if "event_time" in event:
+            return event["action_source"] == "offline" or self.instant().unix - event["event_time"] > HOUR
+        return spec.number % 5 == 0 or spec.number % 3 == 0
 
     def keys_of(self, slot: int) -> KeyStore:
         """The key store that a member in this slot uses."""

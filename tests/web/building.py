@@ -163,7 +163,9 @@ def full_counters() -> Counters:
     counters.no_verdicts.update({"timeout": 2, "server_error": 10})
     counters.failures.update({"commit": 1})
     singles = ("calls", "bytes_sent", "events_sent", "bisected", "retried_batches", "followers")
-    for value, name in enumerate((*singles, "unclear_offline", "processed_with_error"), start=1_001):
+    for value, name in enumerate(
+        (*singles, "unclear_repeats", "unclear_offline", "processed_with_error"), start=1_001
+    ):
         setattr(counters, name, value)
     counters.delivered_after_release = 13
     counters.in_two_steps = 17
