@@ -164,11 +164,11 @@ class TestAlerts:
     """Each says what to do and where that is written."""
 
     def test_what_is_watched(self) -> None:
-        """Lag, freshness, halts, guard, dead letters, ledger, progress, workers, what is waited for, its presence."""
+        """Lag, freshness, halts, guard, dead letters, ledger, progress, workers, what is waited for, presence, doubles."""
         assert {rule["alert"].removeprefix("Pinstream") for rule in RULES} == {
             *("Down", "ReadsNothing", "Halted", "IntakeStopped", "NoProgress", "Lagging", "LagNearsOneHour"),
             *("FreshnessBelowTarget", "DeadLetters", "LedgerMismatch", "WorkerDies", "WaitsForStart"),
-            *("Unreadable", "WaitsForSchema"),
+            *("Unreadable", "WaitsForSchema", "MayCountTwice"),
         }
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])

@@ -175,6 +175,9 @@ def redrive(
     settled; killed in between it is tried again, and what was delivered within PINSTREAM_DEDUP_WINDOW is known. Only
     what was on its way to the platform when it was killed may be sent again.
 
+    Events that happened more than an hour ago count as offline at the platform when they arrive. It drops no doubles of
+    those: one that goes twice is counted twice.
+
     \b
     pinstream dead-letters redrive --topic orders --code unknown_currency --dry-run
     pinstream dead-letters redrive --origin orders:3:1200

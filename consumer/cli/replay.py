@@ -45,7 +45,10 @@ from consumer.cli.root import main
     "--dry-run", is_flag=True, help="Send and store nothing; show what would become of every record."
 )
 @click.option(
-    "--ignore-dedup", is_flag=True, help="Send again what was delivered within PINSTREAM_DEDUP_WINDOW."
+    "--ignore-dedup",
+    is_flag=True,
+    help="Send again what was delivered within PINSTREAM_DEDUP_WINDOW. The platform drops no doubles of what"
+    " happened more than an hour ago: it counts as offline, and is then counted twice.",
 )
 @click.option(
     "--rate",
@@ -72,6 +75,9 @@ def replay(**options: Any) -> None:
     The group of the running service is not touched. Times are those of the Kafka records; without a zone they are
     UTC. What was delivered within the dedup window is not sent again, unless --ignore-dedup. Exit code 0: everything
     is settled and the ledger adds up; 1: interrupted, or something is left open.
+
+    A web or app event that arrives more than an hour after it happened counts as offline at the platform, which drops
+    no doubles of those: what a killed replay had in flight, and sends again, may be counted twice.
 
     \b
     pinstream replay --topic orders --from 2026-11-23 --to 2026-11-24T06:00 --dry-run

@@ -222,7 +222,7 @@ class Dispatcher:
         context.emit(Send(batch.number, batch.account, body, len(batch.deliveries), batch.attempts, parents))
 
     def _count_unclear(self, batch: Batch) -> None:
-        """Count, once, each event that goes again though it may have arrived, and that the platform would not drop then.
+        """Count, once, each event that goes again though it may have arrived, and is not dropped as a double then.
 
         It drops doubles of web and app events, and an event that reaches it more than an hour after it happened is no
         such event any more.

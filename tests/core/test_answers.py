@@ -165,7 +165,7 @@ def test_offline_events_that_go_again_are_counted() -> None:
 
 
 def test_events_of_an_hour_ago_that_go_again_are_counted() -> None:
-    """A web event counts as offline when it arrives more than an hour after it happened; up to an hour it is dropped."""
+    """What arrives more than an hour after it happened counts as offline; up to an hour a double is dropped."""
     core, send = sent(event("young", age=3000), event("old", age=3700), event("older", age=7200))
     core.feed(i.Unanswered(send.number, "timeout"))
     send = again(core)

@@ -439,12 +439,28 @@ def _write_at(kafka: Kafka, topic: str, records: Iterable[tuple[bytes, float]]) 
     assert producer.flush(WITHIN) == 0
 
 
+class CountedTwice(World):
+    """The API said nothing for a while, and events of two hours ago were sent again."""
+
+    def prepare(self) -> None:
+        self.api.set_faults(unavailable=Chance(share=1.0))
+        self.write(self.events("old", 20, occurred_at=int((time.time() - 2 * _HOUR) * 1000)))
+        self.start()
+        self.until_status(lambda status: status["counts"]["unclear_repeats"], "the repetition")
+        self.api.set_faults()
+
+    def check(self) -> None:
+        counts = self.service.status()["counts"]
+        assert (counts["unclear_repeats"], counts["offline_events_unclear"]) == (20, 0)
+
+
 WORLDS: Mapping[str, type[World]] = {
     "First look": World,
     "Token expired": TokenExpired,
     "Events were refused": Refused,
     "Events were filtered": Filtered,
     "Events had wrong values": Unrecorded,
+    "Conversions counted twice": CountedTwice,
     "Registry down": RegistryDown,
     "Poison flood": PoisonFlood,
     "Lag grows": LagGrows,

@@ -57,7 +57,7 @@ class Held:
         self.committing = -1
         """The highest offset a commit was asked for, since the position last went back."""
         self.doubtful: dict[Spec, bool] = {}
-        """Events of calls that left and got no verdict, and whether such a one was sent again when it could be doubled."""
+        """Events of calls that left and got no verdict; whether one was sent again when it could be doubled."""
 
 
 class Call:
@@ -211,15 +211,20 @@ class Watch:
             failures, since = self._failures.pop(spec, (0, now))
             if reply.says is Says.NOTHING:
                 self._failures[spec] = failures + 1, since
-        if reply.says is Says.NOTHING and (reply.status or reply.reason not in ("dns", "connect", "tls")):
-            for spec, doubtful in zip(call.specs, call.doubtful, strict=True):
-                doubtful.setdefault(spec, False)
+        self._doubt(call, reply)
         if reply.says is Says.HALT:
             self._refused(gate, reply.status)
         elif reply.says not in (Says.NOTHING, Says.THROTTLE):
             for other in self._gates.values():
                 if other is gate or other.halted == 401:
                     other.halted = None
+
+    @staticmethod
+    def _doubt(call: Call, reply: Reply) -> None:
+        """Nobody knows what became of a call that left and got no verdict."""
+        if reply.says is Says.NOTHING and (reply.status or reply.reason not in ("dns", "connect", "tls")):
+            for spec, doubtful in zip(call.specs, call.doubtful, strict=True):
+                doubtful.setdefault(spec, False)
 
     def _refused(self, gate: GateView, status: int) -> None:
         if gate.halted == 401 and status != 401:

@@ -165,7 +165,8 @@ def test_figures_agree_with_the_status_document() -> None:
     for family, name in {
         "calls": "calls", "sent_events": "events_sent", "sent_bytes": "bytes_sent", "followers": "followers",
         "batches_bisected": "batches_bisected", "batches_retried": "batches_retried",
-        "offline_events_unclear": "offline_events_unclear", "unclear_repeats": "unclear_repeats", "processed_with_error": "processed_with_error",
+        "offline_events_unclear": "offline_events_unclear", "unclear_repeats": "unclear_repeats",
+        "processed_with_error": "processed_with_error",
         "in_two_steps_records": "in_two_steps", "delivered_after_release": "delivered_after_release",
     }.items():  # fmt: skip
         assert value(found, f"pinstream_{family}_total") == counts[name]

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from consumer.errors import Incomplete
 
+LATE = "what happened more than an hour ago counts as offline at the platform by now, and it drops no doubles of that"
 MOST_NAMED = 10
 """Letters of one kind that are named one by one."""
 
@@ -161,6 +162,8 @@ def _tell(outcome: Outcome, *, as_json: bool) -> None:
     if outcome.ledger is not None:
         became = ", ".join(f"{count:,} {_BECAME[name]}" for name, count in outcome.ledger.items() if count)
         console.print(f"through the pipeline: {became or 'none'}", highlight=False, soft_wrap=True)
+    if outcome.total().redriven:
+        console.print(LATE, highlight=False, soft_wrap=True)
     for note in outcome.notes:
         console.print(escape(note), highlight=False, soft_wrap=True)
     if outcome.unnamed:

@@ -19,6 +19,11 @@ from consumer.errors import PinstreamError
 from consumer.settings import Settings
 
 _TIMEOUT = 15.0
+DOUBLED = (
+    "what happened more than an hour before it arrives counts as offline, and the platform does not drop doubles of "
+    "that: each is a second conversion"
+)
+"""Why sending again what was delivered is not harmless: the platform's one-hour rule."""
 
 
 async def beforehand(options: ReplayOptions, settings: Settings, plan: Reading) -> list[str]:
@@ -26,7 +31,9 @@ async def beforehand(options: ReplayOptions, settings: Settings, plan: Reading) 
     told = []
     if any(begin < end for begin, end in plan.left().values()):
         settled = await _settled(settings, plan)
-        if not options.ignore_dedup:
+        if options.ignore_dedup:
+            told.append(f"--ignore-dedup: what was delivered of these records is sent again; {DOUBLED}")
+        else:
             told += _unknown(settings, plan, settled) or await _forgotten(settings, plan)
         told += _unread(settings, plan, settled)
     if options.stop.kind != "offset" and not plan.resumed:
@@ -39,14 +46,14 @@ def _unknown(settings: Settings, plan: Reading, settled: Mapping[TopicPartition,
     if settings.pinstream.key_store.get_secret_value() == "memory:":
         return [
             "PINSTREAM_KEY_STORE=memory: knows nothing of what was delivered: all of it is sent again; name the "
-            "store of the service"
+            f"store of the service ({DOUBLED})"
         ]
     done = _count(plan, lambda name, begin, end: (begin, min(end, settled.get(name, begin))))
     if holds_keys(settings) or not done:
         return []
     return [
         f"there is no key store here, but the group {settings.kafka.group_id} has settled up to {done:,} of these "
-        "records: all of them are sent again; run it where the service's PINSTREAM_STATE_DIR is"
+        "records: all of them are sent again; run it where the service's PINSTREAM_STATE_DIR is ({DOUBLED})"
     ]
 
 
@@ -65,7 +72,7 @@ async def _forgotten(settings: Settings, plan: Reading) -> list[str]:
     days = settings.pinstream.dedup_window / 86400
     return [
         f"up to {older:,} of these records are older than PINSTREAM_DEDUP_WINDOW ({days:g} d): what was delivered of "
-        "them is no longer known, and is sent again"
+        f"them is no longer known, and is sent again: {DOUBLED}"
     ]
 
 
@@ -86,7 +93,8 @@ def _unread(settings: Settings, plan: Reading, settled: Mapping[TopicPartition, 
         return []
     return [
         f"the group {settings.kafka.group_id} has not settled up to {unread:,} of these records yet: while it runs, "
-        "both may send them; end the replay before its position (`pinstream offsets show`), or stop it first"
+        "both may send them; end the replay before its position (`pinstream offsets show`), or stop it first "
+        f"({DOUBLED})"
     ]
 
 
