@@ -164,7 +164,7 @@ class TestAlerts:
     """Each says what to do and where that is written."""
 
     def test_what_is_watched(self) -> None:
-        """Lag, freshness, halts, guard, dead letters, ledger, progress, workers, what is waited for, presence, doubles."""
+        """Lag, freshness, halts, guard, dead letters, ledger, progress, workers, waiting, presence, doubles."""
         assert {rule["alert"].removeprefix("Pinstream") for rule in RULES} == {
             *("Down", "ReadsNothing", "Halted", "IntakeStopped", "NoProgress", "Lagging", "LagNearsOneHour"),
             *("FreshnessBelowTarget", "DeadLetters", "LedgerMismatch", "WorkerDies", "WaitsForStart"),
