@@ -56,6 +56,9 @@ class Source(Protocol):
     async def waiting_for_start(self) -> int:
         """How many partitions are ours and were not told of yet: the brokers have not said where to start."""
 
+    async def begins(self) -> Mapping[TopicPartition, int]:
+        """Where the logs of the assigned partitions begin, as last heard."""
+
     async def unreadable(self) -> Mapping[TopicPartition, int]:
         """From where which assigned partitions cannot be read, since what comes of them is damaged."""
 
@@ -73,6 +76,14 @@ class Api(Protocol):
         """Read the access token again; True if it changed. Never raises."""
 
 
+class KeyStoreFigures(Protocol):
+    """Of a key store's figures those that are asked for here."""
+
+    @property
+    def evicted_early(self) -> int:
+        """Keys forgotten since the start, for want of space, before their window was over."""
+
+
 class KeyStore(Protocol):
     """The windowed key store; see `consumer.adapters.key_store`. Raises `KeyStoreError`."""
 
@@ -84,6 +95,9 @@ class KeyStore(Protocol):
 
     async def expire(self, now: float) -> None:
         """Bounded housekeeping."""
+
+    def statistics(self) -> KeyStoreFigures:
+        """What it knows of itself, without waiting."""
 
 
 class Schemas(Protocol):
@@ -165,6 +179,8 @@ class Service:
         self._closing = False
         self._refused: str | None = None
         self._failed = False
+        self._forgotten = 0
+        """Keys that the key store forgot early, as the core was told."""
         self.fetched_at: float | None = None
         """When the last fetch began, in monotonic seconds: a service that is caught up still fetches."""
         self._performers: dict[type, Callable[[Any], None]] = {
@@ -322,7 +338,10 @@ class Service:
             await asyncio.sleep(_HOUSEKEEPING)
             ends, reached = await self._source.end_offsets(), await self._source.reached()
             waiting, unreadable = await self._source.waiting_for_start(), await self._source.unreadable()
-            self.feed(i.EndOffsets(ends, reached, waiting, unreadable))
+            self.feed(i.EndOffsets(ends, reached, waiting, unreadable, await self._source.begins()))
+            before, self._forgotten = self._forgotten, self._key_store.statistics().evicted_early
+            if self._forgotten != before:
+                self.feed(i.KeysForgotten(self._forgotten))
             try:
                 await self._key_store.expire(self._clock.now().unix)
             except KeyStoreError as error:

@@ -53,7 +53,7 @@ _MATCHER = re.compile(r"(\w+)\s*(=~|!=|!~|=)\s*\"((?:[^\"\\]|\\.)*)\"")
 _GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
 _WORDS = {
     *("sum", "max", "min", "avg", "count", "abs", "rate", "increase", "absent", "histogram_quantile"),
-    *("min_over_time", "max_over_time", "and", "or", "unless", "by", "on", "without", "ignoring"),
+    *("min_over_time", "max_over_time", "and", "or", "unless", "offset", "by", "on", "without", "ignoring"),
 }
 
 
@@ -169,6 +169,7 @@ class TestAlerts:
             *("Down", "ReadsNothing", "Halted", "IntakeStopped", "NoProgress", "Lagging", "LagNearsOneHour"),
             *("FreshnessBelowTarget", "DeadLetters", "LedgerMismatch", "WorkerDies", "WaitsForStart"),
             *("Unreadable", "WaitsForSchema", "MayCountTwice"),
+            *("RecordsRemoved", "LogCut", "KeyStoreFull"),
         }
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])

@@ -61,6 +61,7 @@ class AssignmentState:
         "destination",
         "draining",
         "elsewhere",
+        "emptied",
         "end",
         "epoch",
         "inherited",
@@ -75,6 +76,7 @@ class AssignmentState:
         "proven",
         "reached",
         "read",
+        "removed_to",
         "spans",
         "start",
         "start_leader_epoch",
@@ -114,6 +116,10 @@ class AssignmentState:
         self.committed: Position | None = None
         self.end: int | None = None
         self.reached = -1
+        self.removed_to = 0
+        """Up to here is told what was removed from the log before it was read."""
+        self.emptied: tuple[int, int] | None = None
+        """Where the log was seen to be empty, all to be read removed: our position, and where it begins."""
         self.unreadable_at: int | None = None
         """From where it cannot be read now: what the broker sends is damaged. None: it can."""
         self.read = 0

@@ -196,12 +196,21 @@ class EndOffsets:
     `reached`: up to where everything was read, markers and aborted transactions included, which are no records.
     `waiting_for_start`: partitions that are ours and not told of as assigned yet, since the brokers have not said where
     to start. `unreadable`: partitions of which nothing is read from this offset on, since what comes is damaged.
+    `begins`: where logs begin, as last heard.
     """
 
     ends: Mapping[TopicPartition, int]
     reached: Mapping[TopicPartition, int] = field(default_factory=dict)
     waiting_for_start: int = 0
     unreadable: Mapping[TopicPartition, int] = field(default_factory=dict)
+    begins: Mapping[TopicPartition, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class KeysForgotten:
+    """So many keys the key store has forgotten since the start, for want of space, before their window was over."""
+
+    early: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +243,7 @@ Input = (
     | CommitDone
     | TokenRead
     | EndOffsets
+    | KeysForgotten
     | StopRequested
     | Tick
 )

@@ -29,6 +29,8 @@ def lag_of(state: AssignmentState, held_to: int = 0) -> int | None:
     # Where nothing is committed yet, from where reading began.
     begin = state.committed.next_offset if state.committed is not None else state.start
     end, position = end_of(state, held_to), state.position()
+    if begin is not None and not state.open and held_to <= state.removed_to:
+        begin = max(begin, state.removed_to)  # what was removed will not come
     if end == 0:
         return 0
     if end is None or begin is None or position is None:

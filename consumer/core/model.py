@@ -90,13 +90,18 @@ UNREADABLE_HEADERS: Final = (
 
 
 class Chunk(NamedTuple):
-    """Records of one partition under one assignment epoch and one leader epoch, in offset order."""
+    """Records of one partition under one assignment epoch and one leader epoch, in offset order.
+
+    `log_start`: where the log began when they were handed out. Looked for only where offsets are missing before or
+    among them; else, and where it is not known, -1.
+    """
 
     topic: str
     partition: int
     epoch: int
     leader_epoch: int | None
     records: list[Record]
+    log_start: int = -1
 
 
 class SchemaRef(NamedTuple):

@@ -35,11 +35,12 @@ from consumer.core.freshness import Freshness
 from consumer.core.guard import Guard
 from consumer.core.intake import Converting, Intake, Reading, SchemaLearner, TwoSteps, Verdict
 from consumer.core.ledger import Ledger
-from consumer.core.model import Disposition, Filtered, Instant, Rejection, SchemaRef, TopicPartition
+from consumer.core.model import Chunk, Disposition, Filtered, Instant, Rejection, SchemaRef, TopicPartition
 from consumer.core.offset_map import CommitMetadata
 from consumer.core.outbox import Letter, Outbox
 from consumer.core.parking import Parking
 from consumer.core.policy import Policy
+from consumer.core.retention import count_unsettled, removed_unread
 from consumer.core.room import FETCH_MOST as FETCH_MOST
 from consumer.core.room import Limit, Room
 from consumer.core.spans import Span
@@ -120,6 +121,7 @@ class Pipeline:
             i.CommitDone: lambda done: self.commits.done(done),
             i.TokenRead: lambda read: self.dispatcher.token_read(read.changed),
             i.EndOffsets: self._end_offsets,
+            i.KeysForgotten: self._keys_forgotten,
             i.StopRequested: self._stop_requested,
             i.Tick: lambda _: None,
         }
@@ -286,9 +288,46 @@ class Pipeline:
             if state is None or state.epoch != chunk.epoch or state.draining or not chunk.records:
                 self.ledger.release_unread(len(chunk.records))
                 continue
+            if chunk.log_start > 0:
+                self._mind_removed(state, chunk)
             if chunk.records[0].offset < (state.position() or 0):
                 self._go_back(state, chunk.records[0].offset)
             self.admission.fetched(state, chunk)
+
+    def _mind_removed(self, state: AssignmentState, chunk: Chunk) -> None:
+        """Offsets are missing, and the log begins behind some of them."""
+        expected = self._read_to(state)
+        self._removed(state, expected, chunk.log_start, removed_unread(chunk, expected, state.inherited))
+
+    def _read_to(self, state: AssignmentState) -> int | None:
+        """What comes next of it, held records included, less what is told to be removed; None: not known."""
+        position = state.position()
+        if position is None:
+            return None
+        return max(position, self.admission.held_to().get(state, 0), state.removed_to)
+
+    def _removed(self, state: AssignmentState, expected: int | None, beginning: int, count: int) -> None:
+        if not count:
+            return
+        state.removed_to = beginning
+        self.context.counters.removed_unread += count
+        self.context.report(
+            "error", "records_removed_unread", topic=state.tp.topic, partition=state.tp.partition,
+            expected=expected, beginning=beginning, at_most=count,
+        )  # fmt: skip
+
+    def _mind_emptied(self, state: AssignmentState, beginning: int) -> None:
+        """The log is empty, and begins behind what we read: no record may come for long to tell of that.
+
+        Believed when it is seen twice, since what was fetched before may still be on its way to us.
+        """
+        expected = self._read_to(state)
+        if expected is None or beginning <= expected or state.end != beginning:
+            state.emptied = None
+            return
+        before, state.emptied = state.emptied, (expected, beginning)
+        if before == state.emptied:
+            self._removed(state, expected, beginning, count_unsettled(expected, beginning, state.inherited))
 
     def _go_back(self, state: AssignmentState, offset: int) -> None:
         """Reading goes on before where it was, or begins before the committed offset: the log was cut or made anew.
@@ -297,6 +336,7 @@ class Pipeline:
         """
         expected = state.position()
         released = self.ledger.rewind(state, offset)
+        self.context.counters.positions_went_back += 1
         self.context.report(
             "warning", "position_went_back", topic=state.tp.topic, partition=state.tp.partition, expected=expected,
             fetched=offset, released=released,
@@ -466,6 +506,15 @@ class Pipeline:
                 state.reached = happened.reached.get(tp, -1)
         for state in self.ledger:
             state.unreadable_at = happened.unreadable.get(state.tp)
+            self._mind_emptied(state, happened.begins.get(state.tp, -1))
+
+    def _keys_forgotten(self, happened: i.KeysForgotten) -> None:
+        newly = happened.early - self.context.counters.keys_forgotten_early
+        if newly > 0:
+            self.context.counters.keys_forgotten_early = happened.early
+            self.context.report(
+                "warning", "keys_forgotten_early", keys=newly, advice="raise PINSTREAM_KEY_STORE_MAX_BYTES"
+            )
 
     # -- after every input
 

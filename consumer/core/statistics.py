@@ -58,6 +58,12 @@ class Counters:
         """Processed, yet with an error message: delivered, and worth an alert."""
         self.in_two_steps = 0
         """Records that were read the slow way (`consumer.core.intake.Reading`)."""
+        self.removed_unread = 0
+        """Records, at most, that were removed from their log before they were read: retention, delete-records."""
+        self.positions_went_back = 0
+        """Times that a position went back: a log was cut, or a topic made anew."""
+        self.keys_forgotten_early = 0
+        """Keys that the key store forgot before their window was over, for want of space."""
         self.delivered_after_release = 0
         """Delivered for a partition that was no longer ours when the answer came."""
 

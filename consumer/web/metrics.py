@@ -55,6 +55,21 @@ _COUNTS: tuple[tuple[str, str, Callable[[Counters], int]], ...] = (
         lambda c: c.in_two_steps,
     ),
     (
+        "pinstream_removed_unread_records",
+        "Records, at most, that were removed from their log before they were read: by retention, or by hand.",
+        lambda c: c.removed_unread,
+    ),
+    (
+        "pinstream_positions_went_back",
+        "Times that a position went back: a log was cut, or a topic made anew.",
+        lambda c: c.positions_went_back,
+    ),
+    (
+        "pinstream_keys_forgotten_early",
+        "Keys of delivered events that the key store forgot before their window was over, for want of space.",
+        lambda c: c.keys_forgotten_early,
+    ),
+    (
         "pinstream_delivered_after_release",
         "Events delivered for a partition let go of meanwhile; its next owner finds them delivered, or sends again.",
         lambda c: c.delivered_after_release,

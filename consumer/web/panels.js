@@ -208,6 +208,12 @@ function showPartitions(s) {
     [n(p.committed), "places"], [n(p.position), "places"], [n(p.end), "places"],
   ])) : h("tbody", null, h("tr", null, h("td", { class: "left soft" }, "None assigned."))));
   $("partitions").className = "stack";
+  const { removed_unread: removed, positions_went_back: back } = s.counts;
+  $("missing").hidden = !removed && !back;
+  put($("missing"), h("b", { class: "warn" }, [
+    removed ? `Kafka removed up to ${many(removed, "record")} before they were read: raise the topic's retention.` : "",
+    back ? `Reading went back ${many(back, "time")}: a log was cut, or a topic made anew.` : "",
+  ].filter(one => one).join(" ")), " Since the start; the log says which.");
   $("more").hidden = all.length <= MANY_PARTITIONS;
   say("more", allPartitions ? `Show the ${MANY_PARTITIONS} with most lag` : `Show all ${all.length} (these have most lag)`);
 }

@@ -103,6 +103,9 @@ def counts(counters: Counters) -> dict[str, Any]:
         "processed_with_error": counters.processed_with_error,
         "followers": counters.followers,
         "in_two_steps": counters.in_two_steps,
+        "removed_unread": counters.removed_unread,
+        "positions_went_back": counters.positions_went_back,
+        "keys_forgotten_early": counters.keys_forgotten_early,
         "delivered_after_release": counters.delivered_after_release,
     }
 

@@ -29,6 +29,11 @@ def parts(*numbers: int) -> list[RawPartition]:
     return [RawPartition("t", number) for number in numbers]
 
 
+def brings(*messages: Message) -> Step:
+    """A consume that brings these."""
+    return lambda _: list(messages)
+
+
 def given(*numbers: int) -> Step:
     """A rebalance that gives these, and no record."""
 
@@ -57,7 +62,7 @@ class FakeConsumer:
         self.script: list[Step] = []
         self.calls: list[tuple[Any, ...]] = []
         self.stored: dict[int, int] = {}
-        self.cached_end = -1001
+        self.cached_begin = self.cached_end = -1001
         self.refused: dict[str, KafkaException] = {}
         """What fails, always."""
         self.commit_answers: list[int] = []
@@ -107,7 +112,7 @@ class FakeConsumer:
         self, partition: RawPartition, timeout: float = -1, cached: bool = False
     ) -> tuple[int, int]:
         """Not known when cached, unless a test says so; 77 when asked."""
-        return (-1001, self.cached_end) if cached else (0, 77)
+        return (self.cached_begin, self.cached_end) if cached else (0, 77)
 
     def commit(self, *, offsets: list[RawPartition], asynchronous: bool) -> Any:
         """Taken."""

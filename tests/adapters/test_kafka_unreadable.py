@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
 
 import confluent_kafka
 import pytest
@@ -16,7 +15,7 @@ from consumer.adapters.kafka.configuration import REFUSED_PROPERTIES, consumer_c
 from consumer.adapters.kafka.ranges import Range
 from consumer.core.model import TopicPartition
 from consumer.errors import KafkaError
-from tests.adapters.scripted_member import Bench, FakeConsumer, message, offsets, taken
+from tests.adapters.scripted_member import Bench, brings, message, offsets, taken
 from tests.kafka.broker import RealBroker
 from tests.kafka.harness import Kafka, Member, commit, create_topic, produce, unique
 from tests.kafka.segments import Segment
@@ -52,11 +51,6 @@ def damaged(offset: int, code: int = confluent_kafka.KafkaError._BAD_MSG, partit
     """What librdkafka hands out for a damaged batch."""
     error = confluent_kafka.KafkaError(code, "failed CRC32C check")
     return Message("t", partition, offset, None, None, None, error, (0, -1), 0.0, -1)
-
-
-def brings(*messages: Message) -> Callable[[FakeConsumer], list[Message]]:
-    """A consume that brings these."""
-    return lambda _: list(messages)
 
 
 @pytest.mark.parametrize("code", ["_BAD_MSG", "_BAD_COMPRESSION", "_NOT_IMPLEMENTED"])

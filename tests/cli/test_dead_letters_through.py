@@ -80,6 +80,10 @@ class Inner:
         """See `Source`."""
         return 0
 
+    async def begins(self) -> Mapping[TopicPartition, int]:
+        """See `Source`."""
+        return {}
+
     async def unreadable(self) -> Mapping[TopicPartition, int]:
         """See `Source`."""
         return {}

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from consumer.adapters.key_store.interface import KeyStoreStatistics
 from consumer.core import interface as i
 from consumer.core.model import Chunk, Instant, Position, TopicPartition
 from consumer.core.pipeline import Pipeline
@@ -157,6 +158,9 @@ class FakeSource:
     async def waiting_for_start(self) -> int:
         return self.unstarted
 
+    async def begins(self) -> Mapping[TopicPartition, int]:
+        return {}
+
     async def unreadable(self) -> Mapping[TopicPartition, int]:
         return {}
 
@@ -256,6 +260,7 @@ class FakeKeyStore:
         self._process = process
         self.failures: dict[str, int] = {}
         """By the name of a call, how often it fails."""
+        self.evicted_early = 0
 
     async def look_up(self, keys: Sequence[bytes], now: float) -> Sequence[bool]:
         await self._call("look_up")
@@ -268,6 +273,9 @@ class FakeKeyStore:
 
     async def expire(self, now: float) -> None:
         await self._call("expire")
+
+    def statistics(self) -> KeyStoreStatistics:
+        return KeyStoreStatistics(0, 0, 0, None, self.evicted_early, None)
 
     async def _call(self, name: str) -> None:
         await self._process.step(name)

@@ -90,6 +90,7 @@ def test_housekeeping_tells_ends_and_expires_keys() -> None:
     """Lag and what waits for its start are known; a key store that cannot expire is reported, and it goes on."""
     process = Process(World(p0=values(3)))
     process.key_store.failures["expire"] = 2
+    process.key_store.evicted_early = 7
     starts: set[int] = set()
 
     def look() -> bool:
@@ -99,6 +100,9 @@ def test_housekeeping_tells_ends_and_expires_keys() -> None:
 
     run(serve(process, look))
     assert starts == {0, 2}, "as the source has it, each time"
+    counters = process.service.pipeline.context.counters
+    assert counters.keys_forgotten_early == 7, "as the key store has it"
+    assert len(process.reported("keys_forgotten_early")) == 1
     assert len(process.reported("key_store_trouble")) == 2
     assert process.world.committed == {0: 3}
 

@@ -30,6 +30,8 @@ class Broker:
         self._offsets = {tp: [spec.offset for spec in log] for tp, log in logs.items()}
         self._checked = dict.fromkeys(logs, 0)
         self._cut: set[TopicPartition] = set()
+        self.begins: dict[TopicPartition, int] = {}
+        """Where logs begin whose first records were removed."""
         self.map_most = MOST
         self.metadata_limit = MOST
         """What the broker takes of each."""
@@ -41,7 +43,7 @@ class Broker:
     def fetch(self, tp: TopicPartition, position: int, most: int, now: float) -> Sequence[Spec]:
         """Records from `position` on that have appeared by now."""
         log = self.logs[tp]
-        first = last = self.index(tp, position)
+        first = last = self.index(tp, max(position, self.begins.get(tp, 0)))
         while last < len(log) and last - first < most and log[last].visible_at <= now:
             last += 1
         return log[first:last]
@@ -117,6 +119,12 @@ class Broker:
         known = read_map(position.metadata, begin, where=map_place(tp)) if position is not None else None
         specs = self.logs[tp][self.index(tp, begin) : self.index(tp, seen + 1)]
         return [spec for spec in specs if known is None or not _passes(known, spec)]
+
+    def remove(self, tp: TopicPartition, place: int) -> None:
+        """What is before `place` is gone: whatever is owed to it is owed no more."""
+        log = self.logs[tp]
+        self.begins[tp] = max(self.begins.get(tp, 0), log[place].offset)
+        self._truth.remove([spec for spec in log[:place] if not self._truth.resolved(spec)])
 
     def cut(self, tp: TopicPartition, place: int, new: Sequence[Spec]) -> Sequence[Spec]:
         """The log goes on otherwise from `place` on: `new` stand where others stood. Gives those."""

@@ -78,6 +78,8 @@ class Incidents:
     """A process stands still for a while, and does not know it (SIGSTOP, a suspended machine)."""
     token_spells: int = 0
     account_spells: int = 0
+    removals: int = 0
+    """A log's beginning is removed, read or not."""
     outages: int = 0
     """The API, the key store, the broker's writes, or the registry fail altogether for a while."""
 

@@ -52,6 +52,8 @@ class Member:
         )
         self._epoch = self._numbers = 0
         self.in_callback = False
+        self._forgotten = 0
+        """Keys that its key store says to have forgotten early."""
         self._committing = False
         self._after_commit: list[Callable[[], None]] = []
         self._finals: list[Callable[[], None]] = []
@@ -396,7 +398,10 @@ class Member:
         if chunks:
             self.feed(i.Fetched(chunks))
         elif world.random.random() < 0.05:
-            self.feed(i.EndOffsets({tp: log[-1].offset + 1 for tp, log in world.broker.logs.items() if log}))
+            ends = {tp: log[-1].offset + 1 for tp, log in world.broker.logs.items() if log}
+            self.feed(i.EndOffsets(ends, begins=world.broker.begins))
+            self._forgotten += world.random.randint(0, 2)
+            self.feed(i.KeysForgotten(self._forgotten))
         world.later(world.delay() / 2 if chunks else world.knobs.latency + 0.05, self._poll)
 
     def _take(self, room: int) -> list[Chunk]:
@@ -409,9 +414,12 @@ class Member:
                 held.tp, held.position, min(room, world.random.randint(1, 40)), world.now - world.base
             )
             if specs:
+                found = _chunks(held, specs)
+                if specs[0].offset != held.position:
+                    found[0] = found[0]._replace(log_start=world.broker.begins.get(held.tp, 0))
                 held.position = specs[-1].offset + 1
                 room -= len(specs)
-                chunks += _chunks(held, specs)
+                chunks += found
             if not room:
                 break
         return chunks

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 
 from consumer.core import answers, interface, offset_map
+from consumer.core import pipeline as pipeline_module
 from consumer.core.assignment import AssignmentState
 from consumer.core.commits import Commits
 from consumer.core.dedup import Claims, Delivery
 from consumer.core.ledger import Ledger, Place
-from consumer.core.model import Disposition, Position, Rejection, TopicPartition
+from consumer.core.model import Chunk, Disposition, Position, Rejection, TopicPartition
 from consumer.core.offset_map import CommitMetadata, OffsetMap
 from consumer.core.outbox import Outbox
 from consumer.core.pipeline import Pipeline
+from consumer.core.retention import removed_unread
 from consumer.core.spans import Span
 from tests.simulation.mutating import mutation
 
@@ -267,6 +269,22 @@ def a_position_that_went_back_voids_all_that_is_open(patch: pytest.MonkeyPatch) 
 def bytes_of_events_are_not_entered(patch: pytest.MonkeyPatch) -> None:
     """A settled record gives back more bytes than were taken."""
     patch.setattr(Ledger, "grow", lambda *_: None)
+
+
+@mutation
+def records_removed_unread_are_not_counted(patch: pytest.MonkeyPatch) -> None:
+    """As before: retention takes them, and nobody is told."""
+    patch.setattr(Pipeline, "_mind_removed", lambda *_: None)
+
+
+@mutation
+def every_gap_counts_as_removed(patch: pytest.MonkeyPatch) -> None:
+    """Compaction and transactions leave gaps, too."""
+
+    def removed(chunk: Chunk, expected: int | None, known: OffsetMap | None) -> int:
+        return removed_unread(chunk._replace(log_start=chunk.records[-1].offset), expected, known)
+
+    patch.setattr(pipeline_module, "removed_unread", removed)
 
 
 # -- the offset map

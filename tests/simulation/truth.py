@@ -42,6 +42,10 @@ class Truth:
         """Dead letters on their topic, by the record's number."""
         self.gone: set[int] = set()
         """Numbers of records that are no longer in the log: it was cut."""
+        self.removed: set[int] = set()
+        """Numbers of records that were removed from the log before they were resolved; these are gone, too."""
+        self.missed: set[int] = set()
+        """Those of them that a process passed over, and told of."""
         self._excused: Counter[bytes] = Counter()
         partitions: dict[bytes, set[object]] = {}
         for spec in specs:
@@ -72,6 +76,16 @@ class Truth:
 
     def resolved(self, spec: Spec) -> bool:
         """Whether a commit may go past this record."""
+        return spec.number in self.removed or self.settled(spec)
+
+    def remove(self, specs: Iterable[Spec]) -> None:
+        """These are not in the log any more."""
+        numbers = [spec.number for spec in specs]
+        self.removed.update(numbers)
+        self.gone.update(numbers)
+
+    def settled(self, spec: Spec) -> bool:
+        """Whether this record came to its end."""
         if spec.kind.passes_silently:
             return True
         if spec.kind is Kind.GOOD:

@@ -34,6 +34,7 @@ class Held:
 
     __slots__ = (
         "beginnings",
+        "begun",
         "committing",
         "doubtful",
         "draining",
@@ -48,6 +49,8 @@ class Held:
         self.tp = tp
         self.epoch = epoch
         self.start = start
+        self.begun = False
+        """It begins at `start`, not at the beginning of all."""
         self.beginnings: set[tuple[int, int | None]] = set()
         """Positions, with their leader epochs, where reading began: at first, and after it went back."""
         self.position = start
@@ -100,6 +103,8 @@ class Watch:
         self._fed = 0
         self._repeats = 0
         """Events sent again that the platform may have, and does not drop: they count as offline."""
+        self._removed = (0, 0)
+        """What was removed before it was read: records, at least; offsets, at most."""
         self._open_bytes = 0
         self._questions = Questions(world.knobs.policy)
         self._gates = {str(n + 1): GateView(world.knobs.policy) for n in range(world.knobs.accounts)}
@@ -158,6 +163,7 @@ class Watch:
         for one in happened.assignments if not self.stopping else ():
             tp = TopicPartition(one.topic, one.partition)
             self.held[tp] = Held(tp, one.epoch, one.start or 0)
+            self.held[tp].begun = one.start is not None
             self.held[tp].beginnings.add((one.start or 0, one.leader_epoch))
 
     def _drain(self, number: int | None, helds: list[Held], grace: float) -> None:
@@ -171,6 +177,7 @@ class Watch:
         held = self.held.get(tp)
         if held is None or held.epoch != chunk.epoch or held.draining:
             return
+        self._removal(held, chunk)
         if chunk.records[0].offset <= held.last_seen or chunk.records[0].offset < held.start:
             self._lose_sight()
             # Another member may get the partition before it is read again: what is in flight may be sent again,
@@ -194,6 +201,28 @@ class Watch:
                 known if other is not held else held.doubtful if spec.offset < first else {}
                 for spec, other, known in zip(call.specs, call.helds, call.doubtful, strict=True)
             ]
+
+    def _removal(self, held: Held, chunk: Chunk) -> None:
+        """What is missing before this chunk, and was removed."""
+        begin = held.last_seen + 1 if held.last_seen >= 0 else held.start
+        end = min(chunk.records[0].offset, chunk.log_start)
+        if held.last_seen < 0 and not held.begun:
+            held.beginnings.add((chunk.records[0].offset, None))  # the log's own, whatever was there before
+            return
+        if end <= begin:
+            return
+        broker, truth = self._world.broker, self._truth
+        specs = broker.logs[held.tp][broker.index(held.tp, begin) : broker.index(held.tp, end)]
+        least, most = self._removed
+        lost = {spec.number for spec in specs if not truth.settled(spec)} & truth.removed - truth.missed
+        # A map that was written since counts them with the settled ones around them: they are told of once.
+        truth.missed |= lost
+        self._removed = least + len(lost), most + end - begin
+
+    def _check_removed(self, counted: int) -> None:
+        least, most = self._removed
+        if not least <= counted <= most:
+            raise Violation("what was removed unread is counted", f"{counted}, not {least} to {most}")
 
     def answered(self, number: int, reply: Reply) -> None:
         """The answer to a call is about to be handled."""
@@ -434,6 +463,7 @@ class Watch:
             raise Violation("nothing open holds no bytes", f"{ledger.open_bytes} bytes")
         if not 0 <= room <= self._policy.max_open_events - totals.open:
             raise Violation("room is what is left of the budget", f"{room}, open {totals.open}")
+        self._check_removed(pipeline.context.counters.removed_unread)
         if self.guarding is not None and (room or totals.read > self.guarding):
             raise Violation("nothing is read once the guard has tripped", f"{totals}, room {room}")
         for number, (_, deadline) in self._drains.items():

@@ -241,6 +241,7 @@ class World:
             (incidents.setbacks, self._set_one_back),
             (incidents.clock_jumps, self._jump),
             (incidents.freezes, self._freeze_one),
+            (incidents.removals, self._remove_some),
         ]
         for count, act in plans:
             for _ in range(count):
@@ -302,7 +303,8 @@ class World:
     def cut_log(self, tp: TopicPartition) -> None:
         """Between two owners a log's end is lost and written anew, under a higher leader epoch."""
         log = self.broker.logs[tp]
-        first = self.broker.index(tp, self.broker.committed_offset(tp) or 0)
+        begin = max(self.broker.committed_offset(tp) or 0, self.broker.begins.get(tp, 0))
+        first = self.broker.index(tp, begin)
         last = self.broker.index(tp, log[-1].offset + 1)
         while last > first and log[last - 1].visible_at > self.now - self.base:
             last -= 1
@@ -316,6 +318,14 @@ class World:
         for later in log[last:]:
             later.leader_epoch = max(epoch + 1, later.leader_epoch or 0)
         self._say(f"{tp.topic}[{tp.partition}] is cut at {new[0].offset}")
+
+    def _remove_some(self) -> None:
+        """Retention, or somebody's hand: a log begins later than it did, but not behind its last record of now."""
+        tp = self.random.choice(sorted(self.broker.logs))
+        visible = sum(spec.visible_at <= self.now - self.base for spec in self.broker.logs[tp])
+        if visible > 1:
+            self.broker.remove(tp, self.random.randint(1, visible - 1))
+            self._say(f"{tp.topic}[{tp.partition}] begins at {self.broker.begins[tp]}")
 
     def _set_one_back(self) -> None:
         member = self._one()

@@ -215,6 +215,23 @@ async def test_a_member_that_lags_says_how_far_and_for_how_long(
         await shoot(shown, f"lagging-{seconds:.0f}", full=False)
 
 
+async def test_what_the_log_lacks_is_said_below_the_partitions(visit: Visit) -> None:
+    """Records removed unread, and positions that went back; nothing where there are none."""
+    counters = Counters()
+    async with stand(scenes.scene(lambda: statistics(partition(), counters=counters))) as server:
+        async with visit(server.url) as shown:
+            await live(shown)
+            assert await shown.locator("#missing").is_hidden()
+        counters.removed_unread, counters.positions_went_back = 3_600, 1
+        server.status = scenes.scene(lambda: statistics(partition(), counters=counters))
+        async with visit(server.url) as shown:
+            await live(shown)
+            assert await text(shown, "#missing") == (
+                "Kafka removed up to 3,600 records before they were read: raise the topic's retention. Reading went "
+                "back 1 time: a log was cut, or a topic made anew. Since the start; the log says which."
+            )
+
+
 async def test_a_short_wait_is_not_worth_the_headline(visit: Visit) -> None:
     """The quota at work: the destination's panel says so, the state stays what it is."""
 

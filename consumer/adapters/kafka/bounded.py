@@ -188,6 +188,10 @@ class BoundedSource:
         """None: every range has a start."""
         return 0
 
+    async def begins(self) -> Mapping[TopicPartition, int]:
+        """Not told: what was removed ends the reading."""
+        return {}
+
     async def unreadable(self) -> Mapping[TopicPartition, int]:
         """None: a damaged batch ends the reading."""
         return {}

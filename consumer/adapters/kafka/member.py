@@ -140,6 +140,7 @@ class GroupMember:
         self._late = False
         """The last poll is so long ago that the group has given our partitions away, or is about to."""
         self._failure: Exception | None = None
+        self._begins: dict[TopicPartition, int] = {}
         self._ends: dict[TopicPartition, int] = {}
         self._ends_of_fetches: dict[TopicPartition, int] = {}
         self._reached: dict[TopicPartition, int] = {}
@@ -228,6 +229,10 @@ class GroupMember:
         """End offsets as last heard. For other threads too: it reads a dict that is never changed."""
         return self._ends
 
+    def begins(self) -> dict[TopicPartition, int]:
+        """Where logs begin, as last heard; like `ends` for other threads too."""
+        return self._begins
+
     def reached(self) -> dict[TopicPartition, int]:
         """Up to where was read, as of the last look at the ends; like `ends` for other threads too."""
         return self._reached
@@ -300,14 +305,21 @@ class GroupMember:
             chunks, errors = group(messages, {name: epochs[name] for name in self._believed()})
         for chunk in chunks:
             name = TopicPartition(chunk.topic, chunk.partition)
-            self._next[name] = Place(chunk.records[-1].offset + 1, chunk.leader_epoch)
+            first, last = chunk.records[0].offset, chunk.records[-1].offset
+            if self._next[name].offset not in (first, None) or last - first >= len(chunk.records):
+                chunk = chunk._replace(log_start=self._known_ends(name)[0])
+            self._ready.append(chunk)
+            self._next[name] = Place(last + 1, chunk.leader_epoch)
             self._unreadable.discard(name)
-        self._ready.extend(chunks)
         for name in [one for one in self._believed() if one in damaged]:
             self._stop_reading(name, damaged[name])
         for message in errors:
             if (error := message.error()) is not None:
                 self._heard(message.topic(), error)
+
+    def _known_ends(self, name: TopicPartition) -> tuple[int, int]:
+        """Where its log begins and ends, as its last fetch told; below 0: not known."""
+        return self._consumer.get_watermark_offsets(RawPartition(*name), cached=True)
 
     # ----------------------------------------------------------------- what came damaged (see `unreadable`)
 
@@ -344,13 +356,9 @@ class GroupMember:
         self._ends_due = now + _ENDS_EVERY
         # librdkafka knows an end from its last fetch, and none before the first: until it hears another one, what was
         # asked for since stands. Ends go back too, where a log was cut or made anew.
-        before, self._ends_of_fetches = (
-            self._ends_of_fetches,
-            {
-                name: self._consumer.get_watermark_offsets(raw, cached=True)[1]
-                for name, raw in zip(self._held, _raw(self._held), strict=True)
-            },
-        )
+        told = {name: self._known_ends(name) for name in self._held}
+        self._begins = {name: begin for name, (begin, _) in told.items() if begin >= 0}
+        before, self._ends_of_fetches = self._ends_of_fetches, {name: end for name, (_, end) in told.items()}
         known = {
             name: end if end >= 0 and end != before.get(name) else self._ends.get(name, end)
             for name, end in self._ends_of_fetches.items()
@@ -502,7 +510,7 @@ class GroupMember:
         self._consumer.close()
         self._commits.drop("_ASSIGNMENT_LOST")
         self._left_paused.clear()
-        self._ends_of_fetches, self._ends, self._reached = {}, {}, {}
+        self._begins, self._ends_of_fetches, self._ends, self._reached = {}, {}, {}, {}
         self._open()
         self.join(self._topics)
 

@@ -183,6 +183,10 @@ class KafkaSource:
         """How many partitions are ours and not read yet: the brokers have not said where to start."""
         return self._joined().waiting_for_start()
 
+    async def begins(self) -> Mapping[TopicPartition, int]:
+        """Where the logs of the assigned partitions begin, as last heard. Asks nobody, costs nothing."""
+        return self._joined().begins()
+
     async def unreadable(self) -> Mapping[TopicPartition, int]:
         """From where which partitions cannot be read, since what the brokers send of them is damaged."""
         return self._joined().unreadable()

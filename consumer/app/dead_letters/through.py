@@ -267,6 +267,10 @@ class LettersSource:
         """See `Source`."""
         return await self._inner.waiting_for_start()
 
+    async def begins(self) -> Mapping[TopicPartition, int]:
+        """See `Source`."""
+        return await self._inner.begins()
+
     async def unreadable(self) -> Mapping[TopicPartition, int]:
         """See `Source`."""
         return await self._inner.unreadable()

@@ -78,3 +78,7 @@ class SendingAgain:
     async def expire(self, now: float) -> None:
         """See `KeyStore.expire`."""
         await self._store.expire(now)
+
+    def statistics(self) -> KeyStoreStatistics:
+        """See `KeyStore.statistics`."""
+        return self._store.statistics()

@@ -165,6 +165,7 @@ class _TracedSource:
         self.reached = source.reached
         self.waiting_for_start = source.waiting_for_start
         self.unreadable = source.unreadable
+        self.begins = source.begins
         self.close = source.close
 
     async def fetch(self, room: int, timeout: float) -> Sequence[Chunk]:
