@@ -26,7 +26,7 @@ from consumer.core.dedup import Delivery
 from consumer.core.guard import Guard
 from consumer.core.intake import SLICE, Intake, Prepared, Verdict
 from consumer.core.ledger import Ledger
-from consumer.core.model import Chunk, Record, SchemaRef
+from consumer.core.model import Chunk, Filtered, Record, SchemaRef
 from consumer.core.parking import Parked, Parking
 from consumer.core.room import Limit
 from consumer.core.spans import Span, sizes_of
@@ -172,8 +172,9 @@ class Admission:
         if fitting:
             read = piece._replace(records=piece.records[:fitting])
             span = self._ledger.track(state, read, costs[:fitting], [at for at in passed if at < fitting])
+            self._guard.read(span, items[:fitting])
             self._take_in(span, range(fitting), items, leaders)
-            self._guard.read(state.tp.topic, items[:fitting])
+            self._guard.weigh()
             self._learn(costs[:fitting])
             self._shorten(state, chunk, fitting)
         return fitting == len(items)
@@ -206,7 +207,9 @@ class Admission:
             span.costs[index] += size
             self._ledger.grow(span.assignment, size)
             self._take_in(span, (index,), (item,), leaders)
-            self._guard.read(span.assignment.tp.topic, (item,))
+            if type(item) is Filtered:
+                self._guard.filtered_late(span, index)
+        self._guard.weigh()
         return fitting == len(some)
 
     # -- what fits

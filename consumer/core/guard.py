@@ -1,157 +1,227 @@
 """The guard: intake stops before a wrong mapping empties a topic into dead letters.
 
-Theory of operation. Per topic it keeps a sample of the latest records read that were meant to be sent: rejected at once
-(undecodable, unconvertible), or events that go on. What the mapping filters is in none: nine page views that nobody
-wants must not hide that each checkout is refused. What the API says of an event comes as much as a whole budget of open
-events later, and not at all while the API is down. So that is another sample, of the latest events judged: counted
-with the reads, a refusal would find its record forgotten; and counted when all is over, an outage would leave
-rejections alone. Of the latest records would be dead letters: those rejected, and of those that went on the refused
-share. Each record has one verdict in each sample that it comes to, and what has no verdict yet is in none.
+Theory of operation. Per topic there is a sample: one byte for each of its latest records, in the order in which they
+were read, which within a partition is the order of their offsets. A record takes its place when it is read, as a good
+one; when it is rejected or refused for good, the byte at its place says why. So it does not matter when a verdict
+comes: an outage leaves no rejections alone, and refusals that arrive late and together stand among the thousands that
+were duplicates at once. What the offset map passes over is good, too. Only what the mapping filters has no place: nine
+page views that nobody wants must not hide that each checkout is refused. (A record that waited for its schema and is
+filtered then leaves its place; so do those that are read again, for their new ones.)
 
-Tripped, it stays so: only who mends the mapping and starts anew knows that it is mended.
+It trips when of any `dead_letter_sample` neighbours in that order more than the share are bad. A verdict counts as long
+as its place is kept: the events that may be open, spread as thinly as they can be and still be more than the share.
+
+Tripped, it stays so: whatever the cause, the records that were held back are only read again by a new start, and only
+who corrects the cause knows when that makes sense.
 """
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Sequence
+from itertools import accumulate, compress
+from operator import sub
+from typing import Final, NamedTuple
 
 from consumer.core.context import Context
-from consumer.core.dedup import Delivery
 from consumer.core.intake import Prepared
-from consumer.core.model import Rejection, Stage
-from consumer.core.selection import EXPIRED
-from consumer.core.statistics import GuardStatistics
+from consumer.core.model import Filtered, Rejection, Stage
+from consumer.core.spans import Span
+from consumer.core.statistics import Cause, GuardStatistics, cause_of
 
 _REMIND_EVERY = 60.0
-_REASONS_MOST = 100
-"""Reasons kept of a topic, the latest ones: what most of them are is what to look at first."""
-_GOOD, _EVENT, _BAD = range(3)
-_MARKS: Final[Mapping[type, int]] = {Delivery: _EVENT, Rejection: _BAD}
-"""By the type of what a record became; what is filtered, passed over, or waits for its schema, has none."""
+_LEAST_SHARE = 0.1
+"""Below it the sample is not kept any longer: it is bounded, however small a share is set."""
+_GOOD, _LEFT = 0, 255
+"""Marks: a good record, and one that has no place any more. Those between are bad, each for one reason."""
+_IS_BAD: Final = bytes(mark != _GOOD for mark in range(256))
 _STOPPED = "nothing more is read or dead-lettered, and nothing open is committed: "
-_OR_ELSE = "and start again; PINSTREAM_DEAD_LETTER_SHARE=1 lets them all become dead letters"
-_ADVICE = f"{_STOPPED}correct the mapping {_OR_ELSE}"
-_TOO_OLD = f"{_STOPPED}raise PINSTREAM_MAX_EVENT_AGE, or move the group past them (pinstream offsets set), {_OR_ELSE}"
-"""No mapping makes an event younger."""
+_OR_ELSE = " and start again; PINSTREAM_DEAD_LETTER_SHARE=1 lets them all become dead letters"
+
+_Reason = tuple[Stage, str]
+
+
+class _Slice(NamedTuple):
+    """Records that were read at once and have a place: their offsets, and the number of the first."""
+
+    partition: int
+    offsets: Sequence[int]
+    begin: int
 
 
 class _Sample:
-    """The latest `most` marks, and how many of them are events, and how many bad."""
+    """Marks of a topic's latest records, numbered in the order in which they were read."""
 
-    __slots__ = ("_marks", "_most", "bad", "events")
+    __slots__ = ("_first", "_kept", "_marks", "_most", "_news", "_read_to", "_slices")
 
-    def __init__(self, most: int, marks: bytes = b"") -> None:
+    def __init__(self, most: int, kept: int) -> None:
         self._most = most
-        self._marks = bytearray(marks)
-        self.events = self.bad = 0
+        self._kept = kept
+        self._marks = bytearray()
+        self._first = 0
+        """The number of the first mark that is kept."""
+        self._news: list[int] = []
+        """Numbers of marks that were not weighed yet."""
+        self._slices: deque[_Slice] = deque()
+        self._read_to: dict[int, int] = {}
+        """By partition, the last offset that was read."""
 
-    def add(self, marks: bytes) -> None:
-        """These are the newest, the last one most of all."""
-        latest = self._marks
-        latest += marks
-        gone = max(0, len(latest) - self._most)
-        self.events += marks.count(_EVENT) - latest.count(_EVENT, 0, gone)
-        self.bad += marks.count(_BAD) - latest.count(_BAD, 0, gone)
-        del latest[:gone]
+    def add(self, partition: int, offsets: Sequence[int], kinds: Sequence[type]) -> Sequence[int]:
+        """These are read, and became these; gives their numbers."""
+        if offsets[0] <= self._read_to.get(partition, -1):
+            self._forget(partition, offsets[0])
+        self._read_to[partition] = offsets[-1]
+        marks = self._marks
+        begin = self._first + len(marks)
+        marks += bytes(len(kinds) - kinds.count(Filtered))
+        numbers: Sequence[int] = range(begin, self._first + len(marks))
+        if len(numbers) == len(kinds):
+            # Nearly always; without a loop of Python's, this is all that the guard costs while nothing is refused.
+            self._slices.append(_Slice(partition, offsets, begin))
+        else:
+            taken = [kind is not Filtered for kind in kinds]
+            if numbers:
+                self._slices.append(_Slice(partition, array("q", compress(offsets, taken)), begin))
+            numbers = array("q", accumulate(taken, initial=begin))
+        gone = len(marks) - self._kept
+        if gone > 0:
+            del marks[:gone]
+            self._first += gone
+            while self._slices[0].begin + len(self._slices[0].offsets) <= self._first:
+                self._slices.popleft()
+        return numbers
+
+    def _forget(self, partition: int, offset: int) -> None:
+        """A partition is read again from here on: each record has one place, that of its latest reading."""
+        for one in self._slices:
+            if one.partition == partition:
+                begin = max(one.begin + bisect_left(one.offsets, offset) - self._first, 0)
+                end = max(one.begin + len(one.offsets) - self._first, 0)
+                self._marks[begin:end] = bytes((_LEFT,)) * (end - begin)
 
     @property
-    def full(self) -> bool:
-        """Whether it says anything."""
-        return len(self._marks) == self._most
+    def has_news(self) -> bool:
+        """Whether marks were set that were not weighed yet."""
+        return bool(self._news)
+
+    def mark(self, number: int, mark: int) -> None:
+        """There is a verdict on this record."""
+        at = number - self._first
+        if at >= 0 and self._marks[at] != _LEFT:
+            self._marks[at] = mark
+            self._news.append(number)
+
+    def worst(self, least: int) -> bytes | None:
+        """Of all windows with news, the marks of the one with the most bad ones; None: none has `least` of them."""
+        most, marks, news = self._most, self._marks, self._news
+        if not news or len(marks) < most:
+            return None
+        if _LEFT in marks:
+            around = marks.translate(None, bytes((_LEFT,)))
+        else:
+            begin, end = min(news) - self._first - most + 1, max(news) - self._first + most
+            around = marks[max(0, begin) : max(0, end)]
+        if len(around) < most:
+            # Too few say nothing; they are weighed when more are read.
+            return None
+        news.clear()
+        bad = around.translate(_IS_BAD)
+        if bad.count(1) < least:
+            return None
+        sums = [0, *accumulate(bad)]
+        by_window = [*map(sub, sums[most:], sums)]
+        worst = max(by_window)
+        at = by_window.index(worst)
+        return bytes(around[at : at + most]) if worst >= least else None
 
 
 class Guard:
-    """Counts verdicts by topic; `tripped` says where too many were bad."""
+    """Keeps a sample of each topic; `tripped` says where too many were bad."""
 
     def __init__(self, context: Context) -> None:
+        policy = context.policy
         self._context = context
-        self._share = context.policy.dead_letter_share
-        self._most = context.policy.dead_letter_sample
-        self._on = self._share < 1
-        self._read: dict[str, _Sample] = {}
-        self._judged: dict[str, _Sample] = {}
-        """Topics of which an event was refused: while none was, all are good."""
-        self._reasons: dict[str, deque[str]] = {}
-        self._reasons_most = max(1, min(_REASONS_MOST, int(self._share * self._most)))
-        self._refused_now: Counter[str] = Counter()
-        self._passed_now: Counter[str] = Counter()
+        self._on = policy.dead_letter_share < 1
+        self._most = policy.dead_letter_sample
+        self._least = _more_than(policy.dead_letter_share, self._most)
+        self._kept = self._most + int(policy.max_open_events / max(_LEAST_SHARE, policy.dead_letter_share))
+        self._samples: dict[str, _Sample] = {}
+        self._unweighed: dict[str, _Sample] = {}
+        self._marks: dict[_Reason, int] = {}
         self._remind_at = float("-inf")
         self.tripped: GuardStatistics | None = None
 
-    def read(self, topic: str, items: Iterable[Prepared | None]) -> None:
-        """Records of a topic became these."""
+    def read(self, span: Span, items: Sequence[Prepared | None]) -> None:
+        """The records of a span are read, and became these; what is passed over is None."""
         if not self._on:
             return
-        sample = self._read.get(topic)
+        topic = span.assignment.tp.topic
+        sample = self._samples.get(topic)
         if sample is None:
-            sample = self._read[topic] = _Sample(self._most)
-        # Without a loop of Python's: this is all that the guard costs while nothing is refused.
-        sample.add(bytes(filter(None, map(_MARKS.get, map(type, items)))))
-        self._weigh(topic)
+            sample = self._samples[topic] = _Sample(self._most, self._kept)
+        span.numbers = sample.add(span.assignment.tp.partition, span.offsets, [*map(type, items)])
 
-    def because(self, topic: str, rejection: Rejection) -> None:
-        """This is why a record of the topic would be a dead letter; it is counted elsewhere."""
+    def bad(self, span: Span, index: int, rejection: Rejection) -> None:
+        """This record would be a dead letter."""
         if self._on:
-            reasons = self._reasons.setdefault(topic, deque(maxlen=self._reasons_most))
-            reasons.append(f"{rejection.stage.value} {rejection.code}")
+            reason = rejection.stage, rejection.code
+            # Codes are a closed set, and far fewer than marks.
+            mark = self._marks.setdefault(reason, min(len(self._marks) + 1, _LEFT - 1))
+            self._mark(span, index, mark)
 
-    def refused(self, delivery: Delivery) -> None:
-        """The API refused this event for good."""
+    def filtered_late(self, span: Span, index: int) -> None:
+        """This record waited for its schema, and is filtered."""
         if self._on:
-            self._refused_now[delivery.span.assignment.tp.topic] += 1
+            self._mark(span, index, _LEFT)
 
-    def passed(self, deliveries: Sequence[Delivery]) -> None:
-        """These are delivered, or duplicates."""
-        if self._judged or self._refused_now:
-            self._passed_now.update(one.span.assignment.tp.topic for one in deliveries)
+    def weigh(self) -> None:
+        """Trip if there are too many bad ones now."""
+        for topic, sample in [*self._unweighed.items()]:
+            window = sample.worst(self._least)
+            if window is not None and self.tripped is None:
+                self._trip(topic, window)
+            if not sample.has_news:
+                del self._unweighed[topic]
 
     def mind(self) -> None:
         """All of an input's verdicts are told: weigh them, and say what there is to say."""
-        if self._refused_now or self._passed_now:
-            self._judge()
-        if self.tripped is None or self._context.now.monotonic < self._remind_at:
+        self.weigh()
+        tripped = self.tripped
+        if tripped is None or self._context.now.monotonic < self._remind_at:
             return
         self._remind_at = self._context.now.monotonic + _REMIND_EVERY
-        topic, rejected, of, mostly = self.tripped
         self._context.report(
-            "error", "dead_letter_guard", topic=topic, share=round(rejected / of, 4), of=of, mostly=mostly,
-            advice=_TOO_OLD if mostly == f"{Stage.CONVERT.value} {EXPIRED}" else _ADVICE,
+            "error", "dead_letter_guard", topic=tripped.topic, share=round(tripped.rejected / tripped.of, 4),
+            of=tripped.of, cause=tripped.cause.value, mostly=tripped.mostly,
+            advice=f"{_STOPPED}{tripped.remedy}{_OR_ELSE}",
         )  # fmt: skip
 
     def due(self) -> float | None:
         """When to say once more that intake is stopped."""
         return self._remind_at if self.tripped is not None else None
 
-    def _judge(self) -> None:
-        refused, self._refused_now = self._refused_now, Counter()
-        passed, self._passed_now = self._passed_now, Counter()
-        for topic in {**refused, **passed}:
-            sample = self._judged.get(topic)
-            if sample is None:
-                if not refused[topic]:
-                    continue
-                sample = self._judged[topic] = _Sample(self._most, bytes(self._most))
-            sample.add(_spread(passed[topic], refused[topic]))
-            self._weigh(topic)
-            if not sample.bad:
-                del self._judged[topic]
+    def _mark(self, span: Span, index: int, mark: int) -> None:
+        topic = span.assignment.tp.topic
+        sample = self._samples[topic]
+        sample.mark(span.numbers[index], mark)
+        self._unweighed[topic] = sample
 
-    def _weigh(self, topic: str) -> None:
-        read = self._read.get(topic)
-        if read is None or not read.full or self.tripped is not None:
-            return
-        judged = self._judged.get(topic)
-        refused = judged.bad if judged is not None else 0
-        rejected = read.bad + read.events * refused // self._most
-        if rejected / self._most > self._share:
-            [(mostly, _)] = Counter(self._reasons.get(topic, ("unknown",))).most_common(1)
-            self.tripped = GuardStatistics(topic, rejected, self._most, mostly)
-            self._remind_at = self._context.now.monotonic
+    def _trip(self, topic: str, window: bytes) -> None:
+        reasons = {mark: reason for reason, mark in self._marks.items()}
+        by_cause: dict[Cause, Counter[_Reason]] = {}
+        for mark in sorted({*window} - {_GOOD}):
+            reason = reasons[mark]
+            by_cause.setdefault(cause_of(*reason), Counter())[reason] += window.count(mark)
+        rejected = sum(map(Counter.total, by_cause.values()))
+        cause, counts = max(by_cause.items(), key=lambda item: item[1].total())
+        [((stage, code), _)] = counts.most_common(1)
+        self.tripped = GuardStatistics(topic, rejected, self._most, f"{stage.value} {code}", cause)
+        self._remind_at = self._context.now.monotonic
 
 
-def _spread(good: int, bad: int) -> bytes:
-    """Marks of events that were judged at one moment: in no order, so the bad ones lie evenly among the others."""
-    count = good + bad
-    return bytes(_BAD * ((at + 1) * bad // count - at * bad // count) for at in range(count))
+def _more_than(share: float, most: int) -> int:
+    """The least count of `most` that is more than the share."""
+    # Rounding may be off by one either way: 0.29 x 100 is a little less than 29 to a computer.
+    return next(count for count in range(max(0, int(share * most) - 1), most + 2) if count / most > share)

@@ -408,7 +408,6 @@ class Pipeline:
         for leader, found in zip(leaders, happened.found, strict=True):
             if found:
                 duplicates = (leader, *self.claims.confirm(leader))
-                self.guard.passed(duplicates)
                 self.ledger.settle_all(duplicates, Disposition.DUPLICATE)
             elif leader.accepted:
                 self._to_be_sent([leader])
@@ -444,7 +443,6 @@ class Pipeline:
         done = self.keys.finish(number, flags, self.context.now.monotonic, self.context.jitter())
         followers = self.claims.confirm_all(done)
         if followers:
-            self.guard.passed(followers)
             self.ledger.settle_all(followers, Disposition.DUPLICATE)
         ours = self.ledger.settle_all(done, Disposition.DELIVERED)
         self.context.counters.delivered_after_release += len(done) - len(ours)
@@ -456,12 +454,10 @@ class Pipeline:
 
     def delivered(self, deliveries: Sequence[Delivery]) -> None:
         """The API said processed: they count as delivered as soon as their keys are durable."""
-        self.guard.passed(deliveries)
         self.keys.add(deliveries)
 
     def refused(self, delivery: Delivery, rejection: Rejection, attempts: int) -> None:
         """The API refused this event for good."""
-        self.guard.refused(delivery)
         self.let_go([delivery])
         if delivery.live:
             self.dead_letter(delivery.span, delivery.index, rejection, attempts)
@@ -474,7 +470,7 @@ class Pipeline:
     def dead_letter(self, span: Span, index: int, rejection: Rejection, attempts: int) -> None:
         """The record goes to the dead-letter topic; it settles when the broker has it."""
         tp = span.assignment.tp
-        self.guard.because(tp.topic, rejection)
+        self.guard.bad(span, index, rejection)
         at_ms = int(self.context.now.unix * 1000)
         letter = i.DeadLetter(tp.topic, tp.partition, span.record(index), rejection, attempts, at_ms)
         self.samples.rejected(tp, letter.record.offset, rejection)

@@ -68,7 +68,7 @@ class Policy:
     dead_letter_share: float = 1.0
     """Intake stops when more than this share of a topic's latest records would be dead letters; 1: it never does."""
     dead_letter_sample: int = 1000
-    """Of so many latest records the share is taken, and of no fewer."""
+    """Of so many latest records, in the order of their offsets, the share is taken, and of no fewer."""
     events_per_second: float = math.inf
     """A replay's pace: of the events that go on, filtered ones and duplicates aside."""
     most_records: int | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from consumer.core.model import Chunk, Record
@@ -38,6 +38,7 @@ class Span:
         "end",
         "first_offset",
         "leader_epoch",
+        "numbers",
         "offsets",
         "open",
         "records",
@@ -59,6 +60,8 @@ class Span:
         self.first_offset: int = self.offsets[0]
         self.end: int = self.offsets[-1] + 1
         """The offset after the last record, or where the log was cut (see `Ledger.rewind`)."""
+        self.numbers: Sequence[int] = ()
+        """By index, the places of the records in the guard's sample; see `consumer.core.guard`."""
         for index in passed:
             self.settled[index] = _PASSED
             self.records[index] = None

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from consumer.core.assignment import Totals
 from consumer.core.coverage import NO_COVERAGE, OTHER, CoverageSnapshot
@@ -227,14 +227,58 @@ class SchemaWait(NamedTuple):
     denied_seconds: float | None
 
 
+class Cause(Enum):
+    """What most of the records that trip the guard fail for."""
+
+    SCHEMA = "schema"
+    """They cannot be decoded."""
+    MAPPING = "mapping"
+    """They cannot be converted."""
+    CLOCK = "clock"
+    """They lie in the future, or too far back."""
+    DESTINATION = "destination"
+    """The platform refuses them."""
+
+
+_EXPIRED = "convert expired"
+_BY_STAGE: Final = {
+    Stage.DECODE: Cause.SCHEMA,
+    Stage.CONVERT: Cause.MAPPING,
+    Stage.DELIVER: Cause.DESTINATION,
+}
+_BY_TIME: Final = frozenset({"future_event_time", "expired"})
+_REMEDIES: Final = {
+    Cause.SCHEMA: "correct the schema (at the producer, in the registry or in PINSTREAM_SCHEMAS_DIR)",
+    Cause.MAPPING: "correct the mapping or the producer",
+    Cause.CLOCK: "compare the producers' clocks with this machine's, set the wrong one right",
+    Cause.DESTINATION: "find out why Pinterest refuses these events (its words are in the log: events_refused), "
+    "have that corrected",
+}
+_TOO_OLD = "raise PINSTREAM_MAX_EVENT_AGE, or move the group past them (pinstream offsets set)"
+"""No clock makes an event younger."""
+
+
+def cause_of(stage: Stage, code: str) -> Cause:
+    """What a rejection says is wrong."""
+    return Cause.CLOCK if stage is Stage.CONVERT and code in _BY_TIME else _BY_STAGE[stage]
+
+
 class GuardStatistics(NamedTuple):
-    """The guard has tripped: of the latest `of` records of `topic`, so many `rejected` would be dead letters."""
+    """The guard has tripped: of `of` records of `topic` that were read one after the other, so many `rejected` would
+    be dead letters."""
 
     topic: str
     rejected: int
     of: int
     mostly: str
-    """The most frequent reason of late: stage and code."""
+    """The most frequent reason of the cause: stage and code."""
+    cause: Cause
+    """What most of them fail for."""
+
+    @property
+    def remedy(self) -> str:
+        """What to do before a new start."""
+        return _TOO_OLD if self.mostly == _EXPIRED else _REMEDIES[self.cause]
 
 
 class MetadataLeft(Enum):

@@ -331,7 +331,8 @@ class PinstreamSettings(Group):
     dead_letter_sample: Annotated[int, whole(10, 1_000_000)] = _setting(
         "PINSTREAM_DEAD_LETTER_SAMPLE",
         "1000",
-        "of so many latest records of a topic the share is taken, and of no fewer: a few bad ones say nothing",
+        "of so many latest records of a topic, in the order of their offsets, the share is taken, and of no fewer: a"
+        " few bad ones say nothing",
         unit="records",
     )
     commit_interval: Annotated[float, duration("10ms", "5m")] = _setting(

@@ -82,7 +82,7 @@ def unreadiness(statistics: Statistics) -> str | None:
     if guard is not None:
         return (
             f"intake stopped: {guard.rejected} of the latest {guard.of} of {guard.topic} would be dead letters, "
-            f"mostly {guard.mostly}"
+            f"mostly {guard.mostly} ({guard.cause.value}): {guard.remedy} and start again"
         )
     if statistics.destination == "halted":
         halted = (one for one in statistics.accounts if one.state == "halted")

@@ -17,13 +17,19 @@ const WAITS = {
   halt: "Pinterest to let us in again",
   duplicate: "its double, which is still open",
   dead_letter: "the dead-letter topic to confirm it",
-  guard: "the mapping to be corrected: intake has stopped",
+  guard: "what has stopped intake to be corrected",
   room: "room: as many records are open as may be",
 };
 const PARAMETERS = {
   em: "E-mail, hashed", ph: "Phone, hashed", external_id: "Customer id, hashed", click_id: "Click id",
   ip_and_agent: "IP address and browser", value: "Value", currency: "Currency", content_ids: "Product ids",
   order_id: "Order id", event_source_url: "Page address", opt_out: "Opt-out flag",
+};
+const GUARD_CAUSES = {
+  schema: "records cannot be read: their schema, or what is in them.",
+  mapping: "records cannot become conversion events: the mapping, or the producer.",
+  clock: "events are too old, or lie in the future.",
+  destination: "Pinterest refuses the events.",
 };
 const STAGES = {
   decode: "could not be read", convert: "could not become a conversion event", deliver: "refused by Pinterest",
@@ -92,7 +98,8 @@ function paceState(wait, left, go, unknown) {
 
 const guardState = g => ["guarded", "bad", "Intake has stopped: too many records would be dead letters.", {
   Why: `of the latest ${many(g.of, "record")} of ${g.topic}, ${n(g.rejected)} would be, mostly ${g.mostly}. Nothing is lost.`,
-  "What to do": "correct the mapping or the producer, then start pinstream again.",
+  "The cause": GUARD_CAUSES[g.cause],
+  "What to do": `${g.advice}.`,
 }];
 
 function haltState(halted, accounts) {

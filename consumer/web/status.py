@@ -140,7 +140,9 @@ def _account(one: AccountStatistics) -> dict[str, Any]:
 
 def _guard(one: GuardStatistics | None) -> dict[str, Any] | None:
     """Where too many of the latest records would be dead letters, so that intake has stopped; null: nowhere."""
-    return None if one is None else one._asdict()
+    if one is None:
+        return None
+    return {**one._asdict(), "cause": one.cause.value, "advice": f"{one.remedy} and start again"}
 
 
 def _freshness(one: FreshnessSnapshot) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from consumer.app.replay.engine import End, Ran
 from consumer.app.replay.outcome import Outcome, tell
 from consumer.core.assignment import LeftAt
 from consumer.core.model import Problem, Stage, TopicPartition
-from consumer.core.statistics import GuardStatistics
+from consumer.core.statistics import Cause, GuardStatistics
 from consumer.errors import KafkaError
 from tests.core.building import Core, event, filtered, unconvertible
 
@@ -71,16 +71,27 @@ def test_what_is_not_done_says_how_to_go_on(end: End, changes: dict[str, object]
     assert said in trouble
 
 
-def test_the_guard_is_named_with_its_figures() -> None:
-    """Topic, how many of how many."""
+@pytest.mark.parametrize(
+    ("mostly", "cause", "advice"),
+    [
+        ("convert no_identity", Cause.MAPPING, "correct the mapping"),
+        ("decode no_such_schema", Cause.SCHEMA, "correct the schema"),
+        ("convert future_event_time", Cause.CLOCK, "clocks"),
+        ("deliver refused", Cause.DESTINATION, "why Pinterest refuses"),
+    ],
+)
+def test_the_guard_is_named_with_its_figures(mostly: str, cause: Cause, advice: str) -> None:
+    """Topic, how many of how many, why, and what to do about that: the mapping only where it is the mapping."""
     one = outcome(End.GUARDED)
     statistics = dataclasses.replace(
-        one.ran.statistics, guard=GuardStatistics("orders", 700, 1000, "convert: no_identity")
+        one.ran.statistics, guard=GuardStatistics("orders", 700, 1000, mostly, cause)
     )
     trouble = dataclasses.replace(one, ran=Ran(End.GUARDED, statistics, 1.0)).trouble()
     assert trouble is not None
     assert "700 of the latest 1,000 records of orders" in trouble
-    assert "mostly for convert: no_identity" in trouble
+    assert f"mostly for {mostly} ({cause.value}); " in trouble
+    assert advice in trouble
+    assert ("mapping" in trouble) == (cause is Cause.MAPPING)
 
 
 @pytest.mark.parametrize("end", [End.COMPLETE, End.LIMITED])

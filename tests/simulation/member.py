@@ -90,6 +90,7 @@ class Member:
         try:
             commands = self.pipeline.handle(happened, world.instant())
             world.note(self, happened, commands)
+            watch.handled(self.pipeline)
             for command in commands:
                 watch.commanded(command)
             watch.settled_down(self.pipeline)

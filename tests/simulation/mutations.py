@@ -1,6 +1,12 @@
 """All deliberate bugs, by name: the simulation must catch each of them."""
 
-from tests.simulation import mutations_books, mutations_calls, mutations_reading, mutations_waiting
+from tests.simulation import (
+    mutations_books,
+    mutations_calls,
+    mutations_guard,
+    mutations_reading,
+    mutations_waiting,
+)
 from tests.simulation.mutating import MUTATIONS, Mutation
 
 __all__ = [
@@ -8,6 +14,7 @@ __all__ = [
     "Mutation",
     "mutations_books",
     "mutations_calls",
+    "mutations_guard",
     "mutations_reading",
     "mutations_waiting",
 ]

@@ -17,7 +17,7 @@ from consumer.core.dedup import UNCLEAR, Delivery
 from consumer.core.dispatch import Dispatcher
 from consumer.core.draining import Drain
 from consumer.core.gate import Gate
-from consumer.core.model import Disposition, Instant
+from consumer.core.model import Instant
 from consumer.core.pipeline import Pipeline
 from consumer.core.policy import Backoff
 from tests.simulation.mutating import mutation
@@ -332,52 +332,6 @@ def deferred_records_are_forgotten(patch: pytest.MonkeyPatch) -> None:
         return done
 
     patch.setattr(Admission, "_admit_deferred", once)
-
-
-# -- the guard
-
-
-@mutation
-def guard_writes_on(patch: pytest.MonkeyPatch) -> None:
-    """Intake has stopped, and what waits for the dead-letter topic is written all the same."""
-    patch.setattr(Pipeline, "_mind_guard", lambda self: self.guard.mind())
-
-
-@mutation
-def guard_settles_what_it_drops(patch: pytest.MonkeyPatch) -> None:
-    """No letter is written, and nobody reads the record again."""
-    mind = Pipeline._mind_guard
-
-    def settling(self: Pipeline) -> None:
-        dropped = list(self.letters)[self.letters.writing :] if self.guard.tripped is not None else []
-        mind(self)
-        for letter in dropped:
-            self.ledger.settle(letter.span, letter.place, Disposition.DEAD_LETTERED)
-
-    patch.setattr(Pipeline, "_mind_guard", settling)
-
-
-@mutation
-def guard_stops_fetches_alone(patch: pytest.MonkeyPatch) -> None:
-    """What was fetched before is read on."""
-
-    def may_try(self: Admission) -> bool:
-        return self._free() >= self._need or self._nothing_moves()
-
-    patch.setattr(Admission, "_may_try", may_try)
-
-
-@mutation
-def guard_waits_for_letters_it_does_not_write(patch: pytest.MonkeyPatch) -> None:
-    """Held back instead of dropped: the timer spins, and a stop waits for nothing."""
-    write = Pipeline._write_letters
-
-    def unless_tripped(self: Pipeline, now: float) -> None:
-        if self.guard.tripped is None:
-            write(self, now)
-
-    patch.setattr(Pipeline, "_mind_guard", lambda self: self.guard.mind())
-    patch.setattr(Pipeline, "_write_letters", unless_tripped)
 
 
 # -- absence

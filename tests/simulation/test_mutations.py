@@ -19,6 +19,11 @@ _APART: dict[str, Any] = {
 """Members on different machines, much moving about, and records that wait in the middle of others."""
 _FAST: dict[str, Any] = {"reading": "fast"}
 _GUARDED: dict[str, Any] = {"guarded": True, "odd": 0.5}
+_SELDOM_BAD: dict[str, Any] = {
+    "guarded": True, "odd": 0.1, "bad": 0.1, "partitions": 2, "records": 160, "restarts": 3, "rebalances": 4,
+    "late_schemas": 0.2, "incidents": Incidents(setbacks=3),
+}  # fmt: skip
+"""Few bad records, and much that is read again: a guard that trips has no reason to."""
 FOCUS: dict[str, dict[str, Any]] = {
     "room_ignores_bytes": {"odd": 0.0, "policy": Policy(max_open_bytes=1500, max_open_events=500)},
     "failed_commit_is_taken_for_done": {"rates": Rates(commit_fails=0.3)},
@@ -37,6 +42,12 @@ FOCUS: dict[str, dict[str, Any]] = {
     "guard_settles_what_it_drops": _GUARDED,
     "guard_stops_fetches_alone": {**_GUARDED, "policy": Policy(max_open_bytes=1500, batch_events=3)},
     "guard_waits_for_letters_it_does_not_write": _GUARDED,
+    "guard_sample_is_in_the_order_of_verdicts": _SELDOM_BAD,
+    "guard_passes_over_what_is_passed_over": _SELDOM_BAD,
+    "guard_does_not_count_duplicates": _SELDOM_BAD,
+    "guard_counts_what_is_read_again_twice": _SELDOM_BAD,
+    "guard_overlooks_refusals": {"guarded": True, "partitions": 1, "bad": 0.5, "odd": 0.0},
+    "guard_weighs_only_what_is_new": {"guarded": True, "partitions": 1, "bad": 0.5, "odd": 0.0},
     "fast_path_gives_the_event_before": _FAST,
     "fast_path_does_not_look_where_the_datum_ends": {**_FAST, "odd": 0.3},
     "fast_path_keeps_items": _FAST,

@@ -7,7 +7,6 @@ what is in flight, and what the API asked for.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from consumer.core.model import Chunk, Position, TopicPartition
 from consumer.core.statistics import Statistics
 from tests.simulation.api import Reply, Says
 from tests.simulation.gateview import GateView
+from tests.simulation.guardview import GuardView
 from tests.simulation.questions import Questions
 from tests.simulation.records import Spec
 from tests.simulation.truth import Violation, require
@@ -98,8 +98,7 @@ class Watch:
         self._committing = False
         self.guarding: int | None = None
         """Records read when the process said that its guard had stopped intake."""
-        self._dead: Counter[str] = Counter()
-        """Records fetched that are to be dead letters, by topic."""
+        self._guarded = GuardView(world.policy)
         self._fed = 0
         self._repeats = 0
         """Events sent again that the platform may have, and does not drop: they count as offline."""
@@ -165,6 +164,7 @@ class Watch:
             self.held[tp] = Held(tp, one.epoch, one.start or 0)
             self.held[tp].begun = one.start is not None
             self.held[tp].beginnings.add((one.start or 0, one.leader_epoch))
+            self._guarded.assigned(tp)
 
     def _drain(self, number: int | None, helds: list[Held], grace: float) -> None:
         for held in helds:
@@ -190,8 +190,7 @@ class Watch:
             held.committing = min(held.committing, chunk.records[0].offset)
             held.beginnings.add((chunk.records[0].offset, None))
         held.last_seen = chunk.records[-1].offset
-        specs = [self._world.spec_of(record) for record in chunk.records if record.value is not None]
-        self._dead[tp.topic] += sum(spec.kind.stage is not None for spec in specs)
+        self._guarded.fetched(tp, [self._world.spec_of(record) for record in chunk.records])
 
     def _read_anew(self, held: Held, first: int) -> None:
         """Records from `first` on are read again: what is known of their events, or will be answered, is of others."""
@@ -264,6 +263,10 @@ class Watch:
             concerned.refuse(status)
 
     # -- what it commands
+
+    def handled(self, pipeline: Pipeline) -> None:
+        """An input was handled; its commands come."""
+        self._guarded.settled_down(pipeline.ledger)
 
     def commanded(self, command: i.Command) -> None:
         """A command was given."""
@@ -353,14 +356,11 @@ class Watch:
                 raise Violation("no dead letter is written for what may be another's", f"{spec}")
             written.append((held, spec))
         self._writing[command.number] = written
+        self._guarded.letters(spec for _, spec in written)
 
     def _guard(self, report: i.Report) -> None:
         """Intake has stopped: there must be a reason."""
-        topic, least = (
-            str(report.fields["topic"]),
-            self._policy.dead_letter_share * self._policy.dead_letter_sample,
-        )
-        require(self._dead[topic] > least, "the guard has its reason", f"{self._dead[topic]} of {topic}")
+        self._guarded.check_reason(str(report.fields["topic"]))
         pipeline = self._member.pipeline
         self.guarding = self.guarding if self.guarding is not None else pipeline.ledger.totals().read
 

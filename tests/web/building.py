@@ -19,6 +19,7 @@ from consumer.core.freshness import Freshness
 from consumer.core.model import Instant, Stage
 from consumer.core.statistics import (
     AccountStatistics,
+    Cause,
     Counters,
     GuardStatistics,
     OldestOpen,
@@ -299,7 +300,7 @@ def guarded() -> Statistics:
         ages=[20] * 10,
         room=0,
         seconds_since_progress=754.2,
-        guard=GuardStatistics(TOPIC, 1_640, 2_000, "convert no_identity"),
+        guard=GuardStatistics(TOPIC, 1_640, 2_000, "convert no_identity", Cause.MAPPING),
     )
 
 

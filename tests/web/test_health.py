@@ -102,7 +102,8 @@ def test_a_real_core_whose_guard_tripped_stays_healthy_and_is_not_ready() -> Non
     core.advance(10 * STALL_AFTER)
     assert health.sickness(core.statistics(), core.now) is None
     assert unreadiness(core.statistics()) == (
-        "intake stopped: 6 of the latest 10 of shop would be dead letters, mostly decode malformed"
+        "intake stopped: 6 of the latest 10 of shop would be dead letters, mostly decode malformed (schema): correct "
+        "the schema (at the producer, in the registry or in PINSTREAM_SCHEMAS_DIR) and start again"
     )
 
 

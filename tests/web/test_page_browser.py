@@ -101,7 +101,8 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         (
             guarded,
             "Intake has stopped: too many records would be dead letters. Why: of the latest 2,000 records of orders, "
-            "1,640 would be, mostly convert no_identity. Nothing is lost. What to do: correct the mapping",
+            "1,640 would be, mostly convert no_identity. Nothing is lost. The cause: records cannot become conversion "
+            "events: the mapping, or the producer. What to do: correct the mapping or the producer and start again.",
             "takes events 0 calls under way",
         ),
         (

@@ -210,8 +210,15 @@ def test_freshness_is_told_over_the_last_hour_and_day_too() -> None:
 
 
 def test_a_guard_that_tripped_says_where_and_why() -> None:
-    """The topic, and how many of its latest records would be dead letters; null while it has not."""
-    expected = {"topic": "orders", "rejected": 1_640, "of": 2_000, "mostly": "convert no_identity"}
+    """The topic, how many of its latest records would be dead letters, why, and what to do; null while it has not."""
+    expected = {
+        "topic": "orders",
+        "rejected": 1_640,
+        "of": 2_000,
+        "mostly": "convert no_identity",
+        "cause": "mapping",
+        "advice": "correct the mapping or the producer and start again",
+    }
     assert through_json(status_document(guarded(), INFO))["guard"] == expected
     document = status_document(idle(), INFO)
     assert "guard" in document

@@ -20,6 +20,7 @@ from consumer.core.freshness import NO_AGES, Ages
 from consumer.core.model import Stage
 from consumer.core.statistics import (
     LETTERS_MOST,
+    Cause,
     Counters,
     GuardStatistics,
     OldestOpen,
@@ -134,7 +135,7 @@ def test_of_states_the_worst() -> None:
     other = statistics(
         accounts=[account(state="halted", queued=2), account(OTHER_ACCOUNT, "throttled", seconds=7.0)],
         seconds_since_progress=90.0,
-        guard=GuardStatistics(TOPIC, 9, 10, "convert no_identity"),
+        guard=GuardStatistics(TOPIC, 9, 10, "convert no_identity", Cause.MAPPING),
     )
     both = merge([one, other])
     first, second = both.accounts

@@ -18,19 +18,26 @@ from consumer.app.signals import on_stop_signal
 from consumer.errors import Incomplete, PinstreamError
 from consumer.settings import Settings, load
 
-_TROUBLE = {
-    End.INTERRUPTED: "interrupted: run it again to go on; what was put back is marked as done",
-    End.GUARDED: "stopped: too many of the letters would be dead letters again; correct the mapping or the schema and "
-    "run it again (or set PINSTREAM_DEAD_LETTER_SHARE=1)",
-}
-
 
 def run_redrive(options: RedriveOptions, environ: Mapping[str, str]) -> None:
     """Put letters back, and tell of it. Raises what is in the error tree; `Incomplete` if it was interrupted."""
     outcome = asyncio.run(_run(options, _settings(options, environ)))
     tell(outcome, as_json=options.as_json)
-    if outcome.end in _TROUBLE:
-        raise Incomplete(_TROUBLE[outcome.end])
+    trouble = _trouble(outcome)
+    if trouble is not None:
+        raise Incomplete(trouble)
+
+
+def _trouble(outcome: Outcome) -> str | None:
+    if outcome.end is End.INTERRUPTED:
+        return "interrupted: run it again to go on; what was put back is marked as done"
+    if outcome.guard is None:
+        return None
+    mostly, remedy = outcome.guard.mostly, outcome.guard.remedy
+    return (
+        f"stopped: too many of the letters would be dead letters again, mostly for {mostly} "
+        f"({outcome.guard.cause.value}); {remedy} and run it again (or set PINSTREAM_DEAD_LETTER_SHARE=1)"
+    )
 
 
 def _settings(options: RedriveOptions, environ: Mapping[str, str]) -> Settings:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from consumer.core.statistics import GuardStatistics
 from consumer.errors import Incomplete
 
 LATE = "what happened more than an hour ago counts as offline at the platform by now, and it drops no doubles of that"
@@ -72,6 +73,8 @@ class Outcome:
     unnamed: int = 0
     ledger: Mapping[str, int] | None = None
     """What the pipeline made of them."""
+    guard: GuardStatistics | None = None
+    """Why too many would have been dead letters again."""
 
     def note(self, text: str) -> None:
         """Say this to people, unless enough was said."""

@@ -480,7 +480,7 @@ class Through:
         if ran.end is RunEnd.INTERRUPTED:
             self.outcome.end = End.INTERRUPTED
         elif ran.end is RunEnd.GUARDED:
-            self.outcome.end = End.GUARDED
+            self.outcome.end, self.outcome.guard = End.GUARDED, ran.statistics.guard
 
 
 def transactional_id(topic: str) -> str:

@@ -207,9 +207,10 @@ def _interrupted(outcome: Outcome) -> str:
 def _guarded(outcome: Outcome) -> str:
     guard = outcome.ran.statistics.guard
     share = f"{guard.rejected:,} of the latest {guard.of:,} records of {guard.topic}" if guard else "too many"
-    mostly = f", mostly for {guard.mostly}" if guard and guard.mostly else ""
+    mostly = f", mostly for {guard.mostly} ({guard.cause.value})" if guard else ""
+    remedy = guard.remedy if guard else "look at the first problems"
     return (
-        f"stopped: {share} would be dead letters{mostly}; correct the mapping or the schema and replay again (or set "
+        f"stopped: {share} would be dead letters{mostly}; {remedy} and replay again (or set "
         "PINSTREAM_DEAD_LETTER_SHARE=1 to let them all go to the dead-letter topic)"
     )
 

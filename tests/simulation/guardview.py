@@ -1,0 +1,96 @@
+"""What a process's dead-letter guard ought to know: all that was read, in the order of offsets, and what became of it.
+
+Theory of operation. Per partition the records that the process has read, each once, where it was read last. It follows
+from what was fetched and from how far the core says it has read. Which order the partitions of a topic are read in is
+the core's to decide, so a sample is any run of neighbours of each partition that make up the sample's size together.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, product
+
+from consumer.core.ledger import Ledger
+from consumer.core.model import TopicPartition
+from consumer.core.policy import Policy
+from tests.simulation.records import Spec
+from tests.simulation.truth import Violation
+
+
+class GuardView:
+    """One process's."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._share = policy.dead_letter_share
+        self._most = policy.dead_letter_sample
+        self._kept = self._most + int(policy.max_open_events / max(0.1, self._share))
+        self._fetched: dict[TopicPartition, list[Spec]] = {}
+        """Of the assignments of now, not known to be read."""
+        self._read: dict[TopicPartition, list[Spec]] = {}
+        self._letters: set[Spec] = set()
+        """Written, or on their way."""
+
+    def fetched(self, tp: TopicPartition, specs: Sequence[Spec]) -> None:
+        """These came in; what came in from their first offset on and was not read comes again with them."""
+        waiting = self._fetched.setdefault(tp, [])
+        waiting[:] = [one for one in waiting if one.offset < specs[0].offset] + list(specs)
+
+    def assigned(self, tp: TopicPartition) -> None:
+        """What was not read of the assignment before never will be."""
+        self._fetched.pop(tp, None)
+
+    def settled_down(self, ledger: Ledger) -> None:
+        """An input was handled: what of it was read?"""
+        for tp, waiting in self._fetched.items():
+            state = ledger.get(tp)
+            new = [one for one in waiting if state is not None and one.offset <= state.last_seen]
+            if not new:
+                continue
+            del waiting[: len(new)]
+            read = self._read.setdefault(tp, [])
+            again = read[bisect_left(read, new[0].offset, key=lambda one: one.offset) :]
+            self._letters.difference_update(again)
+            read[len(read) - len(again) :] = new
+
+    def check_reason(self, topic: str) -> None:
+        """It has tripped: somewhere there are neighbours of whom too many are bad."""
+        best = {0: 0}
+        """By how many records, the most that can be bad of them."""
+        for tp, read in self._read.items():
+            bad = [one.kind.stage is not None for one in read if not _is_filtered(one)]
+            runs = _worst_runs(bad if tp.topic == topic else [], self._most)
+            longer: dict[int, int] = {}
+            for (count, worst), (length, more) in product(best.items(), enumerate(runs)):
+                longer[count + length] = max(longer.get(count + length, 0), worst + more)
+            best = {count: worst for count, worst in longer.items() if count <= self._most}
+        enough = sum(len(read) for tp, read in self._read.items() if tp.topic == topic) >= self._most
+        if not enough or max(best.values()) / self._most <= self._share:
+            raise Violation(
+                "the guard has its reason", f"of {self._most} neighbours of {topic}, {best} are bad"
+            )
+
+    def letters(self, specs: Iterable[Spec]) -> None:
+        """These go to the dead-letter topic. Of no neighbours too many may: it would have to have tripped."""
+        self._letters.update(specs)
+        if len(self._read) != 1 or self._share >= 1:
+            return
+        [read] = self._read.values()
+        # What is filtered has no place, unless it was passed over, or until its schema was known.
+        enough = sum(not _is_filtered(one) for one in read) >= self._most
+        runs = _worst_runs([one in self._letters for one in read[-self._kept :]], self._most)
+        if enough and runs[-1] / self._most > self._share:
+            raise Violation(
+                "the guard stops in time", f"of {self._most} neighbours {runs[-1]} are dead letters"
+            )
+
+
+def _is_filtered(spec: Spec) -> bool:
+    return spec.kind.passes_silently
+
+
+def _worst_runs(bad: Sequence[bool], most: int) -> list[int]:
+    """By length up to `most`, the most bad ones of a run of that length."""
+    sums = [0, *accumulate(bad)]
+    lengths = range(min(most, len(bad)) + 1)
+    return [max(sums[end] - sums[end - length] for end in range(length, len(sums))) for length in lengths]
