@@ -22,11 +22,11 @@ from consumer.core._slots cimport ASCII_TEXT, ITEM_SLOTS, NOTHING, NUMBER, OBJEC
 from consumer.core._slots cimport Program as Reader
 from consumer.core._usual cimport (
     USUAL_TEXT,
-    gives_click_id,
     may_be_crawler,
     passes_as_text,
     put_usual_digest,
     put_usual_digest_of,
+    usual_click_id,
     usual_text,
 )
 
@@ -221,6 +221,8 @@ cdef class Events:
     # What is known of the event so far.
     cdef object source
     cdef object address  # of its page, if there may be a click id in it
+    cdef const unsigned char* clicked  # the click id in it, in the record's bytes
+    cdef Py_ssize_t clicked_size  # 0: there is none, or `address` has to be asked
     cdef list warned
     cdef int marks
     # What is decided.
@@ -296,7 +298,7 @@ cdef class Events:
         cdef int64_t time, seconds
         cdef object name, account, event_id, moment, refusal
         self.reader.read(value, start)
-        self.warned, self.marks, self.address = None, 0, None
+        self.warned, self.marks, self.address, self.clicked_size = None, 0, None, 0
         name = self.name_of(slots)
         if name is BY_EVENT_NAME:
             return name
@@ -437,7 +439,7 @@ cdef class Events:
         cdef Py_ssize_t before = self.page.size
         refusal = self.write_value(field, slots) if field.at is not None or field.gather is not None else None
         if self.page.size == before and refusal is None:
-            if field.takes_click_id and self.address is not None:
+            if field.takes_click_id:
                 self.put_click_id(field)
             if field.constant is not None and self.page.size == before:
                 self.page.put(field.key)
@@ -517,13 +519,15 @@ cdef class Events:
         return None
 
     cdef int follow_ascii(self, Field field, const Slot* slot) except -1:
-        """As `follow`, of a text that is sent as it is; nearly always it is told at a glance that nothing does."""
-        if (
-            gives_click_id(slot.text, slot.size)
-            if field.gives_click_id
-            else may_be_crawler(slot.text, slot.size)
-        ):
-            self.follow(field, thing(slot))
+        """As `follow`, of a text that is sent as it is; nearly always it is told at a glance what does."""
+        cdef Py_ssize_t begun = 0, size
+        if not field.gives_click_id:
+            return self.follow(field, thing(slot)) if may_be_crawler(slot.text, slot.size) else 0
+        size = usual_click_id(slot.text, slot.size, &begun)
+        if size < 0:
+            self.address = thing(slot)
+        elif size:
+            self.clicked, self.clicked_size = slot.text + begun, size
         return 0
 
     cdef int follow(self, Field field, object value) except -1:
@@ -536,7 +540,11 @@ cdef class Events:
 
     cdef int put_click_id(self, Field field) except -1:
         """The click id in the address of the event's page, if there is one."""
-        value = click_id_of(self.address)
+        if self.clicked_size:
+            self.page.put(field.key)
+            self.page.ascii(<const char*> self.clicked, self.clicked_size)
+            return 0
+        value = None if self.address is None else click_id_of(self.address)
         if value is not None:
             self.page.put(field.key)
             self.page.value(value)

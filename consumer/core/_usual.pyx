@@ -44,6 +44,7 @@ cdef enum:
 
 cdef enum:
     LONGEST = 200
+    LONGEST_CLICK_ID = 1024
     DIGEST = 64          # hex digits: text of this length may be a digest already
     MOST_DIGITS = 64     # on one side of an amount's point
     CONTEXT_WORDS = 64   # of 8 bytes; a SHA256_CTX has 112 bytes
@@ -170,17 +171,26 @@ cdef bint is_web(const unsigned char* text, Py_ssize_t size) noexcept:
 # -- what follows from what is sent
 
 
-cdef bint gives_click_id(const unsigned char* text, Py_ssize_t size) noexcept:
-    """Whether there may be a click id in the query of this address (`convert_rules.click_id_of`)."""
-    cdef const unsigned char* at = <const unsigned char*> memchr(text, c"?", size)
-    cdef const unsigned char* last = text + size - 5
-    if at == NULL:
-        return False
-    while at < last:
-        if at[0] == c"e" and memcmp(at, b"epik=", 5) == 0:
-            return True
-        at += 1
-    return False
+cdef Py_ssize_t usual_click_id(const unsigned char* text, Py_ssize_t size, Py_ssize_t* begun) noexcept:
+    """How long the click id in this address is, and where it begins; 0: there is none; -1: ask `click_id_of`.
+
+    Of an address that `is_web` lets pass: all of it is visible ASCII.
+    """
+    cdef const void* found = memchr(text, c"#", size)
+    cdef Py_ssize_t at, end
+    if found != NULL:
+        size = <const unsigned char*> found - text
+    found = memchr(text, c"?", size)
+    while found != NULL:
+        at = <const unsigned char*> found - text + 1
+        found = memchr(text + at, c"&", size - at)
+        end = size if found == NULL else <const unsigned char*> found - text
+        if end - at > 5 and memcmp(text + at, b"epik=", 5) == 0:
+            begun[0] = at + 5
+            if memchr(text + at, c"%", end - at) != NULL:
+                return -1
+            return end - at - 5 if end - at - 5 <= LONGEST_CLICK_ID else 0
+    return 0
 
 
 cdef bint may_be_crawler(const unsigned char* text, Py_ssize_t size) noexcept:
@@ -416,9 +426,11 @@ def text_of(kind, value):
     return usual_text(kind, value)
 
 
-def may_give_click_id(text):
-    """As `gives_click_id`, of bytes: for the test."""
-    return gives_click_id(<const unsigned char*> PyBytes_AS_STRING(text), len(text))
+def click_id_in(text):
+    """What `usual_click_id` says of these bytes: the click id, b"" if there is none, None if it asks; for the test."""
+    cdef Py_ssize_t begun = 0
+    cdef Py_ssize_t size = usual_click_id(<const unsigned char*> PyBytes_AS_STRING(text), len(text), &begun)
+    return None if size < 0 else text[begun : begun + size] if size else b""
 
 
 def may_be_a_crawler(text):

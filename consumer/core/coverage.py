@@ -73,8 +73,8 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "click_id",
-        "The id of the ad click as it came, never hashed and its case kept, beside another identity: alone it is not "
-        "enough.",
+        "The id of the ad click as it came, or else from epik in the page's address, never hashed and its case kept, "
+        "beside another identity: alone it is not enough.",
     ),
     Parameter(
         "ip_and_agent",

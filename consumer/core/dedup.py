@@ -71,7 +71,7 @@ class Delivery:
         self.key = dedup_key(account, name, dedup_id)
         self.body = body
         self.event_time = event_time
-        self.marks = int(offline)
+        self.marks: int = offline
         """`OFFLINE`, `UNCLEAR`, `COUNTED`."""
         self.warnings = warnings
         self.followers: list[Delivery] | None = None

@@ -210,21 +210,26 @@ def _own_words(body: bytes, events: int) -> dict[str, Any] | None:
 
 def wait_time(headers: Mapping[str, str], unix_now: float) -> float | None:
     """Seconds a 429 asks us to wait: the longer of ``x-ratelimit-reset`` and ``Retry-After``; None: it says neither."""
-    reset = _seconds(headers.get("x-ratelimit-reset"))
+    reset = _figure(headers.get("x-ratelimit-reset"))
     retry_after = _retry_after(headers.get("retry-after"), unix_now)
     return max((wait for wait in (reset, retry_after) if wait is not None), default=None)
 
 
 def limit_headers(headers: Mapping[str, str]) -> tuple[int | None, float | None]:
     """``x-ratelimit-remaining`` (calls) and ``x-ratelimit-reset`` (seconds) of an answer, where readable."""
-    remaining = _seconds(headers.get("x-ratelimit-remaining"))
-    return (None if remaining is None else int(remaining)), _seconds(headers.get("x-ratelimit-reset"))
+    remaining = _figure(headers.get("x-ratelimit-remaining"))
+    return (None if remaining is None else int(remaining)), _figure(headers.get("x-ratelimit-reset"))
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
     """The platform's name for this call, for the log; None where it gave none, or one that may be something else."""
     text = headers.get(REQUEST_ID, "").strip()
     return text if _REQUEST_ID_LIKE.fullmatch(text) else None
+
+
+def _figure(text: str | None) -> float | None:
+    """The figure of a rate-limit header, which may have parameters behind it: ``120000;w=60``."""
+    return None if text is None else _seconds(text.partition(";")[0])
 
 
 def _seconds(text: str | None) -> float | None:

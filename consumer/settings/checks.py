@@ -24,7 +24,7 @@ REVOKE_MARGIN = 5.0
 """Seconds that the consumer's thread waits longer than the core's own deadline for a revoke."""
 _ALL_ADDRESSES = frozenset({"0.0.0.0", "::"})  # noqa: S104 - read, not bound
 PUBLISHED_CALLS_PER_MINUTE = 5000
-"""Per ad account; OpenAPI description 5.23.0."""
+"""Per ad account; the endpoint's description. Another page says 120,000, and the headers said so when measured."""
 
 
 def token_trouble(settings: Settings, needs: Collection[str]) -> Iterator[str]:
@@ -189,7 +189,7 @@ def _warnings(settings: Settings) -> Iterator[str]:
     if own.calls_per_minute > PUBLISHED_CALLS_PER_MINUTE:
         yield (
             f"PINSTREAM_CALLS_PER_MINUTE={own.calls_per_minute} is above the published limit of"
-            f" {PUBLISHED_CALLS_PER_MINUTE} per ad account"
+            f" {PUBLISHED_CALLS_PER_MINUTE} per ad account; the x-ratelimit headers of the answers decide"
         )
     if own.key_store.get_secret_value() == "memory:":
         yield "PINSTREAM_KEY_STORE=memory: forgets delivered keys at a restart; later duplicates are sent again"

@@ -288,7 +288,8 @@ class PinstreamSettings(Group):
     calls_per_minute: Annotated[int, whole(1, 1_000_000)] = _setting(
         "PINSTREAM_CALLS_PER_MINUTE",
         "5000",
-        "per ad account, all workers together: the platform's published limit",
+        "per ad account, all workers together: the platform's published limit; where the x-ratelimit headers of its"
+        " answers leave fewer, those decide",
         unit="calls",
     )
     request_timeout: Annotated[float, duration("100ms", "10m")] = _setting(

@@ -10,7 +10,7 @@ import pytest
 
 from consumer.app.dead_letters import redrive as module
 from consumer.app.dead_letters.choosing import RedriveOptions
-from consumer.app.dead_letters.outcome import End, Outcome, Tally
+from consumer.app.dead_letters.outcome import LATE, End, Outcome, Tally, tell
 from consumer.app.dead_letters.redrive import Redrive
 from consumer.app.dead_letters.topics import DeadLetterTopic
 from consumer.core.letters import Filters, OriginFilter, mark_headers
@@ -415,3 +415,10 @@ def test_interrupted_while_it_waits_for_its_rate() -> None:
 
     assert run(main()) == pytest.approx(1_012.5)
     assert where.values("orders") == values(0, 1)
+
+
+@pytest.mark.parametrize("redriven", [0, 1])
+def test_it_says_what_late_events_count_as(redriven: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever puts letters back is told of the platform's one-hour rule; not where nothing went."""
+    tell(Outcome(dry_run=False, tallies=[Tally("orders", matched=1, redriven=redriven)]), as_json=False)
+    assert (LATE in capsys.readouterr().out) is bool(redriven)

@@ -194,6 +194,7 @@ def test_the_longer_of_two_waits_holds() -> None:
     [
         ({}, (None, None)),
         ({"x-ratelimit-remaining": "17", "x-ratelimit-reset": "42"}, (17, 42.0)),
+        ({"x-ratelimit-remaining": "119999;w=60", "x-ratelimit-reset": "42 ; w=60"}, (119_999, 42.0)),
         ({"x-ratelimit-remaining": "many", "x-ratelimit-reset": "-2"}, (None, None)),
         ({"x-ratelimit-remaining": "0"}, (0, None)),
     ],

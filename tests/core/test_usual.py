@@ -199,18 +199,33 @@ def test_no_crawler_goes_unseen(crawler: str) -> None:
 @settings(max_examples=500, deadline=None)
 @given(st.text(st.sampled_from("bBoOtTiIdDeEaAlLhHpPuUrRsS ?&=k1"), max_size=40))
 def test_what_is_seen_at_a_glance_is_never_wrong(text: str) -> None:
-    """An agent or an address that is passed over is no crawler's, and holds no click id."""
+    """An agent that is passed over is no crawler's."""
     assert _usual.may_be_a_crawler(text.encode()) or not is_crawler(text)
-    assert _usual.may_give_click_id(text.encode()) or click_id_of(text) is None
 
 
-def test_only_addresses_with_the_parameter_are_looked_at() -> None:
-    """In their query, and with something behind it."""
-    told = {
-        "https://a/?epik=1": True,
-        "https://a/?x&epik=1": True,
-        "https://a/epik=1": False,
-        "https://a/?epik=": False,
-    }
-    for address, may in {**told, "": False, "?": False, "https://a/?ep": False}.items():
-        assert _usual.may_give_click_id(address.encode()) is may
+@settings(max_examples=1000, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            ["?", "&", "#", "=", "epik=", "epik", "epik=a", "b", "%41", "%", "+", "a" * 1024, "/"]
+        ),
+        max_size=8,
+    ).map("".join)
+)
+@example("?epik=" + "a" * 1025)
+def test_a_click_id_that_is_told_at_a_glance_is_that_of_the_rule(query: str) -> None:
+    """Or there is none; what has to be decoded is left to the rule."""
+    address = f"https://shop.example/{query}"
+    told = _usual.click_id_in(address.encode())
+    if told is not None:
+        assert (told.decode() or None) == click_id_of(address)
+    else:
+        assert "%" in query
+
+
+def test_usual_addresses_are_told_at_a_glance() -> None:
+    """With a click id and without one."""
+    assert _usual.click_id_in(b"https://a/?x=1&epik=dj0yJnU9&y") == b"dj0yJnU9"
+    assert _usual.click_id_in(b"https://a/?x=%20&y") == b""
+    assert _usual.click_id_in(b"") == b""
+    assert _usual.click_id_in(b"https://a/?epik=%20") is None

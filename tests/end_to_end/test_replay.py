@@ -108,6 +108,8 @@ def test_what_was_delivered_is_not_sent_again(kafka: Kafka, api: Api, tmp_path: 
         again = shop.replay("--ignore-dedup")
         assert again.figures() == (30, 10, 0, 0)
         assert again.document["sent_again"] == 30
+        [warned] = [line for line in again.warnings if line.startswith("--ignore-dedup")]
+        assert "counts as offline, and the platform does not drop doubles of that" in warned
         assert shop.accepted() == dict.fromkeys(ids(0, 30), 2)
         assert service.status()["ledger"]["read"] == 40
         assert committed_offsets(kafka, shop.group, shop.topic, 1) == [40]
@@ -313,6 +315,7 @@ def test_it_warns_of_what_could_be_sent_twice(kafka: Kafka, api: Api, tmp_path: 
     warned = shop.replay("--dry-run").warnings
     assert len(warned) == 2
     assert "up to 8 of these records are older than PINSTREAM_DEDUP_WINDOW" in warned[0]
+    assert "each is a second conversion" in warned[0]
     assert "has not settled up to 5 of these records" in warned[1]
     assert shop.replay("--dry-run", start="offset:10", stop="offset:20").warnings == []
     elsewhere = {"PINSTREAM_STATE_DIR": str(tmp_path / "elsewhere")}
