@@ -53,7 +53,7 @@ def damaged(offset: int, code: int = confluent_kafka.KafkaError._BAD_MSG, partit
     return Message("t", partition, offset, None, None, None, error, (0, -1), 0.0, -1)
 
 
-@pytest.mark.parametrize("code", ["_BAD_MSG", "_BAD_COMPRESSION", "_NOT_IMPLEMENTED"])
+@pytest.mark.parametrize("code", ["_BAD_MSG", "_BAD_COMPRESSION", "_NOT_IMPLEMENTED", "INVALID_MSG"])
 def test_what_follows_a_damaged_batch_is_dropped(clock: Clock, code: str) -> None:
     """librdkafka goes on anywhere behind it, in the same consume and in later ones; other partitions go on."""
     bench = Bench()
@@ -198,6 +198,23 @@ async def test_a_batch_that_cannot_be_unpacked_is_waited_for_and_told(
         await member.until(lambda: bool(member.troubles), "the trouble")
         assert member.troubles[0][0] == "_BAD_COMPRESSION"
         assert member.values == ALL[: hurt.base]
+        log.restore(hurt, before)
+        await member.until(lambda: len(member.values) >= len(ALL), "what is behind it")
+        assert member.values == ALL
+
+
+@pytest.mark.kafka
+async def test_a_batch_that_the_broker_cannot_read_is_waited_for_and_told(
+    disk: Kafka, own_kafka: RealBroker
+) -> None:
+    """Its length on the disk cannot be: the broker says so, and goes on to say so until it is mended."""
+    name, log = segment(disk, own_kafka, "uncompressed")
+    hurt = log.batches()[2]
+    before = log.unmeasure(hurt)
+    async with Member(disk, [name], unique("group")) as member:
+        await member.until(lambda: bool(member.troubles), "the trouble")
+        assert member.troubles[0][0] == "INVALID_MSG"
+        assert await member.source.unreadable() == {TopicPartition(name, 0): hurt.base}
         log.restore(hurt, before)
         await member.until(lambda: len(member.values) >= len(ALL), "what is behind it")
         assert member.values == ALL

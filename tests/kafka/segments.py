@@ -49,6 +49,12 @@ class Segment:
         self._write(batch.begin + _CRC_AT, struct.pack(">I", _crc32c(checked)) + checked)
         return before
 
+    def unmeasure(self, batch: Batch) -> bytes:
+        """Give the batch a length that cannot be; what was there."""
+        before = self._read(batch.begin, batch.end - batch.begin)
+        self._write(batch.begin + 8, struct.pack(">i", -5))
+        return before
+
     def restore(self, batch: Batch, before: bytes) -> None:
         """As it was."""
         self._write(batch.begin, before)

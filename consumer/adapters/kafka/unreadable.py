@@ -19,8 +19,11 @@ from confluent_kafka import KafkaError, Message
 
 from consumer.core.model import TopicPartition
 
-DAMAGED: Final = frozenset({KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED})
-"""How librdkafka says that a batch has the wrong checksum, cannot be unpacked, or is of no known format."""
+DAMAGED: Final = frozenset(
+    {KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED, KafkaError.INVALID_MSG}
+)
+"""How librdkafka says that a batch has the wrong checksum, cannot be unpacked, or is of no known format; and how a
+broker says that it cannot read what lies on its disk."""
 
 _FIRST_DELAY: Final = 0.5
 _MOST_DELAY: Final = 30.0
