@@ -464,8 +464,6 @@ WORLDS: Mapping[str, type[World]] = {
     "Registry down": RegistryDown,
     "Poison flood": PoisonFlood,
     "Lag grows": LagGrows,
-    "Another destination": World,
-    "Commits without offset maps": World,
     "Moved to a new cluster": NewCluster,
 }
 """By the section's heading."""
