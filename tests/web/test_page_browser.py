@@ -170,6 +170,8 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         "unstarted",
         "partly",
         "unknown",
+        "no_such_schema",
+        "no_schema_yet",
         "idle",
         "stopping",
         "stuck",
