@@ -35,6 +35,9 @@ DEFAULT_TIMEOUT: Final = 10.0
 MAX_REFERENCES: Final = 100
 """Further schemas that one schema may refer to, directly or not."""
 
+_MOST_REFERRED: Final = 4 * MAX_SCHEMA_CHARACTERS
+"""Characters of all of these: as JSON they take up to 24 times as many bytes."""
+
 Answer = SchemaFound | SchemaMissing | SchemaUnavailable
 
 _NOT_FOUND: Final = frozenset({40401, 40402, 40403})
@@ -277,6 +280,8 @@ class RegistrySchemas:
             # A deleted version is still what its referrers were written with.
             registered = await self._client.get_version(*key, deleted=True)
             texts[key] = _bounded(registered.schema.schema_str or "")
+            if sum(map(len, texts.values())) > _MOST_REFERRED:
+                raise ValueError("more characters in references than are read")
             await self._collect(registered.schema, texts)
 
     async def register(self, subject: str, schema: Json) -> int:
@@ -305,8 +310,12 @@ def _client(config: dict[str, Any]) -> AsyncSchemaRegistryClient:
     # Imported here: it takes a third of a second, and most commands need no registry.
     from confluent_kafka.schema_registry import AsyncSchemaRegistryClient
 
+    from consumer.adapters.bounded_answers import bound_answers
+
     try:
-        return AsyncSchemaRegistryClient(config)
+        client = AsyncSchemaRegistryClient(config)
+        bound_answers(client._rest_client.session)  # it has no other way to its HTTP library's own settings
+        return client
     except Exception as error:  # whatever a wrong file or address provokes; its text may quote a password
         raise RegistryError(
             f"the schema registry's client refuses its configuration ({type(error).__name__}): check "
@@ -327,6 +336,10 @@ def _is_not_found(error: Exception) -> bool:
 
 def _reason(error: Exception) -> str:
     """One line without a body or an address in it: both can hold secrets."""
+    from consumer.adapters.bounded_answers import UnboundedAnswer
+
+    if isinstance(error, UnboundedAnswer):
+        return f"the registry's answer is {error}: see who answers at SCHEMA_REGISTRY_URL"
     status = getattr(error, "http_status_code", None)
     if isinstance(error, ValueError):
         return f"the registry's answer holds no schema ({type(error).__name__})"

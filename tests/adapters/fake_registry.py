@@ -39,6 +39,10 @@ class Faults:
     """Answer with this status and the registry's own error body."""
     body: bytes | None = None
     """Answer with these bytes (and `status`, else 200), which are no registry's."""
+    coding: str | None = None
+    """With `body`: say that it is packed so (``Content-Encoding``)."""
+    endless: bool = False
+    """Answer with zeros, for as long as somebody reads."""
     hang: bool = False
     """Take the request and never answer."""
     drop: bool = False
@@ -51,6 +55,8 @@ class FakeRegistry:
 
     faults: Faults = field(default_factory=Faults)
     requests: list[str] = field(default_factory=list)
+    sent: int = 0
+    """Bytes of an endless answer that somebody read, or that are on their way."""
     credentials: str | None = None
     """If set, ``user:password`` that every request must bring."""
     _stored: list[Stored] = field(default_factory=list)
@@ -106,8 +112,11 @@ class FakeRegistry:
             await asyncio.Event().wait()
         if faults.drop and request.transport is not None:
             request.transport.abort()
+        if faults.endless:
+            return await self._answer_for_ever(request)
         if faults.body is not None:
-            return web.Response(status=faults.status or 200, body=faults.body)
+            packed = {} if faults.coding is None else {"Content-Encoding": faults.coding}
+            return web.Response(status=faults.status or 200, body=faults.body, headers=packed)
         if faults.status is not None:
             return _error(faults.status, faults.status * 100 + 1, "out of order")
         if not self._let_in(request):
@@ -117,6 +126,13 @@ class FakeRegistry:
         except web.HTTPNotFound:
             return _error(404, 404, "HTTP 404 Not Found")
         return response
+
+    async def _answer_for_ever(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(bytes(64 * 1024))
+            self.sent += 64 * 1024
 
     def _let_in(self, request: web.Request) -> bool:
         if self.credentials is None:

@@ -1,0 +1,71 @@
+"""Answers of the schema registry, bounded: read and unpacked in steps, up to a limit.
+
+Confluent's client reads an answer whole and unpacks it as it comes. From a wrong or hostile server half a megabyte can
+become a gigabyte, and an answer without an end all the memory there is. So its HTTP library is given a hook that puts
+a stream of our own in place of the answer's, before anything of it is read.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from confluent_kafka.schema_registry.common._httpx_compat import httpx
+
+ANSWER_LIMIT: Final = 4 * 1024 * 1024
+"""Bytes of an answer, unpacked: four times the largest schema that is read, for JSON in JSON grows."""
+_STEP: Final = 64 * 1024
+_CODINGS: Final = {"": None, "identity": None, "gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS}
+"""How an answer may be packed, and what zlib calls it."""
+
+
+class UnboundedAnswer(Exception):
+    """The answer is larger than one is read, or packed in a way whose size cannot be watched."""
+
+
+def bound_answers(session: Any) -> None:
+    """Bound all answers that this session of the HTTP library will read."""
+    session.headers["Accept-Encoding"] = "gzip"
+    session.event_hooks = {"response": [_bound]}
+
+
+async def _bound(response: Any) -> None:
+    coding = response.headers.pop("content-encoding", "").strip().lower()
+    if coding not in _CODINGS:
+        raise UnboundedAnswer(f"packed as {coding[:20]!a}, which was not asked for")
+    response.stream = _BoundedStream(response.stream, _CODINGS[coding])
+
+
+class _BoundedStream(httpx.AsyncByteStream):
+    """What `stream` brings, unpacked. Raises `UnboundedAnswer` beyond the limit, before it is there."""
+
+    def __init__(self, stream: Any, window: int | None) -> None:
+        self._stream = stream
+        self._unpacker = None if window is None else zlib.decompressobj(window)
+        self._left = ANSWER_LIMIT
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._stream:
+            for piece in self._unpacked(part):
+                self._left -= len(piece)
+                if self._left < 0:
+                    raise UnboundedAnswer(f"larger than {ANSWER_LIMIT >> 20} MiB")
+                yield piece
+
+    def _unpacked(self, part: bytes) -> Any:
+        if self._unpacker is None:
+            yield part
+            return
+        while part:
+            try:
+                piece = self._unpacker.decompress(part, _STEP)
+            except zlib.error:
+                raise ValueError("a packed answer that cannot be unpacked") from None
+            part = self._unpacker.unconsumed_tail
+            if piece:
+                yield piece
+
+    async def aclose(self) -> None:
+        """Let go of the connection."""
+        await self._stream.aclose()

@@ -1,0 +1,110 @@
+"""What a registry answers is read and unpacked in bounded steps, whoever answers."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tracemalloc
+import zlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from consumer.adapters.bounded_answers import ANSWER_LIMIT
+from consumer.adapters.schemas import RegistrySchemas
+from consumer.core.avro_schema import MAX_SCHEMA_CHARACTERS
+from consumer.core.interface import FetchSchema, SchemaFound, SchemaUnavailable
+from consumer.core.model import SchemaRef
+from tests.adapters.fake_registry import FakeRegistry
+
+REF = SchemaRef("id", "7")
+MIB = 2**20
+
+
+@pytest.fixture(name="registry")
+async def _registry() -> AsyncIterator[FakeRegistry]:
+    async with FakeRegistry() as registry:
+        yield registry
+
+
+@pytest.fixture(name="schemas")
+async def _schemas(registry: FakeRegistry) -> AsyncIterator[RegistrySchemas]:
+    schemas = RegistrySchemas({"url": registry.url}, timeout=20)
+    yield schemas
+    await schemas.close()
+
+
+async def peak_of_asking(schemas: RegistrySchemas, reason: str) -> int:
+    """Ask; that the answer is this; the most memory that it took."""
+    tracemalloc.start()
+    try:
+        answer = await schemas.fetch(FetchSchema(REF))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(answer, SchemaUnavailable)
+    assert reason in answer.reason
+    return peak
+
+
+TOO_LARGE = "the registry's answer is larger than 4 MiB: see who answers at SCHEMA_REGISTRY_URL"
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+async def test_a_small_answer_that_unpacks_to_much(
+    registry: FakeRegistry, schemas: RegistrySchemas, status: int
+) -> None:
+    """0.2 MB that are 200 MB: no more of it is unpacked than may be read. Of an error's body, too."""
+    registry.faults.body, registry.faults.coding = gzip.compress(bytes(200 * MIB), 1), "gzip"
+    registry.faults.status = status
+    assert await peak_of_asking(schemas, TOO_LARGE) < 4 * ANSWER_LIMIT
+
+
+async def test_an_answer_without_an_end(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
+    """The connection is closed at the limit."""
+    registry.faults.endless = True
+    assert await peak_of_asking(schemas, TOO_LARGE) < 4 * ANSWER_LIMIT
+    assert registry.sent < 8 * ANSWER_LIMIT
+
+
+async def test_a_coding_that_was_not_asked_for(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
+    """What cannot be watched while it is unpacked is not unpacked."""
+    registry.faults.body, registry.faults.coding = zlib.compress(bytes(MIB)), "deflate"
+    await peak_of_asking(schemas, "packed as 'deflate', which was not asked for")
+
+
+async def test_a_broken_packing(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
+    """Nonsense in a packed answer is no verdict on the schema."""
+    registry.faults.body, registry.faults.coding = b"nonsense", "gzip"
+    await peak_of_asking(schemas, "holds no schema")
+
+
+async def test_packed_answers_are_read(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
+    """An honest server may pack, and answer again over the same connection."""
+    registry.faults.body = gzip.compress(json.dumps({"schema": '"int"'}).encode())
+    registry.faults.coding = "gzip"
+    for number in ("7", "8"):
+        ref = SchemaRef("id", number)
+        assert await schemas.fetch(FetchSchema(ref)) == SchemaFound(ref, '"int"')
+
+
+async def test_the_largest_schema_is_read(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
+    """A megabyte of text, each quote of it escaped in the answer."""
+    text = json.dumps({"type": "enum", "name": "E", "symbols": ["A"] * ((MAX_SCHEMA_CHARACTERS - 100) // 5)})
+    assert len(text) <= MAX_SCHEMA_CHARACTERS
+    stored = registry.add("t", text)
+    ref = SchemaRef("id", str(stored.schema_id))
+    assert await schemas.fetch(FetchSchema(ref)) == SchemaFound(ref, text)
+
+
+async def test_references_are_bounded_together(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
+    """A hundred references of a megabyte each would be gigabytes of JSON."""
+    large = json.dumps({"type": "enum", "name": "E", "symbols": ["A" * (MAX_SCHEMA_CHARACTERS - 100)]})
+    references = []
+    for number in range(8):
+        registry.add(f"s{number}", large)
+        references.append({"name": "E", "subject": f"s{number}", "version": 1})
+    stored = registry.add("t", '"int"', references=references)
+    answer = await schemas.fetch(FetchSchema(SchemaRef("id", str(stored.schema_id))))
+    assert isinstance(answer, SchemaUnavailable)
+    assert "/subjects/s6/versions/1" not in registry.requests
