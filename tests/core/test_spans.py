@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from consumer.core.ledger import Ledger
 from consumer.core.model import Chunk, Disposition, Record, TopicPartition
-from consumer.core.spans import Finished, Span, settled_bounds, sizes_of
+from consumer.core.spans import Finished, Span, settled_bounds, size_of_headers, sizes_of
 from consumer.errors import InvariantViolation
 from tests.core.building import PROPERTY, TOPIC
 
@@ -128,6 +129,33 @@ def test_records_passed_over_are_settled_from_the_start() -> None:
 
 
 def test_size_is_all_that_a_record_carries() -> None:
-    """Key, value, names and values of headers; a tombstone has no value."""
+    """Key, value, names and values of headers, and the objects that headers are; a tombstone has no value."""
     whole = Record(0, 0, b"12", b"345", (("ab", b"c"), ("d", None)))
-    assert sizes_of([whole, Record(1, 0, None, None, ()), Record(2, 0, b"1", None, ())]) == [9, 0, 1]
+    sizes = sizes_of([whole, Record(1, 0, None, None, ()), Record(2, 0, b"1", None, ())])
+    assert sizes == [5 + 4 + 2 * 184, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("abc", 3), ("a", 1), ("é" * 3, 0), ("日本", 2), ("🛒🛒", 17), ("n" * 100, 200), ("traceparent", None)],
+)
+def test_headers_count_what_they_hold(name: str, value: int | None) -> None:
+    """Never less than the memory that their objects take, and a third more at most where none of them are shared."""
+
+    def made(count: int) -> tuple[tuple[str, bytes | None], ...]:
+        """As the client makes them: each text and each value anew."""
+        raw = name.encode()
+        return tuple((raw.decode(), None if value is None else bytes(bytearray(value))) for _ in range(count))
+
+    made(10)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        headers = made(10_000)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    held, counted = after - before, size_of_headers(headers)
+    assert counted >= held
+    is_shared = len(name) == 1 or value in (None, 0, 1)  # Python has each of these once
+    assert is_shared or counted <= held * 1.4

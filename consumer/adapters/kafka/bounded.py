@@ -36,10 +36,9 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.bounds import Bound
-from consumer.adapters.kafka.chunks import group
+from consumer.adapters.kafka.chunks import MOST_RECORDS, Taken, group, take
 from consumer.adapters.kafka.commits import CommitResult, raw_partition
 from consumer.adapters.kafka.configuration import Config, consumer_config, make_client
-from consumer.adapters.kafka.member import MOST_RECORDS
 from consumer.adapters.kafka.ranges import Range, resolve_ranges
 from consumer.adapters.kafka.replay_progress import Progress
 from consumer.adapters.kafka.trouble import (
@@ -349,12 +348,9 @@ class _Reader:
         self._raise_failure()
         if self._ready:  # a fetch was cancelled: what it consumed comes first
             return
-        # The first wait ends with the first record; one large consume would wait until it is full.
-        messages = self._consumer.consume(1, timeout)
-        if messages and room > 1:
-            messages += self._consumer.consume(min(room, MOST_RECORDS) - 1, 0)
-        if messages:
-            self._take(messages)
+        taken = take(self._consumer, room, timeout)
+        if taken.messages:
+            self._hand_over(taken)
         self._look_for_short()
         self._raise_failure()
 
@@ -365,8 +361,8 @@ class _Reader:
 
     # ------------------------------------------------------------------------------------------- records
 
-    def _take(self, messages: list[Message]) -> None:
-        chunks, errors = group(messages, self._assigned)
+    def _hand_over(self, taken: Taken) -> None:
+        messages, chunks, errors = taken.messages, taken.chunks(self._assigned), taken.errors
         damaged: dict[TopicPartition, confluent_kafka.KafkaError] = {}
         if errors:
             messages, damaged = take_damaged(messages)

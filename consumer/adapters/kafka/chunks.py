@@ -1,61 +1,128 @@
-"""From librdkafka's messages to chunks of records: pure, and hot.
+"""From librdkafka's messages to chunks of records: hot, and bounded in bytes.
 
 A consume returns the records of all partitions, in runs. They are grouped by partition, epoch of the assignment
 and leader epoch, in offset order; within a run the group is found by comparing with the last record's, without
 making a key. 0.3 to 0.4 µs a record, of which the nine calls into the client are about half.
+
+A thousand records may be a megabyte or some gigabytes, and the client hands out records by their number only. So they
+are taken a slice at a time (`take`), each as large as the records before it let expect, until they hold `MOST_BYTES`:
+what is fetched beyond the core's budget, and held unread, has a bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
 from consumer.core.model import UNREADABLE_HEADERS, Chunk, Record
+from consumer.core.spans import size_of_headers
 
 _new_record = tuple.__new__  # what `Record(...)` comes down to, without its argument handling
 
 
-def group(
-    messages: Iterable[Message], epochs: Mapping[tuple[str, int], int]
-) -> tuple[list[Chunk], list[Message]]:
-    """Chunks of the records whose partition is in `epochs`, and those of `messages` that are errors."""
-    chunks: dict[tuple[Any, Any, int | None], list[Record]] = {}
-    errors: list[Message] = []
-    last_topic: str | None = None
-    last_partition: int | None = -1
-    last_leader: int | None = -1
-    records: list[Record] = []
-    for message in messages:
-        if message.error() is not None:
-            errors.append(message)
-            continue
-        topic, partition, leader = message.topic(), message.partition(), message.leader_epoch()
-        if partition != last_partition or leader != last_leader or topic != last_topic:
-            last_topic, last_partition, last_leader = topic, partition, leader
-            records = chunks.setdefault((topic, partition, leader), [])
-        kind, timestamp = message.timestamp()
-        try:
-            read = message.headers()
-            headers = tuple(read) if read else ()
-        except SystemError:
-            # The client decodes names as UTF-8, and any bytes can be one: no such record stops a topic.
-            headers = UNREADABLE_HEADERS
-        records.append(
-            _new_record(
-                Record,
-                (
-                    message.offset(),
-                    -1 if kind == TIMESTAMP_NOT_AVAILABLE else timestamp,
-                    message.key(),
-                    message.value(),
-                    headers,
-                ),
+MOST_RECORDS: Final = 1000
+"""Records of one fetch at most."""
+MOST_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of one fetch, after which no further slice is taken."""
+_SLICE: Final = 64
+"""Records of a slice at most. To ask for so many costs no more a record than to ask for a thousand."""
+
+
+class Client(Protocol):
+    """What of a consumer is used here."""
+
+    def consume(self, num_messages: int = ..., timeout: float = ...) -> list[Message]:
+        """At most so many messages, as soon as all are there, or those that are after `timeout` seconds."""
+
+
+class Taken:
+    """Messages, and what is in them: records, and errors."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        """All that were added."""
+        self.size = 0
+        """Bytes that their records hold."""
+        self.errors: list[Message] = []
+        """Those that are errors."""
+        self._records: dict[tuple[Any, Any, int | None], list[Record]] = {}
+
+    def chunks(self, epochs: Mapping[Any, int]) -> list[Chunk]:
+        """Those of the partitions that are in `epochs`."""
+        return [
+            Chunk(topic, partition, epochs[topic, partition], leader, records)
+            for (topic, partition, leader), records in self._records.items()
+            if (topic, partition) in epochs
+        ]
+
+    def add(self, messages: list[Message]) -> None:
+        """Put their records into chunks."""
+        last_topic: str | None = None
+        last_partition: int | None = -1
+        last_leader: int | None = -1
+        records: list[Record] = []
+        size = sum(map(len, messages))  # of values
+        for message in messages:
+            if message.error() is not None:
+                self.errors.append(message)
+                continue
+            topic, partition, leader = message.topic(), message.partition(), message.leader_epoch()
+            if partition != last_partition or leader != last_leader or topic != last_topic:
+                last_topic, last_partition, last_leader = topic, partition, leader
+                records = self._records.setdefault((topic, partition, leader), [])
+            kind, timestamp = message.timestamp()
+            try:
+                read = message.headers()
+                headers: tuple[Any, ...] = tuple(read) if read else ()
+            except SystemError:
+                # The client decodes names as UTF-8, and any bytes can be one: no such record stops a topic.
+                headers = UNREADABLE_HEADERS
+            if headers:
+                size += size_of_headers(headers)
+            key = message.key()
+            if key:
+                size += len(key)
+            records.append(
+                _new_record(
+                    Record,
+                    (
+                        message.offset(),
+                        -1 if kind == TIMESTAMP_NOT_AVAILABLE else timestamp,
+                        key,
+                        message.value(),
+                        headers,
+                    ),
+                )
             )
-        )
-    return [
-        Chunk(topic, partition, epochs[topic, partition], leader, records)
-        for (topic, partition, leader), records in chunks.items()
-        if (topic, partition) in epochs
-    ], errors
+        self.messages += messages
+        self.size += size
+
+
+def group(messages: list[Message], epochs: Mapping[Any, int]) -> tuple[list[Chunk], list[Message]]:
+    """Chunks of the records whose partition is in `epochs`, and the messages that are errors."""
+    taken = Taken()
+    taken.add(messages)
+    return taken.chunks(epochs), taken.errors
+
+
+def take(consumer: Client, room: int, timeout: float) -> Taken:
+    """What is there for `room` records, which is at least 1; waits for the first one only, `timeout` seconds at most.
+
+    No more than `MOST_RECORDS`, and no further slice beyond `MOST_BYTES`: the last one may exceed that by as much as
+    its records are larger than those before it.
+    """
+    taken = Taken()
+    # The first wait ends with the first record; one large consume would wait until it is full.
+    asked, left = 1, min(room, MOST_RECORDS)
+    found = consumer.consume(1, timeout)
+    while found:
+        taken.add(found)
+        left -= len(found)
+        fitting = (MOST_BYTES - taken.size) * len(taken.messages) // max(1, taken.size)
+        if left <= 0 or fitting <= 0 or len(found) < asked:
+            break
+        asked = min(_SLICE, left, fitting)
+        found = consumer.consume(asked, 0)
+    return taken

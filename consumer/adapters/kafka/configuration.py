@@ -136,6 +136,9 @@ _NOT_WITH_KIP_848: Final = (
 )
 """With ``group.protocol=consumer`` these are the broker's to say; librdkafka refuses them."""
 
+FETCH_BYTES: Final = 64 * 1024
+"""Compressed bytes of one fetch from one broker, unless its first batch is larger."""
+
 _DEFAULTS: Final[Config] = {
     "client.id": "pinstream",
     # A request to a broker that has gone silent; a commit inside a revocation is tried thrice.
@@ -144,9 +147,16 @@ _DEFAULTS: Final[Config] = {
 _CONSUMER_DEFAULTS: Final[Config] = {
     "group.id": "pinstream",
     "partition.assignment.strategy": "cooperative-sticky",
-    # Limits in bytes of what is fetched ahead of the core's own budget.
+    # What is fetched ahead of the core's own budget. librdkafka looks at its queue before it asks a broker, never while
+    # it unpacks what came; it counts values there, and neither keys nor headers: so records have a limit, too.
     "queued.max.messages.kbytes": 16 * 1024,
-    "fetch.max.bytes": 16 * 1024 * 1024,
+    "queued.min.messages": 2_000,
+    # Compressed bytes, and what they unpack to has no limit but the codec's. One batch comes whatever its size, so
+    # where producers make large ones this costs nothing.
+    "fetch.max.bytes": FETCH_BYTES,
+    "fetch.message.max.bytes": FETCH_BYTES,
+    # Of one answer, and (zstd) of one batch unpacked: a larger one is never read.
+    "receive.message.max.bytes": 512 * 1024 * 1024,
     # A resumed partition is fetched again when the broker has answered the fetch that went out without it.
     "fetch.wait.max.ms": 100,
     # What was fetched ahead is soon used up: look again after this, not after librdkafka's whole second.
@@ -163,6 +173,8 @@ _CONSUMER_FIXED: Final[Config] = {
     # Without it a flipped byte is delivered. Its cost is not measurable: below 0.01 µs a record of 300 bytes.
     "check.crcs": True,
 }
+_ALIASES: Final = {"max.partition.fetch.bytes": "fetch.message.max.bytes"}
+"""Other names of properties that have a default here: which of two names counts, nobody could tell."""
 _PRODUCER_DEFAULTS: Final[Config] = {"compression.type": "lz4"}
 _PRODUCER_FIXED: Final[Config] = {"acks": "all", "enable.idempotence": True}
 
@@ -184,8 +196,10 @@ def consumer_config(user: Config, *, offset_reset: str, ignore: str | None) -> d
     `offset_reset` is ours, not librdkafka's: under ``latest`` librdkafka still gets ``earliest``, since only an
     explicit start offset may ever skip records. `ignore`: regular expression of topics that must not be seen.
     """
-    own = {name: value for name, value in user.items() if name not in _PRODUCER_ONLY}
+    own = {_ALIASES.get(name, name): value for name, value in user.items() if name not in _PRODUCER_ONLY}
     config: dict[str, Any] = {**_DEFAULTS, **_CONSUMER_DEFAULTS, **own, **_CONSUMER_FIXED}
+    # A limit for what is produced; librdkafka wants a fetch to be no smaller than it.
+    config["message.max.bytes"] = min(FETCH_BYTES, int(config["fetch.max.bytes"]))
     config["auto.offset.reset"] = "error" if offset_reset == "error" else "earliest"
     if uses_consumer_protocol(config):
         for name in _NOT_WITH_KIP_848:

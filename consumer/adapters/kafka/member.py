@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import confluent_kafka
-from confluent_kafka import KafkaException, Message
+from confluent_kafka import KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.chunks import group
+from consumer.adapters.kafka.chunks import Taken, group, take
 from consumer.adapters.kafka.commits import (
     Answer,
     CommitResult,
@@ -43,9 +43,6 @@ from consumer.adapters.kafka.unstarted import Unstarted
 from consumer.core.interface import Assignment
 from consumer.core.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
-
-MOST_RECORDS: Final = 1000
-"""Records of one fetch at most."""
 
 _ENDS_EVERY: Final = 0.25
 """Seconds between two looks at the ends that came with fetched records."""
@@ -288,21 +285,18 @@ class GroupMember:
         # librdkafka hands out a revocation that was queued before the deadline passed as if it were in time
         # (librdkafka #5604): so this clock decides what is lost.
         self._late = time.monotonic() - self._polled >= self._most_idle
-        # The first wait ends with the first record; one large consume would wait until it is full.
-        messages = self._consumer.consume(1, timeout)
-        if messages and room > 1:
-            messages += self._consumer.consume(min(room, MOST_RECORDS) - 1, 0)
+        taken = take(self._consumer, max(1, room), timeout)
         self._polled = time.monotonic()
-        if messages:
-            self._take(messages)
+        if taken.messages:
+            self._hand_over(taken)
 
-    def _take(self, messages: list[Message]) -> None:
-        epochs: dict[tuple[str, int], int] = dict(self._held.items())
+    def _hand_over(self, taken: Taken) -> None:
         damaged: dict[TopicPartition, confluent_kafka.KafkaError] = {}
-        chunks, errors = group(messages, epochs)
+        # What is held now: a rebalance while records were taken may have ended some.
+        chunks, errors = taken.chunks(self._held), taken.errors
         if errors or self._unreadable:
-            messages, damaged = take_damaged(messages)
-            chunks, errors = group(messages, {name: epochs[name] for name in self._believed()})
+            messages, damaged = take_damaged(taken.messages)
+            chunks, errors = group(messages, {name: self._held[name] for name in self._believed()})
         for chunk in chunks:
             name = TopicPartition(chunk.topic, chunk.partition)
             first, last = chunk.records[0].offset, chunk.records[-1].offset

@@ -1,0 +1,127 @@
+"""Memory on real Kafka: a process stays below the formula of docs/guarantees.md, however well records compress."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from consumer.adapters.kafka.configuration import FETCH_BYTES
+from tests.end_to_end.api import Api
+from tests.end_to_end.processes import Process, run_environment
+from tests.end_to_end.records import ENCODER, commerce_event, new_group
+from tests.kafka.harness import WITHIN, Kafka, create_topic, read_all
+
+pytestmark = pytest.mark.real_kafka  # the embedded broker takes what it is sent apart, and keeps no codec
+
+MIB = 2**20
+OPEN_BYTES, OPEN_EVENTS, BATCH_BYTES, CONCURRENCY = 16 * MIB, 2_000, MIB, 2
+EXPANSION = {"none": 1, "snappy": 22, "lz4": 255, "gzip": 1_032, "zstd": 8_192}
+"""What a byte unpacks to at most; zstd has no bound of its own, and this is that of batches of a megabyte."""
+
+
+def most_resident(codec: str, brokers: int = 1) -> int:
+    """The formula of docs/guarantees.md ("Memory")."""
+    queue = 16 * MIB
+    return (
+        160 * MIB
+        + 2 * OPEN_BYTES
+        + OPEN_EVENTS * 2048
+        + CONCURRENCY * BATCH_BYTES
+        + 2 * queue
+        + brokers * FETCH_BYTES * EXPANSION[codec]
+    )
+
+
+def peak_resident(process: Process) -> int:
+    """The most memory that it had at once, in bytes."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def fill(kafka: Kafka, codec: str, records: int, size: int, *, partitions: int = 3) -> str:
+    """A topic of so many events of `size` bytes, all much alike, in batches of a megabyte before compression."""
+    topic = create_topic(kafka, partitions)
+    producer = Producer(
+        {
+            **kafka.config,
+            "compression.type": codec,
+            "linger.ms": 100,
+            "queue.buffering.max.kbytes": 64 * 1024,
+            "log_level": 0,
+        }
+    )
+    address = "https://shop.example/" + "the-quick-brown-fox-" * (size // 20)
+    for number in range(records):
+        value = ENCODER.encode(commerce_event(f"e-{number}", page_url=address))
+        while True:
+            try:
+                producer.produce(topic, value, partition=number % partitions)
+                break
+            except BufferError:
+                producer.poll(0.05)
+    assert producer.flush(WITHIN) == 0
+    return topic
+
+
+def run(kafka: Kafka, api: Api, folder: Path, topic: str, records: int) -> int:
+    """Deliver all of it; the most memory that the process had."""
+    env = run_environment(
+        folder,
+        kafka,
+        topic,
+        new_group(),
+        api.url,
+        PINSTREAM_MAX_OPEN_BYTES=f"{OPEN_BYTES}",
+        PINSTREAM_MAX_OPEN_EVENTS=f"{OPEN_EVENTS}",
+        PINSTREAM_BATCH_BYTES=f"{BATCH_BYTES}",
+        PINSTREAM_CONCURRENCY=f"{CONCURRENCY}",
+    )
+    with Process(folder, "run", env=env) as process:
+        process.until_settled(records)
+        peak = peak_resident(process)
+        assert process.stop()[0] == 0
+    return peak
+
+
+@pytest.mark.parametrize(
+    ("codec", "records"), [("gzip", 6_000), ("lz4", 6_000), ("snappy", 3_000), ("zstd", 12_000)]
+)
+def test_records_that_compress_a_thousandfold(
+    kafka: Kafka, api: Api, tmp_path: Path, codec: str, records: int
+) -> None:
+    """A gigabyte of records, a few megabytes on disk: librdkafka unpacks a fetch whole, before anybody counts."""
+    topic = fill(kafka, codec, records, 100_000)
+    assert run(kafka, api, tmp_path, topic, records) < most_resident(codec)
+
+
+def test_records_of_many_headers(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """Each is 200 kB in Kafka and 4 MB in memory once its headers are objects: they count as what they are, and few
+    are taken at a time, also where records without headers come before them."""
+    topic = fill(kafka, "none", 600, 100, partitions=1)
+    add_headers(kafka, topic, 60, 18_000)
+    assert run(kafka, api, tmp_path, topic, 660) < most_resident("none")
+
+
+def add_headers(kafka: Kafka, topic: str, records: int, headers: int) -> None:
+    """So many records of so many headers."""
+    producer = Producer({**kafka.config, "message.max.bytes": 10_000_000, "linger.ms": 5, "log_level": 0})
+    many: list[tuple[str, str | bytes | None]] = [(f"h{number:05}", b"abc") for number in range(headers)]
+    for number in range(records):
+        producer.produce(topic, ENCODER.encode(commerce_event(f"h-{number}")), partition=0, headers=many)
+        producer.poll(0)
+    assert producer.flush(WITHIN) == 0
+
+
+def test_more_headers_than_the_client_reads(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """librdkafka drops all headers of a record that has more than 100,000, without a word: it is delivered all the
+    same."""
+    topic = create_topic(kafka, 1, max_message_bytes="8000000")
+    add_headers(kafka, topic, 1, 100_001)
+    run(kafka, api, tmp_path, topic, 1)
+    assert set(api.accepted()) == {"h-0"}
+    [message] = read_all(kafka, topic, 1)
+    assert message.headers() is None
