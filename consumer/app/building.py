@@ -14,6 +14,7 @@ from consumer import __version__, logs
 from consumer.adapters.conversions_api import ConversionsApi, FileToken, FixedToken, Token
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas, SchemaSource
 from consumer.core.convert import Converter
+from consumer.core.convert_paths import ALL, Asked
 from consumer.core.convert_program import COMPILED
 from consumer.core.decode import Decoder, WireFormat
 from consumer.core.destination import destination_tag
@@ -81,9 +82,9 @@ def _why(error: Exception) -> str:
     return error.strerror or "unreadable" if isinstance(error, OSError) else "it is not UTF-8"
 
 
-def decoder(settings: Settings, schema: dict[str, Any]) -> Decoder:
-    """Reads records into the shape of `schema`."""
-    return Decoder(schema, wire_format=WireFormat(settings.pinstream.wire_format))
+def decoder(settings: Settings, schema: dict[str, Any], asked: Asked = ALL) -> Decoder:
+    """Reads records into the shape of `schema`, as far as somebody has `asked` for it."""
+    return Decoder(schema, wire_format=WireFormat(settings.pinstream.wire_format), asked=asked)
 
 
 def converter(settings: Settings, schema: dict[str, Any], accounts: tuple[str, ...]) -> Converter:
@@ -129,8 +130,8 @@ def _absence(settings: Settings) -> float:
 
 def pipeline(settings: Settings, schema: dict[str, Any], *, trace_links: int = 0) -> Pipeline:
     """The core, for one process."""
-    decoding = decoder(settings, schema)
     converting = converter(settings, schema, settings.pinterest.ad_account_ids)
+    decoding = decoder(settings, schema, converting.mapping.asked)
     for warning in converting.mapping.warnings:
         structlog.get_logger().warning("setting", text=warning)
     return Pipeline(

@@ -155,8 +155,8 @@ def enum_reader(name: str, symbols: Sequence[str | None]) -> Read:
     return read_enum
 
 
-def map_reader(read_value: Read) -> Read:
-    """Blocks of keys and values, up to a block of none."""
+def map_reader(read_value: Read, keys: frozenset[str] | None = None) -> Read:
+    """Blocks of keys and values, up to a block of none. Only `keys` are kept; None: all."""
 
     def read_map(data: bytes, at: int) -> tuple[dict[str, Any], int]:
         items: dict[str, Any] = {}
@@ -164,7 +164,9 @@ def map_reader(read_value: Read) -> Read:
         while count:
             for _ in range(count):
                 key, at = read_string(data, at)
-                items[key], at = read_value(data, at)
+                value, at = read_value(data, at)
+                if keys is None or key in keys:
+                    items[key] = value
             count, at = read_count(data, at)
         return items, at
 

@@ -85,16 +85,18 @@ class UnionPlan:
 
 @dataclass(frozen=True, slots=True)
 class ArrayPlan:
-    """Blocks of items, up to a block of none."""
+    """Blocks of items, up to a block of none; not `kept`: they are read over, and null stands for them."""
 
     item: Plan
+    kept: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class MapPlan:
-    """Blocks of keys and values, up to a block of none."""
+    """Blocks of keys and values, up to a block of none. Only `keys` are kept; None: all."""
 
     value: Plan
+    keys: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,8 @@ class Module:
         if isinstance(plan, RecordPlan) and plan.fields is None:
             return self.bind(refusing(f"{plan.name}: not resolved"), "refuse")
         if isinstance(plan, MapPlan):
-            return self._combine(f"map_reader({self.function(plan.value)})")
+            value, keys = self.function(plan.value), self.bind(plan.keys, "keys")
+            return self._combine(f"map_reader({value}, {keys})")
         if isinstance(plan, UnionPlan):
             branches = ", ".join(map(self.function, plan.branches))
             return self._combine(f"union_reader([{branches}])")
@@ -339,13 +342,13 @@ class Function:
             self.read(plan.item, item)
             return item
 
-        self.array(into, read_item)
+        self.array(into, read_item, plan.kept)
 
-    def array(self, into: str, read_item: Callable[[], str]) -> None:
+    def array(self, into: str, read_item: Callable[[], str], kept: bool = True) -> None:
         """Blocks of items into a list; `read_item` writes the lines that read one, and gives an expression for it."""
         line, block = self._writer.line, self._writer.block
         count = self.variable()
-        line(f"{into} = []")
+        line(f"{into} = {[] if kept else None}")
         line(f"{count} = 0")
         with block("while True:"):
             with block(f"if not {count}:"):
@@ -356,7 +359,9 @@ class Function:
                 with block(f"if not {count}:"):
                     line("break")
             line(f"{count} -= 1")
-            line(f"{into}.append({read_item()})")
+            item = read_item()
+            if kept:
+                line(f"{into}.append({item})")
 
     def _record(self, plan: RecordPlan, into: str) -> None:
         fields = plan.fields or ()

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from enum import Enum
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 AvroSchema = dict[str, Any]
 """An Avro schema as its JSON, parsed."""
@@ -41,6 +41,11 @@ class Step(NamedTuple):
 
 
 EACH = Step(StepKind.EACH, "")
+
+Asked = tuple[tuple[Step, ...], ...]
+"""The paths that are asked for below a value; none: nobody asks for it. The empty path: for all of it."""
+NOTHING: Final[Asked] = ()
+ALL: Final[Asked] = ((),)
 
 STRUCTURES = frozenset({"record", "array", "map"})
 """Kinds that hold further values; a path must not end at one."""
@@ -264,3 +269,37 @@ def _parts(node: AvroSchema) -> list[Any]:
     """The types that an array, a map or a wrapped type is made of."""
     inner = [node[key] for key in ("items", "values") if key in node]
     return [*inner, node["type"]] if isinstance(node.get("type"), dict | list) else inner
+
+
+# -- what is asked for of a value
+
+
+def _below_each(asked: Asked) -> Asked:
+    """What stands where an array is meant is its one element (`convert_decisions.walk`)."""
+    return tuple(_below_each_step(steps) for steps in asked)
+
+
+def _below_each_step(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    while steps and steps[0] == EACH:
+        steps = steps[1:]
+    return steps
+
+
+def within(asked: Asked, name: str) -> Asked:
+    """What is asked for below this part; the part without a name is each element of an array."""
+    if () in asked:
+        return ALL
+    if name:
+        asked = _below_each(asked)
+    return tuple(steps[1:] for steps in asked if steps and steps[0].name == name)
+
+
+def names_in(asked: Asked) -> frozenset[str] | None:
+    """The parts that are asked for; None: all, or none at all."""
+    below = _below_each(asked)
+    return None if () in below or not below else frozenset(steps[0].name for steps in below)
+
+
+def below_any(asked: Asked) -> Asked:
+    """What is asked for below any part."""
+    return tuple(steps[1:] for steps in _below_each(asked))

@@ -28,6 +28,8 @@ from consumer.core.avro_rejection import DecodeCode, rejected
 from consumer.core.avro_resolution import Incompatible, InvalidSchema, Read, Unresolvable, resolve
 from consumer.core.avro_schema import AvroType, Json, fingerprint, parse
 from consumer.core.avro_source import Plan, write_reader
+from consumer.core.avro_trimming import trimmed
+from consumer.core.convert_paths import ALL, Asked
 from consumer.core.model import CommerceEvent, Record, Rejection, SchemaRef
 
 SCHEMA_ID_HEADER: Final = "__value_schema_id"
@@ -81,11 +83,19 @@ def framing_of(ref: SchemaRef) -> bytes:
 class Decoder:
     """Reads records of any writer's schema into the shape of one reader schema.
 
-    `reader_schema` is the JSON of our schema; `wire_format` fixes how records name theirs. Raises
-    `InvalidSchema` (a `ValueError`) if `reader_schema` is not one.
+    `reader_schema` is the JSON of our schema; `wire_format` fixes how records name theirs. `asked`: the paths that
+    somebody will look at; the rest of a record is read over, whatever it would take. Raises `InvalidSchema` (a
+    `ValueError`) if `reader_schema` is not one.
     """
 
-    def __init__(self, reader_schema: dict[str, Any], *, wire_format: WireFormat = WireFormat.AUTO) -> None:
+    def __init__(
+        self,
+        reader_schema: dict[str, Any],
+        *,
+        wire_format: WireFormat = WireFormat.AUTO,
+        asked: Asked = ALL,
+    ) -> None:
+        self._asked = asked
         self._reader = parse(reader_schema)
         self._kinds = _KINDS[wire_format]
         self.split = _SPLITS[wire_format]
@@ -119,7 +129,7 @@ class Decoder:
         return None
 
     def _learn(self, framing: bytes, writer: AvroType) -> None:
-        plan = resolve(writer, self._reader)
+        plan = trimmed(resolve(writer, self._reader), self._asked)
         self._known[framing] = write_reader(plan)
         self.plans[framing] = plan
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from consumer.core.convert_paths import EACH, AvroSchema, NoSuchPath, SchemaPaths, Source, Step
+from consumer.core.convert_paths import EACH, Asked, AvroSchema, NoSuchPath, SchemaPaths, Source, Step
 from consumer.core.convert_targets import (
     ACTION_SOURCES,
     CONTENTS,
@@ -114,6 +114,13 @@ class Mapping:
         if name == "user_data.ph" and self.phone_country_code:
             return phone_target(self.phone_country_code)
         return TARGETS[name]
+
+    @property
+    def asked(self) -> Asked:
+        """All that is looked at of a record."""
+        consent = () if self.consent is None else (self.consent.source,)
+        key = () if self.dedup_key is None else (self.dedup_key,)
+        return tuple(source.steps for source in (*self.sources.values(), *consent, *key))
 
     @property
     def item_steps(self) -> tuple[Step, ...]:

@@ -41,7 +41,7 @@ from consumer.core.avro_source import (
 from consumer.core.avro_time import rescaled
 from consumer.core.avro_values import DecimalReader
 from consumer.core.convert_fields import Task
-from consumer.core.convert_paths import EACH
+from consumer.core.convert_paths import ALL, EACH, NOTHING, Asked, below_any, names_in, within
 from consumer.core.fused_source import FusedGenerator, Path
 
 MOST_NESTED: Final = 32
@@ -93,11 +93,6 @@ _CODES: Final[dict[Read, Code]] = {
 
 Operation = tuple[int, int, int, int, int, int, Any]
 """Code, slot, slots, operations behind it, the bytes of null and of the other branch, and what it needs."""
-
-Asked = tuple[Path, ...]
-"""The paths that are asked for below a value; none: nobody asks for it. The empty path: for all of it."""
-_NOTHING: Final[Asked] = ()
-_ALL: Final[Asked] = ((),)
 
 
 class Place(NamedTuple):
@@ -174,7 +169,7 @@ class SlotsGenerator(FusedGenerator):
             self._tuples(plan.value, variable)
             self._end(at, Code.OPTIONAL, slot, 1, *branch_bytes(plan))
             return
-        asked = _NOTHING if path is None else self._asked_below(path)
+        asked = NOTHING if path is None else self._asked_below(path)
         slot = NOWHERE
         if asked:
             slot = len(self._names)
@@ -239,11 +234,11 @@ class SlotsGenerator(FusedGenerator):
             self._operation(plan.value, slot, asked)
             self._end(at, Code.OPTIONAL, slot, 1, *branch_bytes(plan))
         elif isinstance(plan, ArrayPlan):
-            self._operation(plan.item, part, _within(asked, EACH.name) or asked)
+            self._operation(plan.item, part, within(asked, EACH.name) or asked)
             self._end(at, Code.ARRAY, slot, 1, 0, 0)
         elif isinstance(plan, MapPlan):
-            keys = _names_in(asked)
-            self._operation(plan.value, part, _ALL if keys is None else _below_any(asked))
+            keys = names_in(asked)
+            self._operation(plan.value, part, ALL if keys is None else below_any(asked))
             self._end(at, Code.MAP, slot, 1, 0, 0, keys)
         elif isinstance(plan, UnionPlan):
             for branch in plan.branches:
@@ -256,7 +251,7 @@ class SlotsGenerator(FusedGenerator):
         """Read the fields; gives the names of those that are asked for."""
         names = []
         for name, value in plan.fields or ():
-            asked_here = _NOTHING if name is None or part == NOWHERE else _within(asked, name)
+            asked_here = NOTHING if name is None or part == NOWHERE else within(asked, name)
             if asked_here and name is not None:
                 names.append(name)
             self._operation(value, part if asked_here else NOWHERE, asked_here)
@@ -297,34 +292,3 @@ class SlotsGenerator(FusedGenerator):
         self, at: int, code: Code, slot: int, slots: int, null: int, value: int, extra: Any = None
     ) -> None:
         self._operations[at] = (code, slot, slots, len(self._operations) - at - 1, null, value, extra)
-
-
-def _below_each(asked: Asked) -> Asked:
-    """What stands where an array is meant is its one element (`convert_decisions.walk`)."""
-    return tuple(_below_each_step(steps) for steps in asked)
-
-
-def _below_each_step(steps: Path) -> Path:
-    while steps and steps[0] == EACH:
-        steps = steps[1:]
-    return steps
-
-
-def _within(asked: Asked, name: str) -> Asked:
-    """What is asked for below this part; the part without a name is each element of an array."""
-    if () in asked:
-        return _ALL
-    if name:
-        asked = _below_each(asked)
-    return tuple(steps[1:] for steps in asked if steps and steps[0].name == name)
-
-
-def _names_in(asked: Asked) -> frozenset[str] | None:
-    """The parts that are asked for; None: all, or none at all."""
-    below = _below_each(asked)
-    return None if () in below or not below else frozenset(steps[0].name for steps in below)
-
-
-def _below_any(asked: Asked) -> Asked:
-    """What is asked for below any part."""
-    return tuple(steps[1:] for steps in _below_each(asked))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from consumer.core.avro_bounds import MAX_VALUES_PER_DATUM
+from consumer.core.convert_paths import Step, StepKind
 from consumer.core.decode import Decoder
 from consumer.core.model import Record, Rejection, SchemaRef
 
@@ -223,3 +224,72 @@ def test_schemas_that_are_none_are_refused_in_bounded_time(schema: str) -> None:
     assert verdict.code == "incompatible_schema"
     assert len(verdict.message) < 500
     assert time.perf_counter() - started < 2
+
+
+NOTHINGS = {
+    "type": "record",
+    "name": "Nothings",
+    "fields": [
+        {"name": "b", "type": "boolean"},
+        *({"name": f"n{number}", "type": "null"} for number in range(14)),
+    ],
+}
+"""Of one byte, and fifteen fields: the most that is read."""
+BOMB = {
+    "type": "record",
+    "name": "E",
+    "fields": [
+        {"name": "junk", "type": {"type": "array", "items": NOTHINGS}},
+        {"name": "named", "type": {"type": "map", "values": ["null", "Nothings"]}},
+        {
+            "name": "either",
+            "type": ["int", {"type": "array", "items": {"type": "array", "items": "Nothings"}}],
+        },
+        {"name": "v", "type": "int"},
+    ],
+}
+
+
+@pytest.mark.parametrize("ours", ["lacks it", "has it, and nobody asks for it"])
+@pytest.mark.parametrize("field", ["junk", "named", "either"])
+def test_what_is_not_wanted_is_read_over_and_not_built(field: str, ours: str) -> None:
+    """Many records of one byte each: a megabyte of them took half a gigabyte. What stands behind it is read."""
+    count = 200_000
+    data = {
+        "junk": zigzag(count) + b"\x01" * count + b"\x00" + b"\x00" + b"\x00\x02",
+        "named": b"\x00" + zigzag(count // 3) + b"\x00\x02\x01" * (count // 3) + b"\x00" + b"\x00\x02",
+        "either": b"\x00\x00\x02\x02" + zigzag(count) + b"\x01" * count + b"\x00\x00",
+    }[field] + b"\x0e"
+    if ours == "lacks it":
+        decoder = Decoder({"type": "record", "name": "E", "fields": [{"name": "v", "type": "int"}]})
+    else:
+        decoder = Decoder(BOMB, asked=((Step(StepKind.FIELD, "v"),),))
+    assert decoder.add_schema(SEVEN, BOMB) is None
+    record = Record(0, -1, None, PREFIX + data, ())
+    tracemalloc.start()
+    try:
+        event = decoder.decode(record)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert event == {"v": 7}
+    assert peak < 100_000
+    assert isinstance(decoder.decode(record._replace(value=(record.value or b"")[:-1])), Rejection)
+
+
+def test_only_the_keys_that_are_asked_for_are_kept() -> None:
+    """Of a map of a hundred thousand one is wanted, and of what is under it one field."""
+    inner = {"type": "record", "name": "I", "fields": [{"name": name, "type": "int"} for name in "ab"]}
+    schema = {
+        "type": "record",
+        "name": "E",
+        "fields": [{"name": "m", "type": {"type": "map", "values": inner}}],
+    }
+    decoder = Decoder(
+        schema,
+        asked=((Step(StepKind.FIELD, "m"), Step(StepKind.KEY, "k"), Step(StepKind.FIELD, "b")),),
+    )
+    assert decoder.add_schema(SEVEN, schema) is None
+    entries = b"".join(bytes([2 * len(key), *key, 2, 4]) for key in (b"j", b"k", b"l"))
+    event = decoder.decode(Record(0, -1, None, PREFIX + zigzag(3) + entries + b"\x00", ()))
+    assert event == {"m": {"k": {"b": 2}}}

@@ -38,7 +38,11 @@ Setup = tuple[dict[str, Any], str | None, str | None]
 
 
 class Both:
-    """Fused readings, written and compiled, and two steps, of one schema and mapping; converters of their own."""
+    """Fused readings, written and compiled, and two steps, of one schema and mapping; converters of their own.
+
+    Two steps twice: of a decoder that reads all of a record, and of one that reads what the mapping asks for, as the
+    service has it.
+    """
 
     def __init__(self, setup: Setup, writer: dict[str, Any] | None = None, **more: Any) -> None:
         self.schema, overlay, partner = setup
@@ -50,13 +54,15 @@ class Both:
             keys = {"accounts": ("11", "22"), "partner_name": partner, "max_event_age": WEEK, **more}
             return Converter(mapping, self.schema, **keys)
 
-        self.decoder, self.converter = Decoder(self.schema), converter()
-        ref = SchemaRef("id", "7")
+        self.decoder, self.converter = Decoder(self.schema, asked=mapping.asked), converter()
+        ref, whole = SchemaRef("id", "7"), Decoder(self.schema)
         assert self.decoder.add_schema(ref, self.writer) is None
+        assert whole.add_schema(ref, self.writer) is None
         self.framing = framing_of(ref)
         self.fused = FusedReading(self.decoder, self.converter, compiled=False)
         self.compiled = FusedReading(self.decoder, self.converter, compiled=COMPILED is not None)
-        self.two_steps = TwoSteps(self.decoder, converter())
+        self.two_steps = TwoSteps(whole, converter())
+        self.trimmed = TwoSteps(self.decoder, converter())
         plan: Any = self.decoder.plans[self.framing]
         # Written here, so that a writer which fails is seen, and not a reading that makes do without it.
         self.functions = [write_fused(self.converter.task, plan)]
@@ -79,6 +85,7 @@ class Both:
         """Both say the same of these values; gives what they say."""
         records = [Record(at, -1, None, value, headers) for at, value in enumerate(values)]
         said = [comparable_read(one) for one in self.two_steps.read(records, NOW)]
+        assert [comparable_read(one) for one in self.trimmed.read(records, NOW)] == said
         assert [comparable_read(one) for one in self.fused.read(records, NOW)] == said
         assert [comparable_read(one) for one in self.compiled.read(records, NOW)] == said
         return said
