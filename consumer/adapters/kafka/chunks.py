@@ -75,14 +75,14 @@ class Taken:
             kind, timestamp = message.timestamp()
             try:
                 read = message.headers()
-                headers: tuple[Any, ...] = tuple(read) if read else ()
             except SystemError:
                 # The client decodes names as UTF-8, and any bytes can be one: no such record stops a topic.
-                headers = UNREADABLE_HEADERS
-            if headers:
+                read = [*UNREADABLE_HEADERS]
+            headers: tuple[Any, ...] = ()
+            if read:
+                headers = tuple(read)
                 size += size_of_headers(headers)
-            key = message.key()
-            if key:
+            if key := message.key():
                 size += len(key)
             records.append(
                 _new_record(
