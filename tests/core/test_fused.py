@@ -55,13 +55,13 @@ class Both:
             return Converter(mapping, self.schema, **keys)
 
         self.decoder, self.converter = Decoder(self.schema, asked=mapping.asked), converter()
-        ref, whole = SchemaRef("id", "7"), Decoder(self.schema)
-        assert self.decoder.add_schema(ref, self.writer) is None
-        assert whole.add_schema(ref, self.writer) is None
+        self.whole = Decoder(self.schema)
+        ref = SchemaRef("id", "7")
+        self.learn(ref, self.writer)
         self.framing = framing_of(ref)
         self.fused = FusedReading(self.decoder, self.converter, compiled=False)
         self.compiled = FusedReading(self.decoder, self.converter, compiled=COMPILED is not None)
-        self.two_steps = TwoSteps(whole, converter())
+        self.two_steps = TwoSteps(self.whole, converter())
         self.trimmed = TwoSteps(self.decoder, converter())
         plan: Any = self.decoder.plans[self.framing]
         # Written here, so that a writer which fails is seen, and not a reading that makes do without it.
@@ -70,6 +70,11 @@ class Both:
             self.functions.append(write_program(self.converter.task, plan))
         for reading, function in zip((self.fused, self.compiled), self.functions, strict=False):
             reading._written[self.framing] = Written(plan, function)
+
+    def learn(self, ref: SchemaRef, schema: dict[str, Any]) -> None:
+        """Both decoders learn what `ref` names."""
+        for decoder in (self.decoder, self.whole):
+            assert decoder.add_schema(ref, schema) is None
 
     def value(self, event: Any) -> bytes | None:
         """The record's value; None if the event cannot be written."""
@@ -275,7 +280,7 @@ def test_schemas_beyond_the_bound_take_two_steps() -> None:
     assert good is not None
     for number in range(100, 100 + MOST_SCHEMAS + 2):
         ref = SchemaRef("id", str(number))
-        both.decoder.add_schema(ref, SCHEMA)
+        both.learn(ref, SCHEMA)
         (said,) = both.check(framing_of(ref) + good[5:])
         assert isinstance(said, list)
     assert sum(one.function is not None for one in both.fused._written.values()) == MOST_SCHEMAS

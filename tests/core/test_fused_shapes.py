@@ -321,7 +321,7 @@ def test_a_schema_that_is_learned_anew_is_read_as_it_is_now() -> None:
     (before,) = both.check(both.value(EVENT))
     assert b"device_info" not in before[5]
     newer = Both((both.schema, '[fields]\n"device_info.brand" = "p"', None))
-    assert both.decoder.add_schema(SchemaRef("id", "7"), both.schema) is None
+    both.learn(SchemaRef("id", "7"), both.schema)
     (after,) = both.check(newer.value({**EVENT, "p": "Acme"}))
     assert orjson.loads(after[5])["device_info"] == {"brand": "Acme"}
 
