@@ -67,6 +67,9 @@ class RegistryError(PinstreamError):
 class KeyStoreError(PinstreamError):
     """The key store cannot be opened, read or written."""
 
+    needs_restart = False
+    """Whether only a new start of this process can open it."""
+
 
 class WorkersFailed(PinstreamError):
     """A worker of ``pinstream run --workers N`` could not be kept running."""

@@ -53,6 +53,9 @@ class Source(Protocol):
     async def reached(self) -> Mapping[TopicPartition, int]:
         """Up to where the assigned partitions were read (see `EndOffsets`)."""
 
+    async def joined(self) -> bool:
+        """Whether the group has said what is ours, nothing included."""
+
     async def waiting_for_start(self) -> int:
         """How many partitions are ours and were not told of yet: the brokers have not said where to start."""
 
@@ -181,6 +184,8 @@ class Service:
         self._failed = False
         self._forgotten = 0
         """Keys that the key store forgot early, as the core was told."""
+        self.key_store_broken: str | None = None
+        """Why the key store cannot be used before a new start; None: nothing is known of that."""
         self.fetched_at: float | None = None
         """When the last fetch began, in monotonic seconds: a service that is caught up still fetches."""
         self._performers: dict[type, Callable[[Any], None]] = {
@@ -338,7 +343,8 @@ class Service:
             await asyncio.sleep(_HOUSEKEEPING)
             ends, reached = await self._source.end_offsets(), await self._source.reached()
             waiting, unreadable = await self._source.waiting_for_start(), await self._source.unreadable()
-            self.feed(i.EndOffsets(ends, reached, waiting, unreadable, await self._source.begins()))
+            begins, joined = await self._source.begins(), await self._source.joined()
+            self.feed(i.EndOffsets(ends, reached, waiting, unreadable, begins, joined))
             before, self._forgotten = self._forgotten, self._key_store.statistics().evicted_early
             if self._forgotten != before:
                 self.feed(i.KeysForgotten(self._forgotten))
@@ -392,19 +398,26 @@ class Service:
         try:
             found = await self._key_store.look_up(command.keys, self._clock.now().unix)
         except KeyStoreError as error:
-            self._report(i.Report("error", "key_store_trouble", {"reason": str(error)}))
+            self._key_store_failed(error)
             self.feed(i.LookUpFailed(command.number))
         else:
+            self.key_store_broken = None
             self.feed(i.KeysLookedUp(command.number, found))
 
     async def _store_keys(self, command: i.StoreKeys) -> None:
         try:
             await self._key_store.remember(command.keys, self._clock.now().unix)
         except KeyStoreError as error:
-            self._report(i.Report("error", "key_store_trouble", {"reason": str(error)}))
+            self._key_store_failed(error)
             self.feed(i.StoreFailed(command.number))
         else:
+            self.key_store_broken = None
             self.feed(i.KeysStored(command.number))
+
+    def _key_store_failed(self, error: KeyStoreError) -> None:
+        self._report(i.Report("error", "key_store_trouble", {"reason": str(error)}))
+        if error.needs_restart:
+            self.key_store_broken = str(error)
 
     async def _send(self, command: i.Send) -> None:
         self.feed(await self._api.send(command))

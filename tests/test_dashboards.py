@@ -170,6 +170,7 @@ class TestAlerts:
             *("FreshnessBelowTarget", "DeadLetters", "LedgerMismatch", "WorkerDies", "WaitsForStart"),
             *("Unreadable", "WaitsForSchema", "MayCountTwice"),
             *("RecordsRemoved", "LogCut", "KeyStoreFull"),
+            *("DestinationUnreachable", "Stalled"),
         }
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])

@@ -113,6 +113,7 @@ def policy(settings: Settings) -> Policy:
         max_open_bytes=own.max_open_bytes,
         commit_interval=own.commit_interval,
         halt_patience=own.halt_patience,
+        stall_after=own.stall_after,
         schema_patience=own.schema_patience,
         dead_letter_share=own.dead_letter_share,
         dead_letter_sample=own.dead_letter_sample,

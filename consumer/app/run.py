@@ -22,6 +22,7 @@ from consumer.core.statistics import Statistics
 from consumer.errors import DestinationRefused
 from consumer.service import Service, SystemClock
 from consumer.settings import REVOKE_MARGIN, PinstreamSettings, Settings, load
+from consumer.web.health import FETCH_HANGS_AFTER
 from consumer.web.server import Urls, WebServer
 from consumer.web.status import ledger
 
@@ -136,6 +137,8 @@ class Member:
             self.service.statistics,
             self.info,
             fetched_at=lambda: self.service.fetched_at,
+            hangs_after=hangs_after(self.settings),
+            broken=lambda: self.service.key_store_broken,
             keys=lambda: self.key_store.statistics().keys,
         )
         return None if self._web is None else await self._web.start()
@@ -178,10 +181,14 @@ def web_server(
         host=address.host,
         port=address.port,
         page_at=settings.pinstream.page_address,
-        stall_after=settings.pinstream.stall_after,
         token=_page_token(settings.pinstream),
         **others,
     )
+
+
+def hangs_after(settings: Settings) -> float:
+    """Seconds after which a fetch hangs: a rebalance within it waits for a drain."""
+    return settings.pinstream.shutdown_grace + REVOKE_MARGIN + FETCH_HANGS_AFTER
 
 
 def process(settings: Settings, started: float) -> dict[str, Any]:

@@ -48,6 +48,8 @@ _SUSPECT_AFTER = 5
 _NO_REASON = "the API gave no reason"
 
 
+_OUTCOMES: Mapping[type, str] = {NoVerdict: "no_verdict", Throttled: "throttled", Refused: "refused"}
+"""All others are verdicts."""
 _TROUBLES: Mapping[str, str] = {
     "timeout": "no answer in time",
     "dns": "the name of the API cannot be resolved",
@@ -115,10 +117,15 @@ class Answers:
         """No answer came to an attempt."""
         batch = self._dispatcher.answered(answer.number)
         self._context.counters.bump(self._context.counters.answers, answer.reason)
+        self._ended(batch, "no_answer")
         self._no_verdict(batch, NoVerdict(answer.reason), None, request_id(answer.headers))
+
+    def _ended(self, batch: Batch, outcome: str) -> None:
+        self._context.counters.call_ended(outcome, self._context.now.monotonic - batch.sent_at)
 
     def _apply(self, batch: Batch, verdict: Verdict, answer: Answered) -> None:
         rid = request_id(answer.headers)
+        self._ended(batch, _OUTCOMES.get(type(verdict), "verdict"))
         if isinstance(verdict, NoVerdict):
             readable = answer.status == 200 and verdict.reason != "not_json"
             said = None if readable else who_answered(answer.headers, answer.body, batch.body())

@@ -35,7 +35,16 @@ class Batch:
     when the first of these was answered, or when the batch was cut off another one.
     """
 
-    __slots__ = ("account", "attempts", "deliveries", "failing_since", "failures", "number", "probe")
+    __slots__ = (
+        "account",
+        "attempts",
+        "deliveries",
+        "failing_since",
+        "failures",
+        "number",
+        "probe",
+        "sent_at",
+    )
 
     def __init__(self, number: int, account: str, deliveries: list[Delivery], attempts: int = 0) -> None:
         self.number = number
@@ -44,6 +53,7 @@ class Batch:
         self.attempts = attempts
         self.failures = 0
         self.failing_since = 0.0
+        self.sent_at = 0.0
         self.probe = False
         """Whether the call under way was sent while its gate was halted."""
 

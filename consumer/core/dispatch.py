@@ -209,6 +209,7 @@ class Dispatcher:
         queue.in_flight += 1
         queue.gate.called(context.now.monotonic)
         self._in_flight[batch.number] = batch
+        batch.sent_at = context.now.monotonic
         body = batch.body()
         context.counters.calls += 1
         context.counters.bytes_sent += len(body)

@@ -197,6 +197,7 @@ class EndOffsets:
     `waiting_for_start`: partitions that are ours and not told of as assigned yet, since the brokers have not said where
     to start. `unreadable`: partitions of which nothing is read from this offset on, since what comes is damaged.
     `begins`: where logs begin, as last heard.
+    `joined`: whether the group has said what is ours, nothing included.
     """
 
     ends: Mapping[TopicPartition, int]
@@ -204,6 +205,7 @@ class EndOffsets:
     waiting_for_start: int = 0
     unreadable: Mapping[TopicPartition, int] = field(default_factory=dict)
     begins: Mapping[TopicPartition, int] = field(default_factory=dict)
+    joined: bool = False
 
 
 @dataclass(frozen=True, slots=True)

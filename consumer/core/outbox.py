@@ -53,6 +53,11 @@ class Outbox(Generic[T]):
         return len(self._writing) + len(self._waiting)
 
     @property
+    def failing(self) -> bool:
+        """Whether the latest write failed, and what it held still waits."""
+        return self._failures > 0 and len(self) > 0
+
+    @property
     def writing(self) -> int:
         """How many items the write under way holds."""
         return len(self._writing)

@@ -34,6 +34,7 @@ from consumer.core.draining import Drain, is_busy
 from consumer.core.freshness import Freshness
 from consumer.core.guard import Guard
 from consumer.core.intake import Converting, Intake, Reading, SchemaLearner, TwoSteps, Verdict
+from consumer.core.lag import lag_of
 from consumer.core.ledger import Ledger
 from consumer.core.model import Chunk, Disposition, Filtered, Instant, Rejection, SchemaRef, TopicPartition
 from consumer.core.offset_map import CommitMetadata
@@ -44,6 +45,7 @@ from consumer.core.retention import count_unsettled, removed_unread
 from consumer.core.room import FETCH_MOST as FETCH_MOST
 from consumer.core.room import Limit, Room
 from consumer.core.spans import Span
+from consumer.core.stall import Stall, excused
 from consumer.core.statistics import Samples, Statistics
 from consumer.core.surveyor import survey
 from consumer.errors import InvariantViolation
@@ -82,6 +84,7 @@ class Pipeline:
         self.stopping = False
         self.progress_at: float | None = None
         self.waiting_for_start = 0
+        self.joined = False
         self._decoder = decoder
         self._intake = Intake(
             self.context,
@@ -90,6 +93,7 @@ class Pipeline:
             self.samples,
         )
         self.guard = Guard(self.context)
+        self.stall = Stall(self.context)
         self._limit = Limit(policy.most_records, self.ledger)
         self.admission = Admission(
             self.context, self.ledger, self.parking, self._intake, self, self.guard, self._limit
@@ -430,6 +434,12 @@ class Pipeline:
         if kept:
             self._look_up_again.append((self.context.now.monotonic + delay, kept))
 
+    @property
+    def key_store_fails(self) -> bool:
+        """Whether the key store was last asked, or given keys, in vain, and is to be asked again."""
+        looks = self._look_up_failures > 0 and bool(self._look_up_again or self._looking_up)
+        return looks or self.keys.failing
+
     def _looked_up(self, number: int) -> list[Delivery]:
         leaders = self._looking_up.pop(number, None)
         if leaders is None:
@@ -494,7 +504,7 @@ class Pipeline:
     # -- ends
 
     def _end_offsets(self, happened: i.EndOffsets) -> None:
-        self.waiting_for_start = happened.waiting_for_start
+        self.waiting_for_start, self.joined = happened.waiting_for_start, happened.joined
         for tp, end in happened.ends.items():
             state = self.ledger.get(tp)
             if state is not None:
@@ -503,6 +513,7 @@ class Pipeline:
         for state in self.ledger:
             state.unreadable_at = happened.unreadable.get(state.tp)
             self._mind_emptied(state, happened.begins.get(state.tp, -1))
+        self._look_for_stall()
 
     def _keys_forgotten(self, happened: i.KeysForgotten) -> None:
         newly = happened.early - self.context.counters.keys_forgotten_early
@@ -511,6 +522,17 @@ class Pipeline:
             self.context.report(
                 "warning", "keys_forgotten_early", keys=newly, advice="raise PINSTREAM_KEY_STORE_MAX_BYTES"
             )
+
+    def _look_for_stall(self) -> None:
+        """Once in each of the shell's rounds, when it is known how much is left."""
+        held_to = self.admission.held_to()
+        lag = sum(lag_of(state, held_to.get(state, 0)) or 0 for state in self.ledger)
+        by_name = (
+            self.stopping
+            or self.guard.tripped is not None
+            or excused(self.dispatcher, self.context.now.monotonic)
+        )
+        self.stall.look(self.ledger.settlements, self.ledger.open + lag, by_name)
 
     # -- after every input
 

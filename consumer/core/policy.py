@@ -56,6 +56,8 @@ class Policy:
     registry_concurrency: int = 8
     """Questions to the schema registry at once."""
     registry_calls_per_second: float = 20.0
+    stall_after: float = 120.0
+    """With work to do, and nothing settled for so long, it is told that all stands still."""
     throttle_cap: float = 300.0
     """The longest a Retry-After or x-ratelimit-reset is obeyed: a header must not stop us for a day."""
     map_bytes: int = MOST

@@ -7,6 +7,8 @@ go, between two inputs, so its figures agree.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,12 @@ PROBLEMS_MOST = 10
 LETTERS_MOST = 20
 SCHEMAS_MOST = 20
 """Schemas that a snapshot names."""
+
+
+CALL_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, math.inf)
+"""Seconds."""
+OUTCOMES = ("verdict", "refused", "throttled", "no_verdict", "no_answer")
+"""How calls end: with an outcome for the events, a refusal of us, a 429, an answer that says nothing, or none."""
 
 
 class Counters:
@@ -56,6 +64,10 @@ class Counters:
         """Those of them that happened offline."""
         self.processed_with_error = 0
         """Processed, yet with an error message: delivered, and worth an alert."""
+        self.call_buckets: Counter[tuple[str, float]] = Counter()
+        """Calls that ended, by outcome and by the bound of seconds that theirs are within (`CALL_BOUNDS`)."""
+        self.call_milliseconds: Counter[str] = Counter()
+        """Their times together, by outcome."""
         self.in_two_steps = 0
         """Records that were read the slow way (`consumer.core.intake.Reading`)."""
         self.removed_unread = 0
@@ -73,6 +85,11 @@ class Counters:
         for name, value in vars(self).items():
             setattr(taken, name, value.copy() if isinstance(value, Counter) else value)
         return taken
+
+    def call_ended(self, outcome: str, seconds: float) -> None:
+        """A call came back, one way or another."""
+        self.call_buckets[outcome, CALL_BOUNDS[bisect_left(CALL_BOUNDS, seconds)]] += 1
+        self.call_milliseconds[outcome] += round(seconds * 1000)
 
     @staticmethod
     def bump(family: Counter[str], name: str, by: int = 1) -> None:
@@ -313,6 +330,12 @@ class Statistics:
     freshness: FreshnessSnapshot
     counters: Counters
     stopping: bool
+    joined: bool = False
+    """Whether the group has said what is ours, nothing included."""
+    stalled_for: float | None = None
+    """There is work, and nothing was settled for so many seconds; None: not for too long."""
+    key_store_fails: bool = False
+    """The key store was last asked, or given keys, in vain."""
     waiting_for_start: int = 0
     """Partitions that are ours and not read yet: the brokers have not said where to start."""
     guard: GuardStatistics | None = None

@@ -67,8 +67,10 @@ class _Window:
         number = minute // self._width
         if not self._buckets or self._buckets[-1][0] != number:
             self._buckets.append((number, {}))
-        _enter(rows, self._buckets[-1][1])
-        _enter(rows, self._sum)
+        # A row of nothing must not be taken out again: with the others gone there would be no sum of it.
+        counted = {name: row for name, row in rows.items() if any(row)}
+        _enter(counted, self._buckets[-1][1])
+        _enter(counted, self._sum)
 
     def move(self, minute: int) -> None:
         """This minute has begun: what is too old for it goes."""

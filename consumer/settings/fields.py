@@ -351,7 +351,7 @@ class PinstreamSettings(Group):
     stall_after: Annotated[float, duration("1s", "1d")] = _setting(
         "PINSTREAM_STALL_AFTER",
         "2m",
-        "lag, and nothing settled for so long: /healthz says sick",
+        "work to do, and nothing settled for so long: page, log, metrics and an alert say so",
         unit="duration",
     )
     http_address: Annotated[HttpAddress | None, BeforeValidator(parse_http_address)] = _setting(

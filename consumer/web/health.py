@@ -1,90 +1,87 @@
-"""Healthy means progress, not merely life (lessons.md: aio-libs/aiokafka #847, #1154).
+"""Healthy: this process goes on by itself. Ready: what it is given would be delivered. Neither is about anybody else.
 
-Theory of operation. There is work when records are open or partitions lag. Work that stands still for longer than
-`stall_after` is sick, and a restart may help. Since when it stands is known from looking again and again: whoever
-owns a `Health` looks at short intervals of its own, so that it does not matter how seldom a probe asks.
+Theory of operation. A probe that fails for somebody else's outage restarts the healthy (lessons.md, "What we learned
+on ourselves"). So what a restart does not help is no sickness, however long it lasts: the API, the brokers, the
+registry, a shared store, a full disk, somebody's hanging transaction. What stands still for it is told by its own
+name, on the page, in the log, as a metric and an alert (`consumer.core.stall`), and `unreadiness` where nothing could
+be delivered. A restart helps where the process itself does not go on:
 
-A destination that is halted or throttles is not our sickness: a restart would not help, so health stays good, and
-readiness says no. But an account that refuses us excuses only what waits for it, not an open one that has work.
-Nor is it our sickness that the guard has stopped intake: a restart would only write another sample of dead letters.
-A ledger that does not add up is: nothing is committed any more, and a restart begins new books.
-
-A process that has nothing left to read looks idle, even if nobody reads any more: a fetch that hangs hears of no
-new records. So the time of the last fetch is looked at too. Fetches go on while halted and while paused (design.md,
-rule 5), and nothing but the stop excuses them.
+* a loop that stands still: then nobody answers the probe at all;
+* a fetch that does not come back. Brokers that are away do not hold one up: each question has its time limit, and so
+  has a rebalance, which waits for a drain. What takes longer than all of them together hangs in this process;
+* a ledger that does not add up: nothing is committed any more, and a restart begins new books;
+* a key store on this machine that only a new start can open.
 """
 
 from __future__ import annotations
 
 from consumer.core.statistics import Statistics
 
+FETCH_HANGS_AFTER = 120.0
+"""Seconds, beside what a drain may take, after which a fetch hangs: far above all its time limits."""
 _MISMATCH = (
     "the ledger does not add up (by {} records): nothing is read or committed any more; please report this"
 )
-
-_NO_PARTITIONS = "no partitions assigned"
+_NOT_JOINED = "the group has not said yet which partitions are ours"
 _NOT_STARTED = "the brokers do not say where to start: {} of our partitions wait"
+_CANNOT = ("halted", "unreachable")
+"""States in which an ad account takes no events, and nothing is known of when it will."""
 
 
-class Health:
-    """Judges snapshots in the order they are taken. `stall_after` in seconds."""
+def sickness(
+    statistics: Statistics,
+    now: float,
+    fetched_at: float | None = None,
+    *,
+    hangs_after: float = FETCH_HANGS_AFTER,
+    broken: str | None = None,
+) -> str | None:
+    """What is wrong with the process that a restart may mend, in one line; None: healthy.
 
-    def __init__(self, stall_after: float) -> None:
-        self._stall_after = stall_after
-        self._settled = -1
-        self._moved_at = 0.0
-
-    def sickness(self, statistics: Statistics, now: float, fetched_at: float | None = None) -> str | None:
-        """What is wrong, in one line; None: healthy.
-
-        `now`, and `fetched_at`, when the last fetch came back (None: nothing is known of it): monotonic seconds.
-        """
-        if statistics.mismatch:
-            return _MISMATCH.format(statistics.mismatch)
-        totals = statistics.totals
-        settled = totals.read - totals.open
-        lag = sum(one.lag or 0 for one in statistics.partitions)
-        idle = not totals.open and not lag
-        if idle or settled != self._settled or _excused(statistics):
-            self._settled, self._moved_at = settled, now
-        if fetched_at is not None and not statistics.stopping and self._too_long(now - fetched_at):
-            return f"no fetch came back for {now - fetched_at:.0f} s"
-        if self._too_long(now - self._moved_at):
-            still = now - self._moved_at
-            return f"nothing settled for {still:.0f} s with {totals.open} records open and a lag of {lag}"
-        return None
-
-    def _too_long(self, seconds: float) -> bool:
-        return seconds >= self._stall_after
-
-
-def _excused(statistics: Statistics) -> bool:
-    """Whether no restart could move what stands still, or one would do harm.
-
-    We are stopping, or too many records would be dead letters, or all that waits, waits for the platform.
+    `now`, and `fetched_at`, when the last fetch began (None: nothing is known of it): monotonic seconds. `hangs_after`:
+    seconds that a fetch may take. `broken`: why the key store cannot be used before a new start.
     """
-    if statistics.stopping or statistics.guard is not None:
-        return True
-    if statistics.destination == "open":
-        return False
-    return not any(one.state == "open" and (one.queued or one.in_flight) for one in statistics.accounts)
+    if statistics.mismatch:
+        return _MISMATCH.format(statistics.mismatch)
+    if statistics.stopping:
+        return None  # the stop has a deadline of its own
+    if fetched_at is not None and now - fetched_at >= hangs_after:
+        return f"no fetch came back for {now - fetched_at:.0f} s"
+    return broken
 
 
 def unreadiness(statistics: Statistics) -> str | None:
-    """Why no work can be done now; None: ready (partitions assigned, destination not halted, guard not tripped)."""
+    """Why nothing could be delivered now, in one line; None: ready.
+
+    A member that the group gives nothing is ready, too: it is a spare, and a rolling update goes on.
+    """
     if statistics.stopping:
         return "stopping"
     if statistics.mismatch:
         return _MISMATCH.format(statistics.mismatch)
-    if not statistics.partitions:
-        return _NOT_STARTED.format(waiting) if (waiting := statistics.waiting_for_start) else _NO_PARTITIONS
+    if not statistics.partitions and statistics.waiting_for_start:
+        return _NOT_STARTED.format(statistics.waiting_for_start)
+    if not statistics.joined:
+        return _NOT_JOINED
     guard = statistics.guard
     if guard is not None:
         return (
             f"intake stopped: {guard.rejected} of the latest {guard.of} of {guard.topic} would be dead letters, "
             f"mostly {guard.mostly} ({guard.cause.value}): {guard.remedy} and start again"
         )
-    if statistics.destination == "halted":
-        halted = (one for one in statistics.accounts if one.state == "halted")
-        return "destination halted: " + "; ".join(f"{one.account}: {one.reason}" for one in halted)
+    return _no_account(statistics) or _no_key_store(statistics)
+
+
+def _no_account(statistics: Statistics) -> str | None:
+    """Of the ad accounts that there were events for, one that takes events is enough."""
+    accounts = statistics.accounts
+    if not accounts or any(one.state not in _CANNOT for one in accounts):
+        return None
+    state = "halted" if any(one.state == "halted" for one in accounts) else "unreachable"
+    return f"destination {state}: " + "; ".join(f"{one.account}: {one.reason}" for one in accounts)
+
+
+def _no_key_store(statistics: Statistics) -> str | None:
+    if statistics.key_store_fails:
+        return "the key store does not answer: nothing can be delivered without it (the log says why)"
     return None

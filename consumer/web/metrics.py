@@ -7,6 +7,7 @@ family is told of in docs/status.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 
@@ -16,6 +17,8 @@ from prometheus_client.registry import Collector
 from consumer.core.coverage import PARAMETERS, CoverageSnapshot
 from consumer.core.freshness import AGE_BOUNDS, FreshnessSnapshot
 from consumer.core.statistics import (
+    CALL_BOUNDS,
+    OUTCOMES,
     STATES,
     AccountStatistics,
     Counters,
@@ -125,6 +128,7 @@ class StatisticsCollector(Collector):
         yield from _accounts(statistics.accounts)
         yield from _levels(statistics)
         yield _age(statistics.freshness)
+        yield _call_seconds(statistics.counters)
         yield _within_hour(statistics.freshness)
         yield _coverage(statistics.coverage)
         yield from _counts(statistics.counters)
@@ -229,6 +233,21 @@ def _levels(statistics: Statistics) -> Iterator[Metric]:
             "Partitions that began where the group had committed for another destination.",
             statistics.elsewhere,
         ),
+        (
+            "pinstream_joined",
+            "1: the group has said which partitions are ours, nothing included.",
+            int(statistics.joined),
+        ),
+        (
+            "pinstream_stalled_seconds",
+            "There is work, and nothing was settled for so long; 0: not for too long.",
+            statistics.stalled_for or 0,
+        ),
+        (
+            "pinstream_key_store_failing",
+            "1: the key store was last asked, or given keys, in vain.",
+            int(statistics.key_store_fails),
+        ),
         ("pinstream_claims", "Event keys claimed by open events.", statistics.claims),
         (
             "pinstream_waiting_for_schema_records",
@@ -273,6 +292,20 @@ def _age(freshness: FreshnessSnapshot) -> Metric:
     seen = dict(zip(AGE_BOUNDS, accumulate(freshness.buckets), strict=False))
     buckets = [(str(bound), seen[bound]) for bound in METRIC_AGES]
     family.add_metric([], [*buckets, ("+Inf", freshness.total.delivered)], freshness.age_sum)
+    return family
+
+
+def _call_seconds(counters: Counters) -> Metric:
+    family = HistogramMetricFamily(
+        "pinstream_call_seconds", "Time from a call to its end, by outcome.", labels=["outcome"]
+    )
+    for outcome in OUTCOMES:
+        counts = accumulate(counters.call_buckets[outcome, bound] for bound in CALL_BOUNDS)
+        buckets = [
+            ("+Inf" if bound == math.inf else str(bound), count)
+            for bound, count in zip(CALL_BOUNDS, counts, strict=True)
+        ]
+        family.add_metric([outcome], buckets, counters.call_milliseconds[outcome] / 1000)
     return family
 
 

@@ -73,6 +73,8 @@ function stateOf(s) {
   if (!addsUp(s)) return ["mismatch", "bad", "The ledger does not add up.", { "": "Nothing is read or committed any more; what is not committed is read again.", "What to do": "save /status and the log, start pinstream again, and please report this. The figures below contradict each other." }];
   if (s.guard) return guardState(s.guard);
   if (halted.length) return haltState(halted, s.destination.accounts);
+  const away = s.destination.accounts.filter(a => a.state === "unreachable");
+  if (away.length && !s.stopping) return awayState(away, s.destination.accounts, go);
   if (s.stopping) return ["stopping", "warn", "Stopping.", { "": `What is under way is being finished: ${many(s.ledger.open, "record")} open.` }];
   const torn = s.partitions.filter(p => p.unreadable_at != null);
   if (torn.length) return ["unreadable", "bad", `${many(torn.length, "partition")} cannot be read on: what Kafka sends is damaged.`, { "": `${torn.slice(0, 3).map(p => `${p.topic} [${p.partition}] from offset ${n(p.unreadable_at)}`).join(", ")}${torn.length > 3 ? ", …" : ""}. It is asked for again and again, and nothing behind it is read until then.`, "What to do": "if it lasts, have the brokers' disks looked after; the runbook says how to go on behind the batch." }];
@@ -81,7 +83,7 @@ function stateOf(s) {
   if (most(s.destination.accounts.map(a => a.throttled_for)) >= WORTH_A_WORD) return ["throttled", "warn", "Waiting until Pinterest takes calls again.", { "": `Nothing is lost, and it goes on by itself: ${go}.${wait >= 60 ? ` The oldest has waited ${age(wait)}.` : ""}` }];
   const schema = (s.open.schemas || []).find(one => one.seconds >= 30);
   if (schema) return schemaState(schema, s);
-  if (toGo(s) && s.seconds_since_progress >= 30) return stuckState(s, go);
+  if (s.stalled_for != null || (toGo(s) && s.seconds_since_progress >= 30)) return stuckState(s, go);
   return paceState(wait, toGo(s), go, unknownOf(s));
 }
 
@@ -102,13 +104,14 @@ const guardState = g => ["guarded", "bad", "Intake has stopped: too many records
   "What to do": `${g.advice}.`,
 }];
 
+const whyOf = accounts => [...new Set(accounts.map(a => a.reason || "no reason given"))].join("; ");
+
 function haltState(halted, accounts) {
-  const why = halted.map(a => a.reason || "no reason given").filter((one, i, all) => all.indexOf(one) === i).join("; ");
   const title = halted.length < accounts.length
     ? `Pinterest refuses ${halted.length} of ${accounts.length} ad accounts; the others go on.`
     : "Halted: Pinterest refuses us.";
   return ["halted", "bad", title, {
-    Why: `${why}. Nothing is lost.`,
+    Why: `${whyOf(halted)}. Nothing is lost.`,
     "What to do": "put a valid token in PINTEREST_ACCESS_TOKEN or its file, and see that it may write to this ad account. A new file is tried by itself.",
   }];
 }
@@ -122,10 +125,15 @@ function schemaState(one, s) {
   }];
 }
 
+const awayState = (away, all, go) => ["unreachable", "bad", `Pinterest does not answer${away.length < all.length ? ` for ${away.length} of ${all.length} ad accounts` : ""}.`, {
+  Why: `${whyOf(away)}. For ${age(most(away.map(a => a.unreachable_for)))}: ${go}. Nothing is lost, and it goes on by itself.`,
+  "What to do": "if somebody else answers, have it let calls through; docs/runbook.md (Pinterest does not answer) says what is kept, and how long.",
+}];
+
 function stuckState(s, go) {
   const waits = s.oldest_open && WAITS[s.oldest_open.waits_for];
   return ["stuck", "bad", `Nothing moves: ${go}.`, {
-    "": `Nothing was settled for ${age(s.seconds_since_progress)}.` + (waits ? ` The oldest open event waits for ${waits}.` : ""),
+    "": `Nothing was settled for ${age(s.stalled_for ?? s.seconds_since_progress)}.` + (waits ? ` The oldest open event waits for ${waits}.` : ""),
     "What to do": "look at the log's latest warnings; docs/runbook.md says what each means.",
   }];
 }
@@ -186,12 +194,12 @@ function bands(l) {
 }
 
 function showDestination(s) {
-  const word = { open: ["takes events", "good"], throttled: ["is at its limit of calls", "warn"], halted: ["refuses us", "bad"] };
+  const word = { open: ["takes events", "good"], throttled: ["is at its limit of calls", "warn"], unreachable: ["does not answer", "bad"], halted: ["refuses us", "bad"] };
   put($("destination"), s.destination.accounts.length ? s.destination.accounts.map(a => {
     const [text, cls] = word[a.state] || [a.state, ""];
     return h("div", { class: "account" },
       h("p", null, "Ad account ", h("b", null, a.account), " ", h("b", { class: cls }, text)),
-      a.state === "halted" && h("p", { class: "break" }, `Why: ${a.reason || "no reason given"}. For ${age(a.halted_for)}; tried again in ${age(a.next_probe_in)}.`),
+      (a.state === "halted" || a.state === "unreachable") && h("p", { class: "break" }, `Why: ${whyOf([a])}. For ${age(a.halted_for ?? a.unreachable_for)}; tried again ${a.next_probe_in == null ? "by itself" : "in " + age(a.next_probe_in)}.`),
       a.state === "throttled" && h("p", null, `Goes on by itself in ${age(a.throttled_for)}.`),
       h("p", { class: "soft" }, `${many(a.in_flight, "call")} under way, ${many(a.queued, "event")} queued`));
   }) : h("p", { class: "soft" }, "Nothing sent yet."),

@@ -1,9 +1,9 @@
 """The HTTP server of a running consumer: thin handlers over one snapshot function.
 
 Theory of operation. Every answer is made from a snapshot taken for it. A task of the server's own takes one each
-second and shows it to three that remember: `Health`, so that its verdict does not hang on how often a probe comes by;
-`History`, for the plots; and `Events`, which makes a document of it if anybody listens. So it costs the same however
-many look. What is served holds no personal data, and cannot change anything; with a token, only who knows it sees it.
+second and shows it to two that remember: `History`, for the plots, and `Events`, which makes a document of it if
+anybody listens. So it costs the same however many look. What is served holds no personal data, and cannot change
+anything; with a token, only who knows it sees it.
 
 The page may have an address of its own: then the other one has only what machines ask for, health and metrics, and can
 be open to more people. Both are made of the same handlers, and what is asked for at the wrong one is told so.
@@ -35,7 +35,7 @@ from prometheus_client.registry import Collector
 from consumer.core.statistics import Statistics
 from consumer.web.access import guard, refuse_foreign_names
 from consumer.web.events import Events
-from consumer.web.health import Health, unreadiness
+from consumer.web.health import FETCH_HANGS_AFTER, sickness, unreadiness
 from consumer.web.history import History
 from consumer.web.listening import Place, listen, main_place, page_place, url
 from consumer.web.metrics import StatisticsCollector
@@ -43,7 +43,7 @@ from consumer.web.page import page
 from consumer.web.status import status_document
 
 _LOOK_EVERY = 1.0
-"""Seconds between two looks at the figures; less where `stall_after` is short."""
+"""Seconds between two looks at the figures."""
 _STOP_TIMEOUT = 1.0
 """Seconds for answers under way when the server stops: a reader that dawdles must not hold up the shutdown."""
 _LINGER = 1.0
@@ -65,10 +65,11 @@ class WebServer:
     """Serves page, status, metrics and health at `host`:`port`; all of it is read from `snapshot`.
 
     `page_at`, host and port: page, status, history and events are served there, and not at `host`:`port`.
-    `info` is put into /status as it is. `stall_after`, seconds: see `Health`. `fetched_at` says when the last fetch
-    came back, on the same monotonic clock as `clock`; None while there was none. `keys`: how many keys the key store
-    holds, for /history. `token` gives the token of now that all but the probes must show; None: nobody is asked.
-    `others`: what ails one of several processes whose figures these are, in one line. `more_metrics`: of these.
+    `info` is put into /status as it is. `fetched_at` says when the last fetch began, on the same monotonic clock as
+    `clock`; None while there was none. `hangs_after` and `broken`: see `consumer.web.health.sickness`. `keys`: how
+    many keys the key store holds, for /history. `token` gives the token of now that all but the probes must show;
+    None: nobody is asked. `others`: what ails one of several processes whose figures these are, in one line.
+    `more_metrics`: of these.
     """
 
     def __init__(
@@ -79,14 +80,16 @@ class WebServer:
         host: str,
         port: int,
         page_at: tuple[str, int] | None = None,
-        stall_after: float,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         fetched_at: Callable[[], float | None] = lambda: None,
+        hangs_after: float = FETCH_HANGS_AFTER,
+        broken: Callable[[], str | None] = lambda: None,
         keys: Callable[[], int | None] = lambda: None,
         token: Callable[[], str] | None = None,
         others: Callable[[], str | None] = lambda: None,
         more_metrics: Collector | None = None,
+        look_every: float = _LOOK_EVERY,
     ) -> None:
         self._snapshot = snapshot
         self._info = info
@@ -98,10 +101,11 @@ class WebServer:
         self._keys = keys
         self._token = token
         self._others = others
-        self._health = Health(stall_after)
+        self._hangs_after = hangs_after
+        self._broken = broken
+        self._look_every = look_every
         self._history = History()
         self._events = Events(self._document, clock)
-        self._look_every = min(_LOOK_EVERY, stall_after / 10)
         self._registry = CollectorRegistry()
         self._registry.register(StatisticsCollector(snapshot))
         if more_metrics is not None:
@@ -197,7 +201,6 @@ class WebServer:
         now = self._clock()
         try:
             statistics = self._snapshot()
-            self._health.sickness(statistics, now, self._fetched_at())
             self._history.look(statistics, now, self._keys)
             self._events.look(statistics)
         except Exception as error:  # a bug, which must be heard of, and must not end the looks
@@ -205,11 +208,16 @@ class WebServer:
             self._events.hang_up()
 
     def _sickness(self) -> str | None:
-        """A look at the progress. Figures that cannot be had are sickness enough."""
+        """Figures that cannot be had are sickness enough."""
         try:
-            return (
-                self._health.sickness(self._snapshot(), self._clock(), self._fetched_at()) or self._others()
+            found = sickness(
+                self._snapshot(),
+                self._clock(),
+                self._fetched_at(),
+                hangs_after=self._hangs_after,
+                broken=self._broken(),
             )
+            return found or self._others()
         except Exception as error:
             return f"the figures cannot be read ({type(error).__name__})"
 

@@ -15,6 +15,7 @@ from consumer.core.assignment import Totals
 from consumer.core.coverage import PARAMETERS, CoverageSnapshot, Covered
 from consumer.core.freshness import Ages, FreshnessSnapshot
 from consumer.core.statistics import (
+    OUTCOMES,
     AccountStatistics,
     Counters,
     GuardStatistics,
@@ -38,6 +39,9 @@ def status_document(statistics: Statistics, info: Mapping[str, Any]) -> dict[str
         "ledger_mismatch": statistics.mismatch,
         "released": statistics.totals.released,
         "passed_over": statistics.passed,
+        "joined": statistics.joined,
+        "stalled_for": _seconds(statistics.stalled_for),
+        "key_store_fails": statistics.key_store_fails,
         "waiting_for_start": statistics.waiting_for_start,
         "commit_metadata": statistics.commit_metadata.value,
         "committed_elsewhere": statistics.elsewhere,
@@ -94,6 +98,7 @@ def counts(counters: Counters) -> dict[str, Any]:
         "no_verdicts": by_name(counters.no_verdicts),
         "failures": by_name(counters.failures),
         "calls": counters.calls,
+        "calls_ended": _calls_ended(counters),
         "events_sent": counters.events_sent,
         "bytes_sent": counters.bytes_sent,
         "batches_bisected": counters.bisected,
@@ -107,6 +112,17 @@ def counts(counters: Counters) -> dict[str, Any]:
         "positions_went_back": counters.positions_went_back,
         "keys_forgotten_early": counters.keys_forgotten_early,
         "delivered_after_release": counters.delivered_after_release,
+    }
+
+
+def _calls_ended(counters: Counters) -> dict[str, dict[str, Any]]:
+    """How many calls ended in which way, and how long they took together."""
+    counts = dict.fromkeys(OUTCOMES, 0)
+    for (outcome, _), count in counters.call_buckets.items():
+        counts[outcome] += count
+    return {
+        outcome: {"count": count, "seconds": counters.call_milliseconds[outcome] / 1000}
+        for outcome, count in counts.items()
     }
 
 

@@ -76,6 +76,10 @@ class Inner:
         """See `Source`."""
         return {}
 
+    async def joined(self) -> bool:
+        """See `Source`."""
+        return True
+
     async def waiting_for_start(self) -> int:
         """See `Source`."""
         return 0

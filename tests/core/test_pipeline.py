@@ -8,6 +8,7 @@ from consumer.core import interface as i
 from consumer.core.model import Position, Stage, TopicPartition
 from consumer.errors import InvariantViolation
 from tests.core.building import (
+    NO,
     OTHER_ACCOUNT,
     TOPIC,
     UNDECODABLE,
@@ -272,7 +273,7 @@ def test_a_duplicate_of_a_refused_event_is_tried_itself() -> None:
     core.assign()
     core.fetch(event("a", version=1), event("a", version=2))
     core.look_up()
-    core.answer(core.take(i.Send), 400)
+    core.answer(core.take(i.Send), 400, NO)
     core.store_letters()
     core.deliver()
     totals = core.statistics().totals

@@ -18,6 +18,7 @@ from consumer.core.model import Position
 from tests.core.building import (
     ACCOUNT,
     MACHINE,
+    NO,
     OTHER_ACCOUNT,
     UNDECODABLE,
     Core,
@@ -220,9 +221,9 @@ class World(RuleBasedStateMachine):
         elif how == "trouble":
             self.core.answer(command, *data.draw(TROUBLES))
         elif any(one.startswith("bad") for one in event_ids(command)):
-            self.core.answer(command, 400)
+            self.core.answer(command, 400, NO)
         elif command.events > 1:
-            self.core.answer(command, 413)
+            self.core.answer(command, 413, NO)
         else:
             self.answer_kindly(command)
 

@@ -13,6 +13,7 @@ from consumer.core.model import TopicPartition
 from consumer.core.statistics import OldestOpen, WaitsFor
 from tests.core.building import (
     ACCOUNT,
+    NO,
     OTHER_ACCOUNT,
     TOPIC,
     UNIX,
@@ -184,7 +185,7 @@ def test_a_record_waits_for_the_end_of_a_halt(status: int) -> None:
     """Whatever else holds it as well: first the token must be put right."""
     core = reading(event("a"), linger=0.0)
     core.look_up()
-    core.answer(core.take(i.Send), status)
+    core.answer(core.take(i.Send), status, NO)
     assert waits_for(core) == ("halt", ACCOUNT)
 
 

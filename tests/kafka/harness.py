@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, Message, Producer
@@ -235,6 +235,13 @@ class Member:
             return condition()
 
         await until(hold, what)
+
+    async def until_async(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
+        """As `until`, for what has to be awaited."""
+        deadline = time.monotonic() + WITHIN
+        while not await condition():
+            assert time.monotonic() < deadline, f"waited in vain for {what}"
+            await asyncio.sleep(0.1)
 
     async def obeys(self, room: int) -> None:
         """Set the room, and wait until a fetch has been made with it."""

@@ -235,6 +235,28 @@ class TokenExpired(World):
         assert not (self.desk / "new-token").exists()
 
 
+class Unreachable(World):
+    """A firewall answers in the platform's place."""
+
+    def prepare(self) -> None:
+        self.write(self.events("order", 20))
+        self.start()
+        self.until_settled(20)
+        self.api.set_faults(middleman=Chance(share=1.0), middleman_status=403)
+        self.write(self.events("later", 60))
+        self.service.until(
+            lambda: self.service.status()["destination"]["state"] == "unreachable", "the silence", 90.0
+        )
+
+    @property
+    def hooks(self) -> Hooks:
+        return {"the way is free again": self.api.set_faults}
+
+    def check(self) -> None:
+        assert len(self.running) == 1
+        assert self.service.ledger()["dead_lettered"] == 0
+
+
 class Refused(World):
     """The mapping lost an event type: first a few of many are refused, then most, and the guard stops intake."""
 
@@ -457,6 +479,7 @@ class CountedTwice(World):
 WORLDS: Mapping[str, type[World]] = {
     "First look": World,
     "Token expired": TokenExpired,
+    "Pinterest does not answer": Unreachable,
     "Events were refused": Refused,
     "Events were filtered": Filtered,
     "Events had wrong values": Unrecorded,

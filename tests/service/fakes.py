@@ -155,6 +155,10 @@ class FakeSource:
         await self._process.step("reached")
         return {TopicPartition(TOPIC, one): self.positions[one] for one in self.epochs}
 
+    async def joined(self) -> bool:
+        """See `Source`."""
+        return True
+
     async def waiting_for_start(self) -> int:
         return self.unstarted
 

@@ -83,6 +83,12 @@ def partition(
     )
 
 
+_REASONS = {
+    "halted": "the access token is refused (HTTP 401, code 2)",
+    "unreachable": "no verdict on any event; the latest call: HTTP 403 (squid/5.7: Access denied)",
+}
+
+
 def account(
     name: str = ACCOUNT,
     state: str = "open",
@@ -97,12 +103,13 @@ def account(
     return AccountStatistics(
         account=name,
         state=state,
-        reason=reason or ("the access token is refused (HTTP 401, code 2)" if halted else None),
+        reason=reason or _REASONS.get(state),
         queued=queued,
         in_flight=in_flight,
         throttled_for=seconds if state == "throttled" else None,
         halted_for=seconds if halted else None,
         next_probe_in=seconds if halted else None,
+        unreachable_for=seconds if state == "unreachable" else None,
     )
 
 
@@ -128,6 +135,7 @@ def statistics(
         "held": 0,
         "passed": 0,
         "room": 1000,
+        "joined": bool(partitions),
         "claims": 0,
         "waiting_for_schema": 0,
         "oldest_open_ms": None,
@@ -149,6 +157,8 @@ def full_counters() -> Counters:
     counters = Counters()
     counters.rejections.update({("decode", "malformed"): 3, ("convert", "no_identity"): 41})
     counters.rejections.update({("convert", "expired"): 7, ("deliver", "refused"): 5})
+    counters.call_buckets.update({("verdict", 0.25): 700, ("verdict", 0.5): 290, ("no_answer", 30.0): 4})
+    counters.call_milliseconds.update({"verdict": 231_500, "no_answer": 118_000})
     counters.filtered.update({"event_name": 210, "tombstone": 4})
     counters.delivered_by_name.update({"checkout": 31_000, "page_visit": 870_000})
     counters.convert_warnings.update(
@@ -290,6 +300,17 @@ def halted() -> Statistics:
     )
 
 
+def unreachable() -> Statistics:
+    """Somebody on the way answers in the platform's place: the budget is full, and all of it waits."""
+    return statistics(
+        partition(0, lag=52_011, lag_seconds=756.0, committed=88_000, delivered=88_000, open=20_000),
+        accounts=[account(state="unreachable", queued=19_000, in_flight=1, seconds=754.2)],
+        oldest_open=OldestOpen(TOPIC, 0, 88_000, 756.0, WaitsFor.RETRY, ACCOUNT),
+        room=0,
+        seconds_since_progress=754.2,
+    )
+
+
 def guarded() -> Statistics:
     """Too many records would be dead letters: intake has stopped."""
     return statistics(
@@ -374,7 +395,7 @@ class Shown:
 
 
 def make_server(
-    shown: Shown, *, host: str = "127.0.0.1", port: int = 0, stall_after: float = STALL_AFTER
+    shown: Shown, *, host: str = "127.0.0.1", port: int = 0, look_every: float = 1.0
 ) -> WebServer:
     """A server over `shown`, not started."""
     return WebServer(
@@ -382,7 +403,7 @@ def make_server(
         shown.tell,
         host=host,
         port=port,
-        stall_after=stall_after,
+        look_every=look_every,
         clock=lambda: shown.now,
         fetched_at=lambda: shown.fetched_at,
     )
@@ -390,11 +411,11 @@ def make_server(
 
 @contextlib.asynccontextmanager
 async def serving(
-    scene: Callable[[], Statistics], *, host: str = "127.0.0.1", stall_after: float = STALL_AFTER
+    scene: Callable[[], Statistics], *, host: str = "127.0.0.1", look_every: float = 1.0
 ) -> AsyncIterator[Served]:
     """A server on loopback, on a free port."""
     shown = Shown(scene())
-    server = make_server(shown, host=host, stall_after=stall_after)
+    server = make_server(shown, host=host, look_every=look_every)
     url = (await server.start()).page
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:

@@ -17,8 +17,8 @@ from tests.web.building import Served, Shown
 
 WITHIN = 10.0
 """Seconds that anything may take; far above what it does take."""
-QUICK = 0.05
-"""A `stall_after` with which the server looks every 5 ms; the clock stands still until the test sets it."""
+QUICK = 0.005
+"""Seconds between two looks of the server; the clock stands still until the test sets it."""
 
 
 @contextlib.asynccontextmanager
@@ -28,7 +28,7 @@ async def running(scene: Callable[[], Statistics], **more: Any) -> AsyncIterator
     own: dict[str, Any] = {
         "host": "127.0.0.1",
         "port": 0,
-        "stall_after": QUICK,
+        "look_every": QUICK,
         "clock": lambda: shown.now,
         "fetched_at": lambda: shown.fetched_at,
     }

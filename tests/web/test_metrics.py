@@ -330,6 +330,10 @@ def test_all_counters_are_exported() -> None:
         setattr(alone, name, kept)
         moved = dict(set(series(scrape(statistics(counters=alone))).items()) - quiet)
         expected = sum(kept.values()) if isinstance(kept, dict) else kept
+        if name == "call_buckets":  # the buckets of a histogram hold those below them, too
+            moved = {one: count for one, count in moved.items() if one[0].endswith("_count")}
+        if name == "call_milliseconds":
+            expected /= 1000
         assert sum(moved.values()) == expected, name
 
 

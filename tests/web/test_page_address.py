@@ -27,7 +27,6 @@ def apart(*, token: str | None = None, port: int = 0, page_port: int = 0) -> Web
         host="127.0.0.1",
         port=port,
         page_at=("127.0.0.1", page_port),
-        stall_after=60.0,
         token=None if token is None else lambda: token,
     )
 
@@ -118,7 +117,7 @@ async def test_figures_that_cannot_be_had_make_both_sick() -> None:
     def broken() -> Statistics:
         raise RuntimeError("broken")
 
-    server = WebServer(broken, dict, host="127.0.0.1", port=0, page_at=("127.0.0.1", 0), stall_after=60.0)
+    server = WebServer(broken, dict, host="127.0.0.1", port=0, page_at=("127.0.0.1", 0))
     async with started(server) as urls:
         assert (await answer(urls.health, ""))[0] == 503
         assert (await answer(urls.page, "/healthz"))[0] == 503

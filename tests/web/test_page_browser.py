@@ -24,6 +24,7 @@ from tests.web.building import (
     partition,
     statistics,
     throttled,
+    unreachable,
 )
 
 __all__ = ["visit"]  # a fixture
@@ -99,6 +100,12 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
             "refuses us Why: the access token is refused (HTTP 401, code 2). For 13 min; tried again in 13 min.",
         ),
         (
+            unreachable,
+            "Pinterest does not answer. Why: no verdict on any event; the latest call: HTTP 403 (squid/5.7: Access "
+            "denied). For 13 min: 52,011 records to go. Nothing is lost, and it goes on by itself. What to do: if",
+            "does not answer Why: no verdict on any event; the latest call: HTTP 403 (squid/5.7: Access denied).",
+        ),
+        (
             guarded,
             "Intake has stopped: too many records would be dead letters. Why: of the latest 2,000 records of orders, "
             "1,640 would be, mostly convert no_identity. Nothing is lost. The cause: records cannot become conversion "
@@ -160,9 +167,15 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
             "Nothing moves: 5 records to go. Nothing was settled for 44 s.",
             "Nothing sent yet.",
         ),
+        (
+            lambda: statistics(partition(lag=7), stalled_for=130.0, seconds_since_progress=0.0),
+            "Nothing moves: 7 records to go. Nothing was settled for 2 min.",
+            "Nothing sent yet.",
+        ),
     ],
     ids=[
         "halted",
+        "unreachable",
         "guarded",
         "throttled",
         "unassigned",
@@ -175,6 +188,7 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         "idle",
         "stopping",
         "stuck",
+        "stalled",
     ],
 )
 async def test_each_state_is_said_in_words(

@@ -110,7 +110,6 @@ async def test_the_web_server_asks_and_shows() -> None:
         dict,
         host="127.0.0.1",
         port=0,
-        stall_after=STALL_AFTER,
         others=lambda: trouble[0] if trouble else None,
         more_metrics=WorkersCollector(lambda: [seen()]),
     )

@@ -183,6 +183,10 @@ class BoundedSource:
         """As `figures`."""
         return self.figures()
 
+    async def joined(self) -> bool:
+        """Reads what it was told to: there is no group to join."""
+        return True
+
     async def waiting_for_start(self) -> int:
         """None: every range has a start."""
         return 0

@@ -120,6 +120,22 @@ def group_has_offsets(config: Config, timeout: float) -> bool:
     return any(one.offset >= 0 for one in told.topic_partitions)
 
 
+def is_member(config: Config, member: str, timeout: float) -> bool:
+    """Whether the coordinator of the group of `config` (``group.id``) counts `member` (its id) among its members.
+
+    Blocks; one client for one question. False where the brokers cannot say.
+    """
+    client = make_client(AdminClient, admin_config(config))
+    try:
+        asked = client.describe_consumer_groups([str(config["group.id"])], request_timeout=timeout)
+        found = _result(_only(asked), time.monotonic() + timeout)
+    except (KafkaException, TimeoutError):
+        return False
+    finally:
+        end_client(client)
+    return any(one.member_id == member for one in found.members)
+
+
 class GroupOffsets:
     """One group's offsets, by one client in a thread of its own; an async context manager.
 

@@ -34,6 +34,7 @@ from consumer.adapters.kafka.commits import (
     raw_positions,
 )
 from consumer.adapters.kafka.configuration import is_cooperative, make_client
+from consumer.adapters.kafka.groups import is_member
 from consumer.adapters.kafka.leaving import commit_last, leave_without_partitions, says_goodbye
 from consumer.adapters.kafka.raw_consumer import RawConsumer
 from consumer.adapters.kafka.starts import HasOffsets, Start
@@ -58,6 +59,8 @@ _REVOKED_WITHIN: Final = 3.0
 _LEAVING_SHARE: Final = 0.9
 """Of the time for leaving: until when the last commit is tried again and a rebalance is waited for. The rest is for
 the goodbye itself."""
+
+_ASK_GROUP_TIMEOUT: Final = 5.0
 
 _FULL_FOR: Final = 1.0
 """Seconds without room after which partitions are paused."""
@@ -151,6 +154,7 @@ class GroupMember:
 
     def _open(self) -> None:
         """A client, which has joined nothing yet."""
+        self._joined = False
         callbacks = {"error_cb": self._heard_error, "on_commit": self._commits.heard}
         self._consumer = make_client(self._make_consumer, {**self._config, **callbacks})
         self._unreadable = Unreadable()
@@ -233,6 +237,20 @@ class GroupMember:
     def reached(self) -> dict[TopicPartition, int]:
         """Up to where was read, as of the last look at the ends; like `ends` for other threads too."""
         return self._reached
+
+    def joined(self) -> bool:
+        """Whether the group has said what is ours, nothing included; for other threads too."""
+        return self._joined
+
+    def is_known(self) -> bool:
+        """Ask the coordinator whether this is a member of the group; for another thread than the consumer's.
+
+        Under KIP-848 an assignment of nothing comes with no callback: who is a member and was given nothing has heard
+        all there is to hear.
+        """
+        member = self._consumer.memberid()
+        self._joined = self._joined or bool(member and is_member(self._config, member, _ASK_GROUP_TIMEOUT))
+        return self._joined
 
     def waiting_for_start(self) -> int:
         """How many partitions are ours and not read yet, since their start is not known; for other threads too."""
@@ -405,6 +423,7 @@ class GroupMember:
         if self._closing:  # it was under way when we began to leave, and nobody will read it
             return
         names = _names(partitions)
+        self._joined = True
         self._was_assigned = self._was_assigned or bool(names)
         self._unstarted.add(names)
 
@@ -447,6 +466,7 @@ class GroupMember:
             return ()
 
     def _on_lost(self, partitions: list[RawPartition]) -> None:
+        self._joined = False
         names = self._begun(partitions)
         try:
             if names and not self._closing:

@@ -46,7 +46,7 @@ from consumer.adapters.kafka.groups import group_has_offsets
 from consumer.adapters.kafka.member import GroupMember
 from consumer.adapters.kafka.raw_consumer import RawConsumer
 from consumer.adapters.kafka.trouble import OnTrouble, ignore_trouble
-from consumer.adapters.thread import OwnThread, post, settle
+from consumer.adapters.thread import OwnThread, apart, post, settle
 from consumer.core.interface import Assignment
 from consumer.core.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError, SettingsError
@@ -113,6 +113,8 @@ class KafkaSource:
             timeout=request_timeout,
             make_consumer=make_consumer,
         )
+        self._tells_nothing_of_nothing = uses_consumer_protocol(config)
+        """Whether an assignment of no partition brings no callback."""
         self._topics = list(topics)
         self._listener = listener
         self._on_trouble = on_trouble
@@ -178,6 +180,13 @@ class KafkaSource:
     async def reached(self) -> dict[TopicPartition, int]:
         """Up to where the assigned partitions were read, what is no record (transaction markers) included."""
         return self._joined().reached()
+
+    async def joined(self) -> bool:
+        """Whether the group has said what is ours, nothing included."""
+        member = self._joined()
+        if member.joined() or not self._tells_nothing_of_nothing:
+            return member.joined()
+        return await apart("pinstream-kafka-group", member.is_known)
 
     async def waiting_for_start(self) -> int:
         """How many partitions are ours and not read yet: the brokers have not said where to start."""

@@ -50,10 +50,12 @@ def translated(path: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGED as damage:
-        raise KeyStoreError(
+        failure = KeyStoreError(
             f"the key store's {path} is damaged ({damage}): stop every process that uses it, move this folder away "
             "(its keys are forgotten, so their events may be sent twice if read again), and start anew"
-        ) from damage
+        )
+        failure.needs_restart = True
+        raise failure from damage
     except lmdb.Error as failure:
         raise _told(path, failure, failure.code) from failure
     except OSError as failure:

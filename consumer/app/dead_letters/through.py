@@ -263,6 +263,10 @@ class LettersSource:
         """See `Source`."""
         return await self._inner.reached()
 
+    async def joined(self) -> bool:
+        """Reads what it was told to: there is no group to join."""
+        return True
+
     async def waiting_for_start(self) -> int:
         """See `Source`."""
         return await self._inner.waiting_for_start()

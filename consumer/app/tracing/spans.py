@@ -163,6 +163,7 @@ class _TracedSource:
         self.start = source.start
         self.end_offsets = source.end_offsets
         self.reached = source.reached
+        self.joined = source.joined
         self.waiting_for_start = source.waiting_for_start
         self.unreadable = source.unreadable
         self.begins = source.begins

@@ -49,20 +49,24 @@ def _row(one: Seen) -> dict[str, Any]:
     }
 
 
-def sickness(workers: Sequence[Seen], stall_after: float) -> str | None:
+SILENT_AFTER = 120.0
+"""Seconds without a report after which a worker stands still."""
+
+
+def sickness(workers: Sequence[Seen], silent_after: float = SILENT_AFTER) -> str | None:
     """What ails any live worker. One that starts has as long to say its first word as one that has gone silent.
 
     One that is dead is no sickness: it is started again, or else all ends.
     """
     for one in workers:
-        trouble = _sickness(one, stall_after) if one.alive else None
+        trouble = _sickness(one, silent_after) if one.alive else None
         if trouble is not None:
             return f"worker {one.books.number}: {trouble}"
     return None
 
 
-def _sickness(one: Seen, stall_after: float) -> str | None:
-    if one.heard is not None and one.heard >= stall_after:
+def _sickness(one: Seen, silent_after: float) -> str | None:
+    if one.heard is not None and one.heard >= silent_after:
         return f"it has reported nothing for {one.heard:.0f} s"
     return one.sickness
 

@@ -93,7 +93,7 @@ class Supervisor:
             self.statistics,
             self._info,
             keys=lambda: self._key_store()["keys"],
-            others=lambda: showing.sickness(self._seen(), self._settings.pinstream.stall_after),
+            others=lambda: showing.sickness(self._seen()),
             more_metrics=showing.WorkersCollector(self._seen),
         )
         try:

@@ -15,14 +15,14 @@ from collections.abc import AsyncIterator, Mapping
 
 from consumer import logs
 from consumer.app import tracing
-from consumer.app.run import Member, before, look_at_cluster, member, serve
+from consumer.app.run import Member, before, hangs_after, look_at_cluster, member, serve
 from consumer.app.tracing import Tracing
 from consumer.app.workers.line import Line, Said
 from consumer.app.workers.shares import share
 from consumer.app.workers.supervision import MARGIN
 from consumer.errors import PinstreamError
 from consumer.settings import Settings, load
-from consumer.web.health import Health
+from consumer.web.health import sickness
 
 REPORT_EVERY = 0.5
 """Seconds between two reports: so old is what /status says of a worker, at most."""
@@ -75,7 +75,7 @@ class _Reporter:
         self.joined = False
         self._member = one
         self._line = line
-        self._health = Health(one.settings.pinstream.stall_after)
+        self._hangs_after = hangs_after(one.settings)
 
     @contextlib.asynccontextmanager
     async def reporting(self) -> AsyncIterator[None]:
@@ -98,7 +98,13 @@ class _Reporter:
         try:
             statistics = service.statistics()
         except Exception as error:  # the core found its books wrong; a single process's health says the same
-            sickness = f"the figures cannot be read ({type(error).__name__})"
-            return Said(self.joined, sickness=sickness, key_store=key_store)
-        ill = self._health.sickness(statistics, time.monotonic(), service.fetched_at)
+            unreadable = f"the figures cannot be read ({type(error).__name__})"
+            return Said(self.joined, sickness=unreadable, key_store=key_store)
+        ill = sickness(
+            statistics,
+            time.monotonic(),
+            service.fetched_at,
+            hangs_after=self._hangs_after,
+            broken=service.key_store_broken,
+        )
         return Said(self.joined, statistics, ill, key_store)

@@ -1,0 +1,56 @@
+"""Whether work stands still: there is some, and nothing has been settled for too long. It is told; nothing hangs on it.
+
+Theory of operation. There is work when records are open or partitions lag. What has its own name is no stall: a stop,
+a guard that has tripped, a destination that takes nothing (but an account that refuses us excuses only what waits for
+it, not an open one that has work). What is left can be anybody's: a registry, a key store, a dead-letter topic that
+does not take what it is given, somebody else's transaction that hangs, so that nothing behind it can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from consumer.core.batching import AccountQueue
+from consumer.core.context import Context
+from consumer.core.gate import State
+
+_REMIND_EVERY = 300.0
+
+
+class Stall:
+    """Looks at intervals of the shell's own; `since` says since when nothing moves."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._settled = -1
+        self._moved_at: float | None = None
+        self._remind_at: float | None = None
+
+    def look(self, settled: int, work: int, excused: bool) -> None:
+        """So many records were settled so far, and so much `work` is left (records open, and lag)."""
+        now = self._context.now.monotonic
+        if not work or excused or settled != self._settled or self._moved_at is None:
+            if self._remind_at is not None:
+                still = round(now - (self._moved_at or now), 3)
+                self._context.report("info", "moves_again", seconds=still)
+            self._settled, self._moved_at, self._remind_at = settled, now, None
+            return
+        seconds = self.seconds()
+        if seconds is not None and (self._remind_at is None or now >= self._remind_at):
+            self._remind_at = now + _REMIND_EVERY
+            self._context.report("error", "stalled", seconds=round(seconds, 3), work=work)
+
+    def seconds(self) -> float | None:
+        """For how long nothing has moved that should; None: not for too long."""
+        if self._moved_at is None:
+            return None
+        still = self._context.now.monotonic - self._moved_at
+        return still if still >= self._context.policy.stall_after else None
+
+
+def excused(queues: Iterable[AccountQueue], now: float) -> bool:
+    """Whether all that could be sent waits for the platform, which is told by its own name."""
+    states = [(queue.gate.state(now), queue.queued or queue.in_flight) for queue in queues]
+    if all(state is State.OPEN for state, _ in states):
+        return False
+    return not any(state is State.OPEN and busy for state, busy in states)

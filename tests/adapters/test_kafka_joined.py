@@ -1,0 +1,26 @@
+"""A member that the group gives nothing knows that it has joined: a spare one is ready, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.kafka.harness import PROTOCOLS, Kafka, Member, unique
+
+pytestmark = [pytest.mark.kafka, pytest.mark.real_kafka]
+
+
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+async def test_a_spare_member_knows_that_nothing_is_its_own(
+    kafka: Kafka, topic: Callable[..., str], protocol: str
+) -> None:
+    """One partition, two members: both hear what the group gives them, whoever has the partition."""
+    name, group = topic(1), unique("group")
+    one, other = (Member(kafka, [name], group, config=PROTOCOLS[protocol]) for _ in range(2))
+    async with one:
+        await one.until(lambda: bool(one.held), "the partition")
+        assert await one.source.joined()
+        async with other:
+            await other.until_async(other.source.joined, "what the group gives it, nothing")
+            await other.until(lambda: len(one.held) + len(other.held) == 1, "one owner")
