@@ -14,6 +14,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from consumer.errors import SettingsError
+from consumer.web.connections import Connections, LimitedSite
 
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
 """For an address that stands for all: one that reaches it from this machine."""
@@ -51,10 +52,10 @@ def url(host: str, port: int) -> str:
     return f"http://{_joined(LOOPBACK.get(host, host), port)}/"
 
 
-async def listen(runner: web.AppRunner, place: Place) -> None:
+async def listen(runner: web.AppRunner, place: Place, connections: Connections) -> None:
     """Let `runner`, which is set up, listen there. Raises `SettingsError` naming the variable if it cannot."""
     try:
-        await _site(runner, place.host, place.port).start()
+        await _site(runner, place.host, place.port, connections).start()
     except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
         raise SettingsError(
             f"{place.variable}: cannot listen on {place} ({_why(error)}); {place.otherwise}"
@@ -68,7 +69,7 @@ async def try_out(*places: Place) -> None:
             runner = web.AppRunner(web.Application())
             stack.push_async_callback(runner.cleanup)
             await runner.setup()
-            await listen(runner, place)
+            await listen(runner, place, Connections())
 
 
 def is_taken(error: SettingsError) -> bool:
@@ -76,13 +77,13 @@ def is_taken(error: SettingsError) -> bool:
     return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
 
 
-def _site(runner: web.AppRunner, host: str, port: int) -> web.BaseSite:
+def _site(runner: web.AppRunner, host: str, port: int, connections: Connections) -> web.BaseSite:
     if host == "::":
         # asyncio would leave IPv4 out here; who binds the address for all means all.
         both = socket.has_dualstack_ipv6()
         listening = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=both)
-        return web.SockSite(runner, listening)
-    return web.TCPSite(runner, host, port)
+        return LimitedSite(runner, connections, host, port, listening)
+    return LimitedSite(runner, connections, host, port)
 
 
 def _joined(host: str, port: int) -> str:

@@ -34,6 +34,7 @@ from prometheus_client.registry import Collector
 
 from consumer.core.statistics import Statistics
 from consumer.web.access import guard, refuse_foreign_names
+from consumer.web.connections import REQUEST_TIMEOUT, Connections
 from consumer.web.events import Events
 from consumer.web.health import FETCH_HANGS_AFTER, sickness, unreadiness
 from consumer.web.history import History
@@ -113,6 +114,7 @@ class WebServer:
         document = page()
         self._page = document.encode()
         self._headers = _security_headers(document)
+        self.connections = Connections()
         self._runners: list[web.AppRunner] = []
         self._watching: asyncio.Task[None] | None = None
 
@@ -147,10 +149,11 @@ class WebServer:
             shutdown_timeout=_STOP_TIMEOUT,
             handler_cancellation=True,
             lingering_time=_LINGER,
+            keepalive_timeout=REQUEST_TIMEOUT,
         )
         self._runners.append(runner)
         await runner.setup()
-        await listen(runner, place)
+        await listen(runner, place, self.connections)
         return url(*runner.addresses[0][:2])
 
     async def _close(self) -> None:
@@ -158,9 +161,8 @@ class WebServer:
         await asyncio.gather(*(runner.cleanup() for runner in runners))
 
     def _application(self, routes: list[web.RouteDef]) -> web.Application:
-        app = web.Application(
-            middlewares=[refuse_foreign_names if self._token is None else guard(self._token)]
-        )
+        access = refuse_foreign_names if self._token is None else guard(self._token)
+        app = web.Application(middlewares=[self.connections.middleware(), access])
         app.on_response_prepare.append(self._harden)
         app.add_routes(routes)
         return app
