@@ -29,9 +29,8 @@ from consumer import logs
 from consumer.adapters.kafka import RecordProducer
 from consumer.app import building
 from consumer.app.records import (
-    FileEvents,
+    FileRecords,
     Produced,
-    encoded,
     made_up,
     on_terminal,
     pause,
@@ -235,7 +234,7 @@ class _DemoRun:
         if options.path is None:
             generator = Generator(options.seed, time.time, options.duplicates, options.invalid)
             return islice(made_up(generator, encoder), options.events)
-        records = encoded(map(_now, FileEvents(str(options.path), schema)), encoder)
+        records: Iterator[Produced] = iter(FileRecords(str(options.path), schema, encoder, _now))
         records = with_duplicates(records, options.duplicates, options.seed)
         records = with_invalid(records, options.invalid, options.seed, time.time, encoder)
         return islice(records, options.events)

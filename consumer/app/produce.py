@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -13,7 +14,7 @@ from consumer.adapters.files import open_records
 from consumer.adapters.kafka import RecordProducer, describe
 from consumer.adapters.schemas import RegistrySchemas
 from consumer.app import building
-from consumer.app.records import FileEvents, Produced, encoded, made_up, pause, say
+from consumer.app.records import FileRecords, Produced, made_up, pause, say
 from consumer.app.signals import on_stop_signal
 from consumer.core.encode import ConfluentId, Encoder, SingleObject
 from consumer.core.event_times import EventTimes
@@ -54,7 +55,7 @@ class _Production:
         self._options = options
         self._settings = settings
         self._schema: dict[str, Any] = building.reader_schema(settings, building.local_schemas(settings))
-        self._file: FileEvents | None = None
+        self._file: FileRecords | None = None
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
@@ -91,13 +92,12 @@ class _Production:
         if options.file is None:
             generator = Generator(options.seed, time.time, options.duplicates, options.invalid)
             return islice(made_up(generator, encoder), options.events)
-        self._file = FileEvents(options.file, self._schema)
-        events: Iterable[CommerceEvent] = self._file
+        change: Callable[[CommerceEvent], CommerceEvent] | None = None
         if options.restamp:
             times = self._times()
-            shift = self._shift(options.file, times)
-            events = (times.moved(event, shift) for event in self._file)
-        return islice(encoded(events, encoder), options.events)
+            change = partial(times.moved, by=self._shift(options.file, times))
+        self._file = FileRecords(options.file, self._schema, encoder, change)
+        return islice(self._file, options.events)
 
     def _times(self) -> EventTimes:
         try:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import click
 
 from consumer.adapters.files import open_records
-from consumer.core.encode import Encoder
+from consumer.core.encode import Encoder, Unencodable
 from consumer.core.model import CommerceEvent, Rejection
 from consumer.sandbox.generator import Generator
 
@@ -28,23 +28,40 @@ class Produced(NamedTuple):
     value: bytes
 
 
-class FileEvents:
-    """The events of a file, in order; lines that do not fit the schema are told on stderr and counted."""
+class FileRecords:
+    """A file's events as records, in order; what does not fit the schema is told on stderr and counted as skipped.
 
-    def __init__(self, file: str, schema: dict[str, Any]) -> None:
+    `change`, if any, is applied to each event first.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        schema: dict[str, Any],
+        encoder: Encoder,
+        change: Callable[[CommerceEvent], CommerceEvent] | None = None,
+    ) -> None:
         self._file = file
         self._schema = schema
+        self._encoder = encoder
+        self._change = change
         self.skipped = 0
 
-    def __iter__(self) -> Iterator[CommerceEvent]:
-        for number, record in open_records(self._file, self._schema):
-            if isinstance(record, Rejection):
-                self.skipped += 1
-                click.echo(
-                    f"pinstream: {self._file}, record {number} is left out: {record.message}", err=True
-                )
+    def __iter__(self) -> Iterator[Produced]:
+        for number, event in open_records(self._file, self._schema):
+            if isinstance(event, Rejection):
+                self._skip(number, event.message)
+                continue
+            try:
+                value = self._encoder.encode(event if self._change is None else self._change(event))
+            except Unencodable as error:
+                self._skip(number, str(error))
             else:
-                yield record
+                yield Produced(key_of(event), value)
+
+    def _skip(self, number: int, reason: str) -> None:
+        self.skipped += 1
+        click.echo(f"pinstream: {self._file}, record {number} is left out: {reason}", err=True)
 
 
 def key_of(event: CommerceEvent) -> bytes:
@@ -59,12 +76,6 @@ def key_of(event: CommerceEvent) -> bytes:
             if values:
                 return str(values[0]).encode()
     return str(event.get("event_id", "")).encode()
-
-
-def encoded(events: Iterable[CommerceEvent], encoder: Encoder) -> Iterator[Produced]:
-    """Events as records."""
-    for event in events:
-        yield Produced(key_of(event), encoder.encode(event))
 
 
 def made_up(generator: Generator, encoder: Encoder) -> Iterator[Produced]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -18,6 +20,7 @@ import fastavro
 from consumer.core.avro_schema import (
     Array,
     AvroType,
+    Enum,
     Fixed,
     Logical,
     Map,
@@ -25,6 +28,7 @@ from consumer.core.avro_schema import (
     Record,
     Union,
     fingerprint,
+    label,
     outline,
     parse,
 )
@@ -32,6 +36,7 @@ from consumer.core.avro_time import count_of
 from consumer.core.avro_values import INT_RANGE, LONG_RANGE, decimal_to_bytes, default_factory
 from consumer.core.decode import framing_of
 from consumer.core.model import CommerceEvent, SchemaRef
+from consumer.core.ndjson import Branch
 
 
 class ConfluentId(NamedTuple):
@@ -98,13 +103,13 @@ class _Preparer:
             return self._union(node)
         if isinstance(node, Array):
             item = self.compile(node.items)
-            return lambda value: list(map(item, value))
+            return _checked("an array", list, lambda value: [item(each) for each in value])
         if isinstance(node, Map):
             inner = self.compile(node.values)
-            return lambda value: {key: inner(each) for key, each in value.items()}
+            return _checked("a map", dict, lambda value: {key: inner(each) for key, each in value.items()})
         if isinstance(node, Primitive | Fixed):
             return _leaf_preparation(node)
-        return _as_it_is
+        return _enum_preparation(node)
 
     def _record(self, node: Record) -> _Prepare:
         known = self._records.get(node.name)
@@ -116,27 +121,24 @@ class _Preparer:
         return known.prepare
 
     def _union(self, node: Union) -> _Prepare:
-        """With one branch beside ``null`` it is clear which is meant. With several, fastavro chooses, and
-        only what no other branch takes (a time as text, a decimal) is converted."""
-        inner = [self.compile(branch) for branch in node.branches if branch.kind != "null"]
-        if len(inner) == 1:
-            return lambda value: None if value is None else inner[0](value)
-        leaves = [
-            _leaf_preparation(branch)
-            for branch in node.branches
-            if isinstance(branch, Primitive | Fixed) and branch.logical is not None
-        ]
-        takes_text = any(branch.kind == "string" for branch in node.branches)
-        return lambda value: value if takes_text and isinstance(value, str) else _first_taken(leaves, value)
+        """A value goes to the branch that it fits best, as a bare one in NDJSON does, the first of equals."""
+        branches = [Branch(each, self.compile(each)) for each in node.branches if each.kind != "null"]
+        nullable = len(branches) < len(node.branches)
+        expected = ", ".join(label(branch) for branch in node.branches)
 
+        def prepare(value: Any) -> Any:
+            if value is None and nullable:
+                return None
+            if len(branches) == 1:
+                return branches[0].fit(value)
+            rated = [(misfit, each) for each in branches if (misfit := each.misfit(value)) is not None]
+            for _, branch in sorted(rated, key=itemgetter(0)):
+                with suppress(Unencodable):
+                    # fastavro takes a branch by its name.
+                    return label(branch.node), branch.fit(value)
+            raise Unencodable(f"expected one of: {expected}")
 
-def _first_taken(leaves: list[_Prepare], value: Any) -> Any:
-    for prepare in leaves:
-        try:
-            return prepare(value)
-        except Unencodable:
-            continue
-    return value
+        return prepare
 
 
 class _RecordPreparation:
@@ -156,23 +158,48 @@ class _RecordPreparation:
             raise Unencodable(f"field {self._name}.{name} is missing, and has no default")
         try:
             return prepare(value[name] if default is None or name in value else default())
-        except (TypeError, AttributeError):
-            raise Unencodable(f"field {self._name}.{name} has another type") from None
+        except Unencodable as error:
+            raise Unencodable(f"field {self._name}.{name}: {error}") from None
 
 
 def _leaf_preparation(node: Primitive | Fixed) -> _Prepare:
     logical = node.logical
     if logical is None:
-        return _WHOLE.get(node.kind, _as_it_is)
+        return _fixed_preparation(node.size) if isinstance(node, Fixed) else _PLAIN[node.kind]
     if logical.family == "decimal":
         return _decimal_preparation(logical, node.size if isinstance(node, Fixed) else None)
     if logical.family == "uuid":
         return _uuid_bytes if isinstance(node, Fixed) else _uuid_text
-    return _time_preparation(logical, _WHOLE[node.kind])
+    return _time_preparation(logical, _PLAIN[node.kind])
 
 
-def _as_it_is(value: Any) -> Any:
-    return value
+def _checked(name: str, types: type | tuple[type, ...], prepare: _Prepare = lambda value: value) -> _Prepare:
+    """`prepare` for values of these types only: what it takes, fastavro can write."""
+
+    def checked(value: Any) -> Any:
+        if not isinstance(value, types):
+            raise Unencodable(f"expected {name}")
+        return prepare(value)
+
+    return checked
+
+
+def _enum_preparation(node: Enum) -> _Prepare:
+    def prepare(value: Any) -> Any:
+        if value not in node.symbols:
+            raise Unencodable(f"expected a symbol of {node.name}")
+        return value
+
+    return _checked(f"a symbol of {node.name}", str, prepare)
+
+
+def _fixed_preparation(size: int) -> _Prepare:
+    def prepare(value: Any) -> Any:
+        if len(value) != size:
+            raise Unencodable(f"expected {size} bytes")
+        return value
+
+    return _checked(f"{size} bytes", bytes, prepare)
 
 
 def _bounded_preparation(bounds: range) -> _Prepare:
@@ -186,7 +213,16 @@ def _bounded_preparation(bounds: range) -> _Prepare:
     return prepare
 
 
-_WHOLE: Final = {"int": _bounded_preparation(INT_RANGE), "long": _bounded_preparation(LONG_RANGE)}
+_PLAIN: Final = {
+    "null": _checked("null", type(None)),
+    "boolean": _checked("a boolean", bool),
+    "int": _bounded_preparation(INT_RANGE),
+    "long": _bounded_preparation(LONG_RANGE),
+    "float": _checked("a number", (int, float)),
+    "double": _checked("a number", (int, float)),
+    "bytes": _checked("bytes", bytes),
+    "string": _checked("text", str),
+}
 
 
 def _time_preparation(logical: Logical, whole: _Prepare) -> _Prepare:
@@ -212,7 +248,9 @@ def _decimal_preparation(logical: Logical, size: int | None) -> _Prepare:
 
 
 def _uuid_text(value: Any) -> Any:
-    return str(value) if isinstance(value, UUID) else value
+    if not isinstance(value, str | UUID):
+        raise Unencodable("expected a UUID")
+    return str(value)
 
 
 def _uuid_bytes(value: Any) -> Any:

@@ -21,8 +21,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable
+from datetime import date, datetime, time
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NamedTuple, NoReturn
+from uuid import UUID
 
 from consumer.core.avro_rejection import DecodeCode, rejected
 from consumer.core.avro_schema import (
@@ -150,7 +152,7 @@ class _Compiler:
     def _union(self, node: Union) -> _UnionFit:
         return _UnionFit(
             node.null >= 0,
-            [_Branch(branch, self.compile(branch)) for branch in node.branches if branch.kind != "null"],
+            [Branch(branch, self.compile(branch)) for branch in node.branches if branch.kind != "null"],
         )
 
 
@@ -371,12 +373,16 @@ _CONVERSIONS: Final[dict[str, Callable[[Any], Any]]] = {
 }
 
 
-class _Branch:
-    """A branch of a union that is not ``null``: how it is named, and how well a value would fit it."""
+class Branch:
+    """A branch of a union that is not ``null``: how it is named, and how well a value fits it.
 
-    def __init__(self, node: AvroType, fit: _Fit) -> None:
+    A value is JSON with its numbers as `_Number`, or part of a commerce event, which `consumer.core.encode` writes.
+    """
+
+    def __init__(self, node: AvroType, fit: Callable[..., Any]) -> None:
         self.node = node
         self.fit = fit
+        """Turns a value into one of `node`'s type, or raises."""
         name = label(node)
         self.tags = {name, name.rpartition(".")[2]}
 
@@ -403,6 +409,7 @@ def _misfit_of_record(node: Record, value: dict[str, Any]) -> int | None:
     return 2 * (len(value) - len(known))
 
 
+_TIMES: Final = ("date", "time", "timestamp", "local-timestamp")
 _MISFITS: Final[dict[type, dict[str, int]]] = {
     bool: {"boolean": 0},
     list: {"array": 0},
@@ -410,7 +417,7 @@ _MISFITS: Final[dict[type, dict[str, int]]] = {
     str: {
         "enum": 0,
         "string": 0,
-        **dict.fromkeys(("uuid", "date", "time", "timestamp", "local-timestamp"), 1),
+        **dict.fromkeys(("uuid", *_TIMES), 1),
         "decimal": 2,
         "bytes": 3,
         "fixed": 3,
@@ -418,21 +425,29 @@ _MISFITS: Final[dict[type, dict[str, int]]] = {
     _Number: {
         "int": 0,
         "long": 0,
-        **dict.fromkeys(("date", "time", "timestamp", "local-timestamp"), 0),
+        **dict.fromkeys(_TIMES, 0),
         "decimal": 1,
         "double": 2,
         "float": 2,
         "string": 4,
     },
+    int: {"int": 0, "long": 0, **dict.fromkeys(_TIMES, 0), "decimal": 1, "double": 2, "float": 3},
+    float: {"double": 0, "float": 1, "decimal": 2},
+    Decimal: {"decimal": 0},
+    bytes: {"bytes": 0, "fixed": 0, "decimal": 1, "uuid": 1},
+    UUID: {"uuid": 0},
+    date: {"date": 0},
+    time: {"time": 0},
+    datetime: {"timestamp": 0, "local-timestamp": 0},
 }
-"""How badly a JSON value fits a kind or family, when several could take it (a fraction is tried as a whole
-number first, in vain)."""
+"""How badly a value fits a kind or family, when several could take it (a fraction is tried as a whole number first,
+in vain)."""
 
 
 class _UnionFit:
     """Fits a value into one of several types."""
 
-    def __init__(self, nullable: bool, branches: list[_Branch]) -> None:
+    def __init__(self, nullable: bool, branches: list[Branch]) -> None:
         self._nullable = nullable
         self._branches = branches
 
@@ -449,7 +464,7 @@ class _UnionFit:
                 raise
             return tagged.fit(_only_value(value), budget)
 
-    def _tagged(self, value: Any) -> _Branch | None:
+    def _tagged(self, value: Any) -> Branch | None:
         """The branch that `value` names as Avro's JSON encoding does, unless the name is a field of it."""
         if type(value) is not dict or len(value) != 1:
             return None

@@ -6,6 +6,8 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,36 @@ def test_records_of_any_schema(kafka: Kafka, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--now" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_decimals_and_times_in_a_union_of_records(kafka: Kafka, tmp_path: Path) -> None:
+    """What `explain` takes can be produced, and what fits no branch is left out in one line."""
+    topic = new_topic(kafka)
+    money = {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}
+    at = {"type": "long", "logicalType": "timestamp-millis"}
+    branches = [
+        {"type": "record", "name": "Seen", "fields": [{"name": "at", "type": at}]},
+        {"type": "record", "name": "Paid", "fields": [{"name": "total", "type": money}]},
+    ]
+    schema = {
+        "type": "record", "name": "E", "namespace": "shop", "fields": [{"name": "what", "type": branches}]
+    }  # fmt: skip
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / "schemas" / "e.avsc").write_text(json.dumps(schema))
+    lines = [{"what": {"total": "27.50"}}, {"what": {"at": "1970-01-01T00:00:01Z"}}]
+    (tmp_path / "e.avro").touch()
+    env = env_of(kafka, tmp_path, PINSTREAM_SCHEMAS_DIR=str(tmp_path / "schemas"), PINSTREAM_SCHEMA="shop.E")
+    done = command("produce", "-", "--topic", topic, env=env, stdin=ndjson(lines))
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "e.avro").open("wb") as file:
+        fastavro.writer(file, schema, [{"what": ("shop.Paid", {"total": Decimal("1.10")})}])
+    done = command("produce", str(tmp_path / "e.avro"), "--topic", topic, env=env)
+    assert done.returncode == 0, done.stderr
+    values = [message.value() or b"" for message in read_all(kafka, topic, 3)]
+    events = [fastavro.schemaless_reader(BytesIO(value[10:]), schema, None) for value in values]
+    seen = {"what": {"at": datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)}}
+    paid = [{"what": {"total": Decimal(total)}} for total in ("27.50", "1.10")]
+    assert sorted(map(str, events)) == sorted(map(str, [seen, *paid]))
 
 
 def test_now_moves_the_times_that_the_mapping_reads(kafka: Kafka, tmp_path: Path) -> None:

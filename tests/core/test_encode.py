@@ -200,3 +200,58 @@ def test_recursive_schemas() -> None:
 def parse_plain(of: dict[str, Any]) -> Any:
     """Without logical types, for fastavro to give counts."""
     return fastavro.parse_schema({**of, "fields": [{**of["fields"][0], "type": "long"}, of["fields"][1]]})
+
+
+MONEY = {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}
+
+
+def record(name: str, **fields: Any) -> dict[str, Any]:
+    """A record in a union."""
+    return {
+        "type": "record",
+        "name": name,
+        "fields": [{"name": field, "type": kind} for field, kind in fields.items()],
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"total": "27.50"}, {"total": Decimal("27.50")}),
+        ({"total": Decimal("27.5")}, {"total": Decimal("27.50")}),
+        ({"at": "1970-01-01T00:00:01Z"}, {"at": 1000}),
+        (
+            {"total": "27.50", "lines": [{"price": "1.10"}]},
+            {"total": Decimal("27.50"), "lines": [{"price": Decimal("1.10")}]},
+        ),
+        ({"left": True}, {"left": True}),
+        (None, None),
+        ("other", "other"),
+    ],
+)
+def test_decimals_and_times_inside_a_union_of_several_records(value: Any, expected: Any) -> None:
+    """A record goes to the branch that it fits, and what is inside it is converted as anywhere else."""
+    of = [
+        "null",
+        record("Seen", at=MILLIS),
+        record("Paid", total=MONEY),
+        record("Basket", total=MONEY, lines={"type": "array", "items": record("Line", price=MONEY)}),
+        record("Gone", left="boolean"),
+        "string",
+    ]
+    assert there_and_back(of, value) == expected
+
+
+def test_a_record_goes_to_the_branch_whose_types_fit() -> None:
+    """Where two records have the same fields their types decide."""
+    of = [record("A", v="string"), record("B", v=MONEY), record("C", v="boolean")]
+    assert there_and_back(of, {"v": "1.10"}) == {"v": "1.10"}
+    assert there_and_back(of, {"v": Decimal("1.10")}) == {"v": Decimal("1.10")}
+    assert there_and_back(of, {"v": False}) == {"v": False}
+
+
+def test_what_fits_no_branch_says_which_there_are() -> None:
+    """The message names the field and the branches."""
+    of = schema(("v", [record("A", v="string"), record("B", v="long")]))
+    with pytest.raises(Unencodable, match=r"field E\.v: expected one of: A, B"):
+        Encoder(of, SingleObject()).encode({"v": {"v": 1.5}})
