@@ -23,8 +23,9 @@ from typing import NamedTuple
 import lmdb
 
 from consumer.adapters.key_store import journal
-from consumer.adapters.key_store.failures import translated
+from consumer.adapters.key_store.failures import Damage, translated
 from consumer.adapters.key_store.interface import bucket_length
+from consumer.adapters.key_store.pages import first_missing
 from consumer.errors import KeyStoreError
 
 MAP_BYTES = 16 * 1024**3
@@ -202,23 +203,25 @@ def _open_environment(folder: str) -> lmdb.Environment:
     )
     try:
         env.reader_check()
-        _mend_length(env, os.path.join(folder, "data.mdb"))
+        _check_length(env, os.path.join(folder, "data.mdb"))
     except BaseException:
         env.close()
         raise
     return env
 
 
-def _mend_length(env: lmdb.Environment, data: str) -> None:
-    """Give a file that was cut short its length back, in zeros.
+def _check_length(env: lmdb.Environment, data: str) -> None:
+    """Lengthen a file that is shorter than LMDB says, as LMDB expects; raises `Damage` if keys were in what is missing.
 
-    To read a mapped page beyond the end of the file kills the process (SIGBUS); a page of zeros is an error that
-    LMDB reports. Under the write lock, because a writer may be about to lengthen the file itself.
+    Under the write lock, because a writer may be about to lengthen the file itself.
     """
     if os.stat(data).st_size >= _length(env):
         return
     with env.begin(write=True):
         if os.stat(data).st_size < _length(env):
+            missing = first_missing(data, env.stat()["psize"])
+            if missing is not None:
+                raise Damage(f"data.mdb was cut short: page {missing} is in use and not there")
             os.truncate(data, _length(env))
 
 

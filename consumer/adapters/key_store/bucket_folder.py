@@ -58,6 +58,7 @@ class BucketFolder:
             os.makedirs(self.root, mode=0o700, exist_ok=True)
             status = os.stat(self.root)
         self._identity = (status.st_dev, status.st_ino)
+        self._lost = 0
         if self._identity in _open_roots:
             raise KeyStoreError(f"the key store {self.root} is open in this process already: use that one")
         _open_roots.add(self._identity)
@@ -91,6 +92,10 @@ class BucketFolder:
     def listed(self) -> tuple[Bucket, ...]:
         """The buckets as they were last seen, newest first; without asking the disk."""
         return self._buckets
+
+    def lost(self) -> int:
+        """How many keys were lost since somebody deleted the folder while it was in use."""
+        return self._lost
 
     def active(self, stamp: int, quota: int) -> Bucket:
         """The bucket that takes keys of `stamp`; a new one if the newest of its slice has `quota` bytes or more."""
@@ -129,8 +134,26 @@ class BucketFolder:
 
     def _list_if_changed(self) -> None:
         with translated(self.root):
-            if os.stat(self.root).st_mtime_ns != self._seen_change:
+            try:
+                changed = os.stat(self.root).st_mtime_ns
+            except FileNotFoundError:
+                self._begin_anew()
+                return
+            if changed != self._seen_change:
                 self._list()
+
+    def _begin_anew(self) -> None:
+        """The whole folder was deleted: make it again, empty. What it knew is lost, and counted."""
+        self._lost += sum(bucket.entries() for bucket in self._buckets)
+        os.makedirs(self.root, mode=0o700, exist_ok=True)
+        _open_roots.discard(self._identity)
+        status = os.stat(self.root)
+        self._identity = (status.st_dev, status.st_ino)
+        _open_roots.add(self._identity)
+        with self._locked():
+            if not self._is_marked():
+                self._mark()
+            self._list()
 
     def _list(self) -> None:
         """Open the buckets that have appeared and retire those that have gone."""
@@ -178,6 +201,8 @@ class BucketFolder:
         sequence = before.name.sequence + 1 if before else 0
         name = BucketName(self._window.bucket_start(stamp), self._window.seconds, sequence)
         self._remove_leftovers()
+        if not self._is_marked():  # somebody emptied the folder
+            self._mark()
         new = self._path("new")
         with translated(new):
             os.mkdir(new, mode=0o700)

@@ -44,6 +44,10 @@ _ADVICE = {
 }
 
 
+_NO_ROOM = 64 * 1024
+"""Bytes: less than LMDB writes in one go."""
+
+
 @contextmanager
 def translated(path: str) -> Iterator[None]:
     """Turn what the outside raises while `path` is used into a `KeyStoreError`."""
@@ -63,6 +67,17 @@ def translated(path: str) -> Iterator[None]:
 
 
 def _told(path: str, failure: Exception, code: int | None) -> KeyStoreError:
+    if code == errno.EIO and _is_full(path):
+        code = errno.ENOSPC
     reason = os.strerror(code) if code and code > 0 else str(failure)
     advice = _ADVICE.get(code or 0, "check the disk and the folder")
     return KeyStoreError(f"the key store cannot use {path} ({reason}): {advice}")
+
+
+def _is_full(path: str) -> bool:
+    """Whether the disk has no room left. LMDB calls a write that found room for a part of its pages an I/O error."""
+    try:
+        status = os.statvfs(path)
+    except OSError:
+        return False
+    return status.f_bavail * status.f_frsize < _NO_ROOM

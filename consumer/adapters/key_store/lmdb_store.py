@@ -129,7 +129,7 @@ class LmdbKeyStore:
             bytes_used=self._bytes,
             buckets=len(buckets),
             oldest=buckets[-1].name.start if buckets else None,
-            evicted_early=self._evicted_early,
+            evicted_early=self._evicted_early + self._folder.lost(),
             problem=self._problem,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import threading
@@ -10,14 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from consumer.adapters.key_store.bucket import Bucket, BucketName, BucketRetired
+from consumer.adapters.key_store.failures import translated
 from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.lmdb_store import LmdbKeyStore
+from consumer.adapters.key_store.pages import first_missing
 from consumer.adapters.key_store.worker import Worker
 from consumer.errors import KeyStoreError
-from tests.adapters.key_store.helpers import MIB, NOON, child, disk_usage, key, keys
+from tests.adapters.key_store.helpers import MIB, NOON, disk_usage, key, keys
 
 NOBODY = 65534
 
@@ -115,14 +119,57 @@ async def test_a_damaged_bucket_is_told_by_name(tmp_path: Path) -> None:
     await open_store(tmp_path).close()
 
 
-async def test_a_bucket_cut_short_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
-    """Reading a mapped page beyond the end of its file kills a process; in a child, for the case that it does."""
+@pytest.mark.parametrize(("count", "at_once"), [(300, 100), (5000, 1000), (40_000, 1000)])
+async def test_a_file_cut_anywhere_is_damage_or_whole(tmp_path: Path, count: int, at_once: int) -> None:
+    """Whatever is cut off, in journal or tree: either every key is found, or it is told, again at each start."""
+    store = open_store(tmp_path / "whole")
+    for start in range(0, count, at_once):
+        await store.remember(keys(range(start, start + at_once)), NOON)
+    await store.close()
+    size = _data_file(tmp_path / "whole").stat().st_size
+    told = 0
+    for cut in [*range(2 * 4096, size, max(4096, size // 100)), size - 4096, size - 1000, size - 1]:
+        folder = tmp_path / str(cut)
+        shutil.copytree(tmp_path / "whole", folder)
+        os.truncate(_data_file(folder), cut)
+        if first_missing(str(_data_file(folder)), 4096) is not None:
+            told += 1
+            for _ in range(2):
+                with pytest.raises(KeyStoreError, match=r"data\.mdb was cut short"):
+                    open_store(folder)
+        else:
+            store = open_store(folder)
+            assert all(await store.look_up(keys(range(count)), NOON))
+            await store.close()
+        shutil.rmtree(folder)
+    assert told
+
+
+async def test_a_file_that_lacks_only_pages_without_use_is_whole(tmp_path: Path) -> None:
+    """LMDB counts pages that it never wrote: a short file alone is no damage, and nothing is lost by lengthening it."""
     await _store_some(tmp_path)
-    os.truncate(_data_file(tmp_path), 3 * 4096)
-    with child(tmp_path, 172_800.0, 64 * MIB) as reader:
-        assert "is damaged" in reader.ask(f"look_up 0 5000 {NOON}")
-        assert "is damaged" in reader.ask(f"remember 0 5000 {NOON}")
-        assert reader.ask("statistics") == "0"
+    data = _data_file(tmp_path)
+    with lmdb.open(str(data.parent)) as env:
+        more = keys(range(5000, 9000))
+        with env.begin(write=True) as transaction:
+            transaction.cursor().putmulti([(one, b"1234") for one in more])
+        with env.begin(write=True) as transaction:
+            for one in more:
+                transaction.delete(one)
+        for _ in range(10):  # so that the list of free pages itself moves forward
+            with env.begin(write=True) as transaction:
+                transaction.put(more[0], b"1234")
+                transaction.delete(more[0])
+    page, whole = 4096, data.read_bytes()
+    while first_missing(str(data), page) is None:
+        os.truncate(data, data.stat().st_size - page)
+    data.write_bytes(whole[: data.stat().st_size + page])
+    assert data.stat().st_size < len(whole)
+    store = open_store(tmp_path)
+    assert all(await store.look_up(keys(range(5000)), NOON))
+    await store.remember(keys(range(5000, 9000)), NOON)
+    assert all(await store.look_up(keys(range(9000)), NOON))
+    await store.close()
 
 
 async def _store_some(folder: Path) -> None:
@@ -134,6 +181,61 @@ async def _store_some(folder: Path) -> None:
 def _data_file(folder: Path) -> Path:
     (found,) = folder.glob("b-*/data.mdb")
     return found
+
+
+async def test_a_folder_deleted_while_in_use_is_made_again(tmp_path: Path) -> None:
+    """What it knew is lost, and counted; what comes now is remembered, also across a restart."""
+    folder = tmp_path / "state" / "keys"
+    store = open_store(folder)
+    await store.remember(keys(range(3000)), NOON)
+    shutil.rmtree(tmp_path / "state")
+    assert not any(await store.look_up(keys(range(3000)), NOON))
+    await store.remember(keys(range(10)), NOON)
+    assert await store.look_up(keys(range(11)), NOON) == [True] * 10 + [False]
+    await store.expire(NOON)
+    assert store.statistics().problem is None
+    assert store.statistics().evicted_early == 3000
+    assert store.statistics().keys == 10
+    await store.close()
+    store = open_store(folder)
+    assert all(await store.look_up(keys(range(10)), NOON))
+    await store.close()
+
+
+async def test_a_folder_emptied_while_in_use_is_a_key_store_again(tmp_path: Path) -> None:
+    """All that is in the folder is deleted: it goes on, and the next start does not take it for something else."""
+    store = open_store(tmp_path)
+    await store.remember(keys(range(3000)), NOON)
+    _empty(tmp_path)
+    assert not any(await store.look_up(keys(range(3000)), NOON))
+    await store.remember(keys(range(10)), NOON)
+    await store.close()
+    store = open_store(tmp_path)
+    assert all(await store.look_up(keys(range(10)), NOON))
+    await store.close()
+
+
+def _empty(folder: Path) -> None:
+    for path in list(folder.iterdir()):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_a_full_disk_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LMDB says I/O error where a write finds room for a part of its pages only; a disk with room has another error."""
+
+    def raise_io_error() -> None:
+        with translated(str(tmp_path)):
+            error = lmdb.Error("mdb_txn_commit")
+            vars(error)["code"] = errno.EIO
+            raise error
+
+    status = os.statvfs(tmp_path)
+    with pytest.raises(KeyStoreError, match=r"Input/output error.*check the disk"):
+        raise_io_error()
+    full = os.statvfs_result((*status[:3], 12, 12, *status[5:10]))
+    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    with pytest.raises(KeyStoreError, match=r"No space left on device.*free space on that disk"):
+        raise_io_error()
 
 
 async def test_a_format_of_the_future_is_refused(tmp_path: Path) -> None:
@@ -236,16 +338,21 @@ async def test_close_waits_for_what_is_being_written(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_folder_that_vanishes_is_an_error_for_its_callers(tmp_path: Path) -> None:
-    """Reading and writing raise; housekeeping does not, and shows its problem."""
+async def test_a_folder_that_cannot_be_made_again_is_an_error_until_it_can(tmp_path: Path) -> None:
+    """Reading and writing raise; housekeeping does not, and shows its problem; all of it heals by itself."""
     store = open_store(tmp_path / "store")
     shutil.rmtree(tmp_path / "store")
-    with pytest.raises(KeyStoreError, match="No such file"):
-        await store.look_up([key(1)], NOON)
-    with pytest.raises(KeyStoreError, match="No such file"):
-        await store.remember([key(1)], NOON)
+    (tmp_path / "store").touch()
+    with pytest.raises(KeyStoreError, match="name a folder, not a file"):
+        await store.look_up(keys([1]), NOON)
+    with pytest.raises(KeyStoreError, match="name a folder, not a file"):
+        await store.remember(keys([1]), NOON)
     await store.expire(NOON)
-    assert "No such file" in (store.statistics().problem or "")
+    assert "not a file" in (store.statistics().problem or "")
+    (tmp_path / "store").unlink()
+    await store.remember(keys([1]), NOON)
+    await store.expire(NOON)
+    assert store.statistics().problem is None
     await store.close()
 
 
