@@ -24,8 +24,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-_ASKED_BY_NAME = OPEN_PATHS | {"/metrics"}
-"""What machines ask for, by whatever name they know."""
+"""What probes ask for, by whatever name they know."""
 _NO_SITES_NAME = (".localhost", ".local", ".internal", ".home.arpa", ".test")
 """Endings that nobody can register (RFC 6761, 6762, 8375, and ICANN's for private use)."""
 _FOREIGN = (
@@ -53,7 +52,7 @@ def guard(token: Callable[[], str]) -> Middleware:
 @web.middleware
 async def refuse_foreign_names(request: web.Request, handler: Handler) -> web.StreamResponse:
     """For a server without a token: whoever is asked for as a site that someone may own gives no figures."""
-    if request.path in _ASKED_BY_NAME or no_sites_name(request.headers.get("Host", "")):
+    if request.path in OPEN_PATHS or no_sites_name(request.headers.get("Host", "")):
         return await handler(request)
     return web.Response(status=421, text=_FOREIGN)
 
