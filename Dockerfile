@@ -31,9 +31,9 @@ USER 10001
 WORKDIR /var/lib/pinstream
 VOLUME /var/lib/pinstream
 EXPOSE 8080
-# Healthy is: makes progress. Without an HTTP address there is nothing to ask, and the process itself is the sign.
+# Asked past any http_proxy: it is about this container. Without an HTTP address there is nothing to ask, and the process itself is the sign.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-  CMD ["python", "-c", "import os, urllib.request; port = os.environ.get('PINSTREAM_HTTP_ADDRESS', ':8080').rpartition(':')[2]; port and urllib.request.urlopen(f'http://127.0.0.1:{port}/healthz', timeout=4)"]
+  CMD ["python", "-c", "import os, urllib.request as r; port = os.environ.get('PINSTREAM_HTTP_ADDRESS', ':8080').rpartition(':')[2]; port and r.build_opener(r.ProxyHandler({})).open(f'http://127.0.0.1:{port}/healthz', timeout=4)"]
 # Exec form: pinstream is process 1 and gets SIGTERM itself. Give it more than PINSTREAM_SHUTDOWN_GRACE to end.
 ENTRYPOINT ["pinstream"]
 CMD ["run"]

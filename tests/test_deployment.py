@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +175,35 @@ class TestDockerfile:
     def test_the_health_check_is_python(self) -> None:
         """The health check's one line compiles and asks /healthz."""
         [_, _, code] = yaml.safe_load(dict(final_stage())["HEALTHCHECK"].partition(" CMD ")[2])
-        compile(code, "HEALTHCHECK", "exec")
         assert "/healthz" in code
+        compile(code, "HEALTHCHECK", "exec")
+
+    @pytest.mark.parametrize("proxy", ["http_proxy", "HTTP_PROXY", "all_proxy"])
+    def test_the_health_check_asks_past_a_proxy(self, proxy: str) -> None:
+        """A proxy for the way out knows nothing of this container, and cannot reach it."""
+        [_, _, code] = yaml.safe_load(dict(final_stage())["HEALTHCHECK"].partition(" CMD ")[2])
+        asked = []
+
+        class Answer(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked.append(self.path)
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with HTTPServer(("127.0.0.1", 0), Answer) as server:
+            serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            serving.start()
+            environment = {
+                proxy: "http://127.0.0.1:9",
+                "PINSTREAM_HTTP_ADDRESS": f"0.0.0.0:{server.server_port}",
+            }
+            done = subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=False)
+            server.shutdown()
+            serving.join()
+        assert (done.returncode, asked) == (0, ["/healthz"])
 
     def test_everything_is_installed_with_the_constraints(self) -> None:
         """No version is left to the day of the build."""
