@@ -25,7 +25,7 @@ PARTNER_NAME: Final = "partner_name"
 _CLICK_ID: Final = "user_data.click_id"
 _AGENT: Final = "user_data.client_user_agent"
 
-_STRING = frozenset({"string"})
+_WORDS = frozenset({"string", "enum"})
 _ITEM_ID, _ITEM_QUANTITY = f"{CONTENTS}.id", f"{CONTENTS}.quantity"
 _NOT_REMEMBERED: tuple[Rule, ...] = (text_of, order_id, web_url, flag)
 """Rules that are not asked through a cache: their values hardly come again, or are told at a glance."""
@@ -125,7 +125,7 @@ class Fields:
 
     def trusts_text(self, source: Source) -> bool:
         """Whether its values are surely text or null."""
-        return self._trusting and source.kinds == _STRING
+        return self._trusting and source.kinds <= _WORDS
 
     def plain_from(self, rule: Rule) -> str:
         """Of `Way.TEXT`: ASCII text that does not begin below this passes as it is."""

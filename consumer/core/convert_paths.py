@@ -76,8 +76,8 @@ _MOST_PATHS = 2000
 class Source(NamedTuple):
     """Where a value comes from: the path as written, the steps, and the Avro kinds found at its end.
 
-    Kinds are the names of the primitive types, ``fixed``, and the logical types ``decimal``, ``date``,
-    ``time-…`` and ``timestamp-…``; enums and uuids are ``string``. ``null`` is not among them.
+    Kinds are the names of the primitive types, ``enum``, ``fixed``, and the logical types ``decimal``, ``date``,
+    ``time-…`` and ``timestamp-…``; uuids are ``string``. ``null`` is not among them.
     """
 
     path: str
@@ -253,8 +253,6 @@ def _type_of(node: Any) -> str:
 def _kind(node: Any) -> str:
     """What a value of this type is, see `Source`."""
     kind = _type_of(node)
-    if kind == "enum":
-        return "string"
     logical = node.get("logicalType") if isinstance(node, dict) else None
     return _LOGICAL_KINDS.get(logical, kind) if isinstance(logical, str) else kind
 

@@ -114,10 +114,13 @@ TIME_UNITS: Final = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6,
 """The mapping's names for units of time -> how many make a second."""
 
 _NUMBERS = frozenset({"int", "long", "float", "double", "decimal"})
-_TEXT = _NUMBERS | {"string"}
+_DIGITS = _NUMBERS | {"string"}
+"""What may hold a number or a time. A symbol of an enum begins with a letter, so it is neither."""
+_WORDS = frozenset({"string", "enum"})
+_TEXT = _NUMBERS | _WORDS
 _DAYS = frozenset({"date", "timestamp-millis", "timestamp-micros", "timestamp-nanos"})
 _WHOLE = frozenset({"int", "long", "string"})
-_FLAG = frozenset({"boolean", "string", "int"})
+_FLAG = _WORDS | {"boolean", "int"}
 
 
 def _special(name: str, meant: str, kinds: frozenset[str], constant: bool = False) -> Target:
@@ -138,7 +141,7 @@ def _integer(name: str, high: int, low: int = 0) -> Target:
 
 def _amount(name: str, arity: Arity = Arity.ONE) -> Target:
     refusal = f"malformed_{name.rpartition('.')[2]}"
-    return Target(name, amount, "a decimal number of zero or more", _TEXT, arity, refusal)
+    return Target(name, amount, "a decimal number of zero or more", _DIGITS, arity, refusal)
 
 
 def _choice(name: str, words: str) -> Target:
@@ -233,9 +236,9 @@ def _device_info() -> list[Target]:
 
 def _table() -> list[Target]:
     return [
-        _special("event_name", "text", frozenset({"string"}), constant=True),
-        _special("action_source", "text", frozenset({"string"}), constant=True),
-        _special("event_time", "a time", _TEXT | _DAYS),
+        _special("event_name", "text", _WORDS, constant=True),
+        _special("action_source", "text", _WORDS, constant=True),
+        _special("event_time", "a time", _DIGITS | _DAYS),
         _special("event_id", "text", frozenset({"string", "int", "long"})),
         _special("ad_account_id", "digits", frozenset({"string", "int", "long"})),
         Target("event_source_url", rules.web_url, "an absolute http or https URL", frozenset({"string"})),
@@ -259,9 +262,9 @@ def _table() -> list[Target]:
         *(_text(f"{CONTENTS}.{key}")._replace(arity=Arity.ITEM, constant=False) for key in
           ("id", "item_name", "item_category", "item_brand", "item_brand_id")),
         _amount(f"{CONTENTS}.item_price", Arity.ITEM)._replace(constant=False),
-        Target(f"{CONTENTS}.quantity", count, f"a whole number up to {MAX_COUNT}", _TEXT, Arity.ITEM,
+        Target(f"{CONTENTS}.quantity", count, f"a whole number up to {MAX_COUNT}", _DIGITS, Arity.ITEM,
                constant=False),
-        Target("custom_data.num_items", count, f"a whole number up to {MAX_COUNT}", _TEXT, Arity.SUM,
+        Target("custom_data.num_items", count, f"a whole number up to {MAX_COUNT}", _DIGITS, Arity.SUM,
                constant=False),
         Target("custom_data.order_id", rules.order_id, "text", _TEXT),
         _text("custom_data.search_string"),

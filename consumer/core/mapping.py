@@ -404,7 +404,7 @@ class _Loader:
         """The JSON value that is sent for a constant."""
         if target.name in ("event_name", "action_source"):
             allowed = known if target.name == "event_name" else frozenset(ACTION_SOURCES)
-            if value not in allowed:
+            if not isinstance(value, str) or value not in allowed:
                 nearest = _nearest(str(value), sorted(allowed))
                 self._fail(f"[constants] {target.name}: {value!r} is not one; the nearest is {nearest!r}")
             return value

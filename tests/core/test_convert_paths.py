@@ -47,8 +47,8 @@ TREE["fields"].insert(0, {"name": "own", "type": OWN})
     ("path", "kinds"),
     [
         ("label", {"string"}),
-        ("kind", {"string"}),
-        ("again", {"string"}),
+        ("kind", {"enum"}),
+        ("again", {"enum"}),
         ("uid", {"string"}),
         ("at", {"timestamp-micros"}),
         ("odd", {"long"}),

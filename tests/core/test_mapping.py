@@ -189,6 +189,13 @@ ERRORS = {
         "'unknown_event_names' is not a mapping key; the nearest is 'unknown_event_name'",
     ),
     "an unknown table": ("[field]", "the nearest is 'fields'"),
+    "an enum as a time": ('[fields]\nevent_time = "channel"', "takes a time, but 'channel' is enum"),
+    "an enum as an amount": (
+        '[fields]\n"custom_data.value" = "channel"',
+        "takes a decimal number of zero or more, but 'channel' is enum",
+    ),
+    "an enum as an event id": ('[fields]\nevent_id = "channel"', "takes text, but 'channel' is enum"),
+    "a list as a constant name": ("[constants]\nevent_name = []", "[constants] event_name: [] is not one"),
     "a table that is none": ('fields = "x"', "[fields]"),
     "a path that does not exist": (
         '[fields]\n"user_data.em" = "customer.email"',
