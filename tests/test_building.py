@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
+import pytest
 from structlog.testing import capture_logs
 
 from consumer.app import building
+from consumer.errors import SchemaError, SettingsError
 from consumer.settings import load
 
 
@@ -21,3 +25,44 @@ def test_what_a_mapping_should_change_is_logged_at_start(tmp_path: Path) -> None
     [line] = [line for line in lines if line["event"] == "setting"]
     assert line["log_level"] == "warning"
     assert "newer_event_names has no effect any more" in line["text"]
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
+def test_the_state_folder_is_for_its_user_alone(umask: int, tmp_path: Path) -> None:
+    """Whatever the umask: it holds what the commands of other users have no business with."""
+    before = os.umask(umask)
+    try:
+        building.make_state_folder(tmp_path / "state")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_state_folder_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    """A volume may be shared with a group on purpose."""
+    (tmp_path / "state").mkdir(mode=0o750)
+    building.make_state_folder(tmp_path / "state")
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o750
+
+
+def decoder_of(field: object, folder: Path) -> None:
+    """Make a decoder for a schema with this field."""
+    schema = {"type": "record", "name": "E", "fields": [field]}
+    (folder / "e.avsc").write_text(json.dumps(schema))
+    environ = {"PINSTREAM_SCHEMAS_DIR": str(folder), "PINSTREAM_SCHEMA": "E", "HOME": str(folder)}
+    settings = load(environ, needs=())
+    building.decoder(settings, building.reader_schema(settings, building.local_schemas(settings)))
+
+
+def test_a_schema_that_no_record_can_be_read_as_is_one_line(tmp_path: Path) -> None:
+    """Valid Avro, and refused since its records would have no bound: the setting is named."""
+    with pytest.raises(SettingsError, match=r"PINSTREAM_SCHEMA='E' cannot be read as: an array of null"):
+        decoder_of({"name": "a", "type": {"type": "array", "items": "null"}}, tmp_path)
+
+
+def test_half_a_character_in_a_schema_is_one_line(tmp_path: Path) -> None:
+    """JSON can write what no text can hold."""
+    with pytest.raises(
+        SchemaError, match=r"e\.avsc: is not an Avro schema: a name in it has half of a character"
+    ):
+        decoder_of({"name": "\ud800", "type": "int"}, tmp_path)

@@ -10,6 +10,8 @@ from confluent_kafka import Consumer
 
 from consumer import settings
 from consumer.adapters import kafka
+from consumer.app.building import policy
+from consumer.core.policy import AWAY
 from consumer.errors import SettingsError
 from consumer.settings import HttpAddress, load
 from tests.settings_environment import COMPLETE, refused, with_
@@ -272,6 +274,21 @@ class TestSecrets:
         assert message.startswith("PINSTREAM_HTTP_TOKEN_FILE")
         assert "two words" not in message
 
+    def test_a_secret_in_place_of_its_files_path_is_not_shown(self) -> None:
+        """Whoever puts the token itself into the variable of its file does not find it in a log."""
+        for value in ("pina_AMAHUSH", "aHVzaA==/b/c", "x" * 300, "pina_a/hush"):
+            for name in (
+                "PINTEREST_ACCESS_TOKEN_FILE",
+                "PINSTREAM_HTTP_TOKEN_FILE",
+                "KAFKA_SASL_PASSWORD_FILE",
+            ):
+                more = {"PINTEREST_ACCESS_TOKEN": ""} if name.startswith("PINTEREST") else {}
+                message = refused(**more, **{name: value})
+                assert message.startswith(f"{name}: its value cannot be read"), message
+                assert value not in message
+        message = refused(KAFKA_SASL_PASSWORD_FILE="/tmp/there-is-no-such-secret")
+        assert "'/tmp/there-is-no-such-secret' cannot be read" in message
+
     def test_the_page_token_is_looked_at_by_who_serves_a_page(self, tmp_path: Path) -> None:
         """Not by a replay, nor where the page is turned off."""
         variables = COMPLETE | {"PINSTREAM_HTTP_TOKEN_FILE": str(tmp_path / "absent")}
@@ -370,3 +387,16 @@ def test_every_setting_has_a_reason() -> None:
         assert doc.default
         assert "|" not in doc.reason
         assert not doc.secret or doc.default in ("required", "none", "lmdb: under the state folder")
+
+
+@pytest.mark.parametrize("name", ["KAFKA_CLIENT_ID", "PINSTREAM_MAPPING_FILE", "KAFKA_SASL_PASSWORD_FILE"])
+def test_what_is_not_utf_8_is_refused(name: str) -> None:
+    """The system hands on bytes of any kind, and the clients take text."""
+    assert refused(**{name: "caf\udce9"}) == f"{name} is not UTF-8 text; correct it"
+
+
+@pytest.mark.parametrize("value", ["1" * 400, "\N{SUPERSCRIPT TWO}", "-1", "1e9"])
+def test_numbers_of_librdkafka_are_left_to_it(value: str) -> None:
+    """What is no number, or one of any length, does not end in an error of ours."""
+    settings = with_(KAFKA_MAX_POLL_INTERVAL_MS=value, KAFKA_SESSION_TIMEOUT_MS=value)
+    assert policy(settings).away == AWAY

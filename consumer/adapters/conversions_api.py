@@ -65,7 +65,7 @@ class FileToken:
         self._token = ""
         self.reload()
         if not self._token:
-            raise SettingsError(f"{variable}: {path} cannot be read or is empty; put the token in it")
+            raise SettingsError(f"{variable}: the file cannot be read or is empty; put the token in it")
 
     def value(self) -> str:
         """The token; looks at the file first."""

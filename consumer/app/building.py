@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import structlog
 from consumer import __version__, logs
 from consumer.adapters.conversions_api import ConversionsApi, FileToken, FixedToken, Token
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas, SchemaSource
+from consumer.core.avro_schema import InvalidSchema
 from consumer.core.convert import Converter
 from consumer.core.convert_paths import ALL, Asked
 from consumer.core.convert_program import COMPILED
@@ -83,8 +85,16 @@ def _why(error: Exception) -> str:
 
 
 def decoder(settings: Settings, schema: dict[str, Any], asked: Asked = ALL) -> Decoder:
-    """Reads records into the shape of `schema`, as far as somebody has `asked` for it."""
-    return Decoder(schema, wire_format=WireFormat(settings.pinstream.wire_format), asked=asked)
+    """Reads records into the shape of `schema`, as far as somebody has `asked` for it.
+
+    Raises `SettingsError` where no record can be read so.
+    """
+    try:
+        return Decoder(schema, wire_format=WireFormat(settings.pinstream.wire_format), asked=asked)
+    except InvalidSchema as error:
+        raise SettingsError(
+            f"PINSTREAM_SCHEMA={settings.pinstream.schema_name!r} cannot be read as: {error}; correct the schema"
+        ) from error
 
 
 def converter(settings: Settings, schema: dict[str, Any], accounts: tuple[str, ...]) -> Converter:
@@ -126,7 +136,8 @@ def _absence(settings: Settings) -> float:
     """Seconds of standing still after which partitions may be another's: well within the session time-out."""
     given = settings.kafka.properties.get("session.timeout.ms")
     text = given.get_secret_value() if given is not None else ""
-    return min(AWAY, int(text) / 1000 / _ABSENCES_IN_A_SESSION) if text.isdigit() else AWAY
+    is_number = re.fullmatch(r"[0-9]{1,18}", text) is not None
+    return min(AWAY, int(text) / 1000 / _ABSENCES_IN_A_SESSION) if is_number else AWAY
 
 
 def pipeline(settings: Settings, schema: dict[str, Any], *, trace_links: int = 0) -> Pipeline:
@@ -181,9 +192,11 @@ def conversions_api(settings: Settings) -> ConversionsApi:
 
 
 def make_state_folder(path: Path) -> None:
-    """Make the state folder if need be. Raises `SettingsError`."""
+    """Make the state folder if need be, for this user alone whatever the umask. Raises `SettingsError`."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        if not path.is_dir():
+            path.mkdir(parents=True)
+            path.chmod(0o700)
     except OSError as error:
         raise SettingsError(
             f"PINSTREAM_STATE_DIR: {path} cannot be made ({error.strerror}); name a folder this user may write to"

@@ -73,6 +73,7 @@ DEFAULT_NEEDS = ("kafka", "topics", "account", "token")
 _EMPTY_HAS_A_MEANING = frozenset({"PINSTREAM_HTTP_ADDRESS"})
 _CLOSED_PREFIXES = ("PINSTREAM_", "PINTEREST_")
 """A name that starts so and is not ours is a slip; other prefixes have other owners."""
+_OUR_PREFIXES = (*_CLOSED_PREFIXES, "KAFKA_", "SCHEMA_REGISTRY_")
 _SHOWN_CHARACTERS = 60
 
 _AnyGroup = TypeVar("_AnyGroup", bound=Group)
@@ -85,6 +86,7 @@ def load(environ: Mapping[str, str], *, needs: Collection[str] = DEFAULT_NEEDS) 
     (an ad account), ``token`` (its access token). What is not needed may be absent, but a value that is there and
     cannot be is refused all the same. Raises `SettingsError`.
     """
+    _refuse_unreadable(environ)
     passed_over = service_link_names(environ)
     _refuse_unknown(environ, passed_over)
     raw = _raw_values(environ)
@@ -133,6 +135,18 @@ def _secret_file_names() -> dict[str, str]:
         for name, doc in REGISTRY.items()
         if doc.secret and f"{name}_FILE" not in REGISTRY
     }
+
+
+def _refuse_unreadable(environ: Mapping[str, str]) -> None:
+    """Python keeps bytes that are not UTF-8 as lone surrogates, which no client takes."""
+    for name in sorted(environ):
+        text = name + environ[name]
+        if (
+            name.startswith(_OUR_PREFIXES)
+            and not text.isascii()
+            and any("\ud800" <= char <= "\udfff" for char in text)
+        ):
+            raise SettingsError(f"{ascii(name)[1:-1]} is not UTF-8 text; correct it")
 
 
 def _refuse_unknown(environ: Mapping[str, str], passed_over: Collection[str]) -> None:

@@ -6,6 +6,7 @@ Each check yields one line that names the variable and says what to change; `loa
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -116,7 +117,7 @@ def _poll_contradictions(settings: Settings) -> Iterator[str]:
     given = settings.kafka.properties.get("max.poll.interval.ms")
     text = given.get_secret_value() if given is not None else str(DEFAULT_MAX_POLL_INTERVAL_MS)
     longest = settings.pinstream.shutdown_grace + REVOKE_MARGIN
-    if text.isdigit() and int(text) / 1000 <= longest:
+    if re.fullmatch(r"[0-9]{1,18}", text) and int(text) / 1000 <= longest:
         yield (
             f"KAFKA_MAX_POLL_INTERVAL_MS={text} is not above PINSTREAM_SHUTDOWN_GRACE + {REVOKE_MARGIN:g} s"
             f" ({longest:g} s): a revoke that drains would lose its partitions; raise the one or lower the other"

@@ -241,8 +241,7 @@ class PinstreamSettings(Group):
     key_store: Annotated[SecretStr, BeforeValidator(parse_key_store)] = _setting(
         "PINSTREAM_KEY_STORE",
         ...,
-        "where delivered keys are remembered: memory: (forgets at a restart), lmdb:/path, redis://…;"
-        " a URL with a password also from PINSTREAM_KEY_STORE_FILE",
+        "where delivered keys are remembered: lmdb:/path on a local disk, or memory: (forgotten at a restart)",
         shown="lmdb: under the state folder",
         secret=True,
     )
@@ -320,7 +319,8 @@ class PinstreamSettings(Group):
     dead_letter_topic: Annotated[str, BeforeValidator(parse_dead_letter_topic)] = _setting(
         "PINSTREAM_DEAD_LETTER_TOPIC",
         "{topic}.dead-letters",
-        "where records go that cannot be delivered; {topic} is the record's topic; it has to exist",
+        "where records go that cannot be delivered; {topic} is the record's topic; made with the first dead letter"
+        " if it is not there and the cluster allows it",
     )
     dead_letter_share: Annotated[float, share()] = _setting(
         "PINSTREAM_DEAD_LETTER_SHARE",
@@ -339,7 +339,8 @@ class PinstreamSettings(Group):
     commit_interval: Annotated[float, duration("10ms", "5m")] = _setting(
         "PINSTREAM_COMMIT_INTERVAL",
         "1s",
-        "how often settled offsets are committed; after a crash so much is read again",
+        "how often settled offsets are committed; what is settled and not committed yet is read again after a crash,"
+        " and is not sent again where the key store knows it",
         unit="duration",
     )
     shutdown_grace: Annotated[float, duration("100ms", "1h")] = _setting(

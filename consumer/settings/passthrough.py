@@ -15,6 +15,7 @@ read (``KAFKA_HEAP_OPTS``). Both are passed over.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from difflib import get_close_matches
@@ -190,18 +191,27 @@ def number_if_registry_wants_one(name: str, value: str) -> str | float:
 
 def read_secret_file(variable: str, path: Path) -> str:
     """The secret in the file that `variable` names, without the line break at its end."""
+    named = f"{variable}: {_shown_path(path)}"
     try:
         with path.open("rb") as file:
             raw = file.read(_SECRET_FILE_BYTES + 1)
         text = raw.decode("utf-8").rstrip("\r\n")
     except OSError as error:
-        raise SettingsError(f"{variable}: {str(path)!r} cannot be read: {error.strerror}") from None
+        raise SettingsError(
+            f"{named} cannot be read: {error.strerror}; it names a file with the secret in it"
+        ) from None
     except UnicodeDecodeError:
-        raise SettingsError(f"{variable}: {str(path)!r} is not UTF-8 text; is it the right file?") from None
+        raise SettingsError(f"{named} is not UTF-8 text; is it the right file?") from None
     if not text.strip() or len(raw) > _SECRET_FILE_BYTES:
         what = "is larger than 64 KiB" if text.strip() else "is empty"
-        raise SettingsError(f"{variable}: {str(path)!r} {what}; write the secret there, and nothing else")
+        raise SettingsError(f"{named} {what}; write the secret there, and nothing else")
     return text
+
+
+def _shown_path(path: Path) -> str:
+    """The path for a message; not where it may be the secret itself, put in place of its file's path."""
+    is_path = len(path.parts) > 1 and os.path.isdir(path.parent)
+    return repr(str(path)) if is_path else "its value"
 
 
 def _given(

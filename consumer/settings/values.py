@@ -252,7 +252,7 @@ def parse_key_store(text: str) -> str:
     if scheme == "lmdb" and rest:
         return f"lmdb:{parse_path(rest)}"
     if text not in ("", "memory:") and not re.fullmatch(r"rediss?://\S+", text):
-        raise ValueError("not a key store; allowed: memory:, lmdb:/path, redis://host:port/db")
+        raise ValueError("not a key store; allowed: lmdb:/path or memory:")
     return text
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from consumer.app.building import make_state_folder
 from consumer.errors import SettingsError, UsageError
 
 
@@ -37,8 +38,9 @@ def beside_others(state_dir: Path) -> Iterator[bool]:
 
 def _open(state_dir: Path, name: str) -> IO[str]:
     folder = state_dir / "replays"
+    make_state_folder(state_dir)
+    make_state_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         return (folder / name).open("w")
     except OSError as error:
         raise SettingsError(
