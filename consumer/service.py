@@ -47,6 +47,9 @@ class Source(Protocol):
     async def commit(self, positions: Sequence[Position]) -> tuple[Sequence[Position], str | None]:
         """Those the broker took, and why not the others. Tries once, in bounded time; never raises."""
 
+    async def read_anew(self, partitions: Sequence[i.NewLife]) -> None:
+        """Read these from the beginning: `Service.assigned` is called when it begins."""
+
     async def end_offsets(self) -> Mapping[TopicPartition, int]:
         """Where the assigned partitions end, as last heard."""
 
@@ -195,6 +198,7 @@ class Service:
             i.Send: lambda c: self._begin(self._send(c)),
             i.StoreDeadLetters: lambda c: self._begin(self._store_dead_letters(c)),
             i.Commit: lambda c: self._begin(self._commit(c)),
+            i.ReadAnew: lambda c: self._begin(self._source.read_anew(c.partitions)),
             i.ReadToken: lambda c: self._begin(self._read_token()),
             i.Release: self._release,
             i.Stop: self._stop,
@@ -266,6 +270,10 @@ class Service:
         if self._final is not None:
             self._hand_over(partitions)
         self.feed(i.Lost(partitions))
+
+    def topic_ids_told(self, ids: Mapping[str, str]) -> None:
+        """The brokers said which ids topics have now."""
+        self.feed(i.TopicIdsTold(ids))
 
     def _hand_over(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
         """All is drained, and the group takes partitions back before we left it: their last positions go with them.

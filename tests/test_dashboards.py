@@ -171,6 +171,7 @@ class TestAlerts:
             *("Unreadable", "WaitsForSchema", "MayCountTwice"),
             *("RecordsRemoved", "LogCut", "KeyStoreFull"),
             *("DestinationUnreachable", "Stalled"),
+            "TopicMadeAnew",
         }
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])

@@ -268,6 +268,7 @@ def _source(settings: Settings, listener: Service) -> KafkaSource:
         dead_letter_topic=settings.pinstream.dead_letter_topic,
         offset_reset=settings.kafka.auto_offset_reset,
         on_trouble=log_kafka_trouble,
+        on_topic_ids=listener.topic_ids_told,
         revoke_timeout=grace + REVOKE_MARGIN,
     )
 

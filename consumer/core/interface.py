@@ -21,7 +21,7 @@ class Assignment(NamedTuple):
     `commit_start`: commit `start` at once, so that a crash before the first settlement cannot skip records
     (a new group that begins at the end of a topic). `leader_epoch` and `metadata`: as committed with `start`.
     `topic_id`: which life of the topic it is; None where the brokers tell none. `void`: an offset that was committed
-    in an earlier life of the topic, and means nothing in this one.
+    in an earlier life of the topic and means nothing in this one, as does the metadata that came with it.
     """
 
     topic: str
@@ -33,6 +33,15 @@ class Assignment(NamedTuple):
     metadata: str = ""
     topic_id: str | None = None
     void: int | None = None
+
+
+class NewLife(NamedTuple):
+    """A partition whose topic was deleted and made anew while we held it under `epoch`."""
+
+    topic: str
+    partition: int
+    epoch: int
+    topic_id: str
 
 
 class DeadLetter(NamedTuple):
@@ -216,6 +225,13 @@ class KeysForgotten:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicIdsTold:
+    """The brokers told which ids topics have now. One of which they told none is not in it."""
+
+    ids: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested:
     """Take no more, drain all within `grace` seconds, then `Stop`."""
 
@@ -246,6 +262,7 @@ Input = (
     | TokenRead
     | EndOffsets
     | KeysForgotten
+    | TopicIdsTold
     | StopRequested
     | Tick
 )
@@ -324,6 +341,13 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadAnew:
+    """Read these from the beginning, if they are still held under that epoch: `Assigned` comes, with another one."""
+
+    partitions: Sequence[NewLife]
+
+
+@dataclass(frozen=True, slots=True)
 class ReadToken:
     """Read the access token again from where it comes from."""
 
@@ -353,6 +377,7 @@ Command = (
     | Commit
     | Release
     | Stop
+    | ReadAnew
     | ReadToken
     | GiveUp
     | Report

@@ -36,6 +36,7 @@ from consumer.core.guard import Guard
 from consumer.core.intake import Converting, Intake, Reading, SchemaLearner, TwoSteps, Verdict
 from consumer.core.lag import lag_of
 from consumer.core.ledger import Ledger
+from consumer.core.lives import Lives
 from consumer.core.model import Chunk, Disposition, Filtered, Instant, Rejection, SchemaRef, TopicPartition
 from consumer.core.offset_map import CommitMetadata
 from consumer.core.outbox import Letter, Outbox
@@ -107,6 +108,7 @@ class Pipeline:
         self._look_up_failures = 0
         self.commits = Commits(self.context, self.ledger)
         self._drains: list[Drain] = []
+        self._lives = Lives(self.context, self.ledger)
         self._handlers: dict[type, Callable[[Any], None]] = {
             i.Assigned: self._assigned,
             i.Revoked: self._revoked,
@@ -126,6 +128,7 @@ class Pipeline:
             i.TokenRead: lambda read: self.dispatcher.token_read(read.changed),
             i.EndOffsets: self._end_offsets,
             i.KeysForgotten: self._keys_forgotten,
+            i.TopicIdsTold: self._topic_ids_told,
             i.StopRequested: self._stop_requested,
             i.Tick: lambda _: None,
         }
@@ -179,6 +182,7 @@ class Pipeline:
         if self.stopping:
             return
         states = [self._assign(one) for one in happened.assignments]
+        self._lives.assigned(happened.assignments)
         elsewhere = sum(state.elsewhere for state in states)
         if elsewhere:
             self.context.report("warning", "committed_for_another_destination", partitions=elsewhere)
@@ -215,6 +219,10 @@ class Pipeline:
         self.context.report(
             "warning", "partitions_lost", partitions=len(happened.partitions), released=released
         )
+
+    def _topic_ids_told(self, happened: i.TopicIdsTold) -> None:
+        if self._lives.told(happened.ids):
+            self._purge()
 
     def _revoked(self, happened: i.Revoked) -> None:
         states = [state for state in map(self.ledger.get, happened.partitions) if state is not None]

@@ -51,6 +51,8 @@ class Counters:
         self.no_verdicts: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         """Inner ones: key store, dead letters, commits, registry."""
+        self.topics_made_anew: Counter[str] = Counter()
+        """By topic, how often it was found to be deleted and made anew."""
         self.calls = 0
         self.bytes_sent = 0
         self.events_sent = 0

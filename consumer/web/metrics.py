@@ -95,6 +95,12 @@ _FAMILIES: tuple[tuple[str, str, str, Callable[[Counters], Mapping[str, int]]], 
         "kind",
         lambda c: c.api_errors,
     ),
+    (
+        "pinstream_topics_made_anew",
+        "Times that a topic was found deleted and made anew, and begun at its beginning.",
+        "topic",
+        lambda c: c.topics_made_anew,
+    ),
     ("pinstream_failures", "Failed inner writes and look-ups, tried again.", "kind", lambda c: c.failures),
 )
 

@@ -35,6 +35,7 @@ const STAGES = {
   decode: "could not be read", convert: "could not become a conversion event", deliver: "refused by Pinterest",
 };
 const NOTES = [
+  ["topics_made_anew", "topic deleted and made anew: read from its beginning", "bad"],
   ["api_errors", "error message of the API", "bad"],
   ["no_verdicts", "call without a verdict, sent again", "warn"],
   ["failures", "inner trouble, tried again", "warn"],

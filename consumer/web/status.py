@@ -97,6 +97,7 @@ def counts(counters: Counters) -> dict[str, Any]:
         "answers": by_name(counters.answers),
         "no_verdicts": by_name(counters.no_verdicts),
         "failures": by_name(counters.failures),
+        "topics_made_anew": by_name(counters.topics_made_anew),
         "calls": counters.calls,
         "calls_ended": _calls_ended(counters),
         "events_sent": counters.events_sent,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -102,6 +102,7 @@ class FakeConsumer:
 
     def seek(self, partition: RawPartition) -> None:
         """Remembered."""
+        self._refuse("seek")
         self.calls.append(("seek", [(partition.partition, partition.offset)]))
 
     def position(self, partitions: list[RawPartition]) -> list[RawPartition]:
@@ -155,6 +156,7 @@ class Told:
         self.revocations: list[Sequence[TopicPartition]] = []
         self.losses: list[Sequence[TopicPartition]] = []
         self.troubles: list[tuple[str, str]] = []
+        self.ids: list[dict[str, str]] = []
         self.positions: Sequence[Position] = ()
         self.too_late = False
 
@@ -177,6 +179,40 @@ class Told:
         """Noted."""
         self.troubles.append((code, text))
 
+    def topic_ids(self, ids: Mapping[str, str]) -> None:
+        """Noted."""
+        self.ids.append(dict(ids))
+
+
+class Ids:
+    """The brokers' topic ids: what is `told` now."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, str] = {}
+        self.asked: list[set[str]] = []
+        self.hurried = 0
+        self.closed = False
+        self.refused: KafkaException | None = None
+
+    def ask(self, topics: Collection[str], timeout: float) -> Mapping[str, str]:
+        """What is told, or the refusal."""
+        self.asked.append(set(topics))
+        if self.refused is not None:
+            raise self.refused
+        return dict(self.told)
+
+    def look(self, topics: Collection[str]) -> Mapping[str, str]:
+        """What is told."""
+        return {name: self.told[name] for name in topics if name in self.told}
+
+    def hurry(self) -> None:
+        """Counted."""
+        self.hurried += 1
+
+    def close(self) -> None:
+        """Noted."""
+        self.closed = True
+
 
 class Bench:
     """A member on a fake consumer."""
@@ -190,6 +226,7 @@ class Bench:
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.told = Told()
+        self.ids = Ids()
         self.ready: deque[Chunk] = deque()
         config = {"partition.assignment.strategy": strategy, **(settings or {})}
         self.made: list[FakeConsumer] = []
@@ -204,6 +241,7 @@ class Bench:
             self.ready,
             offset_reset=reset,
             has_offsets=lambda _: bool(self.consumer.stored),
+            topic_ids=self.ids,
             timeout=timeout,
             make_consumer=make,
         )

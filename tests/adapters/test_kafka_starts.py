@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
-from types import SimpleNamespace
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, SimpleNamespace
 
 import confluent_kafka
 import pytest
@@ -74,13 +74,14 @@ def find_starts(
     new: set[TopicPartition],
     *,
     elsewhere: bool = False,
+    ids: Mapping[str, str] = MappingProxyType({}),
 ) -> Found:
     """As `consumer.adapters.kafka.starts.find_starts`; the group has what `source` says, and offsets `elsewhere`."""
 
     def has_offsets(_: float) -> bool:
         return elsewhere or any(offset is not None for offset in source.offsets)
 
-    return find_all_starts(source, partitions, reset, timeout, new, has_offsets)
+    return find_all_starts(source, partitions, reset, timeout, new, has_offsets, lambda *_: ids)
 
 
 P0, P1, P2, P3 = (TopicPartition("t", number) for number in range(4))
@@ -169,9 +170,9 @@ def test_the_group_is_asked_for_only_where_that_decides() -> None:
 
     source, new = FakeOffsets([None, 3], [9, 4]), set[TopicPartition]()
     for reset in ("latest", "earliest"):
-        found = find_all_starts(source, [P0, P1], reset, 1, new, unasked)
+        found = find_all_starts(source, [P0, P1], reset, 1, new, unasked, lambda *_: {})
         assert found == ({P0: BEGINNING, P1: Start(3, None, False)}, None)
-    assert find_all_starts(source, [P0], "latest", 1, new, untold) == ({}, LEADERLESS)
+    assert find_all_starts(source, [P0], "latest", 1, new, untold, lambda *_: {}) == ({}, LEADERLESS)
     assert new == set()
 
 

@@ -227,6 +227,7 @@ def slow(
         cluster,
         reset,
         has_offsets=cluster.has_offsets,
+        topic_ids=lambda *_: {},
         whole=whole,
         timeout=10.0,
         on_trouble=lambda *_: None,

@@ -20,7 +20,7 @@ from consumer.app.dead_letters.through import LettersSource, Marker, Origin
 from consumer.app.dead_letters.topics import DeadLetterTopic
 from consumer.core import offset_map
 from consumer.core.assignment import map_place
-from consumer.core.interface import DeadLetter
+from consumer.core.interface import DeadLetter, NewLife
 from consumer.core.letters import Done, Filters, mark_headers, read_letter
 from consumer.core.model import Chunk, Position, Record, Rejection, Stage, TopicPartition
 from consumer.errors import KafkaError
@@ -87,6 +87,9 @@ class Inner:
     async def begins(self) -> Mapping[TopicPartition, int]:
         """See `Source`."""
         return {}
+
+    async def read_anew(self, partitions: Sequence[NewLife]) -> None:
+        """See `Source`."""
 
     async def unreadable(self) -> Mapping[TopicPartition, int]:
         """See `Source`."""

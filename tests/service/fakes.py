@@ -113,6 +113,7 @@ class FakeSource:
         self.epochs: dict[int, int] = {}
         self.positions: dict[int, int] = {}
         self.unstarted = 0
+        self.read_again: list[i.NewLife] = []
         self.commit_time = STEP
         self.close_time = 0.0
         self.closed = False
@@ -167,6 +168,9 @@ class FakeSource:
 
     async def unreadable(self) -> Mapping[TopicPartition, int]:
         return {}
+
+    async def read_anew(self, partitions: Sequence[i.NewLife]) -> None:
+        self.read_again += partitions
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         assert not self.closed, "closed twice"

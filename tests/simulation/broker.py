@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from bisect import bisect_left
 from collections.abc import Container, Mapping, Sequence
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from consumer.core.assignment import map_place
@@ -32,6 +34,8 @@ class Broker:
         self._cut: set[TopicPartition] = set()
         self.begins: dict[TopicPartition, int] = {}
         """Where logs begin whose first records were removed."""
+        self.topic_ids = {tp.topic: new_id(tp.topic, 0) for tp in logs}
+        self._lives = 0
         self.map_most = MOST
         self.metadata_limit = MOST
         """What the broker takes of each."""
@@ -66,6 +70,8 @@ class Broker:
     ) -> None:
         """Nothing unresolved before it, and the leader epoch is that of the record before it, if one was read."""
         tp = TopicPartition(position.topic, position.partition)
+        if self.is_void(position):
+            return  # it says itself that it is of the log before
         if tp in self._cut and self.owners.get(tp, (None, 0))[0] is not member:
             # It speaks of the log as it was, and will be refused.
             return
@@ -83,6 +89,26 @@ class Broker:
         if not again and position.leader_epoch != (before.leader_epoch if before is not None else None):
             raise Violation("a commit has its record's leader epoch", f"{position} after {before}")
         self._check_map(position)
+
+    def is_void(self, position: Position) -> bool:
+        """Whether it was committed in an earlier life of its topic."""
+        tp = TopicPartition(position.topic, position.partition)
+        found = read_metadata(position.metadata, position.next_offset, where=map_place(tp))
+        return found is not None and found.topic_id not in (None, self.topic_ids[tp.topic])
+
+    def make_anew(self, logs: dict[TopicPartition, list[Spec]]) -> list[Spec]:
+        """These are all partitions of a topic that was deleted and made anew. Gives what stood there before."""
+        gone: list[Spec] = []
+        self._lives += 1
+        for tp, log in logs.items():
+            gone += self.logs[tp]
+            self.logs[tp] = log
+            self._offsets[tp] = [spec.offset for spec in log]
+            self._checked[tp] = 0
+            self._cut.discard(tp)
+            self.begins.pop(tp, None)
+            self.topic_ids[tp.topic] = new_id(tp.topic, self._lives)
+        return gone
 
     def _check_map(self, position: Position) -> None:
         """What a new owner will pass over is resolved."""
@@ -104,7 +130,7 @@ class Broker:
     def all_committed(self) -> bool:
         """Whether every partition is committed to its end."""
         return all(
-            not log or (self.committed_offset(tp) or 0) >= log[-1].offset + 1 for tp, log in self.logs.items()
+            not log or (self.resumes_at(tp) or 0) >= log[-1].offset + 1 for tp, log in self.logs.items()
         )
 
     def committed_offset(self, tp: TopicPartition) -> int | None:
@@ -112,9 +138,14 @@ class Broker:
         position = self.committed.get(tp)
         return position.next_offset if position is not None else None
 
+    def resumes_at(self, tp: TopicPartition) -> int | None:
+        """Where a new owner begins that knows which life of the topic this is."""
+        position = self.committed.get(tp)
+        return None if position is None or self.is_void(position) else position.next_offset
+
     def uncovered(self, tp: TopicPartition, seen: int) -> Sequence[Spec]:
         """Records up to `seen` that a new owner finds neither below the committed offset nor in its map."""
-        position = self.committed.get(tp)
+        position = self.committed.get(tp) if self.resumes_at(tp) is not None else None
         begin = position.next_offset if position is not None else 0
         known = read_map(position.metadata, begin, where=map_place(tp)) if position is not None else None
         specs = self.logs[tp][self.index(tp, begin) : self.index(tp, seen + 1)]
@@ -134,6 +165,12 @@ class Broker:
         self._checked[tp] = min(self._checked[tp], place)
         self._cut.add(tp)
         return gone
+
+
+def new_id(topic: str, life: int) -> str:
+    """A topic id, as Kafka writes them."""
+    raw = blake2b(f"{topic} {life}".encode(), digest_size=16).digest()
+    return urlsafe_b64encode(raw).decode().rstrip("=")
 
 
 def _passes(known: OffsetMap, spec: Spec) -> bool:

@@ -69,6 +69,8 @@ class Incidents:
     """How many of each incident the troubled time holds."""
 
     crashes: int = 0
+    new_lives: int = 0
+    """A topic is deleted and made anew, longer than it was."""
     expulsions: int = 0
     """The group throws a member out, which learns of it later."""
     setbacks: int = 0
@@ -135,6 +137,11 @@ class Knobs:
         return rates == Rates() and self.incidents == Incidents()
 
     @property
+    def tells_lives(self) -> bool:
+        """Whether what is committed says of which life of its topic it is, always."""
+        return self.metadata_limit >= IDS_MOST and not self.rates.foreign_metadata
+
+    @property
     def short_maps(self) -> bool:
         """Whether an offset map may lack something because it is too long."""
         return self.policy.map_bytes < MOST or self.metadata_limit < MOST
@@ -185,6 +192,8 @@ def draw(seed: int, **overrides: Any) -> Knobs:
     if knobs.guarded:
         knobs = replace(knobs, odd=0.3)
     knobs = replace(knobs, **overrides)
+    if knobs.incidents.new_lives and not knobs.tells_lives:
+        knobs = replace(knobs, incidents=replace(knobs.incidents, new_lives=0))
     if knobs.graceful:
         knobs = replace(knobs, metadata_limit=4096)
     most = MOST if knobs.graceful else knobs.policy.map_bytes

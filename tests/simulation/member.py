@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from consumer.core import interface as i
+from consumer.core import offset_map
+from consumer.core.assignment import map_place
 from consumer.core.model import Chunk, Position, TopicPartition
 from consumer.core.pipeline import Pipeline
 from consumer.errors import InvariantViolation
@@ -70,6 +72,7 @@ class Member:
             i.Commit: self._commit,
             i.Release: self._release,
             i.Stop: self._stop,
+            i.ReadAnew: self._read_anew,
             i.ReadToken: self._read_token,
             i.GiveUp: lambda _: self._later(self.request_stop),
             i.Report: lambda _: None,
@@ -225,6 +228,33 @@ class Member:
     def _read_token(self, _: i.ReadToken) -> None:
         self._later(lambda: self.feed(i.TokenRead(self._world.random.random() < 0.5)))
 
+    def _read_anew(self, command: i.ReadAnew) -> None:
+        """Between two polls, as everything about the assignment."""
+
+        def effect() -> None:
+            if not self.alive or self._stands_still(effect):
+                return
+            if self.in_callback:
+                self._later(effect)
+                return
+            owners, assignments = self._world.broker.owners, []
+            for one in command.partitions:
+                tp = TopicPartition(one.topic, one.partition)
+                if owners.get(tp) == (self, one.epoch):
+                    self._epoch += 1
+                    owners[tp] = (self, self._epoch)
+                    assignments.append(i.Assignment(*tp, self._epoch, None, False, topic_id=one.topic_id))
+            self.feed(i.Assigned(assignments))
+
+        self._later(effect)
+
+    def _hear_of_lives(self) -> None:
+        """Every now and then it is told which ids topics have."""
+        world = self._world
+        if self.watch.held and not self.in_callback and world.random.random() < 0.04:
+            topics = {tp.topic for tp in self.watch.held}
+            self.feed(i.TopicIdsTold({name: world.broker.topic_ids[name] for name in sorted(topics)}))
+
     def _commit(self, command: i.Commit) -> None:
         self._committing = True
         epochs = {tp: held.epoch for tp, held in self.watch.held.items()}
@@ -332,10 +362,18 @@ class Member:
             self._epoch += 1
             start, commit_start = broker.committed_offset(tp), False
             metadata, leader_epoch = self._find_metadata(tp)
-            if start is None and broker.logs[tp] and random.random() < 0.5:
+            topic_id, void = broker.topic_ids[tp.topic], None
+            if start is not None and offset_map.is_void(
+                metadata, start, where=map_place(tp), topic_id=topic_id
+            ):
+                start, leader_epoch, void = None, None, start
+                self.watch.excuse_all([Held(tp, 0, 0)], whole=True)
+            elif start is None and broker.logs[tp] and random.random() < 0.5:
                 start, commit_start = broker.logs[tp][0].offset, True
             broker.owners[tp] = (self, self._epoch)
-            assignments.append(i.Assignment(*tp, self._epoch, start, commit_start, leader_epoch, metadata))
+            assignments.append(
+                i.Assignment(*tp, self._epoch, start, commit_start, leader_epoch, metadata, topic_id, void)
+            )
         self.feed(i.Assigned(assignments))
         for tp in tps:
             held = self.watch.held.get(tp)
@@ -385,6 +423,9 @@ class Member:
         if not self.alive or self._stands_still(self._poll):
             return
         world = self._world
+        self._hear_of_lives()
+        if not self.alive:
+            return
         room = 0 if self.in_callback or not self.watch.held else self.pipeline.room()
         if room > 0:
             world.later(world.delay() / 4, self._fetch, room)

@@ -341,6 +341,33 @@ def maps_of_a_cut_log_are_believed(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutation
+def another_id_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
+    """A topic that is made anew under a running member is read on from where it was."""
+    patch.setattr(Pipeline, "_topic_ids_told", lambda self, happened: None)
+
+
+@mutation
+def the_committed_id_is_not_compared(patch: pytest.MonkeyPatch) -> None:
+    """What was committed in an earlier life of the topic counts in the next."""
+    patch.setattr(offset_map, "is_void", lambda *_, **__: False)
+
+
+@mutation
+def a_map_of_another_life_is_believed(patch: pytest.MonkeyPatch) -> None:
+    """Reading begins anew, but for the records that were settled in the life before."""
+    read = Pipeline._read_metadata
+
+    def of_before(self: Pipeline, tp: TopicPartition, one: interface.Assignment) -> CommitMetadata | None:
+        if one.void is None:
+            return read(self, tp, one)
+        found = read(self, tp, one._replace(start=one.void))
+        known = None if found is None else found.settled
+        return None if found is None or known is None else found._replace(settled=OffsetMap(known.bounds, 9))
+
+    patch.setattr(Pipeline, "_read_metadata", of_before)
+
+
+@mutation
 def open_records_are_in_the_map(patch: pytest.MonkeyPatch) -> None:
     """All that was seen counts as settled."""
 

@@ -123,6 +123,14 @@ def successor(specs: list[Spec], old: Spec, leader_epoch: int, now: float) -> Sp
     return spec
 
 
+def new_record(specs: list[Spec], tp: TopicPartition, offset: int, visible_at: float, form: Form) -> Spec:
+    """A record of a topic that was made anew; entered in `specs`."""
+    number = len(specs)
+    spec = Spec(number, Kind.GOOD, tp, offset, 0, visible_at, "1", f"event-{number}", None, 9, form)
+    specs.append(spec)
+    return spec
+
+
 class Parts(NamedTuple):
     """What a process reads records with; `reading` None: one after the other."""
 

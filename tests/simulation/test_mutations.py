@@ -24,6 +24,9 @@ _SELDOM_BAD: dict[str, Any] = {
     "late_schemas": 0.2, "incidents": Incidents(setbacks=3),
 }  # fmt: skip
 """Few bad records, and much that is read again: a guard that trips has no reason to."""
+_NEW_LIVES: dict[str, Any] = {
+    "incidents": Incidents(new_lives=3), "rates": Rates(), "metadata_limit": 4096, "rebalances": 6, "guarded": False,
+}  # fmt: skip
 FOCUS: dict[str, dict[str, Any]] = {
     "room_ignores_bytes": {"odd": 0.0, "policy": Policy(max_open_bytes=1500, max_open_events=500)},
     "failed_commit_is_taken_for_done": {"rates": Rates(commit_fails=0.3)},
@@ -36,6 +39,13 @@ FOCUS: dict[str, dict[str, Any]] = {
         "rates": Rates(registry_fails=0.7),
         "partitions": 1,
         "policy": Policy(map_bytes=IDS_MOST + 4, destination=DESTINATION),
+    },
+    "another_id_goes_unnoticed": _NEW_LIVES,
+    "the_committed_id_is_not_compared": _NEW_LIVES,
+    "a_map_of_another_life_is_believed": {
+        **_NEW_LIVES,
+        "rates": Rates(registry_fails=0.7),
+        "late_schemas": 0.3,
     },
     "a_commit_from_before_the_absence_is_proof": {"incidents": Incidents(freezes=8), "members": 2},
     "guard_writes_on": _GUARDED,

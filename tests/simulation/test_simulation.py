@@ -120,6 +120,7 @@ def test_the_worlds_hold_the_trouble_they_promise() -> None:
         "unreachable",
         "reachable",
         "commit_metadata_ignored",
+        "topic_made_anew",
         "dead_letter_guard",
     )
     missing = [name for name in (*(kind.__name__ for kind in kinds), *incidents) if not seen[name]]

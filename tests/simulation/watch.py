@@ -42,6 +42,7 @@ class Held:
         "last_seen",
         "position",
         "start",
+        "topic_id",
         "tp",
     )
 
@@ -51,6 +52,7 @@ class Held:
         self.start = start
         self.begun = False
         """It begins at `start`, not at the beginning of all."""
+        self.topic_id: str | None = None
         self.beginnings: set[tuple[int, int | None]] = set()
         """Positions, with their leader epochs, where reading began: at first, and after it went back."""
         self.position = start
@@ -113,7 +115,7 @@ class Watch:
     def told(self, happened: i.Input) -> None:
         """An input is about to be handled."""
         match happened:
-            case i.Assigned() | i.Revoked() | i.Lost() | i.StopRequested():
+            case i.Assigned() | i.Revoked() | i.Lost() | i.StopRequested() | i.TopicIdsTold():
                 self._lose_sight()
                 self._told_of_partitions(happened)
             case i.Fetched():
@@ -125,7 +127,9 @@ class Watch:
             case _:
                 self._told_of_writes(happened)
 
-    def _told_of_partitions(self, happened: i.Assigned | i.Revoked | i.Lost | i.StopRequested) -> None:
+    def _told_of_partitions(
+        self, happened: i.Assigned | i.Revoked | i.Lost | i.StopRequested | i.TopicIdsTold
+    ) -> None:
         match happened:
             case i.Assigned():
                 self._assigned(happened)
@@ -138,6 +142,17 @@ class Watch:
             case i.Lost():
                 for tp in happened.partitions:
                     self.held.pop(tp, None)
+            case i.TopicIdsTold():
+                self._lives_told(happened)
+
+    def _lives_told(self, happened: i.TopicIdsTold) -> None:
+        """What is of an earlier life ends here; what was sent of the new one meanwhile may be sent again."""
+        ended = [held for tp, held in self.held.items() if happened.ids.get(tp.topic) != held.topic_id]
+        ended = [held for held in ended if held.tp.topic in happened.ids]
+        self.excuse_in_flight(ended)
+        self.excuse_all(ended, whole=True)
+        for held in ended:
+            del self.held[held.tp]
 
     def _lose_sight(self) -> None:
         """Events may have left their queues without a call: what is left to be sent cannot be told from here."""
@@ -163,6 +178,7 @@ class Watch:
             tp = TopicPartition(one.topic, one.partition)
             self.held[tp] = Held(tp, one.epoch, one.start or 0)
             self.held[tp].begun = one.start is not None
+            self.held[tp].topic_id = one.topic_id
             self.held[tp].beginnings.add((one.start or 0, one.leader_epoch))
             self._guarded.assigned(tp)
 

@@ -25,7 +25,7 @@ from tests.simulation.group import Group
 from tests.simulation.knobs import SESSION, Knobs, Rates
 from tests.simulation.member import Member
 from tests.simulation.readings import FORMS
-from tests.simulation.records import HOUR, Spec, successor, write_logs
+from tests.simulation.records import HOUR, Spec, new_record, successor, write_logs
 from tests.simulation.stores import KeyStore, Registry
 from tests.simulation.truth import Truth, Violation
 
@@ -242,6 +242,7 @@ class World:
             (incidents.clock_jumps, self._jump),
             (incidents.freezes, self._freeze_one),
             (incidents.removals, self._remove_some),
+            (incidents.new_lives, self._make_a_topic_anew),
         ]
         for count, act in plans:
             for _ in range(count):
@@ -326,6 +327,26 @@ class World:
         if visible > 1:
             self.broker.remove(tp, self.random.randint(1, visible - 1))
             self._say(f"{tp.topic}[{tp.partition}] begins at {self.broker.begins[tp]}")
+
+    def _make_a_topic_anew(self) -> None:
+        """Deleted and made anew, and at once longer than it was: no offset of before is out of range."""
+        topic = self.random.choice(sorted(self.broker.topic_ids))
+        logs: dict[TopicPartition, list[Spec]] = {}
+        now = self.now - self.base
+        for tp in [one for one in self.broker.logs if one.topic == topic]:
+            old = self.broker.logs[tp]
+            end = old[-1].offset + 1 if old else 0
+            count = (
+                self.random.randint(1, 12) if self.random.random() < 0.3 else end + self.random.randint(0, 5)
+            )
+            logs[tp] = [
+                new_record(self.specs, tp, offset, now + self.random.choice((0.0, 0.0, 2.0)), self.form)
+                for offset in range(min(count, 60))
+            ]
+            logs[tp].sort(key=lambda spec: spec.offset)
+        gone = self.broker.make_anew(logs)
+        self.truth.gone.update(spec.number for spec in gone)
+        self._say(f"{topic} is made anew")
 
     def _set_one_back(self) -> None:
         member = self._one()

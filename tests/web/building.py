@@ -155,6 +155,7 @@ def statistics(
 def full_counters() -> Counters:
     """Counters with something different in each of them."""
     counters = Counters()
+    counters.topics_made_anew["orders"] = 1
     counters.rejections.update({("decode", "malformed"): 3, ("convert", "no_identity"): 41})
     counters.rejections.update({("convert", "expired"): 7, ("deliver", "refused"): 5})
     counters.call_buckets.update({("verdict", 0.25): 700, ("verdict", 0.5): 290, ("no_answer", 30.0): 4})

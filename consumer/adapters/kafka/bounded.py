@@ -51,9 +51,9 @@ from consumer.adapters.kafka.trouble import (
 )
 from consumer.adapters.kafka.unreadable import DAMAGED, take_damaged
 from consumer.adapters.thread import OwnThread, post
-from consumer.core.interface import Assignment
+from consumer.core.interface import Assignment, NewLife
 from consumer.core.model import Chunk, Position, Record, TopicPartition
-from consumer.errors import KafkaError
+from consumer.errors import InvariantViolation, KafkaError
 
 _PATIENCE: Final = 30.0
 """Seconds that a partition may end before the end of its range: a replica may be behind the others for a moment."""
@@ -174,6 +174,10 @@ class BoundedSource:
         if self._progress is None:
             return CommitResult(tuple(positions), None)
         return await self._progress.commit(positions)
+
+    async def read_anew(self, partitions: Sequence[NewLife]) -> None:
+        """Never asked for: it tells no topic ids. A topic that is made anew ends the reading."""
+        raise InvariantViolation(f"{len(partitions)} ranges are to be read anew; please report this")
 
     async def end_offsets(self) -> Mapping[TopicPartition, int]:
         """Where the ranges end: their lag is what is left of the replay."""

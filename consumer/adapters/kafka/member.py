@@ -8,6 +8,9 @@ librdkafka between two consumes only (`consumer.adapters.kafka.unstarted`), neve
 one consume brings is all of one assignment, also where a partition went and came back within it. Records of what is not
 held any more are dropped.
 
+*Another life.* A topic that was deleted and made anew has another id (`consumer.adapters.kafka.topic_ids`). The core is
+told of ids every few seconds; what it says is to be read anew goes back to the beginning, under a new epoch.
+
 *Letting go* has rules of its own: `consumer.adapters.kafka.leaving`.
 
 *Lost is not revoked.* What is taken from a member that did not poll in time is lost: dropped, never committed.
@@ -19,7 +22,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import confluent_kafka
 from confluent_kafka import KafkaException
@@ -35,13 +38,15 @@ from consumer.adapters.kafka.commits import (
 )
 from consumer.adapters.kafka.configuration import is_cooperative, make_client
 from consumer.adapters.kafka.groups import is_member
+from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.leaving import commit_last, leave_without_partitions, says_goodbye
 from consumer.adapters.kafka.raw_consumer import RawConsumer
 from consumer.adapters.kafka.starts import HasOffsets, Start
+from consumer.adapters.kafka.topic_ids import MISSING_TOPIC, OTHER_TOPIC, IdSource
 from consumer.adapters.kafka.trouble import Teller, as_fatal, exception_error, forgets_group, words
 from consumer.adapters.kafka.unreadable import Unreadable, take_damaged
 from consumer.adapters.kafka.unstarted import Unstarted
-from consumer.core.interface import Assignment
+from consumer.core.interface import Assignment, NewLife
 from consumer.core.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
 
@@ -76,31 +81,12 @@ class Place(NamedTuple):
     leader_epoch: int | None
 
 
-class Hooks(Protocol):
-    """Called from the thread. The first three block until the event loop has answered, within their limit.
-
-    They raise `TimeoutError`, and whatever the listener raises.
-    """
-
-    def assigned(self, assignments: Sequence[Assignment]) -> None:
-        """These are ours."""
-
-    def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
-        """These go; what to commit of them."""
-
-    def lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """These are gone."""
-
-    def trouble(self, code: str, text: str) -> None:
-        """Something that mends itself. Returns at once."""
-
-
 class GroupMember:
     """Owns the Consumer; made, used and closed in one thread.
 
     `config` is complete (see `configuration.consumer_config`). `ready` is where fetched chunks go: a deque, since
-    the event loop takes them out at the other end. `has_offsets`: whether the group has any (see `starts`). `timeout`:
-    seconds for each question to the brokers.
+    the event loop takes them out at the other end. `has_offsets`: whether the group has any (see `starts`). `topic_ids`
+    is closed with the member. `timeout`: seconds for each question to the brokers.
     """
 
     def __init__(
@@ -111,12 +97,16 @@ class GroupMember:
         *,
         offset_reset: str,
         has_offsets: HasOffsets,
+        topic_ids: IdSource,
         timeout: float,
         make_consumer: Callable[[dict[str, Any]], RawConsumer],
     ) -> None:
         self._config = config
         self._offset_reset = offset_reset
         self._has_offsets = has_offsets
+        self._topic_ids = topic_ids
+        self._anew: dict[TopicPartition, NewLife] = {}
+        """What is to be read from the beginning, as soon as the client takes it."""
         self._timeout = timeout
         self._make_consumer = make_consumer
         self._topics: list[str] = []
@@ -144,6 +134,7 @@ class GroupMember:
         self._ends: dict[TopicPartition, int] = {}
         self._ends_of_fetches: dict[TopicPartition, int] = {}
         self._reached: dict[TopicPartition, int] = {}
+        self._ends_before: dict[TopicPartition, int] = {}
         self._ends_due = 0.0
         self._ask_due = 0.0
         self._asked = 0
@@ -162,6 +153,7 @@ class GroupMember:
             self._consumer,
             self._offset_reset,
             has_offsets=self._has_offsets,
+            topic_ids=self._topic_ids.ask,
             whole=not self._cooperative,
             timeout=self._timeout,
             on_trouble=self._hooks.trouble,
@@ -192,6 +184,8 @@ class GroupMember:
             some_can_start = self._unstarted.ask()
             self._consume(room, 0.0 if some_can_start else timeout)
             self._safely(self._start_reading)
+            if self._anew:
+                self._safely(self._begin_anew)
         self._look_at_ends()
         self._raise_failure()
 
@@ -223,8 +217,16 @@ class GroupMember:
         if not self._held and says_goodbye(self._config):
             leave_without_partitions(self._consumer, self._config, until)
         self._consumer.close()
+        self._topic_ids.close()
         self._commits.drop("_DESTROY")
         self._failure = KafkaError("the Kafka consumer is closed: make a new one")
+
+    def read_anew(self, partitions: Sequence[NewLife]) -> None:
+        """Read these from the beginning with the next fetch, as far as they are held in the epoch that is named."""
+        for one in partitions:
+            name = TopicPartition(one.topic, one.partition)
+            if self._held.get(name) == one.epoch:
+                self._anew[name] = one
 
     def ends(self) -> dict[TopicPartition, int]:
         """End offsets as last heard. For other threads too: it reads a dict that is never changed."""
@@ -320,6 +322,8 @@ class GroupMember:
             first, last = chunk.records[0].offset, chunk.records[-1].offset
             if self._next[name].offset not in (first, None) or last - first >= len(chunk.records):
                 chunk = chunk._replace(log_start=self._known_ends(name)[0])
+            if first < (self._next[name].offset or 0):
+                self._topic_ids.hurry()
             self._ready.append(chunk)
             self._next[name] = Place(last + 1, chunk.leader_epoch)
             self._unreadable.discard(name)
@@ -383,6 +387,12 @@ class GroupMember:
         self._reached = {
             TopicPartition(one.topic, one.partition): one.offset for one in positions if one.offset >= 0
         }
+        if any(end < self._ends_before.get(name, 0) for name, end in self._ends.items()):
+            self._topic_ids.hurry()
+        self._ends_before = self._ends
+        ids = self._topic_ids.look({name.topic for name in self._held})
+        if ids:
+            self._hooks.topic_ids(ids)
         self._reached.update(self._unreadable.offsets())  # what came behind was dropped
 
     def _ask_one_end(self, known: dict[TopicPartition, int]) -> None:
@@ -441,6 +451,25 @@ class GroupMember:
         self._held.update({TopicPartition(one.topic, one.partition): one.epoch for one in assignments})
         self._hooks.assigned(assignments)
 
+    def _begin_anew(self) -> None:
+        """Go back to the beginning of these. A seek voids all that librdkafka has of the partition, paused or not."""
+        begun = []
+        for name, one in list(self._anew.items()):
+            try:
+                self._consumer.seek(RawPartition(*name, confluent_kafka.OFFSET_BEGINNING))
+            except KafkaException as error:  # its leader is not known yet, perhaps: with the next fetch
+                text = f"{name.topic}[{name.partition}] cannot be read from its beginning yet: tried again"
+                self._hooks.trouble(exception_error(error).name(), text)
+                continue
+            del self._anew[name]
+            self._next[name] = Place(None, None)
+            self._unreadable.discard(name)
+            begun.append(Assignment(*name, next(_epochs), None, False, topic_id=one.topic_id))
+            self._held[name] = begun[-1].epoch
+        if begun:
+            self._set_pause([TopicPartition(one.topic, one.partition) for one in begun])
+            self._hooks.assigned(begun)
+
     def _assign(self, partitions: list[RawPartition]) -> None:
         # Eager: these are all there are. What is held was taken away before, and all begin together.
         (self._consumer.incremental_assign if self._cooperative else self._consumer.assign)(partitions)
@@ -483,6 +512,7 @@ class GroupMember:
         for name in _names(partitions):
             self._unstarted.discard(name)
             self._unreadable.discard(name)
+            self._anew.pop(name, None)
             self._held.pop(name, None)
             self._next.pop(name, None)
         try:
@@ -519,6 +549,7 @@ class GroupMember:
         lost = list(self._held)
         self._held.clear()
         self._next.clear()
+        self._anew.clear()
         if lost:
             self._hooks.lost(lost)
         self._consumer.close()
@@ -534,7 +565,9 @@ class GroupMember:
         self._heard(None, error)
 
     def _heard(self, topic: str | None, error: confluent_kafka.KafkaError) -> None:
-        if topic is not None and error.code() in _MISSING_TOPIC and not self._was_assigned:
+        if error.code() in OTHER_TOPIC:
+            self._topic_ids.hurry()
+        if topic is not None and error.code() in MISSING_TOPIC and not self._was_assigned:
             self._fail(f"the topic {topic} does not exist: create it, or correct KAFKA_TOPICS")
         elif forgets_group(error):
             self._forgotten = True
@@ -551,15 +584,6 @@ class GroupMember:
             raise self._failure
 
 
-_MISSING_TOPIC: Final = frozenset(
-    {
-        confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART,
-        confluent_kafka.KafkaError._UNKNOWN_TOPIC,
-        confluent_kafka.KafkaError.UNKNOWN_TOPIC_ID,
-    }
-)
-
-
 def _names(partitions: Iterable[RawPartition]) -> list[TopicPartition]:
     return [TopicPartition(one.topic, one.partition) for one in partitions]
 
@@ -569,7 +593,8 @@ def _raw(names: Iterable[TopicPartition]) -> list[RawPartition]:
 
 
 def _assignment(name: TopicPartition, start: Start) -> Assignment:
-    return Assignment(*name, next(_epochs), start.offset, start.commit, start.leader_epoch, start.metadata)
+    offset, leader_epoch, commit, metadata, topic_id, void = start
+    return Assignment(*name, next(_epochs), offset, commit, leader_epoch, metadata, topic_id, void)
 
 
 def _place(name: TopicPartition, place: Place) -> RawPartition:

@@ -45,16 +45,24 @@ from consumer.adapters.kafka.configuration import (
 from consumer.adapters.kafka.groups import group_has_offsets
 from consumer.adapters.kafka.member import GroupMember
 from consumer.adapters.kafka.raw_consumer import RawConsumer
+from consumer.adapters.kafka.topic_ids import IdSource, TopicIds
 from consumer.adapters.kafka.trouble import OnTrouble, ignore_trouble
 from consumer.adapters.thread import OwnThread, apart, post, settle
-from consumer.core.interface import Assignment
+from consumer.core.interface import Assignment, NewLife
 from consumer.core.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError, SettingsError
 
 _TELL_TIMEOUT = 10.0
 """Seconds for the listener to take note of what it need not wait for: assigned, lost."""
 
+OnTopicIds = Callable[[Mapping[str, str]], None]
+"""Told on the event loop, every few seconds, which ids the topics of what is held have."""
+
 _Answer = TypeVar("_Answer")
+
+
+def ignore_topic_ids(ids: Mapping[str, str]) -> None:
+    """The `OnTopicIds` of those who do not care."""
 
 
 class SourceListener(Protocol):
@@ -75,8 +83,8 @@ class KafkaSource:
 
     `topics`: names, or patterns that start with ``^``; a pattern never matches a topic that `dead_letter_topic`
     (a template with ``{topic}``) can name. `offset_reset`: ``earliest``, ``latest`` or ``error``, see
-    `consumer.adapters.kafka.starts`. In seconds: `revoke_timeout` for the listener to drain, `commit_timeout` for
-    a commit's answer, `request_timeout` for other questions to the brokers.
+    `consumer.adapters.kafka.starts`. `on_topic_ids` is told which ids topics have. In seconds: `revoke_timeout` for the
+    listener to drain, `commit_timeout` for a commit's answer, `request_timeout` for other questions to the brokers.
 
     Raises `SettingsError` for a pattern under KIP-848: there the broker matches, and knows no exceptions.
     """
@@ -90,10 +98,12 @@ class KafkaSource:
         dead_letter_topic: str = "{topic}.dead-letters",
         offset_reset: str = "earliest",
         on_trouble: OnTrouble = ignore_trouble,
+        on_topic_ids: OnTopicIds = ignore_topic_ids,
         revoke_timeout: float = 20.0,
         commit_timeout: float = 10.0,
         request_timeout: float = 10.0,
         make_consumer: Callable[[dict[str, Any]], RawConsumer] = confluent_kafka.Consumer,
+        make_topic_ids: Callable[[Config], IdSource] = TopicIds,
     ) -> None:
         pattern = next((topic for topic in topics if topic.startswith("^")), None)
         if pattern is not None and uses_consumer_protocol(config):
@@ -110,6 +120,7 @@ class KafkaSource:
             ready=self._ready,
             offset_reset=offset_reset,
             has_offsets=functools.partial(group_has_offsets, complete),
+            topic_ids=make_topic_ids(config),
             timeout=request_timeout,
             make_consumer=make_consumer,
         )
@@ -118,6 +129,7 @@ class KafkaSource:
         self._topics = list(topics)
         self._listener = listener
         self._on_trouble = on_trouble
+        self._on_topic_ids = on_topic_ids
         self._revoke_timeout = revoke_timeout
         self._commit_timeout = commit_timeout
         self._thread = OwnThread("pinstream-kafka-consumer")
@@ -129,7 +141,7 @@ class KafkaSource:
     async def start(self) -> None:
         """Join the group. Raises `SettingsError` naming the property that librdkafka refuses."""
         self._hooks = hooks = _LoopHooks(
-            asyncio.get_running_loop(), self, self._on_trouble, self._revoke_timeout
+            asyncio.get_running_loop(), self, self._on_trouble, self._on_topic_ids, self._revoke_timeout
         )
 
         def join() -> GroupMember:
@@ -169,6 +181,10 @@ class KafkaSource:
                 return await answered
         except TimeoutError:
             return CommitResult((), "_TIMED_OUT")
+
+    async def read_anew(self, partitions: Sequence[NewLife]) -> None:
+        """Read these from the beginning, as their topic was made anew. The listener hears of it as assigned."""
+        await self._thread.run(self._joined().read_anew, partitions)
 
     async def end_offsets(self) -> dict[TopicPartition, int]:
         """Where the assigned partitions end, as last heard (high watermarks). Asks nobody, costs nothing.
@@ -265,11 +281,13 @@ class _LoopHooks:
         loop: asyncio.AbstractEventLoop,
         source: KafkaSource,
         on_trouble: OnTrouble,
+        on_topic_ids: OnTopicIds,
         revoke_timeout: float,
     ) -> None:
         self._loop = loop
         self._source = source
         self._on_trouble = on_trouble
+        self._on_topic_ids = on_topic_ids
         self._revoke_timeout = revoke_timeout
         self._given_up = False
         self._asked: concurrent.futures.Future[Any] | None = None
@@ -285,6 +303,9 @@ class _LoopHooks:
 
     def trouble(self, code: str, text: str) -> None:
         post(self._loop, self._on_trouble, code, text)
+
+    def topic_ids(self, ids: Mapping[str, str]) -> None:
+        post(self._loop, self._on_topic_ids, ids)
 
     def give_up(self) -> None:
         """Wait for the listener no more, neither now nor later. Called on the loop."""

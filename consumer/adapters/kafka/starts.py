@@ -1,6 +1,7 @@
 """Where a newly assigned partition starts: the rules of ``KAFKA_AUTO_OFFSET_RESET``.
 
-The committed offset, always, if there is one. Without one:
+The committed offset, always, if there is one of the topic as it is. One that was committed in an earlier life of the
+topic, before it was deleted and made anew, means nothing in this one: the beginning, whatever the setting. Without any:
 
 * ``earliest``: the beginning.
 * ``error``: nowhere, which ends the run.
@@ -22,12 +23,14 @@ and loses none.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
+from consumer.core import offset_map
+from consumer.core.assignment import map_place
 from consumer.core.model import TopicPartition
 
 
@@ -45,6 +48,10 @@ HasOffsets = Callable[[float], bool]
 `KafkaException`."""
 
 
+AskIds = Callable[[Collection[str], float], Mapping[str, str]]
+"""The ids of topics, of those that have one. Blocks, for so many seconds at most; raises `KafkaException`."""
+
+
 class Start(NamedTuple):
     """Where to start; `offset` None is the beginning. `commit`: commit it at once.
 
@@ -55,6 +62,9 @@ class Start(NamedTuple):
     leader_epoch: int | None
     commit: bool
     metadata: str = ""
+    topic_id: str | None = None
+    void: int | None = None
+    """An offset that was committed in an earlier life of the topic."""
 
 
 _BEGINNING: Final = Start(None, None, False)
@@ -74,8 +84,11 @@ def find_starts(
     timeout: float,
     new: set[TopicPartition],
     has_offsets: HasOffsets,
+    topic_ids: AskIds,
 ) -> Found:
     """Where these start, as far as the brokers say so within `timeout` seconds. Blocks on them.
+
+    `topic_ids` is asked before: an offset is not to be of an earlier life than the id that goes with it.
 
     `new`: those that were found to be of a group without offsets, now or when they were asked for before. That is
     remembered, since it stays true of them: while they are ours, and wait, the commits of others, which began already,
@@ -84,12 +97,32 @@ def find_starts(
     """
     until = time.monotonic() + timeout
     try:
+        ids = topic_ids({one.topic for one in partitions}, _left(until))
         told = _ask_committed(source, partitions, until)
     except KafkaException as error:
         return Found({}, error)
+    found = _find(source, partitions, offset_reset, until, new, has_offsets, told, ids)
+    with_ids = {name: one._replace(topic_id=ids.get(name.topic)) for name, one in found.starts.items()}
+    return Found(with_ids, found.failure)
+
+
+def _find(
+    source: OffsetSource,
+    partitions: Sequence[TopicPartition],
+    offset_reset: str,
+    until: float,
+    new: set[TopicPartition],
+    has_offsets: HasOffsets,
+    told: Sequence[RawPartition],
+    ids: Mapping[str, str],
+) -> Found:
     failure = _failure_of(told)
     known = {name: one for name, one in zip(partitions, told, strict=True) if one.error is None}
-    starts = {name: _committed_start(one) for name, one in known.items() if one.offset >= 0}
+    starts = {
+        name: _committed_start(name, one, ids.get(name.topic))
+        for name, one in known.items()
+        if one.offset >= 0
+    }
     missing = [name for name in known if name not in starts]
     if offset_reset == "latest":
         return Found(starts, _find_latest(source, missing, starts, new, has_offsets, until) or failure)
@@ -154,9 +187,12 @@ def _failure_of(told: Iterable[RawPartition]) -> KafkaException | None:
     return next((KafkaException(one.error) for one in told if one.error is not None), None)
 
 
-def _committed_start(told: RawPartition) -> Start:
+def _committed_start(name: TopicPartition, told: RawPartition, topic_id: str | None) -> Start:
+    metadata = _metadata(told)
+    if offset_map.is_void(metadata, told.offset, where=map_place(name), topic_id=topic_id):
+        return _BEGINNING._replace(metadata=metadata, void=told.offset)
     leader = told.leader_epoch
-    return Start(told.offset, leader if (leader or 0) >= 0 else None, False, _metadata(told))
+    return Start(told.offset, leader if (leader or 0) >= 0 else None, False, metadata)
 
 
 def _metadata(told: RawPartition) -> str:

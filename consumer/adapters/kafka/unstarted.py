@@ -26,7 +26,7 @@ from typing import Final
 
 from confluent_kafka import KafkaError as RawError
 
-from consumer.adapters.kafka.starts import HasOffsets, OffsetSource, Start, find_starts
+from consumer.adapters.kafka.starts import AskIds, HasOffsets, OffsetSource, Start, find_starts
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
 from consumer.core.model import TopicPartition
 
@@ -41,9 +41,9 @@ _ASK_EVERY: Final = 0.5
 class Unstarted:
     """The partitions that wait, and what they wait for. Lives in the consumer's thread.
 
-    `has_offsets`: see `find_starts`. `whole`: they can begin only together (an eager group assigns all at once).
-    `timeout`: seconds that an answer may take. `on_trouble` is told of each question that is not answered in full: a
-    code and a line.
+    `has_offsets`, `topic_ids`: see `find_starts`. `whole`: they can begin only together (an eager group assigns all at
+    once). `timeout`: seconds that an answer may take. `on_trouble` is told of each question that is not answered in
+    full: a code and a line.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Unstarted:
         offset_reset: str,
         *,
         has_offsets: HasOffsets,
+        topic_ids: AskIds,
         whole: bool,
         timeout: float,
         on_trouble: Callable[[str, str], None],
@@ -59,12 +60,14 @@ class Unstarted:
         self._source = source
         self._offset_reset = offset_reset
         self._has_offsets = has_offsets
+        self._topic_ids = topic_ids
         self._whole = whole
         self._on_trouble = on_trouble
         self._most_patience = timeout * _PATIENCE_SHARE
         self._patience = _PATIENCE
         self._waiting: dict[TopicPartition, Start | None] = {}
         self._new: set[TopicPartition] = set()
+        self._begun = False
         self._ask_due = 0.0
 
     def __len__(self) -> int:
@@ -94,7 +97,13 @@ class Unstarted:
         if unknown and begun >= self._ask_due:
             timeout = min(self._patience, self._most_patience)
             starts, failure = find_starts(
-                self._source, unknown, self._offset_reset, timeout, self._new, self._has_offsets
+                self._source,
+                unknown,
+                self._offset_reset,
+                timeout,
+                self._new,
+                self._group_has_offsets,
+                self._topic_ids,
             )
             self._waiting.update(starts)
             if failure is not None:
@@ -104,9 +113,14 @@ class Unstarted:
     def take(self) -> list[tuple[TopicPartition, Start]]:
         """Those that can begin, with their starts: they wait no more."""
         startable = self._startable()
+        self._begun = self._begun or bool(startable)
         for name, _ in startable:
             self.discard(name)
         return startable
+
+    def _group_has_offsets(self, timeout: float) -> bool:
+        """The brokers forget them with a topic that is deleted; we remember that ours was no new group."""
+        return self._begun or self._has_offsets(timeout)
 
     def _startable(self) -> list[tuple[TopicPartition, Start]]:
         found = sorted((name, start) for name, start in self._waiting.items() if start is not None)

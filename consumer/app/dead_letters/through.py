@@ -50,7 +50,7 @@ from consumer.app.replay.watch import watch
 from consumer.app.run import REFUSED_ADVICE, log_kafka_trouble, tune_garbage_collector
 from consumer.core import offset_map
 from consumer.core.assignment import map_place
-from consumer.core.interface import DeadLetter
+from consumer.core.interface import DeadLetter, NewLife
 from consumer.core.letters import (
     HEADERS,
     KEY,
@@ -274,6 +274,10 @@ class LettersSource:
     async def begins(self) -> Mapping[TopicPartition, int]:
         """See `Source`."""
         return await self._inner.begins()
+
+    async def read_anew(self, partitions: Sequence[NewLife]) -> None:
+        """See `Source`."""
+        await self._inner.read_anew(partitions)
 
     async def unreadable(self) -> Mapping[TopicPartition, int]:
         """See `Source`."""

@@ -167,6 +167,7 @@ class _TracedSource:
         self.waiting_for_start = source.waiting_for_start
         self.unreadable = source.unreadable
         self.begins = source.begins
+        self.read_anew = source.read_anew
         self.close = source.close
 
     async def fetch(self, room: int, timeout: float) -> Sequence[Chunk]:

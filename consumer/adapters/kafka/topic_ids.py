@@ -1,0 +1,162 @@
+"""Which ids topics have, by an AdminClient: an id tells one life of a topic from the next (KIP-516).
+
+The consumer itself does not say. librdkafka notices that a topic has another id and goes on at the offset where it was,
+so a topic that was deleted and made anew is read from its middle.
+
+Two ways to ask. `TopicIds.ask` blocks, before a partition begins: first the id, then the committed offset, so that an
+offset of the life before never goes with the id of the next (`consumer.adapters.kafka.starts`). `TopicIds.look` never
+blocks: it begins a question every few seconds, and brings the answer of an earlier one. What was asked before an `ask`
+is not brought after it.
+
+Brokers that know no ids (older than 2.8, the embedded one) give none, and topics go without. The embedded one would
+leave the question unanswered, as it has no controller, which librdkafka asks: that is looked for first.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final, Protocol
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
+
+from consumer.adapters.kafka.configuration import Config, admin_config, end_client, make_client
+from consumer.adapters.kafka.trouble import exception_error
+
+_EVERY: Final = 3.0
+"""Seconds between two questions."""
+_HURRIED: Final = 0.5
+"""The same, where something says that a topic may be another one by now."""
+_TIMEOUT: Final = 10.0
+_SLACK: Final = 1.0
+_LEAST: Final = 0.1
+
+_NO_ID: Final = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.UNSUPPORTED_VERSION,
+        KafkaError._UNSUPPORTED_FEATURE,
+    }
+)
+"""Answers, if not the one that was wanted: asking again would bring the same."""
+
+
+MISSING_TOPIC: Final = frozenset(
+    {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_ID}
+)
+OTHER_TOPIC: Final = MISSING_TOPIC | {
+    KafkaError.INCONSISTENT_TOPIC_ID,
+    KafkaError.OFFSET_OUT_OF_RANGE,
+    KafkaError._UNKNOWN_PARTITION,
+}
+"""Errors that come, among others, with a topic that was deleted and made anew."""
+
+
+class IdSource(Protocol):
+    """What a member needs of `TopicIds`."""
+
+    def ask(self, topics: Collection[str], timeout: float) -> Mapping[str, str]: ...
+    def look(self, topics: Collection[str]) -> Mapping[str, str]: ...
+    def hurry(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class TopicIds:
+    """Asks for ids; made, used and closed in one thread. The client is made with the first question."""
+
+    def __init__(self, config: Config, *, make_admin: Callable[[dict[str, Any]], Any] = AdminClient) -> None:
+        self._config = admin_config(config)
+        self._make_admin = make_admin
+        self._client: Any = None
+        self._can_tell = False
+        self._asked: dict[str, concurrent.futures.Future[Any]] = {}
+        self._due = 0.0
+        self._asked_at = float("-inf")
+
+    def ask(self, topics: Collection[str], timeout: float) -> Mapping[str, str]:
+        """The ids of these, within `timeout` seconds; one of which the brokers tell none is not in it.
+
+        Raises `KafkaException` where they do not answer.
+        """
+        self._asked = {}
+        until = time.monotonic() + timeout
+        if not self._tells(timeout):
+            return {}
+        asked = self._describe(topics, max(_LEAST, until - time.monotonic()))
+        return {name: found for name, one in asked.items() if (found := _id_of(one, until)) is not None}
+
+    def look(self, topics: Collection[str]) -> Mapping[str, str]:
+        """What was asked before and is answered now; asks anew when it is time to."""
+        now = time.monotonic()
+        if self._asked:
+            if not all(one.done() for one in self._asked.values()):
+                return {}
+            asked, self._asked = self._asked, {}
+            return {name: found for name, one in asked.items() if (found := _id_or_none(one)) is not None}
+        if self._can_tell and topics and now >= max(self._due, self._asked_at + _HURRIED):
+            self._asked_at, self._due = now, now + _EVERY
+            self._asked = self._describe(topics, _TIMEOUT)
+        return {}
+
+    def hurry(self) -> None:
+        """Ask soon: something says that a topic may be another one by now."""
+        self._due = 0.0
+
+    def close(self) -> None:
+        """End the client."""
+        if self._client is not None:
+            end_client(self._client)
+            self._client = None
+
+    def _opened(self) -> Any:
+        if self._client is None:
+            self._client = make_client(self._make_admin, self._config)
+        return self._client
+
+    def _tells(self, timeout: float) -> bool:
+        if not self._can_tell:
+            metadata: Any = self._opened().list_topics(timeout=timeout)
+            self._can_tell = metadata.controller_id in metadata.brokers
+        return self._can_tell
+
+    def _describe(self, topics: Collection[str], timeout: float) -> dict[str, concurrent.futures.Future[Any]]:
+        asked: dict[str, concurrent.futures.Future[Any]] = self._opened().describe_topics(
+            TopicCollection(sorted(topics)), request_timeout=timeout
+        )
+        return asked
+
+
+def _id_of(answer: concurrent.futures.Future[Any], until: float) -> str | None:
+    """The id; None: there is none. Raises `KafkaException`."""
+    try:
+        # librdkafka has the same limit, and says more when it ends; it gets a moment to say it.
+        return id_text(answer.result(max(0.0, until - time.monotonic()) + _SLACK).topic_id)
+    except KafkaException as error:
+        if exception_error(error).code() in _NO_ID:
+            return None
+        raise
+    except TimeoutError:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None
+
+
+def _id_or_none(answer: concurrent.futures.Future[Any]) -> str | None:
+    """As `_id_of`, of what is answered; None also where it failed: it is asked again."""
+    try:
+        return _id_of(answer, 0.0)
+    except KafkaException:
+        return None
+
+
+def id_text(uuid: Any) -> str | None:
+    """A `confluent_kafka.Uuid` as Kafka writes it: base64url of 16 bytes, unpadded. None: the broker knows no ids."""
+    both = (uuid.get_most_significant_bits(), uuid.get_least_significant_bits())
+    if both == (0, 0):
+        return None
+    raw = b"".join(one.to_bytes(8, "big", signed=True) for one in both)
+    return urlsafe_b64encode(raw).decode().rstrip("=")

@@ -1,0 +1,132 @@
+"""A topic that is made anew, as a member sees it: ids go with starts, and a seek back begins a new epoch."""
+
+from __future__ import annotations
+
+import confluent_kafka
+import pytest
+from confluent_kafka import KafkaException
+
+from consumer.adapters.kafka.chunks import group
+from consumer.adapters.kafka.starts import Start
+from consumer.core import offset_map
+from consumer.core.interface import NewLife
+from tests.adapters.scripted_member import Bench, FakeConsumer, message, offsets
+from tests.adapters.test_kafka_starts import P0, P1, FakeOffsets, find_starts
+
+OLD_ID, NEW_ID = "x5vNb0eWTeyZpT1Aw2Z5Cg", "AAAAAAAAAAAAAAAAAAAAAg"
+EAGER = "range"
+
+
+@pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
+def test_an_offset_of_an_earlier_life_is_the_beginning(reset: str) -> None:
+    """Whatever the setting: the committed id is another one than the topic has. Without an id it is what it is."""
+    source = FakeOffsets([7, 7], [9, 9])
+    source.metadata = offset_map.write(7, [], None, where="t-0", topic_id=OLD_ID)
+    starts = find_starts(source, [P0, P1], reset, 1, set(), ids={"t": NEW_ID}).starts
+    assert starts[P0] == Start(None, None, False, source.metadata, NEW_ID, void=7)
+    # Written for partition 0: of partition 1 it says nothing.
+    assert starts[P1] == Start(7, None, False, source.metadata, NEW_ID)
+
+
+@pytest.mark.parametrize("ids", [{}, {"t": OLD_ID}])
+def test_an_offset_of_this_life_or_of_an_unknown_one_is_the_start(ids: dict[str, str]) -> None:
+    """The same id, or none."""
+    source = FakeOffsets([7], [9])
+    source.metadata = offset_map.write(7, [], None, where="t-0", topic_id=OLD_ID)
+    starts = find_starts(source, [P0], "earliest", 1, set(), ids=ids).starts
+    assert starts[P0] == Start(7, None, False, source.metadata, ids.get("t"))
+
+
+def test_chunks_are_parted_where_offsets_go_back() -> None:
+    """The tail of one log, then the head of the next: two chunks, each with offsets that rise. So with an equal one."""
+    chunks, _ = group([message(one) for one in (8, 9, 0, 1, 1, 5)], {("t", 0): 3})
+    assert [[record.offset for record in chunk.records] for chunk in chunks] == [[8, 9], [0, 1], [1, 5]]
+    assert {chunk.epoch for chunk in chunks} == {3}
+
+
+def test_chunks_are_parted_between_runs_as_well() -> None:
+    """Another partition's records stand between; those of one partition that rise stay together."""
+    run = [message(8), message(3, 1), message(0), message(4, 1)]
+    chunks, _ = group(run, {("t", 0): 3, ("t", 1): 4})
+    parted = [(chunk.partition, [record.offset for record in chunk.records]) for chunk in chunks]
+    assert sorted(parted) == [(0, [0]), (0, [8]), (1, [3, 4])]
+    assert parted.index((0, [8])) < parted.index((0, [0]))
+
+
+@pytest.mark.parametrize("strategy", [EAGER, "cooperative-sticky"])
+def test_what_is_read_anew_begins_under_a_new_epoch(strategy: str) -> None:
+    """A seek to the beginning; what the same consume brings afterwards is of the new assignment."""
+    bench = Bench(strategy=strategy)
+    bench.ids.told = {"t": OLD_ID}
+    bench.consumer.stored = {0: 5, 1: 6}
+    bench.assign(0, 1)
+    first = bench.told.assignments[0]
+    assert (first.topic_id, first.start) == (OLD_ID, 5)
+    bench.member.read_anew([NewLife("t", 0, first.epoch, NEW_ID)])
+    bench.fetch()
+    assert bench.calls("seek") == [("seek", [(0, confluent_kafka.OFFSET_BEGINNING)])]
+    again = bench.told.assignments[-1]
+    assert (again.partition, again.start, again.topic_id, again.void) == (0, None, NEW_ID, None)
+    assert again.epoch > first.epoch
+    [chunk] = bench.fetch(lambda _: [message(0)])
+    assert (chunk.epoch, offsets([chunk])) == (again.epoch, [0])
+
+
+def test_what_is_not_held_under_that_epoch_is_left_alone() -> None:
+    """It was taken meanwhile, or begun anew already."""
+    bench = Bench()
+    bench.assign(0)
+    epoch = bench.told.assignments[0].epoch
+    bench.member.read_anew([NewLife("t", 0, epoch - 1, NEW_ID), NewLife("t", 7, epoch, NEW_ID)])
+    bench.fetch()
+    assert bench.calls("seek") == []
+
+
+def test_a_refused_seek_is_tried_again() -> None:
+    """The new topic's leader is not known yet: told, and tried with the next fetch."""
+    bench = Bench()
+    bench.assign(0)
+    epoch = bench.told.assignments[0].epoch
+    refusal = confluent_kafka.KafkaError(confluent_kafka.KafkaError._STATE)
+    bench.consumer.refused["seek"] = KafkaException(refusal)
+    bench.member.read_anew([NewLife("t", 0, epoch, NEW_ID)])
+    bench.fetch()
+    assert [code for code, _ in bench.told.troubles] == ["_STATE"]
+    assert len(bench.told.assignments) == 1
+    del bench.consumer.refused["seek"]
+    bench.fetch()
+    assert len(bench.told.assignments) == 2
+
+
+def test_ids_are_told_while_paused_too() -> None:
+    """Every look at the ends brings them, room or not; offsets that go back hurry the next question."""
+    bench = Bench()
+    bench.ids.told = {"t": OLD_ID}
+    bench.assign(0)
+    bench.fetch(lambda _: [message(5)])
+    assert bench.ids.hurried == 0
+    bench.fetch(lambda _: [message(0)])
+    assert bench.ids.hurried == 1
+    bench.told.ids.clear()
+    bench.member._full_since, bench.member._ends_due = 0.0, 0.0  # full for long, and time to look
+    bench.fetch(room=0)
+    assert bench.told.ids == [{"t": OLD_ID}]
+    bench.close()
+    assert bench.ids.closed
+
+
+def test_a_group_whose_offsets_went_with_its_topic_is_no_new_group() -> None:
+    """Under ``latest``: brokers forget offsets with a deleted topic; its next life is read from the beginning."""
+    bench = Bench(reset="latest")
+    bench.consumer.stored = {0: 5}
+    bench.assign(0)
+    bench.consumer.stored = {}
+
+    def take_and_give(consumer: FakeConsumer) -> list[confluent_kafka.Message]:
+        consumer.take_away(0)
+        consumer.assign_to(0)
+        return []
+
+    bench.fetch(take_and_give)
+    bench.fetch()
+    assert bench.told.assignments[-1].start is None
