@@ -54,6 +54,7 @@ cdef enum:
 
 cdef enum:
     MOST_DIGITS = 18  # of a decimal that is looked at here: any number of so many digits is a long
+    MOST_ITEMS = 10_000  # as in avro_reading, which says why
     USUAL_ITEM_SLOTS = 1024  # whose room is kept from record to record
 
 cdef object Decimal = decimal_type
@@ -341,6 +342,8 @@ cdef list array(Program program, int item, Datum* datum):
     cdef int64_t left = block(datum)
     while left:
         while left:
+            if len(found) == MOST_ITEMS:
+                raise ValueError("an array of more items than are kept")
             found.append(build(program, item, datum))
             left -= 1
         left = block(datum)
@@ -533,11 +536,14 @@ cdef int put_array(Program program, int where, Slot* slot, Datum* datum) except 
 cdef int put_items(Program program, int where, Slot* slot, Datum* datum) except -1:
     """Of each item its slots, one item after the other."""
     cdef const Operation* each = &program.operations[where]
-    cdef Py_ssize_t first = program.used, count = 0
+    cdef Py_ssize_t first = program.used, count = 0, seen = 0
     cdef int64_t left = block(datum)
     while left:
         while left:
             left -= 1
+            seen += 1
+            if seen > MOST_ITEMS:
+                raise ValueError("an array of more items than are kept")
             if each.null_byte != each.value_byte and not is_there(each, datum):
                 continue  # null, which is as if it were not there
             run(program, where + 1, where + 1 + each.behind, datum, program.new_item())

@@ -34,6 +34,14 @@ class Unresolvable(Exception):
     """This datum uses a branch or symbol of its schema that ours has no place for. Names types only."""
 
 
+MOST_ITEMS: Final = 10_000
+"""Of an array that is kept. An item of one byte may become a record of many defaults, some hundred bytes each."""
+
+
+class TooManyItems(Exception):
+    """This datum holds an array of more items than are kept."""
+
+
 def read_null(_data: bytes, at: int) -> tuple[None, int]:
     """Nothing, in no bytes."""
     return None, at

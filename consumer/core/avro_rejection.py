@@ -37,7 +37,7 @@ class DecodeCode(StrEnum):
     MISFIT = "misfit"
     """A line of an NDJSON file does not have the shape of the schema."""
     TOO_LARGE = "too_large"
-    """A line of an NDJSON file is larger or deeper than we read."""
+    """A line of an NDJSON file is larger or deeper than we read; or a record has an array of too many items."""
 
 
 _LONGEST_MESSAGE: Final = 500

@@ -27,7 +27,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from consumer.core.avro_reading import (
+    MOST_ITEMS,
     Read,
+    TooManyItems,
     enum_reader,
     map_reader,
     read_boolean,
@@ -131,6 +133,7 @@ def _table(entries: Iterable[Any]) -> tuple[Any, ...]:
 _TABLES: Final = {read_boolean: "BOOLEANS", read_int: "NUMBERS", read_long: "NUMBERS"}
 """What is usually one byte, and the table of its values by that byte."""
 _CONSTANTS: Final = {
+    "TooManyItems": TooManyItems,
     "map_reader": map_reader,
     "union_reader": union_reader,
     "read_count": read_count,
@@ -362,6 +365,8 @@ class Function:
             item = read_item()
             if kept:
                 line(f"{into}.append({item})")
+                with block(f"if len({into}) > {MOST_ITEMS}:"):
+                    line("raise TooManyItems")
 
     def _record(self, plan: RecordPlan, into: str) -> None:
         fields = plan.fields or ()

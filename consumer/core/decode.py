@@ -24,6 +24,7 @@ from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
+from consumer.core.avro_reading import MOST_ITEMS, TooManyItems
 from consumer.core.avro_rejection import DecodeCode, rejected
 from consumer.core.avro_resolution import Incompatible, InvalidSchema, Read, Unresolvable, resolve
 from consumer.core.avro_schema import AvroType, Json, fingerprint, parse
@@ -280,6 +281,9 @@ def _described(framing: bytes) -> str:
 def _failed(framing: bytes, error: Exception) -> Rejection:
     if isinstance(error, Unresolvable):
         return rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"{_described(framing)}: {error}")
+    if isinstance(error, TooManyItems):
+        message = f"an array of more than {MOST_ITEMS} items, in a datum of {_described(framing)}"
+        return rejected(DecodeCode.TOO_LARGE, message)
     message = f"the bytes are not a datum of {_described(framing)} ({type(error).__name__})"
     return rejected(DecodeCode.UNDECODABLE, message)
 

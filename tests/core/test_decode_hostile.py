@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from consumer.core.avro_bounds import MAX_VALUES_PER_DATUM
+from consumer.core.avro_reading import MOST_ITEMS
 from consumer.core.convert_paths import Step, StepKind
 from consumer.core.decode import Decoder
 from consumer.core.model import Record, Rejection, SchemaRef
@@ -293,3 +294,14 @@ def test_only_the_keys_that_are_asked_for_are_kept() -> None:
     entries = b"".join(bytes([2 * len(key), *key, 2, 4]) for key in (b"j", b"k", b"l"))
     event = decoder.decode(Record(0, -1, None, PREFIX + zigzag(3) + entries + b"\x00", ()))
     assert event == {"m": {"k": {"b": 2}}}
+
+
+def test_an_array_of_too_many_items_is_refused() -> None:
+    """In two steps and in one go: the verdict names the limit, and no more items than that were made."""
+    kind = {"type": "array", "items": "boolean"}
+    assert isinstance(decode(kind, zigzag(MOST_ITEMS) + b"\x01" * MOST_ITEMS + b"\x00"), dict)
+    for blocks in (zigzag(MOST_ITEMS + 1), zigzag(MOST_ITEMS) + b"\x01" * MOST_ITEMS + zigzag(1)):
+        verdict = decode(kind, blocks + b"\x01" * (MOST_ITEMS + 1) + b"\x00")
+        assert isinstance(verdict, Rejection)
+        assert (verdict.code, MOST_ITEMS) == ("too_large", 10_000)
+        assert "an array of more than 10000 items, in a datum of schema id 7" in verdict.message

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from consumer.core.avro_reading import MOST_ITEMS
 from consumer.core.convert import Converter
 from consumer.core.convert_fields import Way
 from consumer.core.convert_program import COMPILED, MARKS, write_program
@@ -284,6 +285,17 @@ def test_schemas_beyond_the_bound_take_two_steps() -> None:
         (said,) = both.check(framing_of(ref) + good[5:])
         assert isinstance(said, list)
     assert sum(one.function is not None for one in both.fused._written.values()) == MOST_SCHEMAS
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_an_array_of_too_many_items(more: int) -> None:
+    """The largest that is kept is read in one go, one item more is refused by whoever reads it."""
+    both = Both(SETUPS["default"])
+    event = event_of({"order": {"items": [{"sku": "a"}] * (MOST_ITEMS + more)}})
+    (said,) = both.check(both.value(event))
+    assert both.compiled.in_two_steps == more
+    assert isinstance(said, Rejection) == bool(more)
+    assert not more or said.code == "too_large"
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -356,10 +356,14 @@ def test_null_items_take_no_memory() -> None:
     both, head = Both((schema, ITEMS_MAPPING, None)), Both((record_of("Small", *HEAD), HEAD_MAPPING, None))
     value = head.value(HEAD_VALUES)
     assert value is not None
+    most = value + b"\xa0\x9c\x01" + bytes(10_000) + b"\x00"
     many = value + b"\x80\xa4\xe8\x03" + bytes(4_000_000) + b"\x00"
     tracemalloc.start()
     try:
-        assert isinstance(both.alone(1, many), Delivery)
+        assert isinstance(both.alone(1, most), Delivery)
+        assert both.alone(1, many) is None
+        (said,) = both.check(many)
+        assert said.code == "too_large"
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()

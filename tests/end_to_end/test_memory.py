@@ -42,7 +42,9 @@ def peak_resident(process: Process) -> int:
     return int(found[1]) * 1024
 
 
-def fill(kafka: Kafka, codec: str, records: int, size: int, *, partitions: int = 3) -> str:
+def fill(
+    kafka: Kafka, codec: str, records: int, size: int, *, partitions: int = 3, **config: int | str
+) -> str:
     """A topic of so many events of `size` bytes, all much alike, in batches of a megabyte before compression."""
     topic = create_topic(kafka, partitions)
     producer = Producer(
@@ -52,6 +54,7 @@ def fill(kafka: Kafka, codec: str, records: int, size: int, *, partitions: int =
             "linger.ms": 100,
             "queue.buffering.max.kbytes": 64 * 1024,
             "log_level": 0,
+            **config,
         }
     )
     address = "https://shop.example/" + "the-quick-brown-fox-" * (size // 20)
@@ -96,6 +99,16 @@ def test_records_that_compress_a_thousandfold(
     """A gigabyte of records, a few megabytes on disk: librdkafka unpacks a fetch whole, before anybody counts."""
     topic = fill(kafka, codec, records, 100_000)
     assert run(kafka, api, tmp_path, topic, records) < most_resident(codec)
+
+
+@pytest.mark.parametrize("codec", ["zstd", "gzip"])
+def test_one_batch_unpacks_whole(kafka: Kafka, api: Api, tmp_path: Path, codec: str) -> None:
+    """A single batch of 150 MB, some kilobytes on disk: its unpacked size comes on top, and no more."""
+    unpacked = 1_500 * 100_000
+    whole = {"batch.size": 2 * unpacked, "message.max.bytes": 2 * unpacked, "linger.ms": 5_000}
+    more = {"queue.buffering.max.kbytes": 512 * 1024, "batch.num.messages": 1_500}
+    topic = fill(kafka, codec, 1_500, 100_000, partitions=1, **whole, **more)
+    assert run(kafka, api, tmp_path, topic, 1_500) < most_resident("none") + unpacked
 
 
 def test_records_of_many_headers(kafka: Kafka, api: Api, tmp_path: Path) -> None:
