@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from random import Random
 from typing import Any
@@ -24,7 +25,14 @@ from consumer.adapters.kafka import (
     open_plan,
     resolve_ranges,
 )
-from consumer.adapters.kafka.replay_progress import Entry, Progress, read_entry, write_entry
+from consumer.adapters.kafka.replay_progress import (
+    Entry,
+    Progress,
+    _entries,
+    _find_plan,
+    read_entry,
+    write_entry,
+)
 from consumer.core import offset_map
 from consumer.core.model import Position, TopicPartition
 from consumer.core.offset_map import MOST
@@ -49,6 +57,20 @@ def entries(draw: st.DrawFn) -> Entry:
     return Entry(draw(digests), partitions, draw(digests), begun, begin, end, draw(times), draw(times))
 
 
+FINGERPRINT = "0123456789abcdef"
+"""As the plan has it: a digest."""
+
+
+def committed_plan(offsets: Sequence[int]) -> list[RawPartition]:
+    """What a group holds of a replay of one partition for each offset that it stands at; all begin at 5."""
+    ranges = [Range("orders", number, 5, 970, None, 1_700_000_000_000) for number in range(len(offsets))]
+    planned = _entries(ranges, FINGERPRINT, 1_795_521_600)
+    return [
+        RawPartition("orders", name.partition, offset, write_entry(entry))
+        for (name, entry), offset in zip(planned.items(), offsets, strict=True)
+    ]
+
+
 class TestEntries:
     """What stands before the offset map in a commit's metadata."""
 
@@ -68,13 +90,31 @@ class TestEntries:
 
     @given(entries(), st.data())
     def test_what_was_cut_off_or_changed_is_another_or_none(self, entry: Entry, data: st.DataObject) -> None:
-        """Never an exception."""
+        """Never an exception, never the entry that it was; what follows is as it was."""
         text = write_entry(entry)
         at = data.draw(st.integers(0, len(text) - 1))
         assert read_entry(text[:at]) is None
-        changed = text[:at] + data.draw(st.characters()) + text[at + 1 :]
-        found = read_entry(changed)
-        assert found is None or write_entry(found[0]) + found[1] == changed
+        changed = text[:at] + data.draw(st.characters().filter(lambda one: one != text[at])) + text[at + 1 :]
+        found = read_entry(changed + "the map")
+        if found is not None:
+            assert found[0] != entry
+            assert write_entry(found[0]) + found[1] == changed + "the map"
+
+    @pytest.mark.parametrize("offsets", [[5, 5, 5], [5, 8, 5], [8, 9, 970], [8]])
+    def test_a_plan_that_was_changed_is_none(self, offsets: list[int]) -> None:
+        """Any character of any partition's entry changed, or all from there on cut off: what is settled is never gone
+        on with by another plan, nor thrown away; where nothing is settled, the replay is as new."""
+        plan = committed_plan(offsets)
+        assert len(_find_plan(plan, "g", FINGERPRINT)) == len(offsets)
+        for victim, at in itertools.product(plan, range(len(plan[0].metadata))):
+            text = victim.metadata
+            ends = ("", *(put + text[at + 1 :] for put in ("", *"019af:;-\u0660\n") if put != text[at]))
+            for end in ends:
+                damaged = RawPartition(victim.topic, victim.partition, victim.offset, text[:at] + end)
+                held = [damaged if one is victim else one for one in plan]
+                with contextlib.suppress(UsageError):
+                    assert _find_plan(held, "g", FINGERPRINT) == []
+                    assert max(offsets) == 5
 
     @pytest.mark.parametrize("begin", ["007", "+7", "٧", "7_0", "", "-1", "9" * 19])
     def test_numbers_have_one_form(self, begin: str) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pycountry
 import pytest
 
-from consumer.core.places import COUNTRY_CODES, CURRENCIES, STATE_NAMES, country_code, fold, state_code
+from consumer.core.places import (
+    COUNTRY_CODES,
+    COUNTRY_NAMES,
+    CURRENCIES,
+    STATE_NAMES,
+    country_code,
+    fold,
+    state_code,
+)
 
 
 @pytest.mark.parametrize("country", list(pycountry.countries), ids=lambda country: country.alpha_2)
@@ -36,9 +44,25 @@ def test_every_state_of_the_us_and_canada_by_name() -> None:
     assert set(STATE_NAMES.values()) == codes.keys()
 
 
-def test_no_name_is_two_letters() -> None:
-    """A folded name can never be mistaken for a code."""
-    assert all(len(name) > 3 for name in STATE_NAMES)
+def test_no_name_is_a_code() -> None:
+    """Folding a text never makes a code of what is none: the names that it is looked up among are longer than codes."""
+    assert min(map(len, STATE_NAMES)) > 3
+    assert min(map(len, COUNTRY_NAMES)) > 3
+
+
+@pytest.mark.parametrize("code", sorted({*COUNTRY_CODES, *STATE_NAMES.values()}))
+def test_a_code_is_written_as_one(code: str) -> None:
+    """With dots, blanks, dashes, accents or "the" it means nothing: as a country or as the name of a state."""
+    for text in (
+        ".".join(code),
+        f"{'.'.join(code)}.",
+        " ".join(code),
+        "-".join(code),
+        f"the {code}",
+        f"{code}\u0301",
+    ):
+        assert country_code(text) is None
+        assert state_code(text) is None
 
 
 def test_fold_ignores_how_a_name_is_written() -> None:

@@ -10,39 +10,63 @@ from consumer.sandbox.faults import Chance
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import ACCOUNT, TOKEN, Process, last_error, run_environment
 from tests.end_to_end.records import (
+    ENCODER,
+    PARTITIONS,
     commerce_event,
     committed_offsets,
     generated,
     new_group,
     new_topic,
+    records_on,
     write_events,
     write_generated,
 )
-from tests.kafka.harness import Kafka
+from tests.kafka.harness import Kafka, produce
 
 OTHER_ACCOUNT = "549755885176"
 
 
 def test_wrong_token_halts_then_gives_up(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Halted: ready no more, nothing committed; when patience is over one clear line and exit code 3."""
+    """Halted: ready no more; when patience is over one clear line and exit code 3. Committed is what was settled before
+    the first event that has to be sent, no record more: with the right token all of them are delivered, once."""
     topic, group = new_topic(kafka), new_group()
-    write_generated(kafka, topic, generated(300)[1])
+    filtered = list(range(PARTITIONS))
+    for partition, count in enumerate(filtered):
+        events = [
+            *(commerce_event(f"cart-{partition}-{one}", event_type="cart_viewed") for one in range(count)),
+            *(commerce_event(f"sold-{partition}-{one}") for one in range(20)),
+            # Settled, and not to be committed: it lies behind what is open.
+            commerce_event(f"later-{partition}", event_type="cart_viewed"),
+        ]
+        produce(kafka, topic, map(ENCODER.encode, events), partition=partition)
+    sold = 20 * PARTITIONS
     env = run_environment(
         tmp_path, kafka, topic, group, api.url,
-        PINTEREST_ACCESS_TOKEN="pina_wrong_token_5up3rs3cr3t", PINSTREAM_HALT_PATIENCE="2s",
+        PINTEREST_ACCESS_TOKEN="pina_wrong_token_5up3rs3cr3t", PINSTREAM_HALT_PATIENCE="5s",
     )  # fmt: skip
     api.set_faults(echo=True)
     with Process(tmp_path, "run", env=env) as process:
         process.until(lambda: process.status()["destination"]["state"] == "halted", "the halt")
         assert process.get("/readyz")[0] == 503
+        ledger = process.ledger()
+        assert (ledger["delivered"], ledger["dead_lettered"]) == (0, 0)
         assert process.wait() == 3
     error = last_error(process.stderr)
     assert "PINTEREST_ACCESS_TOKEN" in error
     assert "401" in error
     assert "5up3rs3cr3t" not in process.stderr + process.stdout
     assert api.counts().accepted_events == 0
-    # Nothing that had to be sent is committed past: at most the filtered ones before the first of them.
-    assert sum(committed_offsets(kafka, group, topic)) < 20
+    assert records_on(kafka, f"{topic}.dead-letters") == 0
+    assert committed_offsets(kafka, group, topic) == filtered
+    right = {**env, "PINTEREST_ACCESS_TOKEN": TOKEN}
+    with Process(tmp_path, "run", env=right) as process:
+        process.until(lambda: api.counts().distinct_event_ids == sold, "all that was sold")
+        # The carts behind them are in the map beside the offset: they are not read as new ones again.
+        ledger = process.until_settled(sold)
+        assert process.stop()[0] == 0
+    assert ledger["delivered"] == sold
+    assert set(api.accepted().values()) == {1}
+    assert committed_offsets(kafka, group, topic) == [count + 21 for count in filtered]
 
 
 def test_a_new_token_file_heals_without_a_restart(kafka: Kafka, api: Api, tmp_path: Path) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
 import pytest
 
-from consumer.core.avro_bounds import VALUES_PER_BYTE
 from consumer.core.decode import Decoder
 from consumer.core.delivery import NoVerdict, PerEvent, Throttled, limit_headers
 from consumer.core.interface import SchemaMissing, SchemaUnavailable
@@ -89,13 +88,35 @@ def test_a_byte_cannot_bring_thousands_of_nulls_along(kind: Any) -> None:
 
 def test_items_with_some_nulls_are_read() -> None:
     """The bound is far above what people write: several nulls for a byte, and thousands once in a datum."""
-    item = record_of("Item", "boolean", *["null"] * (VALUES_PER_BYTE - 2))
+    item = record_of("Item", "boolean", *["null"] * 14)
     schema = record_of("E", {"type": "array", "items": item}, record_of("Wide", *["null"] * 5_000))
     decoder, verdict = learn(schema, schema)
     assert verdict is None
     event = check_decoding(decoder, Record(0, -1, None, HEAD + b"\x04\x01\x00\x00", ()))
     assert isinstance(event, dict)
     assert [one["f0"] for one in event["f0"]] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [
+        (lambda nulls: {"type": "array", "items": record_of("Extra", "boolean", *["null"] * nulls)}, 14),
+        (lambda nulls: {"type": "array", "items": record_of("Extra", "double", *["null"] * nulls)}, 126),
+        (lambda nulls: {"type": "array", "items": ["int", record_of("Extra", *["null"] * nulls)]}, 15),
+        (lambda nulls: {"type": "map", "values": record_of("Extra", *["null"] * nulls)}, 15),
+        (lambda nulls: record_of("Chain", ["null", "Chain"], *["null"] * nulls), 14),
+        (lambda more: record_of("Once", record_of("Extra", *["null"] * 98), *["Extra"] * more), 100),
+    ],
+    ids=["a byte", "eight bytes", "a branch", "a key", "a chain", "once in a datum"],
+)
+def test_a_byte_pays_for_sixteen_values(kind: Callable[[int], Any], most: int) -> None:
+    """Exactly: one more is refused. So a datum of a megabyte makes at most sixteen million values, and ten thousand
+    come for nothing, once."""
+    _, verdict = learn(with_extra(kind(most)))
+    assert verdict is None
+    _, verdict = learn(with_extra(kind(most + 1)))
+    assert verdict is not None
+    assert "bound" in verdict.message or "pay" in verdict.message
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.adapters.conversions_api import FileToken
+from consumer.web import access
 from consumer.web.access import admits, no_sites_name
 from tests.web.building import Served, busy, idle
 from tests.web.listening import WITHIN, listening, running
@@ -88,6 +90,40 @@ async def test_with_the_token_all_is_as_without_one(served: Served, path: str, s
 async def test_anything_else_is_refused(served: Served, shown: str) -> None:
     """Another token, a part of it, another scheme, the token as the user, and what is no header of this kind."""
     assert await status_of(served, "/status", shown) == 401
+
+
+@pytest.mark.parametrize(
+    ("shown", "admitted"),
+    [
+        (f"Bearer {TOKEN}", True),
+        (f"Bearer {TOKEN[:-1]}x", False),
+        (f"Bearer {TOKEN}{TOKEN}", False),
+        ("Bearer x", False),
+        (basic("anna", "wrong"), False),
+        ("Basic !!!", False),
+        ("Token", False),
+        ("", False),
+    ],
+)
+def test_how_much_was_right_takes_no_time(
+    shown: str, admitted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is shown, it is decided by one comparison that takes the same time wherever it differs, of two digests,
+    which are equally long whatever is shown: so no answer's time tells of the token."""
+    compared: list[tuple[int, int]] = []
+
+    def compare_digest(left: bytes, right: bytes) -> bool:
+        compared.append((len(left), len(right)))
+        return admitted
+
+    monkeypatch.setattr(access, "hmac", SimpleNamespace(compare_digest=compare_digest))
+    # What the comparison says is what counts: a quicker look before or beside it would contradict it here.
+    assert admits(shown, TOKEN) is admitted
+    assert compared == [(32, 32)]
+    compared.clear()
+    admitted = not admitted
+    assert admits(shown, TOKEN) is admitted
+    assert compared == [(32, 32)]
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])

@@ -364,8 +364,13 @@ def _read_held(raw: RawPartition) -> _Held | None:
 
 def _is_whole(held: Sequence[_Held]) -> bool:
     first = held[0].entry
-    return len(held) == first.partitions and first.plan == _plan_digest(
-        [one.range for one in held], first.fingerprint, first.begun
+    agreed = all(
+        one.entry[:4] == first[:4] for one in held
+    )  # else the digest would speak for the first alone
+    return (
+        agreed
+        and len(held) == first.partitions
+        and first.plan == _plan_digest([one.range for one in held], first.fingerprint, first.begun)
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,25 @@ async def test_a_url_names_a_store(scheme: str, tmp_path: Path) -> None:
     await store.remember([key(1)], NOON)
     assert await store.look_up([key(1)], NOON) == [True]
     await store.close()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+async def test_a_folder_is_its_owner_s_alone(umask: int, tmp_path: Path) -> None:
+    """Whatever the umask is, nobody else may enter the folder or a bucket in it, or read a file there."""
+    before = os.umask(umask)
+    try:
+        store = open_key_store(f"lmdb:{tmp_path}/keys", window=48 * HOUR, max_bytes=16 * MIB)
+        await store.remember([key(1)], NOON)
+        await store.close()
+    finally:
+        os.umask(before)
+    folder = tmp_path / "keys"
+    buckets = [path for path in folder.iterdir() if path.is_dir()]
+    assert len(buckets) == 1
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, *buckets)] == [0o700, 0o700]
+    databases = [path for path in buckets[0].iterdir() if path.suffix == ".mdb"]
+    assert len(databases) == 2
+    assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in databases)
 
 
 @pytest.mark.parametrize(
