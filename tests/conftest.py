@@ -32,6 +32,8 @@ _RUN_PID = pytest.StashKey[int]()
 _KEY = "pinstream_run"
 
 _HERE = Path(__file__).parent
+_BROKERS = frozenset({"kafka", "embedded_kafka", "own_kafka", "each_kafka"})
+"""The fixtures that start a broker, or ask for one."""
 _ANY_OTHER = "*"
 _TURNS = ("test_runbook.py", "end_to_end", "adapters", "cli", "web", _ANY_OTHER, "simulation", "core")
 
@@ -47,12 +49,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_RUN_PID] = pid
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What waits for processes and brokers comes first, what only computes comes last.
+    """Mark what uses a broker, and order: what waits for processes and brokers comes first, what only computes last.
 
     Several test processes share the work by the file: a long file that began last would keep all others waiting, and
     those that wait leave the processors to each other.
     """
+    for item in items:
+        asks = _BROKERS.intersection(getattr(item, "fixturenames", ()))
+        if asks or item.get_closest_marker("real_kafka"):
+            item.add_marker(pytest.mark.kafka)
     items.sort(key=lambda item: _turn(item.path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -290,5 +291,25 @@ class TestMake:
         text = script.read_text("utf-8")
         assert script.stat().st_mode & 0o111
         assert "set -euo pipefail" in text
-        assert "make check" in text
-        assert "make test" in text
+        steps = re.findall(r"^step (\w+) (.*?)(?: \|\| failed=1)?$", text, re.MULTILINE)
+        order = ["make check", *(command for _, command in steps if command.startswith("make test"))]
+        assert [command for _, command in steps if command in order] == order
+        # Each test is in exactly one step, whatever its marks are; and each step says if it fails.
+        marks = [re.search(r"-m '?([^'\"]+)'?\"", command) for command in order[1:]]
+        assert [found and found[1] for found in marks] == ["not kafka", "kafka"]
+        assert text.count("|| failed=1") == len(order)
+        assert text.rstrip().endswith('exit "$failed"')
+
+    @pytest.mark.parametrize(("expression", "code"), [("kafka", 5), ("not kafka", 0)])
+    def test_a_step_without_a_test_fails(self, expression: str, code: int) -> None:
+        """pytest says so with its exit code, also where several processes share the work."""
+        arguments = [sys.executable, "-m", "pytest", "-q", "-n2", "-m", expression, "tests/core/test_lag.py"]
+        done = subprocess.run(
+            arguments,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env={**os.environ, "PYTEST_ADDOPTS": ""},
+        )
+        assert done.returncode == code, done.stdout + done.stderr

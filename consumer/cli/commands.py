@@ -73,7 +73,7 @@ def _run_worker(which: str) -> None:
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Same seed, same events and faults.")
 @click.option(
-    "--rate", type=click.FloatRange(min=0.1), help="Events a second; without it as fast as it goes."
+    "--rate", type=click.FloatRange(min=0.01), help="Events a second; without it as fast as it goes."
 )
 def demo(**options: Any) -> None:
     """The whole system on this machine: broker, sandbox, producer, consumer, page. Nothing to install or start.
@@ -123,7 +123,7 @@ def check(send_test_event: bool, workers: str | None) -> None:
     "--events", type=click.IntRange(min=1), help="With --generate: stop after N; else until Ctrl-C."
 )
 @click.option(
-    "--rate", type=click.FloatRange(min=0.1), help="Events a second; without it as fast as it goes."
+    "--rate", type=click.FloatRange(min=0.01), help="Events a second; without it as fast as it goes."
 )
 @click.option(
     "--duplicates", type=click.FloatRange(0, 0.9), default=0.0, help="With --generate: share sent twice."

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 import unicodedata
 from collections.abc import Callable
 from datetime import date
@@ -51,7 +50,9 @@ class LeftOut(Enum):
 Normaliser = Callable[[str], str | LeftOut]
 
 _INVISIBLE = "\u180e\u200b\u200e\u200f\u2060\ufeff"
-_WHITE = "".join(chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace()) + _INVISIBLE
+# All white space lies in Unicode's first plane, all punctuation in its first two. (To look through all seventeen takes
+# every process a fifth of its start.)
+_WHITE = "".join(filter(str.isspace, map(chr, range(0x10000)))) + _INVISIBLE
 _WITHOUT_WHITE = dict.fromkeys(map(ord, _WHITE))
 _LONGEST_NUMBER_BITS = 256
 _LARGEST_EXACT_FLOAT = 2.0**53
@@ -214,9 +215,7 @@ def person_name(text: str) -> str | LeftOut:
     return text.lower() if text.isascii() else trim(unicodedata.normalize("NFC", text)).lower()
 
 
-_PUNCTUATION = (
-    char for char in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(char).startswith("P")
-)
+_PUNCTUATION = (char for char in map(chr, range(0x20000)) if unicodedata.category(char).startswith("P"))
 _IN_CITY = {code: chr(code) for code in range(128)} | dict.fromkeys(map(ord, (*_WHITE, *_PUNCTUATION)))
 """As with `_ASCII_DIGITS`, the usual characters that stay are named."""
 

@@ -11,6 +11,7 @@ import pytest
 from consumer.adapters.kafka import RecordProducer, describe
 from consumer.errors import KafkaError, SettingsError
 from tests.kafka.harness import WITHIN, Kafka, create_topic, read_all, unique
+from tests.limits import LATE
 
 NOBODY = "127.0.0.1:9"
 
@@ -64,7 +65,7 @@ async def test_unreachable_broker_is_told_in_time() -> None:
     """Nobody listens: one line with the address and the variable, within the limit."""
     started = time.monotonic()
     line = await told({"bootstrap.servers": NOBODY}, ["orders"], 2.0)
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < LATE
     assert NOBODY in line
     assert "KAFKA_BOOTSTRAP_SERVERS" in line
 
@@ -75,7 +76,7 @@ async def test_silent_server_is_told_in_time() -> None:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         started = time.monotonic()
         line = await told({"bootstrap.servers": address}, ["orders"], 2.0)
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < LATE
     assert address in line
 
 
@@ -99,8 +100,8 @@ async def test_refused_login_is_told_at_once(kafka: Kafka) -> None:
         "sasl.password": "not-the-password",
     }
     started = time.monotonic()
-    line = await told(config, ["orders"], 20.0)
-    assert time.monotonic() - started < 10
+    line = await told(config, ["orders"], 60.0)
+    assert time.monotonic() - started < 2 * LATE
     assert "KAFKA_SASL_PASSWORD" in line
     assert "not-the-password" not in line
 

@@ -7,7 +7,7 @@ import functools
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions
@@ -61,12 +61,25 @@ FINGERPRINT = "0123456789abcdef"
 """As the plan has it: a digest."""
 
 
-def committed_plan(offsets: Sequence[int]) -> list[RawPartition]:
+class Held(NamedTuple):
+    """What a group holds of one partition."""
+
+    partition: int
+    offset: int
+    text: str
+
+    @property
+    def raw(self) -> RawPartition:
+        """As the client tells it."""
+        return RawPartition("orders", self.partition, self.offset, self.text)
+
+
+def committed_plan(offsets: Sequence[int]) -> list[Held]:
     """What a group holds of a replay of one partition for each offset that it stands at; all begin at 5."""
     ranges = [Range("orders", number, 5, 970, None, 1_700_000_000_000) for number in range(len(offsets))]
     planned = _entries(ranges, FINGERPRINT, 1_795_521_600)
     return [
-        RawPartition("orders", name.partition, offset, write_entry(entry))
+        Held(name.partition, offset, write_entry(entry))
         for (name, entry), offset in zip(planned.items(), offsets, strict=True)
     ]
 
@@ -105,13 +118,13 @@ class TestEntries:
         """Any character of any partition's entry changed, or all from there on cut off: what is settled is never gone
         on with by another plan, nor thrown away; where nothing is settled, the replay is as new."""
         plan = committed_plan(offsets)
-        assert len(_find_plan(plan, "g", FINGERPRINT)) == len(offsets)
-        for victim, at in itertools.product(plan, range(len(plan[0].metadata))):
-            text = victim.metadata
+        assert len(_find_plan([one.raw for one in plan], "g", FINGERPRINT)) == len(offsets)
+        for victim, at in itertools.product(plan, range(len(plan[0].text))):
+            text = victim.text
             ends = ("", *(put + text[at + 1 :] for put in ("", *"019af:;-\u0660\n") if put != text[at]))
             for end in ends:
-                damaged = RawPartition(victim.topic, victim.partition, victim.offset, text[:at] + end)
-                held = [damaged if one is victim else one for one in plan]
+                damaged = victim._replace(text=text[:at] + end)
+                held = [(damaged if one is victim else one).raw for one in plan]
                 with contextlib.suppress(UsageError):
                     assert _find_plan(held, "g", FINGERPRINT) == []
                     assert max(offsets) == 5

@@ -15,6 +15,7 @@ import pytest
 from consumer.adapters.thread import OwnThread, apart
 from tests.end_to_end.processes import ACCOUNT, ROOT, TOKEN, WITHIN, bare_environment
 from tests.kafka.harness import Kafka, unique
+from tests.limits import LATE
 
 COMMANDS = {
     "check": ("check",),
@@ -54,7 +55,7 @@ async def test_an_end_waits_for_the_last_thing_and_not_for_what_hangs() -> None:
     await asyncio.sleep(0)
     begun = time.monotonic()
     await thread.end(lambda: done.append("late"))
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < LATE
     assert done == ["asked", "last"]
     release.set()
     assert await hanging

@@ -20,6 +20,7 @@ from tests.end_to_end.api import Api, Loop
 from tests.end_to_end.processes import Process, bare_environment, command, run_environment
 from tests.end_to_end.records import SCHEMA, commerce_event, ndjson, new_group, new_topic, records_on
 from tests.kafka.harness import Kafka, read_all
+from tests.limits import LATE
 
 
 @pytest.fixture
@@ -208,12 +209,12 @@ def test_made_up_events(kafka: Kafka, tmp_path: Path) -> None:
 def test_stops_promptly_between_two_events(kafka: Kafka, tmp_path: Path) -> None:
     """Ctrl-C does not wait for what ``--rate`` will let through: what was produced is there, exit code 0."""
     topic = new_topic(kafka)
-    arguments = ("produce", "--generate", "--rate", "0.1", "--topic", topic)
+    arguments = ("produce", "--generate", "--rate", "0.01", "--topic", topic)
     with Process(tmp_path, *arguments, env=env_of(kafka, tmp_path)) as process:
         process.until(lambda: records_on(kafka, topic) == 1, "the first record")
         code, seconds = process.stop(signal.SIGINT)
     assert code == 0
-    assert seconds < 7
+    assert seconds < 2 * LATE
     assert "produced 1 records" in process.stderr
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +156,13 @@ def test_text_of_a_derived_type_is_plain_text() -> None:
 def test_text_is_kept_as_it_is(value: str) -> None:
     """Plain text is changed in nothing; blank text is no text."""
     assert text_of(value) == (value if trim(value) else LeftOut.BLANK)
+
+
+def test_all_white_space_and_punctuation_is_known() -> None:
+    """Also of planes that this version of Unicode has none of it in: a city keeps neither, a trimmed text no white
+    space at its ends."""
+    for char in map(chr, range(sys.maxunicode + 1)):
+        if char.isspace():
+            assert trim(f"{char}a{char}") == "a"
+        if char.isspace() or unicodedata.category(char).startswith("P"):
+            assert normalised(HASHED_FIELDS["ct"], f"a{char}b") == "ab", hex(ord(char))

@@ -13,6 +13,7 @@ from tests.end_to_end.api import Api
 from tests.end_to_end.processes import WITHIN, Process, run_environment
 from tests.end_to_end.records import generated, new_group, new_topic, write_generated
 from tests.kafka.harness import Kafka
+from tests.limits import LATE
 
 
 def ask(page: str, path: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
@@ -50,7 +51,7 @@ def test_a_token_from_a_file_guards_all_but_the_probes(kafka: Kafka, api: Api, t
         assert stream.readline() == b"event: status\n"
         code, seconds = process.stop()
         assert code == 0
-        assert seconds < 15
+        assert seconds < LATE
         stream.read()  # to a proper end: what breaks off raises
     assert "5up3rs3cr3t" not in process.stderr + process.stdout
 

@@ -23,6 +23,7 @@ from tests.end_to_end.records import (
     write_generated,
 )
 from tests.kafka.harness import Kafka, commit, read_all
+from tests.limits import LATE
 
 CODES = {
     Defect.UNDECODABLE: ("decode", "unknown_wire_format"),
@@ -53,7 +54,7 @@ def test_every_record_ends_as_it_must(kafka: Kafka, api: Api, tmp_path: Path) ->
         assert first.get("/healthz")[0] == first.get("/readyz")[0] == 200
         code, seconds = first.stop()
         assert (code, first.stdout) == (0, "")
-        assert seconds < 10
+        assert seconds < LATE
         assert first.log[-1]["event"] == "stopped"
     counts = api.counts()
     assert counts.distinct_event_ids == counts.accepted_events == generator.tally[Disposition.DELIVERED]
@@ -109,22 +110,20 @@ def test_stops_in_order_in_the_middle_of_work(kafka: Kafka, api: Api, tmp_path: 
     api.set_faults(slow=Chance(share=1.0), slow_seconds=0.7)
     env = run_environment(
         tmp_path, kafka, topic, group, api.url,
-        PINSTREAM_BATCH_EVENTS="50", PINSTREAM_CONCURRENCY="4", PINSTREAM_SHUTDOWN_GRACE="10s",
+        PINSTREAM_BATCH_EVENTS="50", PINSTREAM_CONCURRENCY="4", PINSTREAM_SHUTDOWN_GRACE="60s",
     )  # fmt: skip
     with Process(tmp_path, "run", env=env) as first:
         first.until(lambda: api.calls > 4, "a second round of calls")
         code, seconds = first.stop()
     assert code == 0
-    assert seconds < 10
+    assert seconds < 2 * LATE
     assert 0 < api.counts().accepted_events < delivered
     assert first.log[-1]["open"] == 0
     assert first.log[-1]["delivered"] == api.counts().accepted_events
 
     api.set_faults()
     with Process(tmp_path, "run", env=env) as second:
-        second.until(
-            lambda: sum(committed_offsets(kafka, group, topic)) == len(events), "the rest", within=30
-        )
+        second.until(lambda: sum(committed_offsets(kafka, group, topic)) == len(events), "the rest")
         assert second.stop()[0] == 0
     assert set(api.accepted().values()) == {1}
     assert api.counts().distinct_event_ids == delivered
@@ -135,13 +134,13 @@ def test_a_grace_that_is_too_short_still_ends_in_time(kafka: Kafka, api: Api, tm
     topic, group = new_topic(kafka), new_group()
     _, events = generated(200)
     write_generated(kafka, topic, events)
-    api.set_faults(slow=Chance(share=1.0), slow_seconds=20.0)
+    api.set_faults(slow=Chance(share=1.0), slow_seconds=60.0)
     env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_SHUTDOWN_GRACE="1s")
     with Process(tmp_path, "run", env=env) as process:
         process.until(lambda: api.calls >= 1, "a call in flight")
         code, seconds = process.stop()
     assert code == 0
-    assert seconds < 6
+    assert seconds < 1 + LATE
     assert process.log[-1]["delivered"] == 0
     first_delivered = [
         next((offset for offset, one in enumerate(of_partition) if one.expected is Disposition.DELIVERED), 0)
@@ -165,15 +164,17 @@ def test_a_second_signal_ends_at_once(kafka: Kafka, api: Api, tmp_path: Path, pr
     """Two signals: it is gone without waiting for anything, with exit code 130; under both group protocols."""
     topic, group = new_topic(kafka), new_group()
     write_generated(kafka, topic, generated(100)[1])
-    api.set_faults(slow=Chance(share=1.0), slow_seconds=20.0)
-    env = run_environment(tmp_path, kafka, topic, group, api.url, KAFKA_GROUP_PROTOCOL=protocol)
+    api.set_faults(slow=Chance(share=1.0), slow_seconds=60.0)
+    env = run_environment(
+        tmp_path, kafka, topic, group, api.url, KAFKA_GROUP_PROTOCOL=protocol, PINSTREAM_SHUTDOWN_GRACE="60s"
+    )
     with Process(tmp_path, "run", env=env) as process:
         process.until(lambda: api.calls >= 1, "a call in flight")
         process.send(signal.SIGTERM)
         process.until(lambda: process.status()["stopping"], "the first signal's effect")
         code, seconds = process.stop(signal.SIGINT)
     assert code == 130
-    assert seconds < 2
+    assert seconds < LATE
 
 
 def test_in_test_mode_nothing_is_recorded(kafka: Kafka, api: Api, tmp_path: Path) -> None:

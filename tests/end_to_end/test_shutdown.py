@@ -40,9 +40,9 @@ from tests.end_to_end.records import (
 from tests.end_to_end.test_kills import keys_in
 from tests.kafka.broker import RealBroker
 from tests.kafka.harness import Kafka
+from tests.limits import LATE
 
 GRACE = 4.0
-LATE = 3.0
 """What a loaded machine may take beyond the grace to notice, and to end an interpreter. No time-out of ours that
 could be waited out by mistake is as short as both together."""
 BATCH, CONCURRENCY = 20, 4
@@ -281,7 +281,7 @@ def test_a_name_that_a_dead_member_still_has(kafka: Kafka, api: Api, tmp_path: P
         killed.kill()
     with Process(tmp_path, "run", env=env) as process:
         process.until(lambda: "still used by another member" in process.stderr, "the refusal")
-        wait_for(lambda: process.ended, "its end", within=5)
+        wait_for(lambda: process.ended, "its end")
         assert process.wait() == 1
 
 

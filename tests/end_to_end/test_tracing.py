@@ -21,6 +21,7 @@ from tests.end_to_end.api import Api
 from tests.end_to_end.processes import ACCOUNT, Process, run_environment
 from tests.end_to_end.records import generated, new_group, new_topic, value_of
 from tests.kafka.harness import Kafka, produce
+from tests.limits import LATE
 
 EVENTS = 300
 TRACES = 40
@@ -126,7 +127,7 @@ def test_a_collector_gets_the_spans_of_a_run(kafka: Kafka, api: Api, tmp_path: P
             process.until(lambda: committed(process) == EVENTS, "a commit of all")
             code, seconds = process.stop()
         assert (code, process.stdout) == (0, "")
-        assert seconds < 10
+        assert seconds < LATE
     assert process.until_logged("tracing")["asked_by"] == "OTEL_EXPORTER_OTLP_ENDPOINT"
     assert collector.paths == {"/v1/traces"}
     assert collector.resource()["service.name"] == "shop-events"
@@ -163,20 +164,20 @@ def test_a_collector_that_is_down_costs_spans_only(kafka: Kafka, api: Api, tmp_p
         url = collector.url
     env = started(
         kafka, api, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=url, OTEL_BSP_SCHEDULE_DELAY="50",
-        OTEL_EXPORTER_OTLP_TIMEOUT="1", PINSTREAM_SHUTDOWN_GRACE="10s",
+        OTEL_EXPORTER_OTLP_TIMEOUT="1", PINSTREAM_SHUTDOWN_GRACE="40s",
     )  # fmt: skip
     with Process(tmp_path, "run", env=env) as process:
         process.until_settled(EVENTS)
         process.until_logged("traces_not_exported")
         code, seconds = process.stop()
     assert code == 0
-    assert seconds < 12
+    assert seconds < LATE
     assert [one["event"] for one in process.log].count("traces_not_exported") == 1
     assert "Traceback" not in process.stderr
     assert url.removeprefix("http://") not in process.stderr
 
 
-@pytest.mark.parametrize("grace", ["3s", "20s"])
+@pytest.mark.parametrize("grace", ["3s", "60s"])
 def test_a_collector_that_hangs_does_not_hold_up_the_end(
     kafka: Kafka, api: Api, tmp_path: Path, grace: str
 ) -> None:
@@ -191,9 +192,7 @@ def test_a_collector_that_hangs_does_not_hold_up_the_end(
             assert collector.arrived.wait(30)
             code, seconds = process.stop()
         assert code == 0
-        assert (
-            seconds < 12
-        )  # 3 s of them for the collector, on a busy machine; the exporter alone would take 60
+        assert seconds < 3 + LATE  # the exporter alone would take 60, as long as the grace may be
         assert process.log[-1]["event"] == "stopped"
         assert collector.paths == {"/spans"}
 

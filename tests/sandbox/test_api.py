@@ -13,6 +13,7 @@ from consumer.errors import UsageError
 from consumer.sandbox.accounts import EventKey, SandboxCounts
 from consumer.sandbox.api import Sandbox, serve
 from consumer.sandbox.faults import Faults
+from tests.limits import LATE
 from tests.sandbox.examples import ACCOUNT, NOW, TOKEN, Client, Clock, digest, event, running
 
 
@@ -281,10 +282,10 @@ async def test_serve_runs_until_told_to_stop() -> None:
     base: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     sandbox = Sandbox(token=TOKEN, clock=Clock())
     task = asyncio.create_task(serve(sandbox, host="127.0.0.1", port=0, stop=stop, announce=base.set_result))
-    url = await asyncio.wait_for(base, 5)
+    url = await asyncio.wait_for(base, LATE)
     assert url.endswith("/v5")
     stop.set()
-    counts = await asyncio.wait_for(task, 5)
+    counts = await asyncio.wait_for(task, LATE)
     assert counts == SandboxCounts(
         accepted_events=0,
         distinct_event_ids=0,

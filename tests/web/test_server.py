@@ -31,6 +31,7 @@ from tests.web.building import (
     serving,
     statistics,
 )
+from tests.web.listening import WITHIN
 
 PATHS = ["/", "/status", "/history", "/metrics", "/healthz", "/readyz"]
 
@@ -52,9 +53,9 @@ def taken() -> Iterator[int]:
 
 
 async def looked_again(shown: Shown, times: int = 2) -> None:
-    """Wait until the server has taken so many snapshots more, for ten seconds at most."""
+    """Wait until the server has taken so many snapshots more."""
     enough = shown.looks + times
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN):
         while shown.looks < enough:
             await asyncio.sleep(0.001)
 
@@ -178,11 +179,11 @@ async def test_no_other_site_may_read_an_answer(served: Served, path: str) -> No
 
 
 async def said(served: Served, request: bytes) -> bytes:
-    """All that the server says to these bytes, until it closes: within ten seconds."""
+    """All that the server says to these bytes, until it closes."""
     reader, writer = await asyncio.open_connection(
         "127.0.0.1", int(served.url.rstrip("/").rpartition(":")[2])
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN):
         writer.write(request)
         answer = await reader.read()
     writer.close()
@@ -408,7 +409,7 @@ async def test_a_reader_that_dawdles_does_not_hold_up_the_stop() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
         writer.write(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
         assert await reader.read(1) == b"H"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WITHIN):
             await served.server.stop()
         writer.close()
 
