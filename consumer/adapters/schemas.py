@@ -220,6 +220,9 @@ def _names(file: _File) -> tuple[str, ...]:
     return record, record.rpartition(".")[2], file.path.stem
 
 
+_AVRO = "AVRO"
+
+
 class RegistrySchemas:
     """A Confluent-compatible registry, asked through Confluent's own client.
 
@@ -246,7 +249,11 @@ class RegistrySchemas:
             return SchemaMissing(ref) if self._local is None else await self._local.fetch(command)
         try:
             async with asyncio.timeout(self._timeout):
-                return SchemaFound(ref, await self._complete(await self._schema(ref)))
+                schema = await self._schema(ref)
+                kind = str(schema.schema_type or _AVRO).upper()
+                if kind != _AVRO:
+                    return SchemaFound(ref, "", kind)
+                return SchemaFound(ref, await self._complete(schema))
         except TimeoutError:
             return SchemaUnavailable(ref, f"the registry did not answer within {self._timeout:g} s")
         except Exception as error:  # the client's own, its HTTP library's, and what nonsense provokes

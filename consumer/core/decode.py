@@ -114,13 +114,15 @@ class Decoder:
         """How many writers' schemas can be read without asking anyone."""
         return len(self._known)
 
-    def add_schema(self, ref: SchemaRef, schema_json: Json) -> Rejection | None:
-        """Learn the schema that `ref` names, given as text or as the JSON value of it.
+    def add_schema(self, ref: SchemaRef, schema_json: Json, kind: str = "AVRO") -> Rejection | None:
+        """Learn the schema that `ref` names, given as text or as the JSON value of it; `kind` as a registry calls it.
 
         Returns why its records can never be read, if so: each of them then gets this verdict.
         """
         framing = framing_of(ref)
         try:
+            if kind != "AVRO":
+                raise InvalidSchema(f"it is a {kind} schema; pinstream reads Avro")
             self._learn(framing, parse(schema_json))
         except (Incompatible, InvalidSchema) as error:
             verdict = rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"schema {ref.kind} {ref.value}: {error}")

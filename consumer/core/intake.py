@@ -52,7 +52,7 @@ class Decoding(Protocol):
 class SchemaLearner(Decoding, Protocol):
     """A decoder that learns writers' schemas; see `consumer.core.decode.Decoder`."""
 
-    def add_schema(self, ref: SchemaRef, schema_json: Any) -> Rejection | None:
+    def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = ...) -> Rejection | None:
         """Learn a writer's schema; gives why it can never be read, if so."""
 
     def missing(self, ref: SchemaRef) -> Rejection | Filtered:

@@ -90,10 +90,11 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class SchemaFound:
-    """Answers `FetchSchema`: the writer's schema as Avro JSON."""
+    """Answers `FetchSchema`: the writer's schema, as Avro JSON if `kind` is ``AVRO``."""
 
     ref: SchemaRef
     schema: str | Mapping[str, Any]
+    kind: str = "AVRO"
 
 
 @dataclass(frozen=True, slots=True)

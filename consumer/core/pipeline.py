@@ -367,7 +367,7 @@ class Pipeline:
             self.dead_letter(span, index, verdict, 0)
 
     def _schema_found(self, happened: i.SchemaFound) -> None:
-        rejection = self._decoder.add_schema(happened.ref, happened.schema)
+        rejection = self._decoder.add_schema(happened.ref, happened.schema, happened.kind)
         self.context.report(
             "info" if rejection is None else "error", "schema", ref=happened.ref.value,
             verdict="known" if rejection is None else rejection.code,

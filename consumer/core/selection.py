@@ -123,9 +123,9 @@ class Judging:
         decoded = self._decoder.decode_chunk(records)
         return [_UNJUDGED if isinstance(one, Rejection) else one for one in decoded]
 
-    def add_schema(self, ref: SchemaRef, schema_json: Any) -> Rejection | None:
+    def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = "AVRO") -> Rejection | None:
         """See `consumer.core.intake.SchemaLearner`."""
-        return self._decoder.add_schema(ref, schema_json)
+        return self._decoder.add_schema(ref, schema_json, kind)
 
     def missing(self, ref: SchemaRef) -> Rejection | Filtered:
         """See `consumer.core.intake.SchemaLearner`."""

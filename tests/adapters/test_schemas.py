@@ -235,6 +235,22 @@ async def test_ids_and_guids_are_fetched(registry: FakeRegistry, schemas: Regist
         assert await schemas.fetch(FetchSchema(ref)) == SchemaFound(ref, stored.text)
 
 
+@pytest.mark.parametrize("kind", ["PROTOBUF", "JSON"])
+async def test_a_schema_of_another_kind_is_told_as_that(
+    registry: FakeRegistry, schemas: RegistrySchemas, kind: str
+) -> None:
+    """The id belongs to records that are not Avro: their dead letters say so, and not that the schema is broken."""
+    stored = registry.add(
+        "other-value", '{"type": "object"}' if kind == "JSON" else 'syntax = "proto3";', kind=kind
+    )
+    ref = SchemaRef("id", str(stored.schema_id))
+    answer = await schemas.fetch(FetchSchema(ref))
+    assert answer == SchemaFound(ref, "", kind)
+    rejection = Decoder({"type": "record", "name": "E", "fields": []}).add_schema(ref, "", kind)
+    assert rejection is not None
+    assert rejection.message == f"schema id {ref.value}: it is a {kind} schema; pinstream reads Avro"
+
+
 async def test_references_are_fetched_and_put_in(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
     """Over two levels, each referred schema once."""
     size = registry.add("size", json.dumps({"type": "enum", "name": "shop.Size", "symbols": ["S"]}))

@@ -94,7 +94,7 @@ class FakeDecoder(SchemaLearner):
     def decode_chunk(self, records: list[Record]) -> Sequence[CommerceEvent | Rejection | SchemaRef | None]:
         return [self._decode(record.value) for record in records]
 
-    def add_schema(self, ref: SchemaRef, schema_json: Any) -> Rejection | None:
+    def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = "AVRO") -> Rejection | None:
         rejection = (
             Rejection(Stage.DECODE, "schema_unusable", "not Avro") if schema_json == "broken" else None
         )

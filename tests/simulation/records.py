@@ -198,7 +198,7 @@ class Decoder(SchemaLearner):
         self._specs = specs
         self._known: dict[SchemaRef, Rejection | None] = {}
 
-    def add_schema(self, ref: SchemaRef, schema_json: Any) -> Rejection | None:
+    def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = "AVRO") -> Rejection | None:
         """`BROKEN` can never be read."""
         verdict = Rejection(Stage.DECODE, "schema", "incompatible") if ref == BROKEN else None
         self._known[ref] = verdict

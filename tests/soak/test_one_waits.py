@@ -31,7 +31,7 @@ class _Decoder:
     def decode_chunk(self, records: list[Record]) -> Sequence[Decoded]:
         return [UNKNOWN if record.offset == 0 else None for record in records]
 
-    def add_schema(self, ref: SchemaRef, schema_json: Any) -> Rejection | None:
+    def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = "AVRO") -> Rejection | None:
         return None
 
     def missing(self, ref: SchemaRef) -> Filtered:
