@@ -169,7 +169,7 @@ class TestAlerts:
             *("Down", "ReadsNothing", "Halted", "IntakeStopped", "NoProgress", "Lagging", "LagNearsOneHour"),
             *("FreshnessBelowTarget", "DeadLetters", "LedgerMismatch", "WorkerDies", "WaitsForStart"),
             *("Unreadable", "WaitsForSchema", "MayCountTwice"),
-            *("RecordsRemoved", "LogCut", "KeyStoreFull"),
+            *("RecordsRemoved", "LogCut", "KeyStoreFull", "ClockOff"),
             *("DestinationUnreachable", "Stalled"),
             "TopicMadeAnew",
         }

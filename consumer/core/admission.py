@@ -6,7 +6,7 @@ them open) as fit; the rest of the fetch is *held*, and while anything is held n
 are bounded by one fetch, they are not open, and when their assignment ends nobody needs to know of them.
 
 Records that waited for their schema are open already, and grow when it comes: they are *deferred* until there is
-room. So that there will be, records without their schema may fill half of the budget only.
+room. So that there will be, what waits for its schema, or its time (`early`), may fill half of the budget only.
 
 One event alone may be larger than the budget: it goes when nothing else is open, else it would stop the line.
 Nothing goes any more once the guard has tripped, or a replay's limit is reached.
@@ -15,7 +15,7 @@ Nothing goes any more once the guard has tripped, or a replay's limit is reached
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from operator import add
 from typing import NamedTuple, Protocol
@@ -23,14 +23,17 @@ from typing import NamedTuple, Protocol
 from consumer.core.assignment import AssignmentState
 from consumer.core.context import Context
 from consumer.core.dedup import Delivery
+from consumer.core.early import EarlyRecords
 from consumer.core.guard import Guard
 from consumer.core.intake import SLICE, Intake, Prepared, Verdict
 from consumer.core.ledger import Ledger
-from consumer.core.model import Chunk, Filtered, Record, SchemaRef
+from consumer.core.model import Chunk, Early, Filtered, Record, SchemaRef
 from consumer.core.parking import Parked, Parking
 from consumer.core.room import Limit
 from consumer.core.spans import Span, sizes_of
 
+_WAITS = frozenset({SchemaRef, Early})
+"""Types of what waits."""
 _FIRST_GUESS = 16 * 1024
 """Bytes an event is taken to hold until the first were seen."""
 _SLICE_BYTES = 1024 * 1024
@@ -40,10 +43,10 @@ _NEWEST_COUNTS = 0.2
 
 
 class _Deferred(NamedTuple):
-    """A record that waits to be taken in; `verdict`: what it is known to be already."""
+    """A record that waits to be taken in; `prepared`: what it is known to be already."""
 
     parked: Parked
-    verdict: Verdict | None
+    prepared: Prepared | None
 
 
 class Consequences(Protocol):
@@ -64,6 +67,7 @@ class Admission:
         context: Context,
         ledger: Ledger,
         parking: Parking,
+        early: EarlyRecords,
         intake: Intake,
         pipeline: Consequences,
         guard: Guard,
@@ -72,6 +76,7 @@ class Admission:
         self._context = context
         self._ledger = ledger
         self._parking = parking
+        self._early = early
         self._intake = intake
         self._pipeline = pipeline
         self._guard = guard
@@ -117,9 +122,11 @@ class Admission:
         self._held.append((state, chunk))
         self._highest[state] = chunk.records[-1].offset
 
-    def unparked(self, parked: Sequence[Parked], verdict: Verdict | None = None) -> None:
-        """The schema of these can be had, or (then they have a `verdict`) cannot."""
-        self._deferred.extend(_Deferred(one, verdict) for one in parked if one.ours)
+    def unparked(self, parked: Sequence[Parked], prepared: Prepared | None = None) -> None:
+        """These need not wait any longer; `prepared`: it is known already what they are."""
+        if not parked:
+            return
+        self._deferred.extend(_Deferred(one, prepared) for one in parked if one.ours)
         self._need = 0
 
     def purge(self) -> None:
@@ -139,6 +146,24 @@ class Admission:
             pass
         if leaders:
             self._pipeline.look_up(leaders)
+
+    def judge_early(self, version: int, quiet: Callable[[], bool]) -> None:
+        """Judge events that lie ahead again where their time comes, or `version` says that there is news of the time.
+
+        While all is `quiet`, nobody will bring news: then one is sent as a pilot (see `early`).
+        """
+        now = self._context.now
+        if self._guard.tripped is not None:
+            return
+        taken = self._early.take(now, version)
+        if taken:
+            self.unparked(taken)
+            self.admit()
+        pilot = self._early.pilot(now) if quiet() else None
+        if pilot is not None:
+            record = pilot.span.record(pilot.place)
+            self.unparked([pilot], self._intake.prepare_by_its_own_clock(record))
+            self.admit()
 
     # -- held records
 
@@ -198,8 +223,8 @@ class Admission:
     def _admit_deferred(self, leaders: list[Delivery]) -> bool:
         """Take in some of the deferred, as many as fit. False if not all of these do."""
         some = [self._deferred[at] for at in range(min(SLICE, len(self._deferred)))]
-        prepared = iter(self._intake.prepare([_record(one) for one in some if one.verdict is None]))
-        items = [next(prepared) if one.verdict is None else one.verdict for one in some]
+        prepared = iter(self._intake.prepare([_record(one) for one in some if one.prepared is None]))
+        items = [next(prepared) if one.prepared is None else one.prepared for one in some]
         growth = _growth(items)
         fitting = self._fitting(growth, items)
         for ((span, index), _), item, size in zip(some[:fitting], items, growth, strict=False):
@@ -222,18 +247,23 @@ class Admission:
 
     def _nothing_moves(self) -> bool:
         """Whether all that is open waits, for a schema or for room: then one goes, however large it is."""
-        return self._ledger.open == len(self._parking) + len(self._deferred)
+        return self._ledger.open == self.waiting
+
+    @property
+    def waiting(self) -> int:
+        """Open records that wait: for their schema, their time, or room."""
+        return len(self._parking) + len(self._early) + len(self._deferred)
 
     def _fitting(self, costs: Sequence[int], items: Sequence[Prepared | None]) -> int:
         """How many of these, from the first on, fit now; sets what the rest needs."""
         budget, free = self._context.policy.max_open_bytes, self._free()
-        if sum(costs) <= free and SchemaRef not in map(type, items):
+        if sum(costs) <= free and _WAITS.isdisjoint(map(type, items)):
             self._need = 0
             return len(costs)
-        for_parked = budget // 2 - self._parking.size
+        for_parked = budget // 2 - self._parking.size - self._early.size
         count = 0
         for cost, item in zip(costs, items, strict=True):
-            parks = type(item) is SchemaRef
+            parks = type(item) in _WAITS
             if cost > free or (parks and cost > for_parked):
                 break
             free -= cost

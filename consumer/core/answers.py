@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from consumer.core.batching import Batch, halves
+from consumer.core.clock import Clock
 from consumer.core.context import Context
 from consumer.core.dedup import UNCLEAR, Delivery
 from consumer.core.delivery import (
@@ -83,8 +84,11 @@ class Consequences(Protocol):
 class Answers:
     """Applies verdicts to batches."""
 
-    def __init__(self, context: Context, dispatcher: Dispatcher, pipeline: Consequences) -> None:
+    def __init__(
+        self, context: Context, clock: Clock, dispatcher: Dispatcher, pipeline: Consequences
+    ) -> None:
         self._context = context
+        self._clock = clock
         self._dispatcher = dispatcher
         self._pipeline = pipeline
         self._read_last: tuple[int, bytes] | None = None
@@ -99,6 +103,8 @@ class Answers:
         gate = self._dispatcher.queue(batch.account).gate
         gate.told(*limit_headers(answer.headers), now.monotonic)
         verdict = self._read(answer, len(batch.deliveries))
+        if not isinstance(verdict, NoVerdict | Throttled):  # the platform's own words
+            self._clock.answered(answer.headers.get("date"), batch.sent_at)
         self._apply(batch, verdict, answer)
 
     def _read(self, answer: Answered, events: int) -> Verdict:

@@ -54,6 +54,7 @@ class Batch:
         self.failures = 0
         self.failing_since = 0.0
         self.sent_at = 0.0
+        """When its last call went (monotonic)."""
         self.probe = False
         """Whether the call under way was sent while its gate was halted."""
 

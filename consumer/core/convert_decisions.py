@@ -23,7 +23,7 @@ from consumer.core.convert_rules import (
 )
 from consumer.core.convert_targets import ACTION_SOURCES, CONTENTS, EVENT_NAMES, TIME_UNITS, Target
 from consumer.core.mapping import FILTER, Mapping
-from consumer.core.model import Filtered, Rejection, Stage, Warned
+from consumer.core.model import Ahead, Filtered, Rejection, Stage, Warned
 from consumer.core.normalise import LeftOut, text_of, trim
 
 BY_EVENT_NAME: Final = Filtered("event_name")
@@ -262,7 +262,8 @@ class Decisions:
         """
         if time > present + self._skew:
             far = time > present + _LIKELY_AHEAD * self.units
-            return (_FAR_OFF if far else REFUSALS)["future_event_time"]
+            refusal = (_FAR_OFF if far else REFUSALS)["future_event_time"]
+            return Ahead.of(refusal, time / self.units)
         if time > present:
             return int(present // self.units)
         return (_FAR_OFF if time < _LIKELY_FROM * self.units else REFUSALS)["expired"]

@@ -13,12 +13,15 @@ from typing import Any, Protocol
 
 import orjson
 
+from consumer.core.clock import Clock
 from consumer.core.context import Context
 from consumer.core.dedup import Claims, Delivery
 from consumer.core.model import (
+    Ahead,
     CommerceEvent,
     ConversionEvent,
     Converted,
+    Early,
     Filtered,
     Record,
     Rejection,
@@ -33,7 +36,7 @@ SLICE = 64
 objects when the next stage comes to them (a slice of 1000 costs a third more; docs/performance.md)."""
 TOMBSTONE = Filtered("tombstone")
 _NOT_UNICODE = Rejection(Stage.CONVERT, "unserialisable", "the event holds text that is not Unicode")
-Verdict = Filtered | Rejection | SchemaRef
+Verdict = Filtered | Rejection | SchemaRef | Early
 Prepared = Delivery | Verdict
 """A delivery that has no record yet, or why there is none."""
 Decoded = CommerceEvent | Rejection | SchemaRef | Filtered | None
@@ -114,8 +117,11 @@ class TwoSteps:
 class Intake:
     """Turns records into events with their JSON, and those into deliveries."""
 
-    def __init__(self, context: Context, claims: Claims, reading: Reading, samples: Samples) -> None:
+    def __init__(
+        self, context: Context, clock: Clock, claims: Claims, reading: Reading, samples: Samples
+    ) -> None:
         self._context = context
+        self._clock = clock
         self._claims = claims
         self._reading = reading
         self._samples = samples
@@ -124,7 +130,23 @@ class Intake:
         """One result per record."""
         prepared = self._reading.read(records, self._context.now.unix)
         self._context.counters.in_two_steps = self._reading.in_two_steps
+        if Ahead in map(type, prepared):
+            return [
+                self._early(one, record) if isinstance(one, Ahead) else one
+                for one, record in zip(prepared, records, strict=True)
+            ]
         return prepared
+
+    def prepare_by_its_own_clock(self, record: Record) -> Prepared:
+        """What the record is by the time that it was stamped with."""
+        (prepared,) = self._reading.read([record], record.timestamp / 1000)
+        return prepared
+
+    def _early(self, ahead: Ahead, record: Record) -> Prepared:
+        """Whether an event that lies ahead waits or is refused."""
+        if self._clock.may_wait(ahead.time, record.timestamp):
+            return Early(ahead.time)
+        return ahead.verdict
 
     def claim(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """These are read. Gives those that lead their keys and are to be looked up; the others follow who does."""

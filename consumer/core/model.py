@@ -123,6 +123,31 @@ class Rejection(NamedTuple):
     message: str
 
 
+class Ahead(Rejection):
+    """The refusal of an event for lying ahead; `time` says when it happened (unix seconds).
+
+    Whether it is refused, or waits, depends on whose clock is right (`consumer.core.clock`).
+    """
+
+    time: float
+    verdict: Rejection | Filtered
+    """What becomes of it if it is refused."""
+
+    @classmethod
+    def of(cls, rejection: Rejection, time: float) -> Ahead:
+        """`rejection`, of an event of this time."""
+        ahead = cls(*rejection)
+        ahead.time, ahead.verdict = time, rejection
+        return ahead
+
+
+class Early(NamedTuple):
+    """An event that lies ahead of what may be a slow clock: it is judged again once its `time` (unix seconds) comes,
+    or more is known of the clock."""
+
+    time: float
+
+
 class Problem(NamedTuple):
     """A record that cannot be delivered, and why: a `Rejection` with its place."""
 

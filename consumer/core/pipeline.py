@@ -25,26 +25,38 @@ from consumer.core import offset_map
 from consumer.core.admission import Admission
 from consumer.core.answers import Answers
 from consumer.core.assignment import AssignmentState, map_place
+from consumer.core.clock import Clock
 from consumer.core.commits import Commits
 from consumer.core.context import Context
 from consumer.core.coverage import Coverage
 from consumer.core.dedup import Claims, Delivery, all_accepted
 from consumer.core.dispatch import Dispatcher
 from consumer.core.draining import Drain, is_busy
+from consumer.core.early import EarlyRecords
 from consumer.core.freshness import Freshness
 from consumer.core.guard import Guard
 from consumer.core.intake import Converting, Intake, Reading, SchemaLearner, TwoSteps, Verdict
 from consumer.core.lag import lag_of
 from consumer.core.ledger import Ledger
 from consumer.core.lives import Lives
-from consumer.core.model import Chunk, Disposition, Filtered, Instant, Rejection, SchemaRef, TopicPartition
+from consumer.core.model import (
+    Chunk,
+    Disposition,
+    Early,
+    Filtered,
+    Instant,
+    Rejection,
+    SchemaRef,
+    TopicPartition,
+)
 from consumer.core.offset_map import CommitMetadata
 from consumer.core.outbox import Letter, Outbox
-from consumer.core.parking import Parking
+from consumer.core.parking import Parked, Parking
 from consumer.core.policy import Policy
 from consumer.core.retention import count_unsettled, removed_unread
 from consumer.core.room import FETCH_MOST as FETCH_MOST
 from consumer.core.room import Limit, Room
+from consumer.core.schema_answers import SchemaAnswers
 from consumer.core.spans import Span
 from consumer.core.stall import Stall, excused
 from consumer.core.statistics import Samples, Statistics
@@ -80,15 +92,17 @@ class Pipeline:
         """The first records that could not be delivered."""
         self.dispatcher = Dispatcher(self.context)
         self.parking = Parking(policy)
+        self.clock = Clock(self.context)
+        self.early = EarlyRecords()
         self.keys: Outbox[Delivery] = Outbox(policy.inner_backoff, _KEYS_MOST)
         self.letters: Outbox[Letter] = Outbox(policy.inner_backoff, _LETTERS_MOST)
         self.stopping = False
         self.progress_at: float | None = None
         self.waiting_for_start = 0
         self.joined = False
-        self._decoder = decoder
         self._intake = Intake(
             self.context,
+            self.clock,
             self.claims,
             TwoSteps(decoder, converter) if reading is None else reading,
             self.samples,
@@ -97,12 +111,13 @@ class Pipeline:
         self.stall = Stall(self.context)
         self._limit = Limit(policy.most_records, self.ledger)
         self.admission = Admission(
-            self.context, self.ledger, self.parking, self._intake, self, self.guard, self._limit
+            self.context, self.ledger, self.parking, self.early, self._intake, self, self.guard, self._limit
         )
         self._room = Room(
             self.context, self.ledger, self.parking, self.admission, self.dispatcher, self.guard, self._limit
         )
-        self._answers = Answers(self.context, self.dispatcher, self)
+        self._schemas = SchemaAnswers(self.context, self.parking, self.admission, decoder)
+        self._answers = Answers(self.context, self.clock, self.dispatcher, self)
         self._looking_up: dict[int, list[Delivery]] = {}
         self._look_up_again: list[tuple[float, list[Delivery]]] = []
         self._look_up_failures = 0
@@ -114,9 +129,9 @@ class Pipeline:
             i.Revoked: self._revoked,
             i.Lost: self._lost,
             i.Fetched: self._fetched,
-            i.SchemaFound: self._schema_found,
-            i.SchemaMissing: self._schema_missing,
-            i.SchemaUnavailable: self._schema_unavailable,
+            i.SchemaFound: lambda answer: self._schemas.found(answer),
+            i.SchemaMissing: lambda answer: self._schemas.missing(answer),
+            i.SchemaUnavailable: lambda answer: self._schemas.unavailable(answer),
             i.KeysLookedUp: self._keys_looked_up,
             i.LookUpFailed: self._look_up_failed,
             i.KeysStored: lambda done: self._keys_stored(done.number, True),
@@ -137,7 +152,7 @@ class Pipeline:
 
     def handle(self, happened: i.Input, now: Instant) -> list[i.Command]:
         """Take in what happened; gives what to do, in order. Raises `InvariantViolation` on a bug, never else."""
-        self.context.begin(now)
+        self.context.begin(self.clock.begin(now))
         self.commits.mind_absence(now)
         settled_before = self.ledger.settlements
         self._handlers[type(happened)](happened)
@@ -156,6 +171,7 @@ class Pipeline:
             *begun,
             self.keys.due(),
             None if self.guard.tripped is not None else self.parking.due(),
+            None if self.guard.tripped is not None else self.early.due(self.context.now, self._quiet),
             min((at for at, _ in self._look_up_again), default=None),
             min((drain.deadline for drain in self._drains), default=None),
             self.commits.due(),
@@ -251,6 +267,7 @@ class Pipeline:
             if kept:
                 self._look_up_again.append((at, kept))
         self.parking.purge()
+        self.early.purge()
         self.admission.purge()
         self.letters.discard(lambda letter: not letter.ours)
 
@@ -295,6 +312,7 @@ class Pipeline:
 
     def _fetched(self, happened: i.Fetched) -> None:
         self._room.fed()
+        self.clock.fetched(happened.chunks)
         for chunk in happened.chunks:
             state = self.ledger.get(TopicPartition(chunk.topic, chunk.partition))
             if state is None or state.epoch != chunk.epoch or state.draining or not chunk.records:
@@ -359,38 +377,14 @@ class Pipeline:
         """This record is no event, or none yet."""
         if isinstance(verdict, SchemaRef):
             self.parking.park(verdict, span, index, self.context.now.monotonic)
+        elif isinstance(verdict, Early):
+            self.early.wait(Parked(span, index), verdict.time)
         elif isinstance(verdict, Filtered):
             self.context.counters.bump(self.context.counters.filtered, verdict.code)
             if self.ledger.settle(span, index, Disposition.FILTERED):
                 self._limit.left_out += 1
         else:
             self.dead_letter(span, index, verdict, 0)
-
-    def _schema_found(self, happened: i.SchemaFound) -> None:
-        rejection = self._decoder.add_schema(happened.ref, happened.schema, happened.kind)
-        self.context.report(
-            "info" if rejection is None else "error", "schema", ref=happened.ref.value,
-            verdict="known" if rejection is None else rejection.code,
-        )  # fmt: skip
-        self.admission.unparked(self.parking.found(happened.ref))
-
-    def _schema_missing(self, happened: i.SchemaMissing) -> None:
-        ref, now = happened.ref, self.context.now.monotonic
-        final = self.parking.missing(ref, now, self.context.jitter())
-        if final:
-            self.context.report(
-                "error", "schema", ref=ref.value, verdict="no_such_schema", records=len(final)
-            )
-            self.admission.unparked(final, self._decoder.missing(ref))
-        elif self.parking.denied_for(ref) == 0:
-            self.context.report(
-                "warning", "schema_missing", ref=ref.value, patience=self.policy.schema_patience
-            )
-
-    def _schema_unavailable(self, happened: i.SchemaUnavailable) -> None:
-        self.context.counters.failures["registry"] += 1
-        self.context.report("warning", "schema_unavailable", ref=happened.ref.value, reason=happened.reason)
-        self.parking.unavailable(happened.ref, self.context.now.monotonic, self.context.jitter())
 
     # -- keys
 
@@ -467,6 +461,11 @@ class Pipeline:
         self.freshness.add([one.event_time for one in ours], self.context.now)
         self.coverage.add(ours, self.context.now.monotonic)
         self.context.counters.delivered_by_name.update([one.name for one in ours])
+
+    def _quiet(self) -> bool:
+        """Whether nothing is under way that would end in a call."""
+        under_way = self._looking_up or self._look_up_again or self.admission.deferred
+        return not under_way and not any(queue.queued or queue.in_flight for queue in self.dispatcher)
 
     # -- what `answers` decides on
 
@@ -549,7 +548,10 @@ class Pipeline:
         now = self.context.now.monotonic
         # First who lets go: that makes room for who waits.
         self._end_drains()
+        self.clock.mind()
         self.admission.admit()
+        if len(self.early):
+            self.admission.judge_early(self.clock.version, self._quiet)
         self._mind_guard()
         if self.guard.tripped is None:
             for ref in self.parking.ask(now):

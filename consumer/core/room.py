@@ -157,7 +157,7 @@ class Room:
 
     def enough(self) -> bool:
         """Whether the limit is reached."""
-        return self._limit.reached(len(self._parking) + self._admission.deferred)
+        return self._limit.reached(self._admission.waiting)
 
     def due(self) -> float | None:
         """When the pace leaves room again."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from consumer.core.model import (
+    Ahead,
     CommerceEvent,
     ConversionEvent,
     Converted,
@@ -147,6 +148,9 @@ class Selecting:
         if isinstance(converted, ConversionEvent):
             return converted if self._meets(converted) else _LEFT_OUT
         if not isinstance(converted, Rejection):
+            return converted
+        if isinstance(converted, Ahead) and self._tests:
+            converted.verdict = _UNJUDGED
             return converted
         if converted.code == EXPIRED:
             return _EXPIRED

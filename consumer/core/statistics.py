@@ -161,6 +161,8 @@ class WaitsFor(Enum):
 
     SCHEMA = "schema"
     """Its writer's schema, from the registry."""
+    CLOCK = "clock"
+    """Its time, which lies ahead, or certainty of what time it is."""
     ROOM = "room"
     """Room in the budget of open events, now that its schema is known."""
     KEY_STORE = "key_store"
@@ -244,6 +246,22 @@ class SchemaWait(NamedTuple):
     records: int
     seconds: float
     denied_seconds: float | None
+
+
+class ClockStatistics(NamedTuple):
+    """Seconds by which our clock is behind others' (ahead, if negative), and how many events wait for it."""
+
+    platform: float | None
+    """The platform's, at least; None: it has not said what time it is."""
+    records: float
+    """The timestamps of the records fetched of late."""
+    corrected: float
+    """What is added to our clock."""
+    early: int
+    """Open events that lie ahead of it."""
+
+
+NO_CLOCK = ClockStatistics(None, 0.0, 0.0, 0)
 
 
 class Cause(Enum):
@@ -354,6 +372,7 @@ class Statistics:
     """Records entered in the ledger that are neither settled nor open nor released: 0, or a bug."""
     schemas: Sequence[SchemaWait] = ()
     """Schemas that records wait for, the longest first; of many only some."""
+    clock: ClockStatistics = NO_CLOCK
 
     @property
     def destination(self) -> str:

@@ -19,6 +19,7 @@ from consumer.core.dedup import Delivery
 from consumer.core.gate import State
 from consumer.core.lag import age, end_of, lag_of, seconds_of, timestamp_of
 from consumer.core.model import Instant
+from consumer.core.parking import Parked
 from consumer.core.spans import Span
 from consumer.core.statistics import (
     AccountStatistics,
@@ -36,7 +37,8 @@ _Found = tuple[WaitsFor, str | None]
 
 
 def survey(pipeline: Pipeline, now: Instant) -> Statistics:
-    """The pipeline's figures at `now`."""
+    """The pipeline's figures at `now`, as far as our clocks go."""
+    local, now = now, pipeline.clock.correct(now)
     oldest = _oldest_open(pipeline)
     held_to = pipeline.admission.held_to()
     return Statistics(
@@ -67,6 +69,7 @@ def survey(pipeline: Pipeline, now: Instant) -> Statistics:
         elsewhere=sum(state.elsewhere for state in pipeline.ledger),
         mismatch=pipeline.ledger.mismatch(),
         schemas=pipeline.parking.waits(now.monotonic),
+        clock=pipeline.clock.statistics(local, len(pipeline.early)),
     )
 
 
@@ -174,6 +177,8 @@ def _without_key(pipeline: Pipeline, span: Span, index: int) -> _Found | None:
     """It has no key yet, or will have none."""
     if pipeline.parking.holds(span, index):
         return WaitsFor.SCHEMA, None
+    if pipeline.early.holds(Parked(span, index)):
+        return WaitsFor.CLOCK, None
     if pipeline.admission.defers(span, index):
         return (WaitsFor.ROOM if pipeline.guard.tripped is None else WaitsFor.GUARD), None
     if any(letter.span is span and letter.place == index for letter in pipeline.letters):

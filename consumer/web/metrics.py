@@ -21,6 +21,7 @@ from consumer.core.statistics import (
     OUTCOMES,
     STATES,
     AccountStatistics,
+    ClockStatistics,
     Counters,
     MetadataLeft,
     PartitionStatistics,
@@ -133,6 +134,7 @@ class StatisticsCollector(Collector):
         yield from _partitions(statistics.partitions)
         yield from _accounts(statistics.accounts)
         yield from _levels(statistics)
+        yield _clock(statistics.clock)
         yield _age(statistics.freshness)
         yield _call_seconds(statistics.counters)
         yield _within_hour(statistics.freshness)
@@ -209,6 +211,19 @@ def _accounts(accounts: Iterable[AccountStatistics]) -> Iterator[Metric]:
     yield from (state, queued, in_flight)
 
 
+def _clock(one: ClockStatistics) -> Metric:
+    """What is not known has no series."""
+    behind = GaugeMetricFamily(
+        "pinstream_clock_behind_seconds",
+        "Time that our clock is behind the platform's, or the timestamps of records; ahead, if negative.",
+        labels=["by"],
+    )
+    for by, seconds in (("platform", one.platform), ("records", one.records)):
+        if seconds is not None:
+            behind.add_metric([by], seconds)
+    return behind
+
+
 def _levels(statistics: Statistics) -> Iterator[Metric]:
     levels = (
         ("pinstream_open_bytes", "Bytes held by open records.", statistics.open_bytes),
@@ -260,6 +275,7 @@ def _levels(statistics: Statistics) -> Iterator[Metric]:
             "Records whose schema is not known yet.",
             statistics.waiting_for_schema,
         ),
+        ("pinstream_early_records", "Records that lie ahead of our clock, and wait.", statistics.clock.early),
         (
             "pinstream_schema_wait_seconds",
             "How long the record that has waited longest for its schema has waited; 0: none waits.",

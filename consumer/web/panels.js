@@ -18,6 +18,7 @@ const WAITS = {
   duplicate: "its double, which is still open",
   dead_letter: "the dead-letter topic to confirm it",
   guard: "what has stopped intake to be corrected",
+  clock: "its time, which lies ahead, or to hear from Pinterest what time it is",
   room: "room: as many records are open as may be",
 };
 const PARAMETERS = {
@@ -82,6 +83,7 @@ function stateOf(s) {
   if (s.waiting_for_start) return ["unstarted", "warn", "Waiting for Kafka to say where to start.", { "": `${many(s.waiting_for_start, "partition")} of ours cannot be read until then, ${many(s.partitions.length, "partition")} can. The brokers are asked again and again. Nothing is lost.`, "What to do": "if it lasts, look after the group's coordinator and the partitions' leaders; the log has the reason (kafka_trouble)." }];
   if (!s.partitions.length) return ["unassigned", "warn", "No partitions assigned.", { "": "The group is still forming, or it has more members than the topics have partitions. Then this one is a spare." }];
   if (most(s.destination.accounts.map(a => a.throttled_for)) >= WORTH_A_WORD) return ["throttled", "warn", "Waiting until Pinterest takes calls again.", { "": `Nothing is lost, and it goes on by itself: ${go}.${wait >= 60 ? ` The oldest has waited ${age(wait)}.` : ""}` }];
+  if (s.clock && clockOff(s.clock)) return clockState(s.clock);
   const schema = (s.open.schemas || []).find(one => one.seconds >= 30);
   if (schema) return schemaState(schema, s);
   if (s.stalled_for != null || (toGo(s) && s.seconds_since_progress >= 30)) return stuckState(s, go);
@@ -114,6 +116,21 @@ function haltState(halted, accounts) {
   return ["halted", "bad", title, {
     Why: `${whyOf(halted)}. Nothing is lost.`,
     "What to do": "put a valid token in PINTEREST_ACCESS_TOKEN or its file, and see that it may write to this ad account. A new file is tried by itself.",
+  }];
+}
+
+/** By how much our clock is behind; of the records' word only where Pinterest has not had its own. */
+const clockOff = c => Math.abs(c.behind_platform || 0) >= 60 ? c.behind_platform : c.behind_records >= 60 ? c.behind_records : 0;
+
+function clockState(c) {
+  const off = clockOff(c), known = c.corrected, waits = c.early ? ` ${many(c.early, "event")} wait${c.early === 1 ? "s" : ""} for it.` : "";
+  if (known) return ["clock", "warn", `This machine's clock is ${age(Math.abs(off))} ${off > 0 ? "behind" : "ahead"}.`, {
+    "": `So says Pinterest, and events are judged by its clock meanwhile. Nothing is lost.${waits}`,
+    "What to do": "set the clock right (NTP); no restart is needed.",
+  }];
+  return ["clock", "warn", `Records are stamped ${age(off)} ahead of this machine's clock.`, {
+    "": (c.behind_platform == null ? "Pinterest has not said yet which of the two is right." : "Pinterest agrees with this machine: the clock of a producer or broker is ahead.") + waits,
+    "What to do": "compare the clocks of this machine, the brokers and the producers (NTP).",
   }];
 }
 

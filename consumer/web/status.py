@@ -17,6 +17,7 @@ from consumer.core.freshness import Ages, FreshnessSnapshot
 from consumer.core.statistics import (
     OUTCOMES,
     AccountStatistics,
+    ClockStatistics,
     Counters,
     GuardStatistics,
     OldestOpen,
@@ -60,6 +61,7 @@ def status_document(statistics: Statistics, info: Mapping[str, Any]) -> dict[str
             "schemas": [_schema(one) for one in statistics.schemas],
             "claims": statistics.claims,
         },
+        "clock": _clock(statistics.clock),
         "oldest_open": _oldest_open(statistics.oldest_open),
         "coverage": _coverage(statistics.coverage),
         "latest_dead_letters": [_letter(one) for one in statistics.letters],
@@ -175,6 +177,16 @@ def _ages(one: Ages) -> dict[str, Any]:
         "age_p50": _seconds(one.p50),
         "age_p95": _seconds(one.p95),
         "age_p99": _seconds(one.p99),
+    }
+
+
+def _clock(one: ClockStatistics) -> dict[str, Any]:
+    """Seconds that our clock is behind others; ahead, if negative."""
+    return {
+        "behind_platform": _seconds(one.platform),
+        "behind_records": _seconds(one.records),
+        "corrected": _seconds(one.corrected),
+        "early": one.early,
     }
 
 

@@ -17,10 +17,12 @@ from hypothesis import settings
 from consumer.core import interface as i
 from consumer.core import offset_map
 from consumer.core.assignment import AssignmentState, map_place
+from consumer.core.clock import SKEW
 from consumer.core.dedup import Delivery
 from consumer.core.intake import SchemaLearner
 from consumer.core.ledger import Ledger
 from consumer.core.model import (
+    Ahead,
     Chunk,
     CommerceEvent,
     ConversionEvent,
@@ -132,6 +134,8 @@ class FakeConverter:
         if "reject" in one:
             return Rejection(Stage.CONVERT, one["reject"], "the event cannot be converted")
         more = dict(one["more"])
+        if more.get("time", 0) > now + SKEW:
+            return Ahead.of(Rejection(Stage.CONVERT, "future_event_time", "it lies ahead"), more["time"])
         source, age = more.pop("action_source", "web"), more.pop("age", 10)
         text = "\ud800" if more.pop("surrogate", False) else "shirt"
         warnings = (Warned("value_zero", "a value of zero", "custom_data.value"),) if "warn" in more else ()
@@ -210,6 +214,8 @@ class Core:
         self.policy = Policy(**policy)
         self.pipeline = Pipeline(self.policy, FakeDecoder(), FakeConverter(), seed=seed)
         self.now = START
+        self.clock_off = 0.0
+        """Seconds that the wall clock is ahead of the world's."""
         self.waiting: list[i.Command] = []
         self.log: list[i.Command] = []
         """Every command ever given."""
@@ -230,7 +236,7 @@ class Core:
 
     def instant(self) -> Instant:
         """Now, on both clocks."""
-        return Instant(self.now, UNIX + self.now - START)
+        return Instant(self.now, UNIX + self.now - START + self.clock_off)
 
     def assign(
         self,

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.core.avro_reading import MOST_ITEMS
+from consumer.core.clock import Clock
 from consumer.core.convert import Converter
 from consumer.core.convert_fields import Way
 from consumer.core.convert_program import COMPILED, MARKS, write_program
@@ -316,7 +317,7 @@ def test_records_that_take_two_steps_are_counted(compiled: bool) -> None:
     reading._written.clear()
     reading._function_of = fails
     context: Any = SimpleNamespace(now=SimpleNamespace(unix=NOW), counters=Counters())
-    intake = Intake(context, Claims(), reading, Samples())
+    intake = Intake(context, Clock(context), Claims(), reading, Samples())
     assert all(isinstance(one, Delivery) for one in intake.prepare([Record(0, -1, None, good, ())] * 3))
     assert context.counters.in_two_steps == 4
 

@@ -236,7 +236,7 @@ def test_every_way_to_wait_is_tested() -> None:
     """The closed set of the /status document."""
     assert {one.value for one in WaitsFor} == {
         "schema", "key_store", "batch", "quota", "retry", "platform", "halt", "duplicate", "dead_letter", "guard",
-        "room",
+        "room", "clock",
     }  # fmt: skip
 
 

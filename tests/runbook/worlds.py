@@ -25,6 +25,7 @@ from confluent_kafka import Producer
 from consumer.core.encode import ConfluentId, Encoder, SingleObject
 from consumer.sandbox.faults import Chance
 from tests.end_to_end.api import Api, Loop, Registry
+from tests.end_to_end.clocks import WrongClock
 from tests.end_to_end.processes import ACCOUNT, Process, run_environment, wait_for
 from tests.end_to_end.records import SCHEMA, commerce_event, committed_offsets, new_group, new_topic, write
 from tests.kafka.harness import WITHIN, Kafka, create_topic
@@ -353,6 +354,22 @@ def _version(number: int) -> dict[str, Any]:
     return {**SCHEMA, "fields": [*SCHEMA["fields"], added]}
 
 
+class ClockWrong(World):
+    """This machine's clock is an hour behind; all is delivered all the same."""
+
+    def prepare(self) -> None:
+        self.clock = WrongClock(self.folder, -3_600.0)
+        self.env.update(self.clock.env)
+        self.write(self.events("order", 20))
+        self.start()
+        self.until_settled(20)
+        self.service.until_logged("clock_off")
+
+    @property
+    def hooks(self) -> Hooks:
+        return {"the clock is set right": lambda: self.clock.set(0.0)}
+
+
 class PoisonFlood(World):
     """A producer writes junk, first a little, then far more than anything else; some name an account we lack."""
 
@@ -485,6 +502,7 @@ WORLDS: Mapping[str, type[World]] = {
     "Events had wrong values": Unrecorded,
     "Conversions counted twice": CountedTwice,
     "Registry down": RegistryDown,
+    "The clock is wrong": ClockWrong,
     "Poison flood": PoisonFlood,
     "Lag grows": LagGrows,
     "Moved to a new cluster": NewCluster,

@@ -42,8 +42,6 @@ ad_account_id = "account"
 "custom_data.content_ids" = "order.items[].sku"
 "custom_data.num_items" = "order.items[].quantity"
 """
-_OCCURRED_AT = 1_600_000_000
-"""Seconds: long ago for every clock of a world."""
 _TEXT = ["null", "string"]
 
 
@@ -145,7 +143,7 @@ class AvroForm(Form):
         return {
             "event_name": "checkout",
             "action_source": "offline" if spec.number % 5 == 0 else "web",
-            "event_time": _OCCURRED_AT + spec.number,
+            "event_time": spec.occurred_at,
             "event_id": spec.event_id,
             "user_data": {"em": [sha256(_email(spec).encode()).hexdigest()]},
             "custom_data": custom,
@@ -182,7 +180,7 @@ def _commerce_event(spec: Spec) -> dict[str, Any]:
     event: dict[str, Any] = {
         "event_id": spec.event_id,
         "event_type": "order_placed" if number % 2 else "checkout",
-        "occurred_at": (_OCCURRED_AT + number) * 1000 + 7,
+        "occurred_at": spec.occurred_at * 1000 + 7,
         "channel": "OFFLINE" if number % 5 == 0 else "WEB",
         # The first account is that of records that name none.
         "account": None if spec.account == "1" else spec.account,

@@ -25,6 +25,8 @@ AWAY = 1.0
 """Seconds without an input after which a process here must prove that its partitions are its own."""
 UNREACHABLE_AFTER = 2.0
 """Seconds without a verdict after which the destination counts as unreachable."""
+CLOCKS = (0.0, 0.0, -7200.0, -400.0, -60.0, 3.0, 90_000.0)
+"""How far, in seconds, a machine's clock may be off."""
 SESSION = 3.0
 """Seconds after which the group gives up a member that does not answer."""
 
@@ -112,6 +114,8 @@ class Knobs:
     """Share of records that never become an event: tombstones, filtered, undecodable, ..."""
     late_schemas: float
     """Share of records whose schema has to be asked for."""
+    clocks: tuple[float, ...]
+    """By machine, how far its clock is off when the world begins."""
     registry_lag: float
     """Seconds from the world's start for which the registry says that there are no such schemas."""
     window: float
@@ -177,6 +181,7 @@ def draw(seed: int, **overrides: Any) -> Knobs:
         bad=random.choice((0.0, 0.05, 0.2)),
         odd=random.choice((0.0, 0.1, 0.3)),
         late_schemas=random.choice((0.0, 0.0, 0.2)),
+        clocks=(),
         registry_lag=0.0,
         window=random.choice((5.0, 1e6, 1e6)) if not graceful else 1e6,
         # A graceful world needs time to drain in: one second of backoff must not be a release by deadline.
@@ -198,6 +203,8 @@ def draw(seed: int, **overrides: Any) -> Knobs:
         knobs = replace(knobs, metadata_limit=4096)
     most = MOST if knobs.graceful else knobs.policy.map_bytes
     policy = replace(knobs.policy, accounts=knobs.accounts, map_bytes=most)
+    if not knobs.clocks:
+        knobs = replace(knobs, clocks=tuple(random.choice(CLOCKS) for _ in range(knobs.members)))
     if not knobs.registry_lag:
         # Never for so long that "no such schema" becomes final.
         lag = random.choice((0.0, random.uniform(0, 0.8))) * policy.schema_patience

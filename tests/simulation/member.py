@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from consumer.core import interface as i
 from consumer.core import offset_map
 from consumer.core.assignment import map_place
-from consumer.core.model import Chunk, Position, TopicPartition
+from consumer.core.model import Chunk, Instant, Position, TopicPartition
 from consumer.core.pipeline import Pipeline
 from consumer.errors import InvariantViolation
 from tests.simulation.api import Reply
@@ -84,6 +84,10 @@ class Member:
 
     # -- feeding
 
+    def instant(self) -> Instant:
+        """Now, on both clocks of its machine."""
+        return self._world.instant(self.slot)
+
     def feed(self, happened: i.Input) -> None:
         """Let the core handle one input, and perform what it says."""
         if not self.alive or self._stands_still(self.feed, happened):
@@ -91,7 +95,7 @@ class Member:
         world, watch = self._world, self.watch
         watch.told(happened)
         try:
-            commands = self.pipeline.handle(happened, world.instant())
+            commands = self.pipeline.handle(happened, self.instant())
             world.note(self, happened, commands)
             watch.handled(self.pipeline)
             for command in commands:

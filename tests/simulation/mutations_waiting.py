@@ -1,4 +1,5 @@
-"""Deliberate bugs in what waits for somebody else: for a schema that the registry does not have (yet)."""
+"""Deliberate bugs in what waits for somebody else: for a schema that the registry does not have
+(yet), for a clock that is right."""
 
 from __future__ import annotations
 
@@ -8,10 +9,15 @@ from typing import Any
 import pytest
 
 from consumer.core import interface
+from consumer.core.answers import Answers
+from consumer.core.batching import Batch
+from consumer.core.clock import Clock
+from consumer.core.early import EarlyRecords
 from consumer.core.model import Rejection, SchemaRef, Stage
 from consumer.core.parking import Parking
 from consumer.core.pipeline import Pipeline
 from consumer.core.policy import Policy
+from consumer.core.schema_answers import SchemaAnswers
 from consumer.core.spans import Span
 from tests.simulation.mutating import mutation
 
@@ -20,10 +26,10 @@ from tests.simulation.mutating import mutation
 def registry_outage_is_final(patch: pytest.MonkeyPatch) -> None:
     """allegro/hermes #607: no answer is taken for "no such schema"."""
 
-    def missing(self: Pipeline, happened: interface.SchemaUnavailable) -> None:
-        self._schema_missing(interface.SchemaMissing(happened.ref))
+    def missing(self: SchemaAnswers, happened: interface.SchemaUnavailable) -> None:
+        self.missing(interface.SchemaMissing(happened.ref))
 
-    patch.setattr(Pipeline, "_schema_unavailable", missing)
+    patch.setattr(SchemaAnswers, "unavailable", missing)
 
 
 @mutation
@@ -85,3 +91,47 @@ def parked_records_are_filtered(patch: pytest.MonkeyPatch) -> None:
         aside(self, span, index, verdict)
 
     patch.setattr(Pipeline, "set_aside", passed_over)
+
+
+# -- clocks
+
+
+@mutation
+def our_clock_is_always_right(patch: pytest.MonkeyPatch) -> None:
+    """What lies ahead of it is refused, whatever the time of the record."""
+    patch.setattr(Clock, "may_wait", lambda *_: False)
+
+
+@mutation
+def the_platform_s_clock_is_not_heard(patch: pytest.MonkeyPatch) -> None:
+    """It is known that our clock is wrong, and it is gone by all the same."""
+    patch.setattr(Clock, "correct", lambda _, now: now)
+
+
+@mutation
+def anybody_s_clock_is_believed(patch: pytest.MonkeyPatch) -> None:
+    """Whoever answers says what time it is."""
+    no_verdict = Answers._no_verdict
+
+    def believing(self: Answers, batch: Batch, *more: Any) -> None:
+        if self.last_date is not None:  # type: ignore[attr-defined]  # set below
+            self._clock.answered(self.last_date, batch.sent_at)  # type: ignore[attr-defined]  # set below
+        no_verdict(self, batch, *more)
+
+    answered = Answers.answered
+
+    def remembering(self: Answers, answer: interface.Answered) -> None:
+        self.last_date = answer.headers.get("date")  # type: ignore[attr-defined]  # read above
+        answered(self, answer)
+
+    patch.setattr(Answers, "last_date", None, raising=False)
+    patch.setattr(Answers, "answered", remembering)
+    patch.setattr(Answers, "_no_verdict", believing)
+
+
+@mutation
+def nobody_asks_what_time_it_is(patch: pytest.MonkeyPatch) -> None:
+    """All events wait for an answer of the platform, and none is sent."""
+    due = EarlyRecords.due
+    patch.setattr(EarlyRecords, "pilot", lambda *_: None)
+    patch.setattr(EarlyRecords, "due", lambda self, now, _: due(self, now, lambda: False))

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from consumer.core.dedup import dedup_key
 from consumer.core.intake import Converting, Decoded, Reading, SchemaLearner
 from consumer.core.model import (
+    Ahead,
     CommerceEvent,
     ConversionEvent,
     Converted,
@@ -37,6 +38,12 @@ LATE = (SchemaRef("id", "7"), SchemaRef("id", "8"))
 """Not known to a process at first; the registry has them, sooner or later."""
 BROKEN = SchemaRef("id", "9")
 """The registry has it, and nobody can read it."""
+WALL = 1.7e9
+"""What the platform's clock shows when a world begins, in unix seconds."""
+SKEW = 300
+"""Seconds that an event may lie ahead."""
+_FUTURE = 10 * 86_400
+HOUR = 3600
 HUGE = 5000
 """Bytes; more than any limit of the API in these worlds."""
 
@@ -53,6 +60,8 @@ class Kind(Enum):
     UNDECODABLE = Stage.DECODE
     UNCONVERTIBLE = Stage.CONVERT
     UNSERIALISABLE = (Stage.CONVERT, "text")
+    FUTURE = (Stage.CONVERT, "future")
+    """It says that it happens in ten days, whatever the clock."""
     NO_SCHEMA = (Stage.DECODE, "no schema")
     BROKEN_SCHEMA = (Stage.DECODE, "broken schema")
 
@@ -82,8 +91,8 @@ class Spec:
     """One record and what is true of it."""
 
     __slots__ = (
-        "account", "event_id", "form", "key", "kind", "leader_epoch", "number", "offset", "padding", "payload",
-        "record", "ref", "tp", "visible_at",
+        "account", "event_id", "form", "key", "kind", "leader_epoch", "number", "occurred_at", "offset", "padding",
+        "payload", "record", "ref", "tp", "visible_at",
     )  # fmt: skip
 
     def __init__(
@@ -102,10 +111,15 @@ class Spec:
         self.ref = ref
         self.key = dedup_key(account, "checkout", event_id)
         self.padding = padding
+        late = _FUTURE if kind is Kind.FUTURE else -2 * HOUR if number % 3 == 0 else 0
+        self.occurred_at = int(WALL + visible_at) + late
+        """When its event happened, in unix seconds by the platform's clock."""
         self.form = form
         self.payload = form.payload(self)
         value = None if kind is Kind.TOMBSTONE else form.value(self)
-        self.record = Record(offset, int(visible_at * 1000), b"%06d" % number, value, form.headers(self))
+        self.record = Record(
+            offset, int((WALL + visible_at) * 1000), b"%06d" % number, value, form.headers(self)
+        )
 
     def __str__(self) -> str:
         where = f"{self.tp.topic}[{self.tp.partition}]@{self.offset}"
@@ -227,9 +241,6 @@ class Decoder(SchemaLearner):
         return {"number": spec.number}
 
 
-HOUR = 3600
-
-
 class Converter:
     """Makes the spec's event; some happened offline, and some two hours ago."""
 
@@ -245,11 +256,19 @@ class Converter:
             return Filtered("event_name")
         if spec.kind is Kind.UNCONVERTIBLE:
             return Rejection(Stage.CONVERT, "currency", "not a code")
+        if spec.occurred_at > now + SKEW:
+            return Ahead.of(Rejection(Stage.CONVERT, "future", "too far ahead"), spec.occurred_at)
         warnings = (Warned("left_out", "not an address", "user_data.em"),) if spec.number % 7 == 0 else ()
         source = "offline" if spec.number % 5 == 0 else "web"
-        time = int(now) - (2 * HOUR if spec.number % 3 == 0 else 0)
         return ConversionEvent(
-            spec.account, "checkout", spec.event_id, spec.event_id, time, source, spec.payload, warnings
+            spec.account,
+            "checkout",
+            spec.event_id,
+            spec.event_id,
+            int(min(spec.occurred_at, now)),
+            source,
+            spec.payload,
+            warnings,
         )
 
 

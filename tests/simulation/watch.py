@@ -250,7 +250,7 @@ class Watch:
         gate.spoken(reply, now, len(call.specs), call.size)
         if any(held.draining or self.held.get(held.tp) is not held for held in call.helds):
             self._lose_sight()
-        gate.heard(reply, self._world.instant())
+        gate.heard(reply, self._member.pipeline.clock.correct(self._member.instant()))
         for spec in call.specs:
             failures, since = self._failures.pop(spec, (0, now))
             if reply.says is Says.NOTHING:
@@ -321,6 +321,7 @@ class Watch:
         require(len(self.calls) < policy.concurrency, "calls in flight", str(len(self.calls)))
         require(send.number not in self.calls, "numbers are unique", str(send.number))
         self._check_patience(specs)
+        now = self._member.pipeline.context.now.unix
         helds = []
         for spec in specs:
             held = self.held.get(spec.tp)
@@ -332,7 +333,7 @@ class Watch:
                 raise Violation("a key is in flight once", f"{spec} is in flight already")
             self._keys[spec.key] = held
             helds.append(held)
-            if held.doubtful.get(spec) is False and self._world.counts_as_offline(spec):
+            if held.doubtful.get(spec) is False and self._world.counts_as_offline(spec, now):
                 held.doubtful[spec] = True
                 self._repeats += 1
         at_risk = len(self._keys)
@@ -470,7 +471,7 @@ class Watch:
             )
         if totals.open > self._policy.max_open_events or totals.open < 0:
             raise Violation("open events stay within the budget", f"{totals.open} are open")
-        moving = totals.open - len(pipeline.parking) - pipeline.admission.deferred
+        moving = totals.open - pipeline.admission.waiting
         grown, self._open_bytes = ledger.open_bytes > self._open_bytes, ledger.open_bytes
         if grown and ledger.open_bytes > self._policy.max_open_bytes and moving > 1:
             raise Violation("open bytes stay within the budget", f"{ledger.open_bytes}, {moving} events")
@@ -486,7 +487,7 @@ class Watch:
             if world.now >= deadline:
                 raise Violation("a drain ends by its deadline", f"{number} is not released")
         if not world.inputs % _SNAPSHOT_EVERY:
-            self._snapshot(pipeline.statistics(world.instant()))
+            self._snapshot(pipeline.statistics(self._member.instant()))
 
     def _snapshot(self, figures: Statistics) -> None:
         """The page's figures agree with each other, partition by partition."""

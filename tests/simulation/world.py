@@ -22,10 +22,10 @@ from consumer.core.model import Instant, Record, TopicPartition
 from tests.simulation.api import Api
 from tests.simulation.broker import Broker
 from tests.simulation.group import Group
-from tests.simulation.knobs import SESSION, Knobs, Rates
+from tests.simulation.knobs import CLOCKS, SESSION, Knobs, Rates
 from tests.simulation.member import Member
 from tests.simulation.readings import FORMS
-from tests.simulation.records import HOUR, Spec, new_record, successor, write_logs
+from tests.simulation.records import HOUR, WALL, Spec, new_record, successor, write_logs
 from tests.simulation.stores import KeyStore, Registry
 from tests.simulation.truth import Truth, Violation
 
@@ -49,7 +49,8 @@ class World:
         self.base = self.now = self.random.choice((0.0, 1234.567, 987_654.321))
         """A process's monotonic clock starts anywhere; rounding differs."""
         self.quiet_at = self.base + knobs.quiet_at
-        self._wall = 1.7e9
+        self._clocks = dict(enumerate(knobs.clocks))
+        """By slot, how far a machine's clock is off."""
         self.form = FORMS[knobs.reading]
         self.specs, logs = write_logs(knobs, self.random, self.form)
         self.truth = Truth(self.specs)
@@ -82,9 +83,14 @@ class World:
         """Let something happen in so many seconds."""
         self.at(self.now + delay, act, *args)
 
-    def instant(self) -> Instant:
-        """Now, on both clocks."""
-        return Instant(self.now, self._wall + self.now)
+    @property
+    def wall(self) -> float:
+        """What the platform's clock shows, in unix seconds."""
+        return WALL + self.now - self.base
+
+    def instant(self, slot: int) -> Instant:
+        """Now, on both clocks of a machine."""
+        return Instant(self.now, self.wall + self._clocks.get(slot, 0.0))
 
     @property
     def troubled(self) -> bool:
@@ -108,13 +114,9 @@ class World:
         """What is true of a record."""
         return self.specs[int(record.key or b"")]
 
-    def counts_as_offline(self, spec: Spec) -> bool:
-        """Whether the platform takes its event for an offline one by now, whose doubles it does not drop."""
-        event = spec.payload
-        if "event_time" in event:
-            old = self.instant().unix - float(event["event_time"]) > HOUR
-            return old or event["action_source"] == "offline"
-        return spec.number % 5 == 0 or spec.number % 3 == 0
+    def counts_as_offline(self, spec: Spec, unix_now: float) -> bool:
+        """Whether the platform takes its event for an offline one then, whose doubles it does not drop."""
+        return spec.number % 5 == 0 or unix_now - spec.occurred_at > HOUR
 
     def keys_of(self, slot: int) -> KeyStore:
         """The key store that a member in this slot uses."""
@@ -354,8 +356,9 @@ class World:
             self._say(f"a position of {member} goes back")
 
     def _jump(self) -> None:
-        self._wall += self.random.choice((-7200, -60, 3, 90_000))
-        self._say("the wall clock jumps")
+        slot = self.random.randrange(self.knobs.members)
+        self._clocks[slot] = self.random.choice(CLOCKS)
+        self._say(f"the clock of m{slot} is off by {self._clocks[slot]} s from now on")
 
 
 def _left_over(member: Member) -> str:
@@ -368,6 +371,7 @@ def _left_over(member: Member) -> str:
         "dead letters": len(pipeline.letters),
         "parked": len(pipeline.parking),
         "held": pipeline.admission.held,
+        "early": len(pipeline.early),
         "deferred": pipeline.admission.deferred,
         "looking up": len(pipeline._looking_up) + len(pipeline._look_up_again),
         "queued": sum(queue.queued for queue in pipeline.dispatcher),

@@ -20,6 +20,7 @@ from consumer.core.model import Instant, Stage
 from consumer.core.statistics import (
     AccountStatistics,
     Cause,
+    ClockStatistics,
     Counters,
     GuardStatistics,
     OldestOpen,
@@ -284,6 +285,7 @@ def busy() -> Statistics:
             SchemaWait("id", "17", 2, 4.2, 3.9),
             SchemaWait("fingerprint", "63dd24e7cc258f8a", 1, 0.4, None),
         ),
+        clock=ClockStatistics(1.2, 0.0, 0.0, 0),
         claims=6_600,
     )
 

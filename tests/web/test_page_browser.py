@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from consumer.core.statistics import Counters, SchemaWait, Statistics
+from consumer.core.statistics import ClockStatistics, Counters, SchemaWait, Statistics
 from tests.web import page_scenes as scenes
 from tests.web.browser import SIZES, Visit, fits, live, needs_browser, shoot, shows, stand, text, visit
 from tests.web.building import (
@@ -140,6 +140,18 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
             "Nothing sent yet.",
         ),
         (
+            lambda: statistics(partition(lag=9), clock=ClockStatistics(612.0, 610.0, 612.0, 0)),
+            "This machine's clock is 10 min behind. So says Pinterest, and events are judged by its clock meanwhile. "
+            "Nothing is lost. What to do: set the clock right (NTP); no restart is needed.",
+            "Nothing sent yet.",
+        ),
+        (
+            lambda: statistics(partition(open=2, lag=9), clock=ClockStatistics(None, 612.0, 0.0, 2)),
+            "Records are stamped 10 min ahead of this machine's clock. Pinterest has not said yet which of the two is "
+            "right. 2 events wait for it. What to do: compare the clocks",
+            "Nothing sent yet.",
+        ),
+        (
             lambda: statistics(
                 partition(open=7, lag=9),
                 waiting_for_schema=7,
@@ -183,6 +195,8 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         "unstarted",
         "partly",
         "unknown",
+        "clock",
+        "clocks",
         "no_such_schema",
         "no_schema_yet",
         "idle",

@@ -28,6 +28,7 @@ from consumer.core.statistics import (
     LETTERS_MOST,
     SCHEMAS_MOST,
     AccountStatistics,
+    ClockStatistics,
     Counters,
     MetadataLeft,
     OldestOpen,
@@ -268,6 +269,17 @@ def _least_metadata(values: Sequence[MetadataLeft]) -> MetadataLeft:
     return max(values, key=list(MetadataLeft).index, default=MetadataLeft.MAPS)
 
 
+def _clock(values: Sequence[ClockStatistics]) -> ClockStatistics:
+    """They have one clock, and have heard of it at different times."""
+    platform = [one.platform for one in values if one.platform is not None]
+    return ClockStatistics(
+        max(platform, key=abs, default=None),
+        max((one.records for one in values), default=0.0),
+        max((one.corrected for one in values), key=abs, default=0.0),
+        sum(one.early for one in values),
+    )
+
+
 def _schemas(values: Sequence[Sequence[SchemaWait]]) -> tuple[SchemaWait, ...]:
     """The same schema may be waited for by several."""
     waits: dict[tuple[str, str], SchemaWait] = {}
@@ -315,5 +327,6 @@ _RULES: Final[Mapping[str, Callable[[Sequence[Any]], Any]]] = {
     "elsewhere": sum,
     "mismatch": _furthest,
     "schemas": _schemas,
+    "clock": _clock,
 }
 """For every field of `Statistics` how that of many is made."""
