@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
+from consumer.core.destination import REAL_API
 from consumer.core.model import Warned
 from consumer.core.spans import RELEASED, Span
 from consumer.errors import InvariantViolation
@@ -22,27 +23,46 @@ KEY_BYTES = 16
 OFFLINE, UNCLEAR, COUNTED = 1, 2, 4
 """Marks of a delivery: it happened offline; a call with it has left, and nobody knows what became of it; it is counted
 among those that may be doubled."""
-_new_digest = blake2b(digest_size=KEY_BYTES).copy
-"""A copy costs half of what making one with its parameters does."""
 
 
-def dedup_key(account: str, event_name: str, dedup_id: str) -> bytes:
-    """The key of an event: ad account + event name + event id (pinterest.md, "Answers"), hashed to 16 bytes.
+class Keys:
+    """Makes the keys of events: to whom + ad account + event name + event id (design.md, rule 3), hashed to 16 bytes.
 
-    Hashed so that a key's size is bounded and no id lies readable on disk. Separated by NUL, which none of the
-    first two can hold.
+    Hashed so that a key's size is bounded and no id lies readable on disk. Separated by NUL, which only the last can
+    hold. `destination`: the tag of where events go (`consumer.core.destination`). The platform's own, in live mode, has
+    no part in the key (and so has none that is not known): such are the keys of folders from before there were tags,
+    and what a store in production holds stays known.
     """
-    digest = _new_digest()
-    digest.update(f"{account}\0{event_name}\0{dedup_id}".encode("utf-8", "surrogatepass"))
-    return digest.digest()
+
+    def __init__(self, destination: str | None = None) -> None:
+        digest = blake2b(digest_size=KEY_BYTES)
+        if destination not in (None, REAL_API):
+            digest.update(f"{destination}\0".encode())
+        # A copy costs half of what making one does, whatever it was given before.
+        self._new_digest = digest.copy
+
+    def of(self, account: str, event_name: str, dedup_id: str) -> bytes:
+        """The key of an event."""
+        digest = self._new_digest()
+        digest.update(f"{account}\0{event_name}\0{dedup_id}".encode("utf-8", "surrogatepass"))
+        return digest.digest()
+
+
+def dedup_key(account: str, event_name: str, dedup_id: str, destination: str | None = None) -> bytes:
+    """One key; see `Keys`."""
+    return Keys(destination).of(account, event_name, dedup_id)
 
 
 class Delivery:
-    """A record's way to the API: the record (span and index, once it is read), its key, and the serialised event."""
+    """A record's way to the API: the record (span and index, once it is read), its key, and the serialised event.
+
+    The key is there once it is claimed (`Claims.claim`): only then is it known to whom it goes.
+    """
 
     __slots__ = (
         "account",
         "body",
+        "dedup_id",
         "event_time",
         "followers",
         "index",
@@ -68,7 +88,8 @@ class Delivery:
         self.index: int
         self.account = account
         self.name = name
-        self.key = dedup_key(account, name, dedup_id)
+        self.dedup_id = dedup_id
+        self.key: bytes
         self.body = body
         self.event_time = event_time
         self.marks: int = offline
@@ -99,9 +120,10 @@ def all_accepted(deliveries: Iterable[Delivery]) -> bool:
 
 
 class Claims:
-    """Who leads each open key."""
+    """Who leads each open key. `keys`: makes them."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Keys | None = None) -> None:
+        self._key_of = (keys or Keys()).of
         self._leaders: dict[bytes, Delivery] = {}
 
     def __len__(self) -> int:
@@ -113,7 +135,8 @@ class Claims:
 
     def claim(self, delivery: Delivery) -> bool:
         """True if `delivery` now leads its key; else it follows the one that does."""
-        leader = self._leaders.setdefault(delivery.key, delivery)
+        key = delivery.key = self._key_of(delivery.account, delivery.name, delivery.dedup_id)
+        leader = self._leaders.setdefault(key, delivery)
         if leader is delivery:
             return True
         if leader.followers is None:

@@ -29,7 +29,7 @@ from consumer.core.clock import Clock
 from consumer.core.commits import Commits
 from consumer.core.context import Context
 from consumer.core.coverage import Coverage
-from consumer.core.dedup import Claims, Delivery, all_accepted
+from consumer.core.dedup import Claims, Delivery, Keys, all_accepted
 from consumer.core.dispatch import Dispatcher
 from consumer.core.draining import Drain, is_busy
 from consumer.core.early import EarlyRecords
@@ -84,7 +84,7 @@ class Pipeline:
         self.policy = policy
         self.context = Context(policy, seed)
         self.ledger = Ledger(policy.map_bytes, policy.destination)
-        self.claims = Claims()
+        self.claims = Claims(Keys(policy.destination))
         self.freshness = Freshness()
         self.coverage = Coverage(Random(seed).random)  # noqa: S311 - a sample, not a secret
         self.samples = Samples()

@@ -63,7 +63,7 @@ class Policy:
     map_bytes: int = MOST
     """The most that a commit's metadata may take: what brokers accept by default."""
     destination: str | None = None
-    """The tag of where events go (`consumer.core.destination`), for the metadata of commits; None: it is not said."""
+    """The tag of where events go (`consumer.core.destination`), for keys and commits; None: not said."""
     away: float = AWAY
     """After so long without an input a process first proves that its partitions are still its own. Shorter than
     any session time-out; while there is nothing else to do it looks at the clock twice as often."""

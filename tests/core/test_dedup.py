@@ -9,10 +9,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from consumer.core.assignment import AssignmentState
 from consumer.core.dedup import KEY_BYTES, Claims, Delivery, dedup_key
+from consumer.core.destination import REAL_API, destination_tag
 from consumer.core.ledger import Ledger
 from consumer.core.model import TopicPartition
 from consumer.errors import InvariantViolation
-from tests.core.building import MACHINE, TOPIC, chunk, delivery
+from tests.core.building import MACHINE, TOPIC, Core, chunk, delivery, event
 
 
 class Maker:
@@ -115,6 +116,37 @@ def test_keys_tell_events_apart(one: tuple[str, str, str], other: tuple[str, str
 def test_a_key_is_the_same_in_every_process() -> None:
     """Keys are on disk: what they are made of must never change (account, name, id, parted by NUL; BLAKE2b-128)."""
     assert dedup_key("549755885175", "checkout", "order-1").hex() == "388d7af67dfb1ae57dc24383715d2f96"
+
+
+SANDBOX = destination_tag("http://127.0.0.1:8085/v5", test_mode=False)
+EVENT = ("549755885175", "checkout", "order-1")
+
+
+def test_a_key_says_to_whom() -> None:
+    """What went to a sandbox, or out in test mode, is not known as delivered to the platform, nor the other way."""
+    tested = destination_tag("https://api.pinterest.com/v5", test_mode=True)
+    keys = [dedup_key(*EVENT, destination) for destination in (REAL_API, SANDBOX, tested)]
+    assert len(set(keys)) == 3
+    assert dedup_key(*EVENT, destination_tag("HTTPS://API.Pinterest.com:443/v5/", test_mode=False)) == keys[0]
+
+
+def test_the_platform_s_own_keys_are_what_they_always_were() -> None:
+    """A store from before there were destinations goes on to be known."""
+    assert dedup_key(*EVENT, REAL_API) == dedup_key(*EVENT) == dedup_key(*EVENT, None)
+
+
+def test_a_store_of_another_destination_knows_nothing() -> None:
+    """README's own way: the sandbox first, then the real API, on one folder. All is sent, once to each."""
+    stored: set[bytes] = set()
+    for destination, delivered in ((SANDBOX, 3), (REAL_API, 3), (SANDBOX, 0), (REAL_API, 0)):
+        core = Core(destination=destination)
+        core.stored_keys = stored
+        core.assign()
+        core.fetch(*(event(str(number)) for number in range(3)))
+        core.deliver()
+        assert core.statistics().totals.delivered == delivered
+        assert core.statistics().totals.duplicate == 3 - delivered
+    assert len(stored) == 6
 
 
 def test_text_that_is_not_unicode_has_a_key_too() -> None:

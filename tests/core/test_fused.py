@@ -111,7 +111,7 @@ def comparable_read(read: Any) -> Any:
     """Everything that is said of a record; the order of warnings is no matter."""
     if not isinstance(read, Delivery):
         return read
-    fields = (read.account, read.name, read.key, read.event_time, read.offline, read.body)
+    fields = (read.account, read.name, read.dedup_id, read.event_time, read.offline, read.body)
     return [*fields, sorted(read.warnings)]
 
 

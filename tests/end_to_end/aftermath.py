@@ -24,6 +24,7 @@ from confluent_kafka import Consumer, TopicPartition
 from consumer.adapters.key_store import open_key_store
 from consumer.core import offset_map
 from consumer.core.dedup import dedup_key
+from consumer.core.destination import destination_tag
 from consumer.core.model import Disposition
 from consumer.core.offset_map import OffsetMap
 from tests.end_to_end.api import Api
@@ -153,7 +154,12 @@ class Line:
         until_heard(self.api)
         accepted = self.api.accepted()
         keys = {
-            event["event_id"]: dedup_key(ACCOUNT, event["event_name"], event["event_id"])
+            event["event_id"]: dedup_key(
+                ACCOUNT,
+                event["event_name"],
+                event["event_id"],
+                destination_tag(self.api.url, test_mode=False),
+            )
             for event in self.api.events
         }
         found, total = look_up(self.folder / "state" / "keys", list(keys.values()))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from consumer.core import answers, interface, offset_map
+from consumer.core import answers, dedup, interface, offset_map
 from consumer.core import pipeline as pipeline_module
 from consumer.core.assignment import AssignmentState
 from consumer.core.commits import Commits
@@ -23,6 +23,13 @@ from consumer.core.spans import Span
 from tests.simulation.mutating import mutation
 
 # -- deduplication
+
+
+@mutation
+def keys_do_not_say_to_whom(patch: pytest.MonkeyPatch) -> None:
+    """What a sandbox was sent is a duplicate for the platform."""
+    make = dedup.Keys.__init__
+    patch.setattr(dedup.Keys, "__init__", lambda self, _=None: make(self, None))
 
 
 @mutation

@@ -28,7 +28,7 @@ from consumer.core.model import (
     TopicPartition,
     Warned,
 )
-from tests.simulation.knobs import Knobs
+from tests.simulation.knobs import DESTINATION, Knobs
 
 MISSING = SchemaRef("id", "404")
 """The registry says that this one does not exist."""
@@ -109,7 +109,7 @@ class Spec:
         self.account = account
         self.event_id = event_id
         self.ref = ref
-        self.key = dedup_key(account, "checkout", event_id)
+        self.key = dedup_key(account, "checkout", event_id, DESTINATION)
         self.padding = padding
         late = _FUTURE if kind is Kind.FUTURE else -2 * HOUR if number % 3 == 0 else 0
         self.occurred_at = int(WALL + visible_at) + late
