@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import time
+
 import confluent_kafka
 import pytest
 from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
+from consumer.adapters.kafka.bounded import BoundedSource
 from consumer.adapters.kafka.chunks import group
+from consumer.adapters.kafka.ranges import Range
+from consumer.adapters.kafka.replay_progress import Progress, open_plan
 from consumer.adapters.kafka.starts import Start
+from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.core import offset_map
 from consumer.core.interface import NewLife
+from consumer.core.model import TopicPartition
+from consumer.errors import KafkaError
 from tests.adapters.scripted_member import Bench, FakeConsumer, message, offsets
 from tests.adapters.test_kafka_starts import P0, P1, FakeOffsets, find_starts
+from tests.kafka.broker import wait_until
+from tests.kafka.harness import WITHIN, Kafka, create_topic, produce, unique
 
 OLD_ID, NEW_ID = "x5vNb0eWTeyZpT1Aw2Z5Cg", "AAAAAAAAAAAAAAAAAAAAAg"
 EAGER = "range"
@@ -130,3 +142,75 @@ def test_a_group_whose_offsets_went_with_its_topic_is_no_new_group() -> None:
     bench.fetch(take_and_give)
     bench.fetch()
     assert bench.told.assignments[-1].start is None
+
+
+def delete_and_make(kafka: Kafka, topic: str) -> None:
+    """The topic's next life, as soon as the broker allows it."""
+    admin = AdminClient({**kafka.config, "log_level": 0})
+    admin.delete_topics([topic])[topic].result(WITHIN)
+
+    def made() -> bool:
+        try:
+            admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(WITHIN)
+        except KafkaException as error:
+            if error.args[0].code() != confluent_kafka.KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+            return False
+        return True
+
+    assert wait_until(made, WITHIN)
+
+
+@pytest.mark.real_kafka
+async def test_a_replay_ends_where_its_topic_is_made_anew_while_it_reads(kafka: Kafka) -> None:
+    """It does not go on in another log under the offsets of the one before: one line that says so."""
+    topic = create_topic(kafka)
+    produce(kafka, topic, [b"old"] * 10)
+    source = BoundedSource(kafka.config, [Range(topic, 0, 0, 100)], topic_ids=TopicIds(kafka.config))
+    await source.start()
+    try:
+        while not await source.fetch(100, 0.2):
+            pass
+        delete_and_make(kafka, topic)
+        produce(kafka, topic, [b"new"] * 200)
+        with pytest.raises(
+            KafkaError, match=r"was deleted and made anew|not there any more|cannot be read on"
+        ):
+            await read_on(source)
+    finally:
+        await source.close(WITHIN)
+
+
+async def read_on(source: BoundedSource) -> None:
+    """Fetch until it fails, bounded."""
+    deadline = time.monotonic() + WITHIN
+    while time.monotonic() < deadline:
+        await source.fetch(1, 0.05)
+
+
+@pytest.mark.real_kafka
+async def test_a_named_replay_is_not_resumed_on_another_log(kafka: Kafka) -> None:
+    """Its plan names the topic's id from the first commit on: with another id it is refused, by name."""
+    topic, group = create_topic(kafka), unique("replay")
+    produce(kafka, topic, [b"old"] * 10)
+
+    async def resolve() -> list[Range]:
+        return [Range(topic, 0, 2, 8)]
+
+    plan = await open_plan(kafka.config, group, "a", resolve, 1.0, WITHIN)
+    await plan.progress.close()
+    delete_and_make(kafka, topic)
+    produce(kafka, topic, [b"new"] * 10)
+    # The brokers forget the group's offsets with the topic; one that comes late is of the old life.
+    late = Progress(kafka.config, group)
+    held = [(one, plan.starts[TopicPartition(one.topic, one.partition)]) for one in plan.ranges]
+    source = BoundedSource(
+        kafka.config,
+        [one for one, _ in held],
+        starts=plan.starts,
+        progress=late,
+        topic_ids=TopicIds(kafka.config),
+    )
+    with pytest.raises(KafkaError, match=f"{topic} was deleted and made anew since this replay began"):
+        await source.start()
+    await source.close(WITHIN)

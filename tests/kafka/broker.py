@@ -104,7 +104,9 @@ class RealBroker:
     `directory` keeps log segments and the broker's output; it is removed by `stop` if we made it.
     """
 
-    def __init__(self, directory: Path | None = None) -> None:
+    def __init__(self, directory: Path | None = None, **settings: str | int) -> None:
+        """`settings`: properties of this broker, dots as underscores."""
+        self.settings = {name.replace("_", "."): value for name, value in settings.items()}
         self._made = directory is None
         self.directory = directory or Path(tempfile.mkdtemp(prefix="pinstream-kafka-"))
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -179,7 +181,7 @@ class RealBroker:
         self.stop()
 
     def _write_properties(self) -> None:
-        properties = _properties(self)
+        properties = _properties(self) | self.settings
         text = "".join(f"{name}={value}\n" for name, value in properties.items())
         (self.directory / "server.properties").write_text(text)
 

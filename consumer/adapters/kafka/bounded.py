@@ -41,6 +41,7 @@ from consumer.adapters.kafka.commits import CommitResult, raw_partition
 from consumer.adapters.kafka.configuration import Config, consumer_config, make_client
 from consumer.adapters.kafka.ranges import Range, resolve_ranges
 from consumer.adapters.kafka.replay_progress import Progress
+from consumer.adapters.kafka.topic_ids import IdSource
 from consumer.adapters.kafka.trouble import (
     OnTrouble,
     Teller,
@@ -48,11 +49,14 @@ from consumer.adapters.kafka.trouble import (
     describe_error,
     exception_error,
     ignore_trouble,
+    words,
 )
 from consumer.adapters.kafka.unreadable import DAMAGED, take_damaged
 from consumer.adapters.thread import OwnThread, post
+from consumer.core.assignment import map_place
 from consumer.core.interface import Assignment, NewLife
 from consumer.core.model import Chunk, Position, Record, TopicPartition
+from consumer.core.offset_map import are_different_lives, is_void
 from consumer.errors import InvariantViolation, KafkaError
 
 _PATIENCE: Final = 30.0
@@ -61,6 +65,7 @@ _STILL: Final = 60.0
 """Seconds without any progress after which `scan` gives up."""
 _WAIT: Final = 0.25
 _CLOSE_TIMEOUT: Final = 10.0
+_ID_TIMEOUT: Final = 10.0
 _EVER: Final = 1 << 63
 
 _NOT_OF_A_GROUP: Final = ("group.instance.id", "group.protocol", "group.remote.assignor")
@@ -94,7 +99,8 @@ class BoundedSource:
     """Reads `ranges`, one for a partition at most, each to its end; then nothing. Fits `consumer.service.Source`.
 
     `progress` and `starts` are those of a named replay (`replay_progress.Plan`); the source closes `progress`.
-    `patience`: seconds, see above.
+    `patience`: seconds, see above. `topic_ids`: to see that a topic is made anew, which ends the reading; it is
+    closed with the source.
     """
 
     def __init__(
@@ -107,6 +113,7 @@ class BoundedSource:
         starts: Mapping[TopicPartition, Position] = MappingProxyType({}),
         on_trouble: OnTrouble = ignore_trouble,
         patience: float = _PATIENCE,
+        topic_ids: IdSource | None = None,
         make_consumer: Callable[[dict[str, Any]], BoundedConsumer] = confluent_kafka.Consumer,
     ) -> None:
         self.outside_time = 0
@@ -117,6 +124,7 @@ class BoundedSource:
         self._progress = progress
         self._on_trouble = on_trouble
         self._patience = patience
+        self._topic_ids = topic_ids
         self._make_consumer = make_consumer
         self._ends = {one.name: one.range.end for one in self._parts}
         self._figures = {one.name: one.at for one in self._parts}
@@ -142,7 +150,7 @@ class BoundedSource:
             post(loop, self._on_trouble, code, text)
 
         def make() -> _Reader:
-            reader = _Reader(self._config, self._parts, self._ready, trouble, self._patience)
+            reader = _Reader(self._config, self._parts, self._ready, trouble, self._patience, self._topic_ids)
             reader.open(self._make_consumer)
             return reader
 
@@ -285,7 +293,7 @@ async def read_record(
 class _Part:
     """One range, as far as it was read. Used in the thread, but for `assignment`."""
 
-    __slots__ = ("at", "epoch", "name", "range", "short_until", "start")
+    __slots__ = ("at", "epoch", "name", "range", "short_until", "start", "topic_id")
 
     def __init__(self, what: Range, start: Position | None) -> None:
         self.range = what
@@ -294,6 +302,7 @@ class _Part:
         self.start = start or Position(*self.name, what.begin, None)
         self.at = min(self.start.next_offset, what.end)
         """Up to where it was read."""
+        self.topic_id: str | None = None
         self.short_until: float | None = None
         """The partition ends before the range does; until when that is borne."""
 
@@ -309,6 +318,7 @@ class _Part:
             commit_start=False,
             leader_epoch=self.start.leader_epoch,
             metadata=self.start.metadata,
+            topic_id=self.topic_id,
         )
 
 
@@ -330,7 +340,11 @@ class _Reader:
         ready: deque[_Lot],
         on_trouble: OnTrouble,
         patience: float,
+        topic_ids: IdSource | None,
     ) -> None:
+        self._topic_ids = topic_ids
+        self._ids: Mapping[str, str] = {}
+        """Of the topics, as they were when this began."""
         self._config = config
         self._parts = {one.name: one for one in parts}
         self._ready = ready
@@ -342,7 +356,8 @@ class _Reader:
         self._failure: KafkaError | None = None
 
     def open(self, make_consumer: Callable[[dict[str, Any]], BoundedConsumer]) -> None:
-        """Assign what is to be read."""
+        """Assign what is to be read. Raises `KafkaError` where a topic was made anew since its start was committed."""
+        self._learn_ids()
         self._consumer = make_client(make_consumer, {**self._config, "error_cb": self._heard_by_itself})
         unread = [one for one in self._parts.values() if not one.done]
         self._assigned = {one.name: one.epoch for one in unread}
@@ -350,6 +365,34 @@ class _Reader:
             self._consumer.incremental_assign(
                 [raw_partition(*one.name, one.at, one.start.leader_epoch) for one in unread]
             )
+
+    def _learn_ids(self) -> None:
+        self._ids = self._ask_ids()
+        for part in self._parts.values():
+            part.topic_id, start = self._ids.get(part.name.topic), part.start
+            where = map_place(part.name)
+            if is_void(start.metadata, start.next_offset, where=where, topic_id=part.topic_id):
+                raise _made_anew(part.name.topic, "since this replay began")
+
+    def _ask_ids(self) -> Mapping[str, str]:
+        if self._topic_ids is None:
+            return {}
+        try:
+            return self._topic_ids.ask({one.topic for one in self._parts}, _ID_TIMEOUT)
+        except KafkaException as error:  # without them it can be read all the same
+            told = exception_error(error)
+            self._on_trouble(told.name(), f"the brokers do not tell topics' ids: {words(told)}")
+            return {}
+
+    def _look_for_ids(self) -> None:
+        """See that what is read is still of the topics of the beginning: now and then, and once all is read."""
+        if self._topic_ids is None:
+            return
+        done = all(one.done for one in self._parts.values())
+        now = self._ask_ids() if done else self._topic_ids.look(self._ids)
+        for topic, found in now.items():
+            if are_different_lives(self._ids.get(topic), found):
+                self._failure = self._failure or _made_anew(topic, "while it was read")
 
     def fetch(self, room: int, timeout: float) -> None:
         """Poll, put a lot into `ready`. Raises `KafkaError` for what does not mend itself."""
@@ -360,11 +403,14 @@ class _Reader:
         if taken.messages:
             self._hand_over(taken)
         self._look_for_short()
+        self._look_for_ids()
         self._raise_failure()
 
     def close(self) -> None:
         """End the client."""
         self._consumer.close()
+        if self._topic_ids is not None:
+            self._topic_ids.close()
         self._failure = KafkaError("the Kafka consumer is closed: make a new one")
 
     # ------------------------------------------------------------------------------------------- records
@@ -513,6 +559,13 @@ def _stamped_by_broker(messages: Iterable[Message], name: TopicPartition, offset
         and (message.topic(), message.partition()) == name
         and message.timestamp()[0] == TIMESTAMP_LOG_APPEND_TIME
         for message in messages
+    )
+
+
+def _made_anew(topic: str, when: str) -> KafkaError:
+    return KafkaError(
+        f"Kafka: the topic {topic} was deleted and made anew {when}: its offsets are of another log now. "
+        "Begin anew, under another --name if it has one"
     )
 
 

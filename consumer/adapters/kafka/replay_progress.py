@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -32,8 +32,11 @@ from consumer.adapters.kafka.commits import CommitResult, raw_positions, read_an
 from consumer.adapters.kafka.configuration import Config, admin_config, end_client, make_client
 from consumer.adapters.kafka.coordinator import meet_coordinator
 from consumer.adapters.kafka.ranges import Range
+from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
 from consumer.adapters.thread import OwnThread
+from consumer.core import offset_map
+from consumer.core.assignment import map_place
 from consumer.core.model import Position, TopicPartition
 from consumer.core.offset_map import MOST
 from consumer.errors import KafkaError, UsageError
@@ -154,10 +157,9 @@ async def open_plan(
         found = _find_plan(held, group, _digest(fingerprint))
         ranges = [one.range for one in found] if found else list(await resolve())
         begun = found[0].entry.begun if found else int(now)
-        starts = {one.name: one.position for one in found} or {
-            TopicPartition(one.topic, one.partition): Position(one.topic, one.partition, one.begin, None)
-            for one in ranges
-        }
+        starts = {one.name: one.position for one in found} or _new_starts(
+            ranges, await progress.topic_ids({one.topic for one in ranges}, timeout)
+        )
         # A resumed plan is committed as it is: so it is known at once if nothing can be committed.
         await progress.begin(_entries(ranges, _digest(fingerprint), begun), starts, timeout)
     except BaseException:
@@ -187,6 +189,10 @@ class Progress:
     async def read(self, timeout: float) -> list[RawPartition]:
         """All that is committed in the group. Raises `KafkaError`."""
         return await self._thread.run(self._read, timeout)
+
+    async def topic_ids(self, topics: Collection[str], timeout: float) -> Mapping[str, str]:
+        """The ids of these, as far as the brokers tell."""
+        return await self._thread.run(_ask_ids, self._config, topics, timeout)
 
     async def begin(
         self,
@@ -297,6 +303,26 @@ class Progress:
         )
 
 
+def _ask_ids(config: Config, topics: Collection[str], timeout: float) -> Mapping[str, str]:
+    ids = TopicIds(config)
+    try:
+        return ids.ask(topics, timeout)
+    except KafkaException:  # what cannot be compared later is read as it is
+        return {}
+    finally:
+        ids.close()
+
+
+def _new_starts(ranges: Iterable[Range], ids: Mapping[str, str]) -> dict[TopicPartition, Position]:
+    """Where a plan begins that nobody has begun: which lives of the topics it is of stands in the first commit."""
+    starts = {}
+    for one in ranges:
+        name = TopicPartition(one.topic, one.partition)
+        text = offset_map.write(one.begin, (), None, where=map_place(name), topic_id=ids.get(one.topic))
+        starts[name] = Position(*name, one.begin, None, text)
+    return starts
+
+
 class _Held(NamedTuple):
     """What one partition's commit says."""
 
@@ -314,7 +340,11 @@ class _Held(NamedTuple):
 
     @property
     def settled(self) -> bool:
-        return self.position.next_offset > self.entry.begin or bool(self.position.metadata)
+        position = self.position
+        if position.next_offset > self.entry.begin:
+            return True
+        known = offset_map.read_metadata(position.metadata, position.next_offset, where=map_place(self.name))
+        return known.settled is not None if known is not None else bool(position.metadata)
 
 
 def _find_plan(committed: Iterable[RawPartition], group: str, fingerprint: str) -> list[_Held]:

@@ -28,6 +28,7 @@ from consumer.adapters.kafka import (
     Redriver,
 )
 from consumer.adapters.kafka.dead_letters import letter_headers
+from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.key_store import open_key_store
 from consumer.app import building
 from consumer.app.dead_letters.choosing import (
@@ -443,7 +444,13 @@ class Through:
         sources: list[LettersSource] = []
 
         def connect(listener: Service) -> LettersSource:
-            inner = BoundedSource(self._config, self._ranges, listener=listener, on_trouble=log_kafka_trouble)
+            inner = BoundedSource(
+                self._config,
+                self._ranges,
+                listener=listener,
+                on_trouble=log_kafka_trouble,
+                topic_ids=TopicIds(self._config),
+            )
             sources.append(LettersSource(inner, marker, pace))
             return sources[0]
 

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 
 from consumer import logs
 from consumer.adapters.kafka import BoundedSource
+from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.app import building
 from consumer.app.records import say
 from consumer.app.replay.engine import Ran, run_to_end
@@ -142,6 +143,7 @@ def _source(settings: Settings, plan: Reading, listener: Service) -> BoundedSour
         progress=plan.progress,
         starts=plan.starts,
         on_trouble=log_kafka_trouble,
+        topic_ids=TopicIds(settings.kafka.client_properties()),
     )
 
 
