@@ -48,6 +48,7 @@ FOCUS: dict[str, dict[str, Any]] = {
         "late_schemas": 0.3,
     },
     "a_commit_from_before_the_absence_is_proof": {"incidents": Incidents(freezes=8), "members": 2},
+    "records_after_a_gap_are_taken_for_settled": {"restarts": 4, "rebalances": 4},
     "guard_writes_on": _GUARDED,
     "guard_settles_what_it_drops": _GUARDED,
     "guard_stops_fetches_alone": {**_GUARDED, "policy": Policy(max_open_bytes=1500, batch_events=3)},
