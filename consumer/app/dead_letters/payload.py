@@ -29,7 +29,7 @@ from consumer.core.model import CommerceEvent
 _IDENTIFIERS: Final = frozenset(
     {
         *("event_id", "ad_account_id", "app_id", "custom_data.content_ids", "custom_data.order_id"),
-        f"{CONTENTS}.id",
+        *(f"{CONTENTS}.id", f"{CONTENTS}.item_brand_id"),
     }
 )
 _PUBLIC: Final = _IDENTIFIERS | {
