@@ -106,7 +106,7 @@ class GroupMember:
         self._has_offsets = has_offsets
         self._topic_ids = topic_ids
         self._anew: dict[TopicPartition, NewLife] = {}
-        """What is to be read from the beginning, as soon as the client takes it."""
+        """What is to be read from the beginning."""
         self._timeout = timeout
         self._make_consumer = make_consumer
         self._topics: list[str] = []
@@ -134,7 +134,6 @@ class GroupMember:
         self._ends: dict[TopicPartition, int] = {}
         self._ends_of_fetches: dict[TopicPartition, int] = {}
         self._reached: dict[TopicPartition, int] = {}
-        self._ends_before: dict[TopicPartition, int] = {}
         self._ends_due = 0.0
         self._ask_due = 0.0
         self._asked = 0
@@ -382,16 +381,14 @@ class GroupMember:
         if self._paused and now >= self._ask_due:
             self._ask_one_end(known)
             self._ask_due = time.monotonic() + _ASK_END_EVERY
+        if any(0 <= end < self._ends.get(name, 0) for name, end in known.items()):
+            self._topic_ids.hurry()
         self._ends = {name: end for name, end in known.items() if end >= 0}
         positions = self._consumer.position(_raw(self._held))
         self._reached = {
             TopicPartition(one.topic, one.partition): one.offset for one in positions if one.offset >= 0
         }
-        if any(end < self._ends_before.get(name, 0) for name, end in self._ends.items()):
-            self._topic_ids.hurry()
-        self._ends_before = self._ends
-        ids = self._topic_ids.look({name.topic for name in self._held})
-        if ids:
+        if ids := self._topic_ids.look({name.topic for name in self._held}):
             self._hooks.topic_ids(ids)
         self._reached.update(self._unreadable.offsets())  # what came behind was dropped
 
@@ -447,9 +444,9 @@ class GroupMember:
         # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857), and the
         # level holds for what comes later, too.
         self._set_pause([name for name, _ in found])
-        assignments = [_assignment(name, start) for name, start in found]
-        self._held.update({TopicPartition(one.topic, one.partition): one.epoch for one in assignments})
-        self._hooks.assigned(assignments)
+        given = [_assignment(name, start) for name, start in found]
+        self._held.update({TopicPartition(one.topic, one.partition): one.epoch for one in given})
+        self._hooks.assigned(given)
 
     def _begin_anew(self) -> None:
         """Go back to the beginning of these. A seek voids all that librdkafka has of the partition, paused or not."""
