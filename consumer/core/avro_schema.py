@@ -26,11 +26,13 @@ MAX_SCHEMA_CHARACTERS: Final = 1 << 20
 """A registry's own limit for one schema is of this size; ours keeps parsing within milliseconds."""
 MAX_SCHEMA_DEPTH: Final = 64
 MAX_SCHEMA_TYPES: Final = 10_000
-"""Types, references to them and aliases together."""
+"""Types, and references to them."""
 MAX_NAME_CHARACTERS: Final = 1_024
 """Of a full name, an alias or a field's name. A namespace counts for each type in it, so one of half a megabyte makes
 gigabytes of names."""
 MAX_DECIMAL_PRECISION: Final = 1_000
+MAX_ALIAS_CHARACTERS: Final = 4 * MAX_SCHEMA_CHARACTERS
+"""Of all full names of aliases together."""
 NO_DEFAULT: Final = object()
 """The default of a field that has none (``None`` is the default ``null``)."""
 
@@ -188,6 +190,7 @@ class _Parser:
         self._definitions = definitions
         self._named: dict[str, Named] = {}
         self._count = 0
+        self._alias_characters = 0
         self._complex: dict[str, Callable[[dict[str, Json], str, int, str], AvroType]] = {
             "record": self._record,
             "error": self._record,
@@ -198,7 +201,9 @@ class _Parser:
         }
 
     def parse(self, schema: Json, namespace: str = "", depth: int = 0, where: str = "the schema") -> AvroType:
-        self._count_in(1, where)
+        self._count += 1
+        if self._count > MAX_SCHEMA_TYPES:
+            raise InvalidSchema(f"more than {MAX_SCHEMA_TYPES} types are not read ({where})")
         if depth > MAX_SCHEMA_DEPTH:
             raise InvalidSchema(f"{where}: more than {MAX_SCHEMA_DEPTH} levels are not read")
         if isinstance(schema, str):
@@ -208,11 +213,6 @@ class _Parser:
         if isinstance(schema, dict):
             return self._object(schema, namespace, depth, where)
         raise InvalidSchema(f"{where}: a type is text, a list or an object")
-
-    def _count_in(self, types: int, where: str) -> None:
-        self._count += types
-        if self._count > MAX_SCHEMA_TYPES:
-            raise InvalidSchema(f"more than {MAX_SCHEMA_TYPES} types are not read ({where})")
 
     def _object(self, schema: dict[str, Json], namespace: str, depth: int, where: str) -> AvroType:
         kind = schema.get("type")
@@ -297,8 +297,16 @@ class _Parser:
         full = _bounded_name(_full_name(name, own))
         space = full.rpartition(".")[0]
         aliases = _texts(schema.get("aliases", []), f"aliases of {full}")
-        self._count_in(len(aliases), full)
-        return full, tuple(_bounded_name(_full_name(alias, space)) for alias in aliases), space
+        return full, tuple(self._alias(alias, space) for alias in aliases), space
+
+    def _alias(self, name: str, namespace: str) -> str:
+        full = _bounded_name(_full_name(name, namespace))
+        self._alias_characters += len(full)
+        if self._alias_characters > MAX_ALIAS_CHARACTERS:
+            raise InvalidSchema(
+                f"aliases of more than {MAX_ALIAS_CHARACTERS} characters are not read ({full})"
+            )
+        return full
 
     def _remember(self, named: _N) -> _N:
         if named.name in self._named:
