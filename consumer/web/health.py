@@ -73,12 +73,15 @@ def unreadiness(statistics: Statistics) -> str | None:
 
 
 def _no_account(statistics: Statistics) -> str | None:
-    """Of the ad accounts that there were events for, one that takes events is enough."""
+    """Of the ad accounts that there were events for, one that takes events is enough.
+
+    They are not named: whoever reaches the address may ask. /status says which of them it is.
+    """
     accounts = statistics.accounts
     if not accounts or any(one.state not in _CANNOT for one in accounts):
         return None
     state = "halted" if any(one.state == "halted" for one in accounts) else "unreachable"
-    return f"destination {state}: " + "; ".join(f"{one.account}: {one.reason}" for one in accounts)
+    return f"destination {state}: " + "; ".join(dict.fromkeys(one.reason or "unknown" for one in accounts))
 
 
 def _no_key_store(statistics: Statistics) -> str | None:

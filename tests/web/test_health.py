@@ -117,13 +117,16 @@ def test_not_ready_while_stopping_guarded_or_without_a_key_store() -> None:
 
 
 def test_not_ready_while_no_ad_account_takes_events() -> None:
-    """Halted or unreachable, each with its reason; one that takes events is enough."""
+    """Halted or unreachable, each reason once and no account by name; one that takes events is enough."""
     dead = account("7", "halted", reason="no such account")
     away = account("8", "unreachable", reason="no verdict")
-    assert unreadiness(statistics(partition(), accounts=[dead])) == "destination halted: 7: no such account"
-    assert unreadiness(statistics(partition(), accounts=[away])) == "destination unreachable: 8: no verdict"
+    assert unreadiness(statistics(partition(), accounts=[dead])) == "destination halted: no such account"
+    assert unreadiness(statistics(partition(), accounts=[away])) == "destination unreachable: no verdict"
     assert unreadiness(statistics(partition(), accounts=[dead, away])) == (
-        "destination halted: 7: no such account; 8: no verdict"
+        "destination halted: no such account; no verdict"
+    )
+    assert (
+        unreadiness(statistics(partition(), accounts=[dead, dead])) == "destination halted: no such account"
     )
     assert unreadiness(statistics(partition(), accounts=[dead, away, account(OTHER_ACCOUNT)])) is None
 
@@ -143,7 +146,7 @@ def test_a_real_core_whose_api_never_answers_is_healthy_and_not_ready_until_it_d
     core.feed(i.Unanswered(core.take(i.Send).number, "timeout"))
     core.advance(1.0)
     assert unreadiness(core.statistics()) == (
-        "destination unreachable: 549755885175: no verdict on any event; the latest call: no answer in time"
+        "destination unreachable: no verdict on any event; the latest call: no answer in time"
     )
     core.advance(3_600.0)
     assert sickness(core.statistics(), core.now, core.now) is None
@@ -153,7 +156,7 @@ def test_a_real_core_whose_api_never_answers_is_healthy_and_not_ready_until_it_d
 
 
 def test_a_real_core_that_is_refused_stays_healthy_and_is_not_ready() -> None:
-    """A refused token: health stays good, readiness names account and reason."""
+    """A refused token: health stays good, readiness says why, and not whose token it is."""
     core = Core()
     core.assign()
     core.fetch(event("a"))
@@ -161,7 +164,7 @@ def test_a_real_core_that_is_refused_stays_healthy_and_is_not_ready() -> None:
     core.answer(core.take(i.Send), 401, NO)
     assert sickness(core.statistics(), LONG, LONG) is None
     assert unreadiness(core.statistics()) == (
-        "destination halted: 549755885175: the access token is refused (HTTP 401, code 2)"
+        "destination halted: the access token is refused (HTTP 401, code 2)"
     )
 
 
