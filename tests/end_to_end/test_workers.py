@@ -299,13 +299,12 @@ def test_a_second_signal_ends_all_at_once(kafka: Kafka, api: Api, tmp_path: Path
 def test_a_worker_that_hangs_does_not_hold_up_the_end(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """It stands still: health says which one. It cannot hear that it is to stop: it is killed in time, and the exit
     code says so."""
-    soon = {"PINSTREAM_REQUEST_TIMEOUT": "1s", "PINSTREAM_STALL_AFTER": "2s"}
-    env = environment(tmp_path, kafka, new_topic(kafka), new_group(), api, **soon)
+    env = environment(tmp_path, kafka, new_topic(kafka), new_group(), api)
     with Supervisor(tmp_path, 2, env=env) as both:
         both.until(lambda: len([line for line in both.log if line["event"] == "worker_joined"]) == 2, "both")
         workers = both.children()
         workers[1].suspend()
-        both.until(lambda: both.get("/healthz")[0] == 503, "sickness")
+        both.until(lambda: both.get("/healthz")[0] == 503, "sickness", 60.0)
         assert both.get("/healthz")[1].startswith("worker 2: it has reported nothing for ")
         code, seconds = both.stop()
         assert GRACE < seconds < GRACE + LATE

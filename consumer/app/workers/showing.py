@@ -49,8 +49,8 @@ def _row(one: Seen) -> dict[str, Any]:
     }
 
 
-SILENT_AFTER = 120.0
-"""Seconds without a report after which a worker stands still."""
+SILENT_AFTER = 30.0
+"""Seconds without a report, of which there are two a second, after which a worker stands still."""
 
 
 def sickness(workers: Sequence[Seen], silent_after: float = SILENT_AFTER) -> str | None:
