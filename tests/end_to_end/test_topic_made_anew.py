@@ -149,3 +149,16 @@ def test_while_all_members_are_stopped(shop: Shop) -> None:
         process.until_logged("topic_made_anew")
         shop.until_committed(process, NEW)
         assert process.stop()[0] == 0
+
+
+def test_with_another_number_of_partitions(shop: Shop) -> None:
+    """The next life has three partitions where the one before had one: the group finds them, and all are read."""
+    shop.write("old", OLD)
+    with shop.service() as process:
+        process.until_settled(OLD)
+        shop.until_committed(process, OLD)
+        shop.make_anew(partitions=3)
+        shop.write("new", 3 * NEW)
+        shop.until_delivered(process)
+        process.until_logged("topic_made_anew")
+        assert process.stop()[0] == 0
