@@ -60,13 +60,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         asks = _BROKERS.intersection(getattr(item, "fixturenames", ()))
         if asks or item.get_closest_marker("real_kafka"):
             item.add_marker(pytest.mark.kafka)
+        if _folder(item.path) == "simulation":
+            item.add_marker(pytest.mark.simulation)
     items.sort(key=lambda item: _turn(item.path))
 
 
 def _turn(path: Path) -> int:
     """Of a test file; the lower, the earlier. Within a turn all stays as it was collected."""
-    folder = path.relative_to(_HERE).parts[0] if path.is_relative_to(_HERE) else ""
+    folder = _folder(path)
     return _TURNS.index(folder) if folder in _TURNS else _TURNS.index(_ANY_OTHER)
+
+
+def _folder(path: Path) -> str:
+    """The first part of a test file's path below this folder."""
+    return path.relative_to(_HERE).parts[0] if path.is_relative_to(_HERE) else ""
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -296,7 +296,11 @@ class TestMake:
         assert [command for _, command in steps if command in order] == order
         # Each test is in exactly one step, whatever its marks are; and each step says if it fails.
         marks = [re.search(r"-m '?([^'\"]+)'?\"", command) for command in order[1:]]
-        assert [found and found[1] for found in marks] == ["not kafka", "kafka"]
+        assert [found and found[1] for found in marks] == [
+            "not kafka and not simulation",
+            "kafka",
+            "simulation and not kafka",
+        ]
         assert text.count("|| failed=1") == len(order)
         assert text.rstrip().endswith('exit "$failed"')
 
