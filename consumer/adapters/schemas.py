@@ -196,10 +196,13 @@ def _file(path: Path, documents: Mapping[Path, Json]) -> _File:
         others = sorted(documents, key=lambda other: (other != path, _version(other) is not None, other))
         schema = inlined(documents[path], definitions(documents[other] for other in others))
         node = parse(schema)
+        of_bytes = fingerprint(node)
     except InvalidSchema as error:
         raise SchemaError(f"{path}: is not an Avro schema: {error}") from None
+    except UnicodeEncodeError:
+        raise SchemaError(f"{path}: a name in it has half of a character (a lone surrogate); correct it") from None
     name = node.name if isinstance(node, Record) else None
-    return _File(path, _version(path), schema, name, fingerprint(node))
+    return _File(path, _version(path), schema, name, of_bytes)
 
 
 def _version(path: Path) -> SchemaRef | None:

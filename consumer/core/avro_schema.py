@@ -164,12 +164,7 @@ def parse(document: Json, definitions: Mapping[str, Json] | None = None) -> Avro
     `definitions` are further named types by full name, for a schema that refers to others outside itself.
     Raises `InvalidSchema`.
     """
-    node = _Parser(definitions or {}).parse(_loaded(document))
-    try:
-        canonical_form(node).encode()
-    except UnicodeEncodeError:
-        raise InvalidSchema("a name in it has half of a character (a lone surrogate); correct it") from None
-    return node
+    return _Parser(definitions or {}).parse(_loaded(document))
 
 
 def _loaded(document: Json) -> Json:

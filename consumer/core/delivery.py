@@ -99,6 +99,7 @@ _SPOKEN = _REFUSALS | {400, 422, _TOO_LARGE}
 """What these statuses say of an event or of us, only the platform can say."""
 _MOST_VALUES = 200_000
 """Objects and lists in a body that is read."""
+_PARAMETERS = re.compile(r"(?:;[ \t]*[A-Za-z][A-Za-z0-9_.*-]*(?:=[^;]*)?)*")
 _SECONDS = re.compile(r"[ \t]*([0-9]{1,12}(?:\.[0-9]*)?)[ \t]*")
 REQUEST_ID = "x-pinterest-rid"
 _REQUEST_ID_LIKE = re.compile(r"[A-Za-z0-9_-]{1,40}")
@@ -229,7 +230,10 @@ def request_id(headers: Mapping[str, str]) -> str | None:
 
 def _figure(text: str | None) -> float | None:
     """The figure of a rate-limit header, which may have parameters behind it: ``120000;w=60``."""
-    return None if text is None else _seconds(text.partition(";")[0])
+    if text is None:
+        return None
+    figure, mark, parameters = text.partition(";")
+    return _seconds(figure) if _PARAMETERS.fullmatch(mark + parameters) else None
 
 
 def _seconds(text: str | None) -> float | None:

@@ -63,12 +63,13 @@ class Committed(NamedTuple):
 
 
 def committed_of(found: TopicPartition) -> Committed:
-    """What a consumer was told of a partition; metadata that is there must be a map."""
+    """What a consumer was told of a partition; metadata that is there must be ours."""
     if found.offset < 0:
         return Committed()
     place = f"{found.topic}-{found.partition}"
-    known = offset_map.read(found.metadata or "", found.offset, where=place)
-    assert (known is None) == (not found.metadata)
+    metadata = offset_map.read_metadata(found.metadata or "", found.offset, where=place)
+    assert (metadata is None) == (not found.metadata)
+    known = None if metadata is None else metadata.settled
     return Committed(found.offset, tuple(known.bounds) if known is not None else ())
 
 
