@@ -322,6 +322,7 @@ def test_it_warns_of_what_could_be_sent_twice(kafka: Kafka, api: Api, tmp_path: 
     [unknown] = shop.replay("--dry-run", start="offset:10", stop="offset:20", code=0, **elsewhere).warnings
     assert "there is no key store here" in unknown
     assert "settled up to 10 of these records" in unknown
+    assert "each is a second conversion" in unknown
     assert not (tmp_path / "elsewhere").exists()
 
 

@@ -53,7 +53,8 @@ def _unknown(settings: Settings, plan: Reading, settled: Mapping[TopicPartition,
         return []
     return [
         f"there is no key store here, but the group {settings.kafka.group_id} has settled up to {done:,} of these "
-        "records: all of them are sent again; run it where the service's PINSTREAM_STATE_DIR is ({DOUBLED})"
+        "records: all of them are sent again; run it where the service's PINSTREAM_STATE_DIR is "
+        f"({DOUBLED})"
     ]
 
 
