@@ -9,7 +9,7 @@ const DISPOSITIONS = [
 ];
 const WAITS = {
   schema: "its schema, which the registry has not given yet",
-  key_store: "the key store: has it been delivered before?",
+  key_store: "the key store, which knows what was delivered before",
   batch: "its batch to fill",
   quota: "its turn: calls are paced or throttled",
   retry: "the next attempt, after an error",
@@ -36,12 +36,11 @@ const STAGES = {
   decode: "could not be read", convert: "could not become a conversion event", deliver: "refused by Pinterest",
 };
 const NOTES = [
-  ["topics_made_anew", "topic deleted and made anew: read from its beginning", "bad"],
   ["api_errors", "error message of the API", "bad"],
   ["no_verdicts", "call without a verdict, sent again", "warn"],
   ["failures", "inner trouble, tried again", "warn"],
   ["api_warnings", "warning of the API", "warn"],
-  ["convert_warnings", "field left out or mended", "warn"],
+  ["convert_warnings", "field left out or corrected", "warn"],
   ["filtered", "filtered by the mapping", "soft"],
 ];
 const SINGLES = [
@@ -81,14 +80,20 @@ function stateOf(s) {
   const torn = s.partitions.filter(p => p.unreadable_at != null);
   if (torn.length) return ["unreadable", "bad", `${many(torn.length, "partition")} cannot be read on: what Kafka sends is damaged.`, { "": `${torn.slice(0, 3).map(p => `${p.topic} [${p.partition}] from offset ${n(p.unreadable_at)}`).join(", ")}${torn.length > 3 ? ", …" : ""}. It is asked for again and again, and nothing behind it is read until then.`, "What to do": "if it lasts, have the brokers' disks looked after; the runbook says how to go on behind the batch." }];
   if (s.waiting_for_start) return ["unstarted", "warn", "Waiting for Kafka to say where to start.", { "": `${many(s.waiting_for_start, "partition")} of ours cannot be read until then, ${many(s.partitions.length, "partition")} can. The brokers are asked again and again. Nothing is lost.`, "What to do": "if it lasts, look after the group's coordinator and the partitions' leaders; the log has the reason (kafka_trouble)." }];
-  if (!s.partitions.length) return ["unassigned", "warn", "No partitions assigned.", { "": "The group is still forming, or it has more members than the topics have partitions. Then this one is a spare." }];
+  if (!s.partitions.length) return unassignedState(s.joined);
   if (most(s.destination.accounts.map(a => a.throttled_for)) >= WORTH_A_WORD) return ["throttled", "warn", "Waiting until Pinterest takes calls again.", { "": `Nothing is lost, and it goes on by itself: ${go}.${wait >= 60 ? ` The oldest has waited ${age(wait)}.` : ""}` }];
-  if (s.clock && clockOff(s.clock)) return clockState(s.clock);
+  const stuck = s.stalled_for != null || (toGo(s) && s.seconds_since_progress >= 30);
+  const explains = reason => !stuck || (s.oldest_open && s.oldest_open.waits_for === reason);
   const schema = (s.open.schemas || []).find(one => one.seconds >= 30);
-  if (schema) return schemaState(schema, s);
-  if (s.stalled_for != null || (toGo(s) && s.seconds_since_progress >= 30)) return stuckState(s, go);
+  if (schema && explains("schema")) return schemaState(schema, s, stuck);
+  if (s.clock && clockOff(s.clock) && explains("clock")) return clockState(s.clock);
+  if (stuck) return stuckState(s, go);
   return paceState(wait, toGo(s), go, unknownOf(s));
 }
+
+const unassignedState = joined => joined
+  ? ["unassigned", "open", "No partitions for this member.", { "": "The group has more members than its topics have partitions, so this one is a spare: it takes over when another one goes." }]
+  : ["unassigned", "warn", "No partitions assigned yet.", { "": "The group is still forming, or its brokers cannot be reached: then the log says why (kafka_trouble)." }];
 
 function paceState(wait, left, go, unknown) {
   if (wait >= HOUR) return ["late", "bad", `Too late for the one-hour rule: ${go}.`, {
@@ -134,11 +139,11 @@ function clockState(c) {
   }];
 }
 
-function schemaState(one, s) {
+function schemaState(one, s, stuck) {
   const others = s.open.schemas.length - 1;
-  return ["schema", "warn", `Waiting for schemas: ${many(s.open.waiting_for_schema, "record")}.`, {
+  return ["schema", stuck ? "bad" : "warn", `Waiting for schemas: ${many(s.open.waiting_for_schema, "record")}.`, {
     Why: (one.denied_seconds == null ? `there is no answer yet of what schema ${one.kind} ${one.value} is` : `schema ${one.kind} ${one.value} is not known to the registry (or the folder), as it has said for ${age(one.denied_seconds)}`)
-      + `; its records have waited ${age(one.seconds)}.` + (others ? ` So have those of ${many(others, "other schema")}.` : "") + " All other records go on.",
+      + `; its records have waited ${age(one.seconds)}.` + (others ? ` So have those of ${many(others, "other schema")}.` : "") + (stuck ? " Nothing else moves either." : " All other records go on."),
     "What to do": one.denied_seconds == null ? "look after the registry; the log has the reason (schema_unavailable)." : "register it, or find out who writes such records. After PINSTREAM_SCHEMA_PATIENCE they become dead letters.",
   }];
 }
@@ -151,8 +156,8 @@ const awayState = (away, all, go) => ["unreachable", "bad", `Pinterest does not 
 function stuckState(s, go) {
   const waits = s.oldest_open && WAITS[s.oldest_open.waits_for];
   return ["stuck", "bad", `Nothing moves: ${go}.`, {
-    "": `Nothing was settled for ${age(s.stalled_for ?? s.seconds_since_progress)}.` + (waits ? ` The oldest open event waits for ${waits}.` : ""),
-    "What to do": "look at the log's latest warnings; docs/runbook.md says what each means.",
+    "": `Nothing was settled for ${age(s.stalled_for ?? s.seconds_since_progress)}.` + (s.key_store_fails ? " The key store does not answer." : waits ? ` The oldest open event waits for ${waits}.` : ""),
+    "What to do": s.key_store_fails ? "key_store_trouble in the log says which folder it is, and what to do." : "look at the log's latest warnings; docs/runbook.md says what each means.",
   }];
 }
 
@@ -195,6 +200,20 @@ function showLedger(s) {
   put($("sum"), h("b", { class: adds ? "good" : "bad" }, adds ? "It adds up: " : "It does not add up: "), `${parts} ${sumsUp(l) ? "=" : "≠"} ${n(l.read)} read.`,
     s.released ? ` ${many(s.released, "record")} more were let go unsettled when partitions moved; their next owner reads them again.` : "",
     s.passed_over ? ` ${many(s.passed_over, "record")} had been settled before and were passed over.` : "");
+  const lines = missing(s);
+  $("missing").hidden = !lines.length;
+  put($("missing"), h("b", { class: "warn" }, lines.join(" ")), " Since the start; the log says more.");
+}
+
+/** What the ledger cannot know of: records that were never read, or that are not sent here. */
+function missing(s) {
+  const { removed_unread: removed, positions_went_back: back } = s.counts, anew = Object.keys(s.counts.topics_made_anew || {});
+  return [
+    removed && `Kafka removed up to ${many(removed, "record")} before they were read: raise the topic's retention.`,
+    anew.length && `${anew.join(", ")} ${anew.length > 1 ? "were" : "was"} deleted and made anew, and read from the beginning: what was unread before is gone.`,
+    back && `Reading went back ${many(back, "time")}: a log was cut, or a topic made anew.`,
+    s.committed_elsewhere && `${many(s.committed_elsewhere, "partition")} began where the group had committed for another destination: what lies before is not sent to this one.`,
+  ].filter(one => one);
 }
 
 /** From the block on the left to the middle of each row: as thick as its share, and never too thin to be seen. */
@@ -213,6 +232,7 @@ function bands(l) {
 
 function showDestination(s) {
   const word = { open: ["takes events", "good"], throttled: ["is at its limit of calls", "warn"], unreachable: ["does not answer", "bad"], halted: ["refuses us", "bad"] };
+  if (s.guard && s.guard.cause === "destination") word.open = ["refuses events", "bad"];
   put($("destination"), s.destination.accounts.length ? s.destination.accounts.map(a => {
     const [text, cls] = word[a.state] || [a.state, ""];
     return h("div", { class: "account" },
@@ -241,12 +261,6 @@ function showPartitions(s) {
     [n(p.committed), "places"], [n(p.position), "places"], [n(p.end), "places"],
   ])) : h("tbody", null, h("tr", null, h("td", { class: "left soft" }, "None assigned."))));
   $("partitions").className = "stack";
-  const { removed_unread: removed, positions_went_back: back } = s.counts;
-  $("missing").hidden = !removed && !back;
-  put($("missing"), h("b", { class: "warn" }, [
-    removed ? `Kafka removed up to ${many(removed, "record")} before they were read: raise the topic's retention.` : "",
-    back ? `Reading went back ${many(back, "time")}: a log was cut, or a topic made anew.` : "",
-  ].filter(one => one).join(" ")), " Since the start; the log says which.");
   $("more").hidden = all.length <= MANY_PARTITIONS;
   say("more", allPartitions ? `Show the ${MANY_PARTITIONS} with most lag` : `Show all ${all.length} (these have most lag)`);
 }
@@ -373,7 +387,6 @@ function showNotes(s) {
     }
   }
   if (s.commit_metadata !== "maps") lines.push(["commits go without offset maps, which the brokers refuse", "warn", ["offset.metadata.max.bytes"], 1, s.commit_metadata === "ids" ? "topic ids and destination are committed" : "nothing is committed beside the offsets"]);
-  if (s.committed_elsewhere) lines.push(["partition that begins where the group had committed for another destination", "warn", [], s.committed_elsewhere, "what lies before is not sent to this one"]);
   for (const [name, what, cls] of SINGLES) if (s.counts[name]) lines.push([what, cls, [], s.counts[name], ""]);
   put($("notes"), lines.length ? h("table", { class: "stack", "aria-labelledby": "h-notes" }, rows(
     [["Kind", "left"], ["Name", "left"], ["Times", null, "times"], ["The latest of its kind says", "left message"]],

@@ -11,11 +11,21 @@ from dataclasses import replace
 
 import pytest
 
-from consumer.core.statistics import ClockStatistics, Counters, SchemaWait, Statistics
+from consumer.core.statistics import (
+    Cause,
+    ClockStatistics,
+    Counters,
+    GuardStatistics,
+    OldestOpen,
+    SchemaWait,
+    Statistics,
+    WaitsFor,
+)
 from tests.web import page_scenes as scenes
 from tests.web.browser import SIZES, Visit, fits, live, needs_browser, shoot, shows, stand, text, visit
 from tests.web.building import (
     INFO,
+    TOPIC,
     account,
     empty,
     guarded,
@@ -118,7 +128,20 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
             " The oldest has waited 67 min.",
             "is at its limit of calls Goes on by itself in 37 s.",
         ),
-        (empty, "No partitions assigned.", "Nothing sent yet."),
+        (empty, "No partitions assigned yet. The group is still forming", "Nothing sent yet."),
+        (
+            lambda: replace(empty(), joined=True),
+            "No partitions for this member. The group has more members than its topics have partitions",
+            "Nothing sent yet.",
+        ),
+        (
+            lambda: replace(
+                guarded(), guard=GuardStatistics(TOPIC, 501, 1_000, "deliver refused", Cause.DESTINATION)
+            ),
+            "Intake has stopped: too many records would be dead letters. Why: of the latest 1,000 records of orders, "
+            "501 would be, mostly deliver refused. Nothing is lost. The cause: Pinterest refuses the events. What to",
+            "refuses events 0 calls under way",
+        ),
         (
             lambda: statistics(replace(partition(3, lag=90), unreadable_at=1_020), waiting_for_start=1),
             "1 partition cannot be read on: what Kafka sends is damaged. orders [3] from offset 1,020. It is asked for",
@@ -184,6 +207,28 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
             "Nothing moves: 7 records to go. Nothing was settled for 2 min.",
             "Nothing sent yet.",
         ),
+        (
+            lambda: statistics(
+                partition(open=1, lag=7),
+                stalled_for=130.0,
+                clock=ClockStatistics(70.0, 0.0, 70.0, 0),
+                oldest_open=OldestOpen(TOPIC, 0, 7, 133.0, WaitsFor.KEY_STORE, None),
+            ),
+            "Nothing moves: 7 records to go. Nothing was settled for 2 min. The oldest open event waits for the key",
+            "Nothing sent yet.",
+        ),
+        (
+            lambda: statistics(
+                partition(open=1, lag=7),
+                stalled_for=130.0,
+                waiting_for_schema=1,
+                schemas=(SchemaWait("id", "17", 1, 133.0, None),),
+                oldest_open=OldestOpen(TOPIC, 0, 7, 133.0, WaitsFor.SCHEMA, None),
+            ),
+            "Waiting for schemas: 1 record. Why: there is no answer yet of what schema id 17 is; its records have "
+            "waited 2 min. Nothing else moves either.",
+            "Nothing sent yet.",
+        ),
     ],
     ids=[
         "halted",
@@ -191,6 +236,8 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         "guarded",
         "throttled",
         "unassigned",
+        "spare",
+        "refused",
         "unreadable",
         "unstarted",
         "partly",
@@ -203,6 +250,8 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         "stopping",
         "stuck",
         "stalled",
+        "stalled_beside_a_clock",
+        "stalled_for_a_schema",
     ],
 )
 async def test_each_state_is_said_in_words(
@@ -246,20 +295,24 @@ async def test_a_member_that_lags_says_how_far_and_for_how_long(
         await shoot(shown, f"lagging-{seconds:.0f}", full=False)
 
 
-async def test_what_the_log_lacks_is_said_below_the_partitions(visit: Visit) -> None:
-    """Records removed unread, and positions that went back; nothing where there are none."""
+async def test_what_the_ledger_cannot_know_of_is_said_below_it(visit: Visit) -> None:
+    """Records removed unread, topics made anew, positions that went back, and what was committed for another
+    destination; nothing where there are none."""
     counters = Counters()
     async with stand(scenes.scene(lambda: statistics(partition(), counters=counters))) as server:
         async with visit(server.url) as shown:
             await live(shown)
             assert await shown.locator("#missing").is_hidden()
         counters.removed_unread, counters.positions_went_back = 3_600, 1
-        server.status = scenes.scene(lambda: statistics(partition(), counters=counters))
+        counters.topics_made_anew["orders"] = 1
+        server.status = scenes.scene(lambda: statistics(partition(), counters=counters, elsewhere=4))
         async with visit(server.url) as shown:
             await live(shown)
             assert await text(shown, "#missing") == (
-                "Kafka removed up to 3,600 records before they were read: raise the topic's retention. Reading went "
-                "back 1 time: a log was cut, or a topic made anew. Since the start; the log says which."
+                "Kafka removed up to 3,600 records before they were read: raise the topic's retention. orders was "
+                "deleted and made anew, and read from the beginning: what was unread before is gone. Reading went "
+                "back 1 time: a log was cut, or a topic made anew. 4 partitions began where the group had committed "
+                "for another destination: what lies before is not sent to this one. Since the start; the log says more."
             )
 
 
