@@ -171,7 +171,7 @@ class TestAlerts:
             *("Unreadable", "WaitsForSchema", "MayCountTwice"),
             *("RecordsRemoved", "LogCut", "KeyStoreFull", "ClockOff"),
             *("DestinationUnreachable", "Stalled"),
-            "TopicMadeAnew",
+            *("TopicMadeAnew", "CommitMetadataRefused"),
         }
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
