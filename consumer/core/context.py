@@ -11,7 +11,7 @@ from consumer.core.statistics import Counters
 
 
 class Context:
-    """Set anew for each input by `Pipeline.handle`; the random numbers come from one seed (design.md, rule 9)."""
+    """Set anew for each input by `Pipeline.handle`; the random numbers come from one seed (design.md, rule 10)."""
 
     def __init__(self, policy: Policy, seed: int) -> None:
         self.policy = policy
