@@ -1,4 +1,4 @@
-"""pinstream: commerce events from Kafka to the Pinterest Conversions API, all of them, once, in time.
+"""pinstream: commerce events from Kafka to the Pinterest Conversions API, none lost, in time.
 
 Start reading at docs/architecture.md; the one control flow is consumer/core/pipeline.py.
 """

@@ -200,7 +200,9 @@ def _file(path: Path, documents: Mapping[Path, Json]) -> _File:
     except InvalidSchema as error:
         raise SchemaError(f"{path}: is not an Avro schema: {error}") from None
     except UnicodeEncodeError:
-        raise SchemaError(f"{path}: a name in it has half of a character (a lone surrogate); correct it") from None
+        raise SchemaError(
+            f"{path}: a name in it has half of a character (a lone surrogate); correct it"
+        ) from None
     name = node.name if isinstance(node, Record) else None
     return _File(path, _version(path), schema, name, of_bytes)
 

@@ -12,4 +12,4 @@ from consumer.cli.base import Group
 @click.version_option(__version__, prog_name="pinstream")
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 def main(debug: bool) -> None:
-    """Commerce events from Kafka to the Pinterest Conversions API: all of them, once, in time."""
+    """Commerce events from Kafka to the Pinterest Conversions API: none lost, in time."""
