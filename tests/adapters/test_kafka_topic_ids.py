@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, Uuid
 
+from consumer.adapters.kafka import topic_ids
 from consumer.adapters.kafka.topic_ids import TopicIds, id_text
 from tests.kafka.harness import Kafka, create_topic, unique, until
 
@@ -79,6 +80,23 @@ def test_a_broker_without_a_controller_is_not_asked() -> None:
     assert ids.ask({"a"}, 1.0) == {}
     assert ids.look({"a"}) == {}
     assert admin.asked == []
+
+
+def test_a_cluster_that_has_no_controller_for_a_moment_tells_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start goes without ids. Looks ask seldom at first, hurried or not, and as usual once there is an answer."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(topic_ids.time, "monotonic", lambda: clock.now)
+    admin, ids = made()
+    admin.controller, admin.ids = -1, {"a": ONE}
+    assert ids.ask({"a"}, 1.0) == {}
+    ids.hurry()
+    assert ids.look({"a"}) == {}
+    assert admin.asked == []
+    for wait in (30.0, 3.0):
+        clock.now += wait
+        assert ids.look({"a"}) == {}
+        assert ids.look({"a"}) == {"a": id_text(ONE)}
+    assert len(admin.asked) == 2
 
 
 def test_what_may_pass_is_raised() -> None:

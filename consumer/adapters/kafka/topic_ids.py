@@ -8,8 +8,9 @@ offset of the life before never goes with the id of the next (`consumer.adapters
 blocks: it begins a question every few seconds, and brings the answer of an earlier one. What was asked before an `ask`
 is not brought after it.
 
-Brokers that know no ids (older than 2.8, the embedded one) give none, and topics go without. The embedded one would
-leave the question unanswered, as it has no controller, which librdkafka asks: that is looked for first.
+Brokers that know no ids (older than 2.8, the embedded one) give none, and topics go without. librdkafka asks the
+controller, and waits where there is none. The embedded broker has none, a real cluster has none for a moment: so
+`TopicIds.ask` looks for one first, and a look without one asks seldom, and learns the ids once there is one.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ _EVERY: Final = 3.0
 """Seconds between two questions."""
 _HURRIED: Final = 0.5
 """The same, where something says that a topic may be another one by now."""
+_WITHOUT_CONTROLLER: Final = 30.0
+"""The same, as long as no controller was seen."""
 _TIMEOUT: Final = 10.0
 _SLACK: Final = 1.0
 _LEAST: Final = 0.1
@@ -76,7 +79,7 @@ class TopicIds:
         self._client: Any = None
         self._can_tell = False
         self._asked: dict[str, concurrent.futures.Future[Any]] = {}
-        self._due = 0.0
+        self._hurried = False
         self._asked_at = float("-inf")
 
     def ask(self, topics: Collection[str], timeout: float) -> Mapping[str, str]:
@@ -87,6 +90,7 @@ class TopicIds:
         self._asked = {}
         until = time.monotonic() + timeout
         if not self._tells(timeout):
+            self._asked_at = time.monotonic()
             return {}
         asked = self._describe(topics, max(_LEAST, until - time.monotonic()))
         return {name: found for name, one in asked.items() if (found := _id_of(one, until)) is not None}
@@ -98,15 +102,18 @@ class TopicIds:
             if not all(one.done() for one in self._asked.values()):
                 return {}
             asked, self._asked = self._asked, {}
-            return {name: found for name, one in asked.items() if (found := _id_or_none(one)) is not None}
-        if self._can_tell and topics and now >= max(self._due, self._asked_at + _HURRIED):
-            self._asked_at, self._due = now, now + _EVERY
+            told = {name: found for name, one in asked.items() if (found := _id_or_none(one)) is not None}
+            self._can_tell = self._can_tell or bool(told)
+            return told
+        wait = (_HURRIED if self._hurried else _EVERY) if self._can_tell else _WITHOUT_CONTROLLER
+        if topics and now >= self._asked_at + wait:
+            self._asked_at, self._hurried = now, False
             self._asked = self._describe(topics, _TIMEOUT)
         return {}
 
     def hurry(self) -> None:
         """Ask soon: something says that a topic may be another one by now."""
-        self._due = 0.0
+        self._hurried = True
 
     def close(self) -> None:
         """End the client."""
