@@ -151,7 +151,11 @@ class BoundedSource:
 
         def make() -> _Reader:
             reader = _Reader(self._config, self._parts, self._ready, trouble, self._patience, self._topic_ids)
-            reader.open(self._make_consumer)
+            try:
+                reader.open(self._make_consumer)
+            except BaseException:
+                reader.close_ids()
+                raise
             return reader
 
         self._reader = await self._thread.run(make)
@@ -408,10 +412,16 @@ class _Reader:
 
     def close(self) -> None:
         """End the client."""
-        self._consumer.close()
+        try:
+            self._consumer.close()
+        finally:
+            self.close_ids()
+        self._failure = KafkaError("the Kafka consumer is closed: make a new one")
+
+    def close_ids(self) -> None:
+        """End the client that asks for ids."""
         if self._topic_ids is not None:
             self._topic_ids.close()
-        self._failure = KafkaError("the Kafka consumer is closed: make a new one")
 
     # ------------------------------------------------------------------------------------------- records
 
