@@ -6,11 +6,29 @@ from collections.abc import Callable
 
 import pytest
 
+from consumer.adapters.kafka import member as members
+from tests.adapters.scripted_member import Bench
 from tests.kafka.harness import PROTOCOLS, Kafka, Member, unique
 
-pytestmark = [pytest.mark.kafka, pytest.mark.real_kafka]
+
+def test_only_the_consumers_own_thread_asks_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one asks the coordinator about the member id that was last seen: a client may be closed meanwhile."""
+    asked: list[str] = []
+
+    def is_member(_: object, member: str, timeout: float) -> bool:
+        return bool(asked.append(member)) or len(asked) > 1
+
+    monkeypatch.setattr(members, "is_member", is_member)
+    bench = Bench(settings={"group.protocol": "consumer"})
+    assert not bench.member.is_known()  # nothing was seen of an id yet
+    bench.fetch()
+    bench.consumer.member_id = "used from another thread"
+    assert [bench.member.is_known() for _ in range(3)] == [False, True, True]
+    assert asked == ["one-of-many"] * 2
 
 
+@pytest.mark.kafka
+@pytest.mark.real_kafka
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
 async def test_a_spare_member_knows_that_nothing_is_its_own(
     kafka: Kafka, topic: Callable[..., str], protocol: str

@@ -18,9 +18,10 @@ from consumer.adapters.kafka.starts import Start
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.core import offset_map
 from consumer.core.interface import NewLife
-from consumer.core.model import TopicPartition
+from consumer.core.model import Position, TopicPartition
 from consumer.errors import KafkaError
-from tests.adapters.scripted_member import Bench, FakeConsumer, message, offsets
+from tests.adapters.scripted_member import Bench, FakeConsumer, Ids, message, offsets
+from tests.adapters.test_kafka_forgotten import FORGOTTEN, ended
 from tests.adapters.test_kafka_starts import P0, P1, FakeOffsets, find_starts
 from tests.kafka.broker import wait_until
 from tests.kafka.harness import WITHIN, Kafka, create_topic, produce, unique
@@ -42,11 +43,11 @@ def test_an_offset_of_an_earlier_life_is_the_beginning(reset: str) -> None:
 
 @pytest.mark.parametrize("ids", [{}, {"t": OLD_ID}])
 def test_an_offset_of_this_life_or_of_an_unknown_one_is_the_start(ids: dict[str, str]) -> None:
-    """The same id, or none."""
+    """The same id, or none: then it is of the life that it was committed in, until the brokers tell another id."""
     source = FakeOffsets([7], [9])
     source.metadata = offset_map.write(7, [], None, where="t-0", topic_id=OLD_ID)
     starts = find_starts(source, [P0], "earliest", 1, set(), ids=ids).starts
-    assert starts[P0] == Start(7, None, False, source.metadata, ids.get("t"))
+    assert starts[P0] == Start(7, None, False, source.metadata, OLD_ID)
 
 
 def test_chunks_are_parted_where_offsets_go_back() -> None:
@@ -95,7 +96,7 @@ def test_what_is_not_held_under_that_epoch_is_left_alone() -> None:
 
 
 def test_a_refused_seek_is_tried_again() -> None:
-    """The new topic's leader is not known yet: told, and tried with the next fetch."""
+    """The new topic's leader is not known yet: told, and tried again after a while, not with each fetch."""
     bench = Bench()
     bench.assign(0)
     epoch = bench.told.assignments[0].epoch
@@ -105,6 +106,9 @@ def test_a_refused_seek_is_tried_again() -> None:
     bench.fetch()
     assert [code for code, _ in bench.told.troubles] == ["_STATE"]
     assert len(bench.told.assignments) == 1
+    bench.fetch()
+    assert len(bench.told.troubles) == 1
+    bench.member._anew_due = 0.0
     del bench.consumer.refused["seek"]
     bench.fetch()
     assert len(bench.told.assignments) == 2
@@ -142,6 +146,30 @@ def test_a_group_whose_offsets_went_with_its_topic_is_no_new_group() -> None:
     bench.fetch(take_and_give)
     bench.fetch()
     assert bench.told.assignments[-1].start is None
+
+
+def test_a_group_that_the_brokers_forgot_is_no_new_group() -> None:
+    """Under ``latest`` too: in the cluster that took the place of the other one all is read from the beginning."""
+    bench = Bench(reset="latest", settings={"group.protocol": "consumer"})
+    bench.consumer.stored = {0: 5}
+    bench.assign(0)
+    bench.fetch(lambda _: [ended(FORGOTTEN)])
+    bench.fetch()
+    bench.assign(0)
+    assert [one.start for one in bench.told.assignments] == [5, None]
+
+
+async def test_a_replay_that_may_not_begin_ends_its_clients() -> None:
+    """Its plan is of an earlier life of the topic: nothing is left open for the end of the process to trip over."""
+    ids = Ids()
+    ids.told = {"t": NEW_ID}
+    text = offset_map.write(0, [], None, where="t-0", topic_id=OLD_ID)
+    starts = {TopicPartition("t", 0): Position("t", 0, 0, None, text)}
+    source = BoundedSource({}, [Range("t", 0, 0, 9)], starts=starts, topic_ids=ids)
+    with pytest.raises(KafkaError, match="deleted and made anew"):
+        await source.start()
+    assert ids.closed
+    await source.close(WITHIN)
 
 
 def delete_and_make(kafka: Kafka, topic: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import confluent_kafka
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.core.model import Position
+from consumer.core.model import Position, TopicPartition
 
 
 class CommitResult(NamedTuple):
@@ -92,6 +92,20 @@ def raw_partition(
     if metadata:
         known["metadata"] = metadata
     return RawPartition(topic, partition, offset, **known)
+
+
+class Place(NamedTuple):
+    """Where reading goes on: an offset (None: the beginning), and the leader epoch of what is before it."""
+
+    offset: int | None
+    leader_epoch: int | None
+
+
+def raw_place(name: TopicPartition, place: Place) -> RawPartition:
+    """As librdkafka names it."""
+    if place.offset is None:
+        return RawPartition(*name, confluent_kafka.OFFSET_BEGINNING)
+    return raw_partition(*name, place.offset, place.leader_epoch)
 
 
 def _offsets_of(partitions: Iterable[RawPartition]) -> _Offsets:

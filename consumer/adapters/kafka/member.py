@@ -22,7 +22,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import confluent_kafka
 from confluent_kafka import KafkaException
@@ -33,7 +33,8 @@ from consumer.adapters.kafka.commits import (
     Answer,
     CommitResult,
     Commits,
-    raw_partition,
+    Place,
+    raw_place,
     raw_positions,
 )
 from consumer.adapters.kafka.configuration import is_cooperative, make_client
@@ -67,18 +68,14 @@ the goodbye itself."""
 
 _ASK_GROUP_TIMEOUT: Final = 5.0
 
+_SEEK_AGAIN: Final = 0.5
+"""Seconds until a partition that could not be read from its beginning is tried again."""
+
 _FULL_FOR: Final = 1.0
 """Seconds without room after which partitions are paused."""
 _LOOK_FOR_ROOM: Final = 0.005
 
 _epochs = itertools.count(1)
-
-
-class Place(NamedTuple):
-    """Where reading goes on: an offset (None: the beginning), and the leader epoch of what is before it."""
-
-    offset: int | None
-    leader_epoch: int | None
 
 
 class GroupMember:
@@ -107,6 +104,7 @@ class GroupMember:
         self._topic_ids = topic_ids
         self._anew: dict[TopicPartition, NewLife] = {}
         """What is to be read from the beginning."""
+        self._anew_due = 0.0
         self._timeout = timeout
         self._make_consumer = make_consumer
         self._topics: list[str] = []
@@ -142,9 +140,11 @@ class GroupMember:
         """The brokers do not know the group any more, and this client is of no use."""
         self._open()
 
-    def _open(self) -> None:
-        """A client, which has joined nothing yet."""
+    def _open(self, *, begun: bool = False) -> None:
+        """A client, which has joined nothing yet. `begun`: one before it has begun with partitions."""
         self._joined = False
+        self._member_id: str | None = None
+        """As of the last look at the ends; asked for until the group has said what is ours."""
         callbacks = {"error_cb": self._heard_error, "on_commit": self._commits.heard}
         self._consumer = make_client(self._make_consumer, {**self._config, **callbacks})
         self._unreadable = Unreadable()
@@ -156,6 +156,7 @@ class GroupMember:
             whole=not self._cooperative,
             timeout=self._timeout,
             on_trouble=self._hooks.trouble,
+            begun=begun,
         )
 
     def join(self, topics: list[str]) -> None:
@@ -183,7 +184,7 @@ class GroupMember:
             some_can_start = self._unstarted.ask()
             self._consume(room, 0.0 if some_can_start else timeout)
             self._safely(self._start_reading)
-            if self._anew:
+            if self._anew and time.monotonic() >= self._anew_due:
                 self._safely(self._begin_anew)
         self._look_at_ends()
         self._raise_failure()
@@ -215,8 +216,10 @@ class GroupMember:
         self._commit_last(self._still_ours(positions, epochs), until)
         if not self._held and says_goodbye(self._config):
             leave_without_partitions(self._consumer, self._config, until)
-        self._consumer.close()
-        self._topic_ids.close()
+        try:
+            self._consumer.close()
+        finally:
+            self._topic_ids.close()
         self._commits.drop("_DESTROY")
         self._failure = KafkaError("the Kafka consumer is closed: make a new one")
 
@@ -249,8 +252,9 @@ class GroupMember:
         Under KIP-848 an assignment of nothing comes with no callback: who is a member and was given nothing has heard
         all there is to hear.
         """
-        member = self._consumer.memberid()
-        self._joined = self._joined or bool(member and is_member(self._config, member, _ASK_GROUP_TIMEOUT))
+        member = self._member_id
+        if member and not self._joined and is_member(self._config, member, _ASK_GROUP_TIMEOUT):
+            self._joined = self._member_id == member  # else another client has taken the place of that one
         return self._joined
 
     def waiting_for_start(self) -> int:
@@ -360,7 +364,7 @@ class GroupMember:
             self._left_paused.discard(name)
             try:
                 self._consumer.resume(_raw([name]))
-                self._consumer.seek(_place(name, self._next[name]))
+                self._consumer.seek(raw_place(name, self._next[name]))
             except KafkaException as failure:
                 self._stop_reading(name, exception_error(failure))
 
@@ -369,6 +373,8 @@ class GroupMember:
         if now < self._ends_due:
             return
         self._ends_due = now + _ENDS_EVERY
+        if not self._joined:
+            self._member_id = self._consumer.memberid()
         # librdkafka knows an end from its last fetch, and none before the first: until it hears another one, what was
         # asked for since stands. Ends go back too, where a log was cut or made anew.
         told = {name: self._known_ends(name) for name in self._held}
@@ -399,13 +405,12 @@ class GroupMember:
         self._asked += 1
         name = sorted(known)[self._asked % len(known)]
         try:
-            known[name] = self._consumer.get_watermark_offsets(RawPartition(*name), timeout=_ASK_END_TIMEOUT)[
-                1
-            ]
-        except KafkaException as error:
-            self._hooks.trouble(
-                exception_error(error).name(), "the broker did not say where a partition ends"
+            _, known[name] = self._consumer.get_watermark_offsets(
+                RawPartition(*name), timeout=_ASK_END_TIMEOUT
             )
+        except KafkaException as error:
+            code = exception_error(error).name()
+            self._hooks.trouble(code, "the broker did not say where a partition ends")
 
     # -------------------------------------------------------------------------------------- rebalancing
 
@@ -440,7 +445,7 @@ class GroupMember:
         if not found:
             return
         self._next.update({name: Place(start.offset, start.leader_epoch) for name, start in found})
-        self._assign([_place(name, self._next[name]) for name, _ in found])
+        self._assign([raw_place(name, self._next[name]) for name, _ in found])
         # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857), and the
         # level holds for what comes later, too.
         self._set_pause([name for name, _ in found])
@@ -454,7 +459,8 @@ class GroupMember:
         for name, one in list(self._anew.items()):
             try:
                 self._consumer.seek(RawPartition(*name, confluent_kafka.OFFSET_BEGINNING))
-            except KafkaException as error:  # its leader is not known yet, perhaps: with the next fetch
+            except KafkaException as error:  # its leader is not known yet, perhaps
+                self._anew_due = time.monotonic() + _SEEK_AGAIN
                 text = f"{name.topic}[{name.partition}] cannot be read from its beginning yet: tried again"
                 self._hooks.trouble(exception_error(error).name(), text)
                 continue
@@ -553,7 +559,7 @@ class GroupMember:
         self._commits.drop("_ASSIGNMENT_LOST")
         self._left_paused.clear()
         self._begins, self._ends_of_fetches, self._ends, self._reached = {}, {}, {}, {}
-        self._open()
+        self._open(begun=self._unstarted.begun)
         self.join(self._topics)
 
     # ------------------------------------------------------------------------------------------- errors
@@ -592,9 +598,3 @@ def _raw(names: Iterable[TopicPartition]) -> list[RawPartition]:
 def _assignment(name: TopicPartition, start: Start) -> Assignment:
     offset, leader_epoch, commit, metadata, topic_id, void = start
     return Assignment(*name, next(_epochs), offset, commit, leader_epoch, metadata, topic_id, void)
-
-
-def _place(name: TopicPartition, place: Place) -> RawPartition:
-    if place.offset is None:
-        return RawPartition(*name, confluent_kafka.OFFSET_BEGINNING)
-    return raw_partition(*name, place.offset, place.leader_epoch)

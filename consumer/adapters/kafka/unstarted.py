@@ -43,7 +43,8 @@ class Unstarted:
 
     `has_offsets`, `topic_ids`: see `find_starts`. `whole`: they can begin only together (an eager group assigns all at
     once). `timeout`: seconds that an answer may take. `on_trouble` is told of each question that is not answered in
-    full: a code and a line.
+    full: a code and a line. `begun`: this member began with partitions before, so the group is no new one, whatever
+    the brokers still know of it.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Unstarted:
         whole: bool,
         timeout: float,
         on_trouble: Callable[[str, str], None],
+        begun: bool = False,
     ) -> None:
         self._source = source
         self._offset_reset = offset_reset
@@ -67,7 +69,8 @@ class Unstarted:
         self._patience = _PATIENCE
         self._waiting: dict[TopicPartition, Start | None] = {}
         self._new: set[TopicPartition] = set()
-        self._begun = False
+        self.begun = begun
+        """Whether any began yet."""
         self._ask_due = 0.0
 
     def __len__(self) -> int:
@@ -113,14 +116,14 @@ class Unstarted:
     def take(self) -> list[tuple[TopicPartition, Start]]:
         """Those that can begin, with their starts: they wait no more."""
         startable = self._startable()
-        self._begun = self._begun or bool(startable)
+        self.begun = self.begun or bool(startable)
         for name, _ in startable:
             self.discard(name)
         return startable
 
     def _group_has_offsets(self, timeout: float) -> bool:
         """The brokers forget them with a topic that is deleted; we remember that ours was no new group."""
-        return self._begun or self._has_offsets(timeout)
+        return self.begun or self._has_offsets(timeout)
 
     def _startable(self) -> list[tuple[TopicPartition, Start]]:
         found = sorted((name, start) for name, start in self._waiting.items() if start is not None)
