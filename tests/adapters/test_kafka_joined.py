@@ -16,7 +16,8 @@ def test_only_the_consumers_own_thread_asks_the_client(monkeypatch: pytest.Monke
     asked: list[str] = []
 
     def is_member(_: object, member: str, timeout: float) -> bool:
-        return bool(asked.append(member)) or len(asked) > 1
+        asked.append(member)
+        return len(asked) > 1
 
     monkeypatch.setattr(members, "is_member", is_member)
     bench = Bench(settings={"group.protocol": "consumer"})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, Uuid
 
-from consumer.adapters.kafka import topic_ids
 from consumer.adapters.kafka.topic_ids import TopicIds, id_text
 from tests.kafka.harness import Kafka, create_topic, unique, until
 
@@ -85,7 +85,7 @@ def test_a_broker_without_a_controller_is_not_asked() -> None:
 def test_a_cluster_that_has_no_controller_for_a_moment_tells_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """The start goes without ids. Looks ask seldom at first, hurried or not, and as usual once there is an answer."""
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(topic_ids.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
     admin, ids = made()
     admin.controller, admin.ids = -1, {"a": ONE}
     assert ids.ask({"a"}, 1.0) == {}
