@@ -159,10 +159,12 @@ class Admission:
         if taken:
             self.unparked(taken)
             self.admit()
-        pilot = self._early.pilot(now) if quiet() else None
-        if pilot is not None:
+        while quiet() and (pilot := self._early.pilot(now)) is not None:
             record = pilot.span.record(pilot.place)
-            self.unparked([pilot], self._intake.prepare_by_its_own_clock(record))
+            prepared = self._intake.prepare_by_its_own_clock(record)
+            if type(prepared) is not Delivery:
+                self._early.no_call()
+            self.unparked([pilot], prepared)
             self.admit()
 
     # -- held records

@@ -5,7 +5,9 @@ Theory of operation. A clock is an input like any other, and may be wrong. Two o
 * the platform, in the ``Date`` of its own answers (whole seconds). It was written between the call and its answer, so
   it gives bounds of how far our clock is off. What is kept of it is what the platform's clock shows more than our
   monotonic one, which nobody sets: so it holds on while our clock is set right, or wrong. Of the last few answers the
-  median counts, lest one server among many that is wrong itself moves us to and fro.
+  median counts, lest one server among many that is wrong itself moves us to and fro. While there are fewer than three,
+  one counts only if another clock bears it out, ours or that of the records: were a single wrong one believed, all
+  events might be refused by it, no call would be made any more, and so nothing would ever put it right.
 * the records, in their Kafka timestamps: one that is stamped later than now says that our clock is behind, or that of
   its producer (or broker) ahead. That is no proof, so it moves nothing; of late fetches the median is shown.
 
@@ -40,11 +42,16 @@ SKEW: Final = 300.0
 _JUMP: Final = 5.0
 """Seconds. Clocks that are slewed, and processes that stand still, do not differ by so much between two inputs."""
 _ANSWERS: Final = 5
+_ENOUGH: Final = 3
+"""Answers from which on the median counts, whatever other clocks say: one that is wrong does not move it."""
 _STAMPS: Final = 32
 _LATELY: Final = 600.0
 """Seconds for which a record's timestamp says something of what time it is."""
 _LOOK_EVERY: Final = 1.0
 _REMIND_EVERY: Final = 60.0
+
+_Bounds = tuple[float, float]
+"""What a clock shows more than the monotonic one: at least, and at most."""
 
 
 class Clock:
@@ -55,8 +62,10 @@ class Clock:
         self._local = Instant(0.0, 0.0)
         self._above: float | None = None
         """What our clock shows more than the monotonic one."""
-        self._platform: deque[tuple[float, float]] = deque(maxlen=_ANSWERS)
-        """What the platform's shows more than the monotonic one: at least, and at most."""
+        self._answers: deque[_Bounds] = deque(maxlen=_ANSWERS)
+        """What the platform's clock showed in its latest answers."""
+        self._platform: _Bounds | None = None
+        """What of that counts; None: nothing yet."""
         self._stamps: deque[tuple[float, float]] = deque(maxlen=_STAMPS)
         """When records were fetched (monotonic), and how much more than that they were stamped with."""
         self.certain = False
@@ -78,6 +87,8 @@ class Clock:
     def _jumped(self, now: Instant, seconds: float) -> None:
         self.version += 1
         self.certain = self.certain and abs(self._behind(now) or 0.0) < WORTH_A_WORD
+        if not self.certain:
+            self._answers.clear()
         self._context.report("warning", "clock_jumped", seconds=round(seconds, 1))
 
     def answered(self, date: str | None, sent_at: float) -> None:
@@ -86,14 +97,26 @@ class Clock:
         if moment is None:
             return
         before = self._behind(self._local) if self.certain else None
-        if before is None:
-            self._platform.clear()
-        self.certain = True
-        self._platform.append((moment - self._local.monotonic, moment + 1 - sent_at))
+        self._answers.append((moment - self._local.monotonic, moment + 1 - sent_at))
+        counts = self._what_counts()
+        if counts is None:
+            return
+        self._platform, self.certain = counts, True
         behind = self._behind(self._local) or 0.0
         if before is None or abs(before - behind) > _JUMP:
             self.version += 1
         self._context.begin(self.correct(self._local))
+
+    def _what_counts(self) -> _Bounds | None:
+        """What of the platform's answers is to be believed; None: nothing yet."""
+        if len(self._answers) >= _ENOUGH:
+            _, *counts = median_low((least + most, least, most) for least, most in self._answers)
+            return counts[0], counts[1]
+        for clock in (self._above, self._stamped(self._local)):
+            for answer in reversed(self._answers):
+                if clock is not None and abs(_beyond(clock, answer)) < WORTH_A_WORD:
+                    return answer
+        return None
 
     def fetched(self, chunks: Iterable[Chunk]) -> None:
         """Records came, which tell what time it was when they were stamped."""
@@ -120,17 +143,18 @@ class Clock:
 
     def _behind(self, now: Instant) -> float | None:
         """Seconds that our clock is behind the platform's, at least; ahead, if negative. None: not known."""
-        if not self._platform:
-            return None
-        # In the order of their middles.
-        _, least, most = median_low((low + high, low, high) for low, high in self._platform)
-        above = now.unix - now.monotonic
-        return max(0.0, least - above) + min(0.0, most - above)
+        return None if self._platform is None else _beyond(now.unix - now.monotonic, self._platform)
+
+    def _stamped(self, now: Instant) -> float | None:
+        """How much more than the monotonic clock records of late were stamped with: half of the fetches by more, half
+        by less; None: none were."""
+        lately = [above for at, above in self._stamps if now.monotonic - at <= _LATELY]
+        return median_low(lately) if lately else None
 
     def _stamped_ahead(self, now: Instant) -> float:
-        """Seconds that records of late were stamped ahead of our clock: half of the fetches by more, half by less."""
-        lately = [above for at, above in self._stamps if now.monotonic - at <= _LATELY]
-        return max(0.0, median_low(lately) - (now.unix - now.monotonic)) if lately else 0.0
+        """Seconds that records of late were stamped ahead of our clock."""
+        stamped = self._stamped(now)
+        return 0.0 if stamped is None else max(0.0, stamped - (now.unix - now.monotonic))
 
     # -- what is told
 
@@ -163,6 +187,12 @@ class Clock:
         behind = self._behind(now)
         corrected = behind if behind is not None and abs(behind) >= WORTH_A_WORD else 0.0
         return ClockStatistics(behind, self._stamped_ahead(now), corrected, early)
+
+
+def _beyond(above: float, bounds: _Bounds) -> float:
+    """By how much a clock that shows so much more than the monotonic one is behind these bounds; ahead, if negative."""
+    least, most = bounds
+    return max(0.0, least - above) + min(0.0, most - above)
 
 
 def _moment(date: str | None) -> float | None:

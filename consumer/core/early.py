@@ -22,7 +22,7 @@ from consumer.core.model import Instant
 from consumer.core.parking import Parked
 
 _PILOT_EVERY: Final = 1.0
-"""Seconds between two pilots: one may turn out to be a duplicate, for which nobody is called."""
+"""Seconds between two pilots: there may be answers without a Date, and each pilot is a call of its own."""
 
 _ROUNDING: Final = 0.01
 
@@ -80,6 +80,10 @@ class EarlyRecords:
         parked = heapq.heappop(self._waiting)[2]
         self.size -= _size((parked,))
         return parked
+
+    def no_call(self) -> None:
+        """A pilot turned out to need no call (it was delivered before, say): the next may go at once."""
+        self._pilot_at = -math.inf
 
     def purge(self) -> None:
         """Forget records that are no longer ours."""

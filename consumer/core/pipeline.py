@@ -411,6 +411,7 @@ class Pipeline:
         if not any(happened.found) and all_accepted(leaders):
             self._to_be_sent(leaders)
             return
+        self.early.no_call()
         for leader, found in zip(leaders, happened.found, strict=True):
             if found:
                 duplicates = (leader, *self.claims.confirm(leader))

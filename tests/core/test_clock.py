@@ -266,3 +266,64 @@ def test_a_record_that_waits_for_the_clock_says_so() -> None:
     [(_, _, waits)] = core.pipeline.early._waiting
     found = describe(core.pipeline, *waits, core.instant())
     assert (found.offset, found.waits_for.value) == (1, "clock")
+
+
+@pytest.mark.parametrize("off", [-FAR, FAR, -86_400.0 * 9, 86_400.0 * 9])
+def test_one_wrong_answer_alone_is_not_believed(off: float) -> None:
+    """It is the first, and neither our clock nor the records bear it out: else all events would be refused by it, and
+    no call would be made any more that could put it right."""
+    core = core_of(0.0)
+    fetch(core, ("first", 0.0))
+    core.look_up()
+    answer(core, off=off)
+    clock = core.statistics().clock
+    assert (clock.platform, clock.corrected, core.pipeline.clock.certain) == (None, 0.0, False)
+    fetch(core, ("now", 0.0), ("long ago", -86_400.0 * 6))
+    assert refused(core) == []
+    core.look_up()
+    answer(core)
+    assert core.pipeline.clock.certain
+    assert core.statistics().clock.corrected == 0
+
+
+def test_after_a_jump_one_wrong_answer_alone_is_not_believed() -> None:
+    """What was heard before is doubtful, and so is what only one answer says."""
+    core = heard(core_of(0.0))
+    core.clock_off = FAR  # the machine was suspended
+    core.feed(i.Tick())
+    fetch(core, ("a", FAR), stamped=FAR)
+    proof = core.take(i.Commit)
+    core.feed(i.CommitDone(proof.number, proof.positions, None))
+    core.look_up()
+    answer(core, off=-FAR)
+    assert not core.pipeline.clock.certain
+
+
+def test_three_answers_are_believed_whatever_other_clocks_say() -> None:
+    """Our clock is behind, and the records are old ones, stamped long ago."""
+    core = core_of(-FAR)
+    for n in range(3):
+        assert core.statistics().clock.platform is None
+        fetch(core, (f"{n}", -86_400.0), stamped=-86_400.0)
+        core.look_up()
+        answer(core)
+    assert core.statistics().clock.corrected == pytest.approx(FAR, abs=1.1)
+    core.advance(3_600.0)
+    assert core.statistics().clock.corrected == pytest.approx(FAR, abs=1.1), (
+        "and for as long as nothing else is said"
+    )
+
+
+def test_what_needs_no_call_tells_no_time_and_the_next_goes_at_once() -> None:
+    """After a crash much is read again that was delivered: all of it is found out at once, and not one a second."""
+    core = core_of(0.0)
+    fetch(core, *((f"{n}", 0.0) for n in range(20)))
+    core.look_up()
+    answer(core)
+    again = core_of(-FAR)
+    again.stored_keys = core.stored_keys
+    fetch(again, *((f"{n}", 0.0) for n in range(20)), ("new", 0.0))
+    again.look_up()
+    assert answer(again) == 1
+    assert (again.statistics().clock.early, again.committable()) == (0, 21)
+    assert again.now == core.now, "nothing had to wait"

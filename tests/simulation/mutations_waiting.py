@@ -130,6 +130,12 @@ def anybody_s_clock_is_believed(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutation
+def one_answer_is_believed_whatever_it_says(patch: pytest.MonkeyPatch) -> None:
+    """Though no other clock bears it out."""
+    patch.setattr("consumer.core.clock._ENOUGH", 1)
+
+
+@mutation
 def nobody_asks_what_time_it_is(patch: pytest.MonkeyPatch) -> None:
     """All events wait for an answer of the platform, and none is sent."""
     due = EarlyRecords.due

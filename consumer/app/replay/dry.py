@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from email.utils import formatdate
 
 import orjson
 
@@ -13,13 +14,14 @@ class AcceptsAll:
     """An `Api` that says processed of every event, at once."""
 
     async def send(self, command: Send) -> Answered:
-        """As the API answers when all is well."""
+        """As the API answers when all is well. Nobody else says what time it is here: this machine's clock counts, and
+        what lies ahead of it need not wait for a word."""
         body = {
             "num_events_received": command.events,
             "num_events_processed": command.events,
             "events": [{"status": "processed"}] * command.events,
         }
-        return Answered(command.number, 200, {}, orjson.dumps(body))
+        return Answered(command.number, 200, {"date": formatdate(usegmt=True)}, orjson.dumps(body))
 
     async def read_token(self) -> bool:
         """There is none."""
