@@ -147,7 +147,7 @@ class Answers:
             self._again(batch, self._context.now.monotonic)
         else:
             self._dispatcher.accept(batch)
-            self._dispatcher.queue(batch.account).gate.speed_up()
+            self._dispatcher.queue(batch.account).gate.judged(self._context.now.monotonic)
             self._judged(batch, verdict, rid)
 
     def _judged(
@@ -248,7 +248,7 @@ class Answers:
             "warning", "no_verdict", account=batch.account, reason=reason, said=said, events=len(batch.deliveries),
             attempt=batch.attempts, retry_seconds=round(delay, 3), request_id=rid,
         )  # fmt: skip
-        suspect = batch.failures >= _SUSPECT_AFTER and queue.gate.heard_at > batch.failing_since
+        suspect = batch.failures >= _SUSPECT_AFTER and queue.gate.judged_at > batch.failing_since
         parts = [batch]
         if len(batch.deliveries) > 1 and (verdict.too_large or suspect):
             if verdict.too_large:
@@ -265,6 +265,7 @@ class Answers:
         gate = self._dispatcher.queue(batch.account).gate
         gate.postpone_probe(context.now.monotonic)
         batch.failures += 1
+        batch.failing_since = context.now.monotonic  # for want of quota, not for anything in it
         if wait is None or wait < context.policy.delivery_backoff.base:
             # Clocks differ: a moment in the past must not turn a throttled client into a hammer.
             backoff = context.policy.delivery_backoff.delay(batch.failures, 0.5 + context.jitter() / 2)

@@ -31,8 +31,8 @@ _GROW_AFTER, _GROW_AFTER_MOST = 15.0, 600.0
 class Batch:
     """Deliveries that go in one call.
 
-    `attempts` counts the calls made with them, `failures` those in a row that brought no verdict; `failing_since` is
-    when the first of these was answered, or when the batch was cut off another one.
+    `attempts` counts the calls made with them, `failures` those in a row that brought no verdict. Since
+    `failing_since` it may be what is in them: since the first of these, the last 429, or the cut from another batch.
     """
 
     __slots__ = (

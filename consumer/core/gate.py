@@ -69,8 +69,8 @@ class Gate:
         self.halt: Halt | None = None
         self.silent_since: float | None = None
         """Since when calls go out and bring no verdict; None: none is out there."""
-        self.heard_at = float("-inf")
-        """When a call last brought a verdict."""
+        self.judged_at = float("-inf")
+        """When a call last brought a verdict on events."""
         self.last_trouble = ""
         """Why the latest call without a verdict brought none, in words."""
         self.told_silence = False
@@ -115,13 +115,13 @@ class Gate:
         """No verdict came: half as many at once."""
         self.pace = max(1.0, self.pace / 2)
 
-    def speed_up(self) -> None:
-        """A verdict came: one more at once."""
+    def judged(self, now: float) -> None:
+        """A verdict on events came: one more call at once."""
+        self.judged_at = now
         self.pace = min(float(self._policy.concurrency), self.pace + 1)
 
     def heard(self, now: float, in_flight: int) -> bool:
         """The platform said something; `in_flight` more calls wait for an answer. True if that ends a told silence."""
-        self.heard_at = now
         self.silent_since = now if in_flight else None
         told, self.told_silence = self.told_silence, False
         return told

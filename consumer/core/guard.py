@@ -44,7 +44,7 @@ _Reason = tuple[Stage, str]
 
 
 class _Slice(NamedTuple):
-    """Records that were read at once and have a place: their offsets, and the number of the first."""
+    """Records that were read one after the other and have a place: their offsets, and the number of the first."""
 
     partition: int
     offsets: Sequence[int]
@@ -79,7 +79,7 @@ class _Sample:
         numbers: Sequence[int] = range(begin, self._first + len(marks))
         if len(numbers) == len(kinds):
             # Nearly always; without a loop of Python's, this is all that the guard costs while nothing is refused.
-            self._slices.append(_Slice(partition, offsets, begin))
+            self._keep(partition, offsets, begin)
         else:
             taken = [kind is not Filtered for kind in kinds]
             if numbers:
@@ -92,6 +92,19 @@ class _Sample:
             while self._slices[0].begin + len(self._slices[0].offsets) <= self._first:
                 self._slices.popleft()
         return numbers
+
+    def _keep(self, partition: int, offsets: Sequence[int], begin: int) -> None:
+        """Remember where these stand, long after their records: without gaps, together with those before them."""
+        first, after = offsets[0], offsets[-1] + 1
+        if after - first != len(offsets):
+            self._slices.append(_Slice(partition, offsets, begin))
+            return
+        if self._slices:
+            of, before, number = self._slices[-1]
+            if of == partition and type(before) is range and before.stop == first:
+                self._slices[-1] = _Slice(partition, range(before.start, after), number)
+                return
+        self._slices.append(_Slice(partition, range(first, after), begin))
 
     def _forget(self, partition: int, offset: int) -> None:
         """A partition is read again from here on: each record has one place, that of its latest reading."""
@@ -118,11 +131,11 @@ class _Sample:
         most, marks, news = self._most, self._marks, self._news
         if not news or len(marks) < most:
             return None
-        if _LEFT in marks:
+        begin, end = min(news) - self._first - most + 1, max(news) - self._first + most
+        around = marks[max(0, begin) : max(0, end)]
+        if _LEFT in around:
+            # Whose neighbours stand further off than that, nobody knows without a look at all of them.
             around = marks.translate(None, bytes((_LEFT,)))
-        else:
-            begin, end = min(news) - self._first - most + 1, max(news) - self._first + most
-            around = marks[max(0, begin) : max(0, end)]
         if len(around) < most:
             # Too few say nothing; they are weighed when more are read.
             return None

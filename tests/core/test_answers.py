@@ -419,6 +419,21 @@ def test_one_event_that_a_middleman_blocks_waits_and_holds_up_no_other() -> None
     assert totals.open <= 5
 
 
+def test_a_platform_that_has_too_much_to_do_is_not_asked_in_smaller_pieces() -> None:
+    """It answers with 503 and 429 by turns: that says nothing of what is in a batch, so none is cut."""
+    core, send = sent(*(event(str(n)) for n in range(8)), batch_events=8, concurrency=2)
+    core.fetch(*(event(str(n)) for n in range(8, 16)))
+    core.look_up()
+    ends, status = core.now + 600.0, 503
+    while core.now < ends:
+        core.answer(send, status, b"too much to do", {"retry-after": "1"})
+        status = 503 if status == 429 else 429
+        core.until(lambda: core.has(i.Send))
+        send = core.take(i.Send)
+        assert send.events == 8
+    assert core.statistics().counters.bisected == 0
+
+
 def test_batches_grow_again() -> None:
     """A quarter of a minute after the last one that was too large the limit doubles: the middleman may be gone."""
     core, send = sent(*(event(str(n), text="x" * 200) for n in range(8)), batch_events=8)

@@ -130,7 +130,7 @@ def test_the_pace_halves_in_trouble_and_grows_by_one() -> None:
     assert gate.opens_at(0.0, 0) == 0.0
     assert gate.opens_at(0.0, 1) is None
     for _ in range(20):
-        gate.speed_up()
+        gate.judged(0.0)
     assert gate.pace == 8.0
     assert gate.opens_at(0.0, 7) == 0.0
     assert gate.opens_at(0.0, 8) is None

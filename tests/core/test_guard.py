@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import orjson
 import pytest
 
 from consumer.core import interface as i
+from consumer.core.dedup import Delivery
+from consumer.core.guard import _Sample
 from tests.core.building import (
     TOPIC,
     UNDECODABLE,
@@ -306,6 +309,32 @@ def test_a_verdict_counts_however_late_while_its_place_is_kept() -> None:
             judge(core)
         core.deny_schema()
         assert (tripped(core) is not None) == trips, behind
+
+
+class Marks(bytearray):
+    """Counts how often all of them are gone through."""
+
+    looked_at = 0
+
+    def translate(self, table: Any, /, delete: bytes = b"") -> bytearray:
+        """See `bytearray.translate`."""
+        self.looked_at += 1
+        return super().translate(table, delete)
+
+
+def test_a_second_reading_costs_no_more_than_the_first() -> None:
+    """Of thousands of records that are kept only the neighbours of what is refused are weighed, and of places in a
+    partition that is read in order next to nothing is kept."""
+    sample = _Sample(100, 5_000)
+    marks = sample._marks = Marks()
+    for _ in range(2):
+        marks.looked_at = 0
+        for begin in range(0, 4_000, 50):
+            numbers = sample.add(0, array("q", range(begin, begin + 50)), [Delivery] * 50)
+            sample.mark(numbers[7], 1)
+            assert sample.worst(51) is None
+        assert marks.looked_at <= 3, "only where the neighbours are those of the first reading"
+        assert len(sample._slices) <= 2
 
 
 def test_without_a_guard_a_topic_may_be_dead_letters_alone() -> None:
