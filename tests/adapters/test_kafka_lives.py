@@ -43,11 +43,11 @@ def test_an_offset_of_an_earlier_life_is_the_beginning(reset: str) -> None:
 
 @pytest.mark.parametrize("ids", [{}, {"t": OLD_ID}])
 def test_an_offset_of_this_life_or_of_an_unknown_one_is_the_start(ids: dict[str, str]) -> None:
-    """The same id, or none: then it is of the life that it was committed in, until the brokers tell another id."""
+    """The same id, or none."""
     source = FakeOffsets([7], [9])
     source.metadata = offset_map.write(7, [], None, where="t-0", topic_id=OLD_ID)
     starts = find_starts(source, [P0], "earliest", 1, set(), ids=ids).starts
-    assert starts[P0] == Start(7, None, False, source.metadata, OLD_ID)
+    assert starts[P0] == Start(7, None, False, source.metadata, ids.get("t"))
 
 
 def test_chunks_are_parted_where_offsets_go_back() -> None:

@@ -102,10 +102,7 @@ def find_starts(
     except KafkaException as error:
         return Found({}, error)
     found = _find(source, partitions, offset_reset, until, new, has_offsets, told, ids)
-    with_ids = {
-        name: one if (told_id := ids.get(name.topic)) is None else one._replace(topic_id=told_id)
-        for name, one in found.starts.items()
-    }
+    with_ids = {name: one._replace(topic_id=ids.get(name.topic)) for name, one in found.starts.items()}
     return Found(with_ids, found.failure)
 
 
@@ -192,15 +189,10 @@ def _failure_of(told: Iterable[RawPartition]) -> KafkaException | None:
 
 def _committed_start(name: TopicPartition, told: RawPartition, topic_id: str | None) -> Start:
     metadata = _metadata(told)
-    where = map_place(name)
-    if offset_map.is_void(metadata, told.offset, where=where, topic_id=topic_id):
+    if offset_map.is_void(metadata, told.offset, where=map_place(name), topic_id=topic_id):
         return _BEGINNING._replace(metadata=metadata, void=told.offset)
     leader = told.leader_epoch
-    # Where the brokers tell no id (the topic is not there right now, say), the offset is of the life that it was
-    # committed in: an id that is told later is compared with that one.
-    of = offset_map.read_metadata(metadata, told.offset, where=where)
-    committed_id = None if of is None else of.topic_id
-    return Start(told.offset, leader if (leader or 0) >= 0 else None, False, metadata, committed_id)
+    return Start(told.offset, leader if (leader or 0) >= 0 else None, False, metadata)
 
 
 def _metadata(told: RawPartition) -> str:
