@@ -17,6 +17,8 @@ from consumer.app.check import api as questions
 from consumer.app.check import local
 from consumer.app.check.local import page
 from consumer.app.check.rows import Found
+from consumer.core import offset_map
+from consumer.core.destination import destination_tag
 from consumer.errors import SettingsError
 from consumer.settings import load
 from tests.end_to_end.api import Api, Loop
@@ -255,6 +257,20 @@ class TestGroup:
         env = run_environment(tmp_path, kafka, topic, group, api.url, KAFKA_AUTO_OFFSET_RESET="latest")
         expected = f"{group}: new to these topics, begins at the beginning: 3 records; "
         assert check(env).text("consumer group", "ok").startswith(expected)
+
+    def test_what_was_committed_for_another_destination(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
+        """A sandbox, mostly: what lies before is not sent to this one. Said of this one's own commits it is not."""
+        topic, group = new_topic(kafka), new_group()
+        produce(kafka, topic, [b"1", b"2", b"3"])
+        env = run_environment(tmp_path, kafka, topic, group, api.url)
+        for url, told in ((api.url, False), ("http://sandbox.example/v5", True)):
+            tag = destination_tag(url, test_mode=False)
+            metadata = offset_map.write(2, [], None, where=f"{topic}-0", destination=tag)
+            commit(kafka, group, topic, 2, metadata=metadata)
+            found = check(env)
+            assert ("consumer group" in found.names("warning")) is told
+        text = found.text("consumer group", "warning")
+        assert text.startswith(f"{topic}[0]: committed for another PINTEREST_API_URL or PINTEREST_TEST_MODE")
 
     def test_an_offset_beyond_the_end(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
         """The topic was made anew, or it is another cluster: worth a look before it runs."""

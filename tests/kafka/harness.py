@@ -109,10 +109,11 @@ def read_all(kafka: Kafka, topic: str, count: int) -> list[Message]:
     return found
 
 
-def commit(kafka: Kafka, group: str, topic: str, offset: int, partition: int = 0) -> None:
+def commit(kafka: Kafka, group: str, topic: str, offset: int, partition: int = 0, metadata: str = "") -> None:
     """Commit from outside the group (it must have no members)."""
     consumer = Consumer({**kafka.config, "group.id": group, "enable.auto.commit": False, "log_level": 0})
-    consumer.commit(offsets=[RawPartition(topic, partition, offset)], asynchronous=False)
+    position = RawPartition(topic, partition, offset, metadata=metadata)
+    consumer.commit(offsets=[position], asynchronous=False)
     consumer.close()
 
 

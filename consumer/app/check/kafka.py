@@ -9,6 +9,9 @@ from consumer.adapters.kafka.ranges import Extent
 from consumer.adapters.kafka.topic_settings import TopicSettings, topic_settings
 from consumer.app import building
 from consumer.app.check.rows import TIMEOUT, Found, Said, Skip, cluster_of, count, names
+from consumer.core import offset_map
+from consumer.core.assignment import map_place
+from consumer.core.destination import destination_tag
 from consumer.core.interface import FetchSchema, SchemaUnavailable
 from consumer.core.model import Position, SchemaRef, TopicPartition
 from consumer.errors import KafkaError, RegistryError
@@ -46,7 +49,8 @@ async def group(found: Found) -> Said:
         members = await offsets.view()
         extents = await offsets.extents(partitions)
     begin = _begin(kafka.group_id, kafka.auto_offset_reset, positions, extents)
-    return Said(f"{kafka.group_id}: {begin}; {_members(members)}", list(_astray(positions, extents)))
+    warnings = [*_astray(positions, extents), *_elsewhere(found, positions, extents)]
+    return Said(f"{kafka.group_id}: {begin}; {_members(members)}", warnings)
 
 
 def _begin(
@@ -104,6 +108,29 @@ def _astray(
                 f"{_named(name)}: committed is {position.next_offset:,}, but it ends at {extent.end:,}: the topic was "
                 "made anew, or this is another cluster; see `pinstream offsets show`"
             )
+
+
+def _elsewhere(
+    found: Found, positions: Mapping[TopicPartition, Position], extents: Mapping[TopicPartition, Extent]
+) -> Iterator[str]:
+    destination = destination_tag(found.settings.pinterest.api_url, found.settings.pinterest.test_mode)
+    other = [
+        _named(name)
+        for name in extents
+        if name in positions and _destination_of(positions[name]) not in (None, destination)
+    ]
+    if other:
+        yield (
+            f"{names(other)}: committed for another PINTEREST_API_URL or PINTEREST_TEST_MODE; what lies before is not "
+            "sent to this one: give each its own KAFKA_GROUP_ID, or move the group with `pinstream offsets set`"
+        )
+
+
+def _destination_of(position: Position) -> str | None:
+    """For whom it was committed; None: it does not say."""
+    where = map_place(TopicPartition(position.topic, position.partition))
+    told = offset_map.read_metadata(position.metadata, position.next_offset, where=where)
+    return None if told is None else told.destination
 
 
 async def dead_letters(found: Found) -> Said:
