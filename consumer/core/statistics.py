@@ -77,7 +77,7 @@ class Counters:
         self.positions_went_back = 0
         """Times that a position went back: a log was cut, or a topic made anew."""
         self.keys_forgotten_early = 0
-        """Keys that the key store forgot before their window was over, for want of space."""
+        """Keys that the key store, being full, forgot before their window was over."""
         self.delivered_after_release = 0
         """Delivered for a partition that was no longer ours when the answer came."""
 
@@ -287,12 +287,16 @@ _BY_TIME: Final = frozenset({"future_event_time", "expired"})
 _REMEDIES: Final = {
     Cause.SCHEMA: "correct the schema (at the producer, in the registry or in PINSTREAM_SCHEMAS_DIR)",
     Cause.MAPPING: "correct the mapping or the producer",
-    Cause.CLOCK: "compare the producers' clocks with this machine's, set the wrong one right",
+    Cause.CLOCK: "compare the producers' clocks with this machine's, set the wrong one right (far in the future: see "
+    "whether time_unit is right)",
     Cause.DESTINATION: "find out why Pinterest refuses these events (its words are in the log: events_refused), "
     "have that corrected",
 }
-_TOO_OLD = "raise PINSTREAM_MAX_EVENT_AGE, or move the group past them (pinstream offsets set)"
-"""No clock makes an event younger."""
+_TOO_OLD = (
+    "see whether time_unit is right; if so, raise PINSTREAM_MAX_EVENT_AGE, or move the group past them (pinstream "
+    "offsets set)"
+)
+"""No clock makes an event younger; but a time in another unit may lie in 1970."""
 
 
 def cause_of(stage: Stage, code: str) -> Cause:
@@ -301,8 +305,8 @@ def cause_of(stage: Stage, code: str) -> Cause:
 
 
 class GuardStatistics(NamedTuple):
-    """The guard has tripped: of `of` records of `topic` that were read one after the other, so many `rejected` would
-    be dead letters."""
+    """The guard has tripped: of `of` records of `topic` that were read one after the other, `rejected` would be dead
+    letters."""
 
     topic: str
     rejected: int
@@ -353,9 +357,9 @@ class Statistics:
     joined: bool = False
     """Whether the group has said what is ours, nothing included."""
     stalled_for: float | None = None
-    """There is work, and nothing was settled for so many seconds; None: not for too long."""
+    """There is work, and nothing was settled for this many seconds; None: not for too long."""
     key_store_fails: bool = False
-    """The key store was last asked, or given keys, in vain."""
+    """The latest look-up or write of the key store failed."""
     waiting_for_start: int = 0
     """Partitions that are ours and not read yet: the brokers have not said where to start."""
     guard: GuardStatistics | None = None

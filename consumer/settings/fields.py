@@ -105,9 +105,9 @@ class KafkaSettings(Group):
     ] = _setting(
         "KAFKA_AUTO_OFFSET_RESET",
         "earliest",
-        "where to start without a valid offset: earliest loses nothing, error stops;"
-        " latest only for a group that has no offsets yet, of whatever topic, with a warning: what is new to any other"
-        " is read from the beginning",
+        "where to start without a valid offset: earliest loses nothing; error stops; latest begins at the end, with a"
+        " warning, and only in a group without offsets of any topic: any other reads what is new to it from the"
+        " beginning",
     )
     properties: Mapping[str, SecretStr] = _setting(
         "KAFKA_…",
@@ -303,7 +303,7 @@ class PinstreamSettings(Group):
     schema_patience: Annotated[float, duration("100ms", "365d", zero="for ever")] = _setting(
         "PINSTREAM_SCHEMA_PATIENCE",
         "5m",
-        "how long the registry has to say that there is no such schema until the records that wait for it are dead "
+        "how long the registry has to deny that it has a schema before the records that wait for it become dead "
         "letters: a registry may know a new one late; 0: for ever",
         unit="duration",
     )
@@ -332,8 +332,8 @@ class PinstreamSettings(Group):
     dead_letter_sample: Annotated[int, whole(10, 1_000_000)] = _setting(
         "PINSTREAM_DEAD_LETTER_SAMPLE",
         "1000",
-        "of so many latest records of a topic, in the order of their offsets, the share is taken, and of no fewer: a"
-        " few bad ones say nothing",
+        "how many of a topic's latest records, in the order of their offsets, the share is taken of; fewer never stop"
+        " intake: a few bad ones say nothing",
         unit="records",
     )
     commit_interval: Annotated[float, duration("10ms", "5m")] = _setting(
@@ -352,7 +352,8 @@ class PinstreamSettings(Group):
     stall_after: Annotated[float, duration("1s", "1d")] = _setting(
         "PINSTREAM_STALL_AFTER",
         "2m",
-        "work to do, and nothing settled for so long: page, log, metrics and an alert say so",
+        "how long nothing may settle while there is work, before page, log, metrics and an alert say so; /healthz"
+        " stays good: a restart would not help",
         unit="duration",
     )
     http_address: Annotated[HttpAddress | None, BeforeValidator(parse_http_address)] = _setting(

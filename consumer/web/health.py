@@ -6,7 +6,7 @@ registry, a shared store, a full disk, somebody's hanging transaction. What stan
 name, on the page, in the log, as a metric and an alert (`consumer.core.stall`), and `unreadiness` where nothing could
 be delivered. A restart helps where the process itself does not go on:
 
-* a loop that stands still: then nobody answers the probe at all;
+* a loop that stands still: then the probe is not answered at all;
 * a fetch that does not come back. Brokers that are away do not hold one up: each question has its time limit, and so
   has a rebalance, which waits for a drain. What takes longer than all of them together hangs in this process;
 * a ledger that does not add up: nothing is committed any more, and a restart begins new books;

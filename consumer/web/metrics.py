@@ -70,7 +70,7 @@ _COUNTS: tuple[tuple[str, str, Callable[[Counters], int]], ...] = (
     ),
     (
         "pinstream_keys_forgotten_early",
-        "Keys of delivered events that the key store forgot before their window was over, for want of space.",
+        "Keys of delivered events that the key store forgot before their window was over, since it was full.",
         lambda c: c.keys_forgotten_early,
     ),
     (
@@ -266,7 +266,7 @@ def _levels(statistics: Statistics) -> Iterator[Metric]:
         ),
         (
             "pinstream_key_store_failing",
-            "1: the key store was last asked, or given keys, in vain.",
+            "1: the latest look-up or write of the key store failed.",
             int(statistics.key_store_fails),
         ),
         ("pinstream_claims", "Event keys claimed by open events.", statistics.claims),

@@ -29,7 +29,8 @@ const PARAMETERS = {
 const GUARD_CAUSES = {
   schema: "records cannot be read: their schema, or what is in them.",
   mapping: "records cannot become conversion events: the mapping, or the producer.",
-  clock: "events are too old, or lie in the future.",
+  clock: "events lie in the future: a clock, or the unit of their times.",
+  expired: "events are older than PINSTREAM_MAX_EVENT_AGE, or their times are in another unit.",
   destination: "Pinterest refuses the events.",
 };
 const STAGES = {
@@ -78,7 +79,7 @@ function stateOf(s) {
   if (away.length && !s.stopping) return awayState(away, s.destination.accounts, go);
   if (s.stopping) return ["stopping", "warn", "Stopping.", { "": `What is under way is being finished: ${many(s.ledger.open, "record")} open.` }];
   const torn = s.partitions.filter(p => p.unreadable_at != null);
-  if (torn.length) return ["unreadable", "bad", `${many(torn.length, "partition")} cannot be read on: what Kafka sends is damaged.`, { "": `${torn.slice(0, 3).map(p => `${p.topic} [${p.partition}] from offset ${n(p.unreadable_at)}`).join(", ")}${torn.length > 3 ? ", …" : ""}. It is asked for again and again, and nothing behind it is read until then.`, "What to do": "if it lasts, have the brokers' disks looked after; the runbook says how to go on behind the batch." }];
+  if (torn.length) return ["unreadable", "bad", `${many(torn.length, "partition")} cannot be read on: what Kafka sends is damaged.`, { "": `${torn.slice(0, 3).map(p => `${p.topic} [${p.partition}] from offset ${n(p.unreadable_at)}`).join(", ")}${torn.length > 3 ? ", …" : ""}. It is asked for again and again, and nothing behind it is read until then.`, "What to do": "if it lasts, have the brokers' disks checked; the runbook says how to go on behind the batch." }];
   if (s.waiting_for_start) return ["unstarted", "warn", "Waiting for Kafka to say where to start.", { "": `${many(s.waiting_for_start, "partition")} of ours cannot be read until then, ${many(s.partitions.length, "partition")} can. The brokers are asked again and again. Nothing is lost.`, "What to do": "if it lasts, look after the group's coordinator and the partitions' leaders; the log has the reason (kafka_trouble)." }];
   if (!s.partitions.length) return unassignedState(s.joined);
   if (most(s.destination.accounts.map(a => a.throttled_for)) >= WORTH_A_WORD) return ["throttled", "warn", "Waiting until Pinterest takes calls again.", { "": `Nothing is lost, and it goes on by itself: ${go}.${wait >= 60 ? ` The oldest has waited ${age(wait)}.` : ""}` }];
@@ -108,7 +109,7 @@ function paceState(wait, left, go, unknown) {
 
 const guardState = g => ["guarded", "bad", "Intake has stopped: too many records would be dead letters.", {
   Why: `of the latest ${many(g.of, "record")} of ${g.topic}, ${n(g.rejected)} would be, mostly ${g.mostly}. Nothing is lost.`,
-  "The cause": GUARD_CAUSES[g.cause],
+  "The cause": GUARD_CAUSES[g.mostly === "convert expired" ? "expired" : g.cause],
   "What to do": `${g.advice}.`,
 }];
 

@@ -69,7 +69,7 @@ class WebServer:
     `info` is put into /status as it is. `fetched_at` says when the last fetch began, on the same monotonic clock as
     `clock`; None while there was none. `hangs_after` and `broken`: see `consumer.web.health.sickness`. `keys`: how
     many keys the key store holds, for /history. `token` gives the token of now that all but the probes must show;
-    None: nobody is asked. `others`: what ails one of several processes whose figures these are, in one line.
+    None: there is none. `others`: what ails one of several processes whose figures these are, in one line.
     `more_metrics`: of these.
     """
 

@@ -143,7 +143,7 @@ def test_what_is_filtered_hides_nothing() -> None:
         ("malformed", "schema", "correct the schema"),
         ("no_identity", "mapping", "correct the mapping"),
         ("future_event_time", "clock", "compare the producers' clocks"),
-        ("expired", "clock", "PINSTREAM_MAX_EVENT_AGE"),
+        ("expired", "clock", "see whether time_unit is right; if so, raise PINSTREAM_MAX_EVENT_AGE"),
         ("refused", "destination", "why Pinterest refuses"),
     ],
 )

@@ -23,6 +23,7 @@ _MARGIN = 24
 def scene() -> dict[str, Any]:
     """`page_scenes.full` as a member has it that delivers a thousand events a second: what is said twice agrees."""
     made = scenes.full()
+    made["counts"]["topics_made_anew"] = {}
     for name, one in made["coverage"]["hour"].items():
         made["coverage"]["hour"][name] = {**one, "events": one["events"] * 58, "sampled": one["sampled"] * 60}
     delivered = made["ledger"]["delivered"]
