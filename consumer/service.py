@@ -87,7 +87,7 @@ class KeyStoreFigures(Protocol):
 
     @property
     def evicted_early(self) -> int:
-        """Keys forgotten since the start, for want of space, before their window was over."""
+        """Keys that a full store forgot since the start, before their window was over."""
 
 
 class KeyStore(Protocol):

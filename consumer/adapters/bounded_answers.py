@@ -67,5 +67,5 @@ class _BoundedStream(httpx.AsyncByteStream):
                 yield piece
 
     async def aclose(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         await self._stream.aclose()

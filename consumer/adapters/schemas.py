@@ -126,7 +126,7 @@ class LocalSchemas:
     async def fetch(self, command: FetchSchema) -> Answer:
         """Answers from the folder as it is now: what is not there is missing.
 
-        Of a folder that cannot be read (now) nobody knows what is in it.
+        What is in a folder that cannot be read (now) is not known.
         """
         ref = command.ref
         try:

@@ -29,7 +29,7 @@ class Produced(NamedTuple):
 
 
 class FileRecords:
-    """A file's events as records, in order; what does not fit the schema is told on stderr and counted as skipped.
+    """A file's events as records, in order; what does not fit the schema is reported on stderr and counted as skipped.
 
     `change`, if any, is applied to each event first.
     """

@@ -150,7 +150,7 @@ class Admission:
     def judge_early(self, version: int, quiet: Callable[[], bool]) -> None:
         """Judge events that lie ahead again where their time comes, or `version` says that there is news of the time.
 
-        While all is `quiet`, nobody will bring news: then one is sent as a pilot (see `early`).
+        While all is `quiet`, no news will come: then one is sent as a pilot (see `early`).
         """
         now = self._context.now
         if self._guard.tripped is not None:

@@ -1,7 +1,7 @@
 """What follows from an answer: deliver, refuse, bisect, wait, halt. The branching; `delivery` reads the bytes.
 
 Where somebody else answered in the platform's place nothing follows for any event: its batch waits and is sent again,
-in smaller ones where it was too large for them, and what they said is told (`stranger`).
+in smaller ones where it was too large for them, and what they said is reported (`stranger`).
 
 A batch that gets no verdict time after time while others do is cut in halves, too: a firewall or the platform itself
 may stumble over one event of it, and the others shall not wait with that one. (Nothing is refused by it.)
@@ -230,7 +230,7 @@ class Answers:
     # -- no verdict on any event
 
     def _no_verdict(self, batch: Batch, verdict: NoVerdict, said: str | None, rid: str | None) -> None:
-        """`said`: by whoever answered in the platform's place; None: nobody did, or the platform itself."""
+        """`said`: what was answered in the platform's place; None: nothing was, or the platform itself answered."""
         context, reason = self._context, verdict.reason
         queue, now = self._dispatcher.queue(batch.account), context.now.monotonic
         queue.gate.slow_down()

@@ -117,7 +117,7 @@ class AssignmentState:
         self.end: int | None = None
         self.reached = -1
         self.removed_to = 0
-        """Up to here is told what was removed from the log before it was read."""
+        """Up to here it is reported what was removed from the log before it was read."""
         self.emptied: tuple[int, int] | None = None
         """Where the log was seen to be empty, all to be read removed: our position, and where it begins."""
         self.unreadable_at: int | None = None

@@ -1,4 +1,4 @@
-"""A plan without what nobody asks for: read over, for its bytes must be a datum all the same, and never built.
+"""A plan without what is not asked for: read over, for its bytes must be a datum all the same, and never built.
 
 Theory of operation. A datum of a megabyte may hold a million records of one byte each, which as dictionaries take half
 a gigabyte. What the writer has and we lack, and what the mapping does not ask for of ours, becomes a plan that makes

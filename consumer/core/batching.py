@@ -25,7 +25,7 @@ from consumer.core.policy import Policy
 _OPENING, _CLOSING = b'{"data":[', b"]}"
 _ENVELOPE = len(_OPENING + _CLOSING)
 _GROW_AFTER, _GROW_AFTER_MOST = 15.0, 600.0
-"""Seconds after which the limit in bytes doubles: at first, and where larger bodies were tried in vain."""
+"""Seconds after which the limit in bytes doubles: at first, and where larger bodies were tried and refused."""
 
 
 class Batch:
@@ -173,7 +173,7 @@ class AccountQueue:
         return Batch(number, self.account, deliveries)
 
     def shrink(self, size: int, now: float) -> None:
-        """A body of several events and so many bytes was too large for somebody: half of it from now on."""
+        """A body of several events and this many bytes was too large for somebody: half of it from now on."""
         if size // 2 < self._most_bytes:  # else it went before the limit was known
             self._most_bytes = size // 2
             if self._grown:

@@ -4,8 +4,8 @@ Theory of operation. A clock is an input like any other, and may be wrong. Two o
 
 * the platform, in the ``Date`` of its own answers (whole seconds). It was written between the call and its answer, so
   it gives bounds of how far our clock is off. What is kept of it is what the platform's clock shows more than our
-  monotonic one, which nobody sets: so it holds on while our clock is set right, or wrong. Of the last few answers the
-  median counts, lest one server among many that is wrong itself moves us to and fro. While there are fewer than three,
+  monotonic one, which is never set: so it holds on while our clock is set right, or wrong. Of the last few answers the
+  median counts, so that one server among many that is wrong itself does not move us. While there are fewer than three,
   one counts only if another clock bears it out, ours or that of the records: were a single wrong one believed, all
   events might be refused by it, no call would be made any more, and so nothing would ever put it right.
 * the records, in their Kafka timestamps: one that is stamped later than now says that our clock is behind, or that of
@@ -36,7 +36,7 @@ from consumer.core.model import Chunk, Instant
 from consumer.core.statistics import ClockStatistics
 
 WORTH_A_WORD: Final = 60.0
-"""Seconds of difference from which on our clock is wrong, and is told of."""
+"""Seconds of difference from which on our clock counts as wrong, and that is reported."""
 SKEW: Final = 300.0
 """Seconds that an event may lie ahead (`consumer.core.convert`)."""
 _JUMP: Final = 5.0
@@ -156,7 +156,7 @@ class Clock:
         stamped = self._stamped(now)
         return 0.0 if stamped is None else max(0.0, stamped - (now.unix - now.monotonic))
 
-    # -- what is told
+    # -- what is reported
 
     def mind(self) -> None:
         """Tell of a clock that is wrong, once a minute, and when it is right again."""

@@ -3,7 +3,7 @@
 Theory of operation. One commit at a time, every `commit_interval`, of all positions that changed; a failed one is
 simply due again. One whose metadata the broker finds too large is due at once with less of it: without offset maps, and
 if that was too large, without anything. The ledger says what may be committed. Each time that a member joins the group
-or leaves it, commits of the others that are on their way are refused: that is told as what it is, and as trouble only
+or leaves it, commits of the others that are on their way are refused: that is reported as such, and as trouble only
 if it lasts.
 
 A process that was *away* (stopped, swapped out, asleep) cannot know what the group did meanwhile: its partitions may

@@ -43,7 +43,7 @@ class Step(NamedTuple):
 EACH = Step(StepKind.EACH, "")
 
 Asked = tuple[tuple[Step, ...], ...]
-"""The paths that are asked for below a value; none: nobody asks for it. The empty path: for all of it."""
+"""The paths that are asked for below a value; none: it is not asked for. The empty path: for all of it."""
 NOTHING: Final[Asked] = ()
 ALL: Final[Asked] = ((),)
 

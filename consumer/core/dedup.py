@@ -21,7 +21,7 @@ from consumer.errors import InvariantViolation
 KEY_BYTES = 16
 """128 bits: among 10**9 keys the chance that any two collide is about 1.5e-21."""
 OFFLINE, UNCLEAR, COUNTED = 1, 2, 4
-"""Marks of a delivery: it happened offline; a call with it has left, and nobody knows what became of it; it is counted
+"""Marks of a delivery: it happened offline; a call with it has left, and its outcome is not known; it is counted
 among those that may be doubled."""
 
 

@@ -199,7 +199,7 @@ def _read_refusal(status: int, body: bytes, events: int) -> Verdict:
 
 def _own_words(body: bytes, events: int) -> dict[str, Any] | None:
     """An error in the platform's own form (OAS, "Error"): an object with an integer `code` and a text `message`; or a
-    whole list of outcomes, which nobody else could make up. None: somebody else answered.
+    whole list of outcomes, which no other could make up. None: somebody else answered.
     """
     answer = _parse(body)
     if not isinstance(answer, dict):

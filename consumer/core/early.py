@@ -55,7 +55,7 @@ class EarlyRecords:
         """When the time of the first of them comes, or (while all is `quiet`) one may go as a pilot."""
         if not self._waiting:
             return None
-        # A moment later, lest rounding have it judged before its time, again and again.
+        # A moment later, so that rounding does not have it judged before its time, again and again.
         comes = now.monotonic + self._waiting[0][0] - SKEW - now.unix + _ROUNDING
         return min(comes, self._pilot_at) if quiet() else comes
 

@@ -127,7 +127,7 @@ class Gate:
         return told
 
     def forget_silence(self) -> None:
-        """Nothing is left to be sent: whether anything would come through, nobody can tell."""
+        """Nothing is left to be sent: whether anything would come through is not known."""
         self.silent_since = None
         self.told_silence = False
 

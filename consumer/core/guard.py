@@ -5,7 +5,7 @@ were read, which within a partition is the order of their offsets. A record take
 one; when it is rejected or refused for good, the byte at its place says why. So it does not matter when a verdict
 comes: an outage leaves no rejections alone, and refusals that arrive late and together stand among the thousands that
 were duplicates at once. What the offset map passes over is good, too. Only what the mapping filters has no place: nine
-page views that nobody wants must not hide that each checkout is refused. (A record that waited for its schema and is
+unwanted page views must not hide that each checkout is refused. (A record that waited for its schema and is
 filtered then leaves its place; so do those that are read again, for their new ones.)
 
 It trips when of any `dead_letter_sample` neighbours in that order more than the share are bad. A verdict counts as long

@@ -220,7 +220,7 @@ class EndOffsets:
 
 @dataclass(frozen=True, slots=True)
 class KeysForgotten:
-    """So many keys the key store has forgotten since the start, for want of space, before their window was over."""
+    """How many keys the key store, being full, has forgotten since the start before their window was over."""
 
     early: int
 

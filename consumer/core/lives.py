@@ -28,7 +28,7 @@ class Lives:
         """The id of each topic that was ever ours, as last heard."""
 
     def assigned(self, assignments: Sequence[Assignment]) -> None:
-        """These begin. Is one of another life than what was read or committed before, that is told."""
+        """These begin. If one is of another life than what was read or committed before, that is reported."""
         anew = Counter(
             one.topic
             for one in assignments

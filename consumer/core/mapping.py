@@ -51,7 +51,7 @@ _WITHOUT_EFFECT: Final = {
     "newer_event_names": "newer_event_names has no effect any more, as all 22 standard event names are known: take the "
     "line away"
 }
-"""Keys of older versions that are accepted -> what is told of them."""
+"""Keys of older versions that are accepted -> what is said of them."""
 _DERIVED: Final = {
     "custom_data.content_ids": f"{CONTENTS}.id",
     "custom_data.num_items": f"{CONTENTS}.quantity",

@@ -144,7 +144,7 @@ def _digits_of_phone(text: str) -> str:
 
 
 _HAS_CODE = 11
-"""A number of so many digits that begins with its country's code is taken to have it: without it there are fewer."""
+"""A number of at least this many digits that begins with its country's code has it: without it there are fewer."""
 
 
 def phone_with_code(code: str) -> Normaliser:

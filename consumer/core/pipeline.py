@@ -330,7 +330,7 @@ class Pipeline:
         self._removed(state, expected, chunk.log_start, removed_unread(chunk, expected, state.inherited))
 
     def _read_to(self, state: AssignmentState) -> int | None:
-        """What comes next of it, held records included, less what is told to be removed; None: not known."""
+        """What comes next of it, held records included, less what is known to be removed; None: not known."""
         position = state.position()
         if position is None:
             return None
@@ -439,7 +439,7 @@ class Pipeline:
 
     @property
     def key_store_fails(self) -> bool:
-        """Whether the key store was last asked, or given keys, in vain, and is to be asked again."""
+        """Whether the latest look-up or write of the key store failed, and is to be tried again."""
         looks = self._look_up_failures > 0 and bool(self._look_up_again or self._looking_up)
         return looks or self.keys.failing
 

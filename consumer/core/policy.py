@@ -57,7 +57,7 @@ class Policy:
     """Questions to the schema registry at once."""
     registry_calls_per_second: float = 20.0
     stall_after: float = 120.0
-    """With work to do, and nothing settled for so long, it is told that all stands still."""
+    """With work to do, and nothing settled for this long, a stall is reported."""
     throttle_cap: float = 300.0
     """The longest a Retry-After or x-ratelimit-reset is obeyed: a header must not stop us for a day."""
     map_bytes: int = MOST
@@ -70,7 +70,7 @@ class Policy:
     dead_letter_share: float = 1.0
     """Intake stops when more than this share of a topic's latest records would be dead letters; 1: it never does."""
     dead_letter_sample: int = 1000
-    """Of so many latest records, in the order of their offsets, the share is taken, and of no fewer."""
+    """How many of the latest records, in the order of their offsets, the share is taken of; never of fewer."""
     events_per_second: float = math.inf
     """A replay's pace: of the events that go on, filtered ones and duplicates aside."""
     most_records: int | None = None

@@ -1,7 +1,7 @@
 """What was removed from a log before it was read: by retention, or by hand (delete-records).
 
 Theory of operation. Offsets that are missing are normal: compaction and transactions leave gaps. What is missing *below
-the log's beginning* is gone for another reason, and may have been records that nobody read. So of each gap that part
+the log's beginning* is gone for another reason, and may have been records, unread. So of each gap that part
 counts which lies below the beginning as it was last heard of; how much of it were records nobody can say any more: it
 is the most that can have been. What an offset map says is settled was delivered before, and does not count.
 """

@@ -43,7 +43,7 @@ class SchemaAnswers:
             self._context.report("warning", "schema_missing", ref=ref.value, patience=patience)
 
     def unavailable(self, happened: SchemaUnavailable) -> None:
-        """Nobody knows: its records wait."""
+        """It is not known: its records wait."""
         context = self._context
         context.counters.failures["registry"] += 1
         context.report("warning", "schema_unavailable", ref=happened.ref.value, reason=happened.reason)

@@ -1,4 +1,4 @@
-"""Whether work stands still: there is some, and nothing has been settled for too long. It is told; nothing hangs on it.
+"""Whether work stands still: there is some, and nothing has been settled for too long. That is reported, no more.
 
 Theory of operation. There is work when records are open or partitions lag. What has its own name is no stall: a stop,
 a guard that has tripped, a destination that takes nothing (but an account that refuses us excuses only what waits for
@@ -27,7 +27,7 @@ class Stall:
         self._remind_at: float | None = None
 
     def look(self, settled: int, work: int, excused: bool) -> None:
-        """So many records were settled so far, and so much `work` is left (records open, and lag)."""
+        """`settled` records so far, and how much `work` is left (records open, and lag)."""
         now = self._context.now.monotonic
         if not work or excused or settled != self._settled or self._moved_at is None:
             if self._remind_at is not None:
@@ -49,7 +49,7 @@ class Stall:
 
 
 def excused(queues: Iterable[AccountQueue], now: float) -> bool:
-    """Whether all that could be sent waits for the platform, which is told by its own name."""
+    """Whether all that could be sent waits for the platform, which is reported by its own name."""
     states = [(queue.gate.state(now), queue.queued or queue.in_flight) for queue in queues]
     if all(state is State.OPEN for state, _ in states):
         return False

@@ -29,7 +29,7 @@ MOST_RECORDS: Final = 1000
 MOST_BYTES: Final = 4 * 1024 * 1024
 """Bytes of one fetch, after which no further slice is taken."""
 _SLICE: Final = 64
-"""Records of a slice at most. To ask for so many costs no more a record than to ask for a thousand."""
+"""Records of a slice at most. A record costs no more so than in a slice of a thousand."""
 
 
 _Key = tuple[Any, Any, int | None]
@@ -40,7 +40,7 @@ class Client(Protocol):
     """What of a consumer is used here."""
 
     def consume(self, num_messages: int = ..., timeout: float = ...) -> list[Message]:
-        """At most so many messages, as soon as all are there, or those that are after `timeout` seconds."""
+        """At most `num_messages`, as soon as all are there, or those that are after `timeout` seconds."""
 
 
 class Taken:

@@ -174,7 +174,7 @@ _CONSUMER_FIXED: Final[Config] = {
     "check.crcs": True,
 }
 _ALIASES: Final = {"max.partition.fetch.bytes": "fetch.message.max.bytes"}
-"""Other names of properties that have a default here: which of two names counts, nobody could tell."""
+"""Other names of properties that have a default here: it would not be clear which of two names counts."""
 _PRODUCER_DEFAULTS: Final[Config] = {"compression.type": "lz4"}
 _PRODUCER_FIXED: Final[Config] = {"acks": "all", "enable.idempotence": True}
 

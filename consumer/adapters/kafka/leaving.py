@@ -8,7 +8,7 @@ that ends without a goodbye makes the whole group wait until its session times o
 
 *The last commit* that was held up so is refused, since it names the generation before; and so is one for which the
 group waits for its leader's plan. Both pass, and no later commit could make up for it: so it is tried again. That is
-safe: the broker takes a commit only from a member, and gives a partition to nobody else before this one let go. One
+safe: the broker takes a commit only from a member, and gives a partition to no other before this one gave it back. One
 that is refused since its metadata is too large is tried again without any.
 
 *The goodbye* of a member with partitions is sent when they are revoked, which closing does. For a member without any,

@@ -314,7 +314,7 @@ def _ask_ids(config: Config, topics: Collection[str], timeout: float) -> Mapping
 
 
 def _new_starts(ranges: Iterable[Range], ids: Mapping[str, str]) -> dict[TopicPartition, Position]:
-    """Where a plan begins that nobody has begun: which lives of the topics it is of stands in the first commit."""
+    """Where a plan begins that has no progress yet: which lives of the topics it is of stands in the first commit."""
     starts = {}
     for one in ranges:
         name = TopicPartition(one.topic, one.partition)

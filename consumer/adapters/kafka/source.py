@@ -183,7 +183,7 @@ class KafkaSource:
             return CommitResult((), "_TIMED_OUT")
 
     async def read_anew(self, partitions: Sequence[NewLife]) -> None:
-        """Read these from the beginning, as their topic was made anew. The listener hears of it as assigned."""
+        """Read these from the beginning, as their topic was made anew. They come to the listener as assigned."""
         await self._thread.run(self._joined().read_anew, partitions)
 
     async def end_offsets(self) -> dict[TopicPartition, int]:
@@ -209,7 +209,7 @@ class KafkaSource:
         return self._joined().waiting_for_start()
 
     async def begins(self) -> Mapping[TopicPartition, int]:
-        """Where the logs of the assigned partitions begin, as last heard. Asks nobody, costs nothing."""
+        """Where the logs of the assigned partitions begin, as last heard. Asks no broker, costs nothing."""
         return self._joined().begins()
 
     async def unreadable(self) -> Mapping[TopicPartition, int]:

@@ -44,12 +44,12 @@ class OffsetSource(Protocol):
 
 
 HasOffsets = Callable[[float], bool]
-"""Whether the group has committed an offset of any partition at all. Blocks, for so many seconds at most; raises
+"""Whether the group has committed an offset of any partition at all. Blocks, for the seconds given at most; raises
 `KafkaException`."""
 
 
 AskIds = Callable[[Collection[str], float], Mapping[str, str]]
-"""The ids of topics, of those that have one. Blocks, for so many seconds at most; raises `KafkaException`."""
+"""The ids of topics, of those that have one. Blocks, for the seconds given at most; raises `KafkaException`."""
 
 
 class Start(NamedTuple):

@@ -6,7 +6,7 @@ its disk), where the batch cannot be unpacked, or is of no known format, librdka
 over, or finds the offset out of range and begins the whole log again (librdkafka 2.16; `rdkafka_msgset_reader.c` has
 the remark). Nothing of that may be believed. So what follows such an error in its partition is dropped, the partition
 is paused, and after a while reading goes on at the very offset where it stopped: what was damaged on its way comes
-whole, what is damaged on the disk goes on to fail until it is mended or passed over by whoever can answer for that.
+whole, what is damaged on the disk fails until it is repaired, or until an operator moves the group past it.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ _NONE: Final = 2**64 - 1
 def first_missing(path: str, page_bytes: int) -> int | None:
     """The number of a page that is in use and not wholly in the file; None: all that is in use is there.
 
-    Nobody may write to the file meanwhile.
+    The file must not be written to meanwhile.
     """
     length = os.stat(path).st_size
     with open(path, "rb") as file:
