@@ -75,6 +75,7 @@ class AssignmentState:
         "open_bytes",
         "proven",
         "reached",
+        "reached_before",
         "read",
         "removed_to",
         "spans",
@@ -115,7 +116,9 @@ class AssignmentState:
         self.next_leader_epoch: int | None = None
         self.committed: Position | None = None
         self.end: int | None = None
-        self.reached = -1
+        self.reached = self.reached_before = -1
+        """Up to where the client has read, markers included, as last heard and as heard the time before: by then it has
+        handed over what it had read."""
         self.removed_to = 0
         """Up to here it is reported what was removed from the log before it was read."""
         self.emptied: tuple[int, int] | None = None

@@ -126,7 +126,7 @@ class Ledger:
             span.end = min(span.end, offset)
         state.last_seen, state.last_timestamp = offset - 1, -1
         # Of the log that is there now, no end has been heard; a commit beyond `offset` was of the one before.
-        state.end, state.reached, state.removed_to = None, -1, 0
+        state.end, state.reached, state.reached_before, state.removed_to = None, -1, -1, 0
         if state.committed is not None and state.committed.next_offset > offset:
             state.committed = None
         if state.inherited is not None and (

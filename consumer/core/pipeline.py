@@ -330,11 +330,12 @@ class Pipeline:
         self._removed(state, expected, chunk.log_start, removed_unread(chunk, expected, state.inherited))
 
     def _read_to(self, state: AssignmentState) -> int | None:
-        """What comes next of it, held records included, less what is known to be removed; None: not known."""
+        """What comes next of it, behind held records, markers, and what is known to be removed; None: not known."""
         position = state.position()
         if position is None:
             return None
-        return max(position, self.admission.held_to().get(state, 0), state.removed_to)
+        held_to = self.admission.held_to().get(state, 0)
+        return max(position, held_to, state.reached_before, state.removed_to)
 
     def _removed(self, state: AssignmentState, expected: int | None, beginning: int, count: int) -> None:
         if not count:
@@ -517,7 +518,7 @@ class Pipeline:
             state = self.ledger.get(tp)
             if state is not None:
                 state.end = end
-                state.reached = happened.reached.get(tp, -1)
+                state.reached_before, state.reached = state.reached, happened.reached.get(tp, -1)
         for state in self.ledger:
             state.unreadable_at = happened.unreadable.get(state.tp)
             self._mind_emptied(state, happened.begins.get(state.tp, -1))

@@ -77,6 +77,32 @@ def test_records_removed_under_a_running_member_are_told_once() -> None:
     assert told(core) == [(2, 10, 8)]
 
 
+@pytest.mark.parametrize("then", ["nothing", "a record"])
+def test_markers_that_are_removed_are_not_missed(then: str) -> None:
+    """Behind the last record stands the marker of its transaction. It was read, and is removed with all else."""
+    core = Core()
+    core.assign(start=0)
+    core.feed(i.Fetched([chunk(-1, 0, 1)]))
+    for _ in range(2):
+        core.feed(i.EndOffsets({P0: 3}, {P0: 3}))
+    for _ in range(3):
+        core.feed(i.EndOffsets({P0: 3}, {P0: 3}, begins={P0: 3}))
+    if then == "a record":
+        core.feed(i.Fetched([chunk(3, 3)]))
+        core.feed(i.Fetched([chunk(9, 9)]))
+    assert told(core) == ([] if then == "nothing" else [(4, 9, 5)])
+
+
+def test_what_the_client_has_passed_and_not_handed_over_is_told() -> None:
+    """It went on behind what was removed, and says so before the first record from there comes."""
+    core = Core()
+    core.assign(start=0)
+    core.feed(i.Fetched([chunk(-1, 0, 1)]))
+    core.feed(i.EndOffsets({P0: 11}, {P0: 11}, begins={P0: 10}))
+    core.feed(i.Fetched([chunk(10, 10)]))
+    assert told(core) == [(2, 10, 8)]
+
+
 def test_records_that_wait_unread_are_not_missed() -> None:
     """What was fetched and waits for room counts as read up to."""
     core = Core(max_open_events=1)
