@@ -6,8 +6,8 @@ batches come back: at once (bisected halves) or at their time (backoff). Retries
 records, and the oldest record holds the commit.
 
 Where a body was too large for somebody on the way, batches are cut to half of it from then on (`shrink`); what is
-larger already is cut when it is taken. After a while that limit doubles, until it is gone, since whoever wanted smaller
-ones may be gone, too. Where they are not, finding out costs a call, and the next try comes after twice that while.
+larger already is cut when it is taken. Every 15 s that limit doubles, until it is gone, since whoever wanted smaller
+bodies may be gone, too. If a larger one is refused again, the time until the next try doubles, up to ten minutes.
 
 Nothing here knows what an answer means; that is `delivery`. Nothing here sends; that is `pipeline`.
 """

@@ -16,9 +16,10 @@ difference, and events are judged by that. While it has said nothing yet, an eve
 (`consumer.core.early`) if its own record was stamped ahead, too; else it is refused, as it is when the platform has
 spoken: then it is the record that is wrong.
 
-A clock that is set jumps against the monotonic one, and so it does when the machine was suspended. Afterwards what the
-platform said is certain only where our clock agrees with it. Else it still counts, as nothing is too old by it that was
-not before; but what lies ahead waits, until the next answer tells whether the clock was set wrong or time was lost.
+Our clock jumps against the monotonic one when it is set, and when the machine was suspended. Afterwards what the
+platform said is certain only if our clock agrees with it. If not, it goes on to count: no event becomes too old by
+that. But an event that lies ahead of it waits, until answers tell whether the clock was set wrong or the machine stood
+still.
 """
 
 from __future__ import annotations

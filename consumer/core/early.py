@@ -3,8 +3,8 @@
 Theory of operation. While the platform has not said what time it is, an event too far ahead of our clock is not refused
 if its record was stamped ahead of it, too (`consumer.core.clock`). It waits until its time comes, or there is news of
 what time it is. Since the platform only speaks when it is called, and all events may wait, one of them is a *pilot*
-while nothing else is under way: it is judged by its own record's timestamp, and so goes. Its answer brings the Date by
-which all others are judged.
+while nothing else is under way: it is judged by its own record's timestamp, and so is sent. Its answer brings the Date
+by which all others are judged.
 
 What waits has the bounds of what waits for its schema (`consumer.core.admission`), and dies with its assignment.
 """

@@ -5,14 +5,15 @@ were read, which within a partition is the order of their offsets. A record take
 one; when it is rejected or refused for good, the byte at its place says why. So it does not matter when a verdict
 comes: an outage leaves no rejections alone, and refusals that arrive late and together stand among the thousands that
 were duplicates at once. What the offset map passes over is good, too. Only what the mapping filters has no place: nine
-unwanted page views must not hide that each checkout is refused. (A record that waited for its schema and is
-filtered then leaves its place; so do those that are read again, for their new ones.)
+unwanted page views must not hide that each checkout is refused. A record that is filtered only once its schema has come
+loses its place again. A record that is read again keeps its new place only.
 
-It trips when of any `dead_letter_sample` neighbours in that order more than the share are bad. A verdict counts as long
-as its place is kept: the events that may be open, spread as thinly as they can be and still be more than the share.
+It trips when of any `dead_letter_sample` neighbours in that order more than the share are bad. A verdict may come late:
+`max_open_events` divided by the share more places are kept, so that it finds its own even if all open events are bad
+and stand as far apart as they can and still be more than the share.
 
-Tripped, it stays so: whatever the cause, the records that were held back are only read again by a new start, and only
-who corrects the cause knows when that makes sense.
+Once tripped, it stays so. The records that it held back are read again only after a restart, and only whoever corrects
+the cause knows when to restart.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 An offset means something within one life only. Where the id changes while partitions are held, their assignments end
 like lost ones: nothing of them settles or commits any more, and reading begins anew, under new epochs. What was read of
-the new life meanwhile, from its middle, is read again then, and found to be delivered. Where it changed while nobody
-looked, the start says so (`Assignment.void`), or another id than the one that was last heard.
+the new life meanwhile, from its middle, is read again then, and found to be delivered. If the id changed while we did
+not hold the topic, that is seen at the next assignment: its committed offset is of another id (`Assignment.void`), or
+its id is not the one last heard.
 """
 
 from __future__ import annotations

@@ -113,17 +113,18 @@ class Parking:
                 self._new.append(ref)
             elif not wanted.asking:
                 heapq.heappush(self._again, (wanted.retry_at, ref))
-        denied = -math.inf if wanted.absent else wanted.denied_for(now)
+        denied = -math.inf if self._is_absent(wanted, now) else wanted.denied_for(now)
         wanted.records.append(_Record(Parked(span, index), now, denied))
         self.size += span.costs[index]
 
     def _remembered(self, ref: SchemaRef, now: float) -> _Wanted | None:
-        """What is known of it, if it is absent; the registry has to have said so within `patience`."""
+        """What is known of it, if it is absent."""
         wanted = self._absent.pop(ref, None)
-        fresh = (
-            wanted is not None and wanted.denied_at is not None and now - wanted.denied_at <= self._patience
-        )
-        return wanted if fresh else None
+        return wanted if wanted is not None and self._is_absent(wanted, now) else None
+
+    def _is_absent(self, wanted: _Wanted, now: float) -> bool:
+        """Whether it is known to be absent: the registry said so throughout `patience`, and within `patience`."""
+        return wanted.absent and wanted.denied_at is not None and now - wanted.denied_at <= self._patience
 
     def holds(self, span: Span, index: int) -> bool:
         """Whether this record is parked."""
@@ -199,6 +200,10 @@ class Parking:
         if wanted is None:
             return []
         self._answered(wanted)
+        if wanted.absent and not self._is_absent(wanted, now):
+            # No answer came for long: from here on it has to be said throughout `patience` once more.
+            wanted.records = [one._replace(denied=one.denied - wanted.denied) for one in wanted.records]
+            wanted.absent, wanted.denied = False, 0.0
         wanted.denied, wanted.denied_at = wanted.denied_for(now), now
         if wanted.denied >= self._patience:
             wanted.absent = True

@@ -1,9 +1,9 @@
 """What was removed from a log before it was read: by retention, or by hand (delete-records).
 
 Theory of operation. Offsets that are missing are normal: compaction and transactions leave gaps. What is missing *below
-the log's beginning* is gone for another reason, and may have been records, unread. So of each gap that part
-counts which lies below the beginning as it was last heard of; how much of it were records nobody can say any more: it
-is the most that can have been. What an offset map says is settled was delivered before, and does not count.
+the log's beginning* is gone for another reason, and may have been records, unread. So of each gap the part
+counts that lies below the beginning, as last heard. Nobody can say any more how much of it was records: what is counted
+is the most that it can have been. What an offset map names as settled was delivered before, and does not count.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Whether work stands still: there is some, and nothing has been settled for too long. That is reported, no more.
 
-Theory of operation. There is work when records are open or partitions lag. What has its own name is no stall: a stop,
-a guard that has tripped, a destination that takes nothing (but an account that refuses us excuses only what waits for
-it, not an open one that has work). What is left can be anybody's: a registry, a key store, a dead-letter topic that
-does not take what it is given, somebody else's transaction that hangs, so that nothing behind it can be read.
+Theory of operation. There is work when records are open or partitions lag. What is told under a name of its own is no
+stall: a stop, a guard that has tripped, a destination that takes nothing. (If one account refuses us and another takes
+events and has some, it is a stall all the same.) Any other cause is: a registry or a key store that does not answer, a
+dead-letter topic that cannot be written, another producer's hanging transaction, behind which nothing can be read.
 """
 
 from __future__ import annotations

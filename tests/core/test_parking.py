@@ -191,6 +191,25 @@ def test_that_a_schema_is_absent_is_forgotten_when_it_was_not_said_for_long(ledg
     assert denied(parking, 3620.0) == [1]
 
 
+def test_what_was_said_before_an_outage_of_the_registry_is_not_held_against_what_comes_later(
+    ledger: Ledger,
+) -> None:
+    """While it gave no answer the schema may have been registered, and its followers may not know it yet."""
+    parking, span = patient(Backoff(10.0, 10.0), 20.0), span_of(ledger, 4)
+    parking.park(ref("1"), span, 0, 0.0)
+    assert (denied(parking, 0.0), denied(parking, 20.0)) == ([], [0])
+    parking.park(ref("1"), span, 1, 21.0)
+    for now in (30.0, 3600.0):
+        assert list(parking.ask(now)) == [ref("1")]
+        parking.unavailable(ref("1"), now, 1.0)
+    parking.park(ref("1"), span, 2, 3605.0)
+    assert denied(parking, 3610.0) == [1], "it came while the schema was known to be absent"
+    parking.park(ref("1"), span, 3, 3615.0)
+    assert denied(parking, 3620.0) == []
+    assert denied(parking, 3630.0) == [2]
+    assert denied(parking, 3640.0) == [3]
+
+
 def test_absent_schemas_are_remembered_in_bounds(ledger: Ledger) -> None:
     """Whoever makes up ids fills no memory."""
     parking, span = patient(Backoff(0.1, 0.1), 1.0), span_of(ledger, 3000)
