@@ -18,7 +18,7 @@ from consumer.errors import UsageError
 @click.option(
     "--workers",
     metavar="N",
-    help="So many members of the group in processes of their own, under one supervisor that starts dead ones again and"
+    help="How many members of the group run, in processes of their own, under one supervisor that starts dead ones again and"
     " serves the figures of all; auto: one for each core, as far as the settings can be divided. They share the key"
     " store, and the quota, the requests in flight and the open events are for all of them together. Default: one"
     " process, without a supervisor.",
@@ -106,7 +106,7 @@ def explain(file: str, now: str | None) -> None:
     help="Also send events through the API's test mode. To see them in Pinterest's Events Manager, open its test view"
     " before: it has no history.",
 )
-@click.option("--workers", metavar="N", help="As for `pinstream run`: what each of so many would get.")
+@click.option("--workers", metavar="N", help="As for `pinstream run`: what each of them would get.")
 def check(send_test_event: bool, workers: str | None) -> None:
     """Is this configuration fit to run? A table of what was checked; exit code 0 or 1."""
     from consumer.app.check import run_checks

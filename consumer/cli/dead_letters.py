@@ -90,7 +90,7 @@ def _milliseconds(text: str | None, option: str) -> int | None:
     type=click.IntRange(0, 1000),
     default=10,
     show_default=True,
-    help="Show so many of the latest.",
+    help="How many of the latest to show.",
 )
 @_JSON
 def list_(
@@ -136,7 +136,7 @@ def show(place: str, payload: bool, as_json: bool) -> None:
 @dead_letters.command()
 @_filtered
 @click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="Put back at most N letters.")
-@click.option("--rate", metavar="N/s", help="At most so many a second: 100/s, 6000/m. Default: no limit.")
+@click.option("--rate", metavar="N/s", help="How many a second at most: 100/s, 6000/m. Default: no limit.")
 @click.option(
     "--max-trips",
     type=click.IntRange(min=1),

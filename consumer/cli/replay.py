@@ -53,7 +53,7 @@ from consumer.cli.root import main
 @click.option(
     "--rate",
     metavar="N/s",
-    help="At most so many events a second go to the API: 100/s, 6000/m. Default: no limit.",
+    help="How many events a second go to the API at most: 100/s, 6000/m. Default: no limit.",
 )
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N records that --where lets through."

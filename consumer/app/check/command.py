@@ -91,7 +91,7 @@ def _print(rows: Sequence[Row], summary: Text) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("what", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    table.add_column("found, and how to mend it", overflow="fold")
+    table.add_column("found, and what to do", overflow="fold")
     before = ""
     for row in rows:
         style = _STYLES[row.verdict]
