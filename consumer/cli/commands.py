@@ -18,10 +18,10 @@ from consumer.errors import UsageError
 @click.option(
     "--workers",
     metavar="N",
-    help="How many members of the group run, in processes of their own, under one supervisor that starts dead ones again and"
-    " serves the figures of all; auto: one for each core, as far as the settings can be divided. They share the key"
-    " store, and the quota, the requests in flight and the open events are for all of them together. Default: one"
-    " process, without a supervisor.",
+    help="How many members of the group run, in processes of their own, under one supervisor that starts dead ones"
+    " again and serves the figures of all; auto: one for each core, as far as the settings can be divided. They share"
+    " the key store, and the quota, the requests in flight and the open events are for all of them together. Default:"
+    " one process, without a supervisor.",
 )
 @click.option("--worker", hidden=True, help="For the supervisor's use.")
 def run(workers: str | None, worker: str | None) -> None:
