@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 
 from consumer.core.masking import mask
 from consumer.core.model import Record, Stage
+from consumer.core.offset_map import are_different_lives
 
 HEADER_PREFIX: Final = "pinstream."
 STAGE: Final = "pinstream.stage"
@@ -48,6 +49,8 @@ DONE: Final = "pinstream.done"
 """On a mark: which offsets of its partition are done, as ``17-30,45``."""
 MARKED_AT: Final = "pinstream.marked-at"
 """On a mark: the partition that its offsets are of, as ``TOPIC:PARTITION@CLUSTER``."""
+MARKED_TOPIC_ID: Final = "pinstream.marked-topic-id"
+"""On a mark: the id of that topic, which another one that is made anew under its name does not have."""
 
 _OURS: Final = frozenset({*LETTER_HEADERS, *(HEADER_PREFIX + part for part in PARTS), TRIPS, REDRIVEN})
 _TRAVELS: Final = frozenset({TRIPS, REDRIVEN})
@@ -249,6 +252,8 @@ class Home(NamedTuple):
     """The id that the brokers give themselves."""
     topic: str
     partition: int
+    topic_id: str | None = None
+    """None: the brokers do not tell."""
 
     def __str__(self) -> str:
         """``TOPIC:PARTITION@CLUSTER``, as marks have it."""
@@ -257,7 +262,8 @@ class Home(NamedTuple):
 
 def mark_headers(runs: Iterable[Run], home: Home) -> Headers:
     """The headers of a mark: the offsets of its own partition that are done, and which partition that is."""
-    return ((DONE, done_text(runs).encode()), (MARKED_AT, str(home).encode()))
+    headers = (DONE, done_text(runs).encode()), (MARKED_AT, str(home).encode())
+    return headers if home.topic_id is None else (*headers, (MARKED_TOPIC_ID, home.topic_id.encode()))
 
 
 def done_text(runs: Iterable[Run]) -> str:
@@ -287,7 +293,8 @@ class Mark(NamedTuple):
     runs: Sequence[Run]
     """What is done; nothing where the mark was not written."""
     at_home: bool
-    """Whether it was written where it lies: else a mirror, or a copy, carried it in."""
+    """Whether it was written for what lies here: not if a mirror or a copy carried it in, or the topic was made anew
+    while a redrive went on."""
 
 
 def read_mark(record: Record, home: Home) -> Mark | None:
@@ -301,7 +308,7 @@ def read_mark(record: Record, home: Home) -> Mark | None:
     runs = read_done(texts[DONE])
     if runs is None:
         return None
-    if texts[MARKED_AT] != str(home):
+    if texts[MARKED_AT] != str(home) or are_different_lives(texts.get(MARKED_TOPIC_ID), home.topic_id):
         return Mark((), at_home=False)
     return None if any(end > record.offset for _, end in runs) else Mark(runs, at_home=True)
 

@@ -99,6 +99,27 @@ def test_a_cluster_that_has_no_controller_for_a_moment_tells_later(monkeypatch: 
     assert len(admin.asked) == 2
 
 
+def test_many_topics_are_looked_at_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer describes each partition of each topic: it may cost about a hundredth of the time."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    admin, ids = made()
+    for count, seconds in ((1, 3.0), (2000, 20.0)):
+        names = {f"topic-{number}" for number in range(count)}
+        admin.ids = dict.fromkeys(names, ONE)
+        ids.ask(names, 1.0)
+        ids.look(names)
+        assert len(ids.look(names)) == count
+        admin.asked.clear()
+        clock.now += seconds - 0.1
+        ids.look(names)
+        assert admin.asked == []
+        clock.now += 0.1
+        ids.look(names)
+        assert len(admin.asked) == 1
+        clock.now += 100.0
+
+
 def test_what_may_pass_is_raised() -> None:
     """No answer is no "none": whoever asked has to ask again."""
     admin, ids = made()

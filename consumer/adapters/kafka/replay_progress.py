@@ -32,7 +32,7 @@ from consumer.adapters.kafka.commits import CommitResult, raw_positions, read_an
 from consumer.adapters.kafka.configuration import Config, admin_config, end_client, make_client
 from consumer.adapters.kafka.coordinator import meet_coordinator
 from consumer.adapters.kafka.ranges import Range
-from consumer.adapters.kafka.topic_ids import TopicIds
+from consumer.adapters.kafka.topic_ids import ask_once
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
 from consumer.adapters.thread import OwnThread
 from consumer.core import offset_map
@@ -192,7 +192,7 @@ class Progress:
 
     async def topic_ids(self, topics: Collection[str], timeout: float) -> Mapping[str, str]:
         """The ids of these, as far as the brokers tell."""
-        return await self._thread.run(_ask_ids, self._config, topics, timeout)
+        return await self._thread.run(ask_once, self._config, topics, timeout)
 
     async def begin(
         self,
@@ -301,16 +301,6 @@ class Progress:
             f"Kafka: the brokers do not say what the group {self._group} has committed: look after them, then start "
             f"again ({why})"
         )
-
-
-def _ask_ids(config: Config, topics: Collection[str], timeout: float) -> Mapping[str, str]:
-    ids = TopicIds(config)
-    try:
-        return ids.ask(topics, timeout)
-    except KafkaException:  # what cannot be compared later is read as it is
-        return {}
-    finally:
-        ids.close()
 
 
 def _new_starts(ranges: Iterable[Range], ids: Mapping[str, str]) -> dict[TopicPartition, Position]:

@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 
 from consumer.adapters.kafka import Bound, Range, read_record, resolve_ranges, scan
 from consumer.adapters.kafka.redrive import cluster_id
+from consumer.adapters.kafka.topic_ids import ask_once
+from consumer.adapters.thread import apart
 from consumer.app.dead_letters.topics import DeadLetterTopic
 from consumer.core.letters import DeadRecord, Done, Filters, Home, Place, read_letter, read_mark
 from consumer.core.model import Chunk, Record
@@ -48,6 +50,8 @@ class KafkaReader:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._cluster: str | None = None
+        self._ids: dict[str, str | None] = {}
+        """Of topics, as they were when they were first asked for: what is marked was read of them."""
 
     async def ranges(self, topic: str) -> Sequence[Range]:
         """See `Reader`."""
@@ -65,7 +69,10 @@ class KafkaReader:
         """See `Reader`."""
         if self._cluster is None:
             self._cluster = await cluster_id(self._config, TIMEOUT)
-        return Home(self._cluster, topic, partition)
+        if topic not in self._ids:
+            told = await apart("pinstream-kafka-ids", ask_once, self._config, [topic], TIMEOUT)
+            self._ids[topic] = told.get(topic)
+        return Home(self._cluster, topic, partition, self._ids[topic])
 
 
 class Marks(NamedTuple):
