@@ -126,7 +126,7 @@ def test_filters_and_max(kafka: Kafka, tmp_path: Path) -> None:
     times = ("--since", "2023-11-14T22:13:30Z", "--until", "2023-11-14T22:13:40Z")
     assert asked("redrive", *times, env=env)["matched"] == 10
     last = asked("redrive", env=env)
-    assert [(one["matched"], one["left"]) for one in last["topics"]] == [(60, 0), (5, 0)]
+    assert sorted((one["matched"], one["left"]) for one in last["topics"]) == [(5, 0), (60, 0)]
     assert event_ids(committed(kafka, topic), 60) == dict.fromkeys(range(60), 1)
     assert event_ids(committed(kafka, other), 5) == dict.fromkeys(range(5), 1)
 

@@ -266,6 +266,8 @@ def _properties(broker: RealBroker) -> dict[str, str | int]:
         "log.cleaner.dedupe.buffer.size": 8 << 20,
         "log.cleaner.backoff.ms": 200,
         "log.segment.bytes": 64 << 20,
+        # Tests write records of years ago; half a minute after its start the broker would remove them.
+        "log.retention.ms": -1,
         "num.network.threads": 2,
         "num.io.threads": 2,
         "controlled.shutdown.enable": "false",
