@@ -21,10 +21,13 @@ from consumer.core.model import Stage
 from consumer.core.statistics import (
     LETTERS_MOST,
     Cause,
+    ClockStatistics,
     Counters,
     GuardStatistics,
+    MetadataLeft,
     OldestOpen,
     SamplesSnapshot,
+    SchemaWait,
     Statistics,
     StoredLetter,
     WaitsFor,
@@ -145,6 +148,32 @@ def test_of_states_the_worst() -> None:
     assert both.destination == "halted"
     assert both.seconds_since_progress == 90.0
     assert both.guard == other.guard
+
+
+def test_what_is_waited_for_and_what_is_wrong_with_any_of_them() -> None:
+    """A schema that several wait for is told once, a clock by the largest difference, the rest by the worst of any."""
+    waits = SchemaWait("id", "17", 2, 40.0, 35.0), SchemaWait("id", "18", 1, 9.0, None)
+    one = statistics(
+        partition(0),
+        schemas=waits,
+        clock=ClockStatistics(70.0, 12.0, 70.0, 3),
+        stalled_for=130.0,
+        elsewhere=2,
+    )
+    other = statistics(
+        partition(1),
+        schemas=(SchemaWait("id", "17", 5, 50.0, None),),
+        clock=ClockStatistics(None, 90.0, 0.0, 1),
+        commit_metadata=MetadataLeft.NOTHING,
+        key_store_fails=True,
+        elsewhere=1,
+        joined=False,
+    )
+    both = merge([one, other])
+    assert both.schemas == (SchemaWait("id", "17", 7, 50.0, 35.0), SchemaWait("id", "18", 1, 9.0, None))
+    assert both.clock == ClockStatistics(70.0, 90.0, 70.0, 4)
+    assert (both.stalled_for, both.elsewhere, both.key_store_fails, both.joined) == (130.0, 3, True, True)
+    assert both.commit_metadata is MetadataLeft.NOTHING
 
 
 def test_the_oldest_open_record_of_all() -> None:
