@@ -30,30 +30,46 @@ _NONE: Final = 2**64 - 1
 def first_missing(path: str, page_bytes: int) -> int | None:
     """The number of a page that is in use and not wholly in the file; None: all that is in use is there.
 
-    The file must not be written to meanwhile.
+    One that was never written (a power failure leaves zeros in its place), and is no page of a tree, is not there
+    either. Nobody may write to the file meanwhile.
     """
     length = os.stat(path).st_size
     with open(path, "rb") as file:
         metas = [_ROOTS_AND_TXNID.unpack_from(_read(file, page, page_bytes)) for page in range(_META_PAGES)]
         free_root, key_root, _ = max(metas, key=lambda meta: meta[2])
         ahead = [root for root in (free_root, key_root) if root != _NONE]
-        while ahead:
+        for _ in range(length // page_bytes):
+            if not ahead:
+                break
             number: int = ahead.pop()
             if (number + 1) * page_bytes > length:
                 return number
-            page = _read(file, number, page_bytes)
-            flags, lower, _ = _HEADER.unpack_from(page)
-            for at in struct.unpack_from(f"<{(lower - 16) // 2}H", page, 16):
-                low, high, node_flags, key_bytes = _NODE.unpack_from(page, at)
-                if flags & _BRANCH:
-                    ahead.append(low | high << 16 | node_flags << 32)
-                elif flags & _LEAF and node_flags & _BIG_DATA:
-                    # Its value stands on pages of its own, behind a page header.
-                    [first] = _NUMBER.unpack_from(page, at + _NODE.size + key_bytes)
-                    last: int = first + (15 + (low | high << 16)) // page_bytes
-                    if (last + 1) * page_bytes > length:
-                        return last
-    return None
+            try:
+                children, last = _parts(_read(file, number, page_bytes), page_bytes)
+            except struct.error:
+                return number
+            if (last + 1) * page_bytes > length:
+                return last
+            ahead += children
+    return next(iter(ahead), None)  # more pages than there are: they lead in a circle
+
+
+def _parts(page: bytes, page_bytes: int) -> tuple[list[int], int]:
+    """The pages that this one leads to, and the last one that a value of it stands on (0: none does).
+
+    Raises `struct.error` for what is no page of a tree.
+    """
+    flags, lower, _ = _HEADER.unpack_from(page)
+    children, last = [], 0
+    for at in struct.unpack_from(f"<{(lower - _HEADER.size) // 2}H", page, _HEADER.size):
+        low, high, node_flags, key_bytes = _NODE.unpack_from(page, at)
+        if flags & _BRANCH:
+            children.append(low | high << 16 | node_flags << 32)
+        elif flags & _LEAF and node_flags & _BIG_DATA:
+            # Its value stands on pages of its own, behind a page header.
+            [first] = _NUMBER.unpack_from(page, at + _NODE.size + key_bytes)
+            last = max(last, first + (15 + (low | high << 16)) // page_bytes)
+    return children, last
 
 
 def _read(file: BinaryIO, number: int, page_bytes: int) -> bytes:

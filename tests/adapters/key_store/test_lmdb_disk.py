@@ -145,6 +145,20 @@ async def test_a_file_cut_anywhere_is_damage_or_whole(tmp_path: Path, count: int
     assert told
 
 
+@pytest.mark.parametrize("rest", [b"\0", b"\xff"])
+async def test_a_file_cut_short_whose_rest_is_no_tree_is_damage(tmp_path: Path, rest: bytes) -> None:
+    """As a power failure leaves one: its end is gone, and what is there was never written. One line, no stack trace."""
+    await _store_some(tmp_path)
+    data = _data_file(tmp_path)
+    length = data.stat().st_size - 4096
+    with data.open("r+b") as file:
+        file.seek(2 * 4096)
+        file.write(rest * (length - 2 * 4096))
+        file.truncate(length)
+    with pytest.raises(KeyStoreError, match=r"is damaged \(data\.mdb was cut short: page \d+ "):
+        open_store(tmp_path)
+
+
 async def test_a_file_that_lacks_only_pages_without_use_is_whole(tmp_path: Path) -> None:
     """LMDB counts pages that it never wrote: a short file alone is no damage, and nothing is lost by lengthening it."""
     await _store_some(tmp_path)
