@@ -14,6 +14,7 @@ import structlog
 from consumer import __version__
 from consumer.adapters.conversions_api import FileToken
 from consumer.adapters.kafka import DeadLetterProducer, KafkaSource, describe
+from consumer.adapters.kafka.configuration import longest_commit
 from consumer.adapters.key_store import KeyStore, open_key_store
 from consumer.app import building, tracing
 from consumer.app.signals import on_stop_signal
@@ -187,8 +188,12 @@ def web_server(
 
 
 def hangs_after(settings: Settings) -> float:
-    """Seconds after which a fetch hangs: a rebalance within it waits for a drain."""
-    return settings.pinstream.shutdown_grace + REVOKE_MARGIN + FETCH_HANGS_AFTER
+    """Seconds after which a fetch hangs: a rebalance within it waits for a drain, and for a commit.
+
+    The commit's limit is a setting, and a broker that does not answer within it is no reason for a restart.
+    """
+    asking = max(FETCH_HANGS_AFTER, 2 * longest_commit(settings.kafka.client_properties()))
+    return settings.pinstream.shutdown_grace + REVOKE_MARGIN + asking
 
 
 def process(settings: Settings, started: float) -> dict[str, Any]:

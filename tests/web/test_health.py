@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from consumer.app.run import hangs_after
 from consumer.core import interface as i
 from consumer.core.statistics import Statistics
+from consumer.settings import REVOKE_MARGIN, load
 from consumer.web.health import FETCH_HANGS_AFTER, sickness, unreadiness
 from tests.core.building import NO, UNDECODABLE, Core, event
+from tests.end_to_end.processes import run_environment
+from tests.kafka.harness import Kafka
 from tests.web.building import OTHER_ACCOUNT, account, empty, guarded, partition, statistics
 
 START = 1_000.0
@@ -66,6 +71,16 @@ def test_a_fetch_that_never_came_back_is_sick() -> None:
     assert sickness(caught_up, START + FETCH_HANGS_AFTER, START) == "no fetch came back for 120 s"
     assert sickness(caught_up, START + FETCH_HANGS_AFTER, START, hangs_after=180.0) is None
     assert sickness(caught_up, START + 180.0, START, hangs_after=180.0) is not None
+
+
+@pytest.mark.parametrize(("timeout_ms", "seconds"), [(None, 120), ("10000", 120), ("60000", 360), ("x", 120)])
+def test_a_fetch_hangs_only_after_all_of_its_time_limits(
+    tmp_path: Path, timeout_ms: str | None, seconds: float
+) -> None:
+    """A commit inside a revocation is tried thrice for ``KAFKA_SOCKET_TIMEOUT_MS``: a silent broker is no sickness."""
+    env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "t", "g", "http://127.0.0.1:9/v5")
+    settings = load(env | ({} if timeout_ms is None else {"KAFKA_SOCKET_TIMEOUT_MS": timeout_ms}))
+    assert hangs_after(settings) == settings.pinstream.shutdown_grace + REVOKE_MARGIN + seconds
 
 
 @pytest.mark.parametrize("state", ["halted", "unreachable", "throttled"])

@@ -179,6 +179,15 @@ _PRODUCER_DEFAULTS: Final[Config] = {"compression.type": "lz4"}
 _PRODUCER_FIXED: Final[Config] = {"acks": "all", "enable.idempotence": True}
 
 
+def longest_commit(config: Config) -> float:
+    """Seconds that a commit inside a revocation may take: librdkafka alone bounds it, by three tries."""
+    default = int(_DEFAULTS["socket.timeout.ms"])
+    try:
+        return 3 * int(config.get("socket.timeout.ms", default)) / 1000
+    except ValueError:  # librdkafka says what is wrong with it
+        return 3 * default / 1000
+
+
 def uses_consumer_protocol(config: Config) -> bool:
     """Whether the group runs KIP-848 (``group.protocol=consumer``)."""
     return str(config.get("group.protocol", "classic")).lower() == "consumer"
