@@ -13,7 +13,7 @@ from confluent_kafka import Message
 from consumer.adapters.kafka.source import KafkaSource
 from consumer.core.interface import Assignment
 from consumer.core.model import Position, TopicPartition
-from tests.adapters.scripted_member import FakeConsumer, brings, given, message, offsets
+from tests.adapters.scripted_member import FakeConsumer, Ids, brings, given, message, offsets
 from tests.adapters.test_kafka_forgotten import FORGOTTEN, ended
 
 
@@ -47,7 +47,7 @@ async def test_what_a_cancelled_fetch_left_is_dropped_when_its_partition_is_lost
 
     listener = Listener()
     config = {"bootstrap.servers": "nowhere:9092", "group.id": "g", "group.protocol": "consumer"}
-    source = KafkaSource(config, ["t"], listener=listener, make_consumer=make)
+    source = KafkaSource(config, ["t"], listener=listener, make_consumer=make, make_topic_ids=lambda _: Ids())
     await source.start()
     made[-1].script = [given(0)]
     for _ in range(2):
