@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.load import SCHEMA, encoded_checkouts
 from consumer.adapters.key_store.interface import KEY_BYTES, Window
 from consumer.adapters.key_store.lmdb_store import LmdbKeyStore
-from consumer.app.run import tune_garbage_collector
+from consumer.app.run import tune_memory
 from consumer.core.convert import Converter
 from consumer.core.convert_program import COMPILED
 from consumer.core.decode import Decoder
@@ -81,7 +81,7 @@ def _best(measure: Callable[[], Any]) -> Any:
 @contextmanager
 def _collector_of_the_service() -> Iterator[None]:
     thresholds = gc.get_threshold()
-    tune_garbage_collector()
+    tune_memory()
     yield
     gc.set_threshold(*thresholds)
     gc.unfreeze()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
+import pytest
 from confluent_kafka import Message
 
-from consumer.adapters.kafka.chunks import MOST_BYTES, MOST_RECORDS, take
+from consumer.adapters.kafka.chunks import MOST_BYTES, MOST_RECORDS, Inbox
 
 HEADER = 184
 
@@ -36,48 +38,92 @@ def message(offset: int, value: bytes, key: bytes = b"", headers: int = 0) -> Me
 def test_small_records_come_as_many_as_there_is_room_for() -> None:
     """One chunk, in order; only the first is waited for."""
     queue = Queue(*(message(offset, b"v" * 500) for offset in range(2_000)))
-    taken = take(queue, 5_000, 0.5)
+    inbox = Inbox(queue)
+    taken = inbox.take(5_000, 0.5)
     [chunk] = taken.chunks({("t", 0): 1})
     assert [record.offset for record in chunk.records] == list(range(MOST_RECORDS))
     assert (queue.timeouts[0], set(queue.timeouts[1:])) == (0.5, {0})
-    assert len(take(queue, 70, 0.5).messages) == 70
+    assert len(inbox.take(70, 0.5).messages) == 70
 
 
 def test_it_ends_with_what_is_there() -> None:
     """A slice that is not full is the last one: nothing is asked for twice."""
     queue = Queue(*(message(offset, b"v") for offset in range(10)))
-    assert len(take(queue, 1000, 0.5).messages) == 10
-    assert queue.asked == [1, 64]
-    assert take(queue, 1000, 0.5).messages == []
+    inbox = Inbox(queue)
+    assert len(inbox.take(1000, 0.5).messages) == 10
+    assert queue.asked == [1, 256]
+    assert inbox.take(1000, 0.5).messages == []
 
 
 def test_large_records_come_a_few_at_a_time() -> None:
     """Values and keys count; what is larger than all of it comes alone."""
     queue = Queue(*(message(offset, b"v" * 500_000, b"k" * 500_000) for offset in range(20)))
-    assert len(take(queue, 1000, 0.5).messages) == MOST_BYTES // 1_000_000
-    assert (
-        len(take(Queue(*(message(offset, b"v" * MOST_BYTES) for offset in range(3))), 1000, 0.5).messages)
-        == 1
-    )
+    assert len(Inbox(queue).take(1000, 0.5).messages) == MOST_BYTES // 1_000_000
+    queue = Queue(*(message(offset, b"v" * MOST_BYTES) for offset in range(3)))
+    assert len(Inbox(queue).take(1000, 0.5).messages) == 1
 
 
 def test_headers_count_as_objects() -> None:
-    """Twenty thousand of four bytes are four megabytes."""
-    queue = Queue(*(message(offset, b"v", headers=20_000) for offset in range(20)))
-    taken = take(queue, 1000, 0.5)
-    assert len(taken.messages) <= 2
-    assert taken.size >= len(taken.messages) * 20_000 * HEADER
+    """Twenty thousand of four bytes are four megabytes, also behind records that have none."""
+    small = [message(offset, b"v") for offset in range(100)]
+    queue = Queue(*small, *(message(100 + offset, b"v", headers=20_000) for offset in range(20)))
+    inbox = Inbox(queue)
+    taken = inbox.take(1000, 0.5)
+    assert 100 < len(taken.messages) <= 102
+    assert taken.size >= (len(taken.messages) - 100) * 20_000 * HEADER
+
+
+def test_what_is_kept_back_comes_next_and_in_order() -> None:
+    """Nothing is lost, nothing comes twice, and each fetch polls the client once."""
+    queue = Queue(*(message(offset, b"v", headers=20_000 * (offset % 7 == 0)) for offset in range(300)))
+    inbox, offsets, fetches = Inbox(queue), [], 0
+    while taken := inbox.take(1000, 0.5).messages:
+        offsets += [one.offset() for one in taken]
+        fetches += 1
+        assert len(queue.asked) >= fetches
+    assert offsets == list(range(300))
+    assert fetches > 20
+
+
+def test_without_room_what_is_kept_back_stays() -> None:
+    """With nothing kept back one is taken all the same: it may be an error."""
+    queue = Queue(*(message(offset, b"v", headers=30_000 * min(offset, 1)) for offset in range(5)))
+    inbox = Inbox(queue)
+    assert [one.offset() for one in inbox.take(0, 0.5).messages] == [0]
+    assert [one.offset() for one in inbox.take(0, 0.5).messages] == [1]
+    queue = Queue(*(message(offset, b"v", headers=30_000 * min(offset, 1)) for offset in range(5)))
+    inbox = Inbox(queue)
+    assert [one.offset() for one in inbox.take(9, 0.5).messages] == [0, 1]
+    assert inbox.take(0, 0.5).messages == []
+    assert queue.timeouts[-1] == 0.5
+    assert inbox.first_offsets() == {("t", 0): 2}
+    assert [one.offset() for one in inbox.take(9, 0.5).messages] == [2]
+
+
+@pytest.mark.parametrize(
+    "end", [lambda inbox: inbox.drop(("t", 0)), lambda inbox: inbox.drop_all_but({("t", 1): 7})]
+)
+def test_what_is_kept_back_ends_with_its_assignment(end: Callable[[Inbox], None]) -> None:
+    """Or where its partition is read from another place: it would come twice, or out of order."""
+    inbox = Inbox(Queue(*(message(offset, b"v", headers=30_000 * min(offset, 1)) for offset in range(5))))
+    assert [one.offset() for one in inbox.take(9, 0.5).messages] == [0, 1]
+    assert inbox.first_offsets() == {("t", 0): 2}
+    end(inbox)
+    assert inbox.first_offsets() == {}
+    assert inbox.take(9, 0.5).messages == []
 
 
 def test_one_slice_is_all_that_comes_unforeseen() -> None:
     """Small records before large ones: the slice that meets them is the last."""
     small = [message(offset, b"v" * 100) for offset in range(300)]
-    large = [message(300 + offset, b"v" * 200_000) for offset in range(300)]
-    assert len(take(Queue(*small, *large), 1000, 0.5).messages) < 300 + 64 + 1
+    large = [message(300 + offset, b"v" * 20_000) for offset in range(600)]
+    queue = Queue(*small, *large)
+    Inbox(queue).take(1000, 0.5)
+    assert sum(queue.asked) <= 300 + 256 + 1
 
 
 def test_errors_are_among_them_and_no_records() -> None:
     """What is no record of what is held is dropped."""
-    taken = take(Queue(message(0, b"a")), 1000, 0.5)
+    taken = Inbox(Queue(message(0, b"a"))).take(1000, 0.5)
     assert taken.chunks({}) == []
     assert taken.errors == []

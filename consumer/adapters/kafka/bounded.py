@@ -36,7 +36,7 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.bounds import Bound
-from consumer.adapters.kafka.chunks import MOST_RECORDS, Taken, group, take
+from consumer.adapters.kafka.chunks import MOST_RECORDS, Inbox, Taken, group
 from consumer.adapters.kafka.commits import CommitResult, raw_partition
 from consumer.adapters.kafka.configuration import Config, consumer_config, make_client
 from consumer.adapters.kafka.ranges import Range, resolve_ranges
@@ -363,6 +363,7 @@ class _Reader:
         """Assign what is to be read. Raises `KafkaError` where a topic was made anew since its start was committed."""
         self._learn_ids()
         self._consumer = make_client(make_consumer, {**self._config, "error_cb": self._heard_by_itself})
+        self._inbox = Inbox(self._consumer)
         unread = [one for one in self._parts.values() if not one.done]
         self._assigned = {one.name: one.epoch for one in unread}
         if unread:
@@ -403,7 +404,7 @@ class _Reader:
         self._raise_failure()
         if self._ready:  # a fetch was cancelled: what it consumed comes first
             return
-        taken = take(self._consumer, room, timeout)
+        taken = self._inbox.take(room, timeout)
         if taken.messages:
             self._hand_over(taken)
         self._look_for_short()

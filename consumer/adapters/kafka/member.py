@@ -28,7 +28,7 @@ import confluent_kafka
 from confluent_kafka import KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.chunks import Taken, group, take
+from consumer.adapters.kafka.chunks import Inbox, Taken, group
 from consumer.adapters.kafka.commits import (
     Answer,
     CommitResult,
@@ -147,6 +147,7 @@ class GroupMember:
         """As of the last look at the ends; asked for until the group has said what is ours."""
         callbacks = {"error_cb": self._heard_error, "on_commit": self._commits.heard}
         self._consumer = make_client(self._make_consumer, {**self._config, **callbacks})
+        self._inbox = Inbox(self._consumer)
         self._unreadable = Unreadable()
         self._unstarted = Unstarted(
             self._consumer,
@@ -308,7 +309,8 @@ class GroupMember:
         # librdkafka hands out a revocation that was queued before the deadline passed as if it were in time
         # (librdkafka #5604): so this clock decides what is lost.
         self._late = time.monotonic() - self._polled >= self._most_idle
-        taken = take(self._consumer, max(1, room), timeout)
+        taken = self._inbox.take(room, timeout)
+        self._inbox.drop_all_but(self._held)
         self._polled = time.monotonic()
         if taken.messages:
             self._hand_over(taken)
@@ -362,6 +364,7 @@ class GroupMember:
         """Go on where it stopped. The seek voids all that librdkafka has of the partition, so it comes last."""
         for name in self._unreadable.due(time.monotonic()):
             self._left_paused.discard(name)
+            self._inbox.drop(name)
             try:
                 self._consumer.resume(_raw([name]))
                 self._consumer.seek(raw_place(name, self._next[name]))
@@ -396,6 +399,7 @@ class GroupMember:
         }
         if ids := self._topic_ids.look({name.topic for name in self._held}):
             self._hooks.topic_ids(ids)
+        self._reached.update(self._inbox.first_offsets())
         self._reached.update(self._unreadable.offsets())  # what came behind was dropped
 
     def _ask_one_end(self, known: dict[TopicPartition, int]) -> None:
@@ -465,6 +469,7 @@ class GroupMember:
                 self._hooks.trouble(exception_error(error).name(), text)
                 continue
             del self._anew[name]
+            self._inbox.drop(name)
             self._next[name] = Place(None, None)
             self._unreadable.discard(name)
             begun.append(Assignment(*name, next(_epochs), None, False, topic_id=one.topic_id))

@@ -48,7 +48,7 @@ from consumer.app.dead_letters.topics import DeadLetterTopic
 from consumer.app.replay.engine import End as RunEnd
 from consumer.app.replay.engine import Ran, run_to_end
 from consumer.app.replay.watch import watch
-from consumer.app.run import REFUSED_ADVICE, log_kafka_trouble, tune_garbage_collector
+from consumer.app.run import REFUSED_ADVICE, log_kafka_trouble, tune_memory
 from consumer.core import offset_map
 from consumer.core.assignment import map_place
 from consumer.core.interface import DeadLetter, NewLife
@@ -470,7 +470,7 @@ class Through:
             report=building.log_report,
             grace=own.shutdown_grace,
         )
-        tune_garbage_collector()
+        tune_memory()
         try:
             self._ended(await self._watched(service, sources[0]))
         finally:

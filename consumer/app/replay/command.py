@@ -29,7 +29,7 @@ from consumer.app.replay.outcome import Outcome, tell
 from consumer.app.replay.parts import Outside, Reading, outside, policy, reading
 from consumer.app.replay.warnings import beforehand
 from consumer.app.replay.watch import watch
-from consumer.app.run import REFUSED_ADVICE, log_kafka_trouble, tune_garbage_collector
+from consumer.app.run import REFUSED_ADVICE, log_kafka_trouble, tune_memory
 from consumer.core.convert import Converter
 from consumer.core.decode import Decoder
 from consumer.core.pipeline import Pipeline
@@ -118,7 +118,7 @@ async def _replay(options: ReplayOptions, settings: Settings) -> Outcome:
             report=building.log_report,
             grace=settings.pinstream.shutdown_grace,
         )
-        tune_garbage_collector()
+        tune_memory()
         ran = await _watched(service, sources[0], plan, options)
         return _outcome(options, plan, service, sources[0], world, ran)
 
