@@ -9,7 +9,7 @@ client are about half.
 A thousand records may be a megabyte or some gigabytes, and the client hands out records by their number only. So they
 are taken a slice at a time (`Inbox`), each as large as the records before it let expect, until they hold `MOST_BYTES`:
 what is fetched beyond the core's budget, and held unread, has a bound. Headers are counted when they become objects,
-which may be twenty times their bytes; what of a slice goes beyond `MOST_BYTES` is kept back as it is for the next fetch.
+which may be twenty times their bytes; what of a slice goes beyond `MOST_BYTES` is kept back for the next fetch.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class Taken:
         last_leader: int | None = -1
         last_offset = -1
         records: list[Record] = []
-        size, count = self.size, 0
-        for message in messages[: most - len(self.messages)]:
-            count += 1
+        taken = messages[: most - len(self.messages)]
+        size = self.size + sum(map(len, taken))  # of values
+        for message in taken:
             if message.error() is not None:
                 self.errors.append(message)
                 continue
@@ -109,20 +109,24 @@ class Taken:
                 size += size_of_headers(headers)
             if key := message.key():
                 size += len(key)
-            if value := message.value():
-                size += len(value)
             records.append(
                 _new_record(
                     Record,
-                    (offset, -1 if kind == TIMESTAMP_NOT_AVAILABLE else timestamp, key, value, headers),
+                    (
+                        offset,
+                        -1 if kind == TIMESTAMP_NOT_AVAILABLE else timestamp,
+                        key,
+                        message.value(),
+                        headers,
+                    ),
                 )
             )
-            if (
-                size >= MOST_BYTES
-            ):  # headers are objects only once they are asked for: those behind stay as they are
+            if headers and size >= MOST_BYTES:
+                # Headers are objects only once they are asked for: those of the records behind stay as they are.
+                del taken[taken.index(message) + 1 :]
                 break
-        self.messages += messages[:count]
-        del messages[:count]
+        self.messages += taken
+        del messages[: len(taken)]
         self.size = size
 
     def _run(self, key: _Key, offset: int) -> list[Record]:
