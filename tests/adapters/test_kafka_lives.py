@@ -6,7 +6,7 @@ import time
 
 import confluent_kafka
 import pytest
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, Message
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -20,7 +20,7 @@ from consumer.core import offset_map
 from consumer.core.interface import NewLife
 from consumer.core.model import Position, TopicPartition
 from consumer.errors import KafkaError
-from tests.adapters.scripted_member import Bench, FakeConsumer, Ids, message, offsets
+from tests.adapters.scripted_member import Bench, FakeConsumer, Ids, brings, message, offsets, taken
 from tests.adapters.test_kafka_forgotten import FORGOTTEN, ended
 from tests.adapters.test_kafka_starts import P0, P1, FakeOffsets, find_starts
 from tests.kafka.broker import wait_until
@@ -242,3 +242,32 @@ async def test_a_named_replay_is_not_resumed_on_another_log(kafka: Kafka) -> Non
     with pytest.raises(KafkaError, match=f"{topic} was deleted and made anew since this replay began"):
         await source.start()
     await source.close(WITHIN)
+
+
+def many_headers(offset: int) -> Message:
+    """Two of these are more than one fetch holds."""
+    headers: list[tuple[str, str | bytes | None]] = [("name", b"v")] * 15_000
+    return Message("t", 0, offset, b"k", b"v", headers, None, (1, 1000), 0.0, 0)
+
+
+def test_what_is_kept_back_does_not_outlive_its_life() -> None:
+    """Records of many headers are handed out a few at a time; a partition that is read anew begins at its beginning."""
+    bench = Bench()
+    bench.ids.told = {"t": OLD_ID}
+    bench.assign(0)
+    assert offsets(bench.fetch(brings(*map(many_headers, range(5))))) == [0, 1]
+    bench.member.read_anew([NewLife("t", 0, bench.told.assignments[0].epoch, NEW_ID)])
+    assert offsets(bench.fetch()) == [2, 3]  # of the old life; the seek comes after
+    assert bench.calls("seek") == [("seek", [(0, confluent_kafka.OFFSET_BEGINNING)])]
+    assert offsets(bench.fetch(brings(message(0)))) == [0]
+
+
+@pytest.mark.parametrize("strategy", [EAGER, "cooperative-sticky"])
+def test_what_is_kept_back_does_not_outlive_its_assignment(strategy: str) -> None:
+    """Taken away and given back: the new owner of it begins where the group stands."""
+    bench = Bench(strategy=strategy)
+    bench.assign(0)
+    assert offsets(bench.fetch(brings(*map(many_headers, range(5))))) == [0, 1]
+    bench.fetch(taken(0), room=0)
+    bench.assign(0)
+    assert offsets(bench.fetch(brings(message(2)))) == [2]
