@@ -268,6 +268,6 @@ def test_what_is_kept_back_does_not_outlive_its_assignment(strategy: str) -> Non
     bench = Bench(strategy=strategy)
     bench.assign(0)
     assert offsets(bench.fetch(brings(*map(many_headers, range(5))))) == [0, 1]
-    bench.fetch(taken(0), room=0)
+    bench.fetch(taken(0), room=1)
     bench.assign(0)
     assert offsets(bench.fetch(brings(message(2)))) == [2]
