@@ -267,7 +267,7 @@ def test_what_is_kept_back_does_not_outlive_its_assignment(strategy: str) -> Non
     """Taken away and given back: the new owner of it begins where the group stands."""
     bench = Bench(strategy=strategy)
     bench.assign(0)
-    assert offsets(bench.fetch(brings(*map(many_headers, range(5))))) == [0, 1]
+    assert offsets(bench.fetch(brings(*map(many_headers, range(12))))) == [0, 1]
     bench.fetch(taken(0), room=1)
     bench.assign(0)
     assert offsets(bench.fetch(brings(message(2)))) == [2]
