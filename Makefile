@@ -1,5 +1,5 @@
 # What daily work needs; README.md says when. Every target sets up .venv first if it is not there or out of date.
-#   make demo ARGS="--events 10000 --faults"     make test ARGS="tests/core -x"     make simulate SEEDS=3000
+#   make demo ARGS="--events 10000 --faults"     make test ARGS="tests/engine -x"     make simulate SEEDS=3000
 #   make soak EVENTS=2000000 ARGS="--json artifacts/soak.json"     make fuzz SECONDS=600 ARGS="decode"
 #   make bench ARGS="--quick"     make bench ARGS="--growth"     make bench ARGS="--help"
 ARGS ?=
@@ -60,7 +60,7 @@ fuzz: $(READY)
 
 clean:
 	rm -rf $(VENV) $(RIVALS) build dist artifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	rm -rf tests/kafka/target consumer/core/*.so
+	rm -rf tests/kafka/target consumer/conversion/native/*.so
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The first of these that runs and is new enough. (A pyenv shim may be on the path and still not run.)
@@ -78,7 +78,7 @@ endef
 # pip first: `--group` needs 25.1. Then the build backend, so that the build is pinned like everything else and
 # fetches nothing by itself.
 # Also what is compiled, so that a change of it is compiled too.
-$(READY): pyproject.toml constraints.txt hatch_build.py $(wildcard consumer/core/*.pyx consumer/core/*.pxd)
+$(READY): pyproject.toml constraints.txt hatch_build.py $(wildcard consumer/conversion/native/*.pyx consumer/conversion/native/*.pxd)
 	@$(FIND_PYTHON); \
 	echo "setting up $(VENV) with $$("$$python" --version); this takes about a minute" >&2; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)

@@ -1,4 +1,5 @@
-"""Compiles the `.pyx` files of `consumer/core` when the package is built, if Cython and a C compiler are there.
+"""Compiles the `.pyx` files of `consumer/conversion/native` when the package is built, if Cython and a C compiler are
+there.
 
 Without them the build goes on and the package is pure Python: everything works, the fast path is slower. The results
 lie beside their sources, so that an editable installation finds it too. So what an earlier build left there goes first:
@@ -16,19 +17,20 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+NATIVE = "consumer/conversion/native"
 MODULES = ("_slots", "_json", "_usual", "_events")
 
 
 def sources_digest(root: Path) -> str:
     """What the modules are made of, as one digest: so that modules made of older sources can be told."""
-    files = sorted((root / "consumer" / "core").glob("_*.p[yx][xd]"))
+    files = sorted((root / NATIVE).glob("_*.p[yx][xd]"))
     return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def remove_compiled(root: Path) -> None:
     """Remove what was compiled here before, for this Python; others' modules are for their own builds to see to."""
     for suffix in EXTENSION_SUFFIXES:
-        for file in (root / "consumer" / "core").glob(f"_*{suffix}"):
+        for file in (root / NATIVE).glob(f"_*{suffix}"):
             if "." not in file.name.removesuffix(suffix):
                 file.unlink()
 
@@ -59,7 +61,7 @@ class Compile(BuildHookInterface[Any]):
         from setuptools.command.build_ext import build_ext
 
         root = Path(self.root)
-        names = [f"consumer.core.{module}" for module in MODULES]
+        names = [f"consumer.conversion.native.{module}" for module in MODULES]
         with tempfile.TemporaryDirectory() as scratch:
             extensions = [
                 Extension(

@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from benchmarks.events import checkouts
-from consumer.core.encode import Encoder, SingleObject
+from consumer.avro.encode import Encoder, SingleObject
 
 SCHEMA = Path(__file__).resolve().parent.parent / "schemas" / "commerce_event.avsc"
 _FILL_SECONDS = 300.0

@@ -26,17 +26,17 @@ from benchmarks.stages import measure_stages
 from benchmarks.systems import Pinstream, Plain, System, TwoSteps
 from consumer.adapters.files import open_records
 from consumer.app import building
-from consumer.core.convert import Converter
-from consumer.core.convert_decisions import units_of
-from consumer.core.convert_paths import Step, StepKind
-from consumer.core.decode import Decoder
-from consumer.core.dedup import Delivery
-from consumer.core.encode import Encoder, SingleObject
-from consumer.core.fused import FusedReading
-from consumer.core.intake import Prepared
-from consumer.core.mapping import FILTER
-from consumer.core.mapping import Mapping as EventMapping
-from consumer.core.model import CommerceEvent, Record, Rejection
+from consumer.avro.decode import Decoder
+from consumer.avro.encode import Encoder, SingleObject
+from consumer.avro.paths import Step, StepKind
+from consumer.conversion.converter import Converter
+from consumer.conversion.decisions import units_of
+from consumer.conversion.mapping import FILTER
+from consumer.conversion.mapping import Mapping as EventMapping
+from consumer.conversion.reading import FusedReading
+from consumer.engine.dedup import Delivery
+from consumer.engine.intake import Prepared
+from consumer.engine.model import CommerceEvent, Record, Rejection
 from consumer.settings import load
 
 ACCOUNT: Final = "1"

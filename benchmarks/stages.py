@@ -20,14 +20,14 @@ from benchmarks.load import SCHEMA, encoded_checkouts
 from consumer.adapters.key_store.interface import KEY_BYTES, Window
 from consumer.adapters.key_store.lmdb_store import LmdbKeyStore
 from consumer.app.run import tune_memory
-from consumer.core.convert import Converter
-from consumer.core.convert_program import COMPILED
-from consumer.core.decode import Decoder
-from consumer.core.dedup import Delivery
-from consumer.core.fused import FusedReading
-from consumer.core.intake import serialised
-from consumer.core.mapping import Mapping, load_mapping
-from consumer.core.model import ConversionEvent, Record
+from consumer.avro.decode import Decoder
+from consumer.conversion.converter import Converter
+from consumer.conversion.mapping import Mapping, load_mapping
+from consumer.conversion.program import COMPILED
+from consumer.conversion.reading import FusedReading
+from consumer.engine.dedup import Delivery
+from consumer.engine.intake import serialised
+from consumer.engine.model import ConversionEvent, Record
 
 _SLICE = 64
 _ROUNDS = 3

@@ -18,7 +18,7 @@
 
 Every message is one line that says what happened and what to do, and never holds personal data or a
 secret. Verdicts on a single record (undecodable, unconvertible, refused) are not errors: they are values,
-see `consumer.core.model.Rejection`.
+see `consumer.engine.model.Rejection`.
 """
 
 from __future__ import annotations

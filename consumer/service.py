@@ -16,10 +16,10 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-from consumer.core import interface as i
-from consumer.core.model import Chunk, Instant, Position, TopicPartition
-from consumer.core.pipeline import FETCH_MOST, Pipeline
-from consumer.core.statistics import Statistics
+from consumer.engine import interface as i
+from consumer.engine.model import Chunk, Instant, Position, TopicPartition
+from consumer.engine.pipeline import FETCH_MOST, Pipeline
+from consumer.engine.statistics import Statistics
 from consumer.errors import DestinationRefused, InvariantViolation, KeyStoreError
 
 _FETCH_TIMEOUT = 0.1

@@ -35,7 +35,18 @@ _HERE = Path(__file__).parent
 _BROKERS = frozenset({"kafka", "embedded_kafka", "own_kafka", "each_kafka"})
 """The fixtures that start a broker, or ask for one."""
 _ANY_OTHER = "*"
-_TURNS = ("test_runbook.py", "end_to_end", "adapters", "cli", "web", _ANY_OTHER, "simulation", "core")
+_TURNS = (
+    "test_runbook.py",
+    "end_to_end",
+    "adapters",
+    "cli",
+    "web",
+    _ANY_OTHER,
+    "simulation",
+    "conversion",
+    "avro",
+    "engine",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -23,8 +23,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.app.workers.showing import Seen, WorkersCollector
 from consumer.app.workers.supervision import Worker
-from consumer.core.coverage import PARAMETERS, CoverageSnapshot, Covered
-from consumer.core.statistics import Statistics
+from consumer.engine.coverage import PARAMETERS, CoverageSnapshot, Covered
+from consumer.engine.statistics import Statistics
 from consumer.web.metrics import StatisticsCollector
 from tests.test_deployment import SERVICES, settings_of
 from tests.web.building import busy

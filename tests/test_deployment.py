@@ -307,7 +307,16 @@ class TestMake:
     @pytest.mark.parametrize(("expression", "code"), [("kafka", 5), ("not kafka", 0)])
     def test_a_step_without_a_test_fails(self, expression: str, code: int) -> None:
         """pytest says so with its exit code, also where several processes share the work."""
-        arguments = [sys.executable, "-m", "pytest", "-q", "-n2", "-m", expression, "tests/core/test_lag.py"]
+        arguments = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n2",
+            "-m",
+            expression,
+            "tests/engine/test_lag.py",
+        ]
         done = subprocess.run(
             arguments,
             cwd=ROOT,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from consumer.web.status import ledger
-from tests.core.building import Core
+from tests.engine.building import Core
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "logs.md").read_text("utf-8")
@@ -70,7 +70,7 @@ def read(call: ast.Call, where: str) -> Line | None:
 def _line(where: str, level: ast.expr, event: ast.expr, fields: frozenset[str] | None) -> Line | None:
     levels, events = constants(level), constants(event)
     if not events:
-        assert where == "consumer/core/context.py", f"{where}: an event name that is not constant"
+        assert where == "consumer/engine/context.py", f"{where}: an event name that is not constant"
         return None
     [name] = events
     return Line(where, name, frozenset(levels), fields)

@@ -19,8 +19,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from consumer.core.encode import Encoder, SingleObject
-from consumer.core.model import Disposition
+from consumer.avro.encode import Encoder, SingleObject
+from consumer.engine.model import Disposition
 from consumer.sandbox.generator import GeneratedEvent, Generator
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "commerce_event.avsc"

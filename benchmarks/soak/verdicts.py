@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from benchmarks.soak.watch import Sample
-from consumer.core.model import Disposition
+from consumer.engine.model import Disposition
 
 MIB = 2**20
 MILLION = 1_000_000

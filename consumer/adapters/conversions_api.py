@@ -20,7 +20,7 @@ from typing import Protocol
 import aiohttp
 
 from consumer.adapters.resolver import PatientResolver
-from consumer.core.interface import Answered, Send, Unanswered
+from consumer.engine.interface import Answered, Send, Unanswered
 from consumer.errors import SettingsError
 
 _ANSWER_LIMIT = 16 * 1024 * 1024

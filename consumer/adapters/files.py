@@ -16,12 +16,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from consumer.core.avro_container import MAGIC, Block, BrokenContainer, Container
-from consumer.core.avro_rejection import DecodeCode, rejected
-from consumer.core.avro_resolution import Incompatible, InvalidSchema, Read, Unresolvable, compile_reader
-from consumer.core.avro_schema import parse
-from consumer.core.model import CommerceEvent, Rejection
-from consumer.core.ndjson import MAX_LINE_BYTES, LinePlan, parse_line
+from consumer.avro.container import MAGIC, Block, BrokenContainer, Container
+from consumer.avro.ndjson import MAX_LINE_BYTES, LinePlan, parse_line
+from consumer.avro.rejection import DecodeCode, rejected
+from consumer.avro.resolution import Incompatible, InvalidSchema, Read, Unresolvable, compile_reader
+from consumer.avro.schema import parse
+from consumer.engine.model import CommerceEvent, Rejection
 from consumer.errors import InputError
 
 

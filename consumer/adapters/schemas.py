@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
 from consumer.adapters.thread import apart
-from consumer.core.avro_references import definitions, inlined
-from consumer.core.avro_schema import MAX_SCHEMA_CHARACTERS, InvalidSchema, Json, Record, fingerprint, parse
-from consumer.core.interface import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
-from consumer.core.model import SchemaRef
+from consumer.avro.references import definitions, inlined
+from consumer.avro.schema import MAX_SCHEMA_CHARACTERS, InvalidSchema, Json, Record, fingerprint, parse
+from consumer.engine.interface import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
+from consumer.engine.model import SchemaRef
 from consumer.errors import RegistryError, SchemaError
 
 if TYPE_CHECKING:

@@ -14,17 +14,17 @@ import structlog
 from consumer import __version__, logs
 from consumer.adapters.conversions_api import ConversionsApi, FileToken, FixedToken, Token
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas, SchemaSource
-from consumer.core.avro_schema import InvalidSchema
-from consumer.core.convert import Converter
-from consumer.core.convert_paths import ALL, Asked
-from consumer.core.convert_program import COMPILED
-from consumer.core.decode import Decoder, WireFormat
-from consumer.core.destination import destination_tag
-from consumer.core.fused import FusedReading
-from consumer.core.interface import Report
-from consumer.core.mapping import Mapping, load_mapping
-from consumer.core.pipeline import Pipeline
-from consumer.core.policy import AWAY, Policy
+from consumer.avro.decode import Decoder, WireFormat
+from consumer.avro.paths import ALL, Asked
+from consumer.avro.schema import InvalidSchema
+from consumer.conversion.converter import Converter
+from consumer.conversion.mapping import Mapping, load_mapping
+from consumer.conversion.program import COMPILED
+from consumer.conversion.reading import FusedReading
+from consumer.engine.destination import destination_tag
+from consumer.engine.interface import Report
+from consumer.engine.pipeline import Pipeline
+from consumer.engine.policy import AWAY, Policy
 from consumer.errors import MappingError, SettingsError
 from consumer.settings import Settings, packaged_schemas_dir
 

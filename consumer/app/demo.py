@@ -40,8 +40,8 @@ from consumer.app.records import (
 )
 from consumer.app.run import Member, member
 from consumer.app.signals import on_stop_signal
-from consumer.core.encode import Encoder, SingleObject
-from consumer.core.model import CommerceEvent
+from consumer.avro.encode import Encoder, SingleObject
+from consumer.engine.model import CommerceEvent
 from consumer.errors import InvariantViolation
 from consumer.sandbox.api import Sandbox
 from consumer.sandbox.broker import EmbeddedBroker

@@ -12,8 +12,8 @@ import orjson
 
 from consumer.adapters.files import open_records
 from consumer.app import building
-from consumer.core.convert import Converter
-from consumer.core.model import CommerceEvent, ConversionEvent, Filtered, Rejection
+from consumer.conversion.converter import Converter
+from consumer.engine.model import CommerceEvent, ConversionEvent, Filtered, Rejection
 from consumer.settings import load
 
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from consumer.adapters.kafka.ranges import Extent
 from consumer.adapters.kafka.replay_progress import read_entry
-from consumer.core import offset_map
-from consumer.core.assignment import map_place
-from consumer.core.model import Position, TopicPartition
+from consumer.engine import offset_map
+from consumer.engine.assignment import map_place
+from consumer.engine.model import Position, TopicPartition
 
 _NO_END = 1 << 63
 

@@ -36,7 +36,7 @@ from consumer.adapters.kafka import (
 from consumer.adapters.kafka.ranges import Extent
 from consumer.adapters.kafka.replay_progress import read_entry
 from consumer.app.offset_rows import Move, Row
-from consumer.core.model import Position, TopicPartition
+from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError, UsageError
 from consumer.settings import Settings, load
 

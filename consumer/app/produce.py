@@ -16,9 +16,9 @@ from consumer.adapters.schemas import RegistrySchemas
 from consumer.app import building
 from consumer.app.records import FileRecords, Produced, made_up, pause, say
 from consumer.app.signals import on_stop_signal
-from consumer.core.encode import ConfluentId, Encoder, SingleObject
-from consumer.core.event_times import EventTimes
-from consumer.core.model import CommerceEvent, Rejection
+from consumer.avro.encode import ConfluentId, Encoder, SingleObject
+from consumer.conversion.event_times import EventTimes
+from consumer.engine.model import CommerceEvent, Rejection
 from consumer.errors import InputError, MappingError, UsageError
 from consumer.sandbox.generator import Generator
 from consumer.settings import Settings, load

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import click
 
 from consumer.adapters.files import open_records
-from consumer.core.encode import Encoder, Unencodable
-from consumer.core.model import CommerceEvent, Rejection
+from consumer.avro.encode import Encoder, Unencodable
+from consumer.engine.model import CommerceEvent, Rejection
 from consumer.sandbox.generator import Generator
 
 _RECENT = 500

@@ -20,7 +20,7 @@ from consumer.adapters.key_store import KeyStore, open_key_store
 from consumer.app import building, tracing
 from consumer.app.signals import on_stop_signal
 from consumer.app.tracing import Tracing
-from consumer.core.statistics import Statistics
+from consumer.engine.statistics import Statistics
 from consumer.errors import DestinationRefused
 from consumer.service import Service, SystemClock
 from consumer.settings import REVOKE_MARGIN, PinstreamSettings, Settings, load

@@ -65,8 +65,8 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="The last line on s
 
 
 def _filters(stages: Any, codes: Any, since: str | None, until: str | None, origins: Any) -> Any:
-    from consumer.core.letters import Filters, parse_origin
-    from consumer.core.model import Stage
+    from consumer.engine.letters import Filters, parse_origin
+    from consumer.engine.model import Stage
 
     try:
         found = tuple(parse_origin(text) for text in origins)
@@ -124,7 +124,7 @@ def show(place: str, payload: bool, as_json: bool) -> None:
     of a person.
     """
     from consumer.app.dead_letters.showing import ShowOptions, run_show
-    from consumer.core.letters import parse_place
+    from consumer.engine.letters import parse_place
 
     try:
         found = parse_place(place)

@@ -23,7 +23,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from consumer.core.model import CommerceEvent, Disposition
+from consumer.engine.model import CommerceEvent, Disposition
 from consumer.sandbox.shop import (
     BROWSERS,
     CARRIERS,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from consumer.core.statistics import Statistics
+from consumer.engine.statistics import Statistics
 
 MOST_LISTENERS = 32
 MOST_MISSED = 5

@@ -3,7 +3,7 @@
 Theory of operation. A probe that fails for somebody else's outage restarts the healthy (lessons.md, "What we learned
 on ourselves"). So what a restart does not help is no sickness, however long it lasts: the API, the brokers, the
 registry, a shared store, a full disk, somebody's hanging transaction. What stands still for it is told by its own
-name, on the page, in the log, as a metric and an alert (`consumer.core.stall`), and `unreadiness` where nothing could
+name, on the page, in the log, as a metric and an alert (`consumer.engine.stall`), and `unreadiness` where nothing could
 be delivered. A restart helps where the process itself does not go on:
 
 * a loop that stands still: then the probe is not answered at all;
@@ -15,7 +15,7 @@ be delivered. A restart helps where the process itself does not go on:
 
 from __future__ import annotations
 
-from consumer.core.statistics import Statistics
+from consumer.engine.statistics import Statistics
 
 FETCH_HANGS_AFTER = 120.0
 """Seconds, beside what a drain may take, after which a fetch hangs: far above all its time limits."""

@@ -16,8 +16,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from consumer.core.freshness import Ages, ages
-from consumer.core.statistics import PartitionStatistics, Statistics
+from consumer.engine.freshness import Ages, ages
+from consumer.engine.statistics import PartitionStatistics, Statistics
 from consumer.web.status import rounded_share
 
 STEPS = ((10, 360), (120, 720))

@@ -14,9 +14,9 @@ from itertools import accumulate
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from consumer.core.coverage import PARAMETERS, CoverageSnapshot
-from consumer.core.freshness import AGE_BOUNDS, FreshnessSnapshot
-from consumer.core.statistics import (
+from consumer.engine.coverage import PARAMETERS, CoverageSnapshot
+from consumer.engine.freshness import AGE_BOUNDS, FreshnessSnapshot
+from consumer.engine.statistics import (
     CALL_BOUNDS,
     OUTCOMES,
     STATES,

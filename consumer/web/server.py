@@ -32,7 +32,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from consumer.core.statistics import Statistics
+from consumer.engine.statistics import Statistics
 from consumer.web.access import guard, refuse_foreign_names
 from consumer.web.connections import REQUEST_TIMEOUT, Connections
 from consumer.web.events import Events

@@ -11,10 +11,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from consumer.core.assignment import Totals
-from consumer.core.coverage import PARAMETERS, CoverageSnapshot, Covered
-from consumer.core.freshness import Ages, FreshnessSnapshot
-from consumer.core.statistics import (
+from consumer.engine.assignment import Totals
+from consumer.engine.coverage import PARAMETERS, CoverageSnapshot, Covered
+from consumer.engine.freshness import Ages, FreshnessSnapshot
+from consumer.engine.statistics import (
     OUTCOMES,
     AccountStatistics,
     ClockStatistics,

@@ -11,8 +11,8 @@ from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.kafka import Bound, BoundedSource, Range, resolve_ranges, scan
-from consumer.core.interface import Assignment
-from consumer.core.model import Chunk, Record
+from consumer.engine.interface import Assignment
+from consumer.engine.model import Chunk, Record
 from tests.kafka.broker import wait_until
 from tests.kafka.harness import WITHIN, Kafka, unique
 

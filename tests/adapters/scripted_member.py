@@ -13,8 +13,8 @@ from confluent_kafka import KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.member import GroupMember
-from consumer.core.interface import Assignment
-from consumer.core.model import Chunk, Position, TopicPartition
+from consumer.engine.interface import Assignment
+from consumer.engine.model import Chunk, Position, TopicPartition
 
 Step = Callable[["FakeConsumer"], list[Message]]
 

@@ -12,9 +12,9 @@ import pytest
 
 from consumer.adapters.bounded_answers import ANSWER_LIMIT
 from consumer.adapters.schemas import RegistrySchemas
-from consumer.core.avro_schema import MAX_SCHEMA_CHARACTERS
-from consumer.core.interface import FetchSchema, SchemaFound, SchemaUnavailable
-from consumer.core.model import SchemaRef
+from consumer.avro.schema import MAX_SCHEMA_CHARACTERS
+from consumer.engine.interface import FetchSchema, SchemaFound, SchemaUnavailable
+from consumer.engine.model import SchemaRef
 from tests.adapters.fake_registry import FakeRegistry
 
 REF = SchemaRef("id", "7")

@@ -15,7 +15,7 @@ import fastavro
 import pytest
 
 from consumer.adapters.files import FileRecord, open_records
-from consumer.core.model import Rejection
+from consumer.engine.model import Rejection
 from consumer.errors import InputError
 from tests.orders import make_orders, write_container
 
@@ -171,7 +171,7 @@ def test_a_line_that_is_too_large_is_rejected_and_read_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In bounded memory; the next line is found."""
-    for module in ("consumer.adapters.files", "consumer.core.ndjson"):
+    for module in ("consumer.adapters.files", "consumer.avro.ndjson"):
         monkeypatch.setattr(f"{module}.MAX_LINE_BYTES", 100)
     path = tmp_path / "f"
     for padding in (100, 101, 1000):

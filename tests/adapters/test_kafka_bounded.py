@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from consumer.adapters.kafka import Bound, BoundedSource, Range, resolve_ranges
-from consumer.core.model import Position, TopicPartition
+from consumer.engine.model import Position, TopicPartition
 from tests.adapters.bounded_reading import (
     TEN,
     Listener,

@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.kafka import BoundedSource, Range, read_record, scan
-from consumer.core.model import Chunk
+from consumer.engine.model import Chunk
 from consumer.errors import KafkaError, SettingsError, UsageError
 from tests.adapters.bounded_reading import (
     TEN,

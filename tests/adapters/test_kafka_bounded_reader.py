@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.adapters.kafka import BoundedSource, Range
-from consumer.core.model import Chunk, Position, TopicPartition
+from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
 from consumer.service import Source
 from tests.adapters.bounded_reading import offsets

@@ -12,8 +12,8 @@ from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.kafka import HEADER_PREFIX, DeadLetterProducer
 from consumer.adapters.kafka.dead_letters import added_headers, letter_headers
-from consumer.core.interface import DeadLetter
-from consumer.core.model import Record, Rejection, Stage
+from consumer.engine.interface import DeadLetter
+from consumer.engine.model import Record, Rejection, Stage
 from tests.kafka.broker import RealBroker
 from tests.kafka.harness import WITHIN, Kafka, create_topic, produce, read_all, unique
 from tests.limits import LATE

@@ -11,8 +11,8 @@ from typing import Any
 from confluent_kafka import Message
 
 from consumer.adapters.kafka.source import KafkaSource
-from consumer.core.interface import Assignment
-from consumer.core.model import Position, TopicPartition
+from consumer.engine.interface import Assignment
+from consumer.engine.model import Position, TopicPartition
 from tests.adapters.scripted_member import FakeConsumer, Ids, brings, given, message, offsets
 from tests.adapters.test_kafka_forgotten import FORGOTTEN, ended
 

@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import Message
 
 from consumer.adapters.kafka.trouble import as_fatal
-from consumer.core.model import TopicPartition
+from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
 from tests.adapters.scripted_member import Bench, message, offsets
 from tests.kafka.broker import RealBroker

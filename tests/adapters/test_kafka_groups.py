@@ -19,7 +19,7 @@ from consumer.adapters.kafka.groups import (
     group_members,
 )
 from consumer.adapters.kafka.ranges import Extent
-from consumer.core.model import TopicPartition
+from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
 from tests.kafka.harness import WITHIN, Kafka, Member, commit, create_topic, produce, unique
 from tests.limits import LATE

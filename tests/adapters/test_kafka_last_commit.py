@@ -8,7 +8,7 @@ from __future__ import annotations
 import confluent_kafka
 import pytest
 
-from consumer.core.model import Position
+from consumer.engine.model import Position
 from tests.adapters.scripted_member import Bench, taken
 
 PASSING = [

@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka import Message
 
 from consumer.adapters.kafka import leaving, member
-from consumer.core.model import Position
+from consumer.engine.model import Position
 from tests.adapters.scripted_member import Bench, taken
 
 ILLEGAL_GENERATION = confluent_kafka.KafkaError.ILLEGAL_GENERATION

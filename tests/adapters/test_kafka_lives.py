@@ -16,9 +16,9 @@ from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.replay_progress import Progress, open_plan
 from consumer.adapters.kafka.starts import Start
 from consumer.adapters.kafka.topic_ids import TopicIds
-from consumer.core import offset_map
-from consumer.core.interface import NewLife
-from consumer.core.model import Position, TopicPartition
+from consumer.engine import offset_map
+from consumer.engine.interface import NewLife
+from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
 from tests.adapters.scripted_member import Bench, FakeConsumer, Ids, brings, message, offsets, taken
 from tests.adapters.test_kafka_forgotten import FORGOTTEN, ended

@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import Message
 
 from consumer.adapters.kafka.commits import CommitResult
-from consumer.core.model import Position, TopicPartition
+from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
 from tests.adapters.scripted_member import Bench, FakeConsumer, message, offsets, parts, taken
 

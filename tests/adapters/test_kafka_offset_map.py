@@ -12,9 +12,9 @@ import pytest
 from confluent_kafka import Consumer
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.core import offset_map
-from consumer.core.interface import Assignment
-from consumer.core.model import Position, TopicPartition
+from consumer.engine import offset_map
+from consumer.engine.interface import Assignment
+from consumer.engine.model import Position, TopicPartition
 from tests.kafka.broker import wait_until
 from tests.kafka.harness import PROTOCOLS, WITHIN, Kafka, Member, committed, create_topic, produce, unique
 

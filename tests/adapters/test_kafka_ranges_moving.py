@@ -12,7 +12,7 @@ from confluent_kafka import TopicPartition as RawPartition
 
 from consumer import errors
 from consumer.adapters.kafka.ranges import find_extents, limit
-from consumer.core.model import TopicPartition
+from consumer.engine.model import TopicPartition
 
 
 @dataclass(frozen=True)

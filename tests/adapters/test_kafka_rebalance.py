@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from consumer.core.model import Position, TopicPartition
+from consumer.engine.model import Position, TopicPartition
 from consumer.errors import InvariantViolation, KafkaError
 from tests.kafka.harness import PROTOCOLS, Kafka, Member, committed, produce, unique, until
 from tests.limits import LATE

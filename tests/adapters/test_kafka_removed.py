@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import AdminClient
 
-from consumer.core.model import TopicPartition
+from consumer.engine.model import TopicPartition
 from tests.adapters.scripted_member import Bench, brings, message
 from tests.kafka.harness import WITHIN, Kafka, Member, commit, produce, unique
 

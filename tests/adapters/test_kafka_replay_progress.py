@@ -33,9 +33,9 @@ from consumer.adapters.kafka.replay_progress import (
     read_entry,
     write_entry,
 )
-from consumer.core import offset_map
-from consumer.core.model import Position, TopicPartition
-from consumer.core.offset_map import MOST
+from consumer.engine import offset_map
+from consumer.engine.model import Position, TopicPartition
+from consumer.engine.offset_map import MOST
 from consumer.errors import KafkaError, UsageError
 from tests.adapters.bounded_reading import TEN, Listener, offsets, read_on
 from tests.kafka.broker import wait_until

@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import Producer
 
 from consumer.adapters.kafka import KafkaSource
-from consumer.core.model import Position, TopicPartition
+from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError, SettingsError
 from tests.kafka.harness import WITHIN, Kafka, Member, committed, create_topic, produce, unique, until
 from tests.limits import LATE

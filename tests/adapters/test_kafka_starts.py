@@ -13,7 +13,7 @@ from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.starts import Found, Start
 from consumer.adapters.kafka.starts import find_starts as find_all_starts
-from consumer.core.model import TopicPartition
+from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
 from tests.kafka.harness import (
     PROTOCOLS,

@@ -13,7 +13,7 @@ from consumer.adapters.kafka import member as member_module
 from consumer.adapters.kafka.bounded import scan
 from consumer.adapters.kafka.configuration import REFUSED_PROPERTIES, consumer_config
 from consumer.adapters.kafka.ranges import Range
-from consumer.core.model import TopicPartition
+from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
 from tests.adapters.scripted_member import Bench, brings, message, offsets, taken
 from tests.kafka.broker import RealBroker

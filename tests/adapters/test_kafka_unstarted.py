@@ -14,7 +14,7 @@ from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.starts import Start
 from consumer.adapters.kafka.unstarted import Unstarted
-from consumer.core.model import TopicPartition
+from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
 from tests.adapters.scripted_member import Bench, FakeConsumer, given, message, offsets, parts, taken
 from tests.kafka.harness import PROTOCOLS, Kafka, Member, commit, committed, produce, unique

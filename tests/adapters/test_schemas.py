@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas, SchemaSource
-from consumer.core.avro_schema import fingerprint, parse
-from consumer.core.decode import Decoder
-from consumer.core.interface import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
-from consumer.core.model import SchemaRef
+from consumer.avro.decode import Decoder
+from consumer.avro.schema import fingerprint, parse
+from consumer.engine.interface import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
+from consumer.engine.model import SchemaRef
 from consumer.errors import RegistryError, SchemaError
 from tests.adapters.fake_registry import FakeRegistry
 from tests.limits import LATE

@@ -13,7 +13,7 @@ from benchmarks.events import checkouts
 from benchmarks.load import SCHEMA, encoded_checkouts, stamped
 from benchmarks.rivals.conversion import conversion
 from benchmarks.sink import Sink
-from consumer.core.encode import Encoder, SingleObject
+from consumer.avro.encode import Encoder, SingleObject
 from tests.kafka.broker import wait_until
 
 

@@ -25,10 +25,10 @@ from benchmarks.report import machine_before, own_part
 from benchmarks.rivals.mapped import Mapped
 from benchmarks.rivals.mapped import conversion as mapped_conversion
 from benchmarks.tables import own_note, own_tables
-from consumer.core.convert import Converter
-from consumer.core.convert_paths import EACH, Step, StepKind
-from consumer.core.model import ConversionEvent
-from tests.core.test_fused_typed import MAPPING, SCHEMA
+from consumer.avro.paths import EACH, Step, StepKind
+from consumer.conversion.converter import Converter
+from consumer.engine.model import ConversionEvent
+from tests.conversion.test_fused_typed import MAPPING, SCHEMA
 from tests.kafka.harness import Kafka
 
 PLAN = OwnPlan(events=4_000, warm_up=1_000, runs=1)

@@ -17,7 +17,7 @@ import pytest
 from benchmarks.load import READ_AHEAD, Content, fill_topic
 from benchmarks.running import run_full
 from benchmarks.systems import Pinstream, Plain
-from consumer.core.convert_program import COMPILED
+from consumer.conversion.program import COMPILED
 from tests.kafka.harness import Kafka
 
 BOUND = 0.30 if COMPILED is not None else 0.75

@@ -8,9 +8,9 @@ from typing import Any
 
 from consumer.adapters.kafka import NewRecord, Range
 from consumer.adapters.kafka.dead_letters import letter_headers
-from consumer.core.interface import DeadLetter
-from consumer.core.letters import Home, Mark, Place, read_mark
-from consumer.core.model import Chunk, Record, Rejection, Stage
+from consumer.engine.interface import DeadLetter
+from consumer.engine.letters import Home, Mark, Place, read_mark
+from consumer.engine.model import Chunk, Record, Rejection, Stage
 
 AT = 1_700_000_000_000
 """When the first letter died, in milliseconds; each further one a second later."""

@@ -17,8 +17,8 @@ from consumer.app.check import api as questions
 from consumer.app.check import local
 from consumer.app.check.local import page
 from consumer.app.check.rows import Found
-from consumer.core import offset_map
-from consumer.core.destination import destination_tag
+from consumer.engine import offset_map
+from consumer.engine.destination import destination_tag
 from consumer.errors import SettingsError
 from consumer.settings import load
 from tests.end_to_end.api import Api, Loop

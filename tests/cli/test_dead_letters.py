@@ -14,8 +14,8 @@ from rich.console import Console
 
 from consumer.app.dead_letters.listing import Count, Kind, Listing, ListOptions, _print, read
 from consumer.app.dead_letters.topics import DeadLetterTopic, chosen
-from consumer.core.letters import Filters, mark_headers
-from consumer.core.model import Stage
+from consumer.engine.letters import Filters, mark_headers
+from consumer.engine.model import Stage
 from consumer.errors import SettingsError, UsageError
 from consumer.settings import load
 from tests.cli.dead_letter_fakes import Topics, home

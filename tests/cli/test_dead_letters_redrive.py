@@ -13,8 +13,8 @@ from consumer.app.dead_letters.choosing import RedriveOptions
 from consumer.app.dead_letters.outcome import LATE, End, Outcome, Tally, tell
 from consumer.app.dead_letters.redrive import Redrive
 from consumer.app.dead_letters.topics import DeadLetterTopic
-from consumer.core.letters import Filters, OriginFilter, mark_headers
-from consumer.core.model import Stage
+from consumer.engine.letters import Filters, OriginFilter, mark_headers
+from consumer.engine.model import Stage
 from consumer.errors import KafkaError
 from tests.cli.dead_letter_fakes import AT, Topics, Transactions, home, runs_in
 from tests.service.virtual_time import now, run

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.app.dead_letters import redrive as module
-from consumer.core.letters import Filters
+from consumer.engine.letters import Filters
 from tests.cli.dead_letter_fakes import Killed, Topics, Transactions
 from tests.cli.test_dead_letters_redrive import (
     DEAD,
     redriven,
     tally,
 )
-from tests.core.building import PROPERTY
+from tests.engine.building import PROPERTY
 
 
 @PROPERTY

@@ -18,14 +18,14 @@ from consumer.app.dead_letters.reading import read_marks
 from consumer.app.dead_letters.redrive import Pace
 from consumer.app.dead_letters.through import LettersSource, Marker, Origin
 from consumer.app.dead_letters.topics import DeadLetterTopic
-from consumer.core import offset_map
-from consumer.core.assignment import map_place
-from consumer.core.interface import DeadLetter, NewLife
-from consumer.core.letters import Done, Filters, mark_headers, read_letter
-from consumer.core.model import Chunk, Position, Record, Rejection, Stage, TopicPartition
+from consumer.engine import offset_map
+from consumer.engine.assignment import map_place
+from consumer.engine.interface import DeadLetter, NewLife
+from consumer.engine.letters import Done, Filters, mark_headers, read_letter
+from consumer.engine.model import Chunk, Position, Record, Rejection, Stage, TopicPartition
 from consumer.errors import KafkaError
 from tests.cli.dead_letter_fakes import AT, Killed, Topics, Transactions, home, runs_in
-from tests.core.building import PROPERTY
+from tests.engine.building import PROPERTY
 from tests.service.virtual_time import now, run
 
 DEAD = "orders.dead-letters"

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from consumer.adapters.kafka.ranges import Extent
 from consumer.adapters.kafka.replay_progress import Entry, write_entry
 from consumer.app.offset_rows import Move, Row
-from consumer.core import offset_map
-from consumer.core.model import Position, TopicPartition
+from consumer.engine import offset_map
+from consumer.engine.model import Position, TopicPartition
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import (
     Process,

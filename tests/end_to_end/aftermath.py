@@ -22,11 +22,11 @@ import psutil
 from confluent_kafka import Consumer, TopicPartition
 
 from consumer.adapters.key_store import open_key_store
-from consumer.core import offset_map
-from consumer.core.dedup import dedup_key
-from consumer.core.destination import destination_tag
-from consumer.core.model import Disposition
-from consumer.core.offset_map import OffsetMap
+from consumer.engine import offset_map
+from consumer.engine.dedup import dedup_key
+from consumer.engine.destination import destination_tag
+from consumer.engine.model import Disposition
+from consumer.engine.offset_map import OffsetMap
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import ACCOUNT, Process, run_environment, wait_for
 from tests.end_to_end.records import (

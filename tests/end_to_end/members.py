@@ -35,7 +35,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
     ResourceType,
 )
 
-from consumer.core.model import Disposition
+from consumer.engine.model import Disposition
 from consumer.sandbox.generator import GeneratedEvent, Generator
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import WITHIN, Process, run_environment, wait_for

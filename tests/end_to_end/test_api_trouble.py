@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.core.model import CommerceEvent
+from consumer.engine.model import CommerceEvent
 from tests.end_to_end.api import Api, Loop
 from tests.end_to_end.certificates import Authority
 from tests.end_to_end.outages import Budget, Watch, failed

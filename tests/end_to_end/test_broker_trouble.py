@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 from confluent_kafka import KafkaException
 
-from consumer.core.model import Disposition
+from consumer.engine.model import Disposition
 from consumer.sandbox.faults import Chance
 from consumer.sandbox.generator import GeneratedEvent
 from tests.end_to_end.api import Api, Loop

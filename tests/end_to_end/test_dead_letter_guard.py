@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from consumer.core.model import Disposition
+from consumer.engine.model import Disposition
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process, command, last_error, run_environment
 from tests.end_to_end.records import (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.core.model import Disposition
+from consumer.engine.model import Disposition
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process, run_environment
 from tests.end_to_end.records import generated, new_group, new_topic, write_generated

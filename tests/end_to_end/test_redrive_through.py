@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from consumer.core.model import Stage
+from consumer.engine.model import Stage
 from consumer.sandbox.faults import Chance
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process, command, last_error, run_environment

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.core.model import Disposition
+from consumer.engine.model import Disposition
 from consumer.sandbox.faults import Chance
 from consumer.sandbox.generator import Defect, GeneratedEvent
 from tests.end_to_end.api import Api

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from consumer.app.signals import TOGETHER
-from consumer.core.model import Disposition
+from consumer.engine.model import Disposition
 from consumer.sandbox.faults import Chance
 from consumer.sandbox.generator import GeneratedEvent
 from tests.end_to_end.api import Api, Loop, Registry

@@ -17,7 +17,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from consumer.app.signals import TOGETHER
-from consumer.core.model import Disposition
+from consumer.engine.model import Disposition
 from consumer.sandbox.faults import Chance
 from tests.end_to_end.api import Api
 from tests.end_to_end.members import Traffic

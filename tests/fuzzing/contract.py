@@ -12,7 +12,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 
-from consumer.core.model import Rejection, Stage
+from consumer.engine.model import Rejection, Stage
 from tests.fuzzing.taker import MARK
 
 LONGEST_MESSAGE = 600

@@ -1,6 +1,7 @@
 """The target of the fast path: decoding and converting in one go says what the two steps say, whatever the bytes.
 
-What is compared, and how, is `tests.core.test_fused`'s. There hypothesis writes events and damages them a little; here
+What is compared, and how, is `tests.conversion.test_fused`'s. There hypothesis writes events and damages them a little;
+here
 bytes are what the fuzzer makes of them, coverage-guided where it can be, under the shapes of schema that have a branch
 of their own. What runs in C has no coverage; the same reading written as Python, which is held against the same, has.
 """
@@ -12,10 +13,10 @@ from decimal import Decimal
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-from tests.core.convert_records import SETUPS
-from tests.core.test_convert import NOW
-from tests.core.test_fused import Both
-from tests.core.test_fused_shapes import (
+from tests.conversion.convert_records import SETUPS
+from tests.conversion.test_convert import NOW
+from tests.conversion.test_fused import Both
+from tests.conversion.test_fused_shapes import (
     EVENT,
     TEXTS,
     WIDE,

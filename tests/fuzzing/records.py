@@ -15,12 +15,12 @@ import orjson
 
 from consumer.adapters.files import open_records
 from consumer.app.explain import explanation
-from consumer.core.avro_rejection import DecodeCode
-from consumer.core.convert import REJECTION_CODES, WARNING_CODES, Converter
-from consumer.core.convert_decisions import UNCONVERTIBLE
-from consumer.core.decode import Decoder, WireFormat
-from consumer.core.mapping import load_mapping
-from consumer.core.model import ConversionEvent, Filtered, Record, Rejection, SchemaRef, Stage
+from consumer.avro.decode import Decoder, WireFormat
+from consumer.avro.rejection import DecodeCode
+from consumer.conversion.converter import REJECTION_CODES, WARNING_CODES, Converter
+from consumer.conversion.decisions import UNCONVERTIBLE
+from consumer.conversion.mapping import load_mapping
+from consumer.engine.model import ConversionEvent, Filtered, Record, Rejection, SchemaRef, Stage
 from consumer.errors import InputError
 from tests.fuzzing.building import MAGIC, MAPPING, SCHEMA, SchemaBuilder, container, event, size_of
 from tests.fuzzing.contract import bounded, check_line, check_rejection, values_in

@@ -13,14 +13,14 @@ import struct
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-from consumer.core.avro_schema import InvalidSchema
-from consumer.core.convert_paths import NoSuchPath, SchemaPaths
-from consumer.core.convert_targets import CONTENTS, TARGETS
-from consumer.core.decode import Decoder
-from consumer.core.model import SchemaRef
-from tests.core.test_convert import NOW
-from tests.core.test_fused import Both
-from tests.core.test_fused_shapes import CUSTOMER, kept
+from consumer.avro.decode import Decoder
+from consumer.avro.paths import NoSuchPath, SchemaPaths
+from consumer.avro.schema import InvalidSchema
+from consumer.conversion.targets import CONTENTS, TARGETS
+from consumer.engine.model import SchemaRef
+from tests.conversion.test_convert import NOW
+from tests.conversion.test_fused import Both
+from tests.conversion.test_fused_shapes import CUSTOMER, kept
 from tests.fuzzing.contract import bounded
 from tests.fuzzing.taker import Taker
 

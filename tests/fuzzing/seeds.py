@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import fastavro
 
-from consumer.core.encode import ConfluentId, Encoder, SingleObject
-from consumer.core.model import CommerceEvent
+from consumer.avro.encode import ConfluentId, Encoder, SingleObject
+from consumer.engine.model import CommerceEvent
 from consumer.sandbox.generator import Generator
 from tests.fuzzing import fast_path
 from tests.fuzzing.building import CODECS, SCHEMA, block, header

@@ -16,20 +16,20 @@ from typing import Any, Final
 import orjson
 
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas
-from consumer.core import delivery
-from consumer.core.decode import WireFormat
-from consumer.core.interface import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
-from consumer.core.masking import kind, mask
-from consumer.core.model import SchemaRef
-from consumer.core.stranger import who_answered
+from consumer.avro.decode import WireFormat
+from consumer.engine import delivery
+from consumer.engine.interface import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
+from consumer.engine.masking import kind, mask
+from consumer.engine.model import SchemaRef
+from consumer.engine.stranger import who_answered
 from tests.fuzzing.building import ROOT, SCHEMA, SchemaBuilder
 from tests.fuzzing.contract import bounded, check_line
 from tests.fuzzing.records import DECODE_CODES, FOREIGN, NOW, decoder_of, fresh, schema_text
 from tests.fuzzing.taker import MARK, Taker
 
 OFFSET_MAP: Any = (
-    importlib.import_module("consumer.core.offset_map")
-    if importlib.util.find_spec("consumer.core.offset_map") is not None
+    importlib.import_module("consumer.engine.offset_map")
+    if importlib.util.find_spec("consumer.engine.offset_map") is not None
     else None
 )
 """Not everywhere is such a module."""

@@ -1,6 +1,6 @@
 """Avro container files that are out to hurt: bombs, lies about sizes and counts, wrong markers.
 
-The codec part (`consumer.core.avro_container`) and `explain` on top of it, which turns every break into one line.
+The codec part (`consumer.avro.container`) and `explain` on top of it, which turns every break into one line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import fastavro
 import pytest
 
-from consumer.core.avro_container import MAX_BLOCK_BYTES, Block, BrokenContainer, Container
+from consumer.avro.container import MAX_BLOCK_BYTES, Block, BrokenContainer, Container
 from tests.fuzzing.building import CODECS, SCHEMA, block, header, zigzag
 from tests.fuzzing.contract import Measuring, bounded, check_line
 from tests.fuzzing.records import check_explaining

@@ -1,6 +1,6 @@
 """What fuzzing, and thinking like a fuzzer, found: each held by the smallest input that showed it.
 
-`tests/core/test_decode_hostile.py` has the lies about lengths and indexes in single data; here is what was missing.
+`tests/avro/test_decode_hostile.py` has the lies about lengths and indexes in single data; here is what was missing.
 Bounds of time and memory are those of `contract`, far below what each took before it was mended.
 """
 
@@ -15,13 +15,13 @@ from typing import Any
 import orjson
 import pytest
 
-from consumer.core.decode import Decoder
-from consumer.core.delivery import NoVerdict, PerEvent, Throttled, limit_headers
-from consumer.core.interface import SchemaMissing, SchemaUnavailable
-from consumer.core.masking import MASK, mask
-from consumer.core.model import ConversionEvent, Record, Rejection, SchemaRef, Stage
-from consumer.core.ndjson import LinePlan, parse_line
-from consumer.core.normalise import LeftOut, text_of
+from consumer.avro.decode import Decoder
+from consumer.avro.ndjson import LinePlan, parse_line
+from consumer.conversion.normalise import LeftOut, text_of
+from consumer.engine.delivery import NoVerdict, PerEvent, Throttled, limit_headers
+from consumer.engine.interface import SchemaMissing, SchemaUnavailable
+from consumer.engine.masking import MASK, mask
+from consumer.engine.model import ConversionEvent, Record, Rejection, SchemaRef, Stage
 from tests.fuzzing.building import SCHEMA, zigzag
 from tests.fuzzing.contract import Measuring, bounded, check_rejection
 from tests.fuzzing.records import DECODE_CODES, NOW, check_converting, check_decoding

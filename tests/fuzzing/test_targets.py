@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from consumer.core.fused import Written
-from consumer.core.model import Record
+from consumer.conversion.reading import Written
+from consumer.engine.model import Record
 from tests.fuzzing.__main__ import Limits, fuzz, main
 from tests.fuzzing.contract import Measuring
 from tests.fuzzing.engine import FOUND, fuzz_with_hypothesis, has_atheris

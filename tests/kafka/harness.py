@@ -17,8 +17,8 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from consumer.adapters.kafka import CommitResult, KafkaSource
-from consumer.core.interface import Assignment
-from consumer.core.model import Chunk, Position, Record, TopicPartition
+from consumer.engine.interface import Assignment
+from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from tests.kafka.broker import wait_until
 
 WITHIN = 30.0

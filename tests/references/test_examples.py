@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from consumer.core.convert_targets import TARGETS
-from tests.core.test_normalise import target_name
+from consumer.conversion.targets import TARGETS
+from tests.conversion.test_normalise import target_name
 from tests.references.conftest import DATA
 
 EXAMPLES: list[dict[str, Any]] = json.loads((DATA / "normalise_examples.json").read_text("utf-8"))

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from consumer.core.normalise import HASHED_FIELDS
+from consumer.conversion.normalise import HASHED_FIELDS
 from consumer.sandbox import rules
 from tests.references.conftest import DATA
 from tests.sandbox.examples import REQUEST, full_event

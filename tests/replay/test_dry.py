@@ -7,9 +7,9 @@ import time
 from email.utils import parsedate_to_datetime
 
 from consumer.app.replay.dry import AcceptsAll
-from consumer.core import interface as i
-from consumer.core.model import Chunk, Record
-from tests.core.building import START, UNIX, Core, event
+from consumer.engine import interface as i
+from consumer.engine.model import Chunk, Record
+from tests.engine.building import START, UNIX, Core, event
 
 
 def test_what_lies_ahead_is_not_waited_for_one_a_second() -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from consumer.app.replay.engine import End, Ran, run_to_end
-from consumer.core import interface as i
-from consumer.core.model import Chunk, TopicPartition
+from consumer.engine import interface as i
+from consumer.engine.model import Chunk, TopicPartition
 from consumer.errors import KafkaError
 from consumer.service import Service
-from tests.core.building import TOPIC, event, filtered, unconvertible
+from tests.engine.building import TOPIC, event, filtered, unconvertible
 from tests.service.driving import Trouble, until, values
 from tests.service.fakes import Answering, FakeSource, Process, World
 from tests.service.virtual_time import run

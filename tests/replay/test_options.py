@@ -15,7 +15,7 @@ from consumer.app.replay.options import (
     parse_where,
     read_options,
 )
-from consumer.core.convert_targets import EVENT_NAMES
+from consumer.conversion.targets import EVENT_NAMES
 from consumer.errors import UsageError
 
 

@@ -10,11 +10,11 @@ import pytest
 from consumer.adapters.kafka import Range
 from consumer.app.replay.engine import End, Ran
 from consumer.app.replay.outcome import Outcome, tell
-from consumer.core.assignment import LeftAt
-from consumer.core.model import Problem, Stage, TopicPartition
-from consumer.core.statistics import Cause, GuardStatistics
+from consumer.engine.assignment import LeftAt
+from consumer.engine.model import Problem, Stage, TopicPartition
+from consumer.engine.statistics import Cause, GuardStatistics
 from consumer.errors import KafkaError
-from tests.core.building import Core, event, filtered, unconvertible
+from tests.engine.building import Core, event, filtered, unconvertible
 
 
 def outcome(end: End = End.COMPLETE, **changes: object) -> Outcome:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from confluent_kafka import Producer
 
-from consumer.core.encode import ConfluentId, Encoder, SingleObject
+from consumer.avro.encode import ConfluentId, Encoder, SingleObject
 from consumer.sandbox.faults import Chance
 from tests.end_to_end.api import Api, Loop, Registry
 from tests.end_to_end.clocks import WrongClock

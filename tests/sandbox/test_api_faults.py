@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.delivery import NoVerdict, read_answer
+from consumer.engine.delivery import NoVerdict, read_answer
 from consumer.sandbox.api import Sandbox
 from consumer.sandbox.faults import (
     DEMO_FAULTS,

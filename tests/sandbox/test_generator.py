@@ -15,9 +15,9 @@ import fastavro
 import orjson
 import pytest
 
-from consumer.core.convert import Converter
-from consumer.core.mapping import load_mapping
-from consumer.core.model import ConversionEvent, Converted, Disposition, Filtered
+from consumer.conversion.converter import Converter
+from consumer.conversion.mapping import load_mapping
+from consumer.engine.model import ConversionEvent, Converted, Disposition, Filtered
 from consumer.sandbox import rules
 from consumer.sandbox.generator import Defect, GeneratedEvent, Generator, restamp, shifted
 from tests.sandbox.examples import NOW

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from consumer.core.convert_targets import EVENT_NAMES, TARGETS
-from consumer.core.normalise import HASHED_FIELDS
+from consumer.conversion.normalise import HASHED_FIELDS
+from consumer.conversion.targets import EVENT_NAMES, TARGETS
 from consumer.sandbox import rules
 from tests.sandbox.examples import REQUEST, SENT, digest, event, full_event
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from tests.core.building import event
+from tests.engine.building import event
 from tests.service.fakes import STEP, Process, World
 
 

@@ -13,13 +13,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from consumer.adapters.key_store.interface import KeyStoreStatistics
-from consumer.core import interface as i
-from consumer.core.model import Chunk, Instant, Position, TopicPartition
-from consumer.core.pipeline import Pipeline
-from consumer.core.policy import Policy
+from consumer.engine import interface as i
+from consumer.engine.model import Chunk, Instant, Position, TopicPartition
+from consumer.engine.pipeline import Pipeline
+from consumer.engine.policy import Policy
 from consumer.errors import KeyStoreError
 from consumer.service import Service
-from tests.core.building import TOPIC, UNIX, FakeConverter, FakeDecoder, answer_body, event_ids, record
+from tests.engine.building import TOPIC, UNIX, FakeConverter, FakeDecoder, answer_body, event_ids, record
 from tests.service.virtual_time import START, now
 
 STEP = 0.01

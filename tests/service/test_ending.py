@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from consumer.core import interface as i
-from consumer.core.model import Position, TopicPartition
+from consumer.engine import interface as i
+from consumer.engine.model import Position, TopicPartition
 from consumer.errors import DestinationRefused, KafkaError
 from consumer.service import Service
-from tests.core.building import TOPIC, UNDECODABLE, filtered, of_schema
+from tests.engine.building import TOPIC, UNDECODABLE, filtered, of_schema
 from tests.service.driving import Trouble, serve, settled, something_processed, until, values
 from tests.service.fakes import STEP, Process, World
 from tests.service.virtual_time import START, now, run

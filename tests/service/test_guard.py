@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tests.core.building import UNDECODABLE
+from tests.engine.building import UNDECODABLE
 from tests.service.driving import serve, settled, until, values
 from tests.service.fakes import STEP, Process, World
 from tests.service.virtual_time import now, run

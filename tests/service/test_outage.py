@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from consumer.core import interface as i
-from consumer.core.policy import Backoff
-from tests.core.building import event, event_ids
+from consumer.engine import interface as i
+from consumer.engine.policy import Backoff
+from tests.engine.building import event, event_ids
 from tests.service.driving import all_committed, until, values
 from tests.service.fakes import Process, World
 from tests.service.virtual_time import START, now, run

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from consumer.core import interface as i
-from consumer.core.model import Position
+from consumer.engine import interface as i
+from consumer.engine.model import Position
 from consumer.errors import KeyStoreError
 from consumer.service import SystemClock
-from tests.core.building import TOPIC, UNDECODABLE, UNIX, event, filtered, of_schema
+from tests.engine.building import TOPIC, UNDECODABLE, UNIX, event, filtered, of_schema
 from tests.service.driving import all_committed, serve, settled, until, values
 from tests.service.fakes import STEP, Process, World
 from tests.service.virtual_time import START, Stuck, now, run

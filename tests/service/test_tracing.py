@@ -18,10 +18,10 @@ from structlog.testing import capture_logs
 from consumer.app import tracing
 from consumer.app.tracing import Tracing
 from consumer.app.tracing.spans import CLOSING, LINKS, SpanTracing, Watched
-from consumer.core import interface as i
-from consumer.core.model import Chunk
+from consumer.engine import interface as i
+from consumer.engine.model import Chunk
 from consumer.service import Service
-from tests.core.building import ACCOUNT, event
+from tests.engine.building import ACCOUNT, event
 from tests.service.driving import Trouble, serve, settled, until, values
 from tests.service.fakes import FakeClock, FakeDeadLetters, FakeSchemas, FakeSource, Process, World
 from tests.service.virtual_time import now, run

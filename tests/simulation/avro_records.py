@@ -19,11 +19,11 @@ from typing import Any
 
 import fastavro
 
-from consumer.core.convert import Converter
-from consumer.core.decode import Decoder, framing_of
-from consumer.core.fused import FusedReading
-from consumer.core.mapping import load_mapping
-from consumer.core.model import SchemaRef
+from consumer.avro.decode import Decoder, framing_of
+from consumer.conversion.converter import Converter
+from consumer.conversion.mapping import load_mapping
+from consumer.conversion.reading import FusedReading
+from consumer.engine.model import SchemaRef
 from tests.simulation.records import BROKEN, LATE, Form, Kind, Parts, Spec
 
 _PACKAGED = (Path(__file__).parents[2] / "schemas" / "commerce_event.mapping.toml").read_text("utf-8")

@@ -8,11 +8,11 @@ from collections.abc import Container, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from consumer.core.assignment import map_place
-from consumer.core.interface import DeadLetter
-from consumer.core.model import Position, TopicPartition
-from consumer.core.offset_map import MOST, OffsetMap, read_metadata
-from consumer.core.offset_map import read as read_map
+from consumer.engine.assignment import map_place
+from consumer.engine.interface import DeadLetter
+from consumer.engine.model import Position, TopicPartition
+from consumer.engine.offset_map import MOST, OffsetMap, read_metadata
+from consumer.engine.offset_map import read as read_map
 from tests.simulation.records import Spec
 from tests.simulation.truth import Truth, Violation, require
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from consumer.core.model import TopicPartition
+from consumer.engine.model import TopicPartition
 from tests.simulation.member import Member
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, product
 
-from consumer.core.ledger import Ledger
-from consumer.core.model import TopicPartition
-from consumer.core.policy import Policy
+from consumer.engine.ledger import Ledger
+from consumer.engine.model import TopicPartition
+from consumer.engine.policy import Policy
 from tests.simulation.records import Spec
 from tests.simulation.truth import Violation
 

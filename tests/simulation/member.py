@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from consumer.core import interface as i
-from consumer.core import offset_map
-from consumer.core.assignment import map_place
-from consumer.core.model import Chunk, Instant, Position, TopicPartition
-from consumer.core.pipeline import Pipeline
+from consumer.engine import interface as i
+from consumer.engine import offset_map
+from consumer.engine.assignment import map_place
+from consumer.engine.model import Chunk, Instant, Position, TopicPartition
+from consumer.engine.pipeline import Pipeline
 from consumer.errors import InvariantViolation
 from tests.simulation.api import Reply
 from tests.simulation.records import Spec

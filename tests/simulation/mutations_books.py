@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from consumer.core import answers, dedup, interface, offset_map
-from consumer.core import pipeline as pipeline_module
-from consumer.core.assignment import AssignmentState
-from consumer.core.commits import Commits
-from consumer.core.dedup import Claims, Delivery
-from consumer.core.ledger import Ledger, Place
-from consumer.core.model import Chunk, Disposition, Position, Rejection, TopicPartition
-from consumer.core.offset_map import CommitMetadata, OffsetMap
-from consumer.core.outbox import Outbox
-from consumer.core.pipeline import Pipeline
-from consumer.core.retention import removed_unread
-from consumer.core.spans import Span
+from consumer.engine import answers, dedup, interface, offset_map
+from consumer.engine import pipeline as pipeline_module
+from consumer.engine.assignment import AssignmentState
+from consumer.engine.commits import Commits
+from consumer.engine.dedup import Claims, Delivery
+from consumer.engine.ledger import Ledger, Place
+from consumer.engine.model import Chunk, Disposition, Position, Rejection, TopicPartition
+from consumer.engine.offset_map import CommitMetadata, OffsetMap
+from consumer.engine.outbox import Outbox
+from consumer.engine.pipeline import Pipeline
+from consumer.engine.retention import removed_unread
+from consumer.engine.spans import Span
 from tests.simulation.mutating import mutation
 
 # -- deduplication

@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from consumer.core import answers, delivery, interface
-from consumer.core.admission import Admission
-from consumer.core.answers import Answers
-from consumer.core.assignment import AssignmentState
-from consumer.core.batching import AccountQueue, Batch, halves
-from consumer.core.commits import Commits
-from consumer.core.dedup import UNCLEAR, Delivery
-from consumer.core.dispatch import Dispatcher
-from consumer.core.draining import Drain
-from consumer.core.gate import Gate
-from consumer.core.model import Instant
-from consumer.core.pipeline import Pipeline
-from consumer.core.policy import Backoff
+from consumer.engine import answers, delivery, interface
+from consumer.engine.admission import Admission
+from consumer.engine.answers import Answers
+from consumer.engine.assignment import AssignmentState
+from consumer.engine.batching import AccountQueue, Batch, halves
+from consumer.engine.commits import Commits
+from consumer.engine.dedup import UNCLEAR, Delivery
+from consumer.engine.dispatch import Dispatcher
+from consumer.engine.draining import Drain
+from consumer.engine.gate import Gate
+from consumer.engine.model import Instant
+from consumer.engine.pipeline import Pipeline
+from consumer.engine.policy import Backoff
 from tests.simulation.mutating import mutation
 
 # -- answers
@@ -91,7 +91,7 @@ def unanswered_calls_count_as_delivered(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def repeats_in_doubt_are_not_counted(patch: pytest.MonkeyPatch) -> None:
     """Offline events alone are taken for what the platform does not deduplicate: an hour makes no difference."""
-    patch.setattr("consumer.core.dispatch.COUNTS_AS_OFFLINE_AFTER", 1e12)
+    patch.setattr("consumer.engine.dispatch.COUNTS_AS_OFFLINE_AFTER", 1e12)
 
 
 @mutation
@@ -207,7 +207,7 @@ def retry_after_dates_are_ignored(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def refused_token_halts_its_own_account_only(patch: pytest.MonkeyPatch) -> None:
     """The other accounts find out for themselves."""
-    patch.setattr("consumer.core.dispatch.TOKEN_REFUSED", -1)
+    patch.setattr("consumer.engine.dispatch.TOKEN_REFUSED", -1)
 
 
 @mutation

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from consumer.core import guard, interface
-from consumer.core.admission import Admission
-from consumer.core.guard import Guard
-from consumer.core.intake import TOMBSTONE, Prepared
-from consumer.core.model import Disposition, Rejection, Stage
-from consumer.core.pipeline import Pipeline
-from consumer.core.spans import Span
+from consumer.engine import guard, interface
+from consumer.engine.admission import Admission
+from consumer.engine.guard import Guard
+from consumer.engine.intake import TOMBSTONE, Prepared
+from consumer.engine.model import Disposition, Rejection, Stage
+from consumer.engine.pipeline import Pipeline
+from consumer.engine.spans import Span
 from tests.simulation.mutating import mutation
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from consumer.core import fused
-from consumer.core.dedup import Delivery
-from consumer.core.fused import FusedReading
-from consumer.core.fused_source import FusedGenerator, write_fused
-from consumer.core.intake import TwoSteps
-from consumer.core.model import Record
+from consumer.conversion import reading as fused
+from consumer.conversion.reading import FusedReading
+from consumer.conversion.reading_source import FusedGenerator, write_fused
+from consumer.engine.dedup import Delivery
+from consumer.engine.intake import TwoSteps
+from consumer.engine.model import Record
 from tests.simulation.mutating import mutation
 
 

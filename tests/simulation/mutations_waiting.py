@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from consumer.core import interface
-from consumer.core.answers import Answers
-from consumer.core.batching import Batch
-from consumer.core.clock import Clock
-from consumer.core.early import EarlyRecords
-from consumer.core.model import Rejection, SchemaRef, Stage
-from consumer.core.parking import Parking
-from consumer.core.pipeline import Pipeline
-from consumer.core.policy import Policy
-from consumer.core.schema_answers import SchemaAnswers
-from consumer.core.spans import Span
+from consumer.engine import interface
+from consumer.engine.answers import Answers
+from consumer.engine.batching import Batch
+from consumer.engine.clock import Clock
+from consumer.engine.early import EarlyRecords
+from consumer.engine.model import Rejection, SchemaRef, Stage
+from consumer.engine.parking import Parking
+from consumer.engine.pipeline import Pipeline
+from consumer.engine.policy import Policy
+from consumer.engine.schema_answers import SchemaAnswers
+from consumer.engine.spans import Span
 from tests.simulation.mutating import mutation
 
 
@@ -132,7 +132,7 @@ def anybody_s_clock_is_believed(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def one_answer_is_believed_whatever_it_says(patch: pytest.MonkeyPatch) -> None:
     """Though no other clock bears it out."""
-    patch.setattr("consumer.core.clock._ENOUGH", 1)
+    patch.setattr("consumer.engine.clock._ENOUGH", 1)
 
 
 @mutation

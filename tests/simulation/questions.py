@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from consumer.core.model import SchemaRef
-from consumer.core.parking import BURST
-from consumer.core.policy import Policy
+from consumer.engine.model import SchemaRef
+from consumer.engine.parking import BURST
+from consumer.engine.policy import Policy
 from tests.simulation.truth import require
 
 

@@ -13,9 +13,9 @@ from enum import Enum
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
-from consumer.core.dedup import dedup_key
-from consumer.core.intake import Converting, Decoded, Reading, SchemaLearner
-from consumer.core.model import (
+from consumer.engine.dedup import dedup_key
+from consumer.engine.intake import Converting, Decoded, Reading, SchemaLearner
+from consumer.engine.model import (
     Ahead,
     CommerceEvent,
     ConversionEvent,

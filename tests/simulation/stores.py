@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from consumer.core.dedup import dedup_key
-from consumer.core.destination import REAL_API
-from consumer.core.interface import SchemaFound, SchemaMissing, SchemaUnavailable
-from consumer.core.model import SchemaRef
+from consumer.engine.dedup import dedup_key
+from consumer.engine.destination import REAL_API
+from consumer.engine.interface import SchemaFound, SchemaMissing, SchemaUnavailable
+from consumer.engine.model import SchemaRef
 from tests.simulation.records import LATE, MADE_UP, MISSING
 from tests.simulation.truth import Violation
 

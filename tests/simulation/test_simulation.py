@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from consumer.core import interface
-from consumer.core.intake import TwoSteps
-from consumer.core.model import Record
-from consumer.core.policy import Policy
+from consumer.engine import interface
+from consumer.engine.intake import TwoSteps
+from consumer.engine.model import Record
+from consumer.engine.policy import Policy
 from tests.simulation.knobs import DESTINATION, Incidents, Rates, draw
 from tests.simulation.readings import FORMS
 from tests.simulation.records import BROKEN, LATE, MISSING, Kind, Spec

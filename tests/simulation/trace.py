@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from consumer.core import interface as i
+from consumer.engine import interface as i
 
 
 def tell(now: float, member: str, happened: Any, commands: Sequence[Any]) -> None:

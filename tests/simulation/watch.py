@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from consumer.core import interface as i
-from consumer.core.model import Chunk, Position, TopicPartition
-from consumer.core.statistics import Statistics
+from consumer.engine import interface as i
+from consumer.engine.model import Chunk, Position, TopicPartition
+from consumer.engine.statistics import Statistics
 from tests.simulation.api import Reply, Says
 from tests.simulation.gateview import GateView
 from tests.simulation.guardview import GuardView
@@ -21,7 +21,7 @@ from tests.simulation.records import Spec
 from tests.simulation.truth import Violation, require
 
 if TYPE_CHECKING:
-    from consumer.core.pipeline import Pipeline
+    from consumer.engine.pipeline import Pipeline
     from tests.simulation.member import Member
     from tests.simulation.world import World
 

@@ -16,9 +16,9 @@ from hashlib import blake2b
 from random import Random
 from typing import Any
 
-from consumer.core import interface as i
-from consumer.core.assignment import Totals
-from consumer.core.model import Instant, Record, TopicPartition
+from consumer.engine import interface as i
+from consumer.engine.assignment import Totals
+from consumer.engine.model import Instant, Record, TopicPartition
 from tests.simulation.api import Api
 from tests.simulation.broker import Broker
 from tests.simulation.group import Group

@@ -6,9 +6,9 @@ import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
-from consumer.core import interface as i
-from consumer.core.intake import Decoded
-from consumer.core.model import (
+from consumer.engine import interface as i
+from consumer.engine.intake import Decoded
+from consumer.engine.model import (
     Chunk,
     CommerceEvent,
     Converted,
@@ -18,8 +18,8 @@ from consumer.core.model import (
     Rejection,
     SchemaRef,
 )
-from consumer.core.pipeline import Pipeline
-from consumer.core.policy import Policy
+from consumer.engine.pipeline import Pipeline
+from consumer.engine.policy import Policy
 
 UNKNOWN = SchemaRef("id", "7")
 CHUNK = 500

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from benchmarks.soak.records import HEAVY_EVERY, MARK, PARTITIONS, SCHEMA, Records
-from consumer.core.decode import Decoder
-from consumer.core.model import Disposition, Record
+from consumer.avro.decode import Decoder
+from consumer.engine.model import Disposition, Record
 
 SPELL = 10_000
 COUNT = HEAVY_EVERY * SPELL + SPELL // 2

@@ -25,7 +25,7 @@ from benchmarks.soak.verdicts import (
     slope,
 )
 from benchmarks.soak.watch import Sample
-from consumer.core.model import Disposition
+from consumer.engine.model import Disposition
 
 EVENTS = 2_000_000
 RATE = 12_000

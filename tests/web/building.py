@@ -13,11 +13,11 @@ from typing import Any
 
 import aiohttp
 
-from consumer.core.assignment import Totals
-from consumer.core.coverage import PARAMETERS, CoverageSnapshot, Covered
-from consumer.core.freshness import Freshness
-from consumer.core.model import Instant, Stage
-from consumer.core.statistics import (
+from consumer.engine.assignment import Totals
+from consumer.engine.coverage import PARAMETERS, CoverageSnapshot, Covered
+from consumer.engine.freshness import Freshness
+from consumer.engine.model import Instant, Stage
+from consumer.engine.statistics import (
     AccountStatistics,
     Cause,
     ClockStatistics,

@@ -11,7 +11,7 @@ from typing import Any, Self
 import aiohttp
 import orjson
 
-from consumer.core.statistics import Statistics
+from consumer.engine.statistics import Statistics
 from consumer.web.server import WebServer
 from tests.web.building import Served, Shown
 

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from consumer.core.coverage import PARAMETERS
-from consumer.core.statistics import Statistics
+from consumer.engine.coverage import PARAMETERS
+from consumer.engine.statistics import Statistics
 from consumer.web.history import STEPS
 from consumer.web.status import status_document
 from tests.web.building import ACCOUNT, INFO, TOPIC, UNIX, busy

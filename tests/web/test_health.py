@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from consumer.app.run import hangs_after
-from consumer.core import interface as i
-from consumer.core.statistics import Statistics
+from consumer.engine import interface as i
+from consumer.engine.statistics import Statistics
 from consumer.settings import REVOKE_MARGIN, load
 from consumer.web.health import FETCH_HANGS_AFTER, sickness, unreadiness
-from tests.core.building import NO, UNDECODABLE, Core, event
 from tests.end_to_end.processes import run_environment
+from tests.engine.building import NO, UNDECODABLE, Core, event
 from tests.kafka.harness import Kafka
 from tests.web.building import OTHER_ACCOUNT, account, empty, guarded, partition, statistics
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.freshness import AGE_BOUNDS, HOUR
-from consumer.core.statistics import Statistics
+from consumer.engine.freshness import AGE_BOUNDS, HOUR
+from consumer.engine.statistics import Statistics
 from consumer.web.history import NO_LAG, STEPS, History, Lag, Point, Reading, lag, read
-from tests.core.building import Core, event
+from tests.engine.building import Core, event
 from tests.web.building import UNIX, busy, idle, partition, statistics, totals
 from tests.web.listening import looked, running
 

@@ -14,14 +14,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.core.coverage import Coverage
-from consumer.core.dedup import Delivery
-from consumer.core.freshness import AGE_BOUNDS
-from consumer.core.interface import KeysLookedUp, LookUpKeys
-from consumer.core.statistics import Counters, OldestOpen, Statistics, WaitsFor
+from consumer.engine.coverage import Coverage
+from consumer.engine.dedup import Delivery
+from consumer.engine.freshness import AGE_BOUNDS
+from consumer.engine.interface import KeysLookedUp, LookUpKeys
+from consumer.engine.statistics import Counters, OldestOpen, Statistics, WaitsFor
 from consumer.web.metrics import METRIC_AGES, StatisticsCollector
 from consumer.web.status import status_document
-from tests.core.building import Core, event, filtered, unconvertible
+from tests.engine.building import Core, event, filtered, unconvertible
 from tests.web.building import (
     ACCOUNT,
     account,

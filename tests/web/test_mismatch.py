@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.web.health import sickness, unreadiness
-from tests.core.building import Core, event, filtered
+from tests.engine.building import Core, event, filtered
 from tests.web.building import Served, idle, serving, statistics
 
 

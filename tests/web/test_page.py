@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
-from consumer.core.statistics import WaitsFor
+from consumer.engine.statistics import WaitsFor
 from consumer.web.page import page
 from tests.web.page_scenes import IDS
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from consumer.core.statistics import Statistics
+from consumer.engine.statistics import Statistics
 from consumer.errors import SettingsError
 from consumer.web.server import Urls, WebServer
 from tests.web.building import Shown, busy

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from consumer.core.statistics import (
+from consumer.engine.statistics import (
     Cause,
     ClockStatistics,
     Counters,

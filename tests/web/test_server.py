@@ -13,11 +13,11 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.core.interface import Send
+from consumer.engine.interface import Send
 from consumer.errors import InvariantViolation, SettingsError
 from consumer.web.health import FETCH_HANGS_AFTER
 from consumer.web.status import status_document
-from tests.core.building import Core, answer_body, event
+from tests.engine.building import Core, answer_body, event
 from tests.web.building import (
     INFO,
     Served,

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.app.run import Member
-from consumer.core.coverage import PARAMETERS
-from consumer.core.interface import KeysLookedUp, LookUpKeys
-from consumer.core.statistics import Counters, OldestOpen, PartitionStatistics, WaitsFor
+from consumer.engine.coverage import PARAMETERS
+from consumer.engine.interface import KeysLookedUp, LookUpKeys
+from consumer.engine.statistics import Counters, OldestOpen, PartitionStatistics, WaitsFor
 from consumer.web.status import VERSION, counts, status_document
-from tests.core.building import Core, event, filtered, unconvertible
+from tests.engine.building import Core, event, filtered, unconvertible
 from tests.web.building import (
     ACCOUNT,
     INFO,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import pytest
 
 from consumer.app.workers.line import MOST_BYTES, Line, Said, frame, hear
-from consumer.core.statistics import Statistics
+from consumer.engine.statistics import Statistics
 from tests.web.building import busy, full_counters, guarded, halted, statistics
 
 

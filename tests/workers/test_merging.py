@@ -15,10 +15,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.app.workers.merging import _RULES, MOST_NAMES, Merged, merge, remains
-from consumer.core.coverage import OTHER
-from consumer.core.freshness import NO_AGES, Ages
-from consumer.core.model import Stage
-from consumer.core.statistics import (
+from consumer.engine.coverage import OTHER
+from consumer.engine.freshness import NO_AGES, Ages
+from consumer.engine.model import Stage
+from consumer.engine.statistics import (
     LETTERS_MOST,
     Cause,
     ClockStatistics,

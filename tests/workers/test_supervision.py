@@ -31,7 +31,7 @@ from consumer.app.workers.supervision import (
     Supervision,
     Tick,
 )
-from consumer.core.interface import Report
+from consumer.engine.interface import Report
 
 GRACE = 25.0
 

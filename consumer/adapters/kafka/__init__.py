@@ -28,7 +28,7 @@ from consumer.adapters.kafka.ranges import Range, behind_transactions, resolve_r
 from consumer.adapters.kafka.redrive import NewRecord, Redriver
 from consumer.adapters.kafka.replay_progress import METADATA_MOST, Plan, open_plan
 from consumer.adapters.kafka.source import KafkaSource, SourceListener
-from consumer.core.letters import HEADER_PREFIX
+from consumer.engine.letters import HEADER_PREFIX
 
 __all__ = [
     "HEADER_PREFIX",

@@ -53,10 +53,10 @@ from consumer.adapters.kafka.trouble import (
 )
 from consumer.adapters.kafka.unreadable import DAMAGED, take_damaged
 from consumer.adapters.thread import OwnThread, post
-from consumer.core.assignment import map_place
-from consumer.core.interface import Assignment, NewLife
-from consumer.core.model import Chunk, Position, Record, TopicPartition
-from consumer.core.offset_map import are_different_lives, is_void
+from consumer.engine.assignment import map_place
+from consumer.engine.interface import Assignment, NewLife
+from consumer.engine.model import Chunk, Position, Record, TopicPartition
+from consumer.engine.offset_map import are_different_lives, is_void
 from consumer.errors import InvariantViolation, KafkaError
 
 _PATIENCE: Final = 30.0

@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient
 from consumer.adapters.kafka.configuration import Config, admin_config, dead_letter_pattern, make_client
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
 from consumer.adapters.thread import apart
-from consumer.core.model import TopicPartition
+from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError, SettingsError
 
 _ONE_TRY = 1.0

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import confluent_kafka
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.core.model import Position, TopicPartition
+from consumer.engine.model import Position, TopicPartition
 
 
 class CommitResult(NamedTuple):

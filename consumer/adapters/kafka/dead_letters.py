@@ -45,8 +45,8 @@ from consumer.adapters.kafka.dead_letter_topics import DeadLetterTopics
 from consumer.adapters.kafka.producer import PolledProducer
 from consumer.adapters.kafka.trouble import OnTrouble, Teller, describe_error, exception_error, ignore_trouble
 from consumer.adapters.thread import OwnThread, post
-from consumer.core.interface import DeadLetter
-from consumer.core.letters import (
+from consumer.engine.interface import DeadLetter
+from consumer.engine.letters import (
     AT,
     ATTEMPTS,
     CODE,
@@ -61,7 +61,7 @@ from consumer.core.letters import (
     omitted_text,
     travelling,
 )
-from consumer.core.model import UNREADABLE_HEADERS
+from consumer.engine.model import UNREADABLE_HEADERS
 
 _FIXED: Final = {
     # How large a letter may be is the topic's to say. Only what exceeds one request (a broker's

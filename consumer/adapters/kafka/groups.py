@@ -35,7 +35,7 @@ from consumer.adapters.kafka.coordinator import CANNOT_SAY, meet_coordinator
 from consumer.adapters.kafka.ranges import Extent, find_extents, limit
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
 from consumer.adapters.thread import OwnThread
-from consumer.core.model import Position, TopicPartition
+from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
 
 _Code: Final = confluent_kafka.KafkaError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from consumer.core.interface import Assignment
-from consumer.core.model import Position, TopicPartition
+from consumer.engine.interface import Assignment
+from consumer.engine.model import Position, TopicPartition
 
 
 class Hooks(Protocol):

@@ -33,7 +33,7 @@ from consumer.adapters.kafka.cluster import fetch_metadata
 from consumer.adapters.kafka.configuration import Config, admin_config, make_client
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
 from consumer.adapters.thread import apart
-from consumer.core.model import TopicPartition
+from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError, UsageError
 
 _Code = confluent_kafka.KafkaError

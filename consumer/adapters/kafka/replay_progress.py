@@ -35,10 +35,10 @@ from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.topic_ids import ask_once
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
 from consumer.adapters.thread import OwnThread
-from consumer.core import offset_map
-from consumer.core.assignment import map_place
-from consumer.core.model import Position, TopicPartition
-from consumer.core.offset_map import MOST
+from consumer.engine import offset_map
+from consumer.engine.assignment import map_place
+from consumer.engine.model import Position, TopicPartition
+from consumer.engine.offset_map import MOST
 from consumer.errors import KafkaError, UsageError
 
 _COMMIT_TIMEOUT: Final = 10.0

@@ -48,8 +48,8 @@ from consumer.adapters.kafka.raw_consumer import RawConsumer
 from consumer.adapters.kafka.topic_ids import IdSource, TopicIds
 from consumer.adapters.kafka.trouble import OnTrouble, ignore_trouble
 from consumer.adapters.thread import OwnThread, apart, post, settle
-from consumer.core.interface import Assignment, NewLife
-from consumer.core.model import Chunk, Position, TopicPartition
+from consumer.engine.interface import Assignment, NewLife
+from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError, SettingsError
 
 _TELL_TIMEOUT = 10.0

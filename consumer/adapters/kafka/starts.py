@@ -29,9 +29,9 @@ from typing import Final, NamedTuple, Protocol
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.core import offset_map
-from consumer.core.assignment import map_place
-from consumer.core.model import TopicPartition
+from consumer.engine import offset_map
+from consumer.engine.assignment import map_place
+from consumer.engine.model import TopicPartition
 
 
 class OffsetSource(Protocol):

@@ -17,7 +17,7 @@ from typing import Final
 
 from confluent_kafka import KafkaError, Message
 
-from consumer.core.model import TopicPartition
+from consumer.engine.model import TopicPartition
 
 DAMAGED: Final = frozenset(
     {KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED, KafkaError.INVALID_MSG}

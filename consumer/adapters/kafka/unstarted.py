@@ -28,7 +28,7 @@ from confluent_kafka import KafkaError as RawError
 
 from consumer.adapters.kafka.starts import AskIds, HasOffsets, OffsetSource, Start, find_starts
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
-from consumer.core.model import TopicPartition
+from consumer.engine.model import TopicPartition
 
 _PATIENCE: Final = 2.0
 """Seconds for the first question; each one that hangs doubles it."""

@@ -18,8 +18,9 @@ import orjson
 from consumer.adapters.conversions_api import ConversionsApi
 from consumer.app import building
 from consumer.app.check.rows import Found, Row, Verdict
-from consumer.core.convert_targets import CONTENTS, NEW_TARGETS
-from consumer.core.delivery import (
+from consumer.conversion.mapping import Mapping as EventMapping
+from consumer.conversion.targets import CONTENTS, NEW_TARGETS
+from consumer.engine.delivery import (
     BatchRefused,
     EventOutcome,
     PerEvent,
@@ -29,10 +30,9 @@ from consumer.core.delivery import (
     read_answer,
     request_id,
 )
-from consumer.core.interface import Answered, Send, Unanswered
-from consumer.core.mapping import Mapping as EventMapping
-from consumer.core.masking import mask
-from consumer.core.stranger import who_answered
+from consumer.engine.interface import Answered, Send, Unanswered
+from consumer.engine.masking import mask
+from consumer.engine.stranger import who_answered
 from consumer.errors import PinstreamError
 
 WHAT = "test events"

@@ -9,11 +9,11 @@ from consumer.adapters.kafka.ranges import Extent
 from consumer.adapters.kafka.topic_settings import TopicSettings, topic_settings
 from consumer.app import building
 from consumer.app.check.rows import TIMEOUT, Found, Said, Skip, cluster_of, count, names
-from consumer.core import offset_map
-from consumer.core.assignment import map_place
-from consumer.core.destination import destination_tag
-from consumer.core.interface import FetchSchema, SchemaUnavailable
-from consumer.core.model import Position, SchemaRef, TopicPartition
+from consumer.engine import offset_map
+from consumer.engine.assignment import map_place
+from consumer.engine.destination import destination_tag
+from consumer.engine.interface import FetchSchema, SchemaUnavailable
+from consumer.engine.model import Position, SchemaRef, TopicPartition
 from consumer.errors import KafkaError, RegistryError
 
 

@@ -13,7 +13,7 @@ from consumer.app import building
 from consumer.app.check.rows import Found, Said, Skip, count, names
 from consumer.app.workers.shares import check as divide
 from consumer.app.workers.shares import count_of, share
-from consumer.core.convert_targets import MOST_OWN_EVENTS, NEW_TARGETS
+from consumer.conversion.targets import MOST_OWN_EVENTS, NEW_TARGETS
 from consumer.errors import PinstreamError, SettingsError
 from consumer.settings import Settings
 from consumer.web.listening import LOCAL_HOSTS, LOOPBACK, Place, is_taken, main_place, page_place, try_out

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from consumer.adapters.kafka import ClusterView
-from consumer.core.mapping import Mapping
+from consumer.conversion.mapping import Mapping
 from consumer.settings import Settings
 
 TIMEOUT = 10.0

@@ -16,7 +16,7 @@ from consumer.adapters.kafka import NewRecord
 from consumer.app.dead_letters.outcome import Outcome, Tally
 from consumer.app.dead_letters.reading import Marks, Reader, ours
 from consumer.app.dead_letters.topics import DeadLetterTopic
-from consumer.core.letters import (
+from consumer.engine.letters import (
     DeadRecord,
     Filters,
     Home,
@@ -27,7 +27,7 @@ from consumer.core.letters import (
     read_mark,
     restored,
 )
-from consumer.core.model import Record
+from consumer.engine.model import Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,8 @@ from consumer.app.dead_letters.reading import (
 )
 from consumer.app.dead_letters.topics import DeadLetterTopic, chosen
 from consumer.app.replay.watch import watch
-from consumer.core.letters import DeadRecord, Done, Filters, Home, Place, read_mark
-from consumer.core.model import Record
+from consumer.engine.letters import DeadRecord, Done, Filters, Home, Place, read_mark
+from consumer.engine.model import Record
 from consumer.settings import load
 
 WAITING, DONE = "waiting", "done"

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from consumer.core.statistics import GuardStatistics
+from consumer.engine.statistics import GuardStatistics
 from consumer.errors import Incomplete
 
 LATE = "what happened more than an hour ago counts as offline at the platform by now, and it drops no doubles of that"

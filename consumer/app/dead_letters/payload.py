@@ -6,7 +6,7 @@ does the structure; keys of maps are data.
 
 What is shown then goes through two nets more. No value that was hidden may stand in it, however it is written there: a
 short one ("Bo") as a word of its own, a number as all of it; and what looks like an address, a token or a phone number
-is taken out (`consumer.core.masking`). Identifiers are spared the last one where they look like identifiers: ids hold
+is taken out (`consumer.engine.masking`). Identifiers are spared the last one where they look like identifiers: ids hold
 long numbers, and are what one searches for.
 """
 
@@ -18,13 +18,13 @@ from typing import Any, Final
 
 import orjson
 
-from consumer.core.avro_schema import Array, AvroType, Enum, Map, Primitive, Union, parse
-from consumer.core.avro_schema import Record as RecordType
-from consumer.core.convert_paths import EACH, Source, Step
-from consumer.core.convert_targets import CONTENTS
-from consumer.core.mapping import Mapping
-from consumer.core.masking import MASK, mask
-from consumer.core.model import CommerceEvent
+from consumer.avro.paths import EACH, Source, Step
+from consumer.avro.schema import Array, AvroType, Enum, Map, Primitive, Union, parse
+from consumer.avro.schema import Record as RecordType
+from consumer.conversion.mapping import Mapping
+from consumer.conversion.targets import CONTENTS
+from consumer.engine.masking import MASK, mask
+from consumer.engine.model import CommerceEvent
 
 _IDENTIFIERS: Final = frozenset(
     {

@@ -16,8 +16,8 @@ from consumer.adapters.kafka.redrive import cluster_id
 from consumer.adapters.kafka.topic_ids import ask_once
 from consumer.adapters.thread import apart
 from consumer.app.dead_letters.topics import DeadLetterTopic
-from consumer.core.letters import DeadRecord, Done, Filters, Home, Place, read_letter, read_mark
-from consumer.core.model import Chunk, Record
+from consumer.engine.letters import DeadRecord, Done, Filters, Home, Place, read_letter, read_mark
+from consumer.engine.model import Chunk, Record
 
 TIMEOUT = 15.0
 """Seconds for one question to the brokers."""

@@ -26,7 +26,7 @@ from consumer.app.dead_letters.reading import Reader, Unread, read_marks
 from consumer.app.dead_letters.topics import DeadLetterTopic
 from consumer.app.records import pause
 from consumer.app.replay.watch import Watch, watch
-from consumer.core.letters import Done, headers_back
+from consumer.engine.letters import Done, headers_back
 from consumer.errors import KafkaError
 
 LOT_LETTERS = 500

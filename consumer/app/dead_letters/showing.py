@@ -19,9 +19,9 @@ from consumer.app import building
 from consumer.app.dead_letters.listing import DONE, WAITING, iso
 from consumer.app.dead_letters.payload import Masker
 from consumer.app.dead_letters.reading import KafkaReader, Reader
-from consumer.core.decode import Decoder
-from consumer.core.interface import FetchSchema, SchemaFound, SchemaMissing
-from consumer.core.letters import (
+from consumer.avro.decode import Decoder
+from consumer.engine.interface import FetchSchema, SchemaFound, SchemaMissing
+from consumer.engine.letters import (
     KEY,
     VALUE,
     DeadRecord,
@@ -33,8 +33,8 @@ from consumer.core.letters import (
     read_mark,
     restored,
 )
-from consumer.core.masking import mask
-from consumer.core.model import CommerceEvent, Record, Rejection, SchemaRef
+from consumer.engine.masking import mask
+from consumer.engine.model import CommerceEvent, Record, Rejection, SchemaRef
 from consumer.errors import KafkaError, UsageError
 from consumer.settings import Settings, load
 

@@ -49,10 +49,10 @@ from consumer.app.replay.engine import End as RunEnd
 from consumer.app.replay.engine import Ran, run_to_end
 from consumer.app.replay.watch import watch
 from consumer.app.run import REFUSED_ADVICE, log_kafka_trouble, tune_memory
-from consumer.core import offset_map
-from consumer.core.assignment import map_place
-from consumer.core.interface import DeadLetter, NewLife
-from consumer.core.letters import (
+from consumer.engine import offset_map
+from consumer.engine.assignment import map_place
+from consumer.engine.interface import DeadLetter, NewLife
+from consumer.engine.letters import (
     HEADERS,
     KEY,
     LETTER_HEADERS,
@@ -65,8 +65,8 @@ from consumer.core.letters import (
     own_headers,
     read_letter,
 )
-from consumer.core.model import Chunk, Position, Record, TopicPartition
-from consumer.core.pipeline import Pipeline
+from consumer.engine.model import Chunk, Position, Record, TopicPartition
+from consumer.engine.pipeline import Pipeline
 from consumer.errors import DestinationRefused, InvariantViolation, KafkaError
 from consumer.service import Service, Source, SystemClock
 from consumer.settings import Settings

@@ -30,11 +30,11 @@ from consumer.app.replay.parts import Outside, Reading, outside, policy, reading
 from consumer.app.replay.warnings import beforehand
 from consumer.app.replay.watch import watch
 from consumer.app.run import REFUSED_ADVICE, log_kafka_trouble, tune_memory
-from consumer.core.convert import Converter
-from consumer.core.decode import Decoder
-from consumer.core.pipeline import Pipeline
-from consumer.core.selection import Judging, Selecting, WithoutExpired
-from consumer.core.statistics import Statistics
+from consumer.avro.decode import Decoder
+from consumer.conversion.converter import Converter
+from consumer.engine.pipeline import Pipeline
+from consumer.engine.selection import Judging, Selecting, WithoutExpired
+from consumer.engine.statistics import Statistics
 from consumer.errors import DestinationRefused, Incomplete, PinstreamError
 from consumer.service import Service, SystemClock
 from consumer.settings import Settings, load

@@ -4,8 +4,8 @@ Theory of operation. The core knows nothing of ends. Whoever runs it looks, seve
 has handed out all, and whether anything of it is still held or open; then asks for the stop, which is the same path
 as any (design.md, rule 6): with nothing open it only commits and lets go. Interrupted, it drains as the service does.
 
-The guard against poison (`consumer.core.guard`) holds a service until somebody comes. Nobody waits for a replay: there
-it ends the run.
+The guard against poison (`consumer.engine.guard`) holds a service until somebody comes. Nobody waits for a replay:
+there it ends the run.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from enum import Enum
 from typing import Protocol
 
 from consumer.app.signals import on_stop_signal
-from consumer.core.model import TopicPartition
-from consumer.core.statistics import Statistics
+from consumer.engine.model import TopicPartition
+from consumer.engine.statistics import Statistics
 from consumer.errors import PinstreamError
 from consumer.service import Service, Source
 

@@ -14,10 +14,10 @@ from rich.table import Table
 
 from consumer.adapters.kafka.ranges import Range
 from consumer.app.replay.engine import End, Ran
-from consumer.core.assignment import LeftAt
-from consumer.core.model import Problem, TopicPartition
-from consumer.core.selection import EXPIRED, NOT_SELECTED
-from consumer.core.statistics import by_name
+from consumer.engine.assignment import LeftAt
+from consumer.engine.model import Problem, TopicPartition
+from consumer.engine.selection import EXPIRED, NOT_SELECTED
+from consumer.engine.statistics import by_name
 from consumer.web.status import ledger
 
 _WOULD_BE = {

@@ -20,8 +20,8 @@ from consumer.app.replay.dry import AcceptsAll, StoresNothing
 from consumer.app.replay.keys import ReadOnlyKeys, SendingAgain
 from consumer.app.replay.options import ReplayOptions
 from consumer.app.run import log_kafka_trouble
-from consumer.core.model import Position, TopicPartition
-from consumer.core.policy import Policy
+from consumer.engine.model import Position, TopicPartition
+from consumer.engine.policy import Policy
 from consumer.service import Api, DeadLetterWriter, KeyStore
 from consumer.settings import Settings
 

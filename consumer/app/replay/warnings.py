@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from consumer.adapters.kafka import Bound, behind_transactions, committed, group_members, resolve_ranges
 from consumer.app.replay.options import ReplayOptions
 from consumer.app.replay.parts import Reading, holds_keys
-from consumer.core.model import TopicPartition
+from consumer.engine.model import TopicPartition
 from consumer.errors import PinstreamError
 from consumer.settings import Settings
 

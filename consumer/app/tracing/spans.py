@@ -27,10 +27,10 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, T
 from consumer import __version__
 from consumer.adapters.thread import OwnThread
 from consumer.app.tracing import Tracing
-from consumer.core import interface as i
-from consumer.core.delivery import request_id
-from consumer.core.model import Chunk, Position, TraceParent
-from consumer.core.traces import trace_parents
+from consumer.engine import interface as i
+from consumer.engine.delivery import request_id
+from consumer.engine.model import Chunk, Position, TraceParent
+from consumer.engine.traces import trace_parents
 from consumer.service import Api, Source
 
 LINKS = 32

@@ -22,7 +22,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
-from consumer.core.statistics import Statistics
+from consumer.engine.statistics import Statistics
 from consumer.errors import PinstreamError
 
 _LENGTH = struct.Struct(">I")

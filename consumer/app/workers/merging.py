@@ -21,10 +21,10 @@ from itertools import chain
 from operator import add
 from typing import Any, Final, TypeVar
 
-from consumer.core.assignment import Totals
-from consumer.core.coverage import NO_COVERAGE, OTHER, CoverageSnapshot, Covered
-from consumer.core.freshness import NO_FRESHNESS, FreshnessSnapshot
-from consumer.core.statistics import (
+from consumer.engine.assignment import Totals
+from consumer.engine.coverage import NO_COVERAGE, OTHER, CoverageSnapshot, Covered
+from consumer.engine.freshness import NO_FRESHNESS, FreshnessSnapshot
+from consumer.engine.statistics import (
     LETTERS_MOST,
     SCHEMAS_MOST,
     AccountStatistics,

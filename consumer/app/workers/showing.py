@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from consumer.app.workers.supervision import ALIVE, State, Worker
-from consumer.core.statistics import Statistics
+from consumer.engine.statistics import Statistics
 
 
 class Seen(NamedTuple):

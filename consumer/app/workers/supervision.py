@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from consumer.core.interface import Report
-from consumer.core.policy import Backoff
+from consumer.engine.interface import Report
+from consumer.engine.policy import Backoff
 
 RESTARTS = Backoff(base=1.0, cap=30.0)
 LIVED = 60.0

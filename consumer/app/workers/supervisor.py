@@ -21,8 +21,8 @@ from consumer.app.workers import supervision as s
 from consumer.app.workers.line import Said, hear
 from consumer.app.workers.merging import Merged
 from consumer.app.workers.shares import check, count_of
-from consumer.core.interface import Report
-from consumer.core.statistics import Statistics
+from consumer.engine.interface import Report
+from consumer.engine.statistics import Statistics
 from consumer.errors import (
     DestinationRefused,
     InvariantViolation,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from consumer.core.convert import Converter
-from consumer.core.decode import Decoder
+from consumer.avro.decode import Decoder
+from consumer.conversion.converter import Converter
 
 _decode, _convert = Decoder.decode_chunk, Converter.convert_chunk
 

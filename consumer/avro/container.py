@@ -1,0 +1,157 @@
+"""Avro container files taken apart ("Object Container Files" of the specification), within bounds.
+
+Theory of operation. A container is a header (metadata, then 16 bytes of its own that stand behind every block) and
+blocks: a count of records, a size, so many bytes packed with the header's codec. A `Container` is given a `read`
+that behaves as a file's and yields the blocks unpacked; it knows nothing of what the records are.
+
+A file comes from anywhere, so nothing is allocated because it was claimed: bytes are read piece by piece, a block
+is unpacked up to `MAX_BLOCK_BYTES` and no further (a few kilobytes can unpack to gigabytes), and a block cannot
+claim more records than it has bytes. Codecs are those of the standard library, whose unpackers can be stopped.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from consumer.avro.schema import shown
+
+MAGIC: Final = b"Obj\x01"
+MAX_METADATA_BYTES: Final = 4 << 20
+"""Of all metadata together, the schema among them."""
+MAX_METADATA_ENTRIES: Final = 1_000
+MAX_BLOCK_BYTES: Final = 64 << 20
+"""Of one block, packed and unpacked. Writers end a block after some 16 KB to 2 MB."""
+_SYNC_BYTES: Final = 16
+_PIECE: Final = 1 << 20
+_XZ_MEMORY: Final = 128 << 20
+_LONGEST_SHOWN: Final = 40
+
+
+class BrokenContainer(Exception):
+    """The file is no container, or not to its end. One line that holds no data."""
+
+
+class Block(NamedTuple):
+    """So many records, and their bytes."""
+
+    records: int
+    data: bytes
+
+
+class Container:
+    """Reads the header at once; `read` gives as many bytes as asked for, and fewer only at the end of the file.
+
+    Raises `BrokenContainer`, and whatever `read` does.
+    """
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+        if self._exactly(len(MAGIC)) != MAGIC:
+            raise BrokenContainer("it does not begin as one")
+        metadata = self._metadata()
+        try:
+            self.schema = metadata[b"avro.schema"].decode()
+        except (KeyError, UnicodeDecodeError):
+            raise BrokenContainer("its header holds no schema") from None
+        self._codec = metadata.get(b"avro.codec", b"null").decode("utf-8", "replace")
+        self._sync = self._exactly(_SYNC_BYTES)
+
+    def blocks(self) -> Iterator[Block]:
+        """The blocks, in order, to the end of the file. Raises `BrokenContainer`, and whatever `read` does."""
+        unpack = _CODECS.get(self._codec)
+        if unpack is None:
+            codec = shown(self._codec, _LONGEST_SHOWN)
+            raise BrokenContainer(f"its codec {codec!r} is not read: {', '.join(_CODECS)} are")
+        while first := self._read(1):
+            count = self._long(first)
+            packed = self._exactly(self._size(MAX_BLOCK_BYTES))
+            if self._exactly(_SYNC_BYTES) != self._sync:
+                raise BrokenContainer("a block does not end where it says")
+            data = unpack(packed)
+            if not 0 <= count <= len(data):
+                raise BrokenContainer("a block claims more records than it has bytes")
+            yield Block(count, data)
+
+    def _metadata(self) -> dict[bytes, bytes]:
+        metadata: dict[bytes, bytes] = {}
+        left, entries = MAX_METADATA_BYTES, 0
+        while count := self._long():
+            if count < 0:
+                self._long()  # the block's size
+            for _ in range(abs(count)):
+                key = self._exactly(self._size(left))
+                value = self._exactly(self._size(left - len(key)))
+                metadata[key] = value
+                left -= len(key) + len(value)
+                entries += 1
+                if entries > MAX_METADATA_ENTRIES:
+                    raise BrokenContainer(f"its header has more than {MAX_METADATA_ENTRIES} entries")
+        return metadata
+
+    def _size(self, most: int) -> int:
+        size = self._long()
+        if not 0 <= size <= most:
+            raise BrokenContainer(f"it claims a length of {size} bytes, {most} are read")
+        return size
+
+    def _long(self, first: bytes = b"") -> int:
+        byte = (first or self._exactly(1))[0]
+        number, shift = byte & 127, 7
+        while byte > 127:
+            if shift > 63:
+                raise BrokenContainer("a number has more than 64 bits")
+            byte = self._exactly(1)[0]
+            number |= (byte & 127) << shift
+            shift += 7
+        return (number >> 1) ^ -(number & 1)
+
+    def _exactly(self, size: int) -> bytes:
+        pieces = []
+        while size:
+            piece = self._read(min(size, _PIECE))
+            if not piece:
+                raise BrokenContainer("it ends in its middle")
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+
+def _as_it_is(data: bytes) -> bytes:
+    return data
+
+
+def _inflated(data: bytes) -> bytes:
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        unpacked = unpacker.decompress(data, MAX_BLOCK_BYTES + 1)
+    except zlib.error:
+        raise BrokenContainer("a block cannot be unpacked") from None
+    return _whole(unpacked, unpacker.eof)
+
+
+def _unpacked(unpacker: bz2.BZ2Decompressor | lzma.LZMADecompressor, data: bytes) -> bytes:
+    try:
+        unpacked = unpacker.decompress(data, MAX_BLOCK_BYTES + 1)
+    except (OSError, lzma.LZMAError, EOFError):
+        raise BrokenContainer("a block cannot be unpacked") from None
+    return _whole(unpacked, unpacker.eof)
+
+
+def _whole(unpacked: bytes, ended: bool) -> bytes:
+    if len(unpacked) > MAX_BLOCK_BYTES:
+        raise BrokenContainer(f"a block unpacks to more than {MAX_BLOCK_BYTES >> 20} MiB")
+    if not ended:
+        raise BrokenContainer("a block ends in the middle of what was packed")
+    return unpacked
+
+
+_CODECS: Final[dict[str, Callable[[bytes], bytes]]] = {
+    "null": _as_it_is,
+    "deflate": _inflated,
+    "bzip2": lambda data: _unpacked(bz2.BZ2Decompressor(), data),
+    "xz": lambda data: _unpacked(lzma.LZMADecompressor(memlimit=_XZ_MEMORY), data),
+}

@@ -1,0 +1,366 @@
+"""User data: normalise, then SHA-256 of the UTF-8 bytes as lower-case hex. One function per field.
+
+Theory of operation. A *rule* takes any scalar that a record may hold and answers the text to send, or a
+`LeftOut` that says why there is none. `hashing` puts the common part of the hashed fields around a field's
+normaliser: trim, pass a ready digest through (64 hex digits, lower-cased, never hashed twice), normalise,
+hash. Nothing here raises on bad input, reads a clock or keeps state; caching is `convert_cache`'s.
+
+Most values are new to the cache, so what a rule costs counts. Where a quick test tells the usual spelling (ASCII;
+``+`` and digits), it stands in front of the rule and answers what the rule would: property tests hold them together.
+
+The rules are the table "User data" of the platform facts. Where the table is silent:
+
+- White space is what Python calls so, and the invisible characters that copying leaves behind (zero-width
+  space, word joiner, byte-order mark, direction marks).
+- The digest of the empty string, and for advertising ids the digest of the all-zero id, mean "nothing was
+  there": they are left out like the thing they hide.
+- A phone number, a name or a city of more than 256 characters is none. (Unicode's normalising takes time that is
+  the square of a run of accents: a record of a megabyte of them would hold the consumer up for hours.)
+- An address that begins or ends with ``@`` is none. A month or day of one digit is clear where separators
+  stand. An IP address is sent as it is written; one with a zone id or a port is no address.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
+from enum import Enum
+from hashlib import sha256
+from ipaddress import IPv6Address
+from typing import Any, Final
+
+from consumer.engine.places import country_code, state_code
+
+
+class LeftOut(Enum):
+    """Why a rule gives no value; the key is then left out (or, for some fields, the event refused)."""
+
+    BLANK = "blank"
+    """Nothing was there: null, empty, or white space only. Not worth a warning."""
+    MALFORMED = "malformed"
+    """Something was there, and it is not what the field takes."""
+    PLACEHOLDER = "placeholder"
+    """Something was there that stands for nothing: the all-zero id, ``0.0.0.0``, order id 0."""
+
+
+Normaliser = Callable[[str], str | LeftOut]
+
+_INVISIBLE = "\u180e\u200b\u200e\u200f\u2060\ufeff"
+# All white space lies in Unicode's first plane, all punctuation in its first two. (To look through all seventeen takes
+# every process a fifth of its start.)
+_WHITE = "".join(filter(str.isspace, map(chr, range(0x10000)))) + _INVISIBLE
+_WITHOUT_WHITE = dict.fromkeys(map(ord, _WHITE))
+_LONGEST_NUMBER_BITS = 256
+_LARGEST_EXACT_FLOAT = 2.0**53
+_LONGEST_NAME = 256
+
+
+def trim(text: str) -> str:
+    """`text` without white space at its ends."""
+    return text.strip() if text.isascii() else text.strip(_WHITE)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether `text` can be written as UTF-8: a lone surrogate cannot."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _number_text(value: Any) -> str | LeftOut:
+    """The decimal text of a number that stands where text is meant: an id kept as a long, say."""
+    if isinstance(value, bool):
+        return LeftOut.MALFORMED
+    if isinstance(value, int):
+        return str(value) if value.bit_length() <= _LONGEST_NUMBER_BITS else LeftOut.MALFORMED
+    if isinstance(value, float):
+        whole = value.is_integer() and abs(value) <= _LARGEST_EXACT_FLOAT
+        return str(int(value)) if whole else repr(value) if math.isfinite(value) else LeftOut.MALFORMED
+    if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) <= _LONGEST_NUMBER_BITS:
+        return format(value, "f")
+    return LeftOut.MALFORMED
+
+
+def text_of(value: Any) -> str | LeftOut:
+    """`value` as text, as it is: the case and the blanks around it are kept. A number gives its digits."""
+    if isinstance(value, str):
+        if not value or not trim(value):
+            return LeftOut.BLANK
+        return str(value) if is_unicode(value) else LeftOut.MALFORMED
+    return LeftOut.BLANK if value is None else _number_text(value)
+
+
+def trimmed_text(value: Any) -> str | LeftOut:
+    """As `text_of`, without the blanks around it."""
+    if not isinstance(value, str):
+        return text_of(value)
+    text = trim(value)
+    return LeftOut.BLANK if not text else text if is_unicode(text) else LeftOut.MALFORMED
+
+
+# The normalisers: each takes trimmed, non-empty text.
+
+
+def email(text: str) -> str | LeftOut:
+    """All white space out, lower case; dots and +tag stay; something on both sides of the @."""
+    address = ("".join(text.split()) if text.isascii() else text.translate(_WITHOUT_WHITE)).lower()
+    if "@" not in address or address[0] == "@" or address[-1] == "@":
+        return LeftOut.MALFORMED
+    return address
+
+
+_NOT_A_DIGIT = re.compile(r"[^0-9]+")
+_ASCII_DIGITS = {code: chr(code) if 48 <= code <= 57 else None for code in range(128)}
+"""What stays is named too: `str.translate` makes and drops an exception for each character that it does not find."""
+
+_WHOLE_FLOAT = re.compile(r"[0-9]+\.0+")
+"""How exports that take numbers for floats write a phone number or a postal code: 94107.0."""
+
+
+def phone(text: str) -> str | LeftOut:
+    """NFKC (full-width digits become plain ones), the digits 0-9 only, no leading zeros."""
+    digits = text.removeprefix("+")
+    if len(text) > _LONGEST_NAME or not digits.isdigit() or not digits.isascii():
+        digits = _digits_of_phone(text)
+    return digits.lstrip("0") or LeftOut.MALFORMED
+
+
+def _digits_of_phone(text: str) -> str:
+    if _WHOLE_FLOAT.fullmatch(text):
+        text = text.partition(".")[0]
+    if len(text) > _LONGEST_NAME:
+        return ""
+    if text.isascii():
+        return text.translate(_ASCII_DIGITS)
+    return _NOT_A_DIGIT.sub("", unicodedata.normalize("NFKC", text))
+
+
+_HAS_CODE = 11
+"""A number of at least this many digits that begins with its country's code has it: without it there are fewer."""
+
+
+def phone_with_code(code: str) -> Normaliser:
+    """As `phone`, with the country's `code` before a number that has none.
+
+    It has one if it begins with ``+`` or ``00``, or with `code` and is as long as it would be with it.
+    """
+
+    def normaliser(text: str) -> str | LeftOut:
+        number = phone(text)
+        if isinstance(number, LeftOut):
+            return number
+        begins = _PHONE_BEGINS.search(unicodedata.normalize("NFKC", text))
+        if begins is not None and begins[0] in ("+", "00"):
+            return number
+        return number if number.startswith(code) and len(number) >= _HAS_CODE else code + number
+
+    return normaliser
+
+
+_PHONE_BEGINS = re.compile(r"\+|00|[0-9]")
+
+_GENDERS = {
+    "f": "f",
+    "female": "f",
+    "woman": "f",
+    "m": "m",
+    "male": "m",
+    "man": "m",
+    "n": "n",
+    "nb": "n",
+    "non-binary": "n",
+    "nonbinary": "n",
+    "non binary": "n",
+}
+
+
+def gender(text: str) -> str | LeftOut:
+    """``f``, ``m`` or ``n``."""
+    return _GENDERS.get(" ".join(text.lower().split()), LeftOut.MALFORMED)
+
+
+_BIRTHDAY = re.compile(
+    r"(?P<year>[0-9]{4})(?:(?P<mark>[-/.])(?P<m>[0-9]{1,2})(?P=mark)(?P<d>[0-9]{1,2})|(?P<md>[0-9]{4}))"
+    r"(?:(?:\s*T|\s)\s*[0-9].*|T|Z|[+-][0-9]{2}:?[0-9]{2})?",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def birthday(text: str) -> str | LeftOut:
+    """``YYYYMMDD`` of a real date written year first; a time part is cut."""
+    match = _BIRTHDAY.fullmatch(text)
+    if match is None:
+        return LeftOut.MALFORMED
+    packed = match["md"]
+    month, day = (packed[:2], packed[2:]) if packed else (match["m"], match["d"])
+    try:
+        date(int(match["year"]), int(month), int(day))
+    except ValueError:
+        return LeftOut.MALFORMED
+    return f"{match['year']}{month:0>2}{day:0>2}"
+
+
+def person_name(text: str) -> str | LeftOut:
+    """NFC, trimmed, lower case; inner blanks, hyphens, apostrophes and accents stay."""
+    if len(text) > _LONGEST_NAME:
+        return LeftOut.MALFORMED
+    return text.lower() if text.isascii() else trim(unicodedata.normalize("NFC", text)).lower()
+
+
+_PUNCTUATION = (char for char in map(chr, range(0x20000)) if unicodedata.category(char).startswith("P"))
+_IN_CITY = {code: chr(code) for code in range(128)} | dict.fromkeys(map(ord, (*_WHITE, *_PUNCTUATION)))
+"""As with `_ASCII_DIGITS`, the usual characters that stay are named."""
+
+
+def city(text: str) -> str | LeftOut:
+    """NFC, lower case, no white space, no punctuation (Unicode P*); accents stay."""
+    if len(text) > _LONGEST_NAME:
+        return LeftOut.MALFORMED
+    composed = text if text.isascii() else unicodedata.normalize("NFC", text)
+    return composed.lower().translate(_IN_CITY) or LeftOut.MALFORMED
+
+
+_STATE = re.compile(r"(?:[A-Za-z]{2}-)?([A-Za-z]{2})")
+
+
+def state(text: str) -> str | LeftOut:
+    """Two letters, lower case: as they are, after the country of an ISO 3166-2 code, or of a full name."""
+    match = _STATE.fullmatch(text)
+    return match[1].lower() if match else state_code(text) or LeftOut.MALFORMED
+
+
+_BETWEEN_DIGITS = re.compile(r"[\s\-‐‑‒–—―−]+")
+
+
+def postal_code(text: str) -> str | LeftOut:
+    """The digits of a code made of digits, blanks and dashes; leading zeros stay."""
+    if text.isdigit() and text.isascii():
+        return text
+    if _WHOLE_FLOAT.fullmatch(text):
+        return text.partition(".")[0]
+    digits = _BETWEEN_DIGITS.sub("", text)
+    return digits if digits.isdigit() and digits.isascii() else LeftOut.MALFORMED
+
+
+def country(text: str) -> str | LeftOut:
+    """ISO 3166-1 alpha-2, lower case, of a code or an English short name; assigned codes only."""
+    return country_code(text) or LeftOut.MALFORMED
+
+
+def external_id(text: str) -> str | LeftOut:
+    """Lower case; see `external_id_as_written` for the other setting."""
+    return text.lower()
+
+
+def external_id_as_written(text: str) -> str | LeftOut:
+    """The case kept, for shops whose browser tag hashes the id without lower-casing it."""
+    return text
+
+
+def advertising_id(text: str) -> str | LeftOut:
+    """Lower case; the all-zero id of a device that limits tracking is nobody's."""
+    lowered = text.lower()
+    return lowered if lowered.strip("0-") else LeftOut.PLACEHOLDER
+
+
+HASHED_FIELDS: Final[dict[str, Normaliser]] = {
+    "em": email,
+    "ph": phone,
+    "ge": gender,
+    "db": birthday,
+    "ln": person_name,
+    "fn": person_name,
+    "ct": city,
+    "st": state,
+    "zp": postal_code,
+    "country": country,
+    "external_id": external_id,
+    "hashed_maids": advertising_id,
+}
+"""The hashed fields of ``user_data`` and the normaliser of each."""
+
+
+_DIGEST = re.compile(r"[0-9A-Fa-f]{64}")
+_NOTHING = ("", "00000000-0000-0000-0000-000000000000")
+_DIGESTS_OF_NOTHING = frozenset({"0" * 64, *(sha256(text.encode()).hexdigest() for text in _NOTHING)})
+
+
+def normalised(normaliser: Normaliser, value: Any) -> str | LeftOut:
+    """`value` trimmed and normalised, not hashed; a ready digest comes back lower-cased."""
+    text = trimmed_text(value)
+    if not isinstance(text, str):
+        return text
+    return _ready_digest(text) if _is_digest(text) else normaliser(text)
+
+
+def hashing(normaliser: Normaliser) -> Callable[[Any], str | LeftOut]:
+    """The rule of a hashed field: any value -> 64 lower-case hex digits, or why nothing.
+
+    A closure, and with `trimmed_text` of ASCII written out, because it runs for each value that is not remembered.
+    """
+
+    def rule(value: Any) -> str | LeftOut:
+        usual = value.__class__ is str and value.isascii()
+        text = value.strip() or LeftOut.BLANK if usual else trimmed_text(value)
+        if text.__class__ is not str:
+            return text
+        if len(text) == 64 and _is_digest(text):
+            return _ready_digest(text)
+        text = normaliser(text)
+        return sha256(text.encode()).hexdigest() if text.__class__ is str else text
+
+    return rule
+
+
+def _is_digest(text: str) -> bool:
+    return _DIGEST.fullmatch(text) is not None
+
+
+def _ready_digest(text: str) -> str | LeftOut:
+    lowered = text.lower()
+    return LeftOut.PLACEHOLDER if lowered in _DIGESTS_OF_NOTHING else lowered
+
+
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}"
+_FULL_IPV6 = r"[1-9A-Fa-f][0-9A-Fa-f]{0,3}(?::[0-9A-Fa-f]{1,4}){7}"
+"""All eight groups, and the first is not zero: an address, and neither nowhere nor a mapped IPv4 one."""
+_usual_address = re.compile(rf"(?:{_IPV4}|{_FULL_IPV6})(?![^,])").match
+"""Every IPv4 address and most IPv6 ones, at the beginning of a forwarded chain."""
+_LONGEST_ADDRESS = 45
+"""``ffff:…:255.255.255.255``: nothing longer is an address."""
+
+
+def client_ip_address(value: Any) -> str | LeftOut:
+    """A valid IPv4 or IPv6 address as it is written: the first of a forwarded chain, never hashed."""
+    usual = _usual_address(value) if value.__class__ is str and value.isascii() else None
+    if usual is not None:
+        address = usual[0]
+    else:
+        text = text_of(value)
+        if not isinstance(text, str):
+            return text
+        address = trim(text.partition(",")[0])
+        if not _usual_address(address):
+            return _ipv6_address(address)
+    return address if address != "0.0.0.0" else LeftOut.PLACEHOLDER  # noqa: S104 (compared, not bound)
+
+
+def _ipv6_address(text: str) -> str | LeftOut:
+    if len(text) > _LONGEST_ADDRESS or "%" in text:
+        return LeftOut.MALFORMED
+    try:
+        address = IPv6Address(text)
+    except ValueError:
+        return LeftOut.MALFORMED
+    mapped = address.ipv4_mapped
+    nowhere = address.is_unspecified or (mapped is not None and mapped.is_unspecified)
+    return LeftOut.PLACEHOLDER if nowhere else text

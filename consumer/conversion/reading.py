@@ -1,0 +1,96 @@
+"""From bytes to deliveries in one go: what nearly every record takes.
+
+Theory of operation. Per writer's schema there is one function that reads records (`Many`), written when the schema is
+first met. Where the package was built with a C compiler it is a program for the compiled module (`convert_program`),
+which writes an event's JSON without making its payload; else it is Python (`fused_source`). What it is not certain of,
+and what goes wrong in it, is done again in two steps, by the decoder and the converter, whose verdict counts. So this
+is faster and decides nothing: without it the same comes out.
+
+Records of schemas that cannot be read so (a record of more fields than one function takes, too many schemas) always
+take two steps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from consumer.avro.decode import Decoder
+from consumer.avro.source import Plan, RecordPlan
+from consumer.conversion.converter import Converter
+from consumer.conversion.program import COMPILED, write_program
+from consumer.conversion.reading_source import Many, write_fused
+from consumer.engine.intake import TOMBSTONE, TwoSteps
+from consumer.engine.model import Record
+
+if TYPE_CHECKING:
+    from consumer.engine.intake import Prepared
+
+MOST_SCHEMAS: Final = 64
+"""Schemas for which a function is written: each costs some milliseconds, and a megabyte at the worst."""
+
+
+class Written(NamedTuple):
+    """What was written for a schema: the plan it was written from, and the function; None: in two steps."""
+
+    plan: Plan
+    function: Many | None
+
+
+class FusedReading:
+    """Reads records as `TwoSteps` does, faster."""
+
+    def __init__(
+        self, decoder: Decoder, converter: Converter, *, compiled: bool = COMPILED is not None
+    ) -> None:
+        """`compiled`: with the compiled module, which must be there."""
+        self._function_of = write_program if compiled else write_fused
+        self._decoder = decoder
+        self._converter = converter
+        self._two_steps = TwoSteps(decoder, converter)
+        self._written: dict[bytes, Written] = {}
+        """By framing."""
+
+    @property
+    def in_two_steps(self) -> int:
+        """See `consumer.engine.intake.Reading`: those that were not read in one go."""
+        return self._two_steps.in_two_steps
+
+    def read(self, records: list[Record], now: float) -> list[Prepared]:
+        """See `consumer.engine.intake.Reading`."""
+        split, again = self._decoder.split, self._two_steps.read_one
+        oldest, present = self._converter.bounds(now)
+        prepared: list[Prepared] = []
+        before_all = self.in_two_steps
+        while len(prepared) < len(records):
+            record = records[len(prepared)]
+            if record.value is None:
+                prepared.append(TOMBSTONE)
+                continue
+            framing, start = split(record, record.value)
+            function, before = self._function(framing), len(prepared)
+            if function is not None:
+                function(records, prepared, framing, start, oldest, present)
+            if len(prepared) == before:
+                prepared.append(again(record, now))
+        # Whatever took two steps was counted there.
+        self._converter.watch.add(len(records) - (self.in_two_steps - before_all))
+        return prepared
+
+    def _function(self, framing: bytes) -> Many | None:
+        plan = self._decoder.plans.get(framing)
+        if plan is None:
+            return None
+        written = self._written.get(framing)
+        if written is None or written.plan is not plan:  # never met, or learned anew
+            self._written.pop(framing, None)
+            written = self._written[framing] = Written(plan, self._write(plan))
+        return written.function
+
+    def _write(self, plan: Plan) -> Many | None:
+        functions = sum(one.function is not None for one in self._written.values())
+        if not isinstance(plan, RecordPlan) or functions >= MOST_SCHEMAS:
+            return None
+        try:
+            return self._function_of(self._converter.task, plan)
+        except Exception:  # a schema that the compiler is not up to costs its speed: `in_two_steps` tells
+            return None

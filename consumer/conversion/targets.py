@@ -1,0 +1,297 @@
+"""The conversion event's closed shape: every field the API takes, its rule, and where it may come from.
+
+Theory of operation. One table, `TARGETS`, in the order fields stand in a payload. The mapping checks names and
+types against it, the generated converter and the tests' reference both read rules from it, so that a rule
+lives here once. Names are dotted (``user_data.em``); ``custom_data.contents[].id`` is a field of every item.
+``ad_account_id`` is no field of the event but picks the account; it is a target of the mapping all the same.
+
+The closed objects are those of the platform's OpenAPI description 5.28, without what we never send; what came later,
+or is known from one reading of the endpoint's page only, is `NEW_TARGETS`.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import cache
+from typing import Final, NamedTuple
+
+from consumer.conversion import rules
+from consumer.conversion.amounts import MAX_COUNT, amount, count
+from consumer.conversion.normalise import (
+    HASHED_FIELDS,
+    client_ip_address,
+    external_id_as_written,
+    hashing,
+    phone_with_code,
+    text_of,
+)
+
+
+class Arity(Enum):
+    """What becomes of a source that gives several values."""
+
+    ONE = "one"
+    """Not allowed: to pick one would be a guess."""
+    FIRST = "first"
+    """The first usable one is sent."""
+    ALL = "all"
+    """All are sent, as an array."""
+    SUM = "sum"
+    """Their sum is sent."""
+    ITEM = "item"
+    """One value in each item of ``contents``."""
+
+
+class Target(NamedTuple):
+    """A field a mapping may fill. `kinds`: Avro kinds it may come from (see `Source`).
+
+    `refusal`: code with which a malformed value refuses the event; None: it is left out with a warning.
+    `meant`: what the field takes, for messages.
+    """
+
+    name: str
+    rule: rules.Rule
+    meant: str
+    kinds: frozenset[str]
+    arity: Arity = Arity.FIRST
+    refusal: str | None = None
+    hashed: bool = False
+    constant: bool = True
+
+    @property
+    def parent(self) -> str:
+        """The object the field stands in: ``user_data``, ``custom_data.contents[]``, "" for the event."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def key(self) -> str:
+        """The field's name within its object."""
+        return self.name.rpartition(".")[2]
+
+
+CONTENTS = "custom_data.contents[]"
+
+EVENT_NAMES: Final = frozenset(
+    {
+        "add_payment_info",
+        "add_to_cart",
+        "add_to_wishlist",
+        "app_install",
+        "app_open",
+        "checkout",
+        "contact",
+        "custom",
+        "customize_product",
+        "find_location",
+        "initiate_checkout",
+        "lead",
+        "page_visit",
+        "schedule",
+        "search",
+        "signup",
+        "start_trial",
+        "submit_application",
+        "subscribe",
+        "view_category",
+        "view_content",
+        "watch_video",
+    }
+)
+"""The standard event names: those of the OpenAPI description, and the seven that came with 5.28."""
+
+MOST_OWN_EVENTS: Final = 15
+"""Names of its own that an advertiser may register."""
+LONGEST_OWN_EVENT: Final = 100
+"""Characters of one."""
+
+ACTION_SOURCES: Final = ("web", "app_ios", "app_android", "offline")
+
+NEVER_SENT: Final = frozenset(
+    {"np", "external_measurement_id", "external_measurement_vendor_id", "advertiser_tracking_enabled"}
+)
+
+TIME_UNITS: Final = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+"""The mapping's names for units of time -> how many make a second."""
+
+_NUMBERS = frozenset({"int", "long", "float", "double", "decimal"})
+_DIGITS = _NUMBERS | {"string"}
+"""What may hold a number or a time. A symbol of an enum begins with a letter, so it is neither."""
+_WORDS = frozenset({"string", "enum"})
+_TEXT = _NUMBERS | _WORDS
+_DAYS = frozenset({"date", "timestamp-millis", "timestamp-micros", "timestamp-nanos"})
+_WHOLE = frozenset({"int", "long", "string"})
+_FLAG = _WORDS | {"boolean", "int"}
+
+
+def _special(name: str, meant: str, kinds: frozenset[str], constant: bool = False) -> Target:
+    """A field that the converter decides on itself: its rule is never asked for."""
+    return Target(name, text_of, meant, kinds, Arity.ONE, constant=constant)
+
+
+def _text(name: str, longest: int | None = None) -> Target:
+    rule, meant = (
+        (text_of, "text") if longest is None else (rules.text_up_to(longest), f"text of up to {longest}")
+    )
+    return Target(name, rule, meant if longest is None else f"{meant} characters", _TEXT)
+
+
+def _integer(name: str, high: int, low: int = 0) -> Target:
+    return Target(name, rules.integer(low, high), f"a whole number from {low} to {high}", _WHOLE, Arity.ONE)
+
+
+def _amount(name: str, arity: Arity = Arity.ONE) -> Target:
+    refusal = f"malformed_{name.rpartition('.')[2]}"
+    return Target(name, amount, "a decimal number of zero or more", _DIGITS, arity, refusal)
+
+
+def _choice(name: str, words: str) -> Target:
+    return Target(name, rules.choice(words.split()), f"one of {', '.join(words.split())}", _TEXT)
+
+
+_MEANT = {
+    "em": "an e-mail address",
+    "ph": "a phone number",
+    "ge": "f, m or n",
+    "db": "a date, year first",
+    "ln": "a name",
+    "fn": "a name",
+    "ct": "a city",
+    "st": "a state: two letters, or a full US or Canadian name",
+    "zp": "a postal code of digits",
+    "country": "a country of ISO 3166-1",
+    "external_id": "an id",
+    "hashed_maids": "an advertising id",
+}
+
+
+def _hashed() -> list[Target]:
+    return [
+        Target(
+            f"user_data.{field}",
+            hashing(normaliser),
+            _MEANT[field],
+            _TEXT | _DAYS if field == "db" else _TEXT,
+            Arity.ALL,
+            hashed=True,
+        )
+        for field, normaliser in HASHED_FIELDS.items()
+    ]
+
+
+def _app_info() -> list[Target]:
+    texts = {"app_id": 200, "app_name": 200, "app_package_name": 200, "app_store": 100, "app_version": 100}
+    return [
+        *(_text(f"app_info.{key}", longest) for key, longest in texts.items()),
+        Target(
+            "app_info.install_time",
+            rules.event_seconds(1000, False),
+            "a time",
+            _TEXT | _DAYS,
+            Arity.ONE,
+            constant=False,
+        ),
+        _text("app_info.user_agent", 16384),
+        _integer("app_info.window_height", 30720),
+        _integer("app_info.window_width", 30720),
+    ]
+
+
+def _device_info() -> list[Target]:
+    texts = {
+        "brand": 100,
+        "carrier": 100,
+        "kernel_version": 100,
+        "locale": 35,
+        "model": 100,
+        "os_name": 100,
+        "os_release_name": 100,
+        "os_version": 100,
+        "timezone": 40,
+        "timezone_abbr": 5,
+        "type": 100,
+    }
+    numbers = {
+        "battery_level": 100,
+        "cpu_cores": 1152,
+        "external_storage_free_space": 1048576,
+        "external_storage_size": 1048576,
+        "screen_density": 100000,
+        "screen_height": 30720,
+        "screen_width": 30720,
+        "storage_free_space": 1048576,
+        "storage_size": 1048576,
+    }
+    return [
+        *(_text(f"device_info.{key}", longest) for key, longest in texts.items()),
+        *(_integer(f"device_info.{key}", high) for key, high in numbers.items()),
+        _choice("device_info.form_factor", "desktop laptop cellphone tablet smartwatch tv vr console other"),
+        _choice(
+            "device_info.network_type",
+            "wifi cellular_2g cellular_3g cellular_4g cellular_5g cellular_6g ethernet unknown",
+        ),
+        _choice("device_info.os_family", "ios android macos windows linux bsd other"),
+        Target("device_info.languages", rules.language, "a language", _TEXT, Arity.ALL, constant=False),
+    ]
+
+
+def _table() -> list[Target]:
+    return [
+        _special("event_name", "text", _WORDS, constant=True),
+        _special("action_source", "text", _WORDS, constant=True),
+        _special("event_time", "a time", _DIGITS | _DAYS),
+        _special("event_id", "text", frozenset({"string", "int", "long"})),
+        _special("ad_account_id", "digits", frozenset({"string", "int", "long"})),
+        Target("event_source_url", rules.web_url, "an absolute http or https URL", frozenset({"string"})),
+        Target("opt_out", rules.flag, "true or false", _FLAG, Arity.ONE, "malformed_opt_out"),
+        _text("partner_name"),
+        Target("language", rules.language, "a language", _TEXT),
+        *(_text(key) for key in ("app_id", "app_name", "app_version")),
+        *(_text(f"device_{key}") for key in ("brand", "carrier", "model", "type")),
+        _text("os_version"),
+        Target("wifi", rules.flag, "true or false", _FLAG, Arity.ONE),
+        *_app_info(),
+        *_device_info(),
+        *_hashed(),
+        Target("user_data.client_ip_address", client_ip_address, "an IP address", _TEXT),
+        *(_text(f"user_data.{key}") for key in ("client_user_agent", "click_id", "partner_id")),
+        _choice("user_data.customer_type", "new returning")._replace(constant=False),
+        Target("custom_data.currency", rules.currency, "a code of ISO 4217", _TEXT, Arity.ONE, "unknown_currency"),
+        _amount("custom_data.value"),
+        Target("custom_data.content_ids", text_of, "text", _TEXT, Arity.ALL, constant=False),
+        *(_text(f"custom_data.{key}") for key in ("content_name", "content_category", "content_brand")),
+        *(_text(f"{CONTENTS}.{key}")._replace(arity=Arity.ITEM, constant=False) for key in
+          ("id", "item_name", "item_category", "item_brand", "item_brand_id")),
+        _amount(f"{CONTENTS}.item_price", Arity.ITEM)._replace(constant=False),
+        Target(f"{CONTENTS}.quantity", count, f"a whole number up to {MAX_COUNT}", _DIGITS, Arity.ITEM,
+               constant=False),
+        Target("custom_data.num_items", count, f"a whole number up to {MAX_COUNT}", _DIGITS, Arity.SUM,
+               constant=False),
+        Target("custom_data.order_id", rules.order_id, "text", _TEXT),
+        _text("custom_data.search_string"),
+        Target("custom_data.opt_out_type", rules.trimmed_text, "text", _TEXT),
+        _amount("custom_data.predicted_ltv"),
+    ]  # fmt: skip
+
+
+TARGETS: Final[dict[str, Target]] = {target.name: target for target in _table()}
+"""Dotted name -> target, in payload order."""
+
+NEW_TARGETS: Final = {
+    f"{CONTENTS}.item_brand_id": "since 5.28",
+    "user_data.customer_type": "as one reading of 5.31 has it",
+}
+"""Targets that the platform takes only of late -> since when: never sent unless a mapping asks for them."""
+
+DECIDED: Final = frozenset({"event_name", "action_source", "event_time", "event_id", "ad_account_id"})
+"""Targets that the converter decides on itself, before anything else is read."""
+
+EXTERNAL_ID_AS_WRITTEN: Final = TARGETS["user_data.external_id"]._replace(
+    rule=hashing(external_id_as_written)
+)
+"""The target of ``external_id`` where the browser tag keeps the case."""
+
+
+@cache
+def phone_target(code: str) -> Target:
+    """The target of ``ph`` where the country's `code` is put before numbers without one."""
+    return TARGETS["user_data.ph"]._replace(rule=hashing(phone_with_code(code)))

@@ -1,0 +1,166 @@
+"""When positions are committed, and how a process that was away finds out whether its partitions are still its own.
+
+Theory of operation. One commit at a time, every `commit_interval`, of all positions that changed; a failed one is
+simply due again. One whose metadata the broker finds too large is due at once with less of it: without offset maps, and
+if that was too large, without anything. The ledger says what may be committed. Each time that a member joins the group
+or leaves it, commits of the others that are on their way are refused: that is reported as such, and as trouble only
+if it lasts.
+
+A process that was *away* (stopped, swapped out, asleep) cannot know what the group did meanwhile: its partitions may
+be another's, who sends what is queued here. So after an absence they are unproven until the broker has taken a
+commit of theirs that was sent after it; while any with open records is, nothing is begun.
+
+Books that do not add up are a bug, and no offset of theirs can be trusted: from then on commits are *withheld*, for
+good, and intake stops. The process stays for three minutes, so that page, metrics and health are seen to say so, and
+then stops; a revoke or a stop ends it at once. A restart reads again what was not committed.
+"""
+
+from __future__ import annotations
+
+from consumer.engine import offset_map
+from consumer.engine.assignment import AssignmentState
+from consumer.engine.context import Context
+from consumer.engine.interface import BETWEEN_GENERATIONS, METADATA_TOO_LARGE, Commit, CommitDone
+from consumer.engine.ledger import Ledger
+from consumer.engine.model import Instant, Position, TopicPartition
+from consumer.engine.statistics import MetadataLeft
+from consumer.errors import InvariantViolation
+
+_USUAL = BETWEEN_GENERATIONS | {"_ASSIGNMENT_LOST"}
+"""Failures that come with every rebalance: the next commit, or the partition's next owner, makes up for it."""
+_LASTING = 30.0
+"""Seconds after which they are not usual any more: above what members may take to drain by default."""
+
+_SOON = 12
+"""In absences: what the group said while a process was away reaches it within this time."""
+_SHOWN_FOR = 180.0
+"""Seconds from the first look at books that do not add up to the end: some scrapes, and an alert."""
+
+
+class Commits:
+    """The commit under way, and when the next one is due."""
+
+    def __init__(self, context: Context, ledger: Ledger) -> None:
+        self._context = context
+        self._ledger = ledger
+        self._under_way: tuple[int, list[tuple[AssignmentState, Position]]] | None = None
+        self._due_at = 0.0
+        self._last_input: Instant | None = None
+        self._back_since = float("-inf")
+        self._absence = 0
+        """Commits of lower numbers prove nothing: the process was away after they were sent."""
+        self._failing_since: float | None = None
+        """When the first of the commits that failed in a row came back."""
+        self._off_since: float | None = None
+        """When the books were first seen not to add up."""
+
+    @property
+    def withheld(self) -> bool:
+        """Whether nothing is committed any more."""
+        return self._off_since is not None
+
+    def due(self) -> float:
+        """When to look here again at the latest, monotonic."""
+        last = self._last_input.monotonic if self._last_input is not None else 0.0
+        look_at_clock = last + self._context.policy.away / 2
+        return look_at_clock if self._under_way is not None else min(self._due_at, look_at_clock)
+
+    def go_on(self) -> None:
+        """Commit what changed, if it is time."""
+        now = self._context.now.monotonic
+        if self._under_way is not None or now < self._due_at:
+            return
+        self._due_at = now + self._context.policy.commit_interval
+        self._mind_the_books(now)
+        if self.withheld:
+            return
+        positions = list(self._ledger.committables())
+        if not positions:
+            return
+        number = self._context.number()
+        states = [self._ledger.get(TopicPartition(one.topic, one.partition)) for one in positions]
+        pairs = [(s, p) for s, p in zip(states, positions, strict=True) if s is not None]
+        self._under_way = (number, pairs)
+        self._context.emit(Commit(number, positions))
+
+    def _mind_the_books(self, now: float) -> None:
+        """Look whether they add up. Raises `InvariantViolation` once it was long to be seen that they do not."""
+        mismatch = self._ledger.mismatch()
+        if mismatch and self._off_since is None:
+            self._off_since = now
+            self._context.report("error", "ledger_mismatch", records=mismatch)
+        if self._off_since is not None and now - self._off_since >= _SHOWN_FOR:
+            raise InvariantViolation(
+                "the ledger does not add up, and nothing is committed; please report this"
+            )
+
+    def done(self, happened: CommitDone) -> None:
+        """The commit under way came back."""
+        if self._under_way is None or self._under_way[0] != happened.number:
+            raise InvariantViolation(
+                f"commit {happened.number} was answered but not asked; please report this"
+            )
+        taken = set(happened.committed)
+        for state, position in self._under_way[1]:
+            if position in taken:
+                state.took(position)
+                state.proven = state.proven or happened.number > self._absence
+        asked, self._under_way = self._under_way[1], None
+        if happened.failure is None:
+            self._failing_since = None
+        else:
+            self._failed(happened.failure)
+        if happened.failure in METADATA_TOO_LARGE and self._ledger.map_most:
+            self._say_less(any(state.maps_something(position) for state, position in asked))
+
+    def _say_less(self, with_maps: bool) -> None:
+        """The broker takes no commit with so much metadata, which was with maps or without: better less than none."""
+        left = offset_map.IDS_MOST if with_maps else 0
+        self._ledger.limit_metadata(left)
+        self._due_at = self._context.now.monotonic
+        self._context.report("warning", "commit_metadata_refused", left="ids" if left else "nothing")
+
+    def metadata(self) -> MetadataLeft:
+        """What commits carry."""
+        most = self._ledger.map_most
+        if not most:
+            return MetadataLeft.NOTHING
+        return MetadataLeft.MAPS if most > offset_map.IDS_MOST else MetadataLeft.IDS
+
+    def _failed(self, failure: str) -> None:
+        now = self._context.now.monotonic
+        first = self._failing_since is None
+        since = self._failing_since = now if self._failing_since is None else self._failing_since
+        self._context.counters.failures["commit"] += 1
+        usual = failure in _USUAL and now - since < _LASTING
+        if first or not usual:
+            self._context.report("info" if usual else "warning", "commit_failed", reason=failure)
+
+    # -- absence
+
+    def mind_absence(self, now: Instant) -> None:
+        """An input came at `now`; if that is long after the last one, the process was away.
+
+        By either clock: a suspended machine's monotonic one stands still. That a wall clock was set costs a commit.
+        """
+        before, self._last_input = self._last_input, now
+        if before is None:
+            return
+        gap = max(now.monotonic - before.monotonic, now.unix - before.unix)
+        if gap <= self._context.policy.away:
+            return
+        states = list(self._ledger)
+        for state in states:
+            state.proven = False
+        self._absence = self._context.number()
+        self._back_since = self._due_at = now.monotonic
+        if states:
+            self._context.report("warning", "away", seconds=round(gap, 3), partitions=len(states))
+
+    def assigned(self, state: AssignmentState) -> None:
+        """A new assignment. Soon after an absence it may be one that was given, and taken again, during it."""
+        state.proven = self._context.now.monotonic - self._back_since > _SOON * self._context.policy.away
+
+    def unproven(self) -> bool:
+        """Whether something open might be another's by now."""
+        return any(not state.proven and state.open and not state.draining for state in self._ledger)

@@ -1,0 +1,241 @@
+"""The guard: intake stops before a wrong mapping empties a topic into dead letters.
+
+Theory of operation. Per topic there is a sample: one byte for each of its latest records, in the order in which they
+were read, which within a partition is the order of their offsets. A record takes its place when it is read, as a good
+one; when it is rejected or refused for good, the byte at its place says why. So it does not matter when a verdict
+comes: an outage leaves no rejections alone, and refusals that arrive late and together stand among the thousands that
+were duplicates at once. What the offset map passes over is good, too. Only what the mapping filters has no place: nine
+unwanted page views must not hide that each checkout is refused. A record that is filtered only once its schema has come
+loses its place again. A record that is read again keeps its new place only.
+
+It trips when of any `dead_letter_sample` neighbours in that order more than the share are bad. A verdict may come late:
+`max_open_events` divided by the share more places are kept, so that it finds its own even if all open events are bad
+and stand as far apart as they can and still be more than the share.
+
+Once tripped, it stays so. The records that it held back are read again only after a restart, and only whoever corrects
+the cause knows when to restart.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Sequence
+from itertools import accumulate, compress
+from operator import sub
+from typing import Final, NamedTuple
+
+from consumer.engine.context import Context
+from consumer.engine.intake import Prepared
+from consumer.engine.model import Filtered, Rejection, Stage
+from consumer.engine.spans import Span
+from consumer.engine.statistics import Cause, GuardStatistics, cause_of
+
+_REMIND_EVERY = 60.0
+_LEAST_SHARE = 0.1
+"""Below it the sample is not kept any longer: it is bounded, however small a share is set."""
+_GOOD, _LEFT = 0, 255
+"""Marks: a good record, and one that has no place any more. Those between are bad, each for one reason."""
+_IS_BAD: Final = bytes(mark != _GOOD for mark in range(256))
+_STOPPED = "nothing more is read or dead-lettered, and nothing open is committed: "
+_OR_ELSE = " and start again; PINSTREAM_DEAD_LETTER_SHARE=1 lets them all become dead letters"
+
+_Reason = tuple[Stage, str]
+
+
+class _Slice(NamedTuple):
+    """Records that were read one after the other and have a place: their offsets, and the number of the first."""
+
+    partition: int
+    offsets: Sequence[int]
+    begin: int
+
+
+class _Sample:
+    """Marks of a topic's latest records, numbered in the order in which they were read."""
+
+    __slots__ = ("_first", "_kept", "_marks", "_most", "_news", "_read_to", "_slices")
+
+    def __init__(self, most: int, kept: int) -> None:
+        self._most = most
+        self._kept = kept
+        self._marks = bytearray()
+        self._first = 0
+        """The number of the first mark that is kept."""
+        self._news: list[int] = []
+        """Numbers of marks that were not weighed yet."""
+        self._slices: deque[_Slice] = deque()
+        self._read_to: dict[int, int] = {}
+        """By partition, the last offset that was read."""
+
+    def add(self, partition: int, offsets: Sequence[int], kinds: Sequence[type]) -> Sequence[int]:
+        """These are read, and became these; gives their numbers."""
+        if offsets[0] <= self._read_to.get(partition, -1):
+            self._forget(partition, offsets[0])
+        self._read_to[partition] = offsets[-1]
+        marks = self._marks
+        begin = self._first + len(marks)
+        marks += bytes(len(kinds) - kinds.count(Filtered))
+        numbers: Sequence[int] = range(begin, self._first + len(marks))
+        if len(numbers) == len(kinds):
+            # Nearly always; without a loop of Python's, this is all that the guard costs while nothing is refused.
+            self._keep(partition, offsets, begin)
+        else:
+            taken = [kind is not Filtered for kind in kinds]
+            if numbers:
+                self._slices.append(_Slice(partition, array("q", compress(offsets, taken)), begin))
+            numbers = array("q", accumulate(taken, initial=begin))
+        gone = len(marks) - self._kept
+        if gone > 0:
+            del marks[:gone]
+            self._first += gone
+            while self._slices[0].begin + len(self._slices[0].offsets) <= self._first:
+                self._slices.popleft()
+        return numbers
+
+    def _keep(self, partition: int, offsets: Sequence[int], begin: int) -> None:
+        """Remember where these stand, long after their records: without gaps, together with those before them."""
+        first, after = offsets[0], offsets[-1] + 1
+        if after - first != len(offsets):
+            self._slices.append(_Slice(partition, offsets, begin))
+            return
+        if self._slices:
+            of, before, number = self._slices[-1]
+            if of == partition and type(before) is range and before.stop == first:
+                self._slices[-1] = _Slice(partition, range(before.start, after), number)
+                return
+        self._slices.append(_Slice(partition, range(first, after), begin))
+
+    def _forget(self, partition: int, offset: int) -> None:
+        """A partition is read again from here on: each record has one place, that of its latest reading."""
+        for one in self._slices:
+            if one.partition == partition:
+                begin = max(one.begin + bisect_left(one.offsets, offset) - self._first, 0)
+                end = max(one.begin + len(one.offsets) - self._first, 0)
+                self._marks[begin:end] = bytes((_LEFT,)) * (end - begin)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether marks were set that were not weighed yet."""
+        return bool(self._news)
+
+    def mark(self, number: int, mark: int) -> None:
+        """There is a verdict on this record."""
+        at = number - self._first
+        if at >= 0 and self._marks[at] != _LEFT:
+            self._marks[at] = mark
+            self._news.append(number)
+
+    def worst(self, least: int) -> bytes | None:
+        """Of all windows with news, the marks of the one with the most bad ones; None: none has `least` of them."""
+        most, marks, news = self._most, self._marks, self._news
+        if not news or len(marks) < most:
+            return None
+        begin, end = min(news) - self._first - most + 1, max(news) - self._first + most
+        around = marks[max(0, begin) : max(0, end)]
+        if _LEFT in around:
+            # Whose neighbours stand further off than that, nobody knows without a look at all of them.
+            around = marks.translate(None, bytes((_LEFT,)))
+        if len(around) < most:
+            # Too few say nothing; they are weighed when more are read.
+            return None
+        news.clear()
+        bad = around.translate(_IS_BAD)
+        if bad.count(1) < least:
+            return None
+        sums = [0, *accumulate(bad)]
+        by_window = [*map(sub, sums[most:], sums)]
+        worst = max(by_window)
+        at = by_window.index(worst)
+        return bytes(around[at : at + most]) if worst >= least else None
+
+
+class Guard:
+    """Keeps a sample of each topic; `tripped` says where too many were bad."""
+
+    def __init__(self, context: Context) -> None:
+        policy = context.policy
+        self._context = context
+        self._on = policy.dead_letter_share < 1
+        self._most = policy.dead_letter_sample
+        self._least = _more_than(policy.dead_letter_share, self._most)
+        self._kept = self._most + int(policy.max_open_events / max(_LEAST_SHARE, policy.dead_letter_share))
+        self._samples: dict[str, _Sample] = {}
+        self._unweighed: dict[str, _Sample] = {}
+        self._marks: dict[_Reason, int] = {}
+        self._remind_at = float("-inf")
+        self.tripped: GuardStatistics | None = None
+
+    def read(self, span: Span, items: Sequence[Prepared | None]) -> None:
+        """The records of a span are read, and became these; what is passed over is None."""
+        if not self._on:
+            return
+        topic = span.assignment.tp.topic
+        sample = self._samples.get(topic)
+        if sample is None:
+            sample = self._samples[topic] = _Sample(self._most, self._kept)
+        span.numbers = sample.add(span.assignment.tp.partition, span.offsets, [*map(type, items)])
+
+    def bad(self, span: Span, index: int, rejection: Rejection) -> None:
+        """This record would be a dead letter."""
+        if self._on:
+            reason = rejection.stage, rejection.code
+            # Codes are a closed set, and far fewer than marks.
+            mark = self._marks.setdefault(reason, min(len(self._marks) + 1, _LEFT - 1))
+            self._mark(span, index, mark)
+
+    def filtered_late(self, span: Span, index: int) -> None:
+        """This record waited for its schema, and is filtered."""
+        if self._on:
+            self._mark(span, index, _LEFT)
+
+    def weigh(self) -> None:
+        """Trip if there are too many bad ones now."""
+        for topic, sample in [*self._unweighed.items()]:
+            window = sample.worst(self._least)
+            if window is not None and self.tripped is None:
+                self._trip(topic, window)
+            if not sample.has_news:
+                del self._unweighed[topic]
+
+    def mind(self) -> None:
+        """All of an input's verdicts are told: weigh them, and say what there is to say."""
+        self.weigh()
+        tripped = self.tripped
+        if tripped is None or self._context.now.monotonic < self._remind_at:
+            return
+        self._remind_at = self._context.now.monotonic + _REMIND_EVERY
+        self._context.report(
+            "error", "dead_letter_guard", topic=tripped.topic, share=round(tripped.rejected / tripped.of, 4),
+            of=tripped.of, cause=tripped.cause.value, mostly=tripped.mostly,
+            advice=f"{_STOPPED}{tripped.remedy}{_OR_ELSE}",
+        )  # fmt: skip
+
+    def due(self) -> float | None:
+        """When to say once more that intake is stopped."""
+        return self._remind_at if self.tripped is not None else None
+
+    def _mark(self, span: Span, index: int, mark: int) -> None:
+        topic = span.assignment.tp.topic
+        sample = self._samples[topic]
+        sample.mark(span.numbers[index], mark)
+        self._unweighed[topic] = sample
+
+    def _trip(self, topic: str, window: bytes) -> None:
+        reasons = {mark: reason for reason, mark in self._marks.items()}
+        by_cause: dict[Cause, Counter[_Reason]] = {}
+        for mark in sorted({*window} - {_GOOD}):
+            reason = reasons[mark]
+            by_cause.setdefault(cause_of(*reason), Counter())[reason] += window.count(mark)
+        rejected = sum(map(Counter.total, by_cause.values()))
+        cause, counts = max(by_cause.items(), key=lambda item: item[1].total())
+        [((stage, code), _)] = counts.most_common(1)
+        self.tripped = GuardStatistics(topic, rejected, self._most, f"{stage.value} {code}", cause)
+        self._remind_at = self._context.now.monotonic
+
+
+def _more_than(share: float, most: int) -> int:
+    """The least count of `most` that is more than the share."""
+    # Rounding may be off by one either way: 0.29 x 100 is a little less than 29 to a computer.
+    return next(count for count in range(max(0, int(share * most) - 1), most + 2) if count / most > share)

@@ -1,0 +1,385 @@
+"""All that passes between core and shell: inputs in the past tense, commands in the imperative.
+
+The shell feeds one input at a time to `consumer.engine.pipeline.Pipeline.handle` and performs the commands it
+gets back. Each command that does something outside is answered by exactly one input, success or failure; a
+command is tried once, and what a failure means is the core's to decide. Numbers (``number``) tie the answer to
+its command; they are unique in a process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from consumer.engine.model import Chunk, Position, Record, Rejection, SchemaRef, TopicPartition, TraceParent
+
+
+class Assignment(NamedTuple):
+    """A partition given to us. `epoch` never repeats in a process; `start` is the first offset; None is the beginning.
+
+    `commit_start`: commit `start` at once, so that a crash before the first settlement cannot skip records
+    (a new group that begins at the end of a topic). `leader_epoch` and `metadata`: as committed with `start`.
+    `topic_id`: which life of the topic it is; None where the brokers tell none. `void`: an offset that was committed
+    in an earlier life of the topic and means nothing in this one, as does the metadata that came with it.
+    """
+
+    topic: str
+    partition: int
+    epoch: int
+    start: int | None
+    commit_start: bool
+    leader_epoch: int | None = None
+    metadata: str = ""
+    topic_id: str | None = None
+    void: int | None = None
+
+
+class NewLife(NamedTuple):
+    """A partition whose topic was deleted and made anew while we held it under `epoch`."""
+
+    topic: str
+    partition: int
+    epoch: int
+    topic_id: str
+
+
+class DeadLetter(NamedTuple):
+    """A record on its way to the dead-letter topic, with its reason. `at_ms`: milliseconds since 1970."""
+
+    topic: str
+    partition: int
+    record: Record
+    rejection: Rejection
+    attempts: int
+    at_ms: int
+
+
+# ---------------------------------------------------------------------------------------------- inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """The group gave us these partitions."""
+
+    assignments: Sequence[Assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """The group takes these back, in order: drain them, then `Release`. `grace`: seconds until the deadline."""
+
+    partitions: Sequence[TopicPartition]
+    number: int
+    grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """These are another member's already: drop them, commit nothing."""
+
+    partitions: Sequence[TopicPartition]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Records came in."""
+
+    chunks: Sequence[Chunk]
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaFound:
+    """Answers `FetchSchema`: the writer's schema, as Avro JSON if `kind` is ``AVRO``."""
+
+    ref: SchemaRef
+    schema: str | Mapping[str, Any]
+    kind: str = "AVRO"
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaMissing:
+    """Answers `FetchSchema`: the registry says that there is no such schema (yet)."""
+
+    ref: SchemaRef
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaUnavailable:
+    """Answers `FetchSchema`: no verdict; the records that need it wait."""
+
+    ref: SchemaRef
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeysLookedUp:
+    """Answers `LookUpKeys`: per key, whether it was delivered within the window."""
+
+    number: int
+    found: Sequence[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class LookUpFailed:
+    """Answers `LookUpKeys`: the key store did not answer."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeysStored:
+    """Answers `StoreKeys`: the keys are durable."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFailed:
+    """Answers `StoreKeys`: not (known to be) durable."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Answers `Send`: the API answered. `headers` are lower-cased."""
+
+    number: int
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """Answers `Send`: no whole answer came. `reason` is ``timeout``, ``connection``, ``dns``, ``tls``, ... .
+
+    `headers` are lower-cased; what came of an answer that broke off.
+    """
+
+    number: int
+    reason: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettersStored:
+    """Answers `StoreDeadLetters`, as far as the broker acknowledged (`stored` in the command's order)."""
+
+    number: int
+    stored: Sequence[bool]
+
+
+BETWEEN_GENERATIONS: Final = frozenset(
+    {"ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH", "_WAIT_COORD", "NOT_COORDINATOR"}
+    | {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE"}
+)
+"""Kafka's names for a refused commit that the same member may repeat: it just joined again (the client has not
+heard of its new generation, or the group waits for its leader's plan), or the coordinator moves."""
+
+
+METADATA_TOO_LARGE: Final = frozenset({"OFFSET_METADATA_TOO_LARGE", "INVALID_COMMIT_OFFSET_SIZE"})
+"""Kafka's names for it: this broker takes less than the default 4,096 bytes, or less of all commits' together."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitDone:
+    """Answers `Commit`: which positions the broker took, and why it did not take the others."""
+
+    number: int
+    committed: Sequence[Position]
+    failure: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRead:
+    """Answers `ReadToken`. `changed`: it differs from the one used before."""
+
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EndOffsets:
+    """What the broker last told of where partitions end (high watermarks), for lag.
+
+    `reached`: up to where everything was read, markers and aborted transactions included, which are no records.
+    `waiting_for_start`: partitions that are ours and not told of as assigned yet, since the brokers have not said where
+    to start. `unreadable`: partitions of which nothing is read from this offset on, since what comes is damaged.
+    `begins`: where logs begin, as last heard.
+    `joined`: whether the group has said what is ours, nothing included.
+    """
+
+    ends: Mapping[TopicPartition, int]
+    reached: Mapping[TopicPartition, int] = field(default_factory=dict)
+    waiting_for_start: int = 0
+    unreadable: Mapping[TopicPartition, int] = field(default_factory=dict)
+    begins: Mapping[TopicPartition, int] = field(default_factory=dict)
+    joined: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeysForgotten:
+    """How many keys the key store, being full, has forgotten since the start before their window was over."""
+
+    early: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicIdsTold:
+    """The brokers told which ids topics have now. One of which they told none is not in it."""
+
+    ids: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """Take no more, drain all within `grace` seconds, then `Stop`."""
+
+    grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The time of `next_deadline()` has come."""
+
+
+Input = (
+    Assigned
+    | Revoked
+    | Lost
+    | Fetched
+    | SchemaFound
+    | SchemaMissing
+    | SchemaUnavailable
+    | KeysLookedUp
+    | LookUpFailed
+    | KeysStored
+    | StoreFailed
+    | Answered
+    | Unanswered
+    | DeadLettersStored
+    | CommitDone
+    | TokenRead
+    | EndOffsets
+    | KeysForgotten
+    | TopicIdsTold
+    | StopRequested
+    | Tick
+)
+
+# -------------------------------------------------------------------------------------------- commands
+
+
+@dataclass(frozen=True, slots=True)
+class FetchSchema:
+    """Ask the registry (or the folder) for this writer's schema."""
+
+    ref: SchemaRef
+
+
+@dataclass(frozen=True, slots=True)
+class LookUpKeys:
+    """Ask the key store which of these were delivered within the window."""
+
+    number: int
+    keys: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreKeys:
+    """Remember these as delivered, durably."""
+
+    number: int
+    keys: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """One attempt to deliver: POST `body` (JSON) to the account's endpoint.
+
+    `attempt`: 1 the first time. `parents`: where some of its records come from, if traces are wanted.
+    """
+
+    number: int
+    account: str
+    body: bytes = field(repr=False)
+    events: int
+    attempt: int = 1
+    parents: Sequence[TraceParent] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreDeadLetters:
+    """Write these to their dead-letter topics and wait for the broker's acknowledgement."""
+
+    number: int
+    letters: Sequence[DeadLetter]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Commit these positions of live assignments."""
+
+    number: int
+    positions: Sequence[Position]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Answers `Revoked`: commit these in the rebalance itself, then let go."""
+
+    number: int
+    positions: Sequence[Position]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Answers `StopRequested`: all is drained (or the deadline came); commit these and leave the group."""
+
+    positions: Sequence[Position]
+    drained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAnew:
+    """Read these from the beginning, if they are still held under that epoch: `Assigned` comes, with another one."""
+
+    partitions: Sequence[NewLife]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadToken:
+    """Read the access token again from where it comes from."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The destination refused for longer than patience: end with the exit code for it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Something worth a log line. `event` is a closed set; `fields` hold no personal data."""
+
+    level: str
+    event: str
+    fields: Mapping[str, str | int | float | None]
+
+
+Command = (
+    FetchSchema
+    | LookUpKeys
+    | StoreKeys
+    | Send
+    | StoreDeadLetters
+    | Commit
+    | Release
+    | Stop
+    | ReadAnew
+    | ReadToken
+    | GiveUp
+    | Report
+)

@@ -1,0 +1,594 @@
+"""The pipeline: told what happened, it says what to do next. The only control flow there is.
+
+Theory of operation. `handle` takes one input and gives the commands that follow; between two inputs nothing
+changes. A record's way: fetched -> tracked in the ledger -> decoded, converted -> claims its key -> looked up in
+the key store -> batched -> sent -> answered -> its key stored -> settled. Each step either ends in a settlement,
+or leaves the record open, and what is open is never committed past.
+
+Where each rule of design.md lives: offsets and fences in `ledger`, claims in `dedup`, what an answer means in
+`delivery`, when a call may go in `gate`, what is written until it is written in `outbox`. Here they meet.
+
+Revoke and stop are one path (`_drain`): no new work, drop what is queued and release its claims, wait for what
+is in flight until the deadline, then say what to commit and let go (rule 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, groupby
+from operator import attrgetter
+from random import Random
+from typing import Any
+
+from consumer.engine import interface as i
+from consumer.engine import offset_map
+from consumer.engine.admission import Admission
+from consumer.engine.answers import Answers
+from consumer.engine.assignment import AssignmentState, map_place
+from consumer.engine.clock import Clock
+from consumer.engine.commits import Commits
+from consumer.engine.context import Context
+from consumer.engine.coverage import Coverage
+from consumer.engine.dedup import Claims, Delivery, Keys, all_accepted
+from consumer.engine.dispatch import Dispatcher
+from consumer.engine.draining import Drain, is_busy
+from consumer.engine.early import EarlyRecords
+from consumer.engine.freshness import Freshness
+from consumer.engine.guard import Guard
+from consumer.engine.intake import Converting, Intake, Reading, SchemaLearner, TwoSteps, Verdict
+from consumer.engine.lag import lag_of
+from consumer.engine.ledger import Ledger
+from consumer.engine.lives import Lives
+from consumer.engine.model import (
+    Chunk,
+    Disposition,
+    Early,
+    Filtered,
+    Instant,
+    Rejection,
+    SchemaRef,
+    TopicPartition,
+)
+from consumer.engine.offset_map import CommitMetadata
+from consumer.engine.outbox import Letter, Outbox
+from consumer.engine.parking import Parked, Parking
+from consumer.engine.policy import Policy
+from consumer.engine.retention import count_unsettled, removed_unread
+from consumer.engine.room import FETCH_MOST as FETCH_MOST
+from consumer.engine.room import Limit, Room
+from consumer.engine.schema_answers import SchemaAnswers
+from consumer.engine.spans import Span
+from consumer.engine.stall import Stall, excused
+from consumer.engine.statistics import Samples, Statistics
+from consumer.engine.surveyor import survey
+from consumer.errors import InvariantViolation
+
+_LETTERS_MOST = 500
+_KEYS_MOST = 10_000
+_ACCOUNT: attrgetter[str] = attrgetter("account")
+
+
+class Pipeline:
+    """The core. Feed it inputs in the order they happened; perform what it says; call again at `next_deadline`."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        decoder: SchemaLearner,
+        converter: Converting,
+        *,
+        reading: Reading | None = None,
+        seed: int = 0,
+    ) -> None:
+        """`reading`: a faster way through `decoder` and `converter` than one after the other."""
+        self.policy = policy
+        self.context = Context(policy, seed)
+        self.ledger = Ledger(policy.map_bytes, policy.destination)
+        self.claims = Claims(Keys(policy.destination))
+        self.freshness = Freshness()
+        self.coverage = Coverage(Random(seed).random)  # noqa: S311 - a sample, not a secret
+        self.samples = Samples()
+        self.problems = self.samples.problems
+        """The first records that could not be delivered."""
+        self.dispatcher = Dispatcher(self.context)
+        self.parking = Parking(policy)
+        self.clock = Clock(self.context)
+        self.early = EarlyRecords()
+        self.keys: Outbox[Delivery] = Outbox(policy.inner_backoff, _KEYS_MOST)
+        self.letters: Outbox[Letter] = Outbox(policy.inner_backoff, _LETTERS_MOST)
+        self.stopping = False
+        self.progress_at: float | None = None
+        self.waiting_for_start = 0
+        self.joined = False
+        self._intake = Intake(
+            self.context,
+            self.clock,
+            self.claims,
+            TwoSteps(decoder, converter) if reading is None else reading,
+            self.samples,
+        )
+        self.guard = Guard(self.context)
+        self.stall = Stall(self.context)
+        self._limit = Limit(policy.most_records, self.ledger)
+        self.admission = Admission(
+            self.context, self.ledger, self.parking, self.early, self._intake, self, self.guard, self._limit
+        )
+        self._room = Room(
+            self.context, self.ledger, self.parking, self.admission, self.dispatcher, self.guard, self._limit
+        )
+        self._schemas = SchemaAnswers(self.context, self.parking, self.admission, decoder)
+        self._answers = Answers(self.context, self.clock, self.dispatcher, self)
+        self._looking_up: dict[int, list[Delivery]] = {}
+        self._look_up_again: list[tuple[float, list[Delivery]]] = []
+        self._look_up_failures = 0
+        self.commits = Commits(self.context, self.ledger)
+        self._drains: list[Drain] = []
+        self._lives = Lives(self.context, self.ledger)
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            i.Assigned: self._assigned,
+            i.Revoked: self._revoked,
+            i.Lost: self._lost,
+            i.Fetched: self._fetched,
+            i.SchemaFound: lambda answer: self._schemas.found(answer),
+            i.SchemaMissing: lambda answer: self._schemas.missing(answer),
+            i.SchemaUnavailable: lambda answer: self._schemas.unavailable(answer),
+            i.KeysLookedUp: self._keys_looked_up,
+            i.LookUpFailed: self._look_up_failed,
+            i.KeysStored: lambda done: self._keys_stored(done.number, True),
+            i.StoreFailed: lambda done: self._keys_stored(done.number, False),
+            i.Answered: lambda answer: self._answers.answered(answer),
+            i.Unanswered: lambda answer: self._answers.unanswered(answer),
+            i.DeadLettersStored: self._dead_letters_stored,
+            i.CommitDone: lambda done: self.commits.done(done),
+            i.TokenRead: lambda read: self.dispatcher.token_read(read.changed),
+            i.EndOffsets: self._end_offsets,
+            i.KeysForgotten: self._keys_forgotten,
+            i.TopicIdsTold: self._topic_ids_told,
+            i.StopRequested: self._stop_requested,
+            i.Tick: lambda _: None,
+        }
+
+    # -- what a shell calls
+
+    def handle(self, happened: i.Input, now: Instant) -> list[i.Command]:
+        """Take in what happened; gives what to do, in order. Raises `InvariantViolation` on a bug, never else."""
+        self.context.begin(self.clock.begin(now))
+        self.commits.mind_absence(now)
+        settled_before = self.ledger.settlements
+        self._handlers[type(happened)](happened)
+        self._go_on()
+        if self.ledger.settlements > settled_before or not self.ledger.open or self.progress_at is None:
+            self.progress_at = now.monotonic
+        return self.context.take()
+
+    def next_deadline(self) -> float | None:
+        """When to feed a `Tick` at the latest, in monotonic seconds; in the past: at once.
+
+        The first one is due when the process begins.
+        """
+        begun = () if self.commits.unproven() else (self.dispatcher.due(), self.letters.due())
+        times = [
+            *begun,
+            self.keys.due(),
+            None if self.guard.tripped is not None else self.parking.due(),
+            None if self.guard.tripped is not None else self.early.due(self.context.now, self._quiet),
+            min((at for at, _ in self._look_up_again), default=None),
+            min((drain.deadline for drain in self._drains), default=None),
+            self.commits.due(),
+            self.guard.due(),
+            None if self.stopping else self._room.due(),
+        ]
+        return min((at for at in times if at is not None), default=None)
+
+    def room(self) -> int:
+        """How many records to fetch now at most; 0: pause. A level, read before each fetch (rules 5 and 8)."""
+        return 0 if self.stopping or self.commits.withheld else self._room.level()
+
+    def enough(self) -> bool:
+        """Whether `Policy.most_records` are read: nothing more will be."""
+        return self._room.enough()
+
+    def statistics(self, now: Instant) -> Statistics:
+        """A snapshot whose figures agree with each other."""
+        return survey(self, now)
+
+    # -- assignments
+
+    def _assigned(self, happened: i.Assigned) -> None:
+        if self.stopping:
+            return
+        states = [self._assign(one) for one in happened.assignments]
+        self._lives.assigned(happened.assignments)
+        elsewhere = sum(state.elsewhere for state in states)
+        if elsewhere:
+            self.context.report("warning", "committed_for_another_destination", partitions=elsewhere)
+        self._purge()
+
+    def _assign(self, one: i.Assignment) -> AssignmentState:
+        tp = TopicPartition(one.topic, one.partition)
+        told = self._read_metadata(tp, one)
+        inherited = None if told is None else told.settled
+        # Where the brokers tell no id now, the offset is still one of the life that it was committed in.
+        topic_id = one.topic_id or (None if told is None else told.topic_id)
+        state = self.ledger.assign(
+            tp, one.epoch, one.start, one.commit_start, one.leader_epoch, inherited, topic_id
+        )
+        state.elsewhere = told is not None and told.destination not in (None, self.policy.destination)
+        self.commits.assigned(state)
+        return state
+
+    def _read_metadata(self, tp: TopicPartition, one: i.Assignment) -> CommitMetadata | None:
+        """What was committed with the start, if anything that can be read."""
+        if not one.metadata or one.start is None:
+            return None
+        told = offset_map.read_metadata(one.metadata, one.start, where=map_place(tp))
+        if told is None:
+            self.context.report("info", "commit_metadata_ignored", topic=tp.topic, partition=tp.partition)
+        return told
+
+    def _lost(self, happened: i.Lost) -> None:
+        released = 0
+        for tp in happened.partitions:
+            state = self.ledger.drop(tp)
+            released += state.open if state is not None else 0
+        self._purge()
+        self.context.report(
+            "warning", "partitions_lost", partitions=len(happened.partitions), released=released
+        )
+
+    def _topic_ids_told(self, happened: i.TopicIdsTold) -> None:
+        if self._lives.told(happened.ids):
+            self._purge()
+
+    def _revoked(self, happened: i.Revoked) -> None:
+        states = [state for state in map(self.ledger.get, happened.partitions) if state is not None]
+        self._drain(Drain(happened.number, states, self.context.now.monotonic + happened.grace))
+
+    def _stop_requested(self, happened: i.StopRequested) -> None:
+        if self.stopping:
+            return
+        self.stopping = True
+        self._drain(Drain(None, list(self.ledger), self.context.now.monotonic + happened.grace))
+
+    def _drain(self, drain: Drain) -> None:
+        for state in drain.states:
+            state.draining = True
+        self._purge()
+        self._drains.append(drain)
+
+    def _purge(self) -> None:
+        """Take what is no longer ours to begin out of every queue, and release its claims."""
+        for queue in self.dispatcher:
+            self.let_go(queue.purge())
+        again, self._look_up_again = self._look_up_again, []
+        for at, deliveries in again:
+            kept = [one for one in deliveries if one.accepted]
+            self.let_go([one for one in deliveries if not one.accepted])
+            if kept:
+                self._look_up_again.append((at, kept))
+        self.parking.purge()
+        self.early.purge()
+        self.admission.purge()
+        self.letters.discard(lambda letter: not letter.ours)
+
+    def _end_drains(self) -> None:
+        """Revokes before the stop: their positions must be committed before the group lets go of them."""
+        for drain in sorted(self._drains, key=lambda one: one.number is None):
+            busy = self._busy(drain.states)
+            if busy and self.context.now.monotonic < drain.deadline:
+                continue
+            # The stop ends the process: whoever still waits for a revoke is answered first.
+            ending = list(self._drains) if drain.number is None else [drain]
+            for one in sorted(ending, key=lambda each: each.number is None):
+                self._drains.remove(one)
+                self._finish(one, busy)
+
+    def _busy(self, states: list[AssignmentState]) -> bool:
+        """Whether something of these is out there and may still settle."""
+        return is_busy(states, [*self.dispatcher.in_flight(), *self.keys], self.letters)
+
+    def _finish(self, drain: Drain, late: bool) -> None:
+        positions = self.ledger.final_positions(drain.states)
+        released = 0
+        for state in drain.states:
+            if state.live:
+                released += state.open
+                self.ledger.drop(state.tp)
+        self._purge()
+        if drain.number is None:
+            self.context.report("info", "drained", released=released, in_time=int(not late))
+            self.context.emit(i.Stop(positions, not late))
+        else:
+            self.context.report(
+                "info",
+                "partitions_released",
+                partitions=len(drain.states),
+                released=released,
+                in_time=int(not late),
+            )
+            self.context.emit(i.Release(drain.number, positions))
+
+    # -- intake
+
+    def _fetched(self, happened: i.Fetched) -> None:
+        self._room.fed()
+        self.clock.fetched(happened.chunks)
+        for chunk in happened.chunks:
+            state = self.ledger.get(TopicPartition(chunk.topic, chunk.partition))
+            if state is None or state.epoch != chunk.epoch or state.draining or not chunk.records:
+                self.ledger.release_unread(len(chunk.records))
+                continue
+            if chunk.log_start > 0:
+                self._mind_removed(state, chunk)
+            if chunk.records[0].offset < (state.position() or 0):
+                self._go_back(state, chunk.records[0].offset)
+            self.admission.fetched(state, chunk)
+
+    def _mind_removed(self, state: AssignmentState, chunk: Chunk) -> None:
+        """Offsets are missing, and the log begins behind some of them."""
+        expected = self._read_to(state)
+        self._removed(state, expected, chunk.log_start, removed_unread(chunk, expected, state.inherited))
+
+    def _read_to(self, state: AssignmentState) -> int | None:
+        """What comes next of it, behind held records, markers, and what is known to be removed; None: not known."""
+        position = state.position()
+        if position is None:
+            return None
+        held_to = self.admission.held_to().get(state, 0)
+        return max(position, held_to, state.reached_before, state.removed_to)
+
+    def _removed(self, state: AssignmentState, expected: int | None, beginning: int, count: int) -> None:
+        if not count:
+            return
+        state.removed_to = beginning
+        self.context.counters.removed_unread += count
+        self.context.report(
+            "error", "records_removed_unread", topic=state.tp.topic, partition=state.tp.partition,
+            expected=expected, beginning=beginning, at_most=count,
+        )  # fmt: skip
+
+    def _mind_emptied(self, state: AssignmentState, beginning: int) -> None:
+        """The log is empty, and begins behind what we read: no record may come for long to tell of that.
+
+        Believed when it is seen twice, since what was fetched before may still be on its way to us.
+        """
+        expected = self._read_to(state)
+        if expected is None or beginning <= expected or state.end != beginning:
+            state.emptied = None
+            return
+        before, state.emptied = state.emptied, (expected, beginning)
+        if before == state.emptied:
+            self._removed(state, expected, beginning, count_unsettled(expected, beginning, state.inherited))
+
+    def _go_back(self, state: AssignmentState, offset: int) -> None:
+        """Reading goes on before where it was, or begins before the committed offset: the log was cut or made anew.
+
+        What was seen, or known, from there on is void.
+        """
+        expected = state.position()
+        released = self.ledger.rewind(state, offset)
+        self.context.counters.positions_went_back += 1
+        self.context.report(
+            "warning", "position_went_back", topic=state.tp.topic, partition=state.tp.partition, expected=expected,
+            fetched=offset, released=released,
+        )  # fmt: skip
+        self._purge()
+
+    def set_aside(self, span: Span, index: int, verdict: Verdict) -> None:
+        """This record is no event, or none yet."""
+        if isinstance(verdict, SchemaRef):
+            self.parking.park(verdict, span, index, self.context.now.monotonic)
+        elif isinstance(verdict, Early):
+            self.early.wait(Parked(span, index), verdict.time)
+        elif isinstance(verdict, Filtered):
+            self.context.counters.bump(self.context.counters.filtered, verdict.code)
+            if self.ledger.settle(span, index, Disposition.FILTERED):
+                self._limit.left_out += 1
+        else:
+            self.dead_letter(span, index, verdict, 0)
+
+    # -- keys
+
+    def looked_up(self) -> Iterator[Delivery]:
+        """Those whose look-up is under way, or to be made again."""
+        again = (leaders for _, leaders in self._look_up_again)
+        return chain.from_iterable(chain(self._looking_up.values(), again))
+
+    def look_up(self, leaders: list[Delivery]) -> None:
+        """These lead their keys: were they delivered before?"""
+        if not leaders:
+            return
+        number = self.context.number()
+        self._looking_up[number] = leaders
+        self.context.emit(i.LookUpKeys(number, [one.key for one in leaders]))
+
+    def _keys_looked_up(self, happened: i.KeysLookedUp) -> None:
+        self._look_up_failures = 0
+        leaders = self._looked_up(happened.number)
+        if len(leaders) != len(happened.found):
+            raise InvariantViolation(
+                "a look-up was answered for more or fewer keys than asked; please report this"
+            )
+        if not any(happened.found) and all_accepted(leaders):
+            self._to_be_sent(leaders)
+            return
+        self.early.no_call()
+        for leader, found in zip(leaders, happened.found, strict=True):
+            if found:
+                duplicates = (leader, *self.claims.confirm(leader))
+                self.ledger.settle_all(duplicates, Disposition.DUPLICATE)
+            elif leader.accepted:
+                self._to_be_sent([leader])
+            else:
+                self.let_go([leader])
+
+    def _to_be_sent(self, leaders: list[Delivery]) -> None:
+        """These were not delivered before."""
+        now = self.context.now.monotonic
+        for account, some in groupby(leaders, _ACCOUNT):
+            self.dispatcher.queue(account).add_all(list(some), now)
+
+    def _look_up_failed(self, happened: i.LookUpFailed) -> None:
+        self._look_up_failures += 1
+        self.context.counters.failures["key_store_look_up"] += 1
+        delay = self.policy.inner_backoff.delay(self._look_up_failures, 0.5 + self.context.jitter() / 2)
+        leaders = self._looked_up(happened.number)
+        kept = [one for one in leaders if one.accepted]
+        self.let_go([one for one in leaders if not one.accepted])
+        if kept:
+            self._look_up_again.append((self.context.now.monotonic + delay, kept))
+
+    @property
+    def key_store_fails(self) -> bool:
+        """Whether the latest look-up or write of the key store failed, and is to be tried again."""
+        looks = self._look_up_failures > 0 and bool(self._look_up_again or self._looking_up)
+        return looks or self.keys.failing
+
+    def _looked_up(self, number: int) -> list[Delivery]:
+        leaders = self._looking_up.pop(number, None)
+        if leaders is None:
+            raise InvariantViolation(f"look-up {number} was answered but not asked; please report this")
+        return leaders
+
+    def _keys_stored(self, number: int, stored: bool) -> None:
+        if not stored:
+            self.context.counters.failures["key_store_write"] += 1
+        flags = [True] * self.keys.writing if stored else None
+        done = self.keys.finish(number, flags, self.context.now.monotonic, self.context.jitter())
+        followers = self.claims.confirm_all(done)
+        if followers:
+            self.ledger.settle_all(followers, Disposition.DUPLICATE)
+        ours = self.ledger.settle_all(done, Disposition.DELIVERED)
+        self.context.counters.delivered_after_release += len(done) - len(ours)
+        self.freshness.add([one.event_time for one in ours], self.context.now)
+        self.coverage.add(ours, self.context.now.monotonic)
+        self.context.counters.delivered_by_name.update([one.name for one in ours])
+
+    def _quiet(self) -> bool:
+        """Whether nothing is under way that would end in a call."""
+        under_way = self._looking_up or self._look_up_again or self.admission.deferred
+        return not under_way and not any(queue.queued or queue.in_flight for queue in self.dispatcher)
+
+    # -- what `answers` decides on
+
+    def delivered(self, deliveries: Sequence[Delivery]) -> None:
+        """The API said processed: they count as delivered as soon as their keys are durable."""
+        self.keys.add(deliveries)
+
+    def refused(self, delivery: Delivery, rejection: Rejection, attempts: int) -> None:
+        """The API refused this event for good."""
+        self.let_go([delivery])
+        if delivery.live:
+            self.dead_letter(delivery.span, delivery.index, rejection, attempts)
+
+    def let_go(self, deliveries: Iterable[Delivery]) -> None:
+        """These will not be delivered by us (now): their claims pass to the first follower, which is tried itself."""
+        heirs = [heir for heir in map(self.claims.release, deliveries) if heir is not None]
+        self.look_up(heirs)
+
+    def dead_letter(self, span: Span, index: int, rejection: Rejection, attempts: int) -> None:
+        """The record goes to the dead-letter topic; it settles when the broker has it."""
+        tp = span.assignment.tp
+        self.guard.bad(span, index, rejection)
+        at_ms = int(self.context.now.unix * 1000)
+        letter = i.DeadLetter(tp.topic, tp.partition, span.record(index), rejection, attempts, at_ms)
+        self.samples.rejected(tp, letter.record.offset, rejection)
+        self.letters.add([Letter(span, index, letter)])
+
+    def _dead_letters_stored(self, happened: i.DeadLettersStored) -> None:
+        counters = self.context.counters
+        failed = sum(1 for stored in happened.stored if not stored)
+        if failed:
+            counters.failures["dead_letter"] += failed
+            self.context.report("error", "dead_letters_not_stored", count=failed)
+        done = self.letters.finish(
+            happened.number, happened.stored, self.context.now.monotonic, self.context.jitter()
+        )
+        for span, place, letter in done:
+            if self.ledger.settle(span, place, Disposition.DEAD_LETTERED):
+                counters.rejections[(letter.rejection.stage.value, letter.rejection.code)] += 1
+                self.samples.stored(letter)
+        self.letters.discard(lambda letter: not letter.ours)
+
+    # -- ends
+
+    def _end_offsets(self, happened: i.EndOffsets) -> None:
+        self.waiting_for_start, self.joined = happened.waiting_for_start, happened.joined
+        for tp, end in happened.ends.items():
+            state = self.ledger.get(tp)
+            if state is not None:
+                state.end = end
+                state.reached_before, state.reached = state.reached, happened.reached.get(tp, -1)
+        for state in self.ledger:
+            state.unreadable_at = happened.unreadable.get(state.tp)
+            self._mind_emptied(state, happened.begins.get(state.tp, -1))
+        self._look_for_stall()
+
+    def _keys_forgotten(self, happened: i.KeysForgotten) -> None:
+        newly = happened.early - self.context.counters.keys_forgotten_early
+        if newly > 0:
+            self.context.counters.keys_forgotten_early = happened.early
+            self.context.report(
+                "warning", "keys_forgotten_early", keys=newly, advice="raise PINSTREAM_KEY_STORE_MAX_BYTES"
+            )
+
+    def _look_for_stall(self) -> None:
+        """Once in each of the shell's rounds, when it is known how much is left."""
+        held_to = self.admission.held_to()
+        lag = sum(lag_of(state, held_to.get(state, 0)) or 0 for state in self.ledger)
+        by_name = (
+            self.stopping
+            or self.guard.tripped is not None
+            or excused(self.dispatcher, self.context.now.monotonic)
+        )
+        self.stall.look(self.ledger.settlements, self.ledger.open + lag, by_name)
+
+    # -- after every input
+
+    def _go_on(self) -> None:
+        """Begin all that may begin now."""
+        now = self.context.now.monotonic
+        # First who lets go: that makes room for who waits.
+        self._end_drains()
+        self.clock.mind()
+        self.admission.admit()
+        if len(self.early):
+            self.admission.judge_early(self.clock.version, self._quiet)
+        self._mind_guard()
+        if self.guard.tripped is None:
+            for ref in self.parking.ask(now):
+                self.context.emit(i.FetchSchema(ref))
+        for at, leaders in list(self._look_up_again):
+            if at <= now:
+                self._look_up_again.remove((at, leaders))
+                self.look_up(leaders)
+        self.dispatcher.tend_halts()
+        self.dispatcher.tend_silence()
+        self._write_keys(now)
+        if not self.commits.unproven():
+            self.dispatcher.send(len(self.keys))
+            self._write_letters(now)
+        self.commits.go_on()
+        self._room.go_on()
+
+    def _mind_guard(self) -> None:
+        """Once it has tripped no dead letter is written: those that wait are dropped, and their records stay open.
+
+        So nothing is committed past them, and no drain waits for what will not be written.
+        """
+        self.guard.mind()
+        if self.guard.tripped is not None:
+            self.letters.discard(lambda _: True)
+            self._end_drains()
+
+    def _write_keys(self, now: float) -> None:
+        number = self.context.number()
+        keys = [one.key for one in self.keys.begin(number, now)]
+        if keys:
+            self.context.emit(i.StoreKeys(number, keys))
+
+    def _write_letters(self, now: float) -> None:
+        number = self.context.number()
+        letters = [one.letter for one in self.letters.begin(number, now)]
+        if letters:
+            self.context.emit(i.StoreDeadLetters(number, letters))

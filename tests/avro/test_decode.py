@@ -1,0 +1,321 @@
+"""Wire formats, what is known of schemas, and the verdicts of stage decode."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+from confluent_kafka.schema_registry import header_schema_id_serializer
+from confluent_kafka.schema_registry.serde import SchemaId
+from confluent_kafka.serialization import MessageField, SerializationContext
+
+from consumer.avro.decode import MAX_REFUSED_SCHEMAS, SCHEMA_ID_HEADER, Decoder, WireFormat, framing_of
+from consumer.avro.encode import ConfluentId, Encoder, SingleObject
+from consumer.avro.schema import InvalidSchema
+from consumer.engine.model import Record, Rejection, SchemaRef, Stage
+
+SCHEMA = {
+    "type": "record",
+    "name": "shop.Event",
+    "fields": [
+        {"name": "id", "type": "string"},
+        {"name": "note", "type": ["null", "string"], "default": None},
+    ],
+}
+SEVEN = SchemaRef("id", "7")
+GUID = "89791762-2336-4186-9674-299b90a802e2"
+EVENT = {"id": "e-1", "note": None}
+
+
+def record(value: bytes | None, *headers: tuple[str, bytes | None]) -> Record:
+    """A record of which only value and headers matter."""
+    return Record(0, -1, None, value, headers)
+
+
+def datum(event: dict[str, Any], schema: dict[str, Any] = SCHEMA) -> bytes:
+    """Bare Avro, written by fastavro."""
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, schema, event)
+    return out.getvalue()
+
+
+def decoder(wire_format: WireFormat = WireFormat.AUTO, *known: SchemaRef) -> Decoder:
+    """A decoder of `SCHEMA` that knows it under `known`."""
+    made = Decoder(SCHEMA, wire_format=wire_format)
+    for ref in known:
+        assert made.add_schema(ref, SCHEMA) is None
+    return made
+
+
+def code(decoded: object) -> str:
+    """The code of a rejection of stage decode."""
+    assert isinstance(decoded, Rejection)
+    assert decoded.stage is Stage.DECODE
+    return decoded.code
+
+
+def test_confluent_prefix() -> None:
+    """``00`` and a big-endian id name the schema; unknown, it is asked for; learnt, the record decodes."""
+    made = decoder()
+    value = b"\x00\x00\x00\x00\x07" + datum(EVENT)
+    assert made.decode(record(value)) == SEVEN
+    assert made.add_schema(SEVEN, json.dumps(SCHEMA)) is None
+    assert made.decode(record(value)) == EVENT
+
+
+def test_the_largest_confluent_id_is_unsigned() -> None:
+    """Ids are four bytes without a sign."""
+    assert decoder().decode(record(b"\x00\xff\xff\xff\xff")) == SchemaRef("id", "4294967295")
+
+
+def test_header_guid_as_confluents_own_serialiser_writes_it() -> None:
+    """The GUID in the header names the schema, the value is the bare datum."""
+    written: list[Any] = []
+    context = SerializationContext("t", MessageField.VALUE, headers=written)
+    value = header_schema_id_serializer(datum(EVENT), context, SchemaId("AVRO", 7, GUID))
+    ref = SchemaRef("guid", GUID)
+    headers: tuple[tuple[str, bytes], ...] = tuple(written)
+    made = decoder()
+    assert made.decode(record(value, *headers)) == ref
+    made.add_schema(ref, SCHEMA)
+    assert made.decode(record(value, ("traceparent", b"00-1"), *headers)) == EVENT
+
+
+def test_header_may_hold_an_id() -> None:
+    """Magic 0 in the header is followed by an id."""
+    made = decoder(WireFormat.AUTO, SEVEN)
+    assert made.decode(record(datum(EVENT), (SCHEMA_ID_HEADER, b"\x00\x00\x00\x00\x07"))) == EVENT
+
+
+def test_the_first_schema_header_with_a_value_counts() -> None:
+    """As Confluent's deserialiser has it; a header without a value says nothing."""
+    made = decoder(WireFormat.AUTO, SEVEN)
+    first, second = b"\x00\x00\x00\x00\x07", b"\x00\x00\x00\x00\x08"
+    assert made.decode(record(datum(EVENT), (SCHEMA_ID_HEADER, first), (SCHEMA_ID_HEADER, second))) == EVENT
+    assert made.decode(record(first + datum(EVENT), (SCHEMA_ID_HEADER, None))) == EVENT
+
+
+def test_the_keys_schema_header_says_nothing_of_the_value() -> None:
+    """``__key_schema_id`` is not looked at."""
+    made = decoder(WireFormat.AUTO, SEVEN)
+    value = b"\x00\x00\x00\x00\x07" + datum(EVENT)
+    assert made.decode(record(value, ("__key_schema_id", b"\x01" + uuid.UUID(GUID).bytes))) == EVENT
+
+
+def test_single_object_of_our_own_schema_needs_no_look_up() -> None:
+    """What was written with our very schema is known from the start."""
+    assert decoder().decode(record(Encoder(SCHEMA, SingleObject()).encode(EVENT))) == EVENT
+
+
+def test_single_object_of_another_schema_is_asked_for() -> None:
+    """An unknown fingerprint is named as the wire has it: little-endian hex."""
+    older = {**SCHEMA, "fields": SCHEMA["fields"][:1]}
+    encoder = Encoder(older, SingleObject())
+    value = encoder.encode({"id": "e-1"})
+    made = decoder()
+    assert made.decode(record(value)) == encoder.ref == SchemaRef("fingerprint", value[2:10].hex())
+    made.add_schema(encoder.ref, older)
+    assert made.decode(record(value)) == EVENT
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"", "empty"),
+        (b"\x00", "truncated_header"),
+        (b"\x00\x00\x00\x07", "truncated_header"),
+        (b"\xc3\x01\x01\x02\x03", "truncated_header"),
+        (b"\xc3", "unknown_wire_format"),
+        (b"\xc3\x02" + bytes(20), "unknown_wire_format"),
+        (b'{"id": "e-1"}', "unknown_wire_format"),
+        (b"\x01" + bytes(30), "unknown_wire_format"),
+        (b"Obj\x01" + bytes(30), "unknown_wire_format"),
+        (b"\x00\x00\x00\x00\x07", "undecodable"),
+        (b"\x00\x00\x00\x00\x07\x06e-", "undecodable"),
+        (b"\x00\x00\x00\x00\x07\x06e-1", "undecodable"),
+        (b"\x00\x00\x00\x00\x07\x06e-1\x00\x00", "trailing_bytes"),
+        (b"\x00\x00\x00\x00\x07\x06e-1\x04", "undecodable"),
+        (b"\x00\x00\x00\x00\x07\x04\xff\xfe\x00", "undecodable"),
+    ],
+)
+def test_what_is_no_record_of_ours_is_rejected(value: bytes, expected: str) -> None:
+    """Every malformation has its code."""
+    assert code(decoder(WireFormat.AUTO, SEVEN).decode(record(value))) == expected
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (b"", "unknown_wire_format"),
+        (b"\x01" + bytes(15), "truncated_header"),
+        (b"\x01" + bytes(17), "unknown_wire_format"),
+        (b"\x00\x01", "truncated_header"),
+        (b"\x02" + bytes(16), "unknown_wire_format"),
+    ],
+)
+def test_a_malformed_schema_header_is_rejected(header: bytes, expected: str) -> None:
+    """A header that names no schema is not made up for by the bytes of the value."""
+    value = b"\x00\x00\x00\x00\x07" + datum(EVENT)
+    assert code(decoder(WireFormat.AUTO, SEVEN).decode(record(value, (SCHEMA_ID_HEADER, header)))) == expected
+
+
+def test_a_fixed_wire_format_reads_no_other() -> None:
+    """With the format fixed by a setting, the bytes of another are rejected, not guessed at."""
+    single = Encoder(SCHEMA, SingleObject()).encode(EVENT)
+    prefixed = Encoder(SCHEMA, ConfluentId(7)).encode(EVENT)
+    header = (SCHEMA_ID_HEADER, b"\x00\x00\x00\x00\x07")
+    confluent = decoder(WireFormat.CONFLUENT, SEVEN)
+    headers = decoder(WireFormat.HEADER, SEVEN)
+    singles = decoder(WireFormat.SINGLE_OBJECT, SEVEN)
+    assert confluent.decode(record(prefixed)) == EVENT
+    assert confluent.decode(record(prefixed, (SCHEMA_ID_HEADER, b"garbage"))) == EVENT
+    assert headers.decode(record(datum(EVENT), header)) == EVENT
+    assert singles.decode(record(single, header)) == EVENT
+    assert code(confluent.decode(record(single))) == "unknown_wire_format"
+    assert code(headers.decode(record(prefixed))) == "unknown_wire_format"
+    assert code(singles.decode(record(prefixed))) == "unknown_wire_format"
+
+
+def test_a_tombstone_is_none() -> None:
+    """A record without a value is no rejection; an empty value is."""
+    assert decoder().decode(record(None)) is None
+
+
+def test_a_chunk_keeps_its_order() -> None:
+    """Each record has its result, in place, whatever the others hold."""
+    made = decoder(WireFormat.AUTO, SEVEN)
+    good = record(b"\x00\x00\x00\x00\x07" + datum(EVENT))
+    first, second, third, fourth, fifth = made.decode_chunk(
+        [good, record(None), record(b"x"), record(b"\x00\x00\x00\x00\x08"), good]
+    )
+    assert first == fifth == EVENT
+    assert first is not fifth
+    assert second is None
+    assert code(third) == "unknown_wire_format"
+    assert fourth == SchemaRef("id", "8")
+
+
+@pytest.mark.parametrize("wire_format", [WireFormat.AUTO, WireFormat.CONFLUENT, WireFormat.HEADER])
+def test_each_record_of_a_chunk_is_read_by_its_own_framing(wire_format: WireFormat) -> None:
+    """Whatever the one before it had: in any order, each is decoded as it would be alone."""
+    made = decoder(wire_format, SEVEN, SchemaRef("id", "8"))
+    prefixed = b"\x00\x00\x00\x00\x07" + datum(EVENT)
+    kinds = [
+        record(prefixed),
+        record(prefixed.replace(b"\x07", b"\x08", 1)),
+        record(prefixed.replace(b"\x07", b"\x09", 1)),
+        record(datum(EVENT), (SCHEMA_ID_HEADER, b"\x00\x00\x00\x00\x07")),
+        record(prefixed, (SCHEMA_ID_HEADER, b"\x00\x00\x00\x00\x08")),
+        record(prefixed, ("traceparent", b"00-1")),
+        record(Encoder(SCHEMA, SingleObject()).encode(EVENT)),
+        record(datum(EVENT)),
+        record(prefixed[:3]),
+        record(b""),
+        record(None),
+    ]
+    chunk = [each for pair in itertools.product(kinds, kinds) for each in pair]
+    assert made.decode_chunk(chunk) == [made.decode(each) for each in chunk]
+
+
+def test_a_missing_schema_rejects_its_records_and_may_come_later() -> None:
+    """The verdict names the schema; it is not remembered, so that what is found later is read at once."""
+    made = decoder()
+    verdict = made.missing(SEVEN)
+    assert code(verdict) == "no_such_schema"
+    assert "id 7" in str(verdict)
+    assert made.decode(record(b"\x00\x00\x00\x00\x07abc")) == SEVEN
+    assert made.add_schema(SEVEN, SCHEMA) is None
+    assert made.decode(record(b"\x00\x00\x00\x00\x07" + datum(EVENT))) == EVENT
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        '{"type": "record", "name": "shop.Event", "fields": []}',
+        '"string"',
+        'syntax = "proto3"; message Event {}',
+        '{"type": "object", "properties": {}}',
+        "[" * 100_000,
+        "{}",
+        "null",
+        '{"type": "record", "name": "Event", "fields": [{"name": "id", "type": "Unheard"}]}',
+    ],
+)
+def test_an_incompatible_schema_rejects_its_records(schema: str) -> None:
+    """The verdict is given when the schema is learnt, and again for each of its records."""
+    made = decoder()
+    verdict = made.add_schema(SEVEN, schema)
+    assert code(verdict) == "incompatible_schema"
+    assert made.decode(record(b"\x00\x00\x00\x00\x07abc")) == verdict
+
+
+def test_a_schema_once_known_is_never_lost() -> None:
+    """Neither a later answer that cannot be read nor any number of refused schemas costs one that can be read."""
+    made = decoder(WireFormat.AUTO, SEVEN)
+    made.add_schema(SEVEN, '"string"')
+    for number in range(2 * MAX_REFUSED_SCHEMAS):
+        made.add_schema(SchemaRef("id", str(1000 + number)), '"string"')
+    assert made.decode(record(b"\x00\x00\x00\x00\x07" + datum(EVENT))) == EVENT
+
+
+def test_refusals_are_bounded_and_the_stalest_goes_first() -> None:
+    """A refusal that was dropped is asked for again; one in use stays."""
+    made = decoder()
+    used, stale = SchemaRef("id", "1"), SchemaRef("id", "2")
+    made.add_schema(used, '"string"')
+    made.add_schema(stale, '"string"')
+    for number in range(MAX_REFUSED_SCHEMAS - 1):
+        assert code(made.decode(record(framing_of(used)))) == "incompatible_schema"
+        made.add_schema(SchemaRef("id", str(1000 + number)), '"string"')
+    assert code(made.decode(record(framing_of(used)))) == "incompatible_schema"
+    assert made.decode(record(framing_of(stale))) == stale
+
+
+def test_a_schema_that_was_refused_can_be_learnt() -> None:
+    """What is found later replaces the refusal."""
+    made = decoder()
+    made.add_schema(SEVEN, '"string"')
+    assert made.add_schema(SEVEN, SCHEMA) is None
+    assert made.decode(record(b"\x00\x00\x00\x00\x07" + datum(EVENT))) == EVENT
+
+
+def test_messages_hold_no_data() -> None:
+    """Nothing of the record's bytes is in the verdict, only schema and exception."""
+    made = decoder(WireFormat.AUTO, SEVEN)
+    for tail in (b"jane@example.com", b"\x20jane@example.com\x09", b"\x20jane@example.com\x00jane"):
+        verdict = made.decode(record(b"\x00\x00\x00\x00\x07" + tail))
+        assert isinstance(verdict, Rejection)
+        assert "jane" not in verdict.message
+        assert "id 7" in verdict.message
+
+
+def test_a_reader_schema_that_is_none_raises() -> None:
+    """Our own schema is checked when the decoder is made."""
+    with pytest.raises(InvalidSchema, match="no type"):
+        Decoder({"type": "nonsense"})
+
+
+def test_the_packaged_schema_round_trips() -> None:
+    """An event of the default schema, with defaults filled in, comes back as it was."""
+    schema = json.loads((Path(__file__).parents[2] / "schemas" / "commerce_event.avsc").read_text("utf-8"))
+    event = {
+        "event_id": "e-1",
+        "event_type": "order_completed",
+        "occurred_at": 1_760_000_000_000,
+        "channel": "WEB",
+        "customer": {"emails": ["jané@example.com"]},
+        "order": {"total": "27.50", "items": [{"sku": "007"}, {"sku": None, "quantity": 3}]},
+    }
+    decoded = Decoder(schema).decode(record(Encoder(schema, SingleObject()).encode(event)))
+    assert isinstance(decoded, dict)
+    assert decoded["customer"]["emails"] == ["jané@example.com"]
+    assert [item["quantity"] for item in decoded["order"]["items"]] == [1, 3]
+    assert decoded["occurred_at"] == 1_760_000_000_000
+    assert decoded["device"] is None
+    assert decoded["opt_out"] is False

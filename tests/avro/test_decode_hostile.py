@@ -1,0 +1,307 @@
+"""Bytes and schemas that are out to hurt: nothing raises, hangs, or takes memory for what is not there."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from consumer.avro.bounds import MAX_VALUES_PER_DATUM
+from consumer.avro.decode import Decoder
+from consumer.avro.paths import Step, StepKind
+from consumer.avro.reading import MOST_ITEMS
+from consumer.engine.model import Record, Rejection, SchemaRef
+
+SEVEN = SchemaRef("id", "7")
+PREFIX = b"\x00\x00\x00\x00\x07"
+
+
+def zigzag(number: int) -> bytes:
+    """A long as Avro writes it."""
+    rest = (number << 1) ^ (number >> 63)
+    rest &= (1 << 64) - 1
+    out = bytearray()
+    while rest > 127:
+        out.append(rest & 127 | 128)
+        rest >>= 7
+    out.append(rest)
+    return bytes(out)
+
+
+def decode(kind: Any, data: bytes) -> object:
+    """What becomes of `data` as the only field of a record."""
+    schema = {"type": "record", "name": "E", "fields": [{"name": "v", "type": kind}]}
+    decoder = Decoder(schema)
+    assert decoder.add_schema(SEVEN, schema) is None
+    return decoder.decode(Record(0, -1, None, PREFIX + data, ()))
+
+
+ENUM = {"type": "enum", "name": "C", "symbols": ["A", "B"]}
+INTS = {"type": "array", "items": "int"}
+FIXED = {"type": "fixed", "name": "F", "size": 4}
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("string", zigzag(2 << 30)),
+        ("string", zigzag(2**62) + b"abc"),
+        ("string", zigzag(-3) + b"abc"),
+        ("string", zigzag(-(2**63))),
+        ("string", b"\x04\xff\xfe"),
+        ("string", b"\x06\xed\xa0\x80"),
+        (["null", "string"], b"\x02" + zigzag(2**40)),
+        (["null", "string"], b"\x02" + zigzag(-1) + b"a"),
+        ("bytes", zigzag(2**62)),
+        ("bytes", zigzag(-1)),
+        (INTS, zigzag(2**60)),
+        (INTS, zigzag(-(2**60)) + zigzag(9)),
+        (INTS, zigzag(-(2**63)) + zigzag(9) + b"\x02"),
+        (INTS, zigzag(-1) + zigzag(-9) + b"\x02\x00"),
+        ({"type": "array", "items": FIXED}, zigzag(2**60)),
+        ({"type": "array", "items": "float"}, zigzag(2**60) + b"abcd"),
+        ({"type": "array", "items": "string"}, zigzag(2**60) + zigzag(2**61)),
+        ({"type": "map", "values": "null"}, zigzag(2**62)),
+        ({"type": "map", "values": "null"}, zigzag(2**62) + zigzag(2**61)),
+        (ENUM, zigzag(2)),
+        (ENUM, zigzag(-1)),
+        (ENUM, zigzag(2**62)),
+        (["null", "int"], zigzag(2)),
+        (["null", "int"], zigzag(-1) + b"\x02"),
+        (["null", "int", "string"], zigzag(-1) + b"\x02"),
+        (["int", "string"], zigzag(2**62)),
+        ("long", b"\xff" * 9 + b"\x02"),
+        ("long", b"\xff" * 10 + b"\x01"),
+        ("long", b"\x80" * 1_000_000),
+        ("int", zigzag(2**31)),
+        ("int", zigzag(-(2**31) - 1)),
+        ("boolean", b"\x02"),
+        ("boolean", b""),
+        ("float", b"\x00\x00\x00"),
+        ("double", b"\x00" * 7),
+        (FIXED, b"\x00\x00\x00"),
+        ({"type": "bytes", "logicalType": "decimal", "precision": 4}, zigzag(500_000) + b"\x7f" * 500_000),
+    ],
+)
+def test_lies_about_lengths_and_indexes_are_undecodable(kind: Any, data: bytes) -> None:
+    """Quickly, and without allocating what was claimed."""
+    started = time.perf_counter()
+    verdict = decode(kind, data)
+    assert isinstance(verdict, Rejection)
+    assert verdict.code == "undecodable"
+    assert time.perf_counter() - started < 2
+
+
+def test_a_claimed_length_allocates_nothing() -> None:
+    """Two gigabytes that are not there take no memory."""
+    tracemalloc.start()
+    try:
+        decode("bytes", zigzag(2 << 30))
+        decode(INTS, zigzag(2**60))
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("depth", [10_000, 1_000_000])
+def test_data_nested_too_deeply_are_undecodable(depth: int) -> None:
+    """A chain of a million records ends in a verdict, not in a dead process; so does one in a list or map."""
+    chain = {"type": "record", "name": "N", "fields": [{"name": "next", "type": ["null", "N"]}]}
+    tree = {"type": "record", "name": "N", "fields": [{"name": "n", "type": {"type": "array", "items": "N"}}]}
+    for schema, data in ((chain, b"\x02" * depth + b"\x00"), (tree, b"\x02" * depth + b"\x00" * (depth + 1))):
+        decoder = Decoder(schema)
+        decoder.add_schema(SEVEN, schema)
+        verdict = decoder.decode(Record(0, -1, None, PREFIX + data, ()))
+        assert isinstance(verdict, Rejection)
+        assert verdict.code == "undecodable"
+        assert "RecursionError" in verdict.message
+
+
+def test_data_nested_a_hundred_deep_are_read() -> None:
+    """The bound is far above what people write."""
+    chain = {"type": "record", "name": "N", "fields": [{"name": "next", "type": ["null", "N"]}]}
+    decoder = Decoder(chain)
+    decoder.add_schema(SEVEN, chain)
+    event = decoder.decode(Record(0, -1, None, PREFIX + b"\x02" * 100 + b"\x00", ()))
+    for _ in range(101):
+        assert isinstance(event, dict)
+        event = event["next"]
+    assert event is None
+
+
+def test_what_is_really_there_is_read() -> None:
+    """Blocks with a size, several blocks, a big map, NaN and infinity are data like any other."""
+    assert decode(INTS, zigzag(-2) + zigzag(2) + b"\x02\x04" + b"\x02\x06" + b"\x00") == {"v": [1, 2, 3]}
+    keys = 100_000
+    data = zigzag(keys) + b"".join(b"\x0c%06d\x02" % number for number in range(keys)) + b"\x00"
+    event = decode({"type": "map", "values": "int"}, data)
+    assert isinstance(event, dict)
+    assert len(event["v"]) == keys
+    nan = decode("double", b"\x00\x00\x00\x00\x00\x00\xf8\x7f")
+    assert isinstance(nan, dict)
+    assert nan["v"] != nan["v"]
+    assert decode("long", zigzag(-(2**63))) == {"v": -(2**63)}
+    assert decode("long", zigzag(2**63 - 1)) == {"v": 2**63 - 1}
+    assert decode(ENUM, b"\x82\x00") == {"v": "B"}  # a longer spelling of 1, which Avro allows
+
+
+def record(name: str, *types: Any) -> dict[str, Any]:
+    """A record whose fields have these types."""
+    return {
+        "type": "record",
+        "name": name,
+        "fields": [{"name": f"f{n}", "type": t} for n, t in enumerate(types)],
+    }
+
+
+def doubling(levels: int) -> Any:
+    """A record of 2^levels nulls in no bytes."""
+    kind: Any = "null"
+    for level in range(levels):
+        kind = record(f"L{level}", kind, f"L{level - 1}" if level else "null")
+    return kind
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"type": "array", "items": "null"},
+        {"type": "array", "items": {"type": "fixed", "name": "F", "size": 0}},
+        {"type": "array", "items": record("Empty")},
+        {"type": "map", "values": {"type": "array", "items": record("Nulls", "null", "null")}},
+        ["null", {"type": "array", "items": "null"}],
+        doubling(40),
+        record("Wide", *["null"] * (MAX_VALUES_PER_DATUM + 1)),
+        record("Endless", "Endless"),
+    ],
+    ids=["nulls", "fixed0", "empty", "in a map", "in a union", "doubling", "wide", "endless"],
+)
+def test_schemas_whose_data_have_no_bound_are_refused(kind: Any) -> None:
+    """An array of items of no bytes can claim 2^62 of them; a record that only holds itself has no end."""
+    decoder = Decoder(record("E", "string"))
+    started = time.perf_counter()
+    verdict = decoder.add_schema(SEVEN, record("E", "string", kind))
+    assert verdict is not None
+    assert verdict.code == "incompatible_schema"
+    assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        '"' + "x" * (2 << 20) + '"',
+        '{"type":' * 200 + '"int"' + "}" * 200,
+        "[" + ",".join(f'{{"type":"fixed","name":"F{n}","size":1}}' for n in range(20_000)) + "]",
+        "[" * 5_000 + "]" * 5_000,
+        '{"type": "bytes", "logicalType": "decimal", "precision": 1000000000}',
+        '{"type": "fixed", "name": "F", "size": -1}',
+        '{"type": "fixed", "name": "F", "size": 1e9}',
+        '{"type": "enum", "name": "C", "symbols": []}',
+        '{"type": "enum", "name": "C", "symbols": ["A", "A"]}',
+        '{"type": "enum", "name": "C", "symbols": ["A"], "default": "B"}',
+        '{"type": "enum", "name": "C", "symbols": [1]}',
+        '{"type": "record", "name": "E"}',
+        '{"type": "record", "name": 5, "fields": []}',
+        '{"type": "record", "name": "E", "fields": [5]}',
+        '{"type": "record", "name": "E", "fields": [{"name": "a"}]}',
+        '{"type": "record", "name": "E", "fields": [{"name": "a", "type": "int", "aliases": "b"}]}',
+        '{"type": "record", "name": "E", "fields": [{"name": "a", "type": "int"}, {"name": "a", "type": "int"}]}',
+        '["int", "int"]',
+        '["int", ["null"]]',
+        "[]",
+        '{"type": "array"}',
+        '{"type": null}',
+        "5",
+    ],
+    ids=lambda schema: str(schema)[:40],
+)
+def test_schemas_that_are_none_are_refused_in_bounded_time(schema: str) -> None:
+    """Too large, too deep, too many, or not Avro: a verdict each time."""
+    started = time.perf_counter()
+    verdict = Decoder(record("E", "string")).add_schema(SEVEN, schema)
+    assert verdict is not None
+    assert verdict.code == "incompatible_schema"
+    assert len(verdict.message) < 500
+    assert time.perf_counter() - started < 2
+
+
+NOTHINGS = {
+    "type": "record",
+    "name": "Nothings",
+    "fields": [
+        {"name": "b", "type": "boolean"},
+        *({"name": f"n{number}", "type": "null"} for number in range(14)),
+    ],
+}
+"""Of one byte, and fifteen fields: the most that is read."""
+BOMB = {
+    "type": "record",
+    "name": "E",
+    "fields": [
+        {"name": "junk", "type": {"type": "array", "items": NOTHINGS}},
+        {"name": "named", "type": {"type": "map", "values": ["null", "Nothings"]}},
+        {
+            "name": "either",
+            "type": ["int", {"type": "array", "items": {"type": "array", "items": "Nothings"}}],
+        },
+        {"name": "v", "type": "int"},
+    ],
+}
+
+
+@pytest.mark.parametrize("ours", ["lacks it", "has it, and nobody asks for it"])
+@pytest.mark.parametrize("field", ["junk", "named", "either"])
+def test_what_is_not_wanted_is_read_over_and_not_built(field: str, ours: str) -> None:
+    """Many records of one byte each: a megabyte of them took half a gigabyte. What stands behind it is read."""
+    count = 200_000
+    data = {
+        "junk": zigzag(count) + b"\x01" * count + b"\x00" + b"\x00" + b"\x00\x02",
+        "named": b"\x00" + zigzag(count // 3) + b"\x00\x02\x01" * (count // 3) + b"\x00" + b"\x00\x02",
+        "either": b"\x00\x00\x02\x02" + zigzag(count) + b"\x01" * count + b"\x00\x00",
+    }[field] + b"\x0e"
+    if ours == "lacks it":
+        decoder = Decoder({"type": "record", "name": "E", "fields": [{"name": "v", "type": "int"}]})
+    else:
+        decoder = Decoder(BOMB, asked=((Step(StepKind.FIELD, "v"),),))
+    assert decoder.add_schema(SEVEN, BOMB) is None
+    record = Record(0, -1, None, PREFIX + data, ())
+    tracemalloc.start()
+    try:
+        event = decoder.decode(record)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert event == {"v": 7}
+    assert peak < 100_000
+    assert isinstance(decoder.decode(record._replace(value=(record.value or b"")[:-1])), Rejection)
+
+
+def test_only_the_keys_that_are_asked_for_are_kept() -> None:
+    """Of a map of a hundred thousand one is wanted, and of what is under it one field."""
+    inner = {"type": "record", "name": "I", "fields": [{"name": name, "type": "int"} for name in "ab"]}
+    schema = {
+        "type": "record",
+        "name": "E",
+        "fields": [{"name": "m", "type": {"type": "map", "values": inner}}],
+    }
+    decoder = Decoder(
+        schema,
+        asked=((Step(StepKind.FIELD, "m"), Step(StepKind.KEY, "k"), Step(StepKind.FIELD, "b")),),
+    )
+    assert decoder.add_schema(SEVEN, schema) is None
+    entries = b"".join(bytes([2 * len(key), *key, 2, 4]) for key in (b"j", b"k", b"l"))
+    event = decoder.decode(Record(0, -1, None, PREFIX + zigzag(3) + entries + b"\x00", ()))
+    assert event == {"m": {"k": {"b": 2}}}
+
+
+def test_an_array_of_too_many_items_is_refused() -> None:
+    """In two steps and in one go: the verdict names the limit, and no more items than that were made."""
+    kind = {"type": "array", "items": "boolean"}
+    assert isinstance(decode(kind, zigzag(MOST_ITEMS) + b"\x01" * MOST_ITEMS + b"\x00"), dict)
+    for blocks in (zigzag(MOST_ITEMS + 1), zigzag(MOST_ITEMS) + b"\x01" * MOST_ITEMS + zigzag(1)):
+        verdict = decode(kind, blocks + b"\x01" * (MOST_ITEMS + 1) + b"\x00")
+        assert isinstance(verdict, Rejection)
+        assert (verdict.code, MOST_ITEMS) == ("too_large", 10_000)
+        assert "an array of more than 10000 items, in a datum of schema id 7" in verdict.message

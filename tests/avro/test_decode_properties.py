@@ -1,0 +1,259 @@
+"""Generated schemas and data: what fastavro writes we read as fastavro does, and no bytes make us raise."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from typing import Any
+
+import fastavro
+import fastavro.schema
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from consumer.avro.decode import Decoder
+from consumer.avro.encode import ConfluentId, Encoder
+from consumer.avro.resolution import compile_reader
+from consumer.avro.schema import canonical_form, parse
+from consumer.engine.model import Record, SchemaRef
+
+Pair = tuple[Any, st.SearchStrategy[Any]]
+"""A schema, and what makes values of it."""
+
+SEVEN = SchemaRef("id", "7")
+PREFIX = b"\x00\x00\x00\x00\x07"
+NAMES = ["a", "b", "c", "dé"]
+LEAVES: dict[str, st.SearchStrategy[Any]] = {
+    "null": st.none(),
+    "boolean": st.booleans(),
+    "int": st.integers(-(2**31), 2**31 - 1),
+    "long": st.integers(-(2**63), 2**63 - 1),
+    "float": st.floats(width=32, allow_nan=False),
+    "double": st.floats(allow_nan=False),
+    "bytes": st.binary(max_size=200),
+    "string": st.text(max_size=200),
+}
+CLASSES = [["boolean"], ["int", "long", "float", "double"], ["bytes", "fixed", "array"], ["string", "enum"]]
+"""One of each at most in a union, so that fastavro writes the branch that was meant (it takes bytes for an array)."""
+
+
+def named(draw: st.DrawFn, counter: itertools.count[int], kind: str) -> Pair:
+    """An enum or fixed type with a new name."""
+    name = f"T{next(counter)}"
+    if kind == "fixed":
+        size = draw(st.integers(1, 20))
+        return {"type": "fixed", "name": name, "size": size}, st.binary(min_size=size, max_size=size)
+    symbols = draw(st.lists(st.sampled_from(["A", "B", "C", "D"]), min_size=1, unique=True))
+    return {"type": "enum", "name": name, "symbols": symbols}, st.sampled_from(symbols)
+
+
+def kind_of(draw: st.DrawFn, counter: itertools.count[int], depth: int, kind: str) -> Pair:
+    """A schema of this kind."""
+    if kind in LEAVES:
+        return kind, LEAVES[kind]
+    if kind in ("fixed", "enum"):
+        return named(draw, counter, kind)
+    if kind == "record":
+        return record(draw, counter, depth)
+    if kind == "union":
+        return union(draw, counter, depth)
+    items, values = anything(draw, counter, depth - 1, empty=kind == "map")
+    if kind == "map":
+        return {"type": "map", "values": items}, st.dictionaries(st.text(max_size=5), values, max_size=3)
+    return {"type": "array", "items": items}, st.lists(values, max_size=3)
+
+
+def union(draw: st.DrawFn, counter: itertools.count[int], depth: int) -> Pair:
+    """Branches that a value tells apart, with or without null."""
+    classes = draw(st.lists(st.sampled_from(CLASSES), min_size=1, max_size=3, unique_by=str))
+    kinds = [draw(st.sampled_from(each)) for each in classes]
+    pairs = [kind_of(draw, counter, depth - 1, kind) for kind in kinds]
+    if draw(st.booleans()):
+        pairs.insert(draw(st.integers(0, len(pairs))), ("null", st.none()))
+    return [schema for schema, _ in pairs], st.one_of([values for _, values in pairs])
+
+
+def record(draw: st.DrawFn, counter: itertools.count[int], depth: int) -> Pair:
+    """Up to four fields."""
+    name = f"shop.R{next(counter)}"
+    names = draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
+    fields = {each: anything(draw, counter, depth - 1) for each in names}
+    schema = {
+        "type": "record",
+        "name": name,
+        "fields": [{"name": each, "type": fields[each][0]} for each in names],
+    }
+    return schema, st.fixed_dictionaries({each: fields[each][1] for each in names})
+
+
+def anything(draw: st.DrawFn, counter: itertools.count[int], depth: int, *, empty: bool = True) -> Pair:
+    """Any schema; unless `empty`, one whose data take bytes."""
+    leaves = ["boolean", "int", "long", "float", "double", "bytes", "string", "enum", "fixed"]
+    branching = ["array", "map", "union", "record"] if empty else ["array", "map", "union"]
+    kinds = leaves + (["null"] if empty else []) + (branching if depth > 0 else [])
+    return kind_of(draw, counter, depth, draw(st.sampled_from(kinds)))
+
+
+@st.composite
+def records(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schema of a record, and a record of it."""
+    schema, values = record(draw, itertools.count(), 3)
+    return schema, draw(values)
+
+
+WIDER = {"int": ["int", "long", "double"], "long": ["long", "double"], "float": ["float", "double"]}
+ADDED: list[tuple[Any, Any]] = [
+    ("string", "!"),
+    (["null", "string"], None),
+    ({"type": "array", "items": "int"}, []),
+    ({"type": "map", "values": "int"}, {"k": 1}),
+]
+"""Types and defaults of fields that only the reader has."""
+
+
+def evolved(draw: st.DrawFn, schema: Any) -> Any:
+    """A schema that reads all data of `schema`: promoted, wrapped in a union, with fields and symbols that come,
+    go and move, at any depth."""
+    if isinstance(schema, list):  # of its branches, no primitive becomes another: two could become the same
+        return [branch if isinstance(branch, str) else evolved_type(draw, branch) for branch in schema]
+    made = evolved_type(draw, schema)
+    return ["null", made] if made != "null" and draw(st.booleans()) else made
+
+
+def evolved_type(draw: st.DrawFn, schema: Any) -> Any:
+    """As `evolved`, never a union."""
+    if isinstance(schema, str):
+        return draw(st.sampled_from(WIDER.get(schema, [schema])))
+    if schema["type"] == "enum":
+        symbols = draw(st.lists(st.sampled_from(["A", "B", "C", "D"]), min_size=1, unique=True))
+        return {**schema, "symbols": symbols, "default": symbols[0]}
+    if schema["type"] == "record":
+        return evolved_record(draw, schema)
+    return {**schema, **{part: evolved(draw, schema[part]) for part in ("items", "values") if part in schema}}
+
+
+def evolved_record(draw: st.DrawFn, schema: Any) -> Any:
+    """Some of its fields in any order, and some of our own."""
+    kept = draw(st.lists(st.sampled_from(schema["fields"]), unique_by=lambda each: str(each["name"])))
+    added = draw(st.lists(st.sampled_from(ADDED), max_size=2))
+    fields = [{"name": each["name"], "type": evolved(draw, each["type"])} for each in kept]
+    fields += [
+        {"name": f"added_{number}", "type": kind, "default": default}
+        for number, (kind, default) in enumerate(added)
+    ]
+    return {**schema, "fields": draw(st.permutations(fields))}
+
+
+@st.composite
+def evolutions(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The writer's schema, ours, and a record of the writer's."""
+    schema, values = record(draw, itertools.count(), 3)
+    return schema, evolved_record(draw, schema), draw(values)
+
+
+def has_text_and_bytes(schema: Any) -> bool:
+    """Whether any union in it has both."""
+    if isinstance(schema, list):
+        return {"string", "bytes"} <= {one for one in schema if isinstance(one, str)} or any(
+            map(has_text_and_bytes, schema)
+        )
+    if not isinstance(schema, dict):
+        return False
+    return any(map(has_text_and_bytes, schema.get("fields", []))) or any(
+        has_text_and_bytes(schema[part]) for part in ("type", "items", "values") if part in schema
+    )
+
+
+def written(schema: Any, value: Any) -> bytes:
+    """Bare Avro by fastavro."""
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, schema, value)
+    return out.getvalue()
+
+
+@given(records())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_what_fastavro_writes_is_read_as_fastavro_reads_it(generated: tuple[Any, Any]) -> None:
+    """Same schema on both sides."""
+    schema, value = generated
+    data = written(schema, value)
+    node = parse(schema)
+    result, end = compile_reader(node, node)(data, 0)
+    assert end == len(data)
+    assert result == fastavro.schemaless_reader(io.BytesIO(data), fastavro.parse_schema(schema), None)
+    assert result == value
+
+
+@given(records())
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_encode_and_decode_are_inverse(generated: tuple[Any, Any]) -> None:
+    """What our encoder writes our decoder reads."""
+    schema, value = generated
+    decoder = Decoder(schema)
+    decoder.add_schema(SEVEN, schema)
+    encoded = Encoder(schema, ConfluentId(7)).encode(value)
+    assert decoder.decode(Record(0, -1, None, encoded, ())) == value
+
+
+@given(evolutions())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_schema_that_evolved_is_resolved_as_fastavro_resolves_it(generated: tuple[Any, Any, Any]) -> None:
+    """Fields that came, went and moved, symbols, promotions, unions: at any depth, all at once.
+
+    But for a union of both text and bytes: fastavro takes the first branch that the text can be promoted to, we and
+    Java the exact one (`consumer.avro.resolution`).
+    """
+    writer, reader, value = generated
+    assume(not has_text_and_bytes(reader))
+    data = written(writer, value)
+    result, end = compile_reader(parse(writer), parse(reader))(data, 0)
+    assert end == len(data)
+    theirs, ours = fastavro.parse_schema(writer), fastavro.parse_schema(reader)
+    assert result == fastavro.schemaless_reader(io.BytesIO(data), theirs, ours)
+
+
+@given(records())
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_the_canonical_form_is_that_of_fastavro(generated: tuple[Any, Any]) -> None:
+    """And so are all fingerprints."""
+    schema, _ = generated
+    assert canonical_form(parse(schema)) == fastavro.schema.to_parsing_canonical_form(schema)
+
+
+@given(records(), st.binary(max_size=300))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_random_bytes_never_raise(generated: tuple[Any, Any], noise: bytes) -> None:
+    """Behind a known prefix, and as they are."""
+    schema, _ = generated
+    decoder = Decoder(schema)
+    decoder.add_schema(SEVEN, schema)
+    chunk = [Record(0, -1, None, value, ()) for value in (PREFIX + noise, noise)]
+    assert len(decoder.decode_chunk(chunk)) == 2
+
+
+@given(records(), st.data())
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_damaged_records_never_raise_and_truncated_ones_never_decode(
+    generated: tuple[Any, Any], data: st.DataObject
+) -> None:
+    """A bit flipped may still be a datum; a byte cut off or added never is."""
+    schema, value = generated
+    decoder = Decoder(schema)
+    decoder.add_schema(SEVEN, schema)
+    good = written(schema, value)
+    if not good:
+        return
+    at = data.draw(st.integers(0, len(good) - 1))
+    flipped = good[:at] + bytes([good[at] ^ 1 << data.draw(st.integers(0, 7))]) + good[at + 1 :]
+    chunk = [Record(0, -1, None, PREFIX + each, ()) for each in (flipped, good[:at], good + b"\x00")]
+    _, short, long = decoder.decode_chunk(chunk)
+    assert not isinstance(short, dict)
+    assert not isinstance(long, dict)
+
+
+def test_nan_is_read() -> None:
+    """The properties leave it out, for it equals nothing."""
+    node = parse("double")
+    value, _ = compile_reader(node, node)(written("double", math.nan), 0)
+    assert math.isnan(value)

@@ -1,0 +1,257 @@
+"""Encoding: framing, defaults, and the forms in which people hold times and decimals."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import uuid
+from decimal import Decimal
+from typing import Any
+
+import fastavro
+import fastavro.schema
+import pytest
+
+from consumer.avro.decode import Decoder
+from consumer.avro.encode import ConfluentId, Encoder, SingleObject, Unencodable
+from consumer.avro.schema import canonical_form, fingerprint, parse
+from consumer.engine.model import Record, SchemaRef
+
+
+def schema(*fields: tuple[str, Any]) -> dict[str, Any]:
+    """A record of fields without defaults."""
+    return {"type": "record", "name": "E", "fields": [{"name": name, "type": kind} for name, kind in fields]}
+
+
+def there_and_back(kind: Any, value: Any) -> Any:
+    """`value` of a field of `kind`, encoded and decoded."""
+    of = schema(("v", kind))
+    event = Decoder(of).decode(Record(0, -1, None, Encoder(of, SingleObject()).encode({"v": value}), ()))
+    assert isinstance(event, dict)
+    return event["v"]
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ('"null"', 0x63DD24E7CC258F8A),
+        ('"boolean"', 0x9F42FC78A4D4F764),
+        ('"int"', 0x7275D51A3F395C8F),
+        ('"long"', 0xD054E14493F41DB7),
+        ('"float"', 0x4D7C02CB3EA8D790),
+        ('"double"', 0x8E7535C032AB957E),
+        ('"bytes"', 0x4FC016DAC3201965),
+        ('"string"', 0x8F014872634503C7),
+    ],
+)
+def test_fingerprints_of_the_avro_projects_own_vectors(document: str, expected: int) -> None:
+    """CRC-64-AVRO as in share/test/data/schema-tests.txt of Apache Avro, little-endian as on the wire."""
+    assert fingerprint(parse(document)) == expected.to_bytes(8, "little").hex()
+
+
+def test_the_canonical_form_drops_what_bytes_do_not_depend_on() -> None:
+    """Docs, defaults, aliases, logical types and namespaces go; full names and the order of keys come."""
+    document = {
+        "fields": [
+            {
+                "default": 0,
+                "name": "t",
+                "doc": "d",
+                "type": {"logicalType": "timestamp-millis", "type": "long"},
+            },
+            {"type": ["null", {"type": "fixed", "size": 2, "name": "F"}], "name": "f", "aliases": ["g"]},
+            {"name": "g", "type": "F"},
+        ],
+        "namespace": "a.b",
+        "name": "E",
+        "type": "record",
+    }
+    assert canonical_form(parse(document)) == (
+        '{"name":"a.b.E","type":"record","fields":[{"name":"t","type":"long"},'
+        '{"name":"f","type":["null",{"name":"a.b.F","type":"fixed","size":2}]},{"name":"g","type":"a.b.F"}]}'
+    )
+
+
+def test_framings() -> None:
+    """Confluent's prefix, and single-object encoding with the schema's fingerprint."""
+    of = schema(("v", "int"))
+    assert Encoder(of, ConfluentId(300)).encode({"v": 1}) == b"\x00\x00\x00\x01\x2c\x02"
+    single = Encoder(of, SingleObject())
+    print_hex = fastavro.schema.fingerprint(fastavro.schema.to_parsing_canonical_form(of), "CRC-64-AVRO")
+    assert single.encode({"v": 1}) == b"\xc3\x01" + bytes.fromhex(print_hex) + b"\x02"
+    assert single.ref == SchemaRef("fingerprint", print_hex)
+
+
+MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
+MICROS = {"type": "long", "logicalType": "timestamp-micros"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        (MILLIS, 1_760_000_000_123, 1_760_000_000_123),
+        (MILLIS, "2025-10-09T08:53:20.123Z", 1_760_000_000_123),
+        (MILLIS, "2025-10-09T10:53:20.123+02:00", 1_760_000_000_123),
+        (MILLIS, "2025-10-09 08:53:20.123", 1_760_000_000_123),
+        (MILLIS, dt.datetime(2025, 10, 9, 8, 53, 20, 123_999), 1_760_000_000_123),
+        (MILLIS, dt.datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=dt.UTC), -1),
+        (MICROS, "2025-10-09T08:53:20.123456Z", 1_760_000_000_123_456),
+        (MICROS, 5, 5),
+        ({"type": "long", "logicalType": "local-timestamp-millis"}, "1970-01-01T00:00:01+05:00", 1000),
+        ({"type": "int", "logicalType": "date"}, "1970-01-11", 10),
+        ({"type": "int", "logicalType": "date"}, dt.date(1969, 12, 31), -1),
+        ({"type": "int", "logicalType": "time-millis"}, "00:00:01.5", 1500),
+        ({"type": "long", "logicalType": "time-micros"}, dt.time(0, 1), 60_000_000),
+        (["null", MILLIS], "1970-01-01T00:00:01Z", 1000),
+        (["null", MILLIS], None, None),
+        (["null", "string", MILLIS], "1970-01-01T00:00:01Z", "1970-01-01T00:00:01Z"),
+        (["boolean", MILLIS], "1970-01-01T00:00:01Z", 1000),
+        ({"type": "array", "items": MILLIS}, ["1970-01-01T00:00:01Z", 5], [1000, 5]),
+        ({"type": "map", "values": MILLIS}, {"k": "1970-01-01T00:00:01Z"}, {"k": 1000}),
+    ],
+)
+def test_times(kind: Any, value: Any, expected: Any) -> None:
+    """ISO 8601, datetime and counts of the schema's unit; naive is UTC; rounded down."""
+    assert there_and_back(kind, value) == expected
+
+
+@pytest.mark.parametrize("value", ["27.5", Decimal("27.50"), Decimal("-99.99"), 3, "0"])
+def test_decimals(value: Any) -> None:
+    """As bytes and as fixed, exact and with the schema's scale."""
+    logical = {"logicalType": "decimal", "precision": 4, "scale": 2}
+    for kind in ({"type": "bytes", **logical}, {"type": "fixed", "name": "D", "size": 3, **logical}):
+        result = there_and_back(kind, value)
+        assert result == Decimal(value)
+        assert result.as_tuple().exponent == -2
+
+
+def test_uuids() -> None:
+    """Over string and fixed, given as UUID or as text."""
+    given = uuid.UUID("89791762-2336-4186-9674-299b90a802e2")
+    for kind in ({"type": "string"}, {"type": "fixed", "name": "U", "size": 16}):
+        for value in (given, str(given)):
+            assert there_and_back({**kind, "logicalType": "uuid"}, value) == str(given)
+
+
+def test_missing_fields_take_the_schemas_default() -> None:
+    """Also bytes and nested records, whose defaults JSON writes as something else."""
+    of = {
+        "type": "record",
+        "name": "E",
+        "fields": [
+            {"name": "b", "type": "bytes", "default": "\u00ff"},
+            {
+                "name": "r",
+                "type": {
+                    "type": "record",
+                    "name": "R",
+                    "fields": [{"name": "z", "type": "int", "default": 4}],
+                },
+                "default": {},
+            },
+        ],
+    }
+    event = Decoder(of).decode(Record(0, -1, None, Encoder(of, SingleObject()).encode({}), ()))
+    assert event == {"b": b"\xff", "r": {"z": 4}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("string", 5),
+        ("int", "jane@example.com"),
+        ("int", 2**40),
+        (MILLIS, "jane@example.com"),
+        (MILLIS, "20251009085320"),
+        ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}, "1.234"),
+        ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}, "jane@example.com"),
+        ({"type": "enum", "name": "C", "symbols": ["A"]}, "jane@example.com"),
+        ({"type": "fixed", "name": "F", "size": 2}, b"abc"),
+        ({"type": "array", "items": "int"}, 5),
+        ({"type": "map", "values": "int"}, []),
+        (["null", "int"], "jane@example.com"),
+        ("string", "\ud800"),
+        ({"type": "record", "name": "R", "fields": []}, "jane@example.com"),
+    ],
+)
+def test_what_does_not_fit_raises_without_telling_the_value(kind: Any, value: Any) -> None:
+    """The message names fields and types, never data."""
+    with pytest.raises(Unencodable) as caught:
+        Encoder(schema(("v", kind)), SingleObject()).encode({"v": value})
+    assert "jane" not in str(caught.value)
+
+
+def test_a_missing_field_without_default_is_named() -> None:
+    """So that the author of the file can add it."""
+    with pytest.raises(Unencodable, match=r"E\.v is missing"):
+        Encoder(schema(("v", "int")), SingleObject()).encode({})
+
+
+def test_recursive_schemas() -> None:
+    """A record that holds itself."""
+    node = schema(("v", MILLIS), ("next", ["null", "E"]))
+    value = {"v": "1970-01-01T00:00:01Z", "next": {"v": 2, "next": None}}
+    encoded = Encoder(node, SingleObject()).encode(value)
+    expected = {"v": 1000, "next": {"v": 2, "next": None}}
+    assert Decoder(node).decode(Record(0, -1, None, encoded, ())) == expected
+    assert fastavro.schemaless_reader(io.BytesIO(encoded[10:]), parse_plain(node), None) == expected
+
+
+def parse_plain(of: dict[str, Any]) -> Any:
+    """Without logical types, for fastavro to give counts."""
+    return fastavro.parse_schema({**of, "fields": [{**of["fields"][0], "type": "long"}, of["fields"][1]]})
+
+
+MONEY = {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}
+
+
+def record(name: str, **fields: Any) -> dict[str, Any]:
+    """A record in a union."""
+    return {
+        "type": "record",
+        "name": name,
+        "fields": [{"name": field, "type": kind} for field, kind in fields.items()],
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"total": "27.50"}, {"total": Decimal("27.50")}),
+        ({"total": Decimal("27.5")}, {"total": Decimal("27.50")}),
+        ({"at": "1970-01-01T00:00:01Z"}, {"at": 1000}),
+        (
+            {"total": "27.50", "lines": [{"price": "1.10"}]},
+            {"total": Decimal("27.50"), "lines": [{"price": Decimal("1.10")}]},
+        ),
+        ({"left": True}, {"left": True}),
+        (None, None),
+        ("other", "other"),
+    ],
+)
+def test_decimals_and_times_inside_a_union_of_several_records(value: Any, expected: Any) -> None:
+    """A record goes to the branch that it fits, and what is inside it is converted as anywhere else."""
+    of = [
+        "null",
+        record("Seen", at=MILLIS),
+        record("Paid", total=MONEY),
+        record("Basket", total=MONEY, lines={"type": "array", "items": record("Line", price=MONEY)}),
+        record("Gone", left="boolean"),
+        "string",
+    ]
+    assert there_and_back(of, value) == expected
+
+
+def test_a_record_goes_to_the_branch_whose_types_fit() -> None:
+    """Where two records have the same fields their types decide."""
+    of = [record("A", v="string"), record("B", v=MONEY), record("C", v="boolean")]
+    assert there_and_back(of, {"v": "1.10"}) == {"v": "1.10"}
+    assert there_and_back(of, {"v": Decimal("1.10")}) == {"v": Decimal("1.10")}
+    assert there_and_back(of, {"v": False}) == {"v": False}
+
+
+def test_what_fits_no_branch_says_which_there_are() -> None:
+    """The message names the field and the branches."""
+    of = schema(("v", [record("A", v="string"), record("B", v="long")]))
+    with pytest.raises(Unencodable, match=r"field E\.v: expected one of: A, B"):
+        Encoder(of, SingleObject()).encode({"v": {"v": 1.5}})

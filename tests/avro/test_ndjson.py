@@ -1,0 +1,397 @@
+"""Lines of NDJSON: plain JSON in the shape of the schema."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.avro.ndjson import MAX_LINE_BYTES, LinePlan, parse_line
+from consumer.engine.model import Rejection, Stage
+
+PACKAGED = json.loads((Path(__file__).parents[2] / "schemas" / "commerce_event.avsc").read_text("utf-8"))
+PLAN = LinePlan(PACKAGED)
+LEAST: dict[str, Any] = {
+    "event_id": "e-1",
+    "event_type": "order_completed",
+    "occurred_at": 1_760_000_000_000,
+    "channel": "WEB",
+    "customer": {},
+}
+
+
+def line(**changes: Any) -> bytes:
+    """The least line of the packaged schema, changed."""
+    return json.dumps({**LEAST, **changes}).encode()
+
+
+def parsed(data: bytes, plan: LinePlan = PLAN) -> dict[str, Any]:
+    """The event of a line that fits."""
+    event = parse_line(data, plan)
+    assert not isinstance(event, Rejection), event
+    return event
+
+
+def rejection(data: bytes, plan: LinePlan = PLAN) -> Rejection:
+    """The verdict on a line that does not."""
+    verdict = parse_line(data, plan)
+    assert isinstance(verdict, Rejection)
+    assert verdict.stage is Stage.DECODE
+    return verdict
+
+
+def plan_of(kind: Any, **more: Any) -> LinePlan:
+    """A record with one field ``v``."""
+    return LinePlan({"type": "record", "name": "E", "fields": [{"name": "v", "type": kind, **more}]})
+
+
+def value_of(kind: Any, literal: str) -> Any:
+    """What `literal` is as a value of `kind`."""
+    return parsed(b'{"v": %s}' % literal.encode(), plan_of(kind))["v"]
+
+
+def test_missing_fields_take_the_default() -> None:
+    """At every level, and each event has its own."""
+    first, second = parsed(line(order={"items": [{}]})), parsed(line())
+    assert first["customer"]["emails"] == []
+    assert first["order"]["items"] == [
+        {"sku": None, "name": None, "category": None, "brand": None, "price": None, "quantity": 1}
+    ]
+    assert first["opt_out"] is False
+    first["customer"]["emails"].append("x")
+    assert second["customer"]["emails"] == []
+    assert second["order"] is None
+
+
+def test_a_missing_field_without_default_is_named() -> None:
+    """With its path."""
+    assert rejection(b"{}").message == "field event_id: is missing, and has no default"
+    nested = {"type": "record", "name": "R", "fields": [{"name": "x", "type": "int"}]}
+    plan = plan_of({"type": "array", "items": nested})
+    assert rejection(b'{"v": [{"x": 1}, {}]}', plan).message.startswith("field v[1].x: ")
+
+
+def test_unknown_fields_are_ignored() -> None:
+    """As fields that only a writer has are dropped."""
+    assert parsed(line(nonsense={"a": 1})) == parsed(line())
+
+
+def test_aliases_are_accepted() -> None:
+    """The field's own name goes first."""
+    plan = plan_of("int", aliases=["old"])
+    assert parsed(b'{"old": 1}', plan) == {"v": 1}
+    assert parsed(b'{"old": 1, "v": 2}', plan) == {"v": 2}
+
+
+@pytest.mark.parametrize(
+    "literal", ["27.50", "0.1", "1E3", "-0", "123456789012345678901234567890", "1.10e-7"]
+)
+def test_a_number_where_text_is_wanted_keeps_its_literal(literal: str) -> None:
+    """It never goes through a float."""
+    event = parsed(b'{"order": {"total": %s}, ' % literal.encode() + line()[1:])
+    assert event["order"]["total"] == literal
+    assert type(event["order"]["total"]) is str
+
+
+@pytest.mark.parametrize(
+    ("kind", "literal", "expected"),
+    [
+        ("int", "5", 5),
+        ("int", "2.0", 2),
+        ("int", "2e3", 2000),
+        ("int", "-0", 0),
+        ("long", "9223372036854775807", 2**63 - 1),
+        ("double", "1", 1.0),
+        ("double", "0.1", 0.1),
+        ("float", "1e3", 1000.0),
+        ("boolean", "true", True),
+        ("null", "null", None),
+        ("bytes", '"\\u00ff"', b"\xff"),
+        ({"type": "fixed", "name": "F", "size": 2}, '"ab"', b"ab"),
+        ({"type": "map", "values": "long"}, '{"k": 1}', {"k": 1}),
+        ({"type": "bytes", "logicalType": "decimal", "precision": 6, "scale": 2}, "27.5", Decimal("27.50")),
+        (
+            {"type": "bytes", "logicalType": "decimal", "precision": 6, "scale": 2},
+            '"27.50"',
+            Decimal("27.50"),
+        ),
+        ({"type": "string", "logicalType": "uuid"}, '"x"', "x"),
+    ],
+)
+def test_leaves(kind: Any, literal: str, expected: Any) -> None:
+    """Each primitive type, to the exact Python type of a decoded record."""
+    value = value_of(kind, literal)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "literal"),
+    [
+        ("string", "true"),
+        ("string", "null"),
+        ("string", "[]"),
+        ("string", '"\\ud800"'),
+        ("int", '"5"'),
+        ("int", "1.5"),
+        ("int", "2147483648"),
+        ("int", "1e999999999"),
+        ("int", "1e99999999999999999999999"),
+        ("int", "0e99999999999999999999999"),
+        ("int", "true"),
+        ("int", "null"),
+        ("long", "9223372036854775808"),
+        ("double", "1e999"),
+        ("double", '"1"'),
+        ("double", "false"),
+        ("boolean", "0"),
+        ("boolean", '"true"'),
+        ("null", "0"),
+        ("bytes", '"\\u0100"'),
+        ("bytes", "1"),
+        ({"type": "fixed", "name": "F", "size": 2}, '"abc"'),
+        ({"type": "enum", "name": "C", "symbols": ["A"]}, '"B"'),
+        ({"type": "enum", "name": "C", "symbols": ["A"]}, "0"),
+        ({"type": "array", "items": "int"}, "{}"),
+        ({"type": "map", "values": "int"}, "[]"),
+        ({"type": "map", "values": "int"}, '{"jane@example.com": "x"}'),
+        ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}, "1.234"),
+        ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}, "100"),
+        ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}, "1e999999"),
+        ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}, '"jane@example.com"'),
+        (["null", "int"], '"jane@example.com"'),
+        (["null", "int", "boolean"], '"jane@example.com"'),
+        (["int", "string"], "null"),
+        ({"type": "record", "name": "R", "fields": []}, "[]"),
+    ],
+)
+def test_what_does_not_fit_is_a_misfit_that_tells_no_value(kind: Any, literal: str) -> None:
+    """It names the field and what was expected there."""
+    verdict = rejection(b'{"v": %s}' % literal.encode(), plan_of(kind))
+    assert verdict.code == "misfit"
+    assert verdict.message.startswith("field v")
+    assert "expected" in verdict.message
+    assert "jane" not in verdict.message
+
+
+def test_enums() -> None:
+    """An unknown symbol takes the enum's default."""
+    assert parsed(line(channel="TV"))["channel"] == "UNKNOWN"
+    assert parsed(line(channel="IOS"))["channel"] == "IOS"
+
+
+MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
+MICROS = {"type": "long", "logicalType": "timestamp-micros"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "literal", "expected"),
+    [
+        (MILLIS, "1760000000123", 1_760_000_000_123),
+        (MICROS, "1760000000123", 1_760_000_000_123_000),
+        (MILLIS, '"2025-10-09T08:53:20.123Z"', 1_760_000_000_123),
+        (MICROS, '"2025-10-09T08:53:20.123Z"', 1_760_000_000_123_000),
+        (MILLIS, '"2025-10-09T10:53:20.1239+02:00"', 1_760_000_000_123),
+        (MILLIS, '"2025-10-09T08:53:20"', 1_760_000_000_000),
+        (MILLIS, '"2025-10-09 08:53:20z"', 1_760_000_000_000),
+        (MILLIS, '"20251009T085320Z"', 1_760_000_000_000),
+        (MILLIS, '"1970-01-02"', 86_400_000),
+        (["null", MILLIS], '"1970-01-01T00:00:01Z"', 1000),
+        ({"type": "int", "logicalType": "date"}, '"1970-01-11"', 10),
+        ({"type": "int", "logicalType": "date"}, "10", 10),
+        ({"type": "int", "logicalType": "time-millis"}, '"00:01:00"', 60_000),
+        ({"type": "long", "logicalType": "time-micros"}, "5", 5000),
+    ],
+)
+def test_times_are_milliseconds_or_iso_8601(kind: Any, literal: str, expected: int) -> None:
+    """Whatever the schema's unit; without an offset it is UTC."""
+    assert value_of(kind, literal) == expected
+
+
+@pytest.mark.parametrize(
+    "literal",
+    [
+        '"yesterday"',
+        '"1760000000123"',
+        '"1712010112345"',
+        '"2025-13-01"',
+        '"2025-10-09T25:00"',
+        "1.5",
+        "1e30",
+        "true",
+    ],
+)
+def test_what_is_no_time_is_a_misfit(literal: str) -> None:
+    """Digits in quotes are no date, though Python would find one in them."""
+    verdict = rejection(b'{"v": %s}' % literal.encode(), plan_of(MILLIS))
+    assert verdict.code == "misfit"
+
+
+ORDER = {
+    "type": "record",
+    "name": "shop.Order",
+    "fields": [
+        {"name": "total", "type": ["null", "string"], "default": None},
+        {"name": "string", "type": ["null", "string"], "default": None},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "literal", "expected"),
+    [
+        (["null", "string"], '{"string": "x"}', "x"),
+        (["null", "int", "string"], '{"int": 5}', 5),
+        (["null", ORDER], '{"shop.Order": {"total": "1"}}', {"total": "1", "string": None}),
+        (["null", ORDER], '{"Order": {"total": 1}}', {"total": "1", "string": None}),
+        (["null", ORDER], '{"string": "x"}', {"total": None, "string": "x"}),
+        (["null", {"type": "map", "values": "string"}], '{"map": "x"}', {"map": "x"}),
+        (["null", {"type": "map", "values": "string"}], '{"map": {"k": "x"}}', {"k": "x"}),
+    ],
+)
+def test_tagged_unions_are_tolerated_where_they_are_clear(kind: Any, literal: str, expected: Any) -> None:
+    """As Avro's own JSON has them; what can be read bare is."""
+    assert value_of(kind, literal) == expected
+
+
+CIRCLE = {"type": "record", "name": "Circle", "fields": [{"name": "r", "type": "int"}]}
+SQUARE = {
+    "type": "record",
+    "name": "Square",
+    "fields": [{"name": "a", "type": "int"}, {"name": "r", "type": "int", "default": 0}],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "literal", "expected"),
+    [
+        (["string", "int"], "5", 5),
+        (["string", "double"], "5.5", 5.5),
+        (["double", "long"], "5", 5),
+        (["long", "double"], "5.5", 5.5),
+        (["int", "long"], "3000000000", 3_000_000_000),
+        (["string", "boolean"], "true", True),
+        (["boolean", "string"], "27.50", "27.50"),
+        (["bytes", "string"], '"x"', "x"),
+        ([MILLIS, "string"], '"1970-01-01T00:00:01Z"', "1970-01-01T00:00:01Z"),
+        ([MILLIS, "boolean"], '"1970-01-01T00:00:01Z"', 1000),
+        (["null", CIRCLE, SQUARE], '{"r": 1}', {"r": 1}),
+        (["null", CIRCLE, SQUARE], '{"r": 1, "a": 2}', {"a": 2, "r": 1}),
+        (["null", CIRCLE, {"type": "map", "values": "int"}], '{"x": 1}', {"x": 1}),
+        ([{"type": "enum", "name": "C", "symbols": ["A"]}, "string"], '"A"', "A"),
+        ([{"type": "enum", "name": "C", "symbols": ["A"], "default": "A"}, "string"], '"B"', "B"),
+        (["null", {"type": "array", "items": "int"}, "string"], "[1]", [1]),
+    ],
+)
+def test_a_bare_value_goes_to_the_branch_it_fits_best(kind: Any, literal: str, expected: Any) -> None:
+    """The first of equals, in the schema's order."""
+    value = value_of(kind, literal)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", "not_json"),
+        (b"{", "not_json"),
+        (b"{'a': 1}", "not_json"),
+        (b"{} {}", "not_json"),
+        (b'{"event_id": NaN}', "not_json"),
+        (b'{"v": -Infinity}', "not_json"),
+        (b"\xff\xfe{\x00}\x00", "not_json"),
+        (b'{"a": "\xed\xa0\x80"}', "not_json"),
+        (b"[]", "not_an_object"),
+        (b"null", "not_an_object"),
+        (b"5", "not_an_object"),
+        (b'"{}"', "not_an_object"),
+        (b"[" * 1_000_000, "too_large"),
+        (b'{"a":' * 1_000_000, "too_large"),
+        (b'{"a": "' + b"x" * MAX_LINE_BYTES + b'"}', "too_large"),
+        (b'{"event_id": ' + b"9" * 1_000_000 + b"}", "misfit"),
+        (b'{"occurred_at": ' + b"9" * 1_000_000 + b', "event_id": "", "event_type": ""}', "misfit"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_hostile_lines_are_rejected(data: bytes, code: str) -> None:
+    """Never an exception, and in bounded time."""
+    started = time.perf_counter()
+    assert rejection(data).code == code
+    assert time.perf_counter() - started < 3
+
+
+def test_a_byte_order_mark_is_no_reason_to_refuse() -> None:
+    """Some editors put one before the first line."""
+    assert parsed(b"\xef\xbb\xbf" + line()) == parsed(line())
+
+
+def test_the_last_of_equal_keys_counts() -> None:
+    """As in nearly every JSON parser."""
+    assert parsed(b'{"v": 1, "v": 2}', plan_of("int")) == {"v": 2}
+
+
+def test_unions_within_unions_are_bounded() -> None:
+    """A line that could be tried in 2^60 ways is given up."""
+    node: dict[str, Any] = {
+        "type": "record",
+        "name": "A",
+        "fields": [
+            {
+                "name": "c",
+                "type": [
+                    "A",
+                    {"type": "record", "name": "B", "fields": [{"name": "c", "type": ["A", "B", "int"]}]},
+                    "int",
+                ],
+            }
+        ],
+    }
+    data = b'{"c":' * 60 + b'"no"' + b"}" * 60
+    started = time.perf_counter()
+    assert rejection(data, LinePlan(node)).code == "too_large"
+    assert time.perf_counter() - started < 5
+
+
+def test_recursive_schemas() -> None:
+    """A record that holds itself; nested too deeply it is refused."""
+    plan = LinePlan(
+        {"type": "record", "name": "N", "fields": [{"name": "n", "type": ["null", "N"], "default": None}]}
+    )
+    assert parsed(b'{"n": {"n": null}}', plan) == {"n": {"n": None}}
+    assert rejection(b'{"n":' * 900 + b"{}" + b"}" * 900, plan).code == "too_large"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.sampled_from([*LEAST, "order", "device", "customer"]), JSON)
+@settings(max_examples=300, deadline=None)
+def test_no_json_raises(name: str, value: Any) -> None:
+    """Whatever a field holds."""
+    result = parse_line(json.dumps({**LEAST, name: value}).encode(), PLAN)
+    assert isinstance(result, dict | Rejection)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=300, deadline=None)
+def test_no_bytes_raise(data: bytes) -> None:
+    """Whatever a line holds."""
+    assert isinstance(parse_line(data, PLAN), dict | Rejection)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_doubles_are_what_they_were(value: float) -> None:
+    """The shortest literal comes back as the same double."""
+    assert math.copysign(1, value_of("double", repr(value))) == math.copysign(1, value)
+    assert value_of("double", repr(value)) == value

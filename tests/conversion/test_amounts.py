@@ -1,0 +1,110 @@
+"""Amounts and counts: exact, bounded, never through a float."""
+
+from __future__ import annotations
+
+import time
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.conversion.amounts import MAX_COUNT, MAX_DIGITS, amount, count, is_zero
+from consumer.conversion.normalise import LeftOut
+
+
+@given(st.decimals(min_value=0, max_value=10**30, allow_nan=False, allow_infinity=False, places=9))
+def test_a_decimal_is_sent_exactly(value: Decimal) -> None:
+    """As `Decimal`, as text and as text with an exponent, an amount keeps its exact value, without exponent."""
+    for given_as in (value, str(value), f"{value:E}"):
+        sent = amount(given_as)
+        assert isinstance(sent, str)
+        assert Decimal(sent) == value
+        assert set(sent) <= set("0123456789.")
+
+
+@given(st.integers(min_value=0, max_value=2**63))
+def test_an_integer_is_sent_digit_by_digit(value: int) -> None:
+    """No integer loses digits."""
+    assert amount(value) == amount(str(value)) == str(value)
+
+
+@given(st.floats(min_value=1e-15, max_value=1e30))
+def test_a_float_is_the_decimal_that_it_prints_as(value: float) -> None:
+    """A float means its shortest decimal, and comes back from the text as itself."""
+    sent = amount(value)
+    assert isinstance(sent, str)
+    assert Decimal(sent) == Decimal(repr(value))
+
+
+def test_money_keeps_its_cents() -> None:
+    """Trailing zeros stay, and 0.1 is not 0.1000000000000000055."""
+    assert amount("129.970") == "129.970"
+    assert amount(Decimal("10.00")) == "10.00"
+    assert amount(0.1) == "0.1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1e999999999", "9" * 10_000_000, "1e9999", "0e9999", "1" + "0" * 64, f"1e-{10**9}"],
+    ids=range(6),
+)
+def test_an_absurd_number_is_refused_at_once(text: str) -> None:
+    """What would expand to more than the bound is malformed, and costs next to nothing to find out."""
+    before = time.process_time()
+    assert amount(text) is LeftOut.MALFORMED
+    assert time.process_time() - before < 0.2
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity"), Decimal("1E+999999"), 10**5000],
+    ids=("nan", "snan", "infinity", "exponent", "digits"),
+)
+def test_numbers_that_are_none(value: object) -> None:
+    """Not-a-number, infinity and huge numbers are malformed, and none raises."""
+    assert amount(value) is LeftOut.MALFORMED
+    assert count(value) is LeftOut.MALFORMED
+
+
+def test_the_bound_is_on_digits() -> None:
+    """The most digits on either side of the point still go."""
+    assert amount(f"1e{MAX_DIGITS - 1}") == "1" + "0" * (MAX_DIGITS - 1)
+    assert amount(f"1e-{MAX_DIGITS}") == "0." + "0" * (MAX_DIGITS - 1) + "1"
+
+
+@pytest.mark.parametrize(
+    ("text", "zero"), [("0", True), ("0.00", True), ("0.01", False), ("10", False), ("0.10", False)]
+)
+def test_zero_is_told(text: str, zero: bool) -> None:
+    """Zero is zero however many places it has."""
+    assert is_zero(text) is zero
+
+
+@pytest.mark.parametrize(
+    ("value", "things"),
+    [
+        (2, 2),
+        ("2", 2),
+        (" 2 ", 2),
+        (2.0, 2),
+        (Decimal("2.00"), 2),
+        ("2e1", 20),
+        (0, 0),
+        ("-0", 0),
+        (MAX_COUNT, MAX_COUNT),
+        (MAX_COUNT + 1, LeftOut.MALFORMED),
+        (1.5, LeftOut.MALFORMED),
+        ("two", LeftOut.MALFORMED),
+        (True, LeftOut.MALFORMED),
+        (float("nan"), LeftOut.MALFORMED),
+        (None, LeftOut.BLANK),
+        ("", LeftOut.BLANK),
+        (-1, None),
+        ("-3", None),
+        (-0.5, None),
+    ],
+)
+def test_counts(value: object, things: object) -> None:
+    """A count is a whole number that int64 holds; None tells a negative one."""
+    assert count(value) == things

@@ -1,0 +1,32 @@
+"""docs/conversion.md names every code there is, so that whoever meets one can look it up."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from consumer.avro.rejection import DecodeCode
+from consumer.conversion.converter import FILTER_CODES, REJECTION_CODES, WARNING_CODES
+
+PAGE = (Path(__file__).parents[2] / "docs" / "conversion.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "code",
+    sorted(
+        {*(code.value for code in DecodeCode), *REJECTION_CODES, *FILTER_CODES, *WARNING_CODES, "tombstone"}
+    ),
+)
+def test_every_code_is_explained(code: str) -> None:
+    """Each code of a rejection, a filter or a warning is on the page."""
+    assert f"`{code}`" in PAGE
+
+
+def test_no_code_is_explained_that_does_not_exist() -> None:
+    """The table of rejections names no code that the code does not have."""
+    rows = re.findall(r"^\| (?:decode|convert) \| ([^|]*) \|", PAGE, re.MULTILINE)
+    named = {code for row in rows for code in re.findall(r"`(\w+)`", row)}
+    known = {*(code.value for code in DecodeCode), *REJECTION_CODES, "unserialisable"}
+    assert named == known

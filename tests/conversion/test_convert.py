@@ -1,0 +1,266 @@
+"""Whole events through the packaged mapping, against cases written by hand from the platform's rules.
+
+``vectors/events.json``: each case changes the plain event below (``set``: dotted path -> value) and says what
+becomes of it. ``"#text"`` stands for the SHA-256 of the text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from consumer.conversion.converter import FILTER_CODES, REJECTION_CODES, WARNING_CODES, Converter
+from consumer.conversion.decisions import (
+    CRAWLER,
+    NOT_WEB,
+    OPT_OUT_TYPE_IGNORED,
+    warnings_of,
+    zero_warning,
+)
+from consumer.conversion.mapping import load_mapping
+from consumer.conversion.targets import TARGETS
+from consumer.engine.model import ConversionEvent, Converted, Filtered, Rejection, Stage
+from tests.sandbox.examples import SENT
+
+ROOT = Path(__file__).parents[2]
+SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas" / "commerce_event.avsc").read_text())
+DEFAULT = (ROOT / "schemas" / "commerce_event.mapping.toml").read_text()
+CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "vectors" / "events.json").read_text())
+NOW = 1760000000.0
+WEEK = 7 * 86400.0
+
+PLAIN: dict[str, Any] = {
+    "event_id": "e-1",
+    "event_type": "order_completed",
+    "occurred_at": 1759999000123,
+    "channel": "WEB",
+    "customer": {"emails": ["jane@example.com"]},
+    "order": {"order_id": "o-1", "currency": "USD", "total": "10.00"},
+}
+
+
+def filled(value: Any, schema: Any) -> Any:
+    """`value` with the schema's defaults where it has no field, as decoding gives it."""
+    if isinstance(schema, list):
+        return None if value is None else filled(value, next(branch for branch in schema if branch != "null"))
+    if isinstance(schema, dict) and schema["type"] == "record":
+        fields = {field["name"]: field for field in schema["fields"]}
+        return {
+            name: filled(value.get(name, field.get("default")), field["type"])
+            for name, field in fields.items()
+        }
+    if isinstance(schema, dict) and schema["type"] == "array":
+        return [filled(item, schema["items"]) for item in value]
+    return value
+
+
+def event_of(changes: dict[str, Any]) -> dict[str, Any]:
+    """The plain event with `changes`, in the full shape of the schema."""
+    event = json.loads(json.dumps(PLAIN))
+    for path, value in changes.items():
+        holder = event
+        *parents, last = path.split(".")
+        for parent in parents:
+            holder = holder.setdefault(parent, {})
+        holder[last] = value
+    result: dict[str, Any] = filled(event, SCHEMA)
+    return result
+
+
+def converter(overlay: str | None = None, **settings: Any) -> Converter:
+    """A converter under the packaged mapping with `overlay`."""
+    mapping = load_mapping(overlay, SCHEMA, default_toml=DEFAULT)
+    return Converter(
+        mapping,
+        SCHEMA,
+        **{"accounts": ("11", "22"), "partner_name": None, "max_event_age": WEEK, **settings},
+    )
+
+
+def wanted(value: Any) -> Any:
+    """An expected value with its "#text" hashed."""
+    if isinstance(value, dict):
+        return {key: wanted(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [wanted(each) for each in value]
+    if isinstance(value, str) and value.startswith("#"):
+        return hashlib.sha256(value[1:].encode()).hexdigest()
+    return value
+
+
+def found(event: ConversionEvent, path: str) -> Any:
+    """What the conversion event holds at a dotted path, or "absent"."""
+    if path in ("account", "dedup_id"):
+        return getattr(event, path)
+    value: Any = event.payload
+    for key in path.split("."):
+        if key not in value:
+            return "absent"
+        value = value[key]
+    return value
+
+
+def judge(case: dict[str, Any], result: Converted) -> None:
+    """Asserts that `result` is what the case says."""
+    if case["outcome"] == "filtered":
+        assert result == Filtered(case["code"])
+        return
+    if case["outcome"] == "rejected":
+        assert isinstance(result, Rejection)
+        assert (result.stage, result.code) == (Stage.CONVERT, case["code"])
+        return
+    assert isinstance(result, ConversionEvent), result
+    for path, value in case.get("fields", {}).items():
+        assert found(result, path) == wanted(value), path
+    for path in case.get("absent", ()):
+        assert found(result, path) == "absent", path
+    if "payload" in case:
+        assert result.payload == wanted(case["payload"])
+    if "warnings" in case:
+        assert [[warning.code, warning.field] for warning in result.warnings] == case["warnings"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_each_case_comes_out_as_the_rules_say(case: dict[str, Any]) -> None:
+    """Every hand-written event is delivered, filtered or refused as the platform facts say, in both versions."""
+    event = event_of(case.get("set", {}))
+    subject = converter(case.get("mapping"))
+    now = case.get("now", NOW)
+    judge(case, subject.convert(event, now))
+    judge(case, subject._again(event, (now - WEEK) * 1000, now * 1000))
+
+
+def test_there_are_enough_cases() -> None:
+    """The cases are many, and reach every code but that of the unforeseen."""
+    assert len(CASES) >= 120
+    codes = {case.get("code") for case in CASES if case["outcome"] == "rejected"}
+    assert REJECTION_CODES - codes <= {
+        "unconvertible",
+        "missing_event_time",
+        "malformed_event_time",
+        "malformed_opt_out",
+        "malformed_predicted_ltv",
+    }
+    assert {case["code"] for case in CASES if case["outcome"] == "filtered"} == FILTER_CODES
+    assert {code for case in CASES for code, _ in case.get("warnings", ())} == WARNING_CODES
+
+
+def test_keys_stand_in_order() -> None:
+    """What identifies the event comes first, user data and custom data last."""
+    changes = {"page_url": "https://shop.example/", "language": "en", "app": {"name": "A"}}
+    event = converter(partner_name="ss-shop").convert(event_of(changes), NOW)
+    assert isinstance(event, ConversionEvent)
+    keys = list(event.payload)
+    assert keys[:4] == ["event_name", "action_source", "event_time", "event_id"]
+    assert keys[-2:] == ["user_data", "custom_data"]
+    assert event.payload["partner_name"] == "ss-shop"
+
+
+def test_the_event_says_what_the_pipeline_needs() -> None:
+    """Beside the payload stand account, name, ids, time and source."""
+    event = converter().convert(event_of({"ad_account_id": "22"}), NOW)
+    assert isinstance(event, ConversionEvent)
+    assert (event.account, event.name, event.event_id, event.dedup_id) == ("22", "checkout", "e-1", "e-1")
+    assert (event.time, event.action_source, event.warnings) == (1759999000, "web", ())
+
+
+def test_without_accounts_any_digits_will_do() -> None:
+    """`explain` knows no account: the record's is taken if it could be one."""
+    subject = converter(accounts=())
+    for given, account in ((None, "0"), ("549755885175", "549755885175"), (" ", "0")):
+        event = subject.convert(event_of({"ad_account_id": given}), NOW)
+        assert isinstance(event, ConversionEvent)
+        assert event.account == account
+    for given in ("12a", "1" * 19, "١٢", "-1"):
+        result = subject.convert(event_of({"ad_account_id": given}), NOW)
+        assert isinstance(result, Rejection)
+        assert result.code == "unknown_ad_account"
+
+
+def test_age_and_skew_are_settings() -> None:
+    """The bounds on event time are the converter's, in seconds."""
+    subject = converter(max_event_age=60.0, max_clock_skew=1.0)
+    for ahead, code in ((-60, None), (-60.001, "expired"), (1, None), (1.001, "future_event_time")):
+        result = subject.convert(event_of({"occurred_at": round((NOW + ahead) * 1000)}), NOW)
+        assert (result.code if isinstance(result, Rejection) else None) == code
+
+
+@pytest.mark.parametrize(
+    ("occurred_at", "code", "hint"),
+    [
+        (round(NOW), "expired", True),
+        (round(NOW * 1000) - 30 * 86_400_000, "expired", False),
+        (round(NOW * 1_000_000), "future_event_time", True),
+        (round(NOW * 1000) + 86_400_000, "future_event_time", False),
+    ],
+)
+def test_a_time_in_another_unit_says_so(occurred_at: int, code: str, hint: bool) -> None:
+    """Seconds taken for milliseconds are of 1970, microseconds of the far future: the message says what to look at."""
+    result = converter().convert(event_of({"occurred_at": occurred_at}), NOW)
+    assert isinstance(result, Rejection)
+    assert (result.code, "correct time_unit of the mapping" in result.message) == (code, hint)
+
+
+def test_a_chunk_keeps_its_order() -> None:
+    """One result per event, and a bad one does not touch the others."""
+    events = [event_of({"event_id": f"e-{number}"}) for number in range(5)]
+    events[2] = {"customer": {"emails": object()}}
+    events[3]["event_id"] = ""
+    results = converter().convert_chunk(events, NOW)
+    ids = [result.event_id if isinstance(result, ConversionEvent) else result.code for result in results]
+    assert ids == ["e-0", "e-1", "missing_event_name", "missing_event_id", "e-4"]
+
+
+def test_digests_are_not_shared_between_events() -> None:
+    """Changing one payload changes no other, though digests are remembered."""
+    subject = converter()
+    first, second = subject.convert_chunk([event_of({}), event_of({})], NOW)
+    assert isinstance(first, ConversionEvent)
+    assert isinstance(second, ConversionEvent)
+    first.payload["user_data"]["em"].append("x")
+    assert len(second.payload["user_data"]["em"]) == 1
+
+
+def test_messages_hold_no_values_of_the_record() -> None:
+    """Refusals and warnings name fields, never what stood in them."""
+    secret = "s3cr3t"
+    spoiled = {
+        f"customer.{name}": f"{secret}..."
+        for name in ("gender", "birth_date", "state", "postal_code", "country", "ip_address")
+    }
+    subject = converter()
+    event = subject.convert(event_of({**spoiled, "page_url": secret, "language": secret}), NOW)
+    assert isinstance(event, ConversionEvent)
+    assert len(event.warnings) == 8
+    assert all(one.code in WARNING_CODES and one.field in TARGETS for one in event.warnings)
+    texts = [warning.message for warning in event.warnings]
+    for path in ("event_type", "order.total", "order.currency", "ad_account_id"):
+        result = subject.convert(event_of({path: secret}), NOW)
+        assert isinstance(result, Rejection)
+        texts.append(result.message)
+    assert not [text for text in texts if secret in text or "\n" in text]
+
+
+def test_warnings_are_of_closed_sets() -> None:
+    """Whatever is warned of has a code and a field that exist: so it can be counted by both, and fit into labels."""
+    possible = [NOT_WEB, OPT_OUT_TYPE_IGNORED, CRAWLER, *map(zero_warning, TARGETS.values())]
+    possible += [one for target in TARGETS.values() for one in warnings_of(target).values()]
+    assert {one.code for one in possible} == WARNING_CODES
+    assert {one.field for one in possible} == set(TARGETS)
+
+
+def test_every_payload_fits_the_schema_of_the_request() -> None:
+    """All deliverable cases are what the platform's closed objects take, without a null anywhere."""
+    delivered = 0
+    for case in CASES:
+        subject = converter(case.get("mapping"), partner_name="ss-shop")
+        result = subject.convert(event_of(case.get("set", {})), case.get("now", NOW))
+        if isinstance(result, ConversionEvent):
+            SENT.validate(json.loads(orjson.dumps({"data": [result.payload]})))
+            delivered += 1
+    assert delivered > 100

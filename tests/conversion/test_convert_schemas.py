@@ -1,0 +1,279 @@
+"""Schemas other than the packaged one: times and days in every unit, decimals, maps, unions, single items."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumer.conversion.converter import Converter
+from consumer.conversion.mapping import load_mapping
+from consumer.engine.model import ConversionEvent, Converted, Rejection
+
+ROOT = Path(__file__).parents[2]
+DEFAULT = (ROOT / "schemas" / "commerce_event.mapping.toml").read_text()
+NOW = 1760000000.0
+SENT = 1759999000
+
+
+def digest(text: str) -> str:
+    """What a hashed field sends for normalised text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def convert(fields: dict[str, Any], event: dict[str, Any], overlay: str = "") -> Converted:
+    """Converts `event` under a schema of the required fields and `fields`, which may replace them."""
+    types: dict[str, Any] = {
+        "event_id": "string",
+        "event_type": "string",
+        "occurred_at": "long",
+        "channel": "string",
+        "maid": "string",
+        **fields,
+    }
+    schema = {
+        "type": "record",
+        "name": "Event",
+        "fields": [{"name": name, "type": kind} for name, kind in types.items()],
+    }
+    overlay = (
+        f'{overlay}\n[fields]\nuser_data.hashed_maids = "maid"\n' if "[fields]" not in overlay else overlay
+    )
+    mapping = load_mapping(overlay, schema, default_toml=DEFAULT)
+    converter = Converter(mapping, schema, accounts=("1",), partner_name=None, max_event_age=7 * 86400.0)
+    plain = {
+        "event_id": "e",
+        "event_type": "checkout",
+        "occurred_at": SENT * 1000,
+        "channel": "web",
+        "maid": "a",
+    }
+    return converter.convert({**plain, **event}, NOW)
+
+
+def logical(kind: str, name: str) -> dict[str, str]:
+    """An Avro type with a logical type."""
+    return {"type": kind, "logicalType": name}
+
+
+TIMES = {
+    "millis": (logical("long", "timestamp-millis"), SENT * 10**3 + 999, ""),
+    "micros": (logical("long", "timestamp-micros"), SENT * 10**6 + 999_999, ""),
+    "nanos": (logical("long", "timestamp-nanos"), SENT * 10**9 + 999_999_999, ""),
+    "local millis": (logical("long", "local-timestamp-millis"), SENT * 10**3, ""),
+    "local micros": (logical("long", "local-timestamp-micros"), SENT * 10**6, ""),
+    "plain long": ("long", SENT * 10**3, ""),
+    "nullable": (["null", logical("long", "timestamp-micros")], SENT * 10**6, ""),
+    "seconds": ("long", SENT, 'time_unit = "seconds"'),
+    "seconds as a double": ("double", SENT + 0.999, 'time_unit = "seconds"'),
+    "nanoseconds": ("long", SENT * 10**9, 'time_unit = "nanoseconds"'),
+    "text": ("string", "2025-10-09T08:36:40Z", ""),
+    "text with a fraction": ("string", "2025-10-09T08:36:40.999999999Z", ""),
+    "text with a zone": ("string", "2025-10-09T10:36:40+02:00", ""),
+    "text without a zone": ("string", "2025-10-09 08:36:40", ""),
+    "text in the basic form": ("string", "20251009T083640Z", ""),
+    "a number as text": ("string", f"{SENT}000", ""),
+    "seconds as text": ("string", f" {SENT} ", 'time_unit = "seconds"'),
+    "text in a union": (["null", "string", logical("long", "timestamp-micros")], "2025-10-09T08:36:40Z", ""),
+}
+
+
+@pytest.mark.parametrize("given", TIMES.values(), ids=TIMES)
+def test_time_comes_in_the_schemas_own_unit(given: tuple[Any, Any, str]) -> None:
+    """Whatever the unit, ``event_time`` is whole seconds, floored."""
+    kind, value, overlay = given
+    event = convert({"occurred_at": kind}, {"occurred_at": value}, overlay)
+    assert isinstance(event, ConversionEvent), event
+    assert event.payload["event_time"] == event.time == SENT
+
+
+def test_a_date_is_its_midnight() -> None:
+    """An event known by its day only happened at midnight UTC, as a number of days or as text."""
+    for value in (20370, "2025-10-09"):
+        event = convert({"occurred_at": [logical("int", "date"), "string"]}, {"occurred_at": value})
+        assert isinstance(event, ConversionEvent)
+        assert event.time == 20370 * 86400
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        (None, "missing_event_time"),
+        ("", "missing_event_time"),
+        ("yesterday", "malformed_event_time"),
+        ("2025-13-01T00:00:00Z", "malformed_event_time"),
+        ("1759", "malformed_event_time"),
+        (float("nan"), "malformed_event_time"),
+        (float("inf"), "malformed_event_time"),
+        (True, "malformed_event_time"),
+        (10**30, "future_event_time"),
+        (-(10**30), "expired"),
+        ("9999-12-31T23:59:59Z", "future_event_time"),
+        ("0001-01-01", "expired"),
+    ],
+)
+def test_times_that_cannot_be(value: Any, code: str) -> None:
+    """A time that is missing, none, or absurd refuses the event under its own code."""
+    result = convert({"occurred_at": ["null", "string", "double", "long"]}, {"occurred_at": value})
+    assert isinstance(result, Rejection)
+    assert result.code == code
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("string", "1996-03-14"),
+        ("int", 19960314),
+        (logical("int", "date"), 9569),
+        (logical("long", "timestamp-millis"), 826761600000 + 5),
+        (logical("long", "timestamp-micros"), 826761600000000 + 86399999999),
+    ],
+)
+def test_a_birthday_in_every_form(kind: Any, value: Any) -> None:
+    """Text, digits, a day or a moment: the birthday is ``YYYYMMDD``."""
+    overlay = '[fields]\nuser_data.hashed_maids = "maid"\nuser_data.db = "born"'
+    event = convert({"born": kind}, {"born": value}, overlay)
+    assert isinstance(event, ConversionEvent)
+    assert event.payload["user_data"]["db"] == [digest("19960314")]
+
+
+def test_a_birthday_beyond_the_calendar_is_left_out() -> None:
+    """Days that no calendar holds are malformed, not an error."""
+    overlay = '[fields]\nuser_data.hashed_maids = "maid"\nuser_data.db = "born"'
+    for days in (-(2**31), 2**31 - 1):
+        event = convert({"born": logical("int", "date")}, {"born": days}, overlay)
+        assert isinstance(event, ConversionEvent)
+        assert "db" not in event.payload["user_data"]
+        assert [warning.field for warning in event.warnings] == ["user_data.db"]
+
+
+AMOUNTS = """
+[fields]
+user_data.hashed_maids = "maid"
+custom_data.value = "paid"
+[constants]
+custom_data.currency = "USD"
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "sent"),
+    [
+        (logical("bytes", "decimal") | {"precision": 9, "scale": 2}, Decimal("129.90"), "129.90"),
+        ("double", 27.5, "27.5"),
+        ("double", 0.1 + 0.2, "0.30000000000000004"),
+        ("long", 9007199254740993, "9007199254740993"),
+        ("string", "1e3", "1000"),
+        (["null", "double", "string"], "5.00", "5.00"),
+    ],
+)
+def test_amounts_of_every_type_are_exact(kind: Any, value: Any, sent: str) -> None:
+    """Decimals, doubles, longs and text give the decimal text they mean."""
+    event = convert({"paid": kind}, {"paid": value}, AMOUNTS)
+    assert isinstance(event, ConversionEvent)
+    assert event.payload["custom_data"] == {"currency": "USD", "value": sent}
+
+
+def test_one_product_without_an_array() -> None:
+    """Fields of a single product make one item; where it is null there are no items."""
+    product = {
+        "type": "record",
+        "name": "Product",
+        "fields": [{"name": "sku", "type": "long"}, {"name": "price", "type": ["null", "string"]}],
+    }
+    overlay = """
+        [fields]
+        user_data.hashed_maids = "maid"
+        "custom_data.contents[].id" = "product.sku"
+        "custom_data.contents[].item_price" = "product.price"
+        custom_data.content_ids = "product.sku"
+        """
+    event = convert({"product": ["null", product]}, {"product": {"sku": 7, "price": "5.00"}}, overlay)
+    assert isinstance(event, ConversionEvent)
+    assert event.payload["custom_data"] == {
+        "contents": [{"id": "7", "item_price": "5.00"}],
+        "content_ids": ["7"],
+    }
+    event = convert({"product": ["null", product]}, {"product": None}, overlay)
+    assert isinstance(event, ConversionEvent)
+    assert "custom_data" not in event.payload
+
+
+def test_map_keys_of_any_spelling_are_only_keys() -> None:
+    """A key from the mapping file stands in the generated code as text, whatever it looks like."""
+    key = "x' or __import__('os') #\\"
+    overlay = f'[fields]\nuser_data.hashed_maids = "maid"\nlanguage = {json.dumps("bag." + key)}'
+    event = convert({"bag": {"type": "map", "values": "string"}}, {"bag": {key: "en-US"}}, overlay)
+    assert isinstance(event, ConversionEvent)
+    assert event.payload["language"] == "en"
+
+
+def test_the_app_and_device_objects_keep_their_bounds() -> None:
+    """Numbers outside their range, words that are none of the choice, and long text are left out with a warning."""
+    fields = {"m": {"type": "map", "values": ["string", "long"]}}
+    overlay = '[fields]\nuser_data.hashed_maids = "maid"\n' + "\n".join(
+        f'{name} = "m.{name.rpartition(".")[2]}"'
+        for name in (
+            "device_info.battery_level",
+            "device_info.cpu_cores",
+            "device_info.os_family",
+            "device_info.form_factor",
+            "device_info.timezone_abbr",
+            "app_info.install_time",
+            "app_info.window_width",
+        )
+    )
+    values = {
+        "battery_level": 101,
+        "cpu_cores": 8,
+        "os_family": "iOS",
+        "form_factor": "toaster",
+        "timezone_abbr": "Central",
+        "install_time": 1739222269000,
+        "window_width": "1678",
+    }
+    event = convert(fields, {"m": values}, overlay)
+    assert isinstance(event, ConversionEvent)
+    assert event.payload["device_info"] == {"cpu_cores": 8, "os_family": "ios"}
+    assert event.payload["app_info"] == {"install_time": 1739222269, "window_width": 1678}
+    assert sorted(warning.field for warning in event.warnings) == [
+        "device_info.battery_level",
+        "device_info.form_factor",
+        "device_info.timezone_abbr",
+    ]
+
+
+def test_missing_map_keys_are_absent() -> None:
+    """A map without the key is no error and no warning."""
+    overlay = """
+        [fields]
+        user_data.hashed_maids = "maid"
+        language = "m.lang"
+        [consent]
+        require = "m.yes"
+        allowed = ["1"]
+        """
+    event = convert({"m": {"type": "map", "values": "string"}}, {"m": {"yes": "1"}}, overlay)
+    assert isinstance(event, ConversionEvent)
+    assert "language" not in event.payload
+    assert event.warnings == ()
+
+
+def test_a_constant_name_and_source() -> None:
+    """A topic that holds one kind of event needs no fields for what is always the same."""
+    overlay = """
+        [fields]
+        user_data.hashed_maids = "maid"
+        event_name = ""
+        action_source = ""
+        [constants]
+        event_name = "lead"
+        action_source = "offline"
+        """
+    event = convert({}, {"event_type": "whatever", "channel": "UNKNOWN"}, overlay)
+    assert isinstance(event, ConversionEvent)
+    assert (event.name, event.action_source) == ("lead", "offline")

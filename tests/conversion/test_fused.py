@@ -1,0 +1,343 @@
+"""Decoding and converting in one go gives what decoding and converting give, for every record.
+
+The function alone is looked at too: where it leaves everything to the two steps nothing would be compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import re
+import shutil
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import fastavro
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.avro.decode import Decoder, framing_of
+from consumer.avro.reading import MOST_ITEMS
+from consumer.conversion.converter import Converter
+from consumer.conversion.fields import Way
+from consumer.conversion.mapping import load_mapping
+from consumer.conversion.program import COMPILED, MARKS, write_program
+from consumer.conversion.reading import MOST_SCHEMAS, FusedReading, Written
+from consumer.conversion.reading_source import write_fused
+from consumer.conversion.slots import Code
+from consumer.engine.clock import Clock
+from consumer.engine.dedup import Claims, Delivery
+from consumer.engine.intake import TOMBSTONE, Intake, TwoSteps
+from consumer.engine.model import Record, Rejection, SchemaRef
+from consumer.engine.statistics import Counters, Samples
+from tests.avro.test_decode_properties import evolved, record
+from tests.conversion.convert_records import SETUPS, likely, shaped
+from tests.conversion.test_convert import CASES, DEFAULT, NOW, ROOT, SCHEMA, WEEK, event_of
+
+Setup = tuple[dict[str, Any], str | None, str | None]
+
+
+class Both:
+    """Fused readings, written and compiled, and two steps, of one schema and mapping; converters of their own.
+
+    Two steps twice: of a decoder that reads all of a record, and of one that reads what the mapping asks for, as the
+    service has it.
+    """
+
+    def __init__(self, setup: Setup, writer: dict[str, Any] | None = None, **more: Any) -> None:
+        self.schema, overlay, partner = setup
+        self.writer = self.schema if writer is None else writer
+        self.parsed = fastavro.parse_schema(self.writer)
+        mapping = load_mapping(overlay, self.schema, default_toml=DEFAULT)
+
+        def converter() -> Converter:
+            keys = {"accounts": ("11", "22"), "partner_name": partner, "max_event_age": WEEK, **more}
+            return Converter(mapping, self.schema, **keys)
+
+        self.decoder, self.converter = Decoder(self.schema, asked=mapping.asked), converter()
+        self.whole = Decoder(self.schema)
+        ref = SchemaRef("id", "7")
+        self.learn(ref, self.writer)
+        self.framing = framing_of(ref)
+        self.fused = FusedReading(self.decoder, self.converter, compiled=False)
+        self.compiled = FusedReading(self.decoder, self.converter, compiled=COMPILED is not None)
+        self.two_steps = TwoSteps(self.whole, converter())
+        self.trimmed = TwoSteps(self.decoder, converter())
+        plan: Any = self.decoder.plans[self.framing]
+        # Written here, so that a writer which fails is seen, and not a reading that makes do without it.
+        self.functions = [write_fused(self.converter.task, plan)]
+        if COMPILED is not None:
+            self.functions.append(write_program(self.converter.task, plan))
+        for reading, function in zip((self.fused, self.compiled), self.functions, strict=False):
+            reading._written[self.framing] = Written(plan, function)
+
+    def learn(self, ref: SchemaRef, schema: dict[str, Any]) -> None:
+        """Both decoders learn what `ref` names."""
+        for decoder in (self.decoder, self.whole):
+            assert decoder.add_schema(ref, schema) is None
+
+    def value(self, event: Any) -> bytes | None:
+        """The record's value; None if the event cannot be written."""
+        out = io.BytesIO(self.framing)
+        out.seek(len(self.framing))
+        try:
+            fastavro.schemaless_writer(out, self.parsed, event)
+        except (ValueError, OverflowError, TypeError, UnicodeEncodeError):
+            return None
+        return out.getvalue()
+
+    def check(self, *values: bytes | None, headers: Any = ()) -> list[Any]:
+        """Both say the same of these values; gives what they say."""
+        records = [Record(at, -1, None, value, headers) for at, value in enumerate(values)]
+        said = [comparable_read(one) for one in self.two_steps.read(records, NOW)]
+        assert [comparable_read(one) for one in self.trimmed.read(records, NOW)] == said
+        assert [comparable_read(one) for one in self.fused.read(records, NOW)] == said
+        assert [comparable_read(one) for one in self.compiled.read(records, NOW)] == said
+        return said
+
+    def alone(self, number: int, value: bytes) -> Any:
+        """What a function itself makes of it; None: it leaves it to the two steps."""
+        function = self.functions[number]
+        assert function is not None
+        prepared: list[Any] = []
+        record = Record(0, -1, None, value, ())
+        function([record], prepared, self.framing, len(self.framing), *self.converter.bounds(NOW))
+        return prepared[0] if prepared else None
+
+
+def comparable_read(read: Any) -> Any:
+    """Everything that is said of a record; the order of warnings is no matter."""
+    if not isinstance(read, Delivery):
+        return read
+    fields = (read.account, read.name, read.dedup_id, read.event_time, read.offline, read.body)
+    return [*fields, sorted(read.warnings)]
+
+
+BOTH = {name: Both(setup) for name, setup in SETUPS.items()}
+RECORDS = {name: shaped(SETUPS[name][0], wild=False) for name in SETUPS}
+
+
+@pytest.mark.parametrize("name", SETUPS)
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_it_says_what_the_two_steps_say(name: str, data: st.DataObject) -> None:
+    """Whatever is written: events, refusals, warnings, what is filtered; under three schemas and mappings."""
+    both = BOTH[name]
+    event = data.draw(RECORDS[name])
+    if data.draw(st.sampled_from([True, True, True, False])):
+        event = likely(event)
+    value = both.value(event)
+    if value is not None:
+        both.check(value)
+
+
+@pytest.mark.parametrize("name", SETUPS)
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_bytes_that_were_damaged_get_the_same_verdict(name: str, data: st.DataObject) -> None:
+    """Cut, grown, flipped: what one refuses the other refuses, with the same words, and nothing raises."""
+    both = BOTH[name]
+    value = both.value(likely(data.draw(RECORDS[name])))
+    if value is None:
+        return
+    at = data.draw(st.integers(0, len(value)))
+    junk = data.draw(st.binary(max_size=3))
+    cut = data.draw(st.integers(0, 3))
+    both.check(value, value[:at] + junk + value[at + cut :], value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_schemas_of_any_shape_are_read_alike(data: st.DataObject) -> None:
+    """What the mapping does not ask for may be anything; the writer's schema may differ from ours."""
+    draw: Any = data.draw
+    extra, values = record(draw, itertools.count(), 3)
+    needed = [
+        {"name": "event_id", "type": "string"},
+        {"name": "event_type", "type": "string"},
+        {"name": "occurred_at", "type": "long"},
+        {"name": "channel", "type": "string"},
+    ]
+    customer = {"type": "record", "name": "Customer", "fields": [
+        {"name": "emails", "type": {"type": "array", "items": "string"}}]}  # fmt: skip
+    fields = [
+        *needed[:2],
+        {"name": "extra", "type": extra},
+        *needed[2:],
+        {"name": "customer", "type": customer},
+    ]
+    writer = {"type": "record", "name": "shop.Event", "fields": fields}
+    ours = evolved(draw, writer) if data.draw(st.booleans()) else writer
+    try:
+        both = Both((ours, None, None), writer)
+    except Exception:  # not a schema that pinstream starts with
+        return
+    value = both.value(
+        {
+            "event_id": data.draw(st.text(max_size=3)),
+            "event_type": "checkout",
+            "occurred_at": int(NOW * 1000) - 5,
+            "channel": "web",
+            "customer": {"emails": data.draw(st.lists(st.sampled_from(["a@b.c", "", "x"]), max_size=2))},
+            "extra": data.draw(values),
+        }
+    )
+    if value is not None:
+        both.check(value)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.get("name", case.get("case", "")))
+def test_the_vectors_hold_on_the_fast_path(case: dict[str, Any]) -> None:
+    """Every hand-written event that Avro can hold comes out alike, whichever way it is read."""
+    both = Both((SCHEMA, case.get("mapping"), None)) if case.get("mapping") else BOTH["default"]
+    value = both.value(event_of(case.get("set", {})))
+    if value is not None:
+        both.check(value)
+
+
+@pytest.mark.parametrize("number", range(len(BOTH["default"].functions)))
+def test_most_vectors_are_on_the_fast_path(number: int) -> None:
+    """The tests above compare the functions themselves, and not the two steps with themselves."""
+    both = BOTH["default"]
+    written = [value for case in CASES if (value := both.value(event_of(case.get("set", {})))) is not None]
+    alone = [one for value in written if (one := both.alone(number, value)) is not None]
+    assert len(written) > 150
+    assert len(alone) > 0.9 * len(written)
+    assert any(isinstance(one, Rejection) for one in alone)
+    assert any(isinstance(one, Delivery) and one.warnings for one in alone)
+
+
+def numbers(module: str) -> list[dict[str, int]]:
+    """The enums in the source of a compiled module."""
+    source = (ROOT / "consumer" / "conversion" / "native" / f"{module}.pyx").read_text("utf-8")
+    return [
+        {name: int(number) for name, number in re.findall(r"^    ([A-Z_]+) = ([0-9]+)$", body, re.MULTILINE)}
+        for body in re.findall(r"^cdef enum:\n((?:    .*\n)+)", source, re.MULTILINE)
+    ]
+
+
+def test_both_halves_number_operations_alike() -> None:
+    """What the program is written with is what the compiled module reads it with."""
+    (operations, *_), (ways, marks, *_) = numbers("_slots"), numbers("_events")
+    assert operations == {code.name: code.value for code in Code}
+    assert ways == {way.name: way.value for way in Way}
+    assert sorted(marks.values()) == sorted(MARKS.values())
+
+
+def test_it_is_compiled_wherever_it_can_be() -> None:
+    """With a C compiler at hand the package has the compiled module: it cannot be missing unnoticed."""
+    if COMPILED is None and shutil.which("cc") is not None:
+        pytest.fail(
+            "consumer/conversion/native/*.pyx were not compiled: run `make clean setup`, and read what it says"
+        )
+
+
+def test_what_is_compiled_is_what_stands_here() -> None:
+    """The modules were made of these sources, not of older ones."""
+    if COMPILED is None:
+        pytest.skip("the package was built without a C compiler")
+    sources = sorted((ROOT / "consumer" / "conversion" / "native").glob("_*.p[yx][xd]"))
+    digest = hashlib.sha256(b"".join(one.read_bytes() for one in sources)).hexdigest()
+    assert digest == COMPILED.SOURCES, "run `make setup`"
+
+
+def test_framings_and_tombstones_in_one_fetch() -> None:
+    """Schemas by id, by header and unknown ones, tombstones and empty values, in turns."""
+    both = BOTH["default"]
+    good = both.value(event_of({}))
+    assert good is not None
+    said = both.check(good, None, b"", good, b"\0\0\0\0\x08" + good[5:], b"\xc3\x01" + good, good)
+    assert said[1] == TOMBSTONE
+    assert isinstance(said[4], SchemaRef)
+    assert [type(one) for one in (said[0], said[3], said[6])] == [list, list, list]
+    both.check(good[5:], headers=(("__value_schema_id", good[:5]),))
+
+
+@pytest.mark.parametrize("number", range(len(BOTH["default"].functions)))
+def test_headers_do_not_end_what_is_read_in_one_go(number: int) -> None:
+    """Records that carry a trace, or all name their schema in a header, are read one after the other."""
+    both, function = BOTH["default"], BOTH["default"].functions[number]
+    good = both.value(event_of({}))
+    assert good is not None
+    assert function is not None
+    bounds, names = both.converter.bounds(NOW), "__value_schema_id"
+    traced = [Record(at, -1, None, good, (("traceparent", b"00-1"),) * (at % 2)) for at in range(4)]
+    named = [Record(at, -1, None, good[5:], ((names, both.framing),)) for at in range(4)]
+    others = [
+        Record(5, -1, None, good, ((names, both.framing),)),
+        Record(5, -1, None, good[5:], ((names, b"\0\0\0\0\x08"),)),
+        Record(5, -1, None, None, ()),
+    ]
+    for records, start in ((traced, 5), (named, 0)):
+        for other in others if start else [*others[1:], traced[0]]:
+            prepared: list[Any] = []
+            function([*records, other], prepared, both.framing, start, *bounds)
+            assert len(prepared) == len(records)
+
+
+def test_schemas_beyond_the_bound_take_two_steps() -> None:
+    """Functions are written for so many schemas; the next one is read all the same."""
+    both = Both(SETUPS["default"])
+    good = both.value(event_of({}))
+    assert good is not None
+    for number in range(100, 100 + MOST_SCHEMAS + 2):
+        ref = SchemaRef("id", str(number))
+        both.learn(ref, SCHEMA)
+        (said,) = both.check(framing_of(ref) + good[5:])
+        assert isinstance(said, list)
+    assert sum(one.function is not None for one in both.fused._written.values()) == MOST_SCHEMAS
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_an_array_of_too_many_items(more: int) -> None:
+    """The largest that is kept is read in one go, one item more is refused by whoever reads it."""
+    both = Both(SETUPS["default"])
+    event = event_of({"order": {"items": [{"sku": "a"}] * (MOST_ITEMS + more)}})
+    (said,) = both.check(both.value(event))
+    assert both.compiled.in_two_steps == more
+    assert isinstance(said, Rejection) == bool(more)
+    assert not more or said.code == "too_large"
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_records_that_take_two_steps_are_counted(compiled: bool) -> None:
+    """What is read in one go is not; a schema for which nothing could be written shows in the figures at once."""
+
+    def fails(task: Any, plan: Any) -> NoReturn:
+        raise RuntimeError("not up to this schema")
+
+    both = Both(SETUPS["default"])
+    reading = both.compiled if compiled else both.fused
+    good = both.value(event_of({}))
+    assert good is not None
+    both.check(good, None, good)
+    assert reading.in_two_steps == 0
+    both.check(good, good + b"\0", good)
+    assert reading.in_two_steps == 1
+    reading._written.clear()
+    reading._function_of = fails
+    context: Any = SimpleNamespace(now=SimpleNamespace(unix=NOW), counters=Counters())
+    intake = Intake(context, Clock(context), Claims(), reading, Samples())
+    assert all(isinstance(one, Delivery) for one in intake.prepare([Record(0, -1, None, good, ())] * 3))
+    assert context.counters.in_two_steps == 4
+
+
+@pytest.mark.parametrize(
+    ("more", "in_one_go"), [(60, [False, True]), (1000, [False, True]), (1100, [False, False])]
+)
+def test_a_record_too_wide_to_spread_takes_two_steps(more: int, in_one_go: list[bool]) -> None:
+    """Python is written for few fields, the compiled program takes as many as anybody has; wider ones are read as
+    before."""
+    names = [f"f{n}" for n in range(more)]
+    wide = {**SCHEMA, "fields": [*SCHEMA["fields"], *(
+        {"name": name, "type": ["null", "int"], "default": None} for name in names)]}  # fmt: skip
+    both = Both((wide, None, None))
+    value = both.value({**event_of({}), **dict.fromkeys(names, 7)})
+    assert value is not None
+    (said,) = both.check(value)
+    assert isinstance(said, list)
+    for number, function in enumerate(both.functions):
+        assert (function is not None) is in_one_go[number]
+        assert function is None or both.alone(number, value) is not None

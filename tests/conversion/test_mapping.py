@@ -1,0 +1,393 @@
+"""The mapping file: what it may say, what is said against it, and how it is laid over the packaged default."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumer.conversion.mapping import FILTER, Mapping, load_mapping
+from consumer.conversion.targets import EVENT_NAMES, NEW_TARGETS, TARGETS
+from consumer.errors import MappingError
+
+ROOT = Path(__file__).parents[2]
+SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas" / "commerce_event.avsc").read_text())
+DEFAULT = (ROOT / "schemas" / "commerce_event.mapping.toml").read_text()
+
+
+def field(name: str, kind: Any) -> dict[str, Any]:
+    """A field of an Avro record."""
+    return {"name": name, "type": kind}
+
+
+def record(*fields: dict[str, Any], name: str = "Event") -> dict[str, Any]:
+    """An Avro record."""
+    return {"type": "record", "name": name, "fields": list(fields)}
+
+
+BARE = record(
+    field("event_id", "string"),
+    field("event_type", "string"),
+    field("occurred_at", "long"),
+    field("channel", "string"),
+)
+
+
+def load(overlay: str | None = None, schema: dict[str, Any] = SCHEMA) -> Mapping:
+    """The packaged mapping with `overlay`, against `schema`."""
+    return load_mapping(overlay, schema, default_toml=DEFAULT, overlay_name="my.toml")
+
+
+def test_the_packaged_mapping_fits_the_packaged_schema() -> None:
+    """Every line of the default has its path in the default schema; nothing is dropped."""
+    mapping = load()
+    lines = [
+        line
+        for line in DEFAULT.partition("[fields]")[2].partition("[constants]")[0].splitlines()
+        if " = " in line
+    ]
+    assert len(mapping.sources) == len([line for line in lines if not line.startswith("#")]) == 46
+    assert set(mapping.event_names.values()) <= EVENT_NAMES | {FILTER}
+    assert mapping.consent is None
+    assert mapping.dedup_key is None
+    assert mapping.constants == {}
+
+
+def test_nothing_of_the_content_fields_has_a_default_source() -> None:
+    """Names, categories and brands of content are sent only if the mapping names their source."""
+    assert not {f"custom_data.content_{key}" for key in ("name", "category", "brand")} & load().sources.keys()
+
+
+def test_default_paths_that_the_schema_lacks_are_dropped() -> None:
+    """A small schema is no error: what is not there is not used."""
+    assert set(load(schema=BARE).sources) == {"event_id", "event_name", "event_time", "action_source"}
+
+
+def test_tables_are_laid_over_key_by_key() -> None:
+    """An overlay changes what it names, takes away what it blanks, and leaves the rest."""
+    mapping = load(
+        """
+        unknown_event_name = "filter"
+        [event_names]
+        order_placed = ""
+        order_completed = "!filter"
+        purchase = "checkout"
+        [action_sources]
+        KIOSK = "offline"
+        [fields]
+        language = ""
+        "user_data.em" = "customer.phones"
+        """
+    )
+    assert mapping.unknown_event_name == "filter"
+    assert "order_placed" not in mapping.event_names
+    assert mapping.event_names["order_completed"] == FILTER
+    assert mapping.event_names["purchase"] == "checkout"
+    assert mapping.event_names["page_viewed"] == "page_visit"
+    assert (mapping.action_sources["kiosk"], mapping.action_sources["web"]) == ("offline", "web")
+    assert "language" not in mapping.sources
+    assert mapping.sources["user_data.em"].path == "customer.phones"
+    assert mapping.sources["user_data.ph"].path == "customer.phones"
+
+
+def test_own_events_are_names_to_be_sent_under() -> None:
+    """Fifteen, of a hundred characters each, of what is printable; [event_names] and constants may name them."""
+    names = ["Store visit", "\u00e9" * 100, *(f"own {n}" for n in range(13))]
+    mapping = load(f'[own_events]\nnames = {json.dumps(names)}\n[event_names]\nx = "Store visit"')
+    assert list(mapping.own_events) == names
+    assert mapping.event_names["x"] == "Store visit"
+    assert mapping.known_event_names == EVENT_NAMES | set(names)
+    assert len(EVENT_NAMES) == 22
+    assert load('[own_events]\nnames = ["y"]\n[constants]\nevent_name = "y"').constants["event_name"] == "y"
+    assert load().own_events == ()
+
+
+@pytest.mark.parametrize("value", ["true", "false", '"yes"'])
+def test_a_setting_without_effect_is_accepted_and_told(value: str) -> None:
+    """`newer_event_names` stands in mappings that were written for older versions."""
+    mapping = load(f"newer_event_names = {value}")
+    assert mapping.event_names == load().event_names
+    [warning] = mapping.warnings
+    assert warning.startswith("my.toml: newer_event_names has no effect any more")
+    assert warning.endswith("take the line away")
+    assert load().warnings == ()
+
+
+def test_what_is_new_at_the_platform_has_no_default_source() -> None:
+    """An account for which a field is not known yet would answer a whole call with a 400."""
+    assert not NEW_TARGETS.keys() & load().sources.keys()
+    assert NEW_TARGETS.keys() <= TARGETS.keys()
+
+
+LINES = field(
+    "lines",
+    {
+        "type": "array",
+        "items": record(field("code", "string"), field("pieces", ["null", "int"]), name="Line"),
+    },
+)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [record(*BARE["fields"], LINES), {**SCHEMA, "fields": [*SCHEMA["fields"], LINES]}],
+    ids=["own", "grown"],
+)
+def test_ids_and_their_number_follow_from_the_items(schema: dict[str, Any]) -> None:
+    """Where only the items are mapped; what a line says holds, and "" takes it away. The packaged mapping's own lines
+    make way for items of another array."""
+    items = """
+    [fields]
+    "custom_data.contents[].id" = "lines[].code"
+    "custom_data.contents[].quantity" = "lines[].pieces"
+    """
+    mapping = load(items, schema)
+    assert mapping.sources["custom_data.content_ids"].path == "lines[].code"
+    assert mapping.sources["custom_data.num_items"].path == "lines[].pieces"
+    assert not {"custom_data.content_ids", "custom_data.num_items"} & mapping.proposed
+    mapping = load(f'{items}"custom_data.content_ids" = ""\n"custom_data.num_items" = ""', schema)
+    assert not {"custom_data.content_ids", "custom_data.num_items"} & mapping.sources.keys()
+    mapping = load(f'{items}"custom_data.content_ids" = "event_type"', schema)
+    assert mapping.sources["custom_data.content_ids"].path == "event_type"
+
+
+def test_the_click_id_follows_from_the_address() -> None:
+    """Where there is one to be sent; not where "" takes the click id away."""
+    assert load().click_id_from_url
+    assert not load(schema=BARE).click_id_from_url
+    assert load('[fields]\nevent_source_url = "event_id"', BARE).click_id_from_url
+    assert not load('[fields]\n"user_data.click_id" = ""').click_id_from_url
+    assert not load('[fields]\nevent_source_url = ""').click_id_from_url
+
+
+def test_dotted_names_need_no_quotes() -> None:
+    """TOML reads ``user_data.em = …`` as a table; so does a table of its own. Both mean the field."""
+    for overlay in (
+        '[fields]\nuser_data.em = "customer.phones"',
+        '[fields.user_data]\nem = "customer.phones"',
+        '[fields]\nuser_data = {em = "customer.phones"}',
+    ):
+        assert load(overlay).sources["user_data.em"].path == "customer.phones"
+
+
+def test_items_of_the_users_array_replace_the_defaults() -> None:
+    """Where the user's items come from another array, the default's item fields make way."""
+    items = {"type": "array", "items": record(field("code", "string"), name="Line")}
+    schema = {**SCHEMA, "fields": [*SCHEMA["fields"], field("lines", items)]}
+    mapping = load('[fields]\n"custom_data.contents[].id" = "lines[].code"', schema)
+    assert [name for name in mapping.sources if "contents" in name] == ["custom_data.contents[].id"]
+    assert [step.name for step in mapping.item_steps] == ["lines", ""]
+
+
+ERRORS = {
+    "not TOML": ("[fields", "not TOML"),
+    "an unknown key": (
+        'unknown_event_names = "refuse"',
+        "'unknown_event_names' is not a mapping key; the nearest is 'unknown_event_name'",
+    ),
+    "an unknown table": ("[field]", "the nearest is 'fields'"),
+    "an enum as a time": ('[fields]\nevent_time = "channel"', "takes a time, but 'channel' is enum"),
+    "an enum as an amount": (
+        '[fields]\n"custom_data.value" = "channel"',
+        "takes a decimal number of zero or more, but 'channel' is enum",
+    ),
+    "an enum as an event id": ('[fields]\nevent_id = "channel"', "takes text, but 'channel' is enum"),
+    "a list as a constant name": ("[constants]\nevent_name = []", "[constants] event_name: [] is not one"),
+    "a table that is none": ('fields = "x"', "[fields]"),
+    "a path that does not exist": (
+        '[fields]\n"user_data.em" = "customer.email"',
+        "'customer.email' is not in the schema; the nearest that is: 'customer.emails'",
+    ),
+    "a path into an array without []": (
+        '[fields]\n"custom_data.content_ids" = "order.items.sku"',
+        "the nearest that is: 'order.items[].sku'",
+    ),
+    "a path that is a record": ('[fields]\nlanguage = "customer"', "'customer' is no value but record"),
+    "a path that is an array of records": (
+        '[fields]\nlanguage = "order.items"',
+        "'order.items' is no value but array",
+    ),
+    "a path that is none": ('[fields]\nlanguage = "customer..x"', "is not a path"),
+    "a field that the API lacks": (
+        '[fields]\n"user_data.emails" = "customer.emails"',
+        "'user_data.emails' is not a field of a conversion event; the nearest is 'user_data.em'",
+    ),
+    "an object": ('[fields]\nuser_data = "customer.emails"', "'user_data' is not a field"),
+    "np": ('[fields]\n"custom_data.np" = "language"', "'custom_data.np' is never sent"),
+    "external measurement": ('[constants]\n"custom_data.external_measurement_id" = "x"', "is never sent"),
+    "advertiser tracking": ('[fields]\nadvertiser_tracking_enabled = "opt_out"', "is never sent"),
+    "a path that is no text": ("[fields]\nlanguage = 1", "must be text in quotes"),
+    "a type that does not fit": (
+        '[fields]\nlanguage = "opt_out"',
+        "'language' takes a language, but 'opt_out' is boolean",
+    ),
+    "a flag from a time": (
+        '[fields]\nopt_out = "occurred_at"',
+        "takes true or false, but 'occurred_at' is timestamp-millis",
+    ),
+    "several for one": (
+        '[fields]\nevent_id = "customer.emails"',
+        "takes one value, but 'customer.emails' may give several",
+    ),
+    "several amounts": ('[fields]\n"custom_data.value" = "order.items[].price"', "takes one value"),
+    "items of two arrays": (
+        '[fields]\n"custom_data.contents[].id" = "order.items[].sku"\n"custom_data.contents[].item_name" = "page_url"',
+        "must come from one array",
+    ),
+    "no source of the id": ('[fields]\nevent_id = ""', "[fields] event_id has no source"),
+    "no source of the time": ('[fields]\nevent_time = ""', "event_time has no source"),
+    "an event name that is none": (
+        '[event_names]\nx = "purchase"',
+        "'x': 'purchase' is not an event name of the platform",
+    ),
+    "an event name in capitals": ('[event_names]\nx = "Checkout"', "the nearest is"),
+    "an own name that is not declared": (
+        '[event_names]\nx = "loyalty"',
+        "a name that you registered with Pinterest is declared in [own_events]",
+    ),
+    "own events that are no list": ('[own_events]\nnames = "loyalty"', 'names = ["loyalty_joined"]'),
+    "own events without the word": (
+        "[own_events]\nloyalty = true",
+        "'loyalty' is not a key; the nearest is 'names'",
+    ),
+    "own events that are no table": ('own_events = ["loyalty"]', "write [own_events]"),
+    "an own event that is standard": (
+        '[own_events]\nnames = ["Check" , "Checkout"]',
+        "'Checkout' is a standard",
+    ),
+    "an own event twice": ('[own_events]\nnames = ["a", "b", "a"]', "'a' stands there twice"),
+    "sixteen own events": (f"[own_events]\nnames = {[f'n{n}' for n in range(16)]}", "declares 16 names"),
+    "an own event of 101 characters": (f'[own_events]\nnames = ["{"é" * 101}"]', "has 101 characters"),
+    "an own event with blanks around it": ('[own_events]\nnames = ["a "]', "blanks around it"),
+    "an own event with a line end": ('[own_events]\nnames = ["a\\nb"]', "cannot be printed"),
+    "an own event that is empty": ('[own_events]\nnames = [""]', "is no name"),
+    "an own event that means to filter": ('[own_events]\nnames = ["!filter"]', "is no name"),
+    "an event name that is no text": ("[event_names]\nx = 1", "must be text in quotes"),
+    "an action source that is none": ('[action_sources]\nx = "ios"', "the nearest is 'app_ios'"),
+    "a choice that is none": ('unknown_event_name = "drop"', "must be one of 'refuse', 'custom', 'filter'"),
+    "a time unit that is none": ('time_unit = "ms"', "must be one of 'seconds'"),
+    "a calling code with a plus": ('phone_country_code = "+49"', "must be one to three digits"),
+    "a calling code that is no text": ("phone_country_code = 49", "must be one to three digits"),
+    "a constant id": ('[constants]\nevent_id = "x"', "cannot be a constant"),
+    "a constant time": ("[constants]\nevent_time = 1", "cannot be a constant"),
+    "a constant account": ('[constants]\nad_account_id = "1"', "cannot be a constant"),
+    "a constant of an item": ('[constants]\n"custom_data.contents[].id" = "1"', "cannot be a constant"),
+    "a constant currency that is none": (
+        '[constants]\n"custom_data.currency" = "DOLLAR"',
+        "must be a code of ISO 4217",
+    ),
+    "a constant flag that is none": ('[constants]\nopt_out = "maybe"', "must be true or false"),
+    "a constant name that is none": ('[constants]\nevent_name = "purchase"', "'purchase' is not one"),
+    "a constant source that is none": ('[constants]\naction_source = "ios"', "the nearest is"),
+    "a constant list": ('[constants]\nlanguage = ["en"]', "must be a language"),
+    "a consent path that does not exist": (
+        '[consent]\nrequire = "customer.consent"',
+        "[consent] require: 'customer.consent' is not in the schema",
+    ),
+    "a consent that is no boolean": ('[consent]\nrequire = "language"', "say which values will do"),
+    "a consent of several": ('[consent]\nrequire = "customer.emails"\nallowed = ["x"]', "may give several"),
+    "allowed without require": ('[consent]\nallowed = ["x"]', "needs require"),
+    "allowed that is no list": ('[consent]\nrequire = "language"\nallowed = "x"', "must be a list"),
+    "an unknown key of consent": (
+        '[consent]\nrequires = "opt_out"',
+        "'requires' is not a key; the nearest is 'require'",
+    ),
+    "a dedup key that does not exist": (
+        '[dedup]\nkey = "order.id"',
+        "[dedup] key: 'order.id' is not in the schema; the nearest that is: 'order.order_id'",
+    ),
+    "a dedup key that is no text": ('[dedup]\nkey = "opt_out"', "must be text"),
+    "a dedup key of several": ('[dedup]\nkey = "customer.emails"', "may give several"),
+}
+
+
+@pytest.mark.parametrize("overlay_and_words", ERRORS.values(), ids=ERRORS)
+def test_each_error_names_the_file_and_what_is_wrong(overlay_and_words: tuple[str, str]) -> None:
+    """A mapping that cannot be is one line that names the file, the key, and where it helps the nearest."""
+    overlay, words = overlay_and_words
+    with pytest.raises(MappingError) as caught:
+        load(overlay)
+    message = str(caught.value)
+    assert message.startswith("my.toml: ")
+    assert words in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "schema", [{"type": "string"}, {"type": "map", "values": "string"}, ["null", "string"]]
+)
+def test_a_schema_that_is_no_record_is_an_error(schema: Any) -> None:
+    """Only records have fields."""
+    with pytest.raises(MappingError, match="the schema is not a record"):
+        load(schema=schema)
+
+
+def test_all_missing_sources_are_named_at_once() -> None:
+    """A schema without the default's fields needs a mapping of its own, and is told which lines; some may be
+    constants."""
+    with pytest.raises(MappingError) as caught:
+        load(schema=record(field("id", "string")))
+    message = str(caught.value)
+    assert "event_id, event_name, event_time, action_source have no source" in message
+    assert message.endswith("or a value for all events in [constants]: event_name and action_source")
+
+
+def test_a_line_of_the_default_that_does_not_fit_is_told_from_ones_own() -> None:
+    """The schema has something else at that path; who did not write the line is told how to be rid of it."""
+    others = [one for one in SCHEMA["fields"] if one["name"] != "language"]
+    schema = record(*others, field("language", {"type": "map", "values": "string"}))
+    with pytest.raises(
+        MappingError, match=r"'language' is no value but map; .* is the packaged mapping's: .*"
+    ):
+        load(schema=schema)
+    with pytest.raises(MappingError) as caught:
+        load('[fields]\nlanguage = "language"', schema=schema)
+    assert "packaged" not in str(caught.value)
+    assert "language" not in load('[fields]\n"language" = ""', schema=schema).sources
+
+
+def test_what_the_default_alone_gives_a_source_is_known() -> None:
+    """So that who has an own schema can see which lines of the default his names happen to fit."""
+    mapping = load('[fields]\nlanguage = ""\nevent_id = "event_id"', schema=BARE)
+    assert mapping.proposed == {"event_name", "event_time", "action_source"}
+
+
+def test_constants_are_sent_in_normal_form() -> None:
+    """A constant goes through its field's rule once, at start: hashed, cut, in upper case."""
+    constants = load(
+        """
+        [constants]
+        language = "de-AT"
+        opt_out = true
+        action_source = "offline"
+        [constants.user_data]
+        country = "Germany"
+        [constants.custom_data]
+        currency = "eur"
+        value = 27.50
+        predicted_ltv = "1e3"
+        """
+    ).constants
+    assert constants["language"] == "de"
+    assert constants["opt_out"] is True
+    assert constants["action_source"] == "offline"
+    assert constants["user_data.country"] == [hashlib.sha256(b"de").hexdigest()]
+    assert constants["custom_data.currency"] == "EUR"
+    assert constants["custom_data.value"] == "27.5"
+    assert constants["custom_data.predicted_ltv"] == "1000"
+
+
+def test_targets_stand_in_payload_order() -> None:
+    """Whatever order the file has, the mapping holds fields in the order of a payload."""
+    names = list(load('[fields]\n"custom_data.content_name" = "page_url"').sources)
+    assert names == sorted(names, key=list(TARGETS).index)
+
+
+def test_the_external_id_setting_chooses_the_rule() -> None:
+    """``as_written`` hashes the id in its own case; ``lower`` does not."""
+    lower, written = load(), load('external_id_case = "as_written"')
+    rule, other = lower.target("user_data.external_id").rule, written.target("user_data.external_id").rule
+    assert rule("AbC") == rule("abc") == other("abc") != other("AbC")

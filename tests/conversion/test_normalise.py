@@ -1,0 +1,168 @@
+"""Normalising and hashing of user data, against vectors written by hand from the platform's rules.
+
+``vectors/normalise.json``: ``normalised`` is the text to send or to hash, null where the key is left out;
+``digest`` marks raw values that are digests already; "refused" marks what refuses the whole event.
+``vectors/digests.json``: ``sent`` is what goes out for each raw value; the digests in it are by ``sha256sum``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.conversion.normalise import (
+    HASHED_FIELDS,
+    LeftOut,
+    external_id_as_written,
+    hashing,
+    normalised,
+    text_of,
+    trim,
+)
+from consumer.conversion.targets import TARGETS
+
+VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "vectors" / "normalise.json").read_text())
+DIGESTS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "vectors" / "digests.json").read_text())
+DIGEST = "ab530a13e45914982b79f9b7e3fba994cfd1f3fb22f71cea1afbf02b460c6d1d"
+
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(min_value=10**4000, max_value=10**4500),
+    st.floats(),
+    st.decimals(),
+    st.binary(),
+    st.text(),
+    st.text(st.characters(codec=None, categories=("Cs", "Zs", "Nd", "Lu"))),
+    st.lists(st.integers()),
+)
+
+
+def target_name(field: str) -> str:
+    """The dotted name of a vector's field."""
+    return next(
+        name for name in TARGETS if name.rpartition(".")[2] == field and not name.startswith("app_info")
+    )
+
+
+def sha256(text: str) -> str:
+    """The digest as the platform describes it."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: f"{vector['field']}-{vector['raw']!r:.40}")
+def test_each_vector_gives_what_the_table_says(vector: dict[str, Any]) -> None:
+    """Every hand-written vector is normalised, hashed or left out as the platform facts say."""
+    field, wanted = vector["field"], vector["normalised"]
+    result = TARGETS[target_name(field)].rule(vector["raw"])
+    if wanted is None or wanted == "refused":
+        assert isinstance(result, LeftOut)
+    elif field in HASHED_FIELDS and not vector.get("digest"):
+        assert result == sha256(wanted)
+        assert normalised(HASHED_FIELDS[field], vector["raw"]) == wanted
+    else:
+        assert result == wanted
+        assert type(result) is type(wanted)
+
+
+def test_there_are_enough_vectors() -> None:
+    """The vectors cover every hashed field, and are many."""
+    assert len(VECTORS) >= 300
+    assert {vector["field"] for vector in VECTORS} >= HASHED_FIELDS.keys()
+
+
+@pytest.mark.parametrize("vector", DIGESTS, ids=lambda vector: f"{vector['field']}-{vector['raw']!r:.40}")
+def test_each_digest_is_that_of_another_program(vector: dict[str, Any]) -> None:
+    """What is sent for each raw value, digests computed by coreutils: text, encoding and hash, end to end."""
+    assert TARGETS[target_name(vector["field"])].rule(vector["raw"]) == vector["sent"]
+
+
+def test_there_are_digests_of_every_hashed_field() -> None:
+    """At least four of each, and those of one field differ where the people do."""
+    for field in HASHED_FIELDS:
+        assert len([vector for vector in DIGESTS if vector["field"] == field]) >= 4, field
+
+
+@pytest.mark.parametrize("field", HASHED_FIELDS)
+def test_blank_is_told_from_malformed(field: str) -> None:
+    """Nothing there is no reason to warn; a lone surrogate is no text and is left out as malformed."""
+    rule = hashing(HASHED_FIELDS[field])
+    assert all(rule(value) is LeftOut.BLANK for value in (None, "", " ", "\t\u00a0\u200b"))
+    assert rule("\ud800@x") is LeftOut.MALFORMED
+    assert rule(b"jane@example.com") is LeftOut.MALFORMED
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("em", sha256("")),
+        ("hashed_maids", "00000000-0000-0000-0000-000000000000"),
+        ("client_ip_address", "0.0.0.0"),
+        ("order_id", "0"),
+    ],
+)
+def test_what_stands_for_nothing_is_a_placeholder(field: str, value: str) -> None:
+    """Placeholders are told from malformed values, so that they are warned of as what they are."""
+    assert TARGETS[target_name(field)].rule(value) is LeftOut.PLACEHOLDER
+
+
+def test_external_id_can_keep_its_case() -> None:
+    """With the other setting the id is trimmed and hashed as it is written."""
+    assert hashing(external_id_as_written)(" C-42 ") == sha256("C-42")
+    assert hashing(external_id_as_written)(DIGEST.upper()) == DIGEST
+
+
+@given(value=ANYTHING)
+def test_no_rule_raises_and_each_gives_text_or_a_reason(value: object) -> None:
+    """Whatever a record holds, each rule of user data gives a digest or text that is Unicode, or a reason."""
+    for name, target in TARGETS.items():
+        if name.startswith("user_data."):
+            result = target.rule(value)
+            assert isinstance(result, LeftOut) or (isinstance(result, str) and result.encode())
+            if target.hashed and isinstance(result, str):
+                assert len(result) == 64
+                assert set(result) <= set("0123456789abcdef")
+
+
+@given(value=st.text(min_size=1))
+def test_a_digest_is_never_hashed_twice(value: str) -> None:
+    """Sending what was sent already, in any case and with blanks around, gives the same digest."""
+    for normaliser in HASHED_FIELDS.values():
+        rule = hashing(normaliser)
+        digest = rule(value)
+        if isinstance(digest, str):
+            assert rule(f" {digest.upper()}\n") == digest
+
+
+def test_text_of_a_derived_type_is_plain_text() -> None:
+    """A decoder may mark text with a type of its own; what is sent is plain text."""
+
+    class Marked(str):
+        __slots__ = ()
+
+    assert type(text_of(Marked("e-1"))) is str
+
+
+@given(value=st.text())
+def test_text_is_kept_as_it_is(value: str) -> None:
+    """Plain text is changed in nothing; blank text is no text."""
+    assert text_of(value) == (value if trim(value) else LeftOut.BLANK)
+
+
+def test_all_white_space_and_punctuation_is_known() -> None:
+    """Also of planes that this version of Unicode has none of it in: a city keeps neither, a trimmed text no white
+    space at its ends."""
+    for char in map(chr, range(sys.maxunicode + 1)):
+        if char.isspace():
+            assert trim(f"{char}a{char}") == "a"
+        if char.isspace() or unicodedata.category(char).startswith("P"):
+            assert normalised(HASHED_FIELDS["ct"], f"a{char}b") == "ab", hex(ord(char))

@@ -1,0 +1,199 @@
+"""The quick tests in front of the rules decide nothing: each gives what the rule without it gives.
+
+The shortcuts around the normalisers ask for plain text, so text of a derived type takes the long way and tells what
+that says. The shortcuts inside the normalisers are held against the table's words, written down once more here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+import unicodedata
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from consumer.conversion import normalise
+from consumer.conversion.normalise import HASHED_FIELDS, LeftOut, client_ip_address, hashing, normalised, trim
+from consumer.conversion.targets import TARGETS
+
+
+class Derived(str):
+    """Text that no shortcut takes."""
+
+    __slots__ = ()
+
+
+_USUAL = (
+    "jane.doe+tag@example.com",
+    "+14155550132",
+    "(415) 555-0132",
+    "94107",
+    "94107-1234",
+    "94107.0",
+    "New York",
+    "Saint-Étienne",
+    "c-00000042",
+    "203.0.113.255",
+    "0.0.0.0",
+    "255.255.255.256",
+    "01.2.3.4",
+    "2001:db8:1:2:3:4:5:6789",
+    "2001:db8::1",
+    "0:0:0:0:0:ffff:0:0",
+    "0:0:0:0:0:0:0:0",
+    "::ffff:192.0.2.1",
+    "203.0.113.1, 10.0.0.1",
+    "129.90",
+    "007.5",
+    "0.00",
+    "1e3",
+    "-0",
+    "https://www.shop.example.com/a?b=c#d",
+    "http://shop:99999/",
+    "a" * 64,
+    "0" * 64,
+    "00000000-0000-0000-0000-000000000000",
+)
+_PIECES = (
+    *_USUAL, *"0179aAfFzZ@+-.,:/%\u066b",
+    *" \t\n\v\f\r\x1c\x1f\x85\xa0\u2003\u2028\u180e\u200b\ufeff", *"\0\x7f\ud800\udfff",
+    *"\u0663\uff15\u00b2\u2460\U0001d7d9", *"İßÅé\u0301\u0327", "9" * 256, "9" * 257, "+" * 9, "\u0301" * 300,
+)  # fmt: skip
+"""Digits that are none for us (Arabic, full-width, superscript, circled, mathematical), every kind of blank, lone
+surrogates, letters that change their length with their case, and what is too long."""
+
+HOSTILE = st.one_of(
+    st.sampled_from(_USUAL),
+    st.lists(st.sampled_from(_PIECES), max_size=6).map("".join),
+    st.builds(
+        lambda usual, at, piece: usual[:at] + piece + usual[at:],
+        st.sampled_from(_USUAL),
+        st.integers(0, 24),
+        st.sampled_from(_PIECES),
+    ),
+    st.text(),
+)
+_UNICODE = HOSTILE.map(lambda text: text.encode("utf-8", "ignore").decode())
+TRIMMED = _UNICODE.map(trim).filter(bool)
+"""What normalisers take."""
+
+
+def digits_of(text: str) -> str:
+    """The digits 0-9 in `text`."""
+    return "".join(char for char in text if char in "0123456789")
+
+
+def without_fraction(text: str) -> str:
+    """`text` without the .0 of a number that was exported as a float."""
+    return re.sub(r"\A([0-9]+)\.0+\Z", r"\1", text)
+
+
+@given(text=HOSTILE)
+def test_every_rule_says_the_same_of_text_of_a_derived_type(text: str) -> None:
+    """Whatever the text, the long way and the short way give the same value, and plain text."""
+    for target in TARGETS.values():
+        short, long = target.rule(text), target.rule(Derived(text))
+        assert short == long
+        assert type(short) is type(long)
+
+
+@given(text=HOSTILE)
+@example("0" * 64 + "-")
+@example(" " + "A" * 64)
+def test_a_hashed_field_is_the_digest_of_its_normalised_text(text: str) -> None:
+    """Trimmed, normalised and hashed in one go is what the steps give; a ready digest is not hashed."""
+    ready = re.fullmatch("[0-9A-Fa-f]{64}", trim(text))
+    for normaliser in HASHED_FIELDS.values():
+        plain = normalised(normaliser, Derived(text))
+        if isinstance(plain, str) and not ready:
+            plain = hashlib.sha256(plain.encode()).hexdigest()
+        assert hashing(normaliser)(text) == plain
+
+
+@given(text=_UNICODE)
+def test_ascii_text_is_trimmed_as_any_text(text: str) -> None:
+    """Python strips more than the blanks of ASCII, and nothing that `trim` would leave."""
+    kept = trim(text)
+    assert kept in text
+    assert not kept or not (is_white(kept[0]) or is_white(kept[-1]))
+    assert all(map(is_white, text.replace(kept, "", 1))) or not kept
+
+
+def is_white(char: str) -> bool:
+    """As the module says: what Python calls white space, and the invisible characters that copying leaves."""
+    return char.isspace() or char in "\u180e\u200b\u200e\u200f\u2060\ufeff"
+
+
+@given(text=TRIMMED)
+def test_an_email_is_its_characters_without_blanks_in_lower_case(text: str) -> None:
+    """Character by character, whether ASCII or not."""
+    address = "".join(char for char in text if not is_white(char)).lower()
+    valid = "@" in address and not address.startswith("@") and not address.endswith("@")
+    assert normalise.email(text) == (address if valid else LeftOut.MALFORMED)
+
+
+@given(text=TRIMMED)
+@example("٣")
+@example("+²")
+@example("+")
+@example("+" + "9" * 256)
+@example("+" + "9" * 255)
+def test_a_phone_number_is_its_digits(text: str) -> None:
+    """With and without a plus sign, and however it is grouped; what is too long is none."""
+    whole = without_fraction(text)
+    digits = digits_of(unicodedata.normalize("NFKC", whole)) if len(whole) <= 256 else ""
+    assert normalise.phone(text) == (digits.lstrip("0") or LeftOut.MALFORMED)
+
+
+@given(text=TRIMMED)
+@example("٣")
+@example("9²")
+def test_a_postal_code_is_digits_blanks_and_dashes(text: str) -> None:
+    """Only the digits 0-9 count as such."""
+    whole = without_fraction(text)
+    kept = "".join(char for char in whole if not char.isspace() and char not in "-‐‑‒–—―−")
+    assert normalise.postal_code(text) == (kept if kept and digits_of(kept) == kept else LeftOut.MALFORMED)
+
+
+@given(text=TRIMMED)
+def test_a_city_is_its_characters_without_blanks_and_punctuation(text: str) -> None:
+    """Character by character, whether ASCII or not."""
+    lowered = unicodedata.normalize("NFC", text).lower() if len(text) <= 256 else ""
+    kept = "".join(
+        char for char in lowered if not is_white(char) and not unicodedata.category(char).startswith("P")
+    )
+    assert normalise.city(text) == (kept or LeftOut.MALFORMED)
+
+
+_GROUPS = st.lists(
+    st.sampled_from(["0", "1", "ffff", "FFFF", "00ab", "", "12345", "g", "255.1.2.3"]), max_size=9
+)
+_ADDRESSES = st.one_of(
+    HOSTILE,
+    st.ip_addresses().map(str),
+    st.ip_addresses(v=6).map(lambda address: address.exploded),
+    _GROUPS.map(":".join),
+    st.lists(st.sampled_from(["0", "00", "1", "01", "249", "255", "256", "1000", "٣", ""]), max_size=5).map(
+        ".".join
+    ),
+)
+
+
+@given(text=_ADDRESSES, after=st.sampled_from(["", ",", ", 10.0.0.1", ",\ud800", "\n", ";", " ,"]))
+def test_an_address_is_what_the_standard_library_takes_for_one(text: str, after: str) -> None:
+    """The first of the chain, as it is written, unless it has a zone or is nowhere."""
+    first = trim((text + after).partition(",")[0])
+    try:
+        address = ipaddress.ip_address(first)
+    except ValueError:
+        wanted: str | LeftOut = LeftOut.MALFORMED
+    else:
+        inner = getattr(address, "ipv4_mapped", None) or address
+        wanted = LeftOut.PLACEHOLDER if address.is_unspecified or inner.is_unspecified else first
+    if "%" in first or "\ud800" in after or any("\ud800" <= char <= "\udfff" for char in text):
+        wanted = LeftOut.MALFORMED
+    if not trim(text + after):
+        wanted = LeftOut.BLANK
+    assert client_ip_address(text + after) == wanted

@@ -1,0 +1,231 @@
+"""What is answered at a glance is what the rule answers: every shortcut of the compiled module against its rule."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from consumer.conversion.program import COMPILED, USUAL, Usual, usual_of
+from consumer.conversion.rules import CRAWLERS, CalendarDay, Rule, click_id_of, is_crawler
+from consumer.conversion.targets import TARGETS
+from tests.conversion.test_fused import numbers
+
+if COMPILED is None:
+    pytest.skip("the package was built without a C compiler", allow_module_level=True)
+
+from consumer.conversion.native import _usual
+
+BY_DAYS = CalendarDay(1000, True, TARGETS["user_data.db"].rule)
+RULES: dict[Usual, Rule] = {kind: rule for rule, kind in USUAL.items()} | {usual_of(BY_DAYS): BY_DAYS}
+HASHED = (
+    *(Usual.EMAIL, Usual.PHONE, Usual.LOWERED, Usual.AS_WRITTEN, Usual.DIGITS, Usual.NAME, Usual.CITY),
+    *(Usual.BIRTHDAY, Usual.DAY),
+)
+SENT = (Usual.ADDRESS, Usual.AMOUNT, Usual.WEB, Usual.TEXT, Usual.ORDER)
+PIECES = (
+    *("@", ".", "+", "-", "/", ":", ",", "0", "1", "00", "255", "256", "1.2.3.4", "0.0.0.0", "http://", "https://"),
+    *(" ", "\t", "\x1c", "\x1f", "\x00", "\x7f", "\x85", "\xa0", "\u2003", "\ufeff", "\ud800", "é", "İ", "K", "٣", "1"),
+    *("Mary Ann", "O'Neill", "St. John's", "$", "_", "|"),
+    *("a", "Z", "a@b.c", "A.B@C.de", "+1 415 555-0100", "94107", "94107.0", "a" * 63, "f" * 64, "9" * 65, "Ä@ö.de"),
+)  # fmt: skip
+TEXTS = st.one_of(
+    st.lists(st.sampled_from(PIECES), max_size=5).map("".join),
+    st.text(st.characters(min_codepoint=0, max_codepoint=127), max_size=70),
+    st.from_regex(re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}"), fullmatch=True),
+    st.from_regex(re.compile(r"[0-9]{1,66}(\.[0-9]{0,66})?"), fullmatch=True),
+    st.from_regex(re.compile(r"https?://[a-z0-9.-]*(/[ -~]*)?"), fullmatch=True),
+    st.from_regex(re.compile(r"\s?[0-9A-Fa-f]{62,66}\s?"), fullmatch=True),
+    st.from_regex(re.compile(r"[0-9]{4}([-/.]?)[0-9]{2}([-/.]?)[0-9]{2}"), fullmatch=True),
+    st.dates().map(str),
+    st.text(max_size=20),
+    st.text("0123456789. +", max_size=260),
+)
+DECIMALS = st.one_of(
+    st.decimals(),
+    st.builds(
+        lambda whole, places: Decimal(whole).scaleb(-places),
+        st.integers(-(10**12), 10**12),
+        st.integers(0, 9),
+    ),
+)
+VALUES = st.one_of(
+    TEXTS,
+    DECIMALS,
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(0, 10**19),
+    st.integers(-719_170, 2_932_900),
+    st.sampled_from([-719_163, -719_162, 2_932_896, 2_932_897]),
+    st.floats(),
+    st.binary(max_size=4),
+)
+
+
+class Odd(str):
+    """Text of a type of its own."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("kind", HASHED)
+@settings(max_examples=600, deadline=None)
+@given(value=VALUES)
+@example(value=" " + "0" * 64)
+@example(value="0" * 64)
+@example(value=Odd("a@b.c"))
+def test_a_digest_at_a_glance_is_the_rule_s(kind: Usual, value: Any) -> None:
+    """Whatever is hashed without asking the rule, the rule would hash to the same."""
+    digest = _usual.digest_of(kind, value)
+    assert digest is None or digest == RULES[kind](value)
+
+
+@pytest.mark.parametrize("kind", SENT)
+@settings(max_examples=600, deadline=None)
+@given(value=VALUES)
+@example(value="0.0.0.0")
+@example(value=Odd("1.50"))
+def test_what_passes_at_a_glance_passes_the_rule_as_it_is(kind: Usual, value: Any) -> None:
+    """Whatever is sent without asking the rule, the rule would send."""
+    sent = _usual.text_of(kind, value)
+    assert sent is None or sent == RULES[kind](value)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Usual if kind not in HASHED])
+@given(value=VALUES)
+def test_what_is_sent_as_it_is_is_never_hashed(kind: Usual, value: Any) -> None:
+    """A kind that is not one of hashed fields has no digest."""
+    assert _usual.digest_of(kind, value) is None
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Usual if kind not in SENT])
+@given(value=VALUES)
+def test_what_is_hashed_never_passes_as_it_is(kind: Usual, value: Any) -> None:
+    """Personal data is not sent unhashed, whatever it looks like."""
+    assert _usual.text_of(kind, value) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "normal"),
+    [
+        (Usual.EMAIL, "Ann.Lee+x@Example.COM", "ann.lee+x@example.com"),
+        (Usual.PHONE, "+1 (415) 555-0100", "14155550100"),
+        (Usual.PHONE, "0049 30 1234567", "49301234567"),
+        (Usual.LOWERED, "C-0042", "c-0042"),
+        (Usual.AS_WRITTEN, "C-0042", "C-0042"),
+        (Usual.DIGITS, "02139", "02139"),
+        (Usual.LOWERED, 4711, "4711"),
+        (Usual.NAME, "Mary Ann O'Neill-Smith", "mary ann o'neill-smith"),
+        (Usual.CITY, "St. John's-by-the-Sea 2", "stjohnsbythesea2"),
+        (Usual.PHONE, 14155550100, "14155550100"),
+        (Usual.BIRTHDAY, "1984-02-29", "19840229"),
+        (Usual.BIRTHDAY, "19840229", "19840229"),
+        (Usual.DAY, -1, "19691231"),
+        (Usual.DAY, 11_016, "20000229"),
+    ],
+)
+def test_what_is_usual_is_hashed_at_a_glance(kind: Usual, value: Any, normal: str) -> None:
+    """The tests above compare something."""
+    assert _usual.digest_of(kind, value) == hashlib.sha256(normal.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (Usual.ADDRESS, "203.0.113.255"),
+        (Usual.AMOUNT, "129.90"),
+        (Usual.AMOUNT, "0.5"),
+        (Usual.AMOUNT, "7"),
+        (Usual.AMOUNT, 7),
+        (Usual.AMOUNT, 12.5),
+        (Usual.AMOUNT, Decimal("12.50")),
+        (Usual.TEXT, "Blue shoes"),
+        (Usual.TEXT, 4711),
+        (Usual.ORDER, "4711"),
+        (Usual.ORDER, 4711),
+        (Usual.WEB, "https://www.shop.example.com/thanks?a=b#c"),
+        (Usual.WEB, "http://shop.example"),
+    ],
+)
+def test_what_is_usual_passes_at_a_glance(kind: Usual, value: Any) -> None:
+    """The tests above compare something."""
+    assert _usual.text_of(kind, value) == str(value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [(Usual.AMOUNT, "00.5"), (Usual.ADDRESS, "1.2.3"), (Usual.WEB, "https://")]
+)
+def test_what_is_not_usual_is_left_to_the_rule(kind: Usual, value: str) -> None:
+    """Where the spelling is another one the rule decides."""
+    assert _usual.text_of(kind, value) is None
+
+
+def test_every_kind_has_its_rule_and_its_number() -> None:
+    """The table, and the module that is compiled, know the same kinds."""
+    assert {*RULES, Usual.NOT_KNOWN} == set(Usual) == {*HASHED, *SENT, Usual.NOT_KNOWN}
+    kinds, _ = numbers("_usual")
+    assert kinds == {kind.name: kind.value for kind in Usual if kind is not Usual.NOT_KNOWN}
+
+
+def test_openssl_is_reached_where_python_is_linked_with_it() -> None:
+    """On this kind of machine it is; else `hashlib` answers, which the tests above hold as well."""
+    assert _usual.hashes_with_openssl()
+
+
+def test_every_day_of_the_calendar_is_hashed_at_a_glance() -> None:
+    """Also the first and the last one, and those around leap days, which are told without asking the calendar."""
+    days = [*range(-719_162, 2_932_897, 997), -719_162, 2_932_896]
+    leap = [date(year, 2, 28).toordinal() - date(1970, 1, 1).toordinal() for year in range(1, 10_000, 7)]
+    for day in [*days, *leap, *(one + 1 for one in leap)]:
+        assert _usual.digest_of(Usual.DAY, day) == BY_DAYS(day)
+
+
+@pytest.mark.parametrize("crawler", CRAWLERS)
+def test_no_crawler_goes_unseen(crawler: str) -> None:
+    """What is told at a glance of an agent is only that it is none: each of the names is looked at more closely."""
+    for name in (crawler, crawler.upper(), crawler.title()):
+        assert _usual.may_be_a_crawler(f"Mozilla/5.0 (compatible; {name}/1.0)".encode())
+        assert _usual.may_be_a_crawler(name.encode())
+        assert is_crawler(f"x {name} y")
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(st.sampled_from("bBoOtTiIdDeEaAlLhHpPuUrRsS ?&=k1"), max_size=40))
+def test_what_is_seen_at_a_glance_is_never_wrong(text: str) -> None:
+    """An agent that is passed over is no crawler's."""
+    assert _usual.may_be_a_crawler(text.encode()) or not is_crawler(text)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            ["?", "&", "#", "=", "epik=", "epik", "epik=a", "b", "%41", "%", "+", "a" * 1024, "/"]
+        ),
+        max_size=8,
+    ).map("".join)
+)
+@example("?epik=" + "a" * 1025)
+def test_a_click_id_that_is_told_at_a_glance_is_that_of_the_rule(query: str) -> None:
+    """Or there is none; what has to be decoded is left to the rule."""
+    address = f"https://shop.example/{query}"
+    told = _usual.click_id_in(address.encode())
+    if told is not None:
+        assert (told.decode() or None) == click_id_of(address)
+    else:
+        assert "%" in query
+
+
+def test_usual_addresses_are_told_at_a_glance() -> None:
+    """With a click id and without one."""
+    assert _usual.click_id_in(b"https://a/?x=1&epik=dj0yJnU9&y") == b"dj0yJnU9"
+    assert _usual.click_id_in(b"https://a/?x=%20&y") == b""
+    assert _usual.click_id_in(b"") == b""
+    assert _usual.click_id_in(b"https://a/?epik=%20") is None

@@ -1,0 +1,455 @@
+"""Small builders for the core's tests: records whose value says what becomes of them, and a core on a hand-set clock.
+
+Theory of operation. A record's value is JSON that the fake decoder and converter read: `event` makes a good one,
+`filtered`, `undecodable` and so on the others. `Core` feeds a `Pipeline`, keeps every command that still waits for
+its answer, and checks after each input what must hold at every instant: the ledger adds up, nothing open is
+committed past, and a tick at its deadline leaves nothing due (else the shell's timer would spin).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import orjson
+from hypothesis import settings
+
+from consumer.engine import interface as i
+from consumer.engine import offset_map
+from consumer.engine.assignment import AssignmentState, map_place
+from consumer.engine.clock import SKEW
+from consumer.engine.dedup import Delivery
+from consumer.engine.intake import SchemaLearner
+from consumer.engine.ledger import Ledger
+from consumer.engine.model import (
+    Ahead,
+    Chunk,
+    CommerceEvent,
+    ConversionEvent,
+    Converted,
+    Filtered,
+    Instant,
+    Position,
+    Record,
+    Rejection,
+    SchemaRef,
+    Stage,
+    TopicPartition,
+    Warned,
+)
+from consumer.engine.offset_map import OffsetMap
+from consumer.engine.pipeline import Pipeline
+from consumer.engine.policy import Policy
+from consumer.engine.spans import Span
+from consumer.engine.statistics import Statistics
+
+TOPIC = "shop"
+ACCOUNT = "549755885175"
+OTHER_ACCOUNT = "549755885176"
+START = 1_000.0
+"""The monotonic clock when a test begins: not a power of two, so that rounding shows."""
+UNIX = 1_700_000_000.0
+UNDECODABLE = b"\xff not an event"
+NO = b'{"code": 2, "message": "no"}'
+"""A refusal in the platform's own words."""
+NO_EVENTS: dict[str, str] = {}
+
+PROPERTY = settings(max_examples=300, derandomize=True, deadline=None)
+"""For property tests: the same examples on every run, so that a failure is one for everybody."""
+MACHINE = settings(PROPERTY, max_examples=150, stateful_step_count=40)
+"""For state machines."""
+
+C = TypeVar("C", bound=i.Command)
+
+
+def event(event_id: str, account: str = ACCOUNT, **more: Any) -> bytes:
+    """The value of a deliverable record; `more` goes into the payload's ``custom_data``."""
+    return orjson.dumps({"id": event_id, "account": account, "more": more})
+
+
+def filtered() -> bytes:
+    """The value of a record that the mapping filters."""
+    return orjson.dumps({"filter": "event_name"})
+
+
+def unconvertible() -> bytes:
+    """The value of a record that decodes and cannot be converted."""
+    return orjson.dumps({"reject": "no_identity"})
+
+
+def of_schema(event_id: str, schema: str, **more: Any) -> bytes:
+    """The value of a deliverable record whose writer's schema has this id."""
+    return orjson.dumps({"id": event_id, "account": ACCOUNT, "more": more, "schema": schema})
+
+
+def ref(schema: str) -> SchemaRef:
+    """The reference that `of_schema` needs."""
+    return SchemaRef("id", schema)
+
+
+class FakeDecoder(SchemaLearner):
+    """Reads the values above. Knows no schema at first; records without one need none."""
+
+    def __init__(self) -> None:
+        self._known: dict[SchemaRef, Rejection | None] = {}
+
+    def decode_chunk(self, records: list[Record]) -> Sequence[CommerceEvent | Rejection | SchemaRef | None]:
+        return [self._decode(record.value) for record in records]
+
+    def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = "AVRO") -> Rejection | None:
+        rejection = (
+            Rejection(Stage.DECODE, "schema_unusable", "not Avro") if schema_json == "broken" else None
+        )
+        self._known[ref] = rejection
+        return rejection
+
+    def missing(self, ref: SchemaRef) -> Rejection:
+        return Rejection(Stage.DECODE, "schema_missing", "no such schema")
+
+    def _decode(self, value: bytes | None) -> CommerceEvent | Rejection | SchemaRef | None:
+        if value is None:
+            return None
+        try:
+            decoded: CommerceEvent = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return Rejection(Stage.DECODE, "malformed", "the value is not an event")
+        schema = decoded.get("schema")
+        if schema is None:
+            return decoded
+        if ref(schema) not in self._known:
+            return ref(schema)
+        return self._known[ref(schema)] or decoded
+
+
+class FakeConverter:
+    """Turns what `FakeDecoder` gives into conversion events."""
+
+    def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
+        """One result per event."""
+        return [self._convert(one, now) for one in events]
+
+    def _convert(self, one: CommerceEvent, now: float) -> Converted:
+        if "filter" in one:
+            return Filtered(one["filter"])
+        if "reject" in one:
+            return Rejection(Stage.CONVERT, one["reject"], "the event cannot be converted")
+        more = dict(one["more"])
+        if more.get("time", 0) > now + SKEW:
+            return Ahead.of(Rejection(Stage.CONVERT, "future_event_time", "it lies ahead"), more["time"])
+        source, age = more.pop("action_source", "web"), more.pop("age", 10)
+        text = "\ud800" if more.pop("surrogate", False) else "shirt"
+        warnings = (Warned("value_zero", "a value of zero", "custom_data.value"),) if "warn" in more else ()
+        payload = {"event_name": "checkout", "event_id": one["id"], "custom_data": {"name": text, **more}}
+        return ConversionEvent(
+            one["account"], "checkout", one["id"], one["id"], int(now) - age, source, payload, warnings
+        )
+
+
+def record(offset: int, value: bytes | None) -> Record:
+    """A Kafka record without key and headers."""
+    return Record(offset, 1_699_999_999_000 + offset, None, value, ())
+
+
+def chunk(
+    values: Sequence[bytes | None],
+    *,
+    offset: int = 0,
+    step: int = 1,
+    partition: int = 0,
+    epoch: int = 1,
+    leader_epoch: int | None = 7,
+) -> Chunk:
+    """Records of one partition with offsets from `offset` on, `step` apart."""
+    records = [record(offset + n * step, value) for n, value in enumerate(values)]
+    return Chunk(TOPIC, partition, epoch, leader_epoch, records)
+
+
+def delivery(span: Span, index: int, account: str, event_id: str, body: bytes = b"{}") -> Delivery:
+    """The delivery of a record, a checkout of now."""
+    made = Delivery(account, "checkout", event_id, int(UNIX), False, body, ())
+    made.span, made.index = span, index
+    return made
+
+
+def make_deliveries(
+    count: int, *, size: int = 100, account: str = ACCOUNT, state: AssignmentState | None = None
+) -> list[Delivery]:
+    """Deliveries of one span, each with a body of `size` bytes and a key of its own."""
+    ledger = Ledger()
+    if state is None:
+        state = ledger.assign(TopicPartition(TOPIC, 0), 1, 0, False)
+    first = state.last_seen + 1
+    span = ledger.track(state, chunk([b"x"] * count, offset=first))
+    return [
+        delivery(span, index, account, f"{id(state)}-{first + index}", b"{" + b" " * (size - 2) + b"}")
+        for index in range(count)
+    ]
+
+
+def accepted(count: int) -> bytes:
+    """The body of an answer that accepts a whole batch."""
+    return answer_body([("processed", None, None)] * count)
+
+
+def answer_body(outcomes: Sequence[tuple[str, str | None, str | None]], **other: Any) -> bytes:
+    """The body of an answer: status, error and warning per event; `other` replaces its counters."""
+    processed = sum(1 for status, _, _ in outcomes if status == "processed")
+    return orjson.dumps(
+        {
+            "num_events_received": len(outcomes),
+            "num_events_processed": processed,
+            "events": [
+                {"status": status, "error_message": error, "warning_message": warning}
+                for status, error, warning in outcomes
+            ],
+            **other,
+        }
+    )
+
+
+class Core:
+    """A pipeline on a hand-set clock, with all commands that still wait for their answer."""
+
+    def __init__(self, *, seed: int = 0, **policy: Any) -> None:
+        self.policy = Policy(**policy)
+        self.pipeline = Pipeline(self.policy, FakeDecoder(), FakeConverter(), seed=seed)
+        self.now = START
+        self.clock_off = 0.0
+        """Seconds that the wall clock is ahead of the world's."""
+        self.waiting: list[i.Command] = []
+        self.log: list[i.Command] = []
+        """Every command ever given."""
+        self.stored_keys: set[bytes] = set()
+        self.offsets: dict[int, int] = {}
+
+    # -- feeding
+
+    def feed(self, happened: i.Input) -> list[i.Command]:
+        """Feed one input; keeps what must be answered, checks what must hold, gives all commands."""
+        commands = self.pipeline.handle(happened, self.instant())
+        self.log += commands
+        self.waiting += [
+            one for one in commands if not isinstance(one, i.Report | i.Release | i.Stop | i.GiveUp)
+        ]
+        self._check(commands)
+        return commands
+
+    def instant(self) -> Instant:
+        """Now, on both clocks."""
+        return Instant(self.now, UNIX + self.now - START + self.clock_off)
+
+    def assign(
+        self,
+        partition: int = 0,
+        epoch: int = 1,
+        start: int = 0,
+        commit_start: bool = False,
+        leader_epoch: int | None = None,
+        metadata: str = "",
+        topic_id: str | None = None,
+    ) -> None:
+        """The group gives us a partition."""
+        self.offsets[partition] = start
+        given = i.Assignment(TOPIC, partition, epoch, start, commit_start, leader_epoch, metadata, topic_id)
+        self.feed(i.Assigned([given]))
+
+    def fetch(self, *values: bytes | None, partition: int = 0, epoch: int | None = None) -> None:
+        """Records of a live assignment come in, at the next offsets."""
+        state = self.pipeline.ledger.get(TopicPartition(TOPIC, partition))
+        if epoch is None:
+            epoch = state.epoch if state is not None else 1
+        offset = self.offsets.get(partition, 0)
+        self.offsets[partition] = offset + len(values)
+        self.feed(i.Fetched([chunk(values, offset=offset, partition=partition, epoch=epoch)]))
+
+    def revoke(self, *partitions: int, number: int = 1_000_000, grace: float = 20.0) -> list[i.Command]:
+        """The group takes partitions back."""
+        return self.feed(i.Revoked([TopicPartition(TOPIC, one) for one in partitions], number, grace))
+
+    def lose(self, *partitions: int) -> list[i.Command]:
+        """Partitions are another member's."""
+        return self.feed(i.Lost([TopicPartition(TOPIC, one) for one in partitions]))
+
+    # -- answering
+
+    def take(self, kind: type[C]) -> C:
+        """The oldest command of this kind that waits for its answer; it counts as taken up."""
+        for one in self.waiting:
+            if isinstance(one, kind):
+                self.waiting.remove(one)
+                return one
+        raise AssertionError(
+            f"no {kind.__name__} waits; these do: {[type(one).__name__ for one in self.waiting]}"
+        )
+
+    def has(self, kind: type[i.Command]) -> bool:
+        """Whether a command of this kind waits for its answer."""
+        return any(isinstance(one, kind) for one in self.waiting)
+
+    def answer(
+        self, send: i.Send, status: int, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> list[i.Command]:
+        """The API answers a call."""
+        return self.feed(i.Answered(send.number, status, headers or NO_EVENTS, body))
+
+    def accept(self, send: i.Send | None = None) -> i.Send:
+        """The API accepts a call (the oldest)."""
+        send = send or self.take(i.Send)
+        self.answer(send, 200, accepted(send.events))
+        return send
+
+    def deny_schema(self) -> SchemaRef:
+        """The registry says that there is no such schema (the oldest asked for), until that is final."""
+        denied = self.take(i.FetchSchema).ref
+        self.feed(i.SchemaMissing(denied))
+        while any(one[:2] == denied for one in self.statistics().schemas):
+            self.advance(10.0)
+            for asked in [one for one in self.waiting if one == i.FetchSchema(denied)]:
+                self.waiting.remove(asked)
+                self.feed(i.SchemaMissing(denied))
+        return denied
+
+    def look_up(self) -> None:
+        """The key store answers all look-ups that wait."""
+        while self.has(i.LookUpKeys):
+            asked = self.take(i.LookUpKeys)
+            self.feed(i.KeysLookedUp(asked.number, [key in self.stored_keys for key in asked.keys]))
+
+    def store_keys(self) -> None:
+        """The key store takes all that waits to be stored."""
+        while self.has(i.StoreKeys):
+            asked = self.take(i.StoreKeys)
+            self.stored_keys.update(asked.keys)
+            self.feed(i.KeysStored(asked.number))
+
+    def store_letters(self, stored: bool = True) -> list[i.DeadLetter]:
+        """The broker takes the dead letters of the oldest write, or none of them."""
+        asked = self.take(i.StoreDeadLetters)
+        self.feed(i.DeadLettersStored(asked.number, [stored] * len(asked.letters)))
+        return list(asked.letters)
+
+    def commit(self) -> list[Position]:
+        """The broker takes the oldest commit."""
+        asked = self.take(i.Commit)
+        self.feed(i.CommitDone(asked.number, asked.positions, None))
+        return list(asked.positions)
+
+    def send_all(self) -> None:
+        """Look up keys, let the linger pass: what can go is sent and waits for its answer."""
+        self.look_up()
+        self.advance(self.policy.linger)
+
+    def deliver(self) -> None:
+        """All that is open and can be delivered is: looked up, sent, accepted, stored."""
+        for _ in range(50):
+            self.send_all()
+            while self.has(i.Send):
+                self.accept()
+            self.store_keys()
+            if not self.has(i.LookUpKeys):
+                return
+        raise AssertionError("fifty rounds did not deliver everything")
+
+    # -- time
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, with a tick at each deadline on the way and one at the end."""
+        until = self.now + seconds
+        for _ in range(400_000):
+            deadline = self.pipeline.next_deadline()
+            if deadline is None or deadline > until:
+                break
+            self.now = max(self.now, deadline)
+            self.tick()
+        else:
+            raise AssertionError("the timer spins")
+        self.now = until
+        self.tick()
+
+    def tick(self) -> list[i.Command]:
+        """A tick now."""
+        return self.feed(i.Tick())
+
+    def until(self, done: Callable[[], bool], seconds: float = 3600.0) -> None:
+        """Tick from deadline to deadline until `done`, or fail after `seconds`."""
+        end = self.now + seconds
+        while not done():
+            deadline = self.pipeline.next_deadline()
+            assert deadline is not None, "nothing is due, and it is not done"
+            assert deadline <= end, "it did not happen in time"
+            self.now = max(self.now, deadline)
+            self.tick()
+
+    # -- looking
+
+    def statistics(self) -> Statistics:
+        """The snapshot of now."""
+        return self.pipeline.statistics(self.instant())
+
+    def reports(self, name: str) -> list[i.Report]:
+        """All reports so far with this event name."""
+        return [one for one in self.log if isinstance(one, i.Report) and one.event == name]
+
+    def committable(self, partition: int = 0) -> int | None:
+        """The next offset that may be committed."""
+        state = self.pipeline.ledger.get(TopicPartition(TOPIC, partition))
+        position = state.committable() if state is not None else None
+        return position.next_offset if position is not None else None
+
+    def _check(self, commands: Sequence[i.Command]) -> None:
+        totals = self.pipeline.ledger.totals()
+        settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
+        assert totals.read == settled + totals.open
+        self.pipeline.ledger.check()
+        assert self.pipeline.ledger.open_bytes >= 0
+        for one in commands:
+            if isinstance(one, i.Commit):
+                for position in one.positions:
+                    self._check_position(position)
+        deadline = self.pipeline.next_deadline()
+        assert deadline is None or deadline > self.now, (
+            "due now, after all that was due was done: the timer spins"
+        )
+
+    def _check_position(self, position: Position) -> None:
+        state = self.pipeline.ledger.get(TopicPartition(position.topic, position.partition))
+        assert state is not None, "a commit for a partition that is not ours"
+        for span in state.spans:
+            if not isinstance(span, Span):
+                continue
+            for index, settled in enumerate(span.settled):
+                assert settled or span.record(index).offset >= position.next_offset, (
+                    "committed past an open record"
+                )
+
+
+def sends(commands: Sequence[i.Command]) -> list[i.Send]:
+    """The calls among commands."""
+    return [one for one in commands if isinstance(one, i.Send)]
+
+
+def event_ids(send: i.Send) -> list[str]:
+    """The ids of the events in a call."""
+    return [one["event_id"] for one in orjson.loads(send.body)["data"]]
+
+
+def released(commands: list[i.Command]) -> list[Position] | None:
+    """What the release among commands says to commit; None: there is no release."""
+    releases = [one for one in commands if isinstance(one, i.Release)]
+    return list(releases[0].positions) if releases else None
+
+
+def read_map(position: Position) -> OffsetMap | None:
+    """The offset map that goes with a position."""
+    place = map_place(TopicPartition(position.topic, position.partition))
+    return offset_map.read(position.metadata, position.next_offset, where=place)
+
+
+def write_map(base: int, bounds: Sequence[int], leader_epoch: int | None, partition: int = 0) -> str:
+    """The metadata of a commit of `base`."""
+    return offset_map.write(base, bounds, leader_epoch, where=map_place(TopicPartition(TOPIC, partition)))
+
+
+def stopped(core: Core) -> i.Stop | None:
+    """The stop, once it is given."""
+    return next((one for one in core.log if isinstance(one, i.Stop)), None)

@@ -1,0 +1,393 @@
+"""Admission: what is held, what is deferred, what goes alone, and what becomes of it when a partition goes."""
+
+from __future__ import annotations
+
+import pytest
+
+from consumer.engine import interface as i
+from tests.engine.building import (
+    Core,
+    event,
+    event_ids,
+    of_schema,
+    ref,
+    released,
+    write_map,
+)
+
+BUDGET = 2_000
+EMPTY = len(event("a")) + len(b'{"event_name":"checkout","event_id":"a","custom_data":{"name":"shirt"}}')
+"""Bytes that the smallest event holds with its JSON."""
+
+
+def padded(event_id: str, size: int) -> bytes:
+    """A deliverable record that holds about `size` bytes with its JSON."""
+    return event(event_id, pad="x" * max(0, (size - EMPTY) // 2 - 9))
+
+
+def kind(core: Core) -> None:
+    """Everything is answered well until nothing is open or held; each round must get somewhere."""
+    before, idle = (-1, -1), 0
+    while core.pipeline.ledger.open or core.pipeline.admission.held:
+        while core.has(i.FetchSchema):
+            core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "{}"))
+        core.send_all()
+        while core.has(i.Send):
+            core.accept()
+        core.store_keys()
+        while core.has(i.StoreDeadLetters):
+            core.store_letters()
+        now = (core.pipeline.ledger.settlements, core.pipeline.admission.held)
+        idle = idle + 1 if now == before else 0
+        assert idle < 5, f"{core.pipeline.ledger.open} open and {now[1]} held: nothing moves"
+        if idle:
+            core.advance(11.0)
+        before = now
+
+
+# -- held records
+
+
+def tight() -> Core:
+    """A core with a small budget that sends at once."""
+    core = Core(max_open_bytes=BUDGET, batch_events=1, linger=0.0)
+    core.assign()
+    return core
+
+
+def test_what_does_not_fit_is_held() -> None:
+    """As many are read as fit, the rest is not read and not open, and there is no room for more."""
+    core = tight()
+    core.fetch(*(padded(f"{n}", 600) for n in range(8)))
+    totals = core.statistics().totals
+    assert (totals.read, totals.open, core.statistics().held) == (3, 3, 5)
+    assert BUDGET - 600 < core.pipeline.ledger.open_bytes <= BUDGET
+    assert core.pipeline.room() == 0
+    core.deliver()
+    assert core.statistics().totals.delivered == 8
+    assert core.statistics().held == 0
+    assert core.committable() == 8
+    assert core.pipeline.room() > 0
+
+
+def test_held_records_follow_as_soon_as_there_is_room() -> None:
+    """Not only when all that was read before is done."""
+    core = tight()
+    core.fetch(*(padded(f"{n}", 600) for n in range(8)))
+    core.look_up()
+    core.accept()
+    core.store_keys()
+    assert (core.statistics().totals.open, core.statistics().held) == (3, 4)
+
+
+def test_held_records_wait_for_room_in_their_order() -> None:
+    """A small one behind a large one does not overtake it, of whichever partition it is."""
+    core = tight()
+    core.assign(1, epoch=2)
+    core.fetch(padded("a", 1_500), padded("b", 1_500), padded("c", 200))
+    core.fetch(padded("d", 200), partition=1)
+    core.look_up()
+    assert event_ids(core.accept()) == ["a"]
+    assert core.statistics().held == 3
+    core.store_keys()
+    core.look_up()
+    assert [event_ids(core.accept()) for _ in range(3)] == [["b"], ["c"], ["d"]]
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+def test_held_records_go_with_their_partition(revoked: bool) -> None:
+    """Lost or revoked: nobody needs to know of them but the count; others that are held have their room."""
+    core = tight()
+    core.assign(1, epoch=2)
+    core.fetch(*(padded(f"a{n}", 900) for n in range(5)))
+    core.fetch(padded("b", 900), partition=1)
+    assert core.statistics().held == 4
+    if revoked:
+        assert released(core.revoke(0, grace=0.0)) == []
+    else:
+        core.lose(0)
+    core.tick()
+    totals = core.statistics().totals
+    assert (totals.open, totals.released, core.statistics().held) == (1, 5, 0)
+    core.deliver()
+    assert [event_ids(one) for one in core.log if isinstance(one, i.Send)] == [["b"]]
+
+
+def test_held_records_of_a_partition_that_drains_are_not_begun() -> None:
+    """The revoke waits for what is in flight; the room that comes of it is not for what is held."""
+    core = tight()
+    core.fetch(padded("a", 1_500), padded("b", 1_500))
+    core.look_up()
+    assert released(core.revoke(0)) is None
+    assert core.statistics().held == 0
+    core.accept()
+    core.store_keys()
+    assert [one.next_offset for one in released(core.log) or []] == [1]
+    assert not core.has(i.LookUpKeys)
+
+
+def test_a_position_that_goes_back_to_what_is_held_replaces_it() -> None:
+    """From the offset fetched again on, what is held comes a second time: each record is begun once."""
+    core = tight()
+    values = [padded(f"{n}", 900) for n in range(8)]
+    core.fetch(*values)
+    assert (core.statistics().totals.read, core.statistics().held) == (2, 6)
+    core.offsets[0] = 5
+    core.fetch(*values[5:])
+    assert core.statistics().held == 6
+    assert core.statistics().totals.released == 3
+    assert core.reports("position_went_back") == []
+    core.deliver()
+    assert core.statistics().totals.delivered == 8
+    assert core.committable() == 8
+
+
+def test_a_position_that_goes_back_below_what_is_held_voids_all_of_it() -> None:
+    """Open ones from there on are released, and nothing that was held before comes twice."""
+    core = tight()
+    values = [padded(f"{n}", 900) for n in range(6)]
+    core.fetch(*values)
+    core.offsets[0] = 1
+    core.fetch(*values[1:])
+    assert len(core.reports("position_went_back")) == 1
+    totals = core.statistics().totals
+    assert (totals.open, totals.released, core.statistics().held) == (2, 5, 4)
+    kind(core)
+    assert core.committable() == 6
+    assert core.statistics().totals.released == 5
+
+
+def test_the_budget_in_events_holds_too() -> None:
+    """Of one large fetch as many are read as may be open."""
+    core = Core(max_open_events=3, batch_events=1, linger=0.0)
+    core.assign()
+    core.fetch(*(event(f"{n}") for n in range(200)))
+    assert (core.statistics().totals.open, core.statistics().held) == (3, 197)
+    kind(core)
+    assert core.committable() == 200
+
+
+# -- one event alone
+
+
+def test_one_event_larger_than_the_budget_goes_alone() -> None:
+    """When nothing else is open, and nothing goes beside it."""
+    core = tight()
+    core.fetch(padded("a", 300), padded("big", 9_000), padded("b", 300))
+    assert core.statistics().totals.open == 1
+    core.look_up()
+    core.accept()
+    assert core.statistics().totals.open == 1
+    core.store_keys()
+    assert core.statistics().totals.open == 1
+    assert core.pipeline.ledger.open_bytes > BUDGET
+    core.look_up()
+    assert event_ids(core.accept()) == ["big"]
+    core.store_keys()
+    core.look_up()
+    assert event_ids(core.accept()) == ["b"]
+
+
+def test_nothing_open_always_has_room_for_one() -> None:
+    """However large the events were so far."""
+    core = tight()
+    core.fetch(padded("big", 9_000))
+    kind(core)
+    for _ in range(30):
+        core.fetch(padded(f"{core.offsets[0]}", 9_000))
+        kind(core)
+    assert core.pipeline.room() == 1
+
+
+# -- deferred records
+
+
+def test_records_without_their_schema_fill_half() -> None:
+    """The registry is out: they stop at half of the budget, so that there is room for them when it is back."""
+    core = tight()
+    core.fetch(*(of_schema(f"{n}", "1", pad="x" * 150) for n in range(20)))
+    assert 0.7 * BUDGET / 2 < core.pipeline.parking.size <= BUDGET / 2
+    assert core.pipeline.ledger.open_bytes == core.pipeline.parking.size
+    parked = core.statistics().totals.open
+    assert core.statistics().held == 20 - parked
+    core.feed(i.SchemaUnavailable(core.take(i.FetchSchema).ref, "timeout"))
+    core.advance(60.0)
+    assert core.statistics().totals.open == parked
+
+
+def test_records_with_a_known_schema_use_the_other_half() -> None:
+    """Those that are there before one that would have to wait."""
+    core = tight()
+    core.fetch(
+        *(of_schema(f"{n}", "1", pad="x" * 150) for n in range(3)), *(padded(f"p{n}", 200) for n in range(4))
+    )
+    assert core.statistics().held == 0
+    core.look_up()
+    assert [event_ids(core.accept()) for _ in range(4)] == [["p0"], ["p1"], ["p2"], ["p3"]]
+
+
+def test_records_grow_when_their_schema_comes() -> None:
+    """As many are taken in as have room with their JSON; the others are deferred, open and not lost."""
+    core = tight()
+    core.fetch(
+        *(of_schema(f"{n}", "1", pad="x" * 400) for n in range(2)), *(of_schema("z", "1") for _ in range(4))
+    )
+    before = core.pipeline.ledger.open_bytes
+    core.feed(i.SchemaFound(ref("1"), "{}"))
+    core.waiting = [one for one in core.waiting if not isinstance(one, i.FetchSchema)]
+    assert before < core.pipeline.ledger.open_bytes <= BUDGET
+    kind(core)
+    assert core.committable() == 6
+
+
+def test_a_deferred_event_that_never_fits_goes_when_only_such_are_open() -> None:
+    """Its JSON is larger than what is left: it goes when all that is open waits like itself."""
+    core = tight()
+    core.fetch(*(of_schema(f"{n}", "1", pad="x" * 300) for n in range(2)), of_schema("other", "2"))
+    core.fetch(padded("p", 900))
+    core.feed(i.SchemaFound(ref("1"), "{}"))
+    core.waiting = [one for one in core.waiting if one != i.FetchSchema(ref("1"))]
+    seen: list[str] = []
+    for _ in range(6):
+        core.look_up()
+        while core.has(i.Send):
+            seen += event_ids(core.accept())
+        core.store_keys()
+    assert sorted(seen) == ["0", "1", "p"]
+    assert core.statistics().totals.open == 1
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+def test_deferred_records_go_with_their_partition(revoked: bool) -> None:
+    """What is open goes with it, deferred or not; what is held of another partition takes its room."""
+    core = tight()
+    core.assign(1, epoch=2)
+    core.fetch(padded("p", 900), partition=1)
+    core.fetch(*(of_schema(f"{n}", "1", pad="x" * 400) for n in range(2)))
+    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "{}"))
+    assert core.pipeline.admission.deferred == 2
+    core.fetch(padded("q", 500), partition=1)
+    assert core.statistics().held == 1
+    if revoked:
+        core.revoke(0, grace=0.0)
+    else:
+        core.lose(0)
+    core.tick()
+    assert (core.pipeline.admission.deferred, core.statistics().held) == (0, 0)
+    kind(core)
+    assert core.statistics().totals.delivered == 2
+
+
+def half_deferred() -> Core:
+    """A small event in flight, and one that has its schema and no room yet, though there is some."""
+    core = tight()
+    for number in range(30):  # it learns how large events are
+        core.fetch(padded(f"{number}", 200))
+        kind(core)
+    core.fetch(padded("p", 300))
+    assert core.pipeline.room() > 3
+    core.fetch(of_schema("large", "1", pad="x" * 800))
+    core.look_up()
+    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "{}"))
+    assert core.pipeline.admission.deferred == 1
+    assert BUDGET - core.pipeline.ledger.open_bytes > 500
+    return core
+
+
+def test_while_one_is_deferred_nothing_else_is_read() -> None:
+    """It is there longer, and smaller ones would take its room for ever."""
+    core = half_deferred()
+    assert core.pipeline.room() == 0
+    core.fetch(padded("small", 200))
+    assert core.statistics().held == 1
+    core.accept()
+    core.store_keys()
+    core.look_up()
+    assert event_ids(core.accept()) == ["large"]
+
+
+def test_deferred_records_of_a_partition_that_drains_are_not_begun() -> None:
+    """The revoke waits for what is in flight; the room that comes of it is not for what is deferred."""
+    core = half_deferred()
+    assert released(core.revoke(0)) is None
+    assert core.pipeline.admission.deferred == 0
+    core.accept()
+    core.store_keys()
+    assert released(core.log) is not None
+    assert not core.has(i.LookUpKeys)
+
+
+def half_parked(*, partition: int) -> Core:
+    """An event of partition 0 in flight; half of the budget parked, and one more held that would have to wait."""
+    core = tight()
+    core.assign(1, epoch=2)
+    core.fetch(padded("p", 300))
+    core.look_up()
+    core.fetch(*(of_schema(f"{n}", "1", pad="x" * 100) for n in range(7)), partition=partition)
+    assert core.statistics().held > 0
+    return core
+
+
+def test_a_schema_that_comes_makes_way_at_once() -> None:
+    """What waited for it goes while others are still in flight."""
+    core = half_parked(partition=0)
+    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "{}"))
+    assert core.has(i.LookUpKeys)
+
+
+def test_a_partition_that_goes_makes_way_at_once() -> None:
+    """What was held behind its records goes while others are still in flight."""
+    core = half_parked(partition=1)
+    core.fetch(padded("q", 300))
+    core.lose(1)
+    core.look_up()
+    assert [event_ids(core.accept()) for _ in range(2)] == [["p"], ["q"]]
+
+
+def test_a_dead_schema_makes_dead_letters_of_deferred_records() -> None:
+    """They do not grow, and go at once."""
+    core = tight()
+    core.fetch(*(of_schema(f"{n}", "1", pad="x" * 150) for n in range(3)))
+    core.deny_schema()
+    assert len(core.store_letters()) == 3
+    assert core.committable() == 3
+
+
+# -- passed over
+
+
+def test_records_passed_over_take_no_room() -> None:
+    """They were settled before: they are not converted, hold nothing, and are not counted as read."""
+    core = Core(max_open_bytes=BUDGET, batch_events=1, linger=0.0)
+    core.assign(start=10, leader_epoch=7, metadata=write_map(10, [12, 400], 7))
+    core.fetch(*(padded(f"{n}", 900) for n in range(10, 402)))
+    statistics = core.statistics()
+    assert (statistics.totals.read, statistics.passed, statistics.held) == (2, 388, 2)
+    core.deliver()
+    sent = [event_ids(one) for one in core.log if isinstance(one, i.Send)]
+    assert sent == [["10"], ["11"], ["400"], ["401"]]
+    statistics = core.statistics()
+    assert (statistics.totals.read, statistics.passed, statistics.held) == (4, 388, 0)
+    assert core.committable() == 402
+
+
+def test_records_passed_over_behind_one_that_does_not_fit_wait_with_it() -> None:
+    """They are read in their order, each once."""
+    core = Core(max_open_bytes=BUDGET, batch_events=1, linger=0.0)
+    core.assign(start=10, leader_epoch=7, metadata=write_map(10, [12, 15], 7))
+    core.fetch(*(padded(f"{n}", 1_500) for n in range(10, 17)))
+    assert (core.statistics().passed, core.statistics().held) == (0, 6)
+    kind(core)
+    assert core.statistics().passed == 3
+    assert [event_ids(one) for one in core.log if isinstance(one, i.Send)] == [["10"], ["11"], ["15"], ["16"]]
+
+
+def test_foreign_metadata_is_said_and_ignored() -> None:
+    """Another client's text, or a map of another offset: all records are read; an empty one is nothing to say."""
+    core = Core()
+    for partition, metadata in enumerate(("not ours", write_map(11, [12, 13], 7, 1), "")):
+        core.assign(partition, epoch=1 + partition, start=10, leader_epoch=7, metadata=metadata)
+        core.fetch(*(event(f"{partition}-{n}") for n in range(5)), partition=partition)
+    assert core.statistics().totals.read == 15
+    assert core.statistics().passed == 0
+    assert [one.fields["partition"] for one in core.reports("commit_metadata_ignored")] == [0, 1]

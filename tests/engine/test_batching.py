@@ -1,0 +1,205 @@
+"""Batches per ad account: by count, by bytes, by age; those to be tried again go first."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from consumer.engine.batching import AccountQueue, Batch, halves
+from consumer.engine.dedup import Delivery
+from consumer.engine.gate import Gate
+from consumer.engine.ledger import Ledger
+from consumer.engine.model import TopicPartition
+from consumer.engine.policy import Policy
+from tests.engine.building import ACCOUNT, MACHINE, TOPIC, make_deliveries
+
+MIB = 1024 * 1024
+
+
+def queue_of(**policy: float) -> AccountQueue:
+    """An account's queue under this policy."""
+    chosen = Policy(**policy)  # type: ignore[arg-type]  # sizes are whole numbers
+    return AccountQueue(ACCOUNT, chosen, Gate(chosen))
+
+
+def test_a_full_batch_goes_at_once() -> None:
+    """By count: a batch of the most events waits for no linger; what remains does."""
+    queue = queue_of(batch_events=3)
+    for one in make_deliveries(4):
+        queue.add(one, 0.0)
+    batch = queue.take(0.0, 1)
+    assert batch is not None
+    assert len(batch.deliveries) == 3
+    assert queue.take(0.0, 2) is None
+    assert queue.queued == 1
+
+
+def test_the_linger_counts_from_the_oldest_event() -> None:
+    """By age: later events do not push the batch back."""
+    queue = queue_of(linger=0.5)
+    first, second = make_deliveries(2)
+    queue.add(first, 10.0)
+    queue.add(second, 10.4)
+    assert queue.due() == 10.5
+    assert queue.take(10.49, 1) is None
+    batch = queue.take(10.5, 1)
+    assert batch is not None
+    assert batch.deliveries == [first, second]
+    assert queue.due() is None
+
+
+def test_the_body_never_exceeds_the_limit() -> None:
+    """By bytes, envelope and commas included: 4 MiB and not one more (a comma too many is counted, no less)."""
+    size = (4 * MIB - 15) // 4
+    [*four, larger] = [*make_deliveries(4, size=size), *make_deliveries(1, size=size + 1)]
+    for fifth, held in ((four[3], 4), (larger, 3)):
+        queue = queue_of(batch_bytes=11 + 4 * (size + 1), batch_events=1000, linger=0.0)
+        for one in [*four[:3], fifth]:
+            queue.add(one, 0.0)
+        batch = queue.take(0.0, 1)
+        assert batch is not None
+        assert len(batch.deliveries) == held
+        assert len(batch.body()) <= 4 * MIB
+        assert len(orjson.loads(batch.body())["data"]) == held
+
+
+def test_an_event_larger_than_the_limit_goes_alone() -> None:
+    """It is the API that says whether it is too large; it must neither stick nor take others with it."""
+    queue = queue_of(batch_bytes=1000, linger=0.0)
+    small, huge, after = (
+        *make_deliveries(1, size=50),
+        *make_deliveries(1, size=5000),
+        *make_deliveries(1, size=50),
+    )
+    for one in (small, huge, after):
+        queue.add(one, 0.0)
+    batches = [queue.take(0.0, number) for number in (1, 2, 3)]
+    assert [batch.deliveries for batch in batches if batch is not None] == [[small], [huge], [after]]
+
+
+def test_retries_go_first_when_their_time_has_come() -> None:
+    """They hold the oldest records, and the oldest record holds the commit."""
+    queue = queue_of(linger=0.0)
+    old, new = make_deliveries(2)
+    retry = Batch(1, ACCOUNT, [old], attempts=1)
+    queue.put_back(retry, 5.0)
+    queue.add(new, 0.0)
+    fresh = queue.take(0.0, 2)
+    assert fresh is not None
+    assert fresh.deliveries == [new]
+    queue.add(new, 5.0)
+    assert queue.take(5.0, 3) is retry
+    assert (retry.number, retry.attempts) == (3, 1)
+
+
+def test_retries_due_at_the_same_time_go_in_order_of_their_numbers() -> None:
+    """So the same seed gives the same commands."""
+    queue = queue_of()
+    batches = [Batch(number, ACCOUNT, make_deliveries(1)) for number in (3, 1, 2)]
+    for batch in batches:
+        queue.put_back(batch, 0.0)
+    assert [queue.take(0.0, number) for number in (7, 8, 9)] == [batches[1], batches[2], batches[0]]
+    assert [batch.number for batch in batches] == [9, 7, 8]
+
+
+def test_purging_takes_out_all_that_is_no_longer_ours() -> None:
+    """From the batch being filled, the full ones and those to be tried again; empty batches go with it."""
+    ledger = Ledger()
+    mine = ledger.assign(TopicPartition(TOPIC, 0), 1, 0, False)
+    theirs = ledger.assign(TopicPartition(TOPIC, 1), 1, 0, False)
+    kept, gone = make_deliveries(3, state=mine), make_deliveries(4, state=theirs)
+    queue = queue_of(batch_events=2, linger=0.0)
+    queue.put_back(Batch(1, ACCOUNT, [kept[0], gone[0]]), 0.0)
+    queue.put_back(Batch(2, ACCOUNT, [gone[1]]), 0.0)
+    for one in (kept[1], gone[2], gone[3]):
+        queue.add(one, 0.0)
+    queue.add(kept[2], 0.0)
+    theirs.draining = True
+    assert set(queue.purge()) == set(gone)
+    assert (queue.queued, set(queue)) == (3, set(kept))
+    batches = [queue.take(0.0, number) for number in (10, 11, 12, 13)]
+    assert [batch.deliveries for batch in batches if batch is not None] == [[kept[0]], [kept[1]], [kept[2]]]
+
+
+@pytest.mark.parametrize("count", [2, 3, 1000])
+def test_halves_hold_the_whole(count: int) -> None:
+    """In order, with their own numbers, remembering how often their events were sent."""
+    batch = Batch(1, ACCOUNT, make_deliveries(count), attempts=4)
+    batch.failures = 3
+    first, second = halves(batch, 5, 6)
+    assert first.deliveries + second.deliveries == batch.deliveries
+    assert abs(len(first.deliveries) - len(second.deliveries)) <= 1
+    assert [(half.number, half.attempts, half.failures) for half in (first, second)] == [(5, 4, 0), (6, 4, 0)]
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """An account's queue against the set of what was put in and not taken out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue = queue_of(batch_events=4, batch_bytes=600, linger=1.0)
+        self.ledger = Ledger()
+        self.states = [self.ledger.assign(TopicPartition(TOPIC, n), 1, 0, False) for n in (0, 1)]
+        self.now = 0.0
+        self.number = 0
+        self.inside: list[Delivery] = []
+        self.taken: list[Batch] = []
+
+    @rule(partition=st.integers(0, 1), sizes=st.lists(st.integers(2, 700), max_size=5))
+    def add(self, partition: int, sizes: list[int]) -> None:
+        for size in sizes if self.states[partition].accepts else []:
+            [one] = make_deliveries(1, size=size, state=self.states[partition])
+            self.queue.add(one, self.now)
+            self.inside.append(one)
+
+    @rule(wait=st.sampled_from([0.0, 0.25, 1.0]))
+    def take(self, wait: float) -> None:
+        self.now += wait
+        due = self.queue.due()
+        self.number += 1
+        batch = self.queue.take(self.now, self.number)
+        assert (batch is not None) == (due is not None and due <= self.now)
+        if batch is None:
+            return
+        assert batch.deliveries
+        assert len(batch.deliveries) <= 4
+        assert len(batch.body()) <= 600 or len(batch.deliveries) == 1
+        for one in batch.deliveries:
+            assert one.accepted
+            self.inside.remove(one)
+        self.taken.append(batch)
+
+    @precondition(lambda self: self.taken)
+    @rule(delay=st.sampled_from([0.0, 0.5, 3.0]), bisect=st.booleans())
+    def put_back(self, delay: float, bisect: bool) -> None:
+        batch = self.taken.pop()
+        batch.deliveries = [one for one in batch.deliveries if one.accepted]
+        again = [batch]
+        if bisect and len(batch.deliveries) > 1:
+            self.number += 2
+            again = list(halves(batch, self.number - 1, self.number))
+        for one in again:
+            if one.deliveries:
+                self.queue.put_back(one, self.now + delay)
+                self.inside += one.deliveries
+
+    @rule(partition=st.integers(0, 1))
+    def revoke(self, partition: int) -> None:
+        self.ledger.drop(self.states[partition].tp)
+        gone = self.queue.purge()
+        assert set(gone) == {one for one in self.inside if not one.accepted}
+        self.inside = [one for one in self.inside if one.accepted]
+        self.states[partition] = self.ledger.assign(TopicPartition(TOPIC, partition), 2, 0, False)
+
+    @invariant()
+    def it_holds_what_was_put_in(self) -> None:
+        held = list(self.queue)
+        assert len(held) == len(self.inside) == self.queue.queued
+        assert set(held) == set(self.inside)
+        assert (self.queue.due() is None) == (not held)
+
+
+TestQueueMachine = QueueMachine.TestCase
+TestQueueMachine.settings = MACHINE

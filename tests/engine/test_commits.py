@@ -1,0 +1,541 @@
+"""Commits: when they go, and that a process that was away begins nothing before it knows what is still its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from consumer.engine import interface as i
+from consumer.engine import offset_map
+from consumer.engine.model import Position, TopicPartition
+from consumer.engine.offset_map import CommitMetadata
+from consumer.engine.statistics import MetadataLeft
+from tests.engine.building import (
+    TOPIC,
+    UNDECODABLE,
+    Core,
+    event,
+    event_ids,
+    filtered,
+    read_map,
+    released,
+    sends,
+)
+
+AWAY = 5.0
+TOPIC_ID = "x5vNb0eWTeyZpT1Aw2Z5Cg"
+DESTINATION = "PO4_-b8T"
+
+
+def core_of(*partitions: int, commit_interval: float = 1.0, concurrency: int = 8) -> Core:
+    """A core that sends at once, with those partitions; its clock has been seen."""
+    core = Core(
+        away=AWAY, batch_events=1, linger=0.0, commit_interval=commit_interval, concurrency=concurrency
+    )
+    core.tick()
+    for partition in partitions or (0,):
+        core.assign(partition, epoch=1 + partition)
+    return core
+
+
+def is_away(core: Core, seconds: float = 60.0) -> list[i.Command]:
+    """The process is stopped for so long, and goes on with a tick."""
+    core.now += seconds
+    return core.tick()
+
+
+def begun(commands: Sequence[i.Command]) -> list[i.Command]:
+    """What of these must not happen to what may be another's."""
+    return [one for one in commands if isinstance(one, i.Send | i.StoreDeadLetters)]
+
+
+def queued(core: Core, *values: bytes | None, partition: int = 0) -> None:
+    """Records come in and are looked up while all calls are taken: they are ready to go, and wait."""
+    core.fetch(*values, partition=partition)
+    core.look_up()
+
+
+def committed(
+    core: Core, number: int, positions: Sequence[Position], failure: str | None = None
+) -> list[i.Command]:
+    """The broker answers a commit: it took these."""
+    return core.feed(i.CommitDone(number, positions, failure))
+
+
+# -- when
+
+
+def test_commits_go_one_at_a_time_and_only_when_something_changed() -> None:
+    """Every interval at most; while one is under way there is no other."""
+    core = core_of(commit_interval=2.0)
+    core.fetch(filtered())
+    core.advance(2.0)
+    first = core.take(i.Commit)
+    core.fetch(filtered())
+    core.advance(10.0)
+    assert not core.has(i.Commit)
+    committed(core, first.number, first.positions)
+    core.advance(2.0)
+    assert [one.next_offset for one in core.commit()] == [2]
+    core.advance(20.0)
+    assert not core.has(i.Commit)
+
+
+def test_what_settles_behind_an_open_record_is_committed_in_the_map() -> None:
+    """The offset stays, its metadata says what is done above it; each change of that is worth a commit."""
+    core = core_of()
+    core.fetch(event("a"), filtered(), filtered(), event("b"), filtered())
+    core.advance(1.0)
+    [position] = core.commit()
+    assert position.next_offset == 0
+    found = read_map(position)
+    assert found is not None
+    assert list(found.bounds) == [1, 3, 4, 5]
+    core.advance(5.0)
+    assert not core.has(i.Commit)
+    core.fetch(filtered())
+    core.advance(1.0)
+    [position] = core.commit()
+    found = read_map(position)
+    assert found is not None
+    assert list(found.bounds) == [1, 3, 4, 6]
+
+
+def test_a_failed_commit_is_due_again() -> None:
+    """It is counted and said, and nothing is lost."""
+    core = core_of()
+    core.fetch(filtered())
+    core.advance(1.0)
+    asked = core.take(i.Commit)
+    committed(core, asked.number, [], "COORDINATOR_NOT_AVAILABLE")
+    [report] = core.reports("commit_failed")
+    assert report.fields["reason"] == "COORDINATOR_NOT_AVAILABLE"
+    core.advance(1.0)
+    assert core.commit() == asked.positions
+
+
+def test_a_broker_that_takes_no_maps_is_committed_to_without() -> None:
+    """OFFSET_METADATA_TOO_LARGE: the commit is repeated without a map, and no later one has any."""
+    core = core_of()
+    core.fetch(filtered(), event("a"), filtered())
+    core.advance(1.0)
+    asked = core.take(i.Commit)
+    assert asked.positions[0].metadata
+    committed(core, asked.number, [], "OFFSET_METADATA_TOO_LARGE")
+    core.advance(1.0)
+    assert core.commit() == [Position(TOPIC, 0, 1, 7)]
+    core.fetch(event("b"), filtered())
+    core.advance(1.0)
+    assert not core.has(i.Commit)
+    core.lose(0)
+    core.assign(0, epoch=9, start=1)
+    core.fetch(filtered(), event("c"), filtered())
+    core.advance(1.0)
+    assert core.commit() == [Position(TOPIC, 0, 2, 7)]
+
+
+def test_a_broker_that_takes_no_metadata_is_committed_to_without_any() -> None:
+    """``offset.metadata.max.bytes=0``: the first commit is refused, the second has nothing but offsets; said once."""
+    core = Core(destination=DESTINATION)
+    core.assign(0, start=0, topic_id=TOPIC_ID)
+    core.fetch(filtered(), filtered())
+    core.advance(1.0)
+    asked = core.take(i.Commit)
+    assert asked.positions[0].metadata
+    committed(core, asked.number, [], "OFFSET_METADATA_TOO_LARGE")
+    assert core.commit() == [Position(TOPIC, 0, 2, 7)]
+    core.fetch(filtered(), event("a"), filtered())
+    core.advance(1.0)
+    assert core.commit() == [Position(TOPIC, 0, 3, 7)]
+    assert [one.fields for one in core.reports("commit_metadata_refused")] == [{"left": "nothing"}]
+    assert core.statistics().commit_metadata is MetadataLeft.NOTHING
+
+
+def test_a_broker_that_takes_short_metadata_gets_the_ids() -> None:
+    """A map is refused: the ids go on their own; only if they are refused as well, nothing goes."""
+    core = Core(destination=DESTINATION)
+    core.assign(0, start=0, topic_id=TOPIC_ID)
+    core.fetch(filtered(), event("a"), filtered())
+    core.advance(1.0)
+    assert core.statistics().commit_metadata is MetadataLeft.MAPS
+    committed(core, core.take(i.Commit).number, [], "OFFSET_METADATA_TOO_LARGE")
+    asked = core.take(i.Commit)
+    [position] = asked.positions
+    assert (position.next_offset, len(position.metadata)) == (1, offset_map.IDS_MOST)
+    found = offset_map.read_metadata(position.metadata, 1, where=f"{TOPIC}-0")
+    assert found == CommitMetadata(TOPIC_ID, DESTINATION, None)
+    assert core.statistics().commit_metadata is MetadataLeft.IDS
+    committed(core, asked.number, [], "OFFSET_METADATA_TOO_LARGE")
+    assert core.commit() == [Position(TOPIC, 0, 1, 7)]
+    assert [one.fields["left"] for one in core.reports("commit_metadata_refused")] == ["ids", "nothing"]
+
+
+# -- the destination
+
+
+def metadata_of(destination: str | None, base: int = 5) -> str:
+    """What a commit of `base` for this destination carried."""
+    return offset_map.write(base, [], None, where=f"{TOPIC}-0", topic_id=TOPIC_ID, destination=destination)
+
+
+def test_commits_for_another_destination_are_told_at_start() -> None:
+    """What lies before was delivered elsewhere, and is not sent here: a warning, and a figure while they are ours."""
+    core = Core(destination=DESTINATION)
+    core.assign(0, start=5, topic_id=TOPIC_ID, metadata=metadata_of("AAAAAAAA"))
+    [report] = core.reports("committed_for_another_destination")
+    assert (report.level, report.fields) == ("warning", {"partitions": 1})
+    assert core.statistics().elsewhere == 1
+    core.fetch(filtered())
+    core.advance(1.0)
+    [position] = core.commit()
+    found = offset_map.read_metadata(position.metadata, 6, where=f"{TOPIC}-0")
+    assert found == CommitMetadata(TOPIC_ID, DESTINATION, None)
+    core.assign(0, epoch=9, start=6, topic_id=TOPIC_ID, metadata=position.metadata)
+    assert len(core.reports("committed_for_another_destination")) == 1
+    assert core.statistics().elsewhere == 0
+
+
+@pytest.mark.parametrize("told", [DESTINATION, None])
+def test_the_same_or_an_unknown_destination_is_nothing_to_tell(told: str | None) -> None:
+    """Commits of older versions and of other tools name none."""
+    core = Core(destination=DESTINATION)
+    core.assign(0, start=5, topic_id=TOPIC_ID, metadata=metadata_of(told))
+    assert not core.reports("committed_for_another_destination")
+    assert core.statistics().elsewhere == 0
+
+
+def test_another_partition_s_refused_map_turns_them_off_for_all() -> None:
+    """It is the broker's limit; what was taken of the same commit is taken."""
+    core = core_of(0, 1)
+    for partition in (0, 1):
+        core.fetch(filtered(), event(f"a{partition}"), filtered(), partition=partition)
+    core.advance(1.0)
+    asked = core.take(i.Commit)
+    committed(core, asked.number, asked.positions[:1], "OFFSET_METADATA_TOO_LARGE")
+    core.advance(1.0)
+    assert core.commit() == [Position(TOPIC, 0, 1, 7), Position(TOPIC, 1, 1, 7)]
+
+
+# -- absence
+
+
+def test_after_an_absence_nothing_is_begun_until_it_is_proven() -> None:
+    """Neither calls nor dead letters, before the broker has taken a commit that was sent after it."""
+    core = core_of(concurrency=1)
+    queued(core, event("a"), event("b"))
+    core.fetch(UNDECODABLE)
+    core.store_letters(stored=False)
+    first = core.take(i.Send)
+    assert begun(is_away(core)) == []
+    [report] = core.reports("away")
+    assert report.fields["partitions"] == 1
+    assert begun(core.answer(first, 500)) == []
+    before = len(core.log)
+    core.advance(30.0)
+    assert begun(core.log[before:]) == []
+    core.commit()
+    core.advance(1.0)
+    assert core.has(i.Send)
+    assert core.has(i.StoreDeadLetters)
+
+
+def test_the_proof_is_a_commit_even_of_what_is_committed_already() -> None:
+    """Nothing changed, and it is committed all the same; where nothing is settled, where reading began."""
+    core = core_of(0, 1)
+    core.fetch(filtered())
+    core.advance(1.0)
+    assert core.commit() == [Position(TOPIC, 0, 1, 7)]
+    core.fetch(event("a"))
+    core.fetch(event("b"), partition=1)
+    is_away(core)
+    assert core.commit() == [Position(TOPIC, 0, 1, 7), Position(TOPIC, 1, 0, None)]
+    core.advance(10.0)
+    assert not core.has(i.Commit)
+
+
+@pytest.mark.parametrize("first", ["tick", "records", "assignment", "answer", "letters"])
+def test_an_absence_is_noticed_by_whatever_comes_first(first: str) -> None:
+    """The queues of sockets and threads are full when a process goes on: their order is not ours to choose."""
+    core = core_of(concurrency=1)
+    queued(core, event("a"), event("b"), UNDECODABLE)
+    send, letters = core.take(i.Send), core.take(i.StoreDeadLetters)
+    core.now += 60.0
+    before = len(core.log)
+    if first == "tick":
+        core.tick()
+    elif first == "records":
+        queued(core, event("c"))
+    elif first == "assignment":
+        core.assign(5, epoch=9)
+    elif first == "answer":
+        core.accept(send)
+    else:
+        core.feed(i.DeadLettersStored(letters.number, [False]))
+        core.advance(20.0)
+    assert begun(core.log[before:]) == []
+    assert len(core.reports("away")) == 1
+    core.commit()
+    core.advance(1.0)
+    if first == "answer":
+        core.store_keys()
+        assert event_ids(core.take(i.Send)) == ["b"]
+
+
+def test_the_proof_goes_at_once() -> None:
+    """However short the absence was and however seldom commits go otherwise."""
+    core = core_of(commit_interval=1_000.0)
+    core.fetch(event("a"))
+    core.advance(1_000.0)
+    assert not core.has(i.Commit)
+    is_away(core, AWAY + 0.01)
+    assert len(core.reports("away")) == 1
+    assert core.commit() == [Position(TOPIC, 0, 0, None)]
+
+
+def test_a_commit_that_was_sent_before_proves_nothing() -> None:
+    """Its answer may have lain here all the time; the next one goes at once."""
+    core = core_of()
+    core.fetch(filtered())
+    core.advance(1.0)
+    before = core.take(i.Commit)
+    queued(core, event("a"))
+    core.take(i.Send)
+    queued(core, event("b"))
+    core.take(i.Send)
+    is_away(core)
+    assert not core.has(i.Commit)
+    queued(core, event("c"))
+    assert begun(committed(core, before.number, before.positions)) == []
+    assert not core.has(i.Send)
+    assert len(begun(core.log)) == 2
+    after = core.take(i.Commit)
+    assert after.number > before.number
+    assert [event_ids(one) for one in sends(committed(core, after.number, after.positions))] == [["c"]]
+
+
+def test_what_was_sent_before_a_second_absence_proves_nothing_either() -> None:
+    """The proof of the first absence was under way when the second began."""
+    core = core_of()
+    queued(core, event("a"))
+    core.take(i.Send)
+    is_away(core)
+    queued(core, event("b"))
+    first = core.take(i.Commit)
+    is_away(core)
+    assert begun(committed(core, first.number, first.positions)) == []
+    second = core.take(i.Commit)
+    assert [event_ids(one) for one in sends(committed(core, second.number, second.positions))] == [["b"]]
+
+
+def test_a_proof_that_failed_is_tried_again() -> None:
+    """For as long as it takes."""
+    core = core_of()
+    queued(core, event("a"))
+    core.take(i.Send)
+    is_away(core)
+    queued(core, event("b"))
+    for _ in range(4):
+        asked = core.take(i.Commit)
+        assert begun(committed(core, asked.number, [], "REQUEST_TIMED_OUT")) == []
+        core.advance(1.0)
+    core.commit()
+    assert event_ids(core.take(i.Send)) == ["b"]
+
+
+def test_a_proof_of_one_partition_is_none_of_another() -> None:
+    """While one with open records is not proven, nothing is begun at all: a call may hold events of both."""
+    core = core_of(0, 1)
+    for partition in (0, 1):
+        core.fetch(event(f"a{partition}"), partition=partition)
+    is_away(core)
+    core.look_up()
+    asked = core.take(i.Commit)
+    assert len(asked.positions) == 2
+    assert begun(committed(core, asked.number, asked.positions[:1], "REBALANCE_IN_PROGRESS")) == []
+    core.advance(1.0)
+    # The first is proven and unchanged: it is not committed again.
+    asked = core.take(i.Commit)
+    assert [one.partition for one in asked.positions] == [1]
+    assert len(sends(committed(core, asked.number, asked.positions))) == 2
+
+
+def test_a_partition_without_open_records_holds_up_nobody() -> None:
+    """There is nothing of it that could be another's; nor does it where nothing is known to commit for it."""
+    core = core_of(0, 1)
+    core.feed(i.Assigned([i.Assignment(TOPIC, 2, 3, None, False)]))
+    core.fetch(event("a"))
+    is_away(core)
+    core.look_up()
+    asked = core.take(i.Commit)
+    proven = [one for one in asked.positions if one.partition == 0]
+    commands = committed(core, asked.number, proven, "ILLEGAL_GENERATION")
+    assert [event_ids(one) for one in sends(commands)] == [["a"]]
+
+
+def test_records_of_an_unproven_partition_wait_when_they_come() -> None:
+    """It had none open, and holds up nobody, until there are some."""
+    core = core_of()
+    is_away(core)
+    asked = core.take(i.Commit)
+    core.fetch(event("a"), UNDECODABLE)
+    core.look_up()
+    assert begun(core.log) == []
+    assert len(begun(committed(core, asked.number, asked.positions))) == 2
+
+
+def test_a_partition_that_was_lost_meanwhile_is_not_waited_for() -> None:
+    """That it is lost is heard after the absence: its events are not sent, those of others are."""
+    core = core_of(0, 1)
+    for partition in (0, 1):
+        core.fetch(event(f"a{partition}"), partition=partition)
+    is_away(core)
+    core.look_up()
+    asked = core.take(i.Commit)
+    core.lose(0)
+    assert begun(core.log) == []
+    kept = [one for one in asked.positions if one.partition == 1]
+    commands = committed(core, asked.number, kept, "_ASSIGNMENT_LOST")
+    assert [event_ids(one) for one in sends(commands)] == [["a1"]]
+
+
+def test_losing_the_only_unproven_one_ends_the_wait() -> None:
+    """No commit is needed any more for what is nobody's here."""
+    core = core_of(0)
+    core.fetch(event("a"))
+    is_away(core)
+    core.look_up()
+    core.lose(0)
+    assert begun(core.log) == []
+    assert not core.pipeline.commits.unproven()
+
+
+def test_a_revoke_after_an_absence_does_not_wait_for_a_proof() -> None:
+    """The group asks: so they were ours until now. What is settled is committed, what is queued is dropped."""
+    core = core_of()
+    core.fetch(filtered(), event("a"))
+    is_away(core)
+    core.look_up()
+    assert released(core.revoke(0)) == [Position(TOPIC, 0, 1, 7)]
+    assert begun(core.log) == []
+
+
+def test_a_partition_that_drains_holds_up_nobody() -> None:
+    """It is not committed before it is let go of, and nothing of it begins any more; others go on."""
+    core = core_of(0, 1)
+    core.fetch(event("a"))
+    core.look_up()
+    is_away(core)
+    core.feed(i.CommitDone(core.take(i.Commit).number, [], "REBALANCE_IN_PROGRESS"))
+    assert released(core.revoke(0)) is None
+    core.fetch(event("b"), partition=1)
+    core.look_up()
+    core.advance(1.0)
+    asked = core.take(i.Commit)
+    assert [one.partition for one in asked.positions] == [1]
+    assert [event_ids(one) for one in sends(committed(core, asked.number, asked.positions))] == [["b"]]
+
+
+def test_an_assignment_soon_after_an_absence_is_proven_too() -> None:
+    """It may have been given, and taken again, while the process was away, and be heard of only now."""
+    core = core_of()
+    core.fetch(event("a"))
+    is_away(core)
+    core.lose(0)
+    core.assign(0, epoch=7, start=4)
+    core.fetch(event("b"), UNDECODABLE)
+    core.look_up()
+    asked = core.take(i.Commit)
+    if asked.positions[0].next_offset != 4:  # the one for the lost assignment
+        committed(core, asked.number, [], "_ASSIGNMENT_LOST")
+        core.advance(1.0)
+        asked = core.take(i.Commit)
+    assert begun(core.log) == []
+    assert list(asked.positions) == [Position(TOPIC, 0, 4, None)]
+    assert len(begun(committed(core, asked.number, asked.positions))) == 2
+
+
+def test_the_old_assignment_s_commit_does_not_prove_the_new_one() -> None:
+    """It was asked for another epoch, though for the same partition and offset."""
+    core = core_of()
+    core.fetch(event("a"))
+    is_away(core)
+    asked = core.take(i.Commit)
+    core.lose(0)
+    core.assign(0, epoch=7)
+    core.fetch(event("b"))
+    core.look_up()
+    assert begun(committed(core, asked.number, asked.positions)) == []
+    core.advance(1.0)
+    core.commit()
+    assert core.has(i.Send)
+
+
+def test_a_later_assignment_is_ours() -> None:
+    """Long after an absence what the group says is news, and is believed."""
+    core = core_of()
+    is_away(core)
+    core.commit()
+    core.advance(20 * AWAY)
+    core.lose(0)
+    core.assign(0, epoch=7)
+    core.fetch(event("b"))
+    core.look_up()
+    assert event_ids(core.take(i.Send)) == ["b"]
+
+
+@pytest.mark.parametrize("gap", [0.01, AWAY / 2, AWAY - 0.01])
+def test_ordinary_gaps_cause_nothing(gap: float) -> None:
+    """Below `away` between two inputs nothing is held up, said, or committed for it."""
+    core = core_of()
+    core.fetch(event("a"))
+    for number in range(5):
+        core.now += gap
+        core.fetch(event(f"b{number}"))
+        core.look_up()
+        assert core.has(i.Send)
+        core.accept()
+        core.store_keys()
+    assert core.reports("away") == []
+    assert not core.pipeline.commits.unproven()
+
+
+def test_the_first_input_is_no_absence() -> None:
+    """Whatever the clock says when the process begins; and an absence before there is a partition is not said."""
+    core = Core(away=AWAY)
+    core.now += 10_000.0
+    core.tick()
+    core.now += 10_000.0
+    core.tick()
+    assert core.reports("away") == []
+
+
+def test_an_idle_process_looks_at_the_clock_often_enough() -> None:
+    """With nothing to do there is a tick at least twice per `away`, so that being idle is not being away."""
+    core = core_of()
+    core.fetch(event("a"))
+    core.deliver()
+    core.advance(1.0)
+    core.commit()
+    core.advance(500.0)
+    assert core.reports("away") == []
+    core.fetch(filtered())
+    core.advance(1.0)
+    core.take(i.Commit)  # and while a commit is not answered
+    core.advance(500.0)
+    assert core.reports("away") == []
+
+
+def test_in_flight_calls_are_answered_meanwhile() -> None:
+    """What was begun before the absence ends as it would: its key is stored, and it is settled."""
+    core = core_of()
+    core.fetch(event("a"))
+    core.look_up()
+    send = core.take(i.Send)
+    is_away(core)
+    core.accept(send)
+    core.store_keys()
+    assert core.statistics().totals.delivered == 1
+    state = core.pipeline.ledger.get(TopicPartition(TOPIC, 0))
+    assert state is not None
+    assert not state.proven

@@ -1,0 +1,305 @@
+"""Which batch goes next, and halts: one dead account must not slow the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from consumer.engine import interface as i
+from consumer.errors import InvariantViolation
+from tests.engine.building import ACCOUNT, NO, OTHER_ACCOUNT, Core, event, event_ids
+
+THIRD_ACCOUNT = "549755885177"
+
+
+def events(count: int, account: str = ACCOUNT, prefix: str = "") -> list[bytes]:
+    """Deliverable values with ids of their own."""
+    return [event(f"{prefix}{account}-{n}", account) for n in range(count)]
+
+
+def halted(**policy: Any) -> Core:
+    """A core whose only account was refused the token; its one batch waits."""
+    core = Core(linger=0.0, **policy)
+    core.assign()
+    core.fetch(event("a"))
+    core.look_up()
+    core.answer(core.take(i.Send), 401, b'{"code": 2, "message": "no"}')
+    return core
+
+
+def given_up(core: Core) -> list[i.GiveUp]:
+    """How often, and why, the core gave up."""
+    return [one for one in core.log if isinstance(one, i.GiveUp)]
+
+
+def in_flight(core: Core) -> dict[str, int]:
+    """Calls that wait for their answer, by account."""
+    counts: dict[str, int] = {}
+    for one in core.waiting:
+        if isinstance(one, i.Send):
+            counts[one.account] = counts.get(one.account, 0) + 1
+    return counts
+
+
+# -- whose turn it is
+
+
+def test_the_concurrency_bounds_all_accounts_together() -> None:
+    """No more calls in flight than set; an answer lets the next go."""
+    core = Core(linger=0.0, batch_events=1, concurrency=3)
+    core.assign()
+    core.fetch(*events(10))
+    core.look_up()
+    assert in_flight(core) == {ACCOUNT: 3}
+    core.accept()
+    core.store_keys()
+    assert in_flight(core) == {ACCOUNT: 3}
+
+
+def test_a_busy_account_does_not_starve_the_others() -> None:
+    """Accounts take turns, whoever has more to send."""
+    core = Core(linger=0.0, batch_events=1, concurrency=4)
+    core.assign()
+    core.fetch(*events(20), *events(5, OTHER_ACCOUNT))
+    core.look_up()
+    assert in_flight(core) == {ACCOUNT: 2, OTHER_ACCOUNT: 2}
+
+
+def test_a_dead_account_holds_one_connection() -> None:
+    """Time-outs halve its calls in flight down to one, so the others have the rest (rudder-server #4953)."""
+    core = Core(linger=0.0, batch_events=1, concurrency=8)
+    core.assign()
+    core.fetch(*events(40, OTHER_ACCOUNT))
+    core.look_up()
+    for _ in range(4):
+        core.feed(i.Unanswered(core.take(i.Send).number, "timeout"))
+    core.fetch(*events(40))
+    core.look_up()
+    while OTHER_ACCOUNT in in_flight(core):
+        send = core.take(i.Send)
+        if send.account == OTHER_ACCOUNT:
+            core.feed(i.Unanswered(send.number, "timeout"))
+        else:
+            core.accept(send)
+        if in_flight(core).get(OTHER_ACCOUNT, 0) <= 1:
+            break
+    assert sum(in_flight(core).values()) == 8
+    assert in_flight(core)[ACCOUNT] >= 7
+
+
+@pytest.mark.parametrize("status", [403, 404, 429])
+def test_a_closed_gate_does_not_hold_the_others(status: int) -> None:
+    """A refused or throttled account waits alone; the other account's events are delivered meanwhile."""
+    core = Core(linger=0.0, accounts=2)
+    core.assign()
+    core.fetch(event("bad", OTHER_ACCOUNT), event("good"))
+    core.look_up()
+    bad, good = core.take(i.Send), core.take(i.Send)
+    core.answer(bad, status, NO, headers={"retry-after": "200"})
+    core.accept(good)
+    core.store_keys()
+    assert core.pipeline.room() > 1
+    core.fetch(event("more"))
+    core.deliver()
+    assert core.statistics().totals.delivered == 2
+
+
+def test_a_dead_account_stops_intake_only_when_it_holds_half_of_the_budget() -> None:
+    """Its records cannot be committed past, so they pile up; the bound is explicit, and then intake stops."""
+    core = Core(linger=0.0, accounts=2, max_open_events=20, batch_events=1, concurrency=1)
+    core.assign()
+    core.fetch(*events(9, OTHER_ACCOUNT))
+    core.look_up()
+    core.answer(core.take(i.Send), 403, NO)
+    core.fetch(*events(2))
+    core.look_up()
+    assert core.pipeline.room() > 0
+    core.fetch(*events(1, OTHER_ACCOUNT, "x"))
+    core.look_up()
+    assert core.pipeline.room() == 0
+
+
+def test_an_answer_to_no_call_is_a_bug() -> None:
+    """Each call is answered once."""
+    core = Core(linger=0.0)
+    core.assign()
+    core.fetch(event("a"))
+    core.look_up()
+    send = core.accept()
+    with pytest.raises(InvariantViolation):
+        core.feed(i.Unanswered(send.number, "timeout"))
+
+
+# -- halts
+
+
+def test_a_refused_token_halts_every_account() -> None:
+    """It is the same token for all; one report each."""
+    core = Core(linger=0.0, batch_events=1)
+    core.assign()
+    core.fetch(event("a"), event("b", OTHER_ACCOUNT), event("c"))
+    core.look_up()
+    core.answer(core.take(i.Send), 401, b'{"code": 2, "message": "no"}')
+    core.fetch(event("d", THIRD_ACCOUNT))
+    core.look_up()
+    assert in_flight(core) == {ACCOUNT: 1, OTHER_ACCOUNT: 1}
+    assert {one.fields["account"] for one in core.reports("halted")} == {ACCOUNT, OTHER_ACCOUNT}
+    assert {one.state for one in core.statistics().accounts} == {"halted"}
+
+
+def test_a_halt_reads_the_token_then_probes_then_resumes() -> None:
+    """At its time, one probe; the first good answer ends it, and everything is delivered."""
+    core = halted()
+    assert not core.has(i.Send)
+    core.until(lambda: core.has(i.ReadToken))
+    assert not core.has(i.Send)
+    core.take(i.ReadToken)
+    core.feed(i.TokenRead(True))
+    core.accept()
+    core.store_keys()
+    assert core.reports("resumed")
+    assert core.statistics().totals.delivered == 1
+    assert core.statistics().destination == "open"
+
+
+def test_one_probe_at_a_time() -> None:
+    """However much waits, and however long the probe takes."""
+    core = Core(linger=0.0, batch_events=1)
+    core.assign()
+    core.fetch(*events(5))
+    core.look_up()
+    while core.has(i.Send):
+        core.answer(core.take(i.Send), 401, NO)
+    core.until(lambda: core.has(i.ReadToken))
+    core.take(i.ReadToken)
+    core.feed(i.TokenRead(False))
+    assert in_flight(core) == {ACCOUNT: 1}
+    core.advance(600.0)
+    assert in_flight(core) == {ACCOUNT: 1}
+
+
+def test_a_probe_without_a_verdict_is_followed_by_another() -> None:
+    """A time-out says nothing of the token: the halt stands, and is not forgotten."""
+    core = halted()
+    replies: tuple[Callable[[i.Send], object], ...] = (
+        lambda send: core.feed(i.Unanswered(send.number, "timeout")),
+        lambda send: core.answer(send, 503),
+        lambda send: core.answer(send, 200, b"nonsense"),
+        lambda send: core.answer(send, 429, headers={"retry-after": "5"}),
+    )
+    for reply in replies:
+        core.until(lambda: core.has(i.ReadToken))
+        core.take(i.ReadToken)
+        core.feed(i.TokenRead(False))
+        core.until(lambda: core.has(i.Send))
+        reply(core.take(i.Send))
+        assert core.statistics().destination == "halted"
+    core.until(lambda: core.has(i.ReadToken))
+
+
+def test_refusals_of_calls_already_in_flight_do_not_put_the_probe_off() -> None:
+    """Eight calls met the same refusal at once: that is one refusal, not eight in a row."""
+    core = Core(linger=0.0, batch_events=1, concurrency=8)
+    core.assign()
+    core.fetch(*events(8))
+    core.look_up()
+    for _ in range(8):
+        core.answer(core.take(i.Send), 401, NO)
+    begun = core.now
+    core.until(lambda: core.has(i.ReadToken))
+    assert core.now - begun <= core.policy.probe_backoff.base
+
+
+def test_an_answer_to_a_call_from_before_the_halt_does_not_end_it() -> None:
+    """It was accepted under the token of then; only a probe tells whether the halt is over."""
+    core = Core(linger=0.0, batch_events=1, concurrency=2)
+    core.assign()
+    core.fetch(*events(4))
+    core.look_up()
+    first, second = core.take(i.Send), core.take(i.Send)
+    core.answer(first, 401, NO)
+    core.accept(second)
+    assert core.statistics().destination == "halted"
+    assert not core.has(i.Send)
+
+
+def test_an_account_s_own_refusal_outlives_the_token_s() -> None:
+    """An account refused with 403 stays halted when another account shows that the token is good again."""
+    core = Core(linger=0.0, batch_events=1)
+    core.assign()
+    core.fetch(event("a"), event("b", OTHER_ACCOUNT), event("c"))
+    core.look_up()
+    mine, other = core.take(i.Send), core.take(i.Send)
+    core.answer(other, 403, b'{"code": 29, "message": "no"}')
+    core.answer(mine, 401, b'{"code": 2, "message": "no"}')
+    core.answer(core.take(i.Send), 401, b'{"code": 2, "message": "no"}')
+    core.until(lambda: core.has(i.ReadToken))
+    core.take(i.ReadToken)
+    core.feed(i.TokenRead(True))
+    probe = next(one for one in core.waiting if isinstance(one, i.Send) and one.account == ACCOUNT)
+    core.waiting.remove(probe)
+    core.accept(probe)
+    states = {one.account: one.state for one in core.statistics().accounts}
+    assert states == {ACCOUNT: "open", OTHER_ACCOUNT: "halted"}
+
+
+def test_patience_runs_from_the_first_refusal_and_gives_up_once() -> None:
+    """At the second it ends, whatever probes came between; and it says why."""
+    core = halted(halt_patience=100.0)
+    begun = core.now
+    while not given_up(core):
+        core.until(lambda: bool(given_up(core)) or core.has(i.ReadToken))
+        if core.has(i.ReadToken):
+            core.take(i.ReadToken)
+            core.feed(i.TokenRead(False))
+            core.answer(core.take(i.Send), 401, b'{"code": 2, "message": "no"}')
+    assert core.now == begun + 100.0
+    core.advance(1000.0)
+    [give_up] = given_up(core)
+    assert give_up.reason == f"ad account {ACCOUNT}: the access token is refused (HTTP 401, code 2) for 100 s"
+
+
+def test_patience_of_zero_is_for_ever() -> None:
+    """Probes go on, a week later too."""
+    # It looks at the clock twice in each absence: of the usual few seconds a week has most of a million.
+    core = halted(halt_patience=0.0, commit_interval=300.0, away=600.0)
+    for _ in range(3):
+        core.until(lambda: core.has(i.ReadToken))
+        core.take(i.ReadToken)
+        core.feed(i.TokenRead(False))
+        core.answer(core.take(i.Send), 401, NO)
+        core.advance(3 * 86_400.0)
+    assert not given_up(core)
+
+
+def test_with_nothing_to_probe_with_intake_brings_one_record() -> None:
+    """The batch that was refused is no longer ours: one record at a time comes in, and is the probe."""
+    core = halted()
+    core.lose(0)
+    core.assign(1, epoch=2)
+    assert core.pipeline.room() == 1
+    core.fetch(event("b"), partition=1)
+    core.look_up()
+    assert core.pipeline.room() == 0
+    core.until(lambda: core.has(i.ReadToken))
+    core.take(i.ReadToken)
+    core.feed(i.TokenRead(True))
+    assert event_ids(core.accept()) == ["b"]
+    assert core.pipeline.room() > 1
+
+
+def test_a_halted_account_with_nothing_waiting_does_not_end_the_process() -> None:
+    """Patience is for events that wait; an account nobody sends to any more must not stop the one that works."""
+    core = Core(linger=0.0, halt_patience=100.0)
+    core.assign(0)
+    core.assign(1)
+    core.fetch(event("bad", OTHER_ACCOUNT), partition=0)
+    core.look_up()
+    core.answer(core.take(i.Send), 403, NO)
+    core.lose(0)
+    core.fetch(event("good"), partition=1)
+    core.deliver()
+    core.advance(1000.0)
+    assert not given_up(core)

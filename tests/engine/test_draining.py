@@ -1,0 +1,273 @@
+"""Room, revoke, stop and halt: rules 5 to 7 of design.md."""
+
+from __future__ import annotations
+
+import pytest
+
+from consumer.engine import interface as i
+from consumer.engine.model import Position
+from tests.engine.building import NO, TOPIC, UNDECODABLE, Core, event, event_ids, filtered, released, stopped
+
+# -- rule 5: room is a level
+
+
+def test_room_is_what_the_budget_leaves() -> None:
+    """At most a fetch's worth, never more than the events left; nothing once it is full."""
+    core = Core(max_open_events=1500)
+    core.assign()
+    assert core.pipeline.room() == 1000
+    core.fetch(*(event(str(n)) for n in range(700)))
+    assert core.pipeline.room() == 800
+    core.fetch(*(event(f"x{n}") for n in range(800)))
+    assert core.pipeline.room() == 0
+    core.deliver()
+    assert core.pipeline.room() == 1000
+
+
+def test_a_revoke_makes_room_again() -> None:
+    """Room depends on what is open, not on what was asked or paused before (parallel-consumer #857)."""
+    core = Core(max_open_events=3)
+    core.assign()
+    core.fetch(event("a"), event("b"), event("c"))
+    assert core.pipeline.room() == 0
+    core.lose(0)
+    core.assign(0, epoch=2)
+    assert core.pipeline.room() == 3
+
+
+# -- rule 6: revoke, stop and the end of a replay are one path
+
+
+def test_a_revoke_drops_the_queue_and_waits_for_what_is_in_flight() -> None:
+    """Cancel the queue first, then wait, then commit and let go (getsentry/launchpad PR 512)."""
+    core = Core(batch_events=1, concurrency=1, linger=0.0)
+    core.assign()
+    core.fetch(event("a"), event("b"))
+    core.look_up()
+    assert released(core.revoke(0)) is None
+    send = core.accept()
+    assert event_ids(send) == ["a"]
+    assert not core.has(i.Send)
+    asked = core.take(i.StoreKeys)
+    commands = core.feed(i.KeysStored(asked.number))
+    assert released(commands) == [Position(TOPIC, 0, 1, 7)]
+    assert core.statistics().partitions == ()
+    assert core.statistics().totals.released == 1
+
+
+def test_a_revoke_takes_no_new_records_of_its_partitions() -> None:
+    """Others go on meanwhile."""
+    core = Core()
+    core.assign(0)
+    core.assign(1)
+    core.fetch(event("a"), partition=0)
+    core.send_all()
+    core.revoke(0)
+    core.fetch(event("b"), partition=0)
+    core.fetch(event("c"), partition=1)
+    assert core.pipeline.room() > 0
+    assert core.statistics().totals.read == 2
+
+
+def test_a_revoke_waits_no_longer_than_its_deadline() -> None:
+    """Then what is settled is committed, and the answer that comes later commits nothing."""
+    core = Core(batch_events=1, linger=0.0)
+    core.assign()
+    core.fetch(event("a"), event("b"))
+    core.look_up()
+    core.accept()
+    core.store_keys()
+    begun = core.now
+    core.revoke(0, grace=20.0)
+    core.until(lambda: any(isinstance(one, i.Release) for one in core.log))
+    assert core.now == begun + 20.0
+    assert released(core.log) == [Position(TOPIC, 0, 1, 7)]
+    core.accept()
+    core.store_keys()
+    core.advance(10.0)
+    assert not core.has(i.Commit)
+
+
+def test_a_revoke_waits_for_dead_letters() -> None:
+    """A refused event settles only when the broker has it; so the drain waits for that."""
+    core = Core()
+    core.assign()
+    core.fetch(UNDECODABLE)
+    assert released(core.revoke(0)) is None
+    asked = core.take(i.StoreDeadLetters)
+    assert released(core.feed(i.DeadLettersStored(asked.number, [True]))) == [Position(TOPIC, 0, 1, 7)]
+
+
+def test_a_revoke_waits_for_the_leader_of_a_follower() -> None:
+    """The leader is another partition's and in flight: its delivery settles ours."""
+    core = Core()
+    core.assign(0)
+    core.assign(1)
+    core.fetch(event("a"), partition=0)
+    core.fetch(event("a"), partition=1)
+    core.send_all()
+    assert released(core.revoke(1)) is None
+    core.accept()
+    asked = core.take(i.StoreKeys)
+    assert released(core.feed(i.KeysStored(asked.number))) == [Position(TOPIC, 1, 1, 7)]
+
+
+def test_a_revoke_of_what_we_do_not_have_is_answered_at_once() -> None:
+    """Or of nothing at all: the group waits for the answer."""
+    core = Core()
+    assert released(core.revoke(3)) == []
+    assert released(core.revoke()) == []
+
+
+def test_lost_partitions_are_dropped_without_a_commit() -> None:
+    """Lost is not revoked (librdkafka #5604); a revoke that waits for them is answered."""
+    core = Core()
+    core.assign(0)
+    core.fetch(filtered(), event("a"))
+    core.send_all()
+    core.revoke(0)
+    assert released(core.lose(0)) == []
+    core.advance(10.0)
+    assert not core.has(i.Commit)
+
+
+def test_a_partition_that_comes_back_while_it_drains_is_fresh() -> None:
+    """The new epoch takes records; the revoke of the old one is answered, with nothing to commit."""
+    core = Core()
+    core.assign(0, epoch=1)
+    core.fetch(event("a"))
+    core.send_all()
+    core.revoke(0)
+    core.assign(0, epoch=2)
+    assert released(core.log) == []
+    core.fetch(event("b"))
+    core.deliver()
+    assert core.statistics().totals.delivered == 1
+
+
+def test_a_stop_takes_no_more_and_drains() -> None:
+    """Then it says what to commit, and that all was drained."""
+    core = Core()
+    core.assign()
+    core.fetch(filtered(), event("a"))
+    core.send_all()
+    core.feed(i.StopRequested(25.0))
+    core.feed(i.StopRequested(1.0))
+    assert core.pipeline.room() == 0
+    assert stopped(core) is None
+    core.accept()
+    core.store_keys()
+    assert stopped(core) == i.Stop([Position(TOPIC, 0, 2, 7)], True)
+    core.assign(1, epoch=2)
+    core.fetch(event("b"), partition=1)
+    assert core.statistics().totals.open == 0
+
+
+def test_a_stop_ends_at_its_deadline() -> None:
+    """Whatever is still out there; what is settled is committed, and it says that not all was."""
+    core = Core()
+    core.assign()
+    core.fetch(filtered(), event("a"))
+    core.send_all()
+    begun = core.now
+    core.feed(i.StopRequested(25.0))
+    core.until(lambda: stopped(core) is not None)
+    assert core.now == begun + 25.0
+    assert stopped(core) == i.Stop([Position(TOPIC, 0, 1, 7)], False)
+
+
+def test_a_stop_with_nothing_to_wait_for_is_drained_whatever_its_grace() -> None:
+    """Nothing is out there, so nothing was late."""
+    core = Core()
+    core.assign()
+    core.fetch(filtered())
+    core.feed(i.StopRequested(0.0))
+    assert stopped(core) == i.Stop([Position(TOPIC, 0, 1, 7)], True)
+
+
+@pytest.mark.parametrize("first", ["stop", "revoke"])
+def test_a_revoke_during_a_stop_gets_its_own_positions(first: str) -> None:
+    """They must be committed in the rebalance, before we let go: afterwards they are another member's."""
+    core = Core()
+    core.assign(0)
+    core.assign(1)
+    for partition in (0, 1):
+        core.fetch(event(f"a{partition}"), partition=partition)
+    core.send_all()
+    if first == "stop":
+        core.feed(i.StopRequested(25.0))
+    core.revoke(0, grace=25.0)
+    core.feed(i.StopRequested(25.0))
+    core.accept()
+    core.store_keys()
+    assert released(core.log) == [Position(TOPIC, 0, 1, 7)]
+    assert stopped(core) == i.Stop([Position(TOPIC, 1, 1, 7)], True)
+
+
+def test_a_stop_answers_every_revoke_that_still_waits() -> None:
+    """The group's thread waits for that answer: without it the last commit waits for ever."""
+    core = Core()
+    core.assign(0)
+    core.fetch(event("a"))
+    core.send_all()
+    core.revoke(0, grace=60.0)
+    core.feed(i.StopRequested(10.0))
+    core.until(lambda: stopped(core) is not None)
+    assert released(core.log) is not None
+
+
+# -- rule 7: a refused token is an outage (more in test_dispatch.py)
+
+
+def test_a_halt_stops_intake_and_commits_nothing_open() -> None:
+    """However much room there is; and resumes where it was."""
+    core = Core(linger=0.0)
+    core.assign()
+    core.fetch(event("a"))
+    core.look_up()
+    core.answer(core.take(i.Send), 401, NO)
+    assert core.pipeline.room() == 0
+    core.advance(300.0)
+    assert core.committable() is None
+    core.take(i.ReadToken)
+    core.feed(i.TokenRead(True))
+    core.accept()
+    core.store_keys()
+    assert core.pipeline.room() == 1000
+    assert core.committable() == 1
+
+
+@pytest.mark.parametrize("state", ["halted", "reading the token", "probing"])
+def test_a_stop_during_a_halt_ends(state: str) -> None:
+    """At once, but for a probe that is in flight; nothing refused is committed."""
+    core = Core(linger=0.0)
+    core.assign()
+    core.fetch(filtered(), event("a"))
+    core.look_up()
+    core.answer(core.take(i.Send), 401, NO)
+    if state != "halted":
+        core.until(lambda: core.has(i.ReadToken))
+    if state == "probing":
+        core.take(i.ReadToken)
+        core.feed(i.TokenRead(False))
+    core.feed(i.StopRequested(25.0))
+    if state == "probing":
+        assert stopped(core) is None
+        core.answer(core.take(i.Send), 401, NO)
+    stop = stopped(core)
+    assert stop is not None
+    assert stop.drained
+    assert [one.next_offset for one in stop.positions] in ([1], [])
+    assert core.statistics().totals.released == 1
+
+
+def test_a_halt_while_revoking_lets_go() -> None:
+    """The refused batch is not ours to try again."""
+    core = Core(linger=0.0)
+    core.assign()
+    core.fetch(event("a"))
+    core.look_up()
+    core.revoke(0)
+    assert released(core.answer(core.take(i.Send), 401, NO)) == []
+    core.advance(100.0)
+    assert not core.has(i.Send)

@@ -1,0 +1,483 @@
+"""The guard: too many dead letters among the latest records stop intake, and nothing is lost by that."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import orjson
+import pytest
+
+from consumer.engine import interface as i
+from consumer.engine.dedup import Delivery
+from consumer.engine.guard import _Sample
+from tests.engine.building import (
+    TOPIC,
+    UNDECODABLE,
+    Core,
+    answer_body,
+    chunk,
+    event,
+    event_ids,
+    filtered,
+    of_schema,
+    released,
+    stopped,
+    unconvertible,
+    write_map,
+)
+
+OTHER_TOPIC = "app"
+SAMPLE = 10
+BAD = (UNDECODABLE, unconvertible())
+
+
+def guarded(**policy: Any) -> Core:
+    """A core whose guard looks at ten records; it has a partition and sends one event a call, at once."""
+    core = Core(**{"dead_letter_share": 0.5, "dead_letter_sample": SAMPLE, "linger": 0.0, **policy})
+    core.assign()
+    return core
+
+
+def good(count: int, prefix: str = "g") -> list[bytes]:
+    """Deliverable values."""
+    return [event(f"{prefix}{n}") for n in range(count)]
+
+
+def bad(count: int) -> list[bytes]:
+    """Values that are dead letters at once, of both kinds."""
+    return [BAD[n % 2] for n in range(count)]
+
+
+def rejected(code: str) -> bytes:
+    """A value that cannot be converted for this reason."""
+    return orjson.dumps({"reject": code})
+
+
+def judge(core: Core, *, refuse: str = "bad") -> None:
+    """The API answers every call; it refuses events whose id begins so. Keys are stored."""
+    core.send_all()
+    while core.has(i.Send):
+        send = core.take(i.Send)
+        outcomes = [
+            ("failed", "no", None) if one.startswith(refuse) else ("processed", None, None)
+            for one in event_ids(send)
+        ]
+        core.answer(send, 200, answer_body(outcomes))
+        core.store_keys()
+        core.look_up()
+        core.advance(0.0)
+
+
+def tripped(core: Core) -> tuple[str, int, int] | None:
+    """What the snapshot says: topic, dead letters, of how many."""
+    guard = core.statistics().guard
+    return guard and guard[:3]
+
+
+# -- when it trips
+
+
+def test_more_than_the_share_of_a_full_sample_trips_it() -> None:
+    """Six of ten; intake stops, and the snapshot says where and why."""
+    core = guarded()
+    core.fetch(*good(4), *bad(6))
+    assert tripped(core) == (TOPIC, 6, 10)
+    assert core.pipeline.room() == 0
+
+
+def test_the_share_itself_does_not_trip_it() -> None:
+    """Half of them is not more than half, however long it goes on so."""
+    core = guarded()
+    for _ in range(20):
+        core.fetch(*(value for pair in zip(good(5), bad(5), strict=True) for value in pair))
+        core.store_letters()
+    assert tripped(core) is None
+
+
+def test_few_records_say_nothing() -> None:
+    """Nine bad ones of nine: a topic may begin so. The tenth makes a sample."""
+    core = guarded()
+    core.fetch(*bad(9))
+    assert tripped(core) is None
+    core.fetch(*good(1))
+    assert tripped(core) == (TOPIC, 9, 10)
+
+
+def test_the_latest_records_count() -> None:
+    """What was bad long ago is forgotten; what was good long ago does not cover what is bad now."""
+    core = guarded()
+    core.fetch(*bad(5), *good(10))
+    core.fetch(*bad(5))
+    assert tripped(core) is None
+    core.fetch(*bad(1))
+    assert tripped(core) == (TOPIC, 6, 10)
+
+
+def test_a_poisoned_topic_among_good_ones_trips_it() -> None:
+    """Each topic has its own share."""
+    core = guarded()
+    core.feed(i.Assigned([i.Assignment(OTHER_TOPIC, 0, 2, 0, False, None, "")]))
+    for n in range(10):
+        core.fetch(*good(20, f"{n}-"))
+        poison = chunk([UNDECODABLE], offset=n, epoch=2)._replace(topic=OTHER_TOPIC)
+        assert tripped(core) is None
+        core.feed(i.Fetched([poison]))
+    assert tripped(core) == (OTHER_TOPIC, 10, 10)
+
+
+def test_what_is_filtered_hides_nothing() -> None:
+    """Nine of ten records are not meant to be sent; of those that are, most are refused."""
+    core = guarded()
+    for n in range(9):
+        core.fetch(*[filtered()] * 9, *bad(1))
+        core.store_letters()
+        assert tripped(core) is None, n
+    core.fetch(*[None] * 9, *bad(1))
+    assert tripped(core) == (TOPIC, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("reason", "cause", "advice"),
+    [
+        ("malformed", "schema", "correct the schema"),
+        ("no_identity", "mapping", "correct the mapping"),
+        ("future_event_time", "clock", "compare the producers' clocks"),
+        ("expired", "clock", "see whether time_unit is right; if so, raise PINSTREAM_MAX_EVENT_AGE"),
+        ("refused", "destination", "why Pinterest refuses"),
+    ],
+)
+def test_it_names_what_trips_it(reason: str, cause: str, advice: str) -> None:
+    """Schema, mapping, clock or destination, each with its own advice: no mapping makes an event younger, or lets the
+    platform take it."""
+    core = guarded(batch_events=10)
+    values = {"malformed": [UNDECODABLE] * 10, "refused": good(10, "bad")}
+    core.fetch(*values.get(reason, [rejected(reason)] * 10))
+    judge(core)
+    guard = core.statistics().guard
+    assert guard is not None
+    assert (guard.cause.value, guard.mostly.split()[1]) == (cause, reason)
+    assert advice in guard.remedy
+    [report] = core.reports("dead_letter_guard")
+    assert (report.fields["cause"], report.fields["mostly"]) == (cause, guard.mostly)
+    assert guard.remedy in str(report.fields["advice"])
+    assert ("mapping" in str(report.fields["advice"])) == (cause == "mapping")
+
+
+def test_the_cause_is_that_of_most_of_them() -> None:
+    """Three are refused for three reasons that all say the mapping is wrong, two for one that says the platform."""
+    core = guarded(batch_events=10, dead_letter_share=0.4)
+    reasons = ("no_identity", "missing_event_id", "no_identity")
+    core.fetch(*map(rejected, reasons), *good(2, "bad"), *good(5))
+    judge(core)
+    guard = core.statistics().guard
+    assert guard is not None
+    assert (guard.rejected, guard.cause.value, guard.mostly) == (5, "mapping", "convert no_identity")
+
+
+def test_duplicates_are_good() -> None:
+    """They were delivered."""
+    core = guarded(max_open_events=100)
+    core.fetch(event("once"))
+    judge(core)
+    for _ in range(10):
+        core.fetch(filtered(), None, event("once"), event("once"), *bad(1))
+        core.store_letters()
+        judge(core)
+    assert core.statistics().totals.duplicate == 20
+    assert tripped(core) is None
+
+
+def test_what_the_api_refuses_counts() -> None:
+    """Six of ten refused, with or without others that are rejected at once."""
+    core = guarded(batch_events=10)
+    core.fetch(*good(4), *good(6, "bad"))
+    judge(core)
+    assert tripped(core) == (TOPIC, 6, 10)
+
+
+def test_rejected_and_refused_records_add_up() -> None:
+    """Four of ten rejected, and half of the others refused: neither alone would be too many."""
+    core = guarded(batch_events=6)
+    core.fetch(*bad(4), *good(3, "g"), *good(3, "bad"))
+    core.store_letters()
+    assert tripped(core) is None
+    judge(core)
+    assert tripped(core) == (TOPIC, 7, 10)
+
+
+def test_refusals_count_long_after_the_sample_went_on() -> None:
+    """Fifty events are open, five samples of them: they are judged all the same."""
+    core = guarded(batch_events=10)
+    core.fetch(*good(50, "bad"))
+    judge(core)
+    assert tripped(core) == (TOPIC, 10, 10)
+    assert core.statistics().totals.dead_lettered == 0
+
+
+def test_few_refusals_of_a_great_many_do_not_trip_it() -> None:
+    """Two hundred open events of which a tenth is refused, and nothing new is read: twice a sample of refusals."""
+    core = guarded(batch_events=10, concurrency=20)
+    core.fetch(*(event(f"bad{n}" if n % 10 == 0 else f"g{n}") for n in range(200)))
+    judge(core)
+    assert tripped(core) is None
+    assert core.statistics().totals.delivered == 180
+
+
+def test_an_outage_leaves_no_rejections_alone() -> None:
+    """Only rejections settle while the API is down; the events that wait are good until it says otherwise."""
+    core = guarded(max_open_events=200)
+    for n in range(10):
+        core.fetch(*good(9, f"{n}-"), UNDECODABLE)
+        core.store_letters()
+    totals = core.statistics().totals
+    assert (totals.dead_lettered, totals.delivered) == (10, 0)
+    assert tripped(core) is None
+
+
+def test_a_record_that_waits_for_its_schema_counts_when_it_has_its_verdict() -> None:
+    """Not before: a new schema is no dead letter. Then all of its records are, where they stand."""
+    core = guarded()
+    core.fetch(*(of_schema(f"{n}", "1") for n in range(10)), *good(9))
+    assert tripped(core) is None
+    core.deny_schema()
+    assert tripped(core) == (TOPIC, 10, 10)
+
+
+def test_a_registry_that_is_away_leaves_no_rejections_alone() -> None:
+    """Nine of ten records wait for their schema, the tenth is rejected: they hold their places meanwhile."""
+    core = guarded(max_open_events=200)
+    for n in range(10):
+        core.fetch(*(of_schema(f"{n}-{m}", "1") for m in range(9)), UNDECODABLE)
+        core.store_letters()
+    assert tripped(core) is None
+
+
+def test_what_is_filtered_when_its_schema_comes_leaves_its_place() -> None:
+    """Nine of ten that waited are not meant to be sent: of those that are, all are refused."""
+    core = guarded(max_open_events=200)
+    page_view = orjson.dumps({"schema": "1", "filter": "event_name"})
+    for _ in range(5):
+        core.fetch(*[page_view] * 9, *bad(1))
+        core.store_letters()
+    assert tripped(core) is None
+    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "{}"))
+    assert (core.statistics().totals.filtered, tripped(core)) == (45, None)
+    core.fetch(*bad(4))
+    assert tripped(core) is None
+    core.fetch(*bad(1))
+    assert tripped(core) == (TOPIC, 10, 10)
+
+
+def test_records_that_are_passed_over_are_good() -> None:
+    """They were settled before. What was refused before is what is left: a tenth, as in the first reading."""
+    core = Core(dead_letter_share=0.5, dead_letter_sample=SAMPLE)
+    bounds = [bound for n in range(20) for bound in (10 * n + 1, 10 * n + 10)]
+    core.assign(start=0, leader_epoch=7, metadata=write_map(0, bounds, 7))
+    for _ in range(20):
+        core.fetch(*bad(1), *good(9, "gone"))
+        core.store_letters()
+    assert core.statistics().passed == 180
+    assert tripped(core) is None
+    core.fetch(*bad(6))
+    assert tripped(core) == (TOPIC, 6, 10)
+
+
+def test_a_second_reading_does_not_trip_where_the_first_did_not() -> None:
+    """Duplicates pass at once, what is refused comes back last and together: the order of offsets counts."""
+    core = guarded(batch_events=10, concurrency=1, max_open_events=500)
+    values = [event(f"bad{n}" if n % 20 == 0 else f"g{n}") for n in range(400)]
+    for epoch in (1, 2):
+        core.assign(epoch=epoch)
+        core.fetch(*values)
+        judge(core)
+        while core.has(i.StoreDeadLetters):
+            core.store_letters()
+        assert core.statistics().totals.delivered == 380
+    totals = core.statistics().totals
+    assert (totals.duplicate, totals.dead_lettered, tripped(core)) == (380, 40, None)
+
+
+def test_a_verdict_counts_however_late_while_its_place_is_kept() -> None:
+    """Six refusals among ten neighbours trip it, with a hundred good ones read meanwhile; further back it forgets."""
+    for behind, trips in ((100, True), (SAMPLE + 2 * 100 + 50, False)):
+        core = guarded(max_open_events=100, concurrency=1)
+        core.fetch(*(of_schema(f"{n}", "1") for n in range(6)), *good(4))
+        judge(core)
+        for n in range(behind // 50):
+            core.fetch(*good(50, f"{n}-"))
+            judge(core)
+        core.deny_schema()
+        assert (tripped(core) is not None) == trips, behind
+
+
+class Marks(bytearray):
+    """Counts how often all of them are gone through."""
+
+    looked_at = 0
+
+    def translate(self, table: Any, /, delete: bytes = b"") -> bytearray:
+        """See `bytearray.translate`."""
+        self.looked_at += 1
+        return super().translate(table, delete)
+
+
+def test_a_second_reading_costs_no_more_than_the_first() -> None:
+    """Of thousands of records that are kept only the neighbours of what is refused are weighed, and of places in a
+    partition that is read in order next to nothing is kept."""
+    sample = _Sample(100, 5_000)
+    marks = sample._marks = Marks()
+    for _ in range(2):
+        marks.looked_at = 0
+        for begin in range(0, 4_000, 50):
+            numbers = sample.add(0, array("q", range(begin, begin + 50)), [Delivery] * 50)
+            sample.mark(numbers[7], 1)
+            assert sample.worst(51) is None
+        assert marks.looked_at <= 3, "only where the neighbours are those of the first reading"
+        assert len(sample._slices) <= 2
+
+
+def test_without_a_guard_a_topic_may_be_dead_letters_alone() -> None:
+    """A share of 1, as in a core that is not told of any."""
+    core = Core(dead_letter_sample=SAMPLE)
+    core.assign()
+    core.fetch(*bad(100))
+    core.store_letters()
+    assert tripped(core) is None
+    assert core.statistics().totals.dead_lettered == 100
+
+
+# -- once it has tripped
+
+
+def test_no_dead_letter_is_written_and_nothing_is_committed_past() -> None:
+    """Those that wait are dropped, their records stay open; what is under way is delivered and settles."""
+    core = guarded()
+    core.fetch(*good(4), *bad(6))
+    assert not core.has(i.StoreDeadLetters)
+    judge(core)
+    core.advance(300.0)
+    totals = core.statistics().totals
+    assert (totals.delivered, totals.dead_lettered, totals.open) == (4, 0, 6)
+    assert core.committable() == 4
+    assert not core.has(i.StoreDeadLetters)
+
+
+def test_a_write_under_way_settles_and_what_it_did_not_take_stays_open() -> None:
+    """What is on the topic is a dead letter; the rest is not tried again."""
+    core = guarded()
+    core.fetch(*bad(4))
+    write = core.take(i.StoreDeadLetters)
+    core.fetch(*bad(6))
+    assert tripped(core)
+    core.feed(i.DeadLettersStored(write.number, [True, False, True, False]))
+    core.advance(60.0)
+    assert (core.statistics().totals.dead_lettered, core.statistics().totals.open) == (2, 8)
+    assert not core.has(i.StoreDeadLetters)
+    assert core.committable() == 1
+
+
+def test_later_refusals_are_not_written_either() -> None:
+    """An event that was on its way and is refused then stays open; its follower is tried itself."""
+    core = guarded(batch_events=1, concurrency=1)
+    core.fetch(event("bad"), event("bad"), *bad(6), *good(2))
+    judge(core)
+    assert tripped(core)
+    core.advance(1.0)
+    totals = core.statistics().totals
+    assert (totals.delivered, totals.dead_lettered, totals.open) == (2, 0, 8)
+    assert sum(isinstance(one, i.Send) for one in core.log) == 4
+    assert core.statistics().claims == 0
+
+
+def test_held_and_deferred_records_are_not_read() -> None:
+    """Nothing more is taken in, however much room there is."""
+    core = guarded(max_open_events=64)
+    core.fetch(of_schema("late", "1"))
+    core.fetch(*bad(63), *good(5))
+    assert core.statistics().held == 5
+    assert tripped(core)
+    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "{}"))
+    core.advance(10.0)
+    assert (core.statistics().held, core.statistics().totals.open) == (5, 64)
+    assert not core.has(i.LookUpKeys)
+
+
+def test_it_says_so_at_once_and_every_minute() -> None:
+    """One line with the topic, the share, and what to do; no record's data."""
+    core = guarded()
+    core.fetch(event("secret"), *good(3), *bad(6))
+    [report] = core.reports("dead_letter_guard")
+    assert (report.level, report.fields["topic"]) == ("error", TOPIC)
+    assert (report.fields["share"], report.fields["of"]) == (0.6, 10)
+    assert "PINSTREAM_DEAD_LETTER_SHARE" in str(report.fields["advice"])
+    assert "secret" not in str(report)
+    core.advance(59.0)
+    assert len(core.reports("dead_letter_guard")) == 1
+    core.advance(301.0)
+    assert len(core.reports("dead_letter_guard")) == 7
+
+
+def test_it_says_what_is_wrong_with_most_of_them() -> None:
+    """Of those that trip it, not ever: nobody may have written a dead letter yet that would tell."""
+    core = guarded(batch_events=10)
+    for _ in range(200):
+        core.fetch(UNDECODABLE, *good(9))
+        core.store_letters()
+    judge(core)
+    core.fetch(*[unconvertible()] * 5, UNDECODABLE, *good(4))
+    [report] = core.reports("dead_letter_guard")
+    assert report.fields["mostly"] == "convert no_identity"
+
+
+def test_it_stays_so() -> None:
+    """Whatever is delivered afterwards: only a new process begins anew."""
+    core = guarded(batch_events=10)
+    core.fetch(*good(40), *bad(6), *good(4, "g'"))
+    judge(core)
+    core.advance(3600.0)
+    assert core.statistics().totals.delivered == 44
+    core.fetch(*good(50, "later"))
+    assert tripped(core) == (TOPIC, 6, 10)
+    assert core.statistics().held == 50
+
+
+def test_a_stop_does_not_wait_for_letters_that_are_never_written() -> None:
+    """It ends at once, and commits nothing past what is open."""
+    core = guarded()
+    core.fetch(*good(2), *bad(8))
+    judge(core)
+    core.feed(i.StopRequested(20.0))
+    stop = stopped(core)
+    assert stop is not None
+    assert stop.drained
+    assert [one.next_offset for one in stop.positions] == [2]
+
+
+def test_a_revoke_does_not_wait_for_them_either() -> None:
+    """Nor one that waited for them when the guard tripped, for another partition."""
+    core = guarded()
+    core.assign(1, epoch=2)
+    core.fetch(*bad(1))
+    core.store_letters(stored=False)
+    assert released(core.revoke(0)) is None
+    core.fetch(*bad(9), partition=1)
+    assert tripped(core)
+    assert any(isinstance(one, i.Release) for one in core.log)
+    assert released(core.revoke(1, number=7)) == []
+
+
+def test_a_new_process_reads_the_open_ones_again() -> None:
+    """With a mended mapping they are delivered, and those behind them are passed over."""
+    core = guarded(commit_interval=0.1)
+    core.fetch(*bad(6), *good(4))
+    judge(core)
+    core.advance(1.0)
+    [position] = core.take(i.Commit).positions
+    assert position.next_offset == 0
+    again = Core()
+    again.assign(start=0, leader_epoch=7, metadata=position.metadata)
+    again.fetch(*good(10))
+    again.deliver()
+    assert (again.statistics().totals.delivered, again.statistics().passed) == (6, 4)
+    assert again.committable() == 10

@@ -1,0 +1,368 @@
+"""The ledger: it adds up at every instant, and yields only what may be committed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+
+from consumer.engine import offset_map
+from consumer.engine.assignment import map_place
+from consumer.engine.ledger import Ledger
+from consumer.engine.model import Chunk, Disposition, Position, Record, TopicPartition
+from consumer.engine.spans import Span
+from consumer.errors import InvariantViolation
+from tests.engine.building import MACHINE, TOPIC, chunk
+
+TP = TopicPartition(TOPIC, 0)
+
+
+def opened(commit_start: bool = False, start: int | None = 0) -> Ledger:
+    """A ledger with one assignment."""
+    ledger = Ledger()
+    ledger.assign(TP, 1, start, commit_start)
+    return ledger
+
+
+def track(ledger: Ledger, *offsets: int, leader_epoch: int | None = 7) -> Span:
+    """Records at these offsets come in."""
+    state = ledger.get(TP)
+    assert state is not None
+    records = [Record(offset, 0, b"key", b"value", (("name", b"x"),)) for offset in offsets]
+    return ledger.track(state, Chunk(TOPIC, 0, 1, leader_epoch, records))
+
+
+def committable(ledger: Ledger) -> Position | None:
+    """The position that the assignment yields now."""
+    state = ledger.get(TP)
+    assert state is not None
+    return state.committable()
+
+
+def test_nothing_settled_nothing_committable() -> None:
+    """Records that are read and open give no position, and a fresh assignment none either."""
+    ledger = opened()
+    assert committable(ledger) is None
+    track(ledger, 0, 1, 2)
+    assert committable(ledger) is None
+
+
+def test_the_lowest_open_record_holds_the_commit() -> None:
+    """A later success never commits past an earlier open record (lessons.md: vector #24215)."""
+    ledger = opened()
+    span = track(ledger, 0, 1, 2)
+    ledger.settle(span, 1, Disposition.DELIVERED)
+    ledger.settle(span, 2, Disposition.DELIVERED)
+    position = committable(ledger)
+    assert position is not None
+    # The position stays where reading began; the map says what is settled behind it.
+    assert position.next_offset == 0
+    known = offset_map.read(position.metadata, 0, where=map_place(TP))
+    assert known is not None
+    assert [known.settled(offset) for offset in range(4)] == [False, True, True, False]
+    ledger.settle(span, 0, Disposition.DEAD_LETTERED)
+    assert committable(ledger) == Position(TOPIC, 0, 3, 7)
+
+
+def test_a_gap_is_skipped_only_when_the_next_record_was_seen() -> None:
+    """Compaction and transactions leave gaps: the position is the next record seen, or one past the last."""
+    ledger = opened()
+    span = track(ledger, 3, 10, 40)
+    ledger.settle(span, 0, Disposition.FILTERED)
+    assert committable(ledger) == Position(TOPIC, 0, 10, 7)
+    ledger.settle(span, 1, Disposition.FILTERED)
+    ledger.settle(span, 2, Disposition.FILTERED)
+    assert committable(ledger) == Position(TOPIC, 0, 41, 7)
+    track(ledger, 90)
+    assert committable(ledger) == Position(TOPIC, 0, 41, 7)
+
+
+def test_the_leader_epoch_is_that_of_the_record_before() -> None:
+    """A commit carries the leader epoch of the last settled record (apache/kafka PR 23183)."""
+    ledger = opened()
+    first = track(ledger, 0, leader_epoch=3)
+    second = track(ledger, 1, 2, leader_epoch=4)
+    ledger.settle(first, 0, Disposition.DELIVERED)
+    assert committable(ledger) == Position(TOPIC, 0, 1, 3)
+    ledger.settle(second, 0, Disposition.DELIVERED)
+    assert committable(ledger) == Position(TOPIC, 0, 2, 4)
+
+
+def test_a_start_to_commit_is_committable_before_any_record() -> None:
+    """A new group that begins at the end commits its start, so that a crash skips nothing."""
+    assert committable(opened(commit_start=True, start=77)) == Position(TOPIC, 0, 77, None)
+    assert committable(opened(commit_start=False, start=77)) is None
+    assert committable(opened(commit_start=True, start=None)) is None
+
+
+def test_an_ended_assignment_settles_nothing() -> None:
+    """What belongs to an older epoch never settles and never commits; what was open leaves `read`."""
+    ledger = opened()
+    span = track(ledger, 0, 1)
+    ledger.settle(span, 0, Disposition.DELIVERED)
+    state = ledger.drop(TP)
+    assert state is not None
+    assert ledger.settle(span, 1, Disposition.DELIVERED) is False
+    assert ledger.final_positions([state]) == []
+    assert list(ledger.committables()) == []
+    totals = ledger.totals()
+    assert (totals.read, totals.delivered, totals.open, totals.released) == (1, 1, 0, 1)
+    assert (ledger.open, ledger.open_bytes) == (0, 0)
+
+
+def test_a_new_assignment_ends_the_older_one_of_the_same_partition() -> None:
+    """Two epochs of one partition are never live at once."""
+    ledger = opened()
+    span = track(ledger, 0)
+    ledger.assign(TP, 2, 0, False)
+    assert ledger.settle(span, 0, Disposition.DELIVERED) is False
+    assert ledger.totals().open == 0
+
+
+def test_dropping_what_is_not_assigned_does_nothing() -> None:
+    """Lost partitions that we never had are no bug."""
+    assert Ledger().drop(TP) is None
+
+
+def test_what_is_committed_is_not_offered_again() -> None:
+    """Only positions ahead of the committed one are worth a commit; a partition being drained waits for its end."""
+    ledger = opened()
+    span = track(ledger, 0, 1)
+    ledger.settle(span, 0, Disposition.DELIVERED)
+    state = ledger.get(TP)
+    assert state is not None
+    [position] = ledger.committables()
+    state.committed = position
+    assert list(ledger.committables()) == []
+    assert ledger.final_positions([state]) == []
+    ledger.settle(span, 1, Disposition.DELIVERED)
+    state.draining = True
+    assert list(ledger.committables()) == []
+    assert ledger.final_positions([state]) == [Position(TOPIC, 0, 2, 7)]
+
+
+def test_settling_twice_is_a_bug_and_stops() -> None:
+    """A record has exactly one disposition."""
+    ledger = opened()
+    span = track(ledger, 0)
+    ledger.settle(span, 0, Disposition.DELIVERED)
+    with pytest.raises(InvariantViolation, match="settled twice"):
+        ledger.settle(span, 0, Disposition.DUPLICATE)
+    with pytest.raises(InvariantViolation, match="asked for again"):
+        span.record(0)
+
+
+@pytest.mark.parametrize("offsets", [(5,), (4,), (6, 6), (8, 7)])
+def test_offsets_that_do_not_rise_are_a_bug_and_stop(offsets: tuple[int, ...]) -> None:
+    """The books cannot be kept of records out of order."""
+    ledger = opened()
+    track(ledger, 5)
+    with pytest.raises(InvariantViolation, match="do not rise"):
+        track(ledger, *offsets)
+
+
+def test_books_that_do_not_add_up_stop_the_process() -> None:
+    """The invariant is checked in production, whenever a position is about to be given; figures show it instead."""
+    ledger = opened()
+    track(ledger, 0)
+    state = ledger.get(TP)
+    assert state is not None
+    state.read += 1
+    assert (ledger.totals().read, ledger.mismatch()) == (1, 1)
+    with pytest.raises(InvariantViolation, match="does not add up, by 1"):
+        ledger.check()
+    with pytest.raises(InvariantViolation, match="does not add up"):
+        ledger.final_positions([state])
+    with pytest.raises(InvariantViolation, match="does not add up"):
+        ledger.drop(TP)
+
+
+def test_bytes_count_the_whole_record() -> None:
+    """Key, value, headers with the objects they are, and what the event serialised to, until the record settles."""
+    ledger = opened()
+    span = track(ledger, 0)
+    assert ledger.open_bytes == len(b"keyvalue") + len("name") + 1 + 184
+    span.costs[0] += 100
+    ledger.grow(span.assignment, 100)
+    assert ledger.open_bytes == span.assignment.open_bytes == 113 + 184
+    ledger.settle(span, 0, Disposition.DELIVERED)
+    assert ledger.open_bytes == span.assignment.open_bytes == 0
+
+
+def test_position_is_after_the_last_record_read() -> None:
+    """Before any record it is where reading starts, if that is known."""
+    ledger = opened(start=12)
+    state = ledger.get(TP)
+    assert state is not None
+    assert state.position() == 12
+    track(ledger, 20)
+    assert state.position() == 21
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """The ledger against a naive model: a dict of open offsets per assignment, searched from the front."""
+
+    spans: Bundle[tuple[Span, int]] = Bundle("spans")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger()
+        self.next_epoch = 1
+        self.seen: dict[int, dict[int, bool]] = {}
+        """Per live epoch: each offset read, and whether it is settled."""
+        self.epochs: dict[int, int] = {}
+        """Partition to live epoch."""
+        self.tracked: dict[int, list[Span]] = {}
+        """Per live epoch: its spans."""
+        self.void: set[tuple[int, int]] = set()
+        """Records released by a rewind: identity of the span, and index."""
+        self.rewound: set[int] = set()
+        self.settled = 0
+        self.released = 0
+
+    @initialize()
+    def begin(self) -> None:
+        self.assign(0)
+
+    @rule(partition=st.integers(0, 1))
+    def assign(self, partition: int) -> None:
+        self._forget(partition)
+        self.ledger.assign(TopicPartition(TOPIC, partition), self.next_epoch, None, False)
+        self.epochs[partition] = self.next_epoch
+        self.seen[self.next_epoch] = {}
+        self.tracked[self.next_epoch] = []
+        self.next_epoch += 1
+
+    @rule(partition=st.integers(0, 1))
+    def drop(self, partition: int) -> None:
+        self._forget(partition)
+        self.ledger.drop(TopicPartition(TOPIC, partition))
+
+    def _forget(self, partition: int) -> None:
+        epoch = self.epochs.pop(partition, None)
+        if epoch is not None:
+            self.released += sum(not done for done in self.seen.pop(epoch).values())
+
+    @precondition(lambda self: self.epochs)
+    @rule(target=spans, data=st.data(), gaps=st.lists(st.integers(1, 5), min_size=1, max_size=6))
+    def track(self, data: st.DataObject, gaps: list[int]) -> MultipleResults[tuple[Span, int]]:
+        partition = data.draw(st.sampled_from(sorted(self.epochs)))
+        state = self.ledger.get(TopicPartition(TOPIC, partition))
+        assert state is not None
+        offsets, at = [], state.last_seen
+        for gap in gaps:
+            at += gap
+            offsets.append(at)
+        records = [Record(offset, 0, None, b"12345", ()) for offset in offsets]
+        span = self.ledger.track(state, Chunk(TOPIC, partition, state.epoch, None, records))
+        self.seen[state.epoch].update(dict.fromkeys(offsets, False))
+        self.tracked[state.epoch].append(span)
+        return multiple(*((span, index) for index in range(len(offsets))))
+
+    @rule(place=consumes(spans), disposition=st.sampled_from(Disposition))
+    def settle(self, place: tuple[Span, int], disposition: Disposition) -> None:
+        span, index = place
+        books = self.seen.get(span.assignment.epoch)
+        if books is None or (id(span), index) in self.void:
+            assert not self.ledger.settle(span, index, disposition)
+            return
+        offset = span.record(index).offset
+        assert span.ours(index)
+        assert self.ledger.settle(span, index, disposition)
+        books[offset] = True
+        self.settled += 1
+
+    @precondition(lambda self: self.epochs)
+    @rule(data=st.data())
+    def rewind(self, data: st.DataObject) -> None:
+        """The position goes back: what was seen from there on is void, what is open before it stays."""
+        partition = data.draw(st.sampled_from(sorted(self.epochs)))
+        epoch = self.epochs[partition]
+        state = self.ledger.get(TopicPartition(TOPIC, partition))
+        assert state is not None
+        if state.last_seen < 0:
+            return
+        offset = data.draw(st.integers(0, state.last_seen))
+        books = self.seen[epoch]
+        gone = {at for at, done in books.items() if at >= offset and not done}
+        for span in self.tracked[epoch]:
+            for index, at in enumerate(span.offsets):
+                if at in gone and not span.settled[index]:
+                    self.void.add((id(span), index))
+        assert self.ledger.rewind(state, offset) == len(gone)
+        self.seen[epoch] = {at: done for at, done in books.items() if at < offset}
+        self.released += len(gone)
+        self.rewound.add(epoch)
+
+    @rule()
+    def commit(self) -> None:
+        """What was committed is committed: later positions are only ever ahead."""
+        for position in list(self.ledger.committables()):
+            state = self.ledger.get(TopicPartition(position.topic, position.partition))
+            assert state is not None
+            forward = state.committed is None or position.next_offset >= state.committed.next_offset
+            assert position != state.committed
+            assert forward or state.epoch in self.rewound
+            state.committed = position
+
+    @invariant()
+    def positions_are_between_what_is_settled_and_what_is_open(self) -> None:
+        for partition, epoch in self.epochs.items():
+            state = self.ledger.get(TopicPartition(TOPIC, partition))
+            assert state is not None
+            position = state.committable()
+            lowest, highest = naive_bounds(self.seen[epoch])
+            # After a rewind it may be silent for a while; what it says must be right.
+            assert position is not None or lowest is None or epoch in self.rewound
+            if position is not None:
+                still_open = any(not done for done in self.seen[epoch].values())
+                # With nothing open it is where reading goes on: after a rewind that may lie in a gap.
+                most = highest if still_open else state.last_seen + 1
+                assert (lowest or 0) <= position.next_offset <= most
+                # With nothing settled at the front it is where reading began, for the sake of the map.
+                assert lowest is not None or position.metadata
+
+    @invariant()
+    def it_adds_up(self) -> None:
+        totals = self.ledger.totals()
+        open_now = sum(not done for books in self.seen.values() for done in books.values())
+        assert (totals.open, totals.released) == (open_now, self.released)
+        assert totals.read == self.settled + open_now
+        assert self.ledger.open_bytes == 5 * open_now
+        assert totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered == self.settled
+
+
+def naive_bounds(books: dict[int, bool]) -> tuple[int | None, int]:
+    """Between which offsets the position must lie, by looking at every record from the front.
+
+    From one past the settled records at the front (None: there are none) to the first open record (the same, if
+    none is open): in a gap between the two any offset names the same next record.
+    """
+    lowest = None
+    for offset in sorted(books):
+        if not books[offset]:
+            return lowest, offset
+        lowest = offset + 1
+    return lowest, lowest or 0
+
+
+TestLedgerMachine = LedgerMachine.TestCase
+TestLedgerMachine.settings = MACHINE
+
+
+def test_chunks_of_the_builder_rise() -> None:
+    """The builder's chunks are what the ledger accepts."""
+    ledger = opened()
+    state = ledger.get(TP)
+    assert state is not None
+    assert ledger.track(state, chunk([b"a", b"b"], offset=4, step=3)).end == 8

@@ -1,0 +1,290 @@
+"""The ledger with offset maps, whatever happens: what was settled is passed over after a restart, and nothing else.
+
+Theory of operation. A log with gaps that may be cut and written anew, and a reader that feeds a ledger from it as
+admission does, and notes beside it what is open and what is settled. After each step the whole log is read again
+from what may be committed now, and from what was committed, by a ledger of its own.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from random import Random
+from typing import NamedTuple
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from consumer.engine import offset_map
+from consumer.engine.assignment import AssignmentState
+from consumer.engine.ledger import Ledger
+from consumer.engine.model import Chunk, Disposition, Position, Record, TopicPartition
+from consumer.engine.spans import Span
+from tests.engine.building import MACHINE, TOPIC, read_map
+
+TP = TopicPartition(TOPIC, 0)
+FIRST = 5
+"""Where the log and the group begin."""
+
+
+class Identity(NamedTuple):
+    """One record of a log that may be cut and written anew: the same offset in another leader epoch is another."""
+
+    offset: int
+    leader_epoch: int | None
+
+
+def chunk_of(records: list[Identity], epoch: int = 1) -> Chunk:
+    """Those records, of one leader epoch, as they are fetched."""
+    return Chunk(
+        TOPIC,
+        0,
+        epoch,
+        records[0].leader_epoch,
+        [Record(one.offset, 0, None, b"value", ()) for one in records],
+    )
+
+
+def begin(ledger: Ledger, position: Position | None, epoch: int = 1) -> AssignmentState:
+    """An assignment that begins at what was committed, as the pipeline opens its books."""
+    if position is None:
+        return ledger.assign(TP, epoch, FIRST, False)
+    inherited = read_map(position)
+    assert (inherited is None) == (position.metadata == "")
+    return ledger.assign(TP, epoch, position.next_offset, False, position.leader_epoch, inherited)
+
+
+class Reader:
+    """A ledger that is fed from a log; which records are open, and which were settled, is noted beside it."""
+
+    def __init__(self, committed: Position | None, settled: frozenset[Identity]) -> None:
+        self.ledger = Ledger()
+        self.state = begin(self.ledger, committed)
+        self.committed = committed
+        self.handed = settled
+        """What was settled before, and is in the map; nothing any more once the map is done with."""
+        self.open: dict[Identity, tuple[Span, int]] = {}
+        self.settled: set[Identity] = set()
+        self.next = FIRST if committed is None else committed.next_offset
+
+    def fetch(self, log: list[Identity], count: int) -> bool:
+        """Up to `count` records of one leader epoch, as admission takes them in. False if there are none."""
+        ahead = list(islice((one for one in log if one.offset >= self.next), count))
+        some = [one for one in ahead if one.leader_epoch == ahead[0].leader_epoch]
+        if not some:
+            return False
+        if some[0].offset <= self.state.last_seen:
+            self.go_back(some[0].offset)
+        chunk, to_pass = chunk_of(some), self.to_pass
+        passed = self.ledger.settled_before(self.state, chunk)
+        span = self.ledger.track(self.state, chunk, None, passed)
+        assert {some[at] for at in passed} == to_pass.intersection(some), "exactly what was settled before"
+        for index, one in enumerate(some):
+            if index in passed:
+                self.settled.add(one)
+            else:
+                self.open[one] = (span, index)
+        self.next = some[-1].offset + 1
+        self.mind_end_of_map()
+        return True
+
+    @property
+    def to_pass(self) -> frozenset[Identity]:
+        """What was settled before and is to come again."""
+        return frozenset(one for one in self.handed if one.offset > self.state.last_seen)
+
+    def mind_end_of_map(self) -> None:
+        """Where the ledger has let go of the map, nothing is passed over any more, whatever comes again."""
+        if self.state.inherited is None:
+            self.handed = frozenset()
+
+    def go_back(self, offset: int) -> None:
+        """The position went back: what was seen from there on is void."""
+        gone = {one: place for one, place in self.open.items() if one.offset >= offset}
+        assert self.ledger.rewind(self.state, offset) == len(gone)
+        for one, (span, index) in gone.items():
+            assert not self.ledger.settle(span, index, Disposition.DELIVERED)
+            del self.open[one]
+        self.settled = {one for one in self.settled if one.offset < offset}
+        self.next = offset
+        self.mind_end_of_map()
+
+    def settle(self, one: Identity) -> None:
+        """This one is done."""
+        span, index = self.open.pop(one)
+        assert self.ledger.settle(span, index, Disposition.DELIVERED)
+        self.settled.add(one)
+
+    def known(self, position: Position) -> frozenset[Identity]:
+        """What is settled at or above a position: what its map must say."""
+        return frozenset(one for one in self.settled | self.to_pass if one.offset >= position.next_offset)
+
+
+class MapMachine(RuleBasedStateMachine):
+    """A partition that is read, settled in any order, cut, read from again; at any moment the process may end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[Identity] = []
+        self.leader_epoch: int | None = 3
+        self.reader = Reader(None, frozenset())
+        self.noted: frozenset[Identity] = frozenset()
+        """What was settled at or above the committed position when it was committed."""
+        self.most = offset_map.MOST
+        self.eager = False
+
+    @initialize(
+        leader_epoch=st.one_of(st.none(), st.integers(0, 9)),
+        most=st.sampled_from([offset_map.MOST, offset_map.MOST, offset_map.IDS_MOST + 8]),
+        eager=st.booleans(),
+    )
+    def set_up(self, leader_epoch: int | None, most: int, eager: bool) -> None:
+        """`eager`: finished spans are packed as soon as there is one; `most`: bytes a map may take."""
+        self.leader_epoch, self.most, self.eager = leader_epoch, most, eager
+        self.append([1, 1, 3, 1, 1, 1, 2, 1])
+        self.work([3, 2], 1, 0.5, commit=True)
+
+    @rule(gaps=st.lists(st.sampled_from([1, 1, 1, 2, 7]), min_size=1, max_size=12))
+    def append(self, gaps: list[int]) -> None:
+        """Records are written, with gaps between them."""
+        at = self.log[-1].offset if self.log else FIRST - 1
+        for gap in gaps:
+            at += gap
+            self.log.append(Identity(at, self.leader_epoch))
+
+    @precondition(lambda self: self.leader_epoch is not None)
+    @rule(by=st.integers(1, 3))
+    def change_leader(self, by: int) -> None:
+        """Another broker leads; nothing is lost."""
+        assert self.leader_epoch is not None
+        self.leader_epoch += by
+
+    @rule(
+        counts=st.lists(st.integers(1, 4), min_size=1, max_size=8),
+        seed=st.integers(0, 2**16),
+        share=st.sampled_from([0.0, 0.5, 0.5, 0.9, 1.0]),
+        commit=st.booleans(),
+    )
+    def work(self, counts: list[int], seed: int, share: float, commit: bool) -> None:
+        """Several fetches; some of what is open is done, in any order, most often not the first of it."""
+        for count in counts:
+            self.reader.fetch(self.log, count)
+        random = Random(seed)
+        candidates = sorted(self.reader.open)[0 if random.random() < 0.3 else 1 :]
+        for one in random.sample(candidates, int(share * len(candidates))):
+            self.reader.settle(one)
+        if commit:
+            self.commit()
+
+    @rule()
+    def commit(self) -> None:
+        """The broker takes what changed."""
+        position = self.position()
+        if position is not None:
+            self.noted = self.reader.known(position)
+            self.reader.committed = self.reader.state.committed = position
+
+    @rule()
+    def restart(self) -> None:
+        """Another process, or another member, goes on from what is committed."""
+        self.reader = Reader(self.reader.committed, self.kept(self.reader.committed, self.noted))
+
+    @rule(back=st.integers(0, 12))
+    def go_back(self, back: int) -> None:
+        """The consumer is made to read again some of what it has read, at most from where it began."""
+        seen = [one.offset for one in self.log if self.reader.state.start <= one.offset < self.reader.next]  # type: ignore[operator]  # set
+        if seen:
+            self.reader.next = seen[max(0, len(seen) - 1 - back)]
+            self.reader.fetch(self.log, 3)
+
+    @precondition(lambda self: self.leader_epoch is not None)
+    @rule(data=st.data(), crash=st.booleans(), gaps=st.lists(st.integers(1, 3), min_size=1, max_size=9))
+    def cut(self, data: st.DataObject, crash: bool, gaps: list[int]) -> None:
+        """Unclean leader election: the log loses its end, and other records are written at the same offsets.
+
+        What is settled without a gap is on more than one broker; the end above it is what may be lost.
+        """
+        low = max(one.next_offset for one in (self.position(), self.reader.committed) if one is not None)
+        places = [at for at, one in enumerate(self.log) if one.offset >= low and at > 0]
+        if not places:
+            return
+        at = data.draw(st.sampled_from(places))
+        assert self.leader_epoch is not None
+        self.leader_epoch += 1
+        offset = self.log[at].offset - 1
+        del self.log[at:]
+        for gap in gaps:
+            offset += gap
+            self.log.append(Identity(offset, self.leader_epoch))
+        if crash:
+            self.restart()
+        else:
+            self.reader.next = min(self.reader.next, self.log[at].offset)
+            self.reader.fetch(self.log, 4)
+
+    # -- what must hold
+
+    def position(self) -> Position | None:
+        """What may be committed now."""
+        state = self.reader.state
+        state.map_most = self.most
+        if self.eager:
+            state._pack_at = 1
+        return state.committable()
+
+    def kept(self, position: Position | None, settled: frozenset[Identity]) -> frozenset[Identity]:
+        """Of what was settled, that for which there was room in the map: all below its end, or simply all."""
+        if position is None:
+            return frozenset()
+        if self.most == offset_map.MOST:
+            return settled
+        found = read_map(position)
+        return frozenset(one for one in settled if found is not None and one.offset < found.end)
+
+    @invariant()
+    def nothing_open_is_committed_past(self) -> None:
+        """Neither by what may be committed nor by what is committed only to hear whether it is ours."""
+        lowest = min((one.offset for one in self.reader.open), default=None)
+        for position in (self.position(), self.reader.state.proof()):
+            if position is None:
+                continue
+            assert lowest is None or position.next_offset <= lowest
+            assert position.next_offset <= max(self.reader.next, self.reader.state.last_seen + 1)
+            found = read_map(position)
+            assert found is None or not any(found.settled(one.offset) for one in self.reader.open)
+
+    @invariant()
+    def a_process_that_begins_now_reads_what_is_open_and_nothing_else(self) -> None:
+        """From what may be committed now, and from what was; the whole log is read again."""
+        position = self.position()
+        if position is not None:
+            self.read_all(position, self.kept(position, self.reader.known(position)), self.reader.open)
+        self.read_all(self.reader.committed, self.kept(self.reader.committed, self.noted), {})
+
+    def read_all(
+        self,
+        position: Position | None,
+        settled: frozenset[Identity],
+        still_open: dict[Identity, tuple[Span, int]],
+    ) -> None:
+        """What is settled, and still in the log, is passed over (`Reader.fetch` sees to it), what is open is read."""
+        other = Reader(position, settled)
+        while other.fetch(self.log, 3):
+            pass
+        assert other.settled == settled.intersection(self.log)
+        assert set(still_open).intersection(self.log) <= set(other.open)
+        other.ledger.totals()
+
+    @invariant()
+    def what_is_kept_is_bounded_by_what_is_open(self) -> None:
+        """However many finished spans stand behind an open one."""
+        if self.eager:
+            self.position()
+            spans = list(self.reader.state.spans)
+            unfinished = sum(1 for span in spans if isinstance(span, Span))
+            leader_epochs = len({span.leader_epoch for span in spans})
+            assert unfinished <= len(self.reader.open)
+            assert len(spans) <= 2 * unfinished + leader_epochs
+
+
+TestMapMachine = MapMachine.TestCase
+TestMapMachine.settings = MACHINE

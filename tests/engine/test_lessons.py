@@ -1,0 +1,307 @@
+"""What went wrong elsewhere (lessons.md): one test per row that concerns the core, and the crash-point table.
+
+A crash is a new `Core` that knows only what is durable: the key store's keys and the committed offset.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from consumer.engine import interface as i
+from consumer.engine.model import Position
+from tests.engine.building import (
+    ACCOUNT,
+    NO,
+    OTHER_ACCOUNT,
+    TOPIC,
+    UNDECODABLE,
+    Core,
+    event,
+    event_ids,
+    of_schema,
+    ref,
+    released,
+    sends,
+)
+
+
+def test_an_expired_token_drops_nothing() -> None:
+    """401 and 403 halt; after the token is renewed every event is delivered (vectordotdev/vector #24543)."""
+    core = Core(linger=0.0, batch_events=2)
+    core.assign()
+    core.fetch(*(event(str(n)) for n in range(6)))
+    core.look_up()
+    for status in (401, 403, 401):
+        core.answer(core.take(i.Send), status, NO)
+    core.advance(120.0)
+    assert core.committable() is None
+    core.take(i.ReadToken)
+    core.feed(i.TokenRead(True))
+    core.deliver()
+    assert core.statistics().totals.delivered == 6
+    assert core.committable() == 6
+
+
+def test_a_later_success_commits_past_no_earlier_failure() -> None:
+    """The lowest unsettled record holds the commit (vector #24215, parallel-consumer #826)."""
+    core = Core(linger=0.0, batch_events=1)
+    core.assign()
+    core.fetch(*(event(str(n)) for n in range(5)))
+    core.look_up()
+    first = core.take(i.Send)
+    core.feed(i.Unanswered(first.number, "connection"))
+    core.accept()
+    core.store_keys()
+    # The position is where reading began; only the map beside it tells of what is settled behind.
+    assert core.committable() == 0
+
+
+def test_mine_and_settled_are_one_step() -> None:
+    """What is answered between revoke and release settles and is committed in the rebalance, or not at all."""
+    core = Core()
+    core.assign(0)
+    core.assign(1)
+    core.fetch(event("a"), partition=0)
+    core.fetch(event("b"), partition=1)
+    core.send_all()
+    core.revoke(0)
+    core.accept()
+    asked = core.take(i.StoreKeys)
+    commands = core.feed(i.KeysStored(asked.number))
+    assert released(commands) == [Position(TOPIC, 0, 1, 7)]
+    assert not [one for one in commands if isinstance(one, i.Commit) and one.positions[0].partition == 0]
+
+
+def test_a_dead_letter_settles_only_when_the_broker_has_it() -> None:
+    """A failed write is repeated, for ever, and the offset does not move (arroyo's dlq, jitsu's rotor)."""
+    core = Core()
+    core.assign()
+    core.fetch(UNDECODABLE, UNDECODABLE)
+    asked = core.take(i.StoreDeadLetters)
+    core.feed(i.DeadLettersStored(asked.number, [False, True]))
+    assert core.committable() == 0
+    for _ in range(10):
+        core.until(lambda: core.has(i.StoreDeadLetters))
+        [letter] = core.store_letters(stored=False)
+        assert letter.record.offset == 0
+    core.until(lambda: core.has(i.StoreDeadLetters))
+    core.store_letters()
+    assert core.committable() == 2
+    assert core.statistics().totals.dead_lettered == 2
+    assert core.statistics().counters.failures["dead_letter"] == 11
+
+
+def test_dedup_does_not_eat_the_retry() -> None:
+    """The key is remembered on delivery, not before (apache/pulsar #5218)."""
+    core = Core()
+    core.assign()
+    core.fetch(event("a"))
+    core.send_all()
+    core.feed(i.Unanswered(core.take(i.Send).number, "timeout"))
+    assert not core.stored_keys
+    assert not core.has(i.StoreKeys)
+    core.lose(0)
+    core.assign(0, epoch=2)
+    core.fetch(event("a"))
+    core.deliver()
+    assert core.statistics().totals.delivered == 1
+
+
+def test_one_bad_message_blocks_nothing() -> None:
+    """Refused for good is its own class: a dead letter, and the line goes on (connect #414, #415)."""
+    core = Core(linger=0.0)
+    core.assign()
+    core.fetch(event("bad"), *(event(str(n)) for n in range(9)))
+    core.look_up()
+    for _ in range(40):
+        core.store_keys()
+        if not core.has(i.Send):
+            break
+        send = core.take(i.Send)
+        core.answer(send, 400, NO) if "bad" in event_ids(send) else core.accept(send)
+    core.store_letters()
+    assert core.committable() == 10
+
+
+def test_a_tombstone_is_filtered() -> None:
+    """A null value is counted and committed past (Aiven HTTP sink PR 183, faust #597)."""
+    core = Core()
+    core.assign()
+    core.fetch(None)
+    assert core.committable() == 1
+    assert core.statistics().counters.filtered["tombstone"] == 1
+
+
+def test_a_registry_outage_holds_only_the_unknown() -> None:
+    """Unknown ids wait and are asked for again; records of known ids go on; nothing is a dead letter (hermes #607)."""
+    core = Core()
+    core.assign(0)
+    core.assign(1)
+    core.fetch(of_schema("known", "1"), partition=0)
+    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "good"))
+    core.fetch(of_schema("unknown", "2"), partition=1)
+    for _ in range(30):
+        core.feed(i.SchemaUnavailable(core.take(i.FetchSchema).ref, "timeout"))
+        core.until(lambda: core.has(i.FetchSchema), seconds=core.policy.inner_backoff.cap)
+    core.fetch(of_schema("also known", "1"), partition=0)
+    core.deliver()
+    assert core.statistics().totals.delivered == 2
+    assert core.committable(1) is None
+    assert not core.has(i.StoreDeadLetters)
+    core.feed(i.SchemaFound(ref("2"), "good"))
+    core.deliver()
+    assert core.committable(1) == 1
+
+
+def test_the_budget_holds_while_nothing_settles() -> None:
+    """Fetch by fetch: open records never exceed the budget (parallel-consumer #832: out of memory)."""
+    core = Core(max_open_events=50, max_open_bytes=100_000)
+    core.assign()
+    count = 0
+    for _ in range(100):
+        room = core.pipeline.room()
+        if not room:
+            break
+        core.fetch(*(event(str(count + n), text="x" * 500) for n in range(min(room, 10))))
+        count += min(room, 10)
+    assert core.pipeline.room() == 0
+    assert core.statistics().totals.open <= 50
+    assert core.statistics().open_bytes <= 100_000
+
+
+def test_a_dead_account_does_not_stop_the_others_intake() -> None:
+    """Its events wait; those of the account that works go on coming in, batch after batch (rudder-server #4953)."""
+    core = Core(linger=0.0, accounts=2)
+    core.assign()
+    core.fetch(event("bad", OTHER_ACCOUNT), event("good"))
+    core.look_up()
+    bad, good = core.take(i.Send), core.take(i.Send)
+    assert (bad.account, good.account) == (OTHER_ACCOUNT, ACCOUNT)
+    core.answer(bad, 403, NO)
+    core.accept(good)
+    core.store_keys()
+    for n in range(5):
+        assert core.pipeline.room() > 100
+        core.fetch(event(f"good{n}"))
+        core.deliver()
+    assert core.statistics().totals.delivered == 6
+
+
+# -- crash points
+
+
+def restarted(core: Core, committed: int | None) -> Core:
+    """The process after a kill -9: keys and committed offset are all that is left."""
+    after = Core(linger=0.0)
+    after.stored_keys = set(core.stored_keys)
+    after.assign(0, epoch=1, start=committed or 0)
+    return after
+
+
+def crashing() -> Core:
+    """A core with two events in flight in one call."""
+    core = Core(linger=0.0)
+    core.assign()
+    core.fetch(event("a"), event("b"))
+    return core
+
+
+def replayed(core: Core, *values: bytes | None) -> list[str]:
+    """The restarted core reads these: all settles, and which events were sent is told."""
+    core.fetch(*values)
+    core.deliver()
+    if core.has(i.StoreDeadLetters):
+        core.store_letters()
+    assert core.statistics().totals.open == 0
+    return [one for send in sends(core.log) for one in event_ids(send)]
+
+
+def test_killed_when_fetched_and_not_sent() -> None:
+    """Read again, never lost."""
+    core = crashing()
+    assert core.committable() is None
+    assert replayed(restarted(core, None), event("a"), event("b")) == ["a", "b"]
+
+
+def test_killed_when_sent_without_an_answer() -> None:
+    """Sent again with the same event ids."""
+    core = crashing()
+    core.look_up()
+    first = core.take(i.Send)
+    assert core.committable() is None
+    assert replayed(restarted(core, None), event("a"), event("b")) == event_ids(first)
+
+
+def test_killed_when_answered_and_the_key_not_stored() -> None:
+    """Sent again: nothing was committed before the key was durable."""
+    core = crashing()
+    core.look_up()
+    core.accept()
+    assert core.committable() is None
+    assert not core.stored_keys
+    assert replayed(restarted(core, None), event("a"), event("b")) == ["a", "b"]
+
+
+def test_a_key_store_that_fails_bounds_what_a_kill_sends_again() -> None:
+    """At most concurrency x batch events are sent and not remembered: then sending waits for the key store."""
+    core = Core(linger=0.0, batch_events=2, concurrency=3)
+    core.assign()
+    core.fetch(*(event(str(n)) for n in range(100)))
+    core.look_up()
+    for _ in range(200):
+        if core.has(i.StoreKeys):
+            core.feed(i.StoreFailed(core.take(i.StoreKeys).number))
+        if core.has(i.Send):
+            core.accept()
+        core.advance(1.0)
+    assert sum(one.events for one in sends(core.log)) <= 6
+    assert replayed(restarted(core, None), event("0"), event("1")) == ["0", "1"]
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_killed_when_the_key_is_stored_and_not_committed(told: bool) -> None:
+    """Read again, found to be a duplicate, not sent; whether or not we were told that it is stored."""
+    core = crashing()
+    core.look_up()
+    core.accept()
+    asked = core.take(i.StoreKeys)
+    core.stored_keys.update(asked.keys)
+    if told:
+        core.feed(i.KeysStored(asked.number))
+    after = restarted(core, None)
+    assert replayed(after, event("a"), event("b")) == []
+    assert after.statistics().totals.duplicate == 2
+    assert after.committable() == 2
+
+
+def test_killed_when_refused_and_the_dead_letter_not_acknowledged() -> None:
+    """Refused again, one more dead letter, never lost."""
+    core = crashing()
+    core.look_up()
+    send = core.take(i.Send)
+    core.answer(send, 400, NO)
+    core.answer(core.take(i.Send), 400, NO)
+    assert core.has(i.StoreDeadLetters)
+    assert core.committable() is None
+    after = restarted(core, None)
+    after.fetch(event("a"))
+    after.look_up()
+    after.answer(after.take(i.Send), 400, NO)
+    assert after.committable() is None
+    assert len(after.store_letters()) == 1
+    assert after.committable() == 1
+
+
+def test_revoked_with_calls_in_flight() -> None:
+    """Waits to the deadline; afterwards the old owner commits nothing, whatever the answer says."""
+    core = crashing()
+    core.look_up()
+    core.revoke(0, grace=5.0)
+    core.advance(5.0)
+    assert released(core.log) == []
+    core.accept()
+    core.store_keys()
+    core.advance(60.0)
+    assert not core.has(i.Commit)
+    assert core.statistics().totals.delivered == 0
+    assert core.statistics().counters.delivered_after_release == 2

@@ -1,0 +1,475 @@
+"""The pipeline keeps the rules that must not bend (design.md), one section per rule; 5 to 7 are in test_draining.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from consumer.engine import interface as i
+from consumer.engine.model import Position, Stage, TopicPartition
+from consumer.errors import InvariantViolation
+from tests.engine.building import (
+    NO,
+    OTHER_ACCOUNT,
+    TOPIC,
+    UNDECODABLE,
+    Core,
+    chunk,
+    event,
+    event_ids,
+    filtered,
+    of_schema,
+    ref,
+    released,
+    sends,
+    unconvertible,
+)
+
+# -- the way of a record
+
+
+def test_every_record_ends_in_exactly_one_disposition() -> None:
+    """Delivered, duplicate, filtered, dead-lettered; then all of it is committed, with the leader epoch."""
+    core = Core()
+    core.assign(start=40)
+    core.fetch(
+        event("a"), event("a"), filtered(), None, UNDECODABLE, unconvertible(), event("b", surrogate=True)
+    )
+    core.deliver()
+    letters = core.store_letters()
+    assert [(one.record.offset, one.rejection.stage, one.rejection.code) for one in letters] == [
+        (44, Stage.DECODE, "malformed"),
+        (45, Stage.CONVERT, "no_identity"),
+        (46, Stage.CONVERT, "unserialisable"),
+    ]
+    totals = core.statistics().totals
+    assert (totals.read, totals.open) == (7, 0)
+    assert (totals.delivered, totals.duplicate, totals.filtered, totals.dead_lettered) == (1, 1, 2, 3)
+    core.advance(core.policy.commit_interval)
+    assert core.commit() == [Position(TOPIC, 0, 47, 7)]
+
+
+def test_what_happened_is_counted() -> None:
+    """By name, code and stage, each family a closed set."""
+    core = Core()
+    core.assign()
+    core.fetch(event("a", warn=1), filtered(), None, UNDECODABLE)
+    core.deliver()
+    core.store_letters()
+    counters = core.statistics().counters
+    assert dict(counters.delivered_by_name) == {"checkout": 1}
+    assert dict(counters.filtered) == {"event_name": 1, "tombstone": 1}
+    assert dict(counters.rejections) == {("decode", "malformed"): 1}
+    assert dict(counters.convert_warnings) == {("value_zero", "custom_data.value"): 1}
+    assert core.statistics().freshness.total.delivered == 1
+
+
+def test_a_chunk_of_the_most_records_is_one_look_up_and_one_call() -> None:
+    """Work is done in chunks, never record by record."""
+    core = Core()
+    core.assign()
+    core.fetch(*(event(str(n)) for n in range(1000)))
+    asked = core.take(i.LookUpKeys)
+    assert len(asked.keys) == 1000
+    core.feed(i.KeysLookedUp(asked.number, [False] * 1000))
+    assert core.take(i.Send).events == 1000
+    assert not core.waiting
+
+
+# -- rule 1: only the lowest unsettled is committed
+
+
+def test_an_open_record_holds_the_commit_of_its_partition_alone() -> None:
+    """Later records of the partition settle without being committed past it; other partitions go on."""
+    core = Core(batch_events=1, linger=0.0)
+    core.assign(0)
+    core.assign(1)
+    core.fetch(event("slow"), event("fast"), partition=0)
+    core.fetch(event("other"), partition=1)
+    core.look_up()
+    slow = core.take(i.Send)
+    core.deliver()
+    core.advance(core.policy.commit_interval)
+    held, other = core.commit()
+    assert (held.next_offset, held.metadata != "") == (0, True)
+    assert other == Position(TOPIC, 1, 1, 7)
+    core.accept(slow)
+    core.store_keys()
+    core.advance(core.policy.commit_interval)
+    assert core.commit() == [Position(TOPIC, 0, 2, 7)]
+
+
+def test_commits_come_at_their_interval_one_at_a_time() -> None:
+    """While one is under way no other begins; what failed is tried again at the next interval."""
+    core = Core(commit_interval=1.0)
+    core.assign()
+    core.fetch(filtered())
+    core.advance(1.0)
+    first = core.take(i.Commit)
+    core.fetch(filtered())
+    core.advance(5.0)
+    assert not core.has(i.Commit)
+    core.feed(i.CommitDone(first.number, [], "STALE_MEMBER_EPOCH"))
+    core.advance(1.0)
+    assert core.commit() == [Position(TOPIC, 0, 2, 7)]
+    core.advance(5.0)
+    assert not core.has(i.Commit)
+    assert core.statistics().counters.failures["commit"] == 1
+    assert core.reports("commit_failed")
+
+
+def test_a_commit_taken_in_part_is_repeated_for_the_rest() -> None:
+    """Each partition for itself."""
+    core = Core()
+    core.assign(0)
+    core.assign(1)
+    core.fetch(filtered(), partition=0)
+    core.fetch(filtered(), partition=1)
+    core.advance(1.0)
+    asked = core.take(i.Commit)
+    core.feed(i.CommitDone(asked.number, asked.positions[:1], "trouble"))
+    core.advance(1.0)
+    assert core.commit() == list(asked.positions[1:])
+
+
+# -- rule 2: an assignment's epoch is a fence
+
+
+def test_records_of_an_older_epoch_are_not_taken_in() -> None:
+    """Nor are those of a partition that is not ours, nor empty chunks."""
+    core = Core()
+    core.assign(0, epoch=2)
+    core.feed(
+        i.Fetched([chunk([event("old")], epoch=1), chunk([event("x")], partition=9), chunk([], epoch=2)])
+    )
+    assert core.statistics().totals.read == 0
+    assert not core.waiting
+
+
+def test_an_answer_for_an_older_epoch_settles_nothing() -> None:
+    """The same partition came back: its records are read again, and the old answer is not theirs."""
+    core = Core()
+    core.assign(0, epoch=1)
+    core.fetch(event("a"))
+    core.send_all()
+    core.assign(0, epoch=2)
+    core.fetch(event("a"))
+    core.accept()
+    assert core.committable() is None
+    core.store_keys()
+    totals = core.statistics().totals
+    assert (totals.delivered, totals.duplicate, totals.open) == (0, 1, 0)
+    assert core.committable() == 1
+
+
+def test_a_commit_that_comes_back_late_says_nothing_of_a_new_assignment() -> None:
+    """The committed position is the old assignment's."""
+    core = Core()
+    core.assign(0, epoch=1)
+    core.fetch(filtered())
+    core.advance(1.0)
+    asked = core.take(i.Commit)
+    core.assign(0, epoch=2)
+    core.feed(i.CommitDone(asked.number, asked.positions, None))
+    assert core.statistics().partitions[0].committed is None
+
+
+def test_what_waits_for_a_schema_dies_with_its_assignment() -> None:
+    """And a verdict that comes later concerns nobody."""
+    core = Core()
+    core.assign()
+    core.fetch(of_schema("a", "1"))
+    asked = core.take(i.FetchSchema)
+    core.lose(0)
+    assert core.statistics().waiting_for_schema == 0
+    core.feed(i.SchemaFound(asked.ref, "good"))
+    assert not core.waiting
+
+
+def test_a_position_that_goes_back_voids_what_was_seen_from_there() -> None:
+    """Without a rebalance: what was open from there on is released, and judged again as it is read again."""
+    core = Core()
+    core.assign()
+    core.fetch(event("a"), event("b"), event("c"))
+    core.send_all()
+    core.offsets[0] = 1
+    core.fetch(event("b"), event("c"))
+    assert core.committable() is None
+    assert core.statistics().totals.open == 3
+    core.deliver()
+    totals = core.statistics().totals
+    assert (totals.duplicate, totals.delivered, totals.open, totals.released) == (2, 1, 0, 2)
+    assert core.committable() == 3
+    assert core.reports("position_went_back")
+
+
+def test_a_position_that_goes_back_loses_nothing_before_it() -> None:
+    """A truncated log sets the position back to where it was cut: what is open before the cut is not read again."""
+    core = Core()
+    core.assign()
+    core.fetch(event("a"), event("b"), event("c"))
+    core.look_up()
+    core.offsets[0] = 1
+    core.fetch(event("B"), event("C"))
+    core.deliver()
+    core.advance(core.policy.commit_interval)
+    assert core.commit() == [Position(TOPIC, 0, 3, 7)]
+    delivered = {one for send in sends(core.log) for one in event_ids(send)}
+    assert delivered >= {"a", "B", "C"}
+
+
+# -- rule 3: claim, then confirm or release
+
+
+def test_a_delivered_key_is_durable_before_its_record_settles() -> None:
+    """Answered is not enough: until the key is stored, nothing is committed (Redpanda Connect's own docs)."""
+    core = Core()
+    core.assign()
+    core.fetch(event("a"))
+    core.send_all()
+    core.accept()
+    for _ in range(3):
+        assert core.committable() is None
+        asked = core.take(i.StoreKeys)
+        core.feed(i.StoreFailed(asked.number))
+        core.until(lambda: core.has(i.StoreKeys))
+    core.store_keys()
+    assert core.committable() == 1
+    assert core.statistics().counters.failures["key_store_write"] == 3
+
+
+def test_a_key_delivered_before_is_a_duplicate_and_is_not_sent() -> None:
+    """What the key store remembers counts, and the followers of such a record too."""
+    core = Core()
+    core.assign()
+    core.fetch(event("a"))
+    core.deliver()
+    core.fetch(event("a"), event("a"))
+    core.send_all()
+    assert not core.has(i.Send)
+    assert core.statistics().totals.duplicate == 2
+
+
+def test_a_duplicate_of_an_open_event_waits_for_it() -> None:
+    """It is neither sent nor settled before the first is; in any partition."""
+    core = Core()
+    core.assign(0)
+    core.assign(1)
+    core.fetch(event("a"), partition=0)
+    core.fetch(event("a"), partition=1)
+    core.send_all()
+    send = core.take(i.Send)
+    assert send.events == 1
+    core.advance(60.0)
+    assert core.committable(1) is None
+    core.accept(send)
+    core.store_keys()
+    totals = core.statistics().totals
+    assert (totals.delivered, totals.duplicate, totals.open) == (1, 1, 0)
+
+
+def test_a_duplicate_of_a_refused_event_is_tried_itself() -> None:
+    """It may be a better one (the first lacked something the API wants)."""
+    core = Core(linger=0.0)
+    core.assign()
+    core.fetch(event("a", version=1), event("a", version=2))
+    core.look_up()
+    core.answer(core.take(i.Send), 400, NO)
+    core.store_letters()
+    core.deliver()
+    totals = core.statistics().totals
+    assert (totals.dead_lettered, totals.delivered) == (1, 1)
+
+
+@pytest.mark.parametrize("when", ["looking up", "queued", "in flight", "backing off"])
+def test_a_follower_whose_leader_s_partition_is_lost_is_delivered(when: str) -> None:
+    """Wherever the leader was: its claim passes on, or its delivery settles the follower."""
+    core = Core()
+    core.assign(0)
+    core.assign(1)
+    core.fetch(event("a"), partition=0)
+    core.fetch(event("a"), partition=1)
+    if when != "looking up":
+        core.look_up()
+    if when in ("in flight", "backing off"):
+        core.advance(core.policy.linger)
+    if when == "backing off":
+        core.feed(i.Unanswered(core.take(i.Send).number, "timeout"))
+    core.lose(0)
+    core.deliver()
+    totals = core.statistics().totals
+    assert (totals.delivered + totals.duplicate, totals.open) == (1, 0)
+    assert core.statistics().claims == 0
+    assert core.committable(1) == 1
+
+
+def test_accounts_do_not_share_keys() -> None:
+    """The same id sent to two accounts is two events."""
+    core = Core()
+    core.assign()
+    core.fetch(event("a"), event("a", OTHER_ACCOUNT))
+    core.deliver()
+    assert core.statistics().totals.delivered == 2
+
+
+# -- rule 4: retries are the core's
+
+
+@pytest.mark.parametrize("answer", [None, 503, 429, 401])
+def test_a_revoke_ends_the_retries(answer: int | None) -> None:
+    """What waits to be tried again is let go at once; nothing of it is sent or committed afterwards."""
+    core = Core()
+    core.assign()
+    core.fetch(event("a"))
+    core.send_all()
+    send = core.take(i.Send)
+    if answer is None:
+        core.feed(i.Unanswered(send.number, "timeout"))
+    else:
+        core.answer(send, answer, headers={"retry-after": "30"})
+    assert released(core.revoke(0)) == []
+    core.advance(100.0)
+    assert not core.has(i.Send)
+    assert core.statistics().claims == 0
+
+
+def test_a_look_up_that_failed_is_repeated() -> None:
+    """Behind a backoff, for ever; the records wait, and are neither sent nor settled."""
+    core = Core()
+    core.assign()
+    core.fetch(event("a"))
+    for _ in range(20):
+        asked = core.take(i.LookUpKeys)
+        core.feed(i.LookUpFailed(asked.number))
+        assert not core.has(i.LookUpKeys)
+        core.until(lambda: core.has(i.LookUpKeys), seconds=core.policy.inner_backoff.cap)
+    core.deliver()
+    assert core.statistics().totals.delivered == 1
+
+
+def test_answers_that_fit_no_command_are_bugs() -> None:
+    """Each command is answered by exactly one input."""
+    core = Core()
+    for wrong in (
+        i.KeysLookedUp(99, []),
+        i.LookUpFailed(99),
+        i.KeysStored(99),
+        i.StoreFailed(99),
+        i.CommitDone(99, [], None),
+        i.DeadLettersStored(99, []),
+        i.Unanswered(99, "timeout"),
+    ):
+        with pytest.raises(InvariantViolation):
+            core.feed(wrong)
+    core.assign()
+    core.fetch(event("a"))
+    with pytest.raises(InvariantViolation):
+        core.feed(i.KeysLookedUp(core.take(i.LookUpKeys).number, [False, False]))
+
+
+# -- rule 8: every limit is explicit
+
+
+def test_open_bytes_bound_the_intake() -> None:
+    """Records as fetched and events as serialised count; with nothing open there is room for one of any size."""
+    core = Core(max_open_bytes=10_000)
+    core.assign()
+    core.fetch(event("a", text="x" * 3000))
+    assert core.pipeline.room() == 0
+    core.deliver()
+    assert core.pipeline.room() == 1
+    core.fetch(event("b", text="x" * 30_000))
+    assert core.pipeline.room() == 0
+    core.deliver()
+    assert core.statistics().open_bytes == 0
+
+
+def test_before_anything_was_seen_room_is_guessed_by_size_too() -> None:
+    """A small budget of bytes must not be overrun by the very first fetch (parallel-consumer #832)."""
+    core = Core(max_open_bytes=1024 * 1024)
+    core.assign()
+    assert 1 <= core.pipeline.room() <= 100
+
+
+# -- rule 9: same seed, same commands
+
+
+def script(seed: int) -> list[i.Command]:
+    """A life with some of everything."""
+    core = Core(seed=seed, batch_events=3)
+    core.assign(0)
+    core.assign(1)
+    core.fetch(*(event(str(n)) for n in range(7)), UNDECODABLE, event("1"), of_schema("s", "1"))
+    core.fetch(*(event(str(n), OTHER_ACCOUNT) for n in range(4)), partition=1)
+    core.feed(i.LookUpFailed(core.take(i.LookUpKeys).number))
+    core.feed(i.SchemaUnavailable(ref("1"), "timeout"))
+    core.store_letters(stored=False)
+    core.send_all()
+    for status in (503, 429, 400, 401):
+        core.advance(40.0)
+        if core.has(i.Send):
+            core.answer(core.take(i.Send), status)
+    core.revoke(1)
+    core.advance(100.0)
+    return core.log
+
+
+def test_the_same_seed_gives_the_same_commands() -> None:
+    """Nothing depends on hash order, identity or an unseeded random; another seed waits differently."""
+    assert script(1) == script(1)
+    assert script(1) != script(2)
+
+
+# -- schemas
+
+
+def test_a_schema_s_verdicts() -> None:
+    """Found: decoded. Not readable, or no such schema: a dead letter. No verdict: it waits."""
+    core = Core()
+    core.assign()
+    core.fetch(of_schema("a", "1"), of_schema("b", "2"), of_schema("c", "3"), event("d"))
+    assert core.statistics().waiting_for_schema == 3
+    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "good"))
+    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "broken"))
+    core.deny_schema()
+    core.deliver()
+    codes = [one.rejection.code for one in core.store_letters() + core.store_letters()]
+    assert codes == ["schema_unusable", "schema_missing"]
+    assert core.statistics().totals.delivered == 2
+    assert core.committable() == 4
+
+
+def test_a_dead_letter_names_where_it_came_from() -> None:
+    """Topic, partition, the record as it was, attempts and time; none was sent yet, so no attempts."""
+    core = Core()
+    core.assign()
+    core.fetch(UNDECODABLE)
+    [letter] = core.store_letters()
+    assert (letter.topic, letter.partition, letter.record.value) == (TOPIC, 0, UNDECODABLE)
+    assert (letter.attempts, letter.at_ms) == (0, 1_700_000_000_000)
+
+
+def test_end_offsets_of_what_is_not_ours_are_no_matter() -> None:
+    """They come from another thread, a little late."""
+    core = Core()
+    core.feed(i.EndOffsets({TopicPartition(TOPIC, 5): 3}))
+    assert core.statistics().partitions == ()
+
+
+def test_a_new_group_s_start_is_committed_before_any_record() -> None:
+    """A crash before the first settlement must not skip what came meanwhile."""
+    core = Core()
+    core.assign(start=500, commit_start=True)
+    core.advance(core.policy.commit_interval)
+    assert core.commit() == [Position(TOPIC, 0, 500, None)]
+
+
+def test_a_call_is_named_by_a_number_of_its_own() -> None:
+    """Numbers tie an answer to its command; they are unique in a process (interface.py), retries included."""
+    core = Core()
+    core.assign()
+    core.fetch(event("a"))
+    core.send_all()
+    core.answer(core.take(i.Send), 503)
+    core.until(lambda: core.has(i.Send))
+    numbers = [one.number for one in sends(core.log)]
+    assert len(set(numbers)) == len(numbers)

@@ -1,0 +1,160 @@
+"""What was removed from a log before it was read is told and counted; gaps of compaction and transactions are not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.engine import interface as i
+from consumer.engine.model import Chunk, TopicPartition
+from consumer.engine.offset_map import OffsetMap
+from consumer.engine.retention import count_unsettled, removed_unread
+from tests.engine.building import TOPIC, Core, event, record, write_map
+
+P0 = TopicPartition(TOPIC, 0)
+
+
+def chunk(log_start: int, *offsets: int) -> Chunk:
+    """Records at these offsets."""
+    return Chunk(TOPIC, 0, 1, 7, [record(one, event(str(one))) for one in offsets], log_start)
+
+
+def told(core: Core) -> list[tuple[object, ...]]:
+    """What was reported as removed: from where, to where, and how many at most."""
+    reports = core.reports("records_removed_unread")
+    assert all(one.level == "error" for one in reports)
+    return [(one.fields["expected"], one.fields["beginning"], one.fields["at_most"]) for one in reports]
+
+
+@pytest.mark.parametrize(
+    ("log_start", "expected", "offsets", "removed"),
+    [
+        (50, 20, (50, 51), 30),
+        (45, 20, (50, 51), 25),
+        (20, 20, (50, 51), 0),
+        (-1, 20, (50, 51), 0),
+        (50, None, (50, 51), 0),
+        (50, 20, (20, 21, 50), 28),
+        (60, 20, (20, 21, 50, 70), 28 + 9),
+        (60, 60, (60, 65), 0),
+    ],
+)
+def test_what_counts(log_start: int, expected: int | None, offsets: tuple[int, ...], removed: int) -> None:
+    """Of each gap, before the records or among them, the part below the log's beginning; from the beginning, none."""
+    assert removed_unread(chunk(log_start, *offsets), expected, None) == removed
+
+
+@given(
+    st.lists(st.integers(0, 60), min_size=2, unique=True).map(sorted),
+    st.integers(0, 60),
+    st.integers(0, 60),
+)
+def test_what_was_settled_before_does_not_count(bounds: list[int], begin: int, end: int) -> None:
+    """As one would count it, offset by offset."""
+    known = OffsetMap(bounds[: len(bounds) // 2 * 2], 7)
+    assert count_unsettled(begin, end, known) == sum(not known.settled(one) for one in range(begin, end))
+
+
+def test_records_removed_while_it_was_away_are_told() -> None:
+    """The committed offset lies before the beginning; what the offset map says was delivered is not missed."""
+    core = Core()
+    core.assign(start=100, metadata=write_map(100, [110, 150], 7))
+    core.feed(i.Fetched([chunk(500, 500, 501)]))
+    assert told(core) == [(100, 500, 360)]
+    statistics = core.statistics()
+    assert statistics.counters.removed_unread == 360
+    assert statistics.totals.read == 2
+
+
+def test_records_removed_under_a_running_member_are_told_once() -> None:
+    """Retention overtakes it; later gaps are those of transactions."""
+    core = Core()
+    core.assign(start=0)
+    core.feed(i.Fetched([chunk(-1, 0, 1)]))
+    core.feed(i.Fetched([chunk(10, 10, 11)]))
+    core.feed(i.Fetched([chunk(10, 14)]))
+    assert told(core) == [(2, 10, 8)]
+
+
+@pytest.mark.parametrize("then", ["nothing", "a record"])
+def test_markers_that_are_removed_are_not_missed(then: str) -> None:
+    """Behind the last record stands the marker of its transaction. It was read, and is removed with all else."""
+    core = Core()
+    core.assign(start=0)
+    core.feed(i.Fetched([chunk(-1, 0, 1)]))
+    for _ in range(2):
+        core.feed(i.EndOffsets({P0: 3}, {P0: 3}))
+    for _ in range(3):
+        core.feed(i.EndOffsets({P0: 3}, {P0: 3}, begins={P0: 3}))
+    if then == "a record":
+        core.feed(i.Fetched([chunk(3, 3)]))
+        core.feed(i.Fetched([chunk(9, 9)]))
+    assert told(core) == ([] if then == "nothing" else [(4, 9, 5)])
+
+
+def test_what_the_client_has_passed_and_not_handed_over_is_told() -> None:
+    """It went on behind what was removed, and says so before the first record from there comes."""
+    core = Core()
+    core.assign(start=0)
+    core.feed(i.Fetched([chunk(-1, 0, 1)]))
+    core.feed(i.EndOffsets({P0: 11}, {P0: 11}, begins={P0: 10}))
+    core.feed(i.Fetched([chunk(10, 10)]))
+    assert told(core) == [(2, 10, 8)]
+
+
+def test_records_that_wait_unread_are_not_missed() -> None:
+    """What was fetched and waits for room counts as read up to."""
+    core = Core(max_open_events=1)
+    core.assign(start=0)
+    core.feed(i.Fetched([chunk(-1, 0, 1, 2)]))
+    assert core.statistics().held == 2
+    core.feed(i.Fetched([chunk(2, 3)]))
+    core.feed(i.Fetched([chunk(10, 10)]))
+    assert told(core) == [(4, 10, 6)]
+
+
+def test_a_log_that_was_emptied_is_told_though_no_record_comes() -> None:
+    """Once it is seen twice: what was fetched before may be on its way. Then there is no lag either."""
+    core = Core()
+    core.assign(start=5)
+    emptied = i.EndOffsets({P0: 40}, {P0: 5}, begins={P0: 40})
+    core.feed(emptied)
+    assert told(core) == []
+    assert core.statistics().partitions[0].lag == 35
+    core.feed(emptied)
+    core.feed(emptied)
+    assert told(core) == [(5, 40, 35)]
+    assert core.statistics().partitions[0].lag == 0
+    core.feed(i.Fetched([chunk(40, 40)]))
+    assert len(told(core)) == 1, "it is not told again with the first record"
+
+
+def test_a_log_that_was_emptied_behind_records_on_their_way_is_not_told() -> None:
+    """They come, and with them all is read."""
+    core = Core()
+    core.assign(start=5)
+    emptied = i.EndOffsets({P0: 8}, {P0: 5}, begins={P0: 8})
+    core.feed(emptied)
+    core.feed(i.Fetched([chunk(-1, 5, 6, 7)]))
+    core.feed(emptied)
+    core.feed(emptied)
+    assert told(core) == []
+
+
+def test_a_position_that_goes_back_is_counted() -> None:
+    """Each time, beside the line in the log."""
+    core = Core()
+    core.assign(start=0)
+    for first in (0, 1, 0):
+        core.feed(i.Fetched([chunk(-1, first, first + 1, first + 2)]))
+    assert core.statistics().counters.positions_went_back == len(core.reports("position_went_back")) == 2
+
+
+def test_keys_that_are_forgotten_early_are_told_as_they_grow() -> None:
+    """The store's own figure, from its start; a line for each that is more."""
+    core = Core()
+    for early in (0, 0, 40, 40, 100):
+        core.feed(i.KeysForgotten(early))
+    assert [one.fields["keys"] for one in core.reports("keys_forgotten_early")] == [40, 60]
+    assert core.statistics().counters.keys_forgotten_early == 100

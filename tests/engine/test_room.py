@@ -1,0 +1,317 @@
+"""Room: a replay's pace and its limit. The budgets have tests of their own (`test_admission`, `test_draining`, …)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.engine import interface as i
+from consumer.engine.room import FETCH_MOST
+from consumer.engine.selection import LEFT_OUT, UNJUDGED
+from tests.engine.building import (
+    PROPERTY,
+    START,
+    UNDECODABLE,
+    Core,
+    event,
+    filtered,
+    of_schema,
+    released,
+    unconvertible,
+    write_map,
+)
+
+
+def left_out(code: str = LEFT_OUT) -> bytes:
+    """The value of a record that ``--where`` leaves out."""
+    return orjson.dumps({"filter": code})
+
+
+def made(**policy: Any) -> Core:
+    """A core with a partition, that sends at once."""
+    core = Core(**{"linger": 0.0, **policy})
+    core.assign()
+    return core
+
+
+def gone_on(core: Core) -> int:
+    """Events that went on, or may yet."""
+    totals = core.statistics().totals
+    return totals.delivered + totals.open + core.statistics().held
+
+
+def selected(core: Core) -> int:
+    """Records read that were not filtered, for whatever reason."""
+    totals = core.statistics().totals
+    return totals.read - totals.filtered
+
+
+# -- the limit
+
+
+def test_without_a_limit_there_is_never_enough() -> None:
+    """As the service runs."""
+    core = made()
+    core.fetch(*(event(f"{n}") for n in range(2000)))
+    assert not core.pipeline.enough()
+
+
+def test_the_limit_is_reached_and_not_exceeded() -> None:
+    """A fetch brings more than was asked for: what is beyond the limit is not read, now or later."""
+    core = made(most_records=3)
+    assert core.pipeline.room() == 3
+    core.fetch(event("a"), filtered(), *(event(f"{n}") for n in range(5)))
+    core.deliver()
+    core.advance(60.0)
+    assert core.pipeline.enough()
+    assert core.pipeline.room() == 0
+    assert (core.statistics().totals.read, core.statistics().totals.delivered) == (4, 3)
+    assert core.committable() == 4
+
+
+def test_what_where_left_out_does_not_count() -> None:
+    """A limit of two finds two events among many; those left out before the third are read."""
+    core = made(most_records=2)
+    core.fetch(left_out(), event("a"), left_out(UNJUDGED), left_out(), event("b"), left_out(), event("c"))
+    assert selected(core) == 2
+    assert core.statistics().totals.read == 6
+    assert core.pipeline.enough()
+
+
+def test_room_grows_with_what_is_left_out() -> None:
+    """One in a hundred is selected: fetching as many as are left, one by one, would take for ever."""
+    core = made(most_records=10)
+    assert core.pipeline.room() == 10
+    core.fetch(event("a"), *(left_out() for _ in range(99)))
+    assert 100 < core.pipeline.room() <= FETCH_MOST
+
+
+def test_a_limit_of_nothing_reads_nothing() -> None:
+    """There is enough from the start."""
+    core = made(most_records=0)
+    assert core.pipeline.enough()
+    core.fetch(event("a"))
+    assert core.statistics().totals.read == 0
+
+
+def test_records_passed_over_do_not_count() -> None:
+    """They are not read."""
+    core = Core(most_records=2)
+    core.assign(start=0, leader_epoch=7, metadata=write_map(0, [1, 50], 7))
+    core.fetch(*(event(f"{n}") for n in range(60)))
+    assert (core.statistics().totals.read, core.statistics().passed) == (2, 49)
+
+
+def test_what_waits_for_its_schema_counts_until_it_is_left_out() -> None:
+    """It may be selected yet, so nothing is read in its place; when it is not, reading goes on."""
+    core = made(most_records=2)
+    core.fetch(event("a"), orjson.dumps({"filter": LEFT_OUT, "schema": "1"}), event("b"), event("c"))
+    assert (selected(core), core.pipeline.room(), core.pipeline.enough()) == (2, 0, False)
+    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "{}"))
+    assert (selected(core), core.pipeline.enough()) == (2, True)
+    core.deliver()
+    assert core.statistics().totals.delivered == 2
+
+
+def test_held_records_are_read_up_to_the_limit() -> None:
+    """A small budget: they follow as there is room, and stop at the limit. A stop lets go of the rest."""
+    core = made(most_records=4, max_open_events=2, batch_events=1)
+    core.fetch(*(event(f"{n}") for n in range(9)))
+    core.deliver()
+    assert (core.statistics().totals.read, core.statistics().held) == (4, 5)
+    assert core.pipeline.enough()
+    assert released(core.revoke(0)) is not None
+    assert core.statistics().totals.released == 5
+
+
+VALUE = st.one_of(
+    st.integers(0, 99).map(lambda n: event(f"{n}")),
+    st.sampled_from(
+        [
+            left_out(),
+            left_out(UNJUDGED),
+            filtered(),
+            None,
+            UNDECODABLE,
+            unconvertible(),
+            of_schema("s", "1"),
+            orjson.dumps({"filter": LEFT_OUT, "schema": "1"}),
+        ]
+    ),
+)
+
+
+@PROPERTY
+@given(
+    st.lists(st.lists(VALUE, max_size=30), max_size=6), st.integers(0, 12), st.sampled_from([3, 20, 20_000])
+)
+def test_the_limit_is_exact_whatever_comes(
+    fetches: Sequence[Sequence[bytes | None]], most: int, budget: int
+) -> None:
+    """Never one more at any moment; all of it in the end, if there are so many; and the naive count agrees."""
+    core = made(most_records=most, max_open_events=budget, batch_events=3)
+    for values in fetches:
+        if values:
+            core.fetch(*values)
+        assert selected(core) <= most
+        core.deliver()
+        while core.has(i.FetchSchema) or core.has(i.StoreDeadLetters):
+            if core.has(i.FetchSchema):
+                core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "{}"))
+            else:
+                core.store_letters()
+            core.deliver()
+        assert selected(core) <= most
+    values = [value for one in fetches for value in one]
+    candidates = [one for one in values if one is not None and not one.startswith(b'{"filter":')]
+    assert selected(core) == min(most, len(candidates))
+    assert core.pipeline.enough() == (len(candidates) >= most)
+    assert not core.statistics().totals.open
+    if core.pipeline.enough():
+        assert core.pipeline.room() == 0
+
+
+# -- the pace
+
+
+def replay(core: Core, seconds: float, values: Any) -> list[tuple[float, int]]:
+    """Fetch all there is room for, as the shell does, for so long; gives how many had gone on, and when.
+
+    A fetch takes a millisecond; without room it waits for the next deadline.
+    """
+    seen, until = [], core.now + seconds
+    while core.now < until:
+        room = core.pipeline.room()
+        if room:
+            core.fetch(*(next(values) for _ in range(room)))
+            core.deliver()
+            core.advance(0.001)
+        else:
+            deadline = core.pipeline.next_deadline()
+            assert deadline is not None
+            core.now = min(until, max(deadline, core.now))
+            core.tick()
+        seen.append((core.now - START, gone_on(core)))
+    return seen
+
+
+def events() -> Any:
+    """Endless deliverable values."""
+    number = 0
+    while True:
+        number += 1
+        yield event(f"{number}")
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0, 7.3, 100.0, 1000.0 / 3])
+def test_the_pace_is_kept_and_used(rate: float) -> None:
+    """At every moment at most rate x seconds and the burst; and hardly fewer, with a tick at each deadline alone."""
+    core = made(events_per_second=rate)
+    seen = replay(core, 20.0, events())
+    burst = max(1.0, rate / 10)
+    assert all(count <= rate * at + burst + 1e-3 for at, count in seen)
+    assert seen[-1][1] >= rate * 18.9 - burst
+    assert len(seen) < 20 * 25
+
+
+def test_the_pace_begins_with_the_work() -> None:
+    """Not while the process waits for partitions: that would be a burst."""
+    core = Core(events_per_second=50.0)
+    core.advance(60.0)
+    core.assign()
+    assert core.pipeline.room() == 5
+
+
+def test_filtered_records_cost_nothing() -> None:
+    """One in twenty is an event: two hundred records a second are read at a pace of ten events."""
+    core = made(events_per_second=10.0)
+
+    def values() -> Any:
+        for value in events():
+            yield from (left_out() for _ in range(19))
+            yield value
+
+    replay(core, 30.0, values())
+    totals = core.statistics().totals
+    assert 280 <= totals.delivered <= 301
+    assert totals.filtered > 19 * 270
+
+
+def test_duplicates_and_dead_letters_cost_nothing_either() -> None:
+    """They were not sent."""
+    core = made(events_per_second=10.0)
+    core.fetch(event("a"))
+    core.deliver()
+    core.advance(1.0)
+    for _ in range(50):
+        core.fetch(event("a"), UNDECODABLE)
+        core.deliver()
+        core.store_letters()
+    assert core.pipeline.room() >= 1
+
+
+def test_an_outage_is_not_made_up_for_in_one_go() -> None:
+    """What waited goes on; what was not used for more than a second is gone."""
+    core = made(events_per_second=10.0)
+    replay(core, 5.0, events())
+    before = gone_on(core)
+    core.advance(3600.0)
+    assert core.pipeline.room() <= 10
+    seen = replay(core, 5.0, events())
+    assert seen[-1][1] <= before + 10 + 50 + 1
+
+
+def test_more_than_was_asked_for_is_made_up_for() -> None:
+    """A fetch brought ten seconds' worth: nothing is fetched until the pace has caught up."""
+    core = made(events_per_second=10.0)
+    core.fetch(*(event(f"{n}") for n in range(100)))
+    core.deliver()
+    core.advance(9.0)
+    assert core.pipeline.room() == 0
+    core.advance(1.2)
+    assert core.pipeline.room() > 0
+
+
+def test_what_is_held_has_gone_on() -> None:
+    """It will be sent as soon as there is room."""
+    core = made(events_per_second=10.0, max_open_events=2, batch_events=1)
+    core.fetch(*(event(f"{n}") for n in range(50)))
+    core.advance(3.0)
+    core.deliver()
+    assert core.statistics().held == 0
+    assert core.pipeline.room() == 0
+
+
+@PROPERTY
+@given(
+    st.floats(0.1, 10_000.0),
+    st.lists(st.tuples(st.floats(0.0, 5.0), st.integers(0, 3), st.booleans()), max_size=25),
+)
+def test_the_pace_holds_whatever_happens(rate: float, steps: Sequence[tuple[float, int, bool]]) -> None:
+    """Fetches late or early, answers late or never, duplicates and filtered records; and the timer never spins."""
+    core = made(events_per_second=rate)
+    values, burst = events(), max(1.0, rate / 10)
+    for seconds, kind, answer in steps:
+        room = min(core.pipeline.room(), 40)
+        same = next(values)
+        if room:
+            core.fetch(*(same if kind == 1 else next(values) for _ in range(room)))
+        if kind == 2 and room:
+            core.fetch(*(left_out() for _ in range(room)))
+        if answer:
+            core.deliver()
+        assert gone_on(core) <= rate * (core.now - START) + burst + 1e-3
+        core.advance(seconds)
+
+
+def test_without_a_pace_there_is_no_deadline_for_it() -> None:
+    """As the service runs: nothing is counted, and a full fetch is welcome."""
+    core = made()
+    core.fetch(*(event(f"{n}") for n in range(500)))
+    core.deliver()
+    assert core.pipeline.room() == FETCH_MOST

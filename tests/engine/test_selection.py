@@ -1,0 +1,163 @@
+"""Which events of a replay go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.conversion.decisions import REJECTION_CODES
+from consumer.engine.model import (
+    CommerceEvent,
+    ConversionEvent,
+    Converted,
+    Filtered,
+    Record,
+    Rejection,
+    Stage,
+)
+from consumer.engine.selection import (
+    CHANNELS,
+    EXPIRED,
+    FIELDS,
+    LEFT_OUT,
+    UNJUDGED,
+    Selecting,
+    WithoutExpired,
+    conditions,
+)
+from tests.conversion.test_convert import NOW, event_of
+from tests.conversion.test_fused import BOTH, comparable_read
+
+NAMES = ("checkout", "page_visit", "signup")
+SOURCES = ("web", "app_android", "app_ios", "offline")
+ACCOUNTS = ("1", "2")
+
+
+def converted(
+    name: str = "checkout", source: str = "web", account: str = "1", event_id: str = "a"
+) -> ConversionEvent:
+    """A conversion event of which only what is asked for matters."""
+    return ConversionEvent(account, name, event_id, event_id, 0, source, {}, ())
+
+
+class Gives:
+    """A converter that gives what it was made with, one for each event."""
+
+    def __init__(self, *given: Converted) -> None:
+        self.given = given
+
+    def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
+        return self.given
+
+
+def select(where: Sequence[str], *given: Converted) -> list[Converted]:
+    """What becomes of `given` under ``--where``."""
+    return list(Selecting(Gives(*given), conditions(where)).convert_chunk([{}] * len(given), 0.0))
+
+
+def test_without_a_condition_all_events_go_on() -> None:
+    """Deliverable ones, filtered ones and rejections pass as they are."""
+    given = (converted(), Filtered("consent"), Rejection(Stage.CONVERT, "no_identity", "…"))
+    assert select([], *given) == list(given)
+
+
+@pytest.mark.parametrize("where", [(), ("event_name=checkout",)])
+def test_what_is_too_old_is_expired_and_no_dead_letter(where: tuple[str, ...]) -> None:
+    """Whatever else is asked for: it is filtered under a code of its own, which is the rejection's."""
+    assert EXPIRED in REJECTION_CODES
+    assert select(where, Rejection(Stage.CONVERT, EXPIRED, "…")) == [Filtered(EXPIRED)]
+
+
+def test_a_reading_leaves_out_what_is_too_old_and_nothing_else() -> None:
+    """On the fast path of a whole topic: events of all ages, good and bad ones, in their order."""
+    both = BOTH["default"]
+    values = [both.value(event_of(changed)) for changed in ({}, {"occurred_at": 0}, {"event_type": "x"}, {})]
+    records = [Record(at, -1, None, value, ()) for at, value in enumerate([*values, None, b"?"])]
+    plain = [comparable_read(one) for one in both.compiled.read(records, NOW)]
+    left = [comparable_read(one) for one in WithoutExpired(both.compiled).read(records, NOW)]
+    assert [one for one in plain if isinstance(one, Rejection) and one.code == EXPIRED] == [plain[1]]
+    assert left == [plain[0], Filtered(EXPIRED), *plain[2:]]
+
+
+def test_a_refused_event_cannot_be_judged() -> None:
+    """Its name, channel and id are not known: under a condition it is left out, under a code of its own."""
+    refused = Rejection(Stage.CONVERT, "unknown_currency", "…")
+    assert select(["event_name=checkout"], refused) == [Filtered(UNJUDGED)]
+    assert select(["event_name=checkout"], Filtered("consent")) == [Filtered("consent")]
+
+
+def test_values_are_alternatives_and_fields_must_all_hold() -> None:
+    """``event_name=a event_name=b channel=app``: either name, and an app's."""
+    where = ["event_name=checkout", "event_name=signup", "channel=app"]
+    assert isinstance(select(where, converted("signup", "app_ios"))[0], ConversionEvent)
+    assert isinstance(select(where, converted("checkout", "app_android"))[0], ConversionEvent)
+    assert (
+        select(where, converted("page_visit", "app_ios"), converted("signup", "web"))
+        == [Filtered(LEFT_OUT)] * 2
+    )
+
+
+def test_not_equal_leaves_out_all_that_are_named() -> None:
+    """``event_id!=a event_id!=b``: neither of them."""
+    given = [converted(event_id=one) for one in "abc"]
+    assert select(["event_id!=a", "event_id!=b"], *given) == [
+        Filtered(LEFT_OUT),
+        Filtered(LEFT_OUT),
+        given[2],
+    ]
+
+
+def test_an_id_may_hold_an_equals_sign() -> None:
+    """Only the first one parts field and value."""
+    event = converted(event_id="a=b!=c")
+    assert select(["event_id=a=b!=c"], event) == [event]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("checkout", "no condition"),
+        ("event_name=", "no condition"),
+        ("=checkout", "cannot be asked for"),
+        ("name=checkout", "cannot be asked for"),
+        ("channel=tv", "no channel"),
+    ],
+)
+def test_what_cannot_be_asked_for_says_what_can(text: str, why: str) -> None:
+    """One line, with the fields or the channels there are."""
+    with pytest.raises(ValueError, match=why) as raised:
+        conditions([text])
+    if "channel" in text:
+        assert all(channel in str(raised.value) for channel in CHANNELS)
+    elif "asked" in why:
+        assert all(field in str(raised.value) for field in FIELDS)
+
+
+CONDITIONS = st.one_of(
+    st.tuples(st.just("event_name"), st.sampled_from(NAMES)),
+    st.tuples(st.just("channel"), st.sampled_from(SOURCES)),
+    st.tuples(st.just("ad_account"), st.sampled_from(ACCOUNTS)),
+)
+EVENTS = st.builds(converted, st.sampled_from(NAMES), st.sampled_from(SOURCES), st.sampled_from(ACCOUNTS))
+
+
+@given(st.lists(st.tuples(CONDITIONS, st.booleans()), max_size=5), st.lists(EVENTS, max_size=5))
+def test_selecting_is_what_the_words_say(
+    asked: list[tuple[tuple[str, str], bool]], events: list[ConversionEvent]
+) -> None:
+    """Against the plain reading: each field's equals hold for one value, none of its not-equals does."""
+    texts = [f"{field}{'=' if equal else '!='}{value}" for (field, value), equal in asked]
+
+    def meets(event: ConversionEvent) -> bool:
+        values = {"event_name": event.name, "channel": event.action_source, "ad_account": event.account}
+        wanted = {field: {v for (f, v), equal in asked if f == field and equal} for (field, _), _ in asked}
+        unwanted = {(field, value) for (field, value), equal in asked if not equal}
+        return all(not some or values[field] in some for field, some in wanted.items()) and not (
+            unwanted & set(values.items())
+        )
+
+    expected = [event if meets(event) else Filtered(LEFT_OUT) for event in events]
+    assert select(texts, *events) == expected

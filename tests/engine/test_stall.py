@@ -1,0 +1,96 @@
+"""Work that stands still is told, again and again, until it moves; what has its own name is no stall."""
+
+from __future__ import annotations
+
+import pytest
+
+from consumer.engine import interface as i
+from consumer.engine.model import TopicPartition
+from tests.engine.building import NO, TOPIC, UNDECODABLE, Core, event
+
+AFTER = 120.0
+
+
+def looking(core: Core, seconds: float, end: int = 1) -> list[float]:
+    """The shell's rounds for so long; when the core told that all stands still, in seconds from now."""
+    begun, told = core.now, []
+    before = len(core.reports("stalled"))
+    while core.now < begun + seconds:
+        core.advance(2.0)
+        core.feed(i.EndOffsets({TopicPartition(TOPIC, 0): end}))
+        if len(core.reports("stalled")) > before:
+            before += 1
+            told.append(core.now - begun)
+    return told
+
+
+def waiting() -> Core:
+    """One event whose look-up is never answered."""
+    core = Core(stall_after=AFTER)
+    core.assign()
+    core.fetch(event("a"))
+    return core
+
+
+def test_open_records_that_stand_still_are_told_until_they_move() -> None:
+    """At the limit, every five minutes after it, and once when it is over."""
+    core = waiting()
+    told = looking(core, 1_000.0)
+    assert told == pytest.approx([122.0, 422.0, 722.0], abs=3.0)
+    assert (core.statistics().stalled_for or 0) > 900
+    assert core.reports("stalled")[0].fields["work"] == 2
+    core.deliver()
+    looking(core, 4.0)
+    assert core.statistics().stalled_for is None
+    assert len(core.reports("moves_again")) == 1
+
+
+def test_lag_that_stands_still_is_told_with_nothing_open() -> None:
+    """Somebody's hanging transaction: there is something to read, and it cannot be."""
+    core = Core(stall_after=AFTER)
+    core.assign()
+    assert looking(core, 200.0, end=7)
+
+
+def test_idle_for_ever_is_no_stall_and_new_work_gets_the_whole_time() -> None:
+    """Hours without work do not count against the first record that comes."""
+    core = Core(stall_after=AFTER)
+    core.assign()
+    assert not looking(core, 3_600.0, end=0)
+    core.fetch(event("a"))
+    assert not looking(core, AFTER - 4.0)
+    assert looking(core, 10.0)
+
+
+def test_slow_progress_is_progress() -> None:
+    """One settlement within the limit is enough, whatever became of the record."""
+    core = waiting()
+    for _ in range(10):
+        core.fetch(UNDECODABLE)
+        core.store_letters()
+        assert not looking(core, AFTER - 10.0)
+
+
+@pytest.mark.parametrize("answer", [(401, NO), (429, b""), (503, b"")])
+def test_what_has_its_own_name_is_no_stall(answer: tuple[int, bytes]) -> None:
+    """A destination that halts, throttles or cannot be reached is told as that."""
+    core = waiting()
+    core.send_all()
+    core.answer(core.take(i.Send), *answer, {"retry-after": "300"})
+    begun = core.now
+    while core.now < begun + 1_000.0:
+        looking(core, 2.0)
+        if core.has(i.Send):
+            core.answer(core.take(i.Send), *answer, {"retry-after": "300"})
+    assert not core.reports("stalled")
+
+
+def test_a_guard_and_a_stop_are_no_stall() -> None:
+    """Both are told, and have their own ends."""
+    core = Core(stall_after=AFTER, dead_letter_share=0.5, dead_letter_sample=10)
+    core.assign()
+    core.fetch(*(event(f"{n}") for n in range(4)), *[UNDECODABLE] * 6)
+    assert not looking(core, 400.0)
+    other = waiting()
+    other.feed(i.StopRequested(10_000.0))
+    assert not looking(other, 400.0)
