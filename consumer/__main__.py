@@ -1,6 +1,6 @@
 """``python -m consumer`` is ``pinstream``."""
 
-from consumer.cli import main
+from consumer.commands import main
 
 if __name__ == "__main__":
     main()

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import structlog
 
-from consumer.sandbox.broker import EmbeddedBroker
+from consumer.demo.broker import EmbeddedBroker
 from tests.kafka.broker import BrokerUnavailable, RealBroker, shared_broker, stop_shared_broker
 from tests.kafka.harness import Kafka, create_topic
 
@@ -39,7 +39,7 @@ _TURNS = (
     "test_runbook.py",
     "end_to_end",
     "adapters",
-    "cli",
+    "commands",
     "web",
     _ANY_OTHER,
     "simulation",

@@ -25,7 +25,7 @@ class Build:
     """A package of two modules, compiled before, and how it is built now."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.core = root / "consumer" / "core"
+        self.core = root / "consumer" / "conversion" / "native"
         self.core.mkdir(parents=True)
         for package in (self.core.parent, self.core):
             (package / "__init__.py").touch()
@@ -93,5 +93,5 @@ def test_a_build_replaces_what_was_compiled_before(build: Build) -> None:
     assert all(
         (build.core / f"{name}{SUFFIX}").read_bytes()[:16] != b"of older sources" for name in build.compiled
     )
-    assert asked["artifacts"] == [f"/consumer/core/{name}{SUFFIX}" for name in ("_one", "_two")]
+    assert asked["artifacts"] == [f"/consumer/conversion/native/{name}{SUFFIX}" for name in ("_one", "_two")]
     assert asked["pure_python"] is False

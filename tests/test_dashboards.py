@@ -21,11 +21,11 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.app.workers.showing import Seen, WorkersCollector
-from consumer.app.workers.supervision import Worker
 from consumer.engine.coverage import PARAMETERS, CoverageSnapshot, Covered
 from consumer.engine.statistics import Statistics
 from consumer.web.metrics import StatisticsCollector
+from consumer.workers.showing import Seen, WorkersCollector
+from consumer.workers.supervision import Worker
 from tests.test_deployment import SERVICES, settings_of
 from tests.web.building import busy
 

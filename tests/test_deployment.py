@@ -17,7 +17,7 @@ import click
 import pytest
 import yaml
 
-from consumer.cli import main
+from consumer.commands import main
 from consumer.settings import DEFAULT_NEEDS, Settings, load
 from consumer.settings.values import parse_duration
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from consumer.app.check.local import mapping, schema
-from consumer.app.check.rows import Found
-from consumer.app.explain import explain_file
+from consumer.commands.check.local import mapping, schema
+from consumer.commands.check.rows import Found
+from consumer.commands.explain import explain_file
 from consumer.settings import load
 
 ROOT = Path(__file__).parents[1]

@@ -20,8 +20,8 @@ from random import Random
 from typing import Any, NamedTuple
 
 from consumer.avro.encode import Encoder, SingleObject
+from consumer.demo.generator import GeneratedEvent, Generator
 from consumer.engine.model import Disposition
-from consumer.sandbox.generator import GeneratedEvent, Generator
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "commerce_event.avsc"
 PARTITIONS = 4

@@ -14,8 +14,8 @@ import click
 
 from consumer.adapters.files import open_records
 from consumer.avro.encode import Encoder, Unencodable
+from consumer.demo.generator import Generator
 from consumer.engine.model import CommerceEvent, Rejection
-from consumer.sandbox.generator import Generator
 
 _RECENT = 500
 """A duplicate repeats one of so many latest records."""

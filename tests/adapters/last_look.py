@@ -21,6 +21,6 @@ def _look() -> None:
 
 if __name__ == "__main__":
     atexit.register(_look)  # before all others, so it is called after them
-    from consumer.cli import main
+    from consumer.commands import main
 
     main()

@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError as ConfluentError
 
 from consumer.adapters.kafka import NewRecord, Redriver
 from consumer.adapters.kafka.redrive import cluster_id
-from consumer.app.dead_letters.through import transactional_id
+from consumer.commands.dead_letters.through import transactional_id
 from consumer.errors import KafkaError, SettingsError
 from tests.kafka.broker import RealBroker
 from tests.kafka.harness import WITHIN, Kafka, create_topic, unique

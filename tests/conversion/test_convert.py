@@ -25,7 +25,7 @@ from consumer.conversion.decisions import (
 from consumer.conversion.mapping import load_mapping
 from consumer.conversion.targets import TARGETS
 from consumer.engine.model import ConversionEvent, Converted, Filtered, Rejection, Stage
-from tests.sandbox.examples import SENT
+from tests.demo.examples import SENT
 
 ROOT = Path(__file__).parents[2]
 SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas" / "commerce_event.avsc").read_text())

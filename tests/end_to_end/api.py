@@ -16,12 +16,12 @@ from typing import Any, Self, TypeVar
 import orjson
 from aiohttp import web
 
-from consumer.sandbox.accounts import SandboxCounts
-from consumer.sandbox.api import Sandbox
-from consumer.sandbox.faults import Faults
+from consumer.demo.accounts import SandboxCounts
+from consumer.demo.api import Sandbox
+from consumer.demo.faults import Faults
 from tests.adapters import fake_registry
+from tests.demo.examples import SENT
 from tests.end_to_end.processes import TOKEN
-from tests.sandbox.examples import SENT
 
 _Result = TypeVar("_Result")
 

@@ -425,7 +425,7 @@ def main() -> None:
         command = command[command.index("consumer") + 1 :]
     POINTS[arguments.point](Crash(arguments.n))
 
-    from consumer.cli import main as product
+    from consumer.commands import main as product
 
     product(args=command, prog_name="pinstream")
 

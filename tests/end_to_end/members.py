@@ -35,8 +35,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
     ResourceType,
 )
 
+from consumer.demo.generator import GeneratedEvent, Generator
 from consumer.engine.model import Disposition
-from consumer.sandbox.generator import GeneratedEvent, Generator
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import WITHIN, Process, run_environment, wait_for
 from tests.end_to_end.records import new_group, new_topic, value_of

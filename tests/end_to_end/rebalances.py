@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from consumer.sandbox.faults import Chance
+from consumer.demo.faults import Chance
 from tests.end_to_end.api import Api
 from tests.end_to_end.members import (
     CONCURRENCY,

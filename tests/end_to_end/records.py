@@ -10,8 +10,8 @@ from typing import Any
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from consumer.avro.encode import ConfluentId, Encoder, SingleObject
+from consumer.demo.generator import GeneratedEvent, Generator
 from consumer.engine.model import CommerceEvent
-from consumer.sandbox.generator import GeneratedEvent, Generator
 from tests.end_to_end.processes import ROOT
 from tests.kafka.harness import WITHIN, Kafka, create_topic, read_all, unique
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from consumer.adapters.kafka import redrive
-from consumer.app.dead_letters import redrive as app
+from consumer.commands.dead_letters import redrive as app
 from tests.end_to_end import crashing
 from tests.end_to_end.crashing import Crash, replace
 

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import pytest
 from confluent_kafka import KafkaException
 
+from consumer.demo.faults import Chance
+from consumer.demo.generator import GeneratedEvent
 from consumer.engine.model import Disposition
-from consumer.sandbox.faults import Chance
-from consumer.sandbox.generator import GeneratedEvent
 from tests.end_to_end.api import Api, Loop
 from tests.end_to_end.outages import Budget, Status, Watch, committed
 from tests.end_to_end.processes import Process, run_environment, wait_for

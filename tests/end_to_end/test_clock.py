@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.sandbox.faults import Chance
+from consumer.demo.faults import Chance
 from tests.end_to_end.api import Api
 from tests.end_to_end.clocks import WrongClock
 from tests.end_to_end.processes import Process, run_environment

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 from confluent_kafka import TopicPartition
 
-from consumer.sandbox.faults import Chance
+from consumer.demo.faults import Chance
 from tests.end_to_end.aftermath import AT_RISK, BATCH, Line, Place, Remains, committed_of, twice
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process

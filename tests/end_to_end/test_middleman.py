@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.sandbox.faults import Chance, Speech
+from consumer.demo.faults import Chance, Speech
 from tests.end_to_end.api import Api
 from tests.end_to_end.outages import Budget, Watch, failed
 from tests.end_to_end.processes import TOKEN, Process, run_environment

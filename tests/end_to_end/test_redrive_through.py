@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from consumer.demo.faults import Chance
 from consumer.engine.model import Stage
-from consumer.sandbox.faults import Chance
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process, command, last_error, run_environment
 from tests.end_to_end.records import ENCODER, commerce_event, new_group, new_topic, records_on

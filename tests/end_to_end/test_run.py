@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from consumer.demo.faults import Chance
+from consumer.demo.generator import Defect, GeneratedEvent
 from consumer.engine.model import Disposition
-from consumer.sandbox.faults import Chance
-from consumer.sandbox.generator import Defect, GeneratedEvent
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process, run_environment
 from tests.end_to_end.records import (

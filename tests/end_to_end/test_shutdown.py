@@ -20,9 +20,9 @@ import psutil
 import pytest
 
 from consumer.app.signals import TOGETHER
+from consumer.demo.faults import Chance
+from consumer.demo.generator import GeneratedEvent
 from consumer.engine.model import Disposition
-from consumer.sandbox.faults import Chance
-from consumer.sandbox.generator import GeneratedEvent
 from tests.end_to_end.api import Api, Loop, Registry
 from tests.end_to_end.processes import TOKEN, Process, run_environment, wait_for
 from tests.end_to_end.records import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from consumer.demo.faults import Chance
 from consumer.engine.model import Disposition
-from consumer.sandbox.faults import Chance
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import ACCOUNT, TOKEN, Process, last_error, run_environment
 from tests.end_to_end.records import (

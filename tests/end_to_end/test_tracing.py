@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from consumer.sandbox.faults import Chance
-from consumer.sandbox.generator import GeneratedEvent
+from consumer.demo.faults import Chance
+from consumer.demo.generator import GeneratedEvent
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import ACCOUNT, Process, run_environment
 from tests.end_to_end.records import generated, new_group, new_topic, value_of

@@ -17,8 +17,8 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from consumer.app.signals import TOGETHER
+from consumer.demo.faults import Chance
 from consumer.engine.model import Disposition
-from consumer.sandbox.faults import Chance
 from tests.end_to_end.api import Api
 from tests.end_to_end.members import Traffic
 from tests.end_to_end.processes import TOKEN, command, last_error, run_environment, the_one_line, wait_for

@@ -14,9 +14,9 @@ from typing import IO, Any, Final
 import orjson
 
 from consumer.adapters.files import open_records
-from consumer.app.explain import explanation
 from consumer.avro.decode import Decoder, WireFormat
 from consumer.avro.rejection import DecodeCode
+from consumer.commands.explain import explanation
 from consumer.conversion.converter import REJECTION_CODES, WARNING_CODES, Converter
 from consumer.conversion.decisions import UNCONVERTIBLE
 from consumer.conversion.mapping import load_mapping

@@ -1,6 +1,6 @@
 """Where the fuzzer starts: real inputs of each target, in the layout that the target reads.
 
-Records and NDJSON come from the made-up shop (`consumer.sandbox.generator`), answers are what the platform's
+Records and NDJSON come from the made-up shop (`consumer.demo.generator`), answers are what the platform's
 description shows, containers are fastavro's. All of it is made at start, from one seed; nothing is kept.
 """
 
@@ -16,8 +16,8 @@ from typing import Any, Final
 import fastavro
 
 from consumer.avro.encode import ConfluentId, Encoder, SingleObject
+from consumer.demo.generator import Generator
 from consumer.engine.model import CommerceEvent
-from consumer.sandbox.generator import Generator
 from tests.fuzzing import fast_path
 from tests.fuzzing.building import CODECS, SCHEMA, block, header
 from tests.fuzzing.taker import MARK, sized

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from consumer.conversion.normalise import HASHED_FIELDS
-from consumer.sandbox import rules
+from consumer.demo import rules
+from tests.demo.examples import REQUEST, full_event
+from tests.demo.test_rules import mutate
 from tests.references.conftest import DATA
-from tests.sandbox.examples import REQUEST, full_event
-from tests.sandbox.test_rules import mutate
 
 DESCRIPTION: dict[str, Any] = json.loads((DATA / "pinterest_events_openapi.json").read_text("utf-8"))
 SCHEMAS: dict[str, Any] = DESCRIPTION["components"]["schemas"]

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 from confluent_kafka import Producer
 
 from consumer.avro.encode import ConfluentId, Encoder, SingleObject
-from consumer.sandbox.faults import Chance
+from consumer.demo.faults import Chance
 from tests.end_to_end.api import Api, Loop, Registry
 from tests.end_to_end.clocks import WrongClock
 from tests.end_to_end.processes import ACCOUNT, Process, run_environment, wait_for

@@ -1,1 +1,1 @@
-"""``consumer/app/workers``: the supervisor's decisions and figures, without a process."""
+"""``consumer/workers``: the supervisor's decisions and figures, without a process."""

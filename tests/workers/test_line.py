@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import pytest
 
-from consumer.app.workers.line import MOST_BYTES, Line, Said, frame, hear
 from consumer.engine.statistics import Statistics
+from consumer.workers.line import MOST_BYTES, Line, Said, frame, hear
 from tests.web.building import busy, full_counters, guarded, halted, statistics
 
 
@@ -84,7 +84,7 @@ async def test_the_latest_is_kept_and_the_last_word_comes_last() -> None:
 
 PROGRAM = """
 import signal, sys, time
-from consumer.app.workers.line import Line, Said
+from consumer.workers.line import Line, Said
 
 line = Line.take()
 if "deaf" in sys.argv:

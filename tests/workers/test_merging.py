@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.app.workers.merging import _RULES, MOST_NAMES, Merged, merge, remains
 from consumer.engine.coverage import OTHER
 from consumer.engine.freshness import NO_AGES, Ages
 from consumer.engine.model import Stage
@@ -34,6 +33,7 @@ from consumer.engine.statistics import (
 )
 from consumer.web.metrics import StatisticsCollector
 from consumer.web.status import status_document
+from consumer.workers.merging import _RULES, MOST_NAMES, Merged, merge, remains
 from tests.web.building import (
     ACCOUNT,
     INFO,

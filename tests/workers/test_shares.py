@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.app.workers.shares import MOST_WORKERS, check, cores, count_of, part, share
 from consumer.errors import SettingsError, UsageError
 from consumer.settings import Settings
+from consumer.workers.shares import MOST_WORKERS, check, cores, count_of, part, share
 from tests.settings_environment import with_
 
 

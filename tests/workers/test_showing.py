@@ -11,9 +11,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.app.workers.showing import Keys, Seen, WorkersCollector, rows, sickness
-from consumer.app.workers.supervision import State, Worker
 from consumer.web.server import WebServer
+from consumer.workers.showing import Keys, Seen, WorkersCollector, rows, sickness
+from consumer.workers.supervision import State, Worker
 from tests.web.building import busy, partition, statistics
 
 STALL_AFTER = 120.0

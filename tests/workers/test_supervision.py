@@ -11,7 +11,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from consumer.app.workers.supervision import (
+from consumer.engine.interface import Report
+from consumer.workers.supervision import (
     LIVED,
     MARGIN,
     MOST_ENDS,
@@ -31,7 +32,6 @@ from consumer.app.workers.supervision import (
     Supervision,
     Tick,
 )
-from consumer.engine.interface import Report
 
 GRACE = 25.0
 

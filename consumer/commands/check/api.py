@@ -1,0 +1,172 @@
+"""Questions to the Conversions API, through its test mode: validated, not recorded (pinterest.md).
+
+Two events of nobody go to each ad account, one as plain and one as full as they come, so that an account, a token
+and the format are all tried. Where the mapping asks for fields that the platform takes only of late, one with them goes
+in a call of its own: an unknown field turns a whole call into a 400. The answer is shown for each event.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from consumer.adapters.conversions_api import ConversionsApi
+from consumer.app import building
+from consumer.commands.check.rows import Found, Row, Verdict
+from consumer.conversion.mapping import Mapping as EventMapping
+from consumer.conversion.targets import CONTENTS, NEW_TARGETS
+from consumer.engine.delivery import (
+    BatchRefused,
+    EventOutcome,
+    PerEvent,
+    Refused,
+    SomeRefused,
+    Throttled,
+    read_answer,
+    request_id,
+)
+from consumer.engine.interface import Answered, Send, Unanswered
+from consumer.engine.masking import mask
+from consumer.engine.stranger import who_answered
+from consumer.errors import PinstreamError
+
+WHAT = "test events"
+TEST_VIEW = (
+    "to see the test events in Events Manager, have its test view open before this is run: it has no history, and "
+    "shows only what arrives while it is open"
+)
+_DIGEST = "973dfe463ec85785f5f95af5ba3906eedb2d931c24e69824a89ea65dba4e813b"
+"""That of an address under example.com."""
+_UNREACHED: Mapping[str, str] = {
+    "dns": "its name cannot be resolved: correct PINTEREST_API_URL, or look after the DNS",
+    "connect": "nothing answers there: correct PINTEREST_API_URL, or have the network let it through",
+    "tls": "the TLS handshake failed: see that PINTEREST_API_URL is right, and which certificates this machine trusts",
+    "timeout": "it did not answer in time: try again, or raise PINSTREAM_REQUEST_TIMEOUT",
+}
+_REFUSED: Mapping[int, str] = {
+    401: "the access token is refused: put a valid one into PINTEREST_ACCESS_TOKEN or its file",
+    403: "this token may not use this ad account: have it allowed at Pinterest, or correct the account",
+    404: "there is no such ad account, or no such API: correct PINTEREST_AD_ACCOUNT_ID or PINTEREST_API_URL",
+}
+
+
+async def test_events(found: Found) -> list[Row]:
+    """One row for each event of each ad account; one for an account whose events got no verdict."""
+    pinterest = found.settings.pinterest
+    try:
+        token = building.token(found.settings)
+    except PinstreamError:
+        return [Row(WHAT, Verdict.SKIPPED, "needs the access token")]
+    api = ConversionsApi(
+        pinterest.api_url,
+        token,
+        timeout=found.settings.pinstream.request_timeout,
+        concurrency=1,
+        test_mode=True,
+        agent="pinstream check",
+    )
+    rows: list[Row] = []
+    try:
+        for number, account in enumerate(pinterest.ad_account_ids):
+            for events in _calls(int(time.time()), found.mapping):
+                body = orjson.dumps({"data": events})
+                answer = await api.send(Send(number, account, body, len(events)))
+                rows += [Row(WHAT, verdict, f"{account}: {text}") for verdict, text in _read(answer, events)]
+    finally:
+        await api.close()
+    return rows
+
+
+def _events(now: int) -> list[dict[str, Any]]:
+    plain = {"action_source": "web", "event_time": now, "user_data": {"em": [_DIGEST]}}
+    full = {
+        "event_source_url": "https://shop.example.com/thanks",
+        "opt_out": False,
+        "user_data": {
+            "em": [_DIGEST],
+            "external_id": [_DIGEST],
+            "client_ip_address": "192.0.2.1",
+            "client_user_agent": "pinstream check",
+        },
+        "custom_data": {
+            "currency": "USD",
+            "value": "1.00",
+            "num_items": 1,
+            "order_id": "pinstream-check",
+            "content_ids": ["pinstream-check"],
+            "contents": [{"id": "pinstream-check", "item_price": "1.00", "quantity": 1}],
+        },
+    }
+    return [
+        {"event_name": name, "event_id": _event_id(), **plain, **more}
+        for name, more in (("page_visit", {}), ("checkout", full))
+    ]
+
+
+def _calls(now: int, mapping: EventMapping | None) -> Iterator[list[dict[str, Any]]]:
+    """The events of each call to one account."""
+    events = _events(now)
+    yield events
+    asked = () if mapping is None else NEW_TARGETS.keys() & mapping.sources.keys()
+    if asked:
+        newer = copy.deepcopy(events[-1])
+        newer["event_id"] = _event_id()
+        if "user_data.customer_type" in asked:
+            newer["user_data"]["customer_type"] = "new"
+        if f"{CONTENTS}.item_brand_id" in asked:
+            newer["custom_data"]["contents"][0]["item_brand_id"] = "pinstream-check"
+        yield [newer]
+
+
+def _event_id() -> str:
+    return f"pinstream-check-{uuid.uuid4()}"
+
+
+def _read(answer: Answered | Unanswered, events: list[dict[str, Any]]) -> Iterator[tuple[Verdict, str]]:
+    if isinstance(answer, Unanswered):
+        yield (
+            Verdict.FAILED,
+            f"no answer ({answer.reason}): {_UNREACHED.get(answer.reason, 'the connection broke off: try again')}",
+        )
+        return
+    told = f"HTTP {answer.status}" + (f", request id {rid}" if (rid := request_id(answer.headers)) else "")
+    verdict = read_answer(answer.status, answer.headers, answer.body, len(events), time.time())
+    if isinstance(verdict, PerEvent):
+        for event, outcome in zip(events, verdict.outcomes, strict=True):
+            yield _outcome(event, outcome, told)
+    elif isinstance(verdict, SomeRefused):
+        for index, message in verdict.errors.items():
+            yield _outcome(events[index], EventOutcome(False, message, None), told)
+    elif isinstance(verdict, Refused):
+        code = f", code {verdict.code}" if verdict.code is not None else ""
+        yield Verdict.FAILED, f"{_REFUSED[verdict.status]} ({told}{code})"
+    elif isinstance(verdict, BatchRefused):
+        message = mask(verdict.message, orjson.dumps(events[-1])) or "no reason given"
+        yield Verdict.FAILED, f"the API refused the test events: {message} ({told}); please report this"
+    elif isinstance(verdict, Throttled):
+        when = f"in {verdict.wait:.0f} s" if verdict.wait is not None else "later"
+        yield Verdict.WARNING, f"the API takes no more calls for now ({told}): ask again {when}"
+    elif answer.status in (200, 500, 503):
+        yield Verdict.FAILED, f"the API gave no verdict on the test events ({told}): try again later"
+    else:
+        said = who_answered(answer.headers, answer.body, orjson.dumps({"data": events}))
+        yield (
+            Verdict.FAILED,
+            f"not Pinterest but somebody on the way answered ({told}, {said}): see what is between here and "
+            "PINTEREST_API_URL, and have it let calls through",
+        )
+
+
+def _outcome(event: dict[str, Any], outcome: EventOutcome, told: str) -> tuple[Verdict, str]:
+    body = orjson.dumps(event)
+    parts = [f"{event['event_name']} {'processed' if outcome.processed else 'failed'} ({told})"]
+    parts += [f"error: {mask(outcome.error, body)}"] if outcome.error else []
+    parts += [f"warning: {mask(outcome.warning, body)}"] if outcome.warning else []
+    if not outcome.processed:
+        return Verdict.FAILED, "; ".join([*parts, "the text says what the API misses"])
+    return (Verdict.WARNING if len(parts) > 1 else Verdict.OK), "; ".join(parts)

@@ -1,0 +1,102 @@
+"""From the environment to the table and the exit code. One row a question, each answered on its own.
+
+A question whose answer is bad says what to change, and the rest is asked all the same, so that one run shows all there
+is to mend. A question that needs what an earlier one could not get is skipped, by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from consumer.commands.check import api, kafka, local
+from consumer.commands.check.rows import Found, Question, Row, Skip, Verdict, count
+from consumer.errors import PinstreamError
+from consumer.settings import Settings, load
+
+_STYLES = {
+    Verdict.OK: "green",
+    Verdict.WARNING: "yellow",
+    Verdict.FAILED: "bold red",
+    Verdict.SKIPPED: "dim",
+}
+_QUESTIONS: Sequence[tuple[str, Question]] = (
+    ("schema", local.schema),
+    ("mapping", local.mapping),
+    ("state folder", local.state_folder),
+    ("key store", local.key_store),
+    ("page address", local.page),
+    ("brokers and topics", kafka.cluster),
+    ("consumer group", kafka.group),
+    ("dead-letter topics", kafka.dead_letters),
+    ("schema registry", kafka.registry),
+    ("access token", local.token),
+)
+
+
+def run_checks(environ: Mapping[str, str], *, send_test_event: bool, workers: str | None = None) -> int:
+    """Print the table; gives the exit code: 0 if nothing failed, else 1. `workers`: see `pinstream run`."""
+    try:
+        settings = load(environ)
+    except PinstreamError as error:
+        rows = [Row("settings", Verdict.FAILED, str(error))]
+    else:
+        rows = asyncio.run(_ask_all(settings, send_test_event, workers))
+    verdicts = Counter(row.verdict for row in rows)
+    _print(rows, _summary(verdicts))
+    return 1 if verdicts[Verdict.FAILED] else 0
+
+
+async def _ask_all(settings: Settings, send_test_event: bool, workers: str | None) -> list[Row]:
+    found = Found(settings, workers=workers)
+    rows = [Row("settings", Verdict.OK, "every variable is known and possible")]
+    rows += [Row("settings", Verdict.WARNING, text) for text in settings.warnings]
+    if workers is not None:
+        rows += await _ask("workers", local.workers, found)
+    for what, question in _QUESTIONS:
+        rows += await _ask(what, question, found)
+    if send_test_event:
+        rows += [Row("test view", Verdict.OK, api.TEST_VIEW), *await api.test_events(found)]
+    return rows
+
+
+async def _ask(what: str, question: Question, found: Found) -> list[Row]:
+    try:
+        said = await question(found)
+    except Skip as skip:
+        return [Row(what, Verdict.SKIPPED, str(skip))]
+    except PinstreamError as error:
+        return [Row(what, Verdict.FAILED, str(error))]
+    return [
+        Row(what, Verdict.OK, said.text),
+        *(Row(what, Verdict.WARNING, text) for text in said.warnings),
+    ]
+
+
+def _summary(verdicts: Counter[Verdict]) -> Text:
+    failed, warned = verdicts[Verdict.FAILED], verdicts[Verdict.WARNING]
+    rest = f", {count(warned, 'warning')}" if warned else ""
+    if failed:
+        return Text(f"Not fit to run: {failed} failed{rest}.", _STYLES[Verdict.FAILED])
+    return Text(f"Fit to run{rest}.", _STYLES[Verdict.WARNING if warned else Verdict.OK])
+
+
+def _print(rows: Sequence[Row], summary: Text) -> None:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("what", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("found, and what to do", overflow="fold")
+    before = ""
+    for row in rows:
+        style = _STYLES[row.verdict]
+        # `Text`, not markup: what is found may hold brackets.
+        table.add_row("" if row.what == before else row.what, Text(row.verdict.value, style), Text(row.text))
+        before = row.what
+    console = Console()
+    console.print(table, summary, sep="\n\n")

@@ -1,0 +1,190 @@
+"""Questions to the brokers and the registry: topics, where the group would begin, dead-letter topics, schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from consumer.adapters.kafka import GroupOffsets, GroupView, dead_letter_topic, describe
+from consumer.adapters.kafka.ranges import Extent
+from consumer.adapters.kafka.topic_settings import TopicSettings, topic_settings
+from consumer.app import building
+from consumer.commands.check.rows import TIMEOUT, Found, Said, Skip, cluster_of, count, names
+from consumer.engine import offset_map
+from consumer.engine.assignment import map_place
+from consumer.engine.destination import destination_tag
+from consumer.engine.interface import FetchSchema, SchemaUnavailable
+from consumer.engine.model import Position, SchemaRef, TopicPartition
+from consumer.errors import KafkaError, RegistryError
+
+
+async def cluster(found: Found) -> Said:
+    """Whether the brokers are there, and the topics with a leader for each partition."""
+    kafka = found.settings.kafka
+    found.cluster = view = await describe(
+        kafka.client_properties(),
+        kafka.topics,
+        timeout=TIMEOUT,
+        dead_letter_topic=found.settings.pinstream.dead_letter_topic,
+    )
+    if view.leaderless:
+        without = names([_named(one) for one in view.leaderless])
+        raise KafkaError(f"partitions without a leader cannot be read now: {without}; look after the brokers")
+    topics = [f"{name} ({count(partitions, 'partition')})" for name, partitions in view.topics.items()]
+    warnings = [
+        f"KAFKA_TOPICS: no topic matches {pattern} yet; one that comes later is read from its beginning"
+        for pattern in view.unmatched
+    ]
+    return Said(f"{count(len(view.brokers), 'broker')}; {names(topics) or 'no topic'}", warnings)
+
+
+async def group(found: Found) -> Said:
+    """Where reading would begin, and who else reads."""
+    view = cluster_of(found)
+    partitions = [TopicPartition(topic, one) for topic, most in view.topics.items() for one in range(most)]
+    if not partitions:
+        raise Skip("needs a topic")
+    kafka = found.settings.kafka
+    async with GroupOffsets(kafka.client_properties(), kafka.group_id, TIMEOUT) as offsets:
+        positions = await offsets.positions(partitions)
+        members = await offsets.view()
+        extents = await offsets.extents(partitions)
+    begin = _begin(kafka.group_id, kafka.auto_offset_reset, positions, extents)
+    warnings = [*_astray(positions, extents), *_elsewhere(found, positions, extents)]
+    return Said(f"{kafka.group_id}: {begin}; {_members(members)}", warnings)
+
+
+def _begin(
+    group_id: str,
+    reset: str,
+    positions: Mapping[TopicPartition, Position],
+    extents: Mapping[TopicPartition, Extent],
+) -> str:
+    new = [one for one in extents if one not in positions]
+    if new and reset == "error":
+        raise KafkaError(
+            f"the group {group_id} has no offset for {names([_named(one) for one in new])}, and "
+            "KAFKA_AUTO_OFFSET_RESET is error: set one with `pinstream offsets set`, or set earliest"
+        )
+    known = sum(_behind(positions[one], extent) for one, extent in extents.items() if one in positions)
+    unread = sum(extents[one].end - extents[one].low for one in new)
+    if not new:
+        return f"goes on where it was, {count(known, 'record')} behind"
+    if len(new) < len(extents):
+        return (
+            f"goes on where it was, {count(known, 'record')} behind, and begins "
+            f"{count(len(new), 'new partition')} at the beginning ({count(unread, 'record')})"
+        )
+    if positions:  # of other topics
+        return f"new to these topics, begins at the beginning: {count(unread, 'record')}"
+    if reset == "latest":
+        return f"new, begins at the end: {count(unread, 'record')} will not be read"
+    return f"new, begins at the beginning: {count(unread, 'record')}"
+
+
+def _behind(position: Position, extent: Extent) -> int:
+    return max(0, extent.end - max(position.next_offset, extent.low))
+
+
+def _members(view: GroupView) -> str:
+    if view.state == "Unknown":
+        return "these brokers do not tell its members"
+    return f"{count(len(view.members), 'member')} now" if view.members else "no member now"
+
+
+def _astray(
+    positions: Mapping[TopicPartition, Position], extents: Mapping[TopicPartition, Extent]
+) -> Iterator[str]:
+    for name, extent in extents.items():
+        position = positions.get(name)
+        if position is None:
+            continue
+        if position.next_offset < extent.low:
+            yield (
+                f"{_named(name)}: committed is {position.next_offset:,}, but it begins at {extent.low:,}: what lay "
+                "between was deleted unread; raise the topic's retention.ms"
+            )
+        elif position.next_offset > extent.end:
+            yield (
+                f"{_named(name)}: committed is {position.next_offset:,}, but it ends at {extent.end:,}: the topic was "
+                "made anew, or this is another cluster; see `pinstream offsets show`"
+            )
+
+
+def _elsewhere(
+    found: Found, positions: Mapping[TopicPartition, Position], extents: Mapping[TopicPartition, Extent]
+) -> Iterator[str]:
+    destination = destination_tag(found.settings.pinterest.api_url, found.settings.pinterest.test_mode)
+    other = [
+        _named(name)
+        for name in extents
+        if name in positions and _destination_of(positions[name]) not in (None, destination)
+    ]
+    if other:
+        yield (
+            f"{names(other)}: committed for another PINTEREST_API_URL or PINTEREST_TEST_MODE; what lies before is not "
+            "sent to this one: give each its own KAFKA_GROUP_ID, or move the group with `pinstream offsets set`"
+        )
+
+
+def _destination_of(position: Position) -> str | None:
+    """For whom it was committed; None: it does not say."""
+    where = map_place(TopicPartition(position.topic, position.partition))
+    told = offset_map.read_metadata(position.metadata, position.next_offset, where=where)
+    return None if told is None else told.destination
+
+
+async def dead_letters(found: Found) -> Said:
+    """Whether they can be stored, whole."""
+    view, template = cluster_of(found), found.settings.pinstream.dead_letter_topic
+    topics = {topic: dead_letter_topic(template, topic) for topic in view.topics}
+    wanted = sorted(set(topics.values()))
+    if not wanted:
+        raise Skip("needs a topic")
+    missing = [name for name in wanted if name not in view.known]
+    there = [name for name in wanted if name in view.known]
+    said = [f"there: {names(there)}"] if there else []
+    if missing:
+        said.append(f"made with the first dead letter, if this user may: {names(missing)}")
+    asked = [*there, *(topic for topic, letters in topics.items() if letters in view.known)]
+    known = await topic_settings(found.settings.kafka.client_properties(), asked, TIMEOUT)
+    if there and not known:
+        said.append("the brokers do not tell their settings")
+    return Said("; ".join(said), list(_unfit(topics, known)))
+
+
+def _unfit(topics: Mapping[str, str], known: Mapping[str, TopicSettings]) -> Iterator[str]:
+    for letters in sorted({one for one in topics.values() if one in known}):
+        if known[letters].compacted:
+            yield (
+                f"{letters} is compacted: letters without a key cannot be stored, and of each key only the last is "
+                "kept; set its cleanup.policy=delete"
+            )
+        origins = [known[topic].largest for topic, own in topics.items() if own == letters and topic in known]
+        needed = max(origins, default=0)
+        if known[letters].largest < needed:
+            yield (
+                f"{letters} takes batches up to {known[letters].largest:,} bytes, the topic it serves {needed:,}: "
+                "larger letters are stored without their value, and cannot be put back from there; set its "
+                f"max.message.bytes={2 * needed}"
+            )
+
+
+async def registry(found: Found) -> Said:
+    """Whether it answers."""
+    if not found.settings.registry.url:
+        raise Skip("SCHEMA_REGISTRY_URL is not set: writers' schemas come from PINSTREAM_SCHEMAS_DIR")
+    source = building.writer_schemas(found.settings, building.local_schemas(found.settings))
+    try:
+        # Any verdict on any id shows that it answers; 1 is the first a registry gives.
+        answer = await source.fetch(FetchSchema(SchemaRef("id", "1")))
+    finally:
+        await source.close()
+    if isinstance(answer, SchemaUnavailable):
+        raise RegistryError(
+            f"SCHEMA_REGISTRY_URL: {answer.reason}; correct the address, or look after the registry"
+        )
+    return Said("answers")
+
+
+def _named(one: TopicPartition) -> str:
+    return f"{one.topic}[{one.partition}]"

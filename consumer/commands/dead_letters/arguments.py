@@ -1,0 +1,193 @@
+"""``pinstream dead-letters``: list, show, redrive."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from consumer.commands.base import Command, unix_time
+from consumer.commands.root import main
+from consumer.errors import UsageError
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class _DeadLetters(click.Group):
+    """A group within the group: the outer one ends commands, so this one is a plain one."""
+
+    command_class = Command
+
+
+@main.group(name="dead-letters", cls=_DeadLetters)
+def dead_letters() -> None:
+    """What could not be delivered: look at it, and put it back."""
+
+
+def _filtered(command: _F) -> _F:
+    """The options that say which letters are meant."""
+    options = (
+        click.option(
+            "--topic",
+            "topics",
+            multiple=True,
+            metavar="T",
+            help="Letters of this topic (or: on this dead-letter topic); may be repeated. Default: KAFKA_TOPICS.",
+        ),
+        click.option(
+            "--stage",
+            "stages",
+            multiple=True,
+            type=click.Choice(["decode", "convert", "deliver"]),
+            help="Only what died here; may be repeated.",
+        ),
+        click.option(
+            "--code", "codes", multiple=True, metavar="C", help="Only this reason; may be repeated."
+        ),
+        click.option("--since", metavar="TIME", help="Only what died at or after this time (ISO 8601)."),
+        click.option("--until", metavar="TIME", help="Only what died before this time."),
+        click.option(
+            "--origin",
+            "origins",
+            multiple=True,
+            metavar="TOPIC[:PARTITION[:OFFSET]]",
+            help="Only records from here; may be repeated.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="The last line on stdout is the result as JSON.")
+
+
+def _filters(stages: Any, codes: Any, since: str | None, until: str | None, origins: Any) -> Any:
+    from consumer.engine.letters import Filters, parse_origin
+    from consumer.engine.model import Stage
+
+    try:
+        found = tuple(parse_origin(text) for text in origins)
+    except ValueError as error:
+        raise UsageError(f"--origin {error}") from None
+    since_ms, until_ms = _milliseconds(since, "--since"), _milliseconds(until, "--until")
+    if since_ms is not None and until_ms is not None and since_ms >= until_ms:
+        raise UsageError("--since must be before --until: no letter can match")
+    return Filters(frozenset(map(Stage, stages)), frozenset(codes), since_ms, until_ms, found)
+
+
+def _milliseconds(text: str | None, option: str) -> int | None:
+    seconds = unix_time(text, option)
+    return None if seconds is None else round(seconds * 1000)
+
+
+@dead_letters.command(name="list")
+@_filtered
+@click.option(
+    "--latest",
+    type=click.IntRange(0, 1000),
+    default=10,
+    show_default=True,
+    help="How many of the latest to show.",
+)
+@_JSON
+def list_(
+    topics: tuple[str, ...],
+    stages: Any,
+    codes: Any,
+    since: str | None,
+    until: str | None,
+    origins: Any,
+    latest: int,
+    as_json: bool,
+) -> None:
+    """How many letters there are, by topic, stage and code; and the latest. Never a key or a value.
+
+    waiting: still to be looked at; done: put back, or settled by the pipeline. Needs only the KAFKA_… settings.
+    """
+    from consumer.commands.dead_letters.listing import ListOptions, run_list
+
+    filters = _filters(stages, codes, since, until, origins)
+    run_list(ListOptions(topics, filters, latest, as_json), os.environ)
+
+
+@dead_letters.command()
+@click.argument("place", metavar="TOPIC:PARTITION:OFFSET")
+@click.option("--payload", is_flag=True, help="Also the record, decoded; personal values are masked.")
+@_JSON
+def show(place: str, payload: bool, as_json: bool) -> None:
+    """One letter: where it is from, and why it died. TOPIC is the dead-letter topic, as `list` shows it.
+
+    Key, value and headers are not shown, but for what --payload shows: fields that the mapping knows to say nothing
+    of a person.
+    """
+    from consumer.commands.dead_letters.showing import ShowOptions, run_show
+    from consumer.engine.letters import parse_place
+
+    try:
+        found = parse_place(place)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    run_show(ShowOptions(found, payload, as_json), os.environ)
+
+
+@dead_letters.command()
+@_filtered
+@click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="Put back at most N letters.")
+@click.option("--rate", metavar="N/s", help="How many a second at most: 100/s, 6000/m. Default: no limit.")
+@click.option(
+    "--max-trips",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Leave letters of records that were put back so often already: they would go in circles.",
+)
+@click.option(
+    "--through-pipeline",
+    is_flag=True,
+    help="Not back to the topic, but straight to the platform, by this process; what dies again is a letter again.",
+)
+@click.option("--dry-run", is_flag=True, help="Write nothing; say what would be done.")
+@_JSON
+def redrive(
+    topics: tuple[str, ...],
+    stages: Any,
+    codes: Any,
+    since: str | None,
+    until: str | None,
+    origins: Any,
+    most: int | None,
+    rate: str | None,
+    max_trips: int,
+    through_pipeline: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Put letters back on the topic they are from, where `pinstream run` reads them again.
+
+    Each exactly once: a letter is marked as done together with its new copy, in one Kafka transaction, so a redrive
+    that was interrupted, or killed, is simply run again. What comes onto the dead-letter topic meanwhile is not
+    touched. Exit code 1: interrupted, or it could not go on.
+
+    Needs only the KAFKA_… settings. With --through-pipeline all of `pinstream run`: a letter is marked once it is
+    settled; killed in between it is tried again, and what was delivered within PINSTREAM_DEDUP_WINDOW is known. Only
+    what was on its way to the platform when it was killed may be sent again.
+
+    Events that happened more than an hour ago count as offline at the platform when they arrive. It drops no doubles of
+    those: one that goes twice is counted twice.
+
+    \b
+    pinstream dead-letters redrive --topic orders --code unknown_currency --dry-run
+    pinstream dead-letters redrive --origin orders:3:1200
+    """
+    from consumer.commands.dead_letters.choosing import RedriveOptions
+    from consumer.commands.dead_letters.command import run_redrive
+    from consumer.commands.replay.options import parse_rate
+
+    filters = _filters(stages, codes, since, until, origins)
+    options = RedriveOptions(
+        topics, filters, most, parse_rate(rate), max_trips, dry_run, as_json, through_pipeline
+    )
+    run_redrive(options, os.environ)

@@ -1,0 +1,171 @@
+"""Reads dead-letter topics in two passes: first the marks, which say what is done, then the letters.
+
+Marks come after the letters they speak of, so one pass would have to remember all letters; of the marks only runs of
+offsets are kept. Both passes end where the topic ended when the first began: what came later is for the next time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from consumer.adapters.kafka import Bound, Range, read_record, resolve_ranges, scan
+from consumer.adapters.kafka.redrive import cluster_id
+from consumer.adapters.kafka.topic_ids import ask_once
+from consumer.adapters.thread import apart
+from consumer.commands.dead_letters.topics import DeadLetterTopic
+from consumer.engine.letters import DeadRecord, Done, Filters, Home, Place, read_letter, read_mark
+from consumer.engine.model import Chunk, Record
+
+TIMEOUT = 15.0
+"""Seconds for one question to the brokers."""
+
+Config = Mapping[str, str | int | float | bool]
+
+
+class Reader(Protocol):
+    """What is asked of Kafka; see `KafkaReader`."""
+
+    async def ranges(self, topic: str) -> Sequence[Range]:
+        """All of the topic, partition by partition, as it is now."""
+
+    def scan(self, ranges: Sequence[Range]) -> AsyncGenerator[list[Chunk], None]:
+        """The records of the ranges, each partition's in order."""
+
+    async def record(self, place: Place) -> Record | None:
+        """The record at `place`; None if it is not there any more."""
+
+    async def home(self, topic: str, partition: int) -> Home:
+        """The partition, in the cluster that is read: whose marks are believed."""
+
+
+class KafkaReader:
+    """Reads with a consumer that belongs to no group.
+
+    These commands do not log: what goes wrong for good is the one line that they end with.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._cluster: str | None = None
+        self._ids: dict[str, str | None] = {}
+        """Of topics, as they were when they were first asked for: what is marked was read of them."""
+
+    async def ranges(self, topic: str) -> Sequence[Range]:
+        """See `Reader`."""
+        return await resolve_ranges(self._config, [topic], (), Bound("beginning"), Bound("end"), TIMEOUT)
+
+    def scan(self, ranges: Sequence[Range]) -> AsyncGenerator[list[Chunk], None]:
+        """See `Reader`."""
+        return scan(self._config, ranges)
+
+    async def record(self, place: Place) -> Record | None:
+        """See `Reader`."""
+        return await read_record(self._config, *place, TIMEOUT)
+
+    async def home(self, topic: str, partition: int) -> Home:
+        """See `Reader`."""
+        if self._cluster is None:
+            self._cluster = await cluster_id(self._config, TIMEOUT)
+        if topic not in self._ids:
+            told = await apart("pinstream-kafka-ids", ask_once, self._config, [topic], TIMEOUT)
+            self._ids[topic] = told.get(topic)
+        return Home(self._cluster, topic, partition, self._ids[topic])
+
+
+class Marks(NamedTuple):
+    """What the first pass found."""
+
+    done: Mapping[int, Done]
+    """By partition."""
+    matching: int
+    """How many letters the filters mean, done or not."""
+    done_before: int = 0
+    """How many of these are done."""
+    elsewhere: int = 0
+    """Marks that were written elsewhere, and are not believed."""
+
+
+OnProgress = Callable[[int], None]
+"""Told of so many more offsets that are read."""
+
+
+class Unread:
+    """How far each of some ranges was read; tells of what is new, gaps included."""
+
+    def __init__(self, ranges: Sequence[Range], tell: OnProgress) -> None:
+        self._at = {(one.topic, one.partition): one.begin for one in ranges}
+        self._ends = {(one.topic, one.partition): one.end for one in ranges}
+        self._tell = tell
+
+    def heard(self, chunk: Chunk) -> None:
+        """A chunk came."""
+        key, at = (chunk.topic, chunk.partition), chunk.records[-1].offset + 1
+        self._tell(at - self._at[key])
+        self._at[key] = at
+
+    def over(self) -> None:
+        """All is read through."""
+        self._tell(sum(end - self._at[key] for key, end in self._ends.items()))
+
+
+def ours(topic: DeadLetterTopic, partition: int, record: Record) -> DeadRecord | None:
+    """The letter that `record` is, if it is one of the topics asked for."""
+    letter = read_letter(topic.name, partition, record)
+    if letter is None or (topic.origins is not None and letter.origin.topic not in topic.origins):
+        return None
+    return letter
+
+
+async def read_marks(
+    reader: Reader,
+    topic: DeadLetterTopic,
+    ranges: Sequence[Range],
+    filters: Filters,
+    tell: OnProgress,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Marks:
+    """The first pass. Ends early when `stopped` says so."""
+    first = _FirstPass(topic, filters)
+    homes = {one.partition: await reader.home(topic.name, one.partition) for one in ranges}
+    unread = Unread(ranges, tell)
+    async with contextlib.aclosing(reader.scan(ranges)) as scanned:
+        async for chunks in scanned:
+            for chunk in chunks:
+                for record in chunk.records:
+                    first.hear(record, homes[chunk.partition])
+                unread.heard(chunk)
+            if stopped():
+                return first.marks()
+    unread.over()
+    return first.marks()
+
+
+class _FirstPass:
+    """Which letters match is kept as runs, too: what of them is done is known only at the end."""
+
+    def __init__(self, topic: DeadLetterTopic, filters: Filters) -> None:
+        self._topic = topic
+        self._filters = filters
+        self._done: dict[int, Done] = defaultdict(Done)
+        self._matching: dict[int, Done] = defaultdict(Done)
+        self._count = self._elsewhere = 0
+
+    def hear(self, record: Record, home: Home) -> None:
+        """The next record of a partition."""
+        mark = read_mark(record, home)
+        if mark is not None:
+            self._done[home.partition].add(mark.runs)
+            self._elsewhere += not mark.at_home
+            return
+        letter = ours(self._topic, home.partition, record)
+        if letter is not None and self._filters.hold(letter):
+            self._count += 1
+            self._matching[home.partition].add(((record.offset, record.offset + 1),))
+
+    def marks(self) -> Marks:
+        """What was found so far."""
+        before = sum(one.common(self._done[at]) for at, one in self._matching.items())
+        return Marks(self._done, self._count, before, self._elsewhere)

@@ -1,0 +1,1 @@
+"""``pinstream offsets``: show, set and export what the group has committed."""

@@ -1,0 +1,464 @@
+"""``pinstream offsets``: where the consumer group stands, and moving it.
+
+A group may be moved only while nobody is in it: a member would go on from where it is, and commit over what was
+set. So this refuses while there are members, looks again right before it writes, and the brokers refuse what slips
+in between. It shows what a move means before it makes it: what is read again, and what is skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import re
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import click
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from consumer.adapters.kafka import (
+    ActiveMember,
+    Bound,
+    ClusterView,
+    GroupInUse,
+    GroupOffsets,
+    GroupView,
+    dead_letter_pattern,
+    describe,
+    parse_bound,
+)
+from consumer.adapters.kafka.ranges import Extent
+from consumer.adapters.kafka.replay_progress import read_entry
+from consumer.commands.offsets.rows import Move, Row
+from consumer.engine.model import Position, TopicPartition
+from consumer.errors import KafkaError, UsageError
+from consumer.settings import Settings, load
+
+_TIMEOUT = 15.0
+_MOST_NAMED = 5
+"""Members and partitions that one line names; of more, how many."""
+_HOUR, _DAY = 3600.0, 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShowOptions:
+    """The command line's options."""
+
+    group: str | None
+    topics: tuple[str, ...]
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetOptions:
+    """The command line's options."""
+
+    to: str
+    group: str | None
+    topics: tuple[str, ...]
+    partitions: tuple[str, ...]
+    yes: bool
+    as_json: bool
+
+
+def run_show(options: ShowOptions, environ: Mapping[str, str]) -> None:
+    """Print the table. Raises `UsageError` and `KafkaError`."""
+    settings = load(environ, needs=("kafka",))
+    asyncio.run(_show(options, settings))
+
+
+def run_set(options: SetOptions, environ: Mapping[str, str]) -> None:
+    """Print before and after; with `yes`, do it. Raises `UsageError`, and `KafkaError` while the group is in use."""
+    bound = parse_bound(options.to, "--to", time.time())
+    settings = load(environ, needs=("kafka",))
+    asyncio.run(_set(options, bound, settings))
+
+
+# What both commands ask.
+
+
+class _Found(NamedTuple):
+    """What the brokers say. `topics`: those of the command line, else those of the settings."""
+
+    group: str
+    cluster: ClusterView
+    view: GroupView
+    topics: Sequence[str]
+    positions: Mapping[TopicPartition, Position]
+
+    def partitions(self, topics: Iterable[str]) -> list[TopicPartition]:
+        """All that there are of these, and all that the group has offsets for."""
+        known = _partitions(topics, self.cluster)
+        return sorted({*known, *(one for one in self.positions if one.topic in topics)})
+
+
+async def _look(
+    offsets: GroupOffsets, options: ShowOptions | SetOptions, settings: Settings, group: str
+) -> _Found:
+    cluster = await describe(
+        settings.kafka.client_properties(),
+        () if options.topics else settings.kafka.topics,
+        timeout=_TIMEOUT,
+        dead_letter_topic=settings.pinstream.dead_letter_topic,
+    )
+    for topic in options.topics:
+        if topic not in cluster.known:
+            near = _nearest(topic, cluster.known)
+            raise UsageError(
+                f"--topic {topic}: it does not exist, or this user may not see it"
+                + (f"; the nearest that does is {near}" if near else "")
+            )
+    topics = list(dict.fromkeys(options.topics or cluster.topics))
+    positions = await offsets.positions(_partitions(topics, cluster))
+    view = await offsets.view()
+    if options.group and not positions and not view.active:
+        near = _nearest(group, await offsets.known_groups())
+        raise UsageError(
+            f"--group {group}: it has no committed offsets"
+            + (f"; the nearest group is {near}" if near else "")
+        )
+    return _Found(group, cluster, view, topics, positions)
+
+
+def _partitions(topics: Iterable[str], cluster: ClusterView) -> list[TopicPartition]:
+    return [
+        TopicPartition(topic, number) for topic in topics for number in range(cluster.known.get(topic, 0))
+    ]
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    others = [one for one in known if one != name and not one.startswith("__")]
+    return next(iter(difflib.get_close_matches(name, others, 1)), "")
+
+
+async def _rows(offsets: GroupOffsets, found: _Found, places: Sequence[TopicPartition]) -> list[Row]:
+    there = [one for one in places if one.partition < found.cluster.known.get(one.topic, 0)]
+    extent = await offsets.extents(there)
+    return [Row(one, found.positions.get(one), extent.get(one)) for one in places]
+
+
+_STATES = {"Unknown": "these brokers do not tell its members", "Dead": "nobody was ever in it"}
+_NO_TOPIC = "no topic to look at: set KAFKA_TOPICS, or give --topic"
+
+
+# offsets show
+
+
+async def _show(options: ShowOptions, settings: Settings) -> None:
+    group = options.group or settings.kafka.group_id
+    async with GroupOffsets(settings.kafka.client_properties(), group, _TIMEOUT) as offsets:
+        found = await _look(offsets, options, settings, group)
+        topics = set(found.topics)
+        if not options.topics:
+            topics.update(one.topic for one in found.positions)
+        places = found.partitions(topics)
+        if not places:
+            raise UsageError(_NO_TOPIC)
+        rows = await _rows(offsets, found, places)
+    if options.as_json:
+        _print_json({**_group_document(found), "partitions": [_row_document(row) for row in rows]})
+        return
+    _say(f"group {group}: {_in_words(found.view)}; {sum(row.unread for row in rows):,} left to read")
+    _print_rows(rows)
+    for note in _notes(rows):
+        _say(note)
+
+
+def _print_rows(rows: Iterable[Row]) -> None:
+    table = _table("committed", "beginning", "end", "lag", "settled above")
+    for row in rows:
+        begin, end = row.extent or (None, None)
+        _add(table, row.place, row.committed, begin, end, row.lag, row.settled())
+    Console().print(table)
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """What is out of order, and what `run` makes of it."""
+    there = [row for row in rows if row.extent is not None]
+    kinds = [
+        (
+            [row for row in rows if row.extent is None],
+            "no longer there; the offsets stay until the brokers drop them",
+        ),
+        (
+            [row for row in there if row.committed is None],
+            "nothing committed; KAFKA_AUTO_OFFSET_RESET says where `pinstream run` starts",
+        ),
+        (
+            [row for row in there if row.committed is not None and row.committed < row.next_read],
+            "records were deleted unread; KAFKA_AUTO_OFFSET_RESET says where `pinstream run` goes on",
+        ),
+        (
+            [
+                row
+                for row in there
+                if row.committed is not None and row.extent and row.committed > row.extent.end
+            ],
+            "the committed offset is beyond the end: the topic was made anew, or its log was cut; correct it with "
+            "`pinstream offsets set`",
+        ),
+    ]
+    return [f"{_places([row.place for row in of_kind])}: {text}" for of_kind, text in kinds if of_kind]
+
+
+# offsets set
+
+
+async def _set(options: SetOptions, bound: Bound, settings: Settings) -> None:
+    group = options.group or settings.kafka.group_id
+    async with GroupOffsets(settings.kafka.client_properties(), group, _TIMEOUT) as offsets:
+        found = await _look(offsets, options, settings, group)
+        places = _chosen(options, found, settings.pinstream.dead_letter_topic)
+        _refuse_in_use(group, found.view)
+        _refuse_replay(found)
+        moves = await _moves(offsets, bound, await _rows(offsets, found, places))
+        if not options.as_json:
+            _print_plan(group, moves, settings)
+        now = await _put(offsets, group, moves) if options.yes else None
+        if options.as_json:
+            _print_json(_set_document(found, moves, now))
+        elif now is None:
+            _say("Nothing was changed. With --yes it is done.")
+        else:
+            _say("Done. Read back from the brokers:")
+            _print_rows([Row(move.row.place, now.get(move.row.place), move.extent) for move in moves])
+    if now is not None:
+        _check_read_back(moves, now)
+
+
+def _chosen(options: SetOptions, found: _Found, dead_letters: str) -> list[TopicPartition]:
+    """The partitions meant, all of them there."""
+    topics: Collection[str] = found.topics
+    if not topics:
+        pattern = dead_letter_pattern(dead_letters)
+        topics = {one.topic for one in found.positions if not re.match(pattern, one.topic)}
+    places = _partitions(sorted(topics), found.cluster)
+    if not places:
+        raise UsageError(_NO_TOPIC)
+    if not options.partitions:
+        return places
+    chosen: set[TopicPartition] = set()
+    for text in options.partitions:
+        chosen.update(_named(text, places))
+    return sorted(chosen)
+
+
+def _named(text: str, places: Sequence[TopicPartition]) -> list[TopicPartition]:
+    """The partition `TOPIC:P`, or the partition `P` of each topic."""
+    topics = list(dict.fromkeys(one.topic for one in places))
+    topic, colon, digits = text.rpartition(":")
+    if not (digits.isascii() and digits.isdecimal() and bool(topic) == bool(colon)):
+        raise UsageError(f"--partition {text!r} names no partition: write it as 3 or as {topics[0]}:3")
+    if colon and topic not in topics:
+        raise UsageError(
+            f"--partition {text}: {topic} is not among the topics ({', '.join(topics)}): give --topic {topic}"
+        )
+    named = [TopicPartition(one, int(digits)) for one in ([topic] if colon else topics)]
+    for place in named:
+        if place not in places:
+            most = max(one.partition for one in places if one.topic == place.topic)
+            raise UsageError(
+                f"--partition {text}: {place.topic} has no partition {place.partition}; it has "
+                + ("0 only" if most == 0 else f"0 to {most}")
+            )
+    return named
+
+
+def _refuse_in_use(group: str, view: GroupView) -> None:
+    if view.members:
+        raise GroupInUse(
+            f"the group {group} has {_in_words(view, state=False)}: stop every member first; one that was killed "
+            "counts until its session times out"
+        )
+    if view.active:
+        raise GroupInUse(f"the group {group} is in use ({view.state}): stop every member first")
+
+
+def _refuse_replay(found: _Found) -> None:
+    if any(read_entry(one.metadata) is not None for one in found.positions.values()):
+        raise UsageError(
+            f"the group {found.group} keeps how far a named replay has come, and which part it reads: leave it, and "
+            "begin a replay under another --name"
+        )
+
+
+async def _moves(offsets: GroupOffsets, bound: Bound, rows: Sequence[Row]) -> list[Move]:
+    since: Mapping[TopicPartition, int] = {}
+    if bound.kind == "time":
+        since = await offsets.first_since([row.place for row in rows], bound.value)
+    moves = []
+    for row in rows:
+        if row.extent is None:
+            raise KafkaError(
+                f"Kafka: {row.place.topic}[{row.place.partition}] went away meanwhile: look again"
+            )
+        moves.append(Move(row, row.extent, _target(bound, row.place, row.extent, since)))
+    return moves
+
+
+def _target(bound: Bound, place: TopicPartition, extent: Extent, since: Mapping[TopicPartition, int]) -> int:
+    if bound.kind == "beginning":
+        return extent.low
+    if bound.kind == "time":
+        return since.get(place, extent.end)
+    if bound.kind == "end":
+        return extent.end
+    if not extent.low <= bound.value <= extent.end:
+        raise UsageError(
+            f"--to {bound}: offset {bound.value} is not in {_name(place)}, which goes from {extent.low} to its end, "
+            f"{extent.end}; name another, or choose partitions with --partition"
+        )
+    return bound.value
+
+
+async def _put(offsets: GroupOffsets, group: str, moves: Sequence[Move]) -> Mapping[TopicPartition, Position]:
+    """Do it, and read back what is committed."""
+    _refuse_in_use(group, await offsets.view())
+    try:
+        await offsets.put({move.row.place: move.after for move in moves})
+    except GroupInUse as refusal:
+        _refuse_in_use(group, await offsets.view())
+        raise GroupInUse(f"{refusal}: stop every member first") from refusal
+    return await offsets.positions([move.row.place for move in moves])
+
+
+def _check_read_back(moves: Iterable[Move], now: Mapping[TopicPartition, Position]) -> None:
+    others = [
+        move.row.place
+        for move in moves
+        if (there := now.get(move.row.place)) is None or there.next_offset != move.after
+    ]
+    if others:
+        raise KafkaError(
+            f"Kafka: {_places(others)} did not stay where they were set: someone else commits for this group; see who "
+            "with `pinstream offsets show`"
+        )
+
+
+def _print_plan(group: str, moves: Sequence[Move], settings: Settings) -> None:
+    _say(f"group {group}:")
+    table = _table("before", "after", "change")
+    for move in moves:
+        change = "" if move.change is None else f"{move.change:+d}" if move.change else "0"
+        _add(table, move.row.place, move.row.committed, move.after, change)
+    Console().print(table)
+    again, skipped = sum(move.read_again for move in moves), sum(move.skipped for move in moves)
+    own = settings.pinstream
+    if again:
+        age = f", or is a dead letter if older than {_long(own.max_event_age)}" if own.max_event_age else ""
+        _say(
+            f"Up to {again:,} records will be READ AGAIN. What was delivered in the last {_long(own.dedup_window)} "
+            f"(PINSTREAM_DEDUP_WINDOW) is known by its key and is not sent again; what was delivered before that is "
+            f"sent again{age}."
+        )
+    if skipped:
+        _say(
+            f"Up to {skipped:,} records will be SKIPPED: their events are lost unless they are replayed: "
+            f"{_replay([move for move in moves if move.skipped])}"
+        )
+    if not again and not skipped:
+        _say("No record is read again, none is skipped.")
+
+
+def _replay(moves: Sequence[Move]) -> str:
+    """The command that reads what the first of these skips."""
+    row = moves[0].row
+    return (
+        f"pinstream replay --topic {row.place.topic} --partition {row.place.partition} "
+        f"--from offset:{row.next_read} --to offset:{moves[0].after}"
+    ) + (f" (and so for {len(moves) - 1} more)" if len(moves) > 1 else "")
+
+
+def _long(seconds: float) -> str:
+    return f"{seconds / _DAY:g} days" if seconds > 3 * _DAY else f"{seconds / _HOUR:g} h"
+
+
+# How things are shown.
+
+
+def _say(text: str) -> None:
+    """A line of prose on stdout; a terminal breaks it between words."""
+    console = Console()
+    console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def _print_json(document: Mapping[str, Any]) -> None:
+    click.echo(orjson.dumps(document).decode())
+
+
+def _table(*columns: str) -> Table:
+    table = Table()
+    table.add_column("topic", overflow="fold")
+    for column in ("partition", *columns):
+        table.add_column(column, justify="right")
+    return table
+
+
+def _add(table: Table, place: TopicPartition, *cells: int | str | None) -> None:
+    table.add_row(
+        escape(place.topic), *("none" if one is None else str(one) for one in (place.partition, *cells))
+    )
+
+
+def _name(place: TopicPartition) -> str:
+    return f"{place.topic}[{place.partition}]"
+
+
+def _places(places: Sequence[TopicPartition]) -> str:
+    return _some([_name(one) for one in places])
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _in_words(view: GroupView, *, state: bool = True) -> str:
+    """State and members on a line."""
+    people = Counter(view.members)
+    who = [f"{f'{count} x ' if count > 1 else ''}{_person(one)}" for one, count in sorted(people.items())]
+    members = (
+        f"{len(view.members)} active member{'s' * (len(view.members) != 1)}" if who else "no active members"
+    )
+    text = f"{members} ({_some(who)})" if who else members
+    return f"{_STATES.get(view.state, f'{view.state}, {text}')}" if state else text
+
+
+def _person(member: ActiveMember) -> str:
+    return f"{member.client_id} on {member.host}"
+
+
+def _group_document(found: _Found) -> dict[str, Any]:
+    members = [member._asdict() for member in found.view.members]
+    return {"group": found.group, "state": found.view.state, "members": members}
+
+
+def _row_document(row: Row) -> dict[str, Any]:
+    begin, end = row.extent or (None, None)
+    figures = {"committed": row.committed, "beginning": begin, "end": end, "lag": row.lag}
+    return {**row.place._asdict(), **figures, "settled_above": row.settled()}
+
+
+def _set_document(
+    found: _Found, moves: Sequence[Move], now: Mapping[TopicPartition, Position] | None
+) -> dict[str, Any]:
+    partitions = []
+    for move in moves:
+        figures = {"before": move.row.committed, "after": move.after, "change": move.change}
+        meaning = {"read_again": move.read_again, "skipped": move.skipped}
+        there = None if now is None else now.get(move.row.place)
+        committed = move.row.committed if now is None else there.next_offset if there is not None else None
+        partitions.append({**move.row.place._asdict(), **figures, **meaning, "committed": committed})
+    return {
+        "group": found.group,
+        "changed": now is not None,
+        "read_again": sum(move.read_again for move in moves),
+        "skipped": sum(move.skipped for move in moves),
+        "partitions": partitions,
+    }

@@ -1,0 +1,219 @@
+"""A bounded run ends when all is settled, and says how it ended; on virtual time, over the service's fakes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from consumer.commands.replay.engine import End, Ran, run_to_end
+from consumer.engine import interface as i
+from consumer.engine.model import Chunk, TopicPartition
+from consumer.errors import KafkaError
+from consumer.service import Service
+from tests.engine.building import TOPIC, event, filtered, unconvertible
+from tests.service.driving import Trouble, until, values
+from tests.service.fakes import Answering, FakeSource, Process, World
+from tests.service.virtual_time import run
+
+
+class FiniteFake(FakeSource):
+    """The fake source, which ends where the log ends."""
+
+    held: asyncio.Event | None = None
+    """While set up and not set, fetches wait with the room they were given."""
+    waiting = False
+
+    async def fetch(self, room: int, timeout: float) -> Sequence[Chunk]:
+        if self.held is not None and room:
+            self.waiting = True
+            await self.held.wait()
+        return await super().fetch(room, timeout)
+
+    @property
+    def done(self) -> bool:
+        return bool(self.positions) and all(
+            self.positions[one] >= len(log) for one, log in self._world.log.items()
+        )
+
+    def figures(self) -> Mapping[TopicPartition, int]:
+        return {TopicPartition(TOPIC, one): at for one, at in self.positions.items()}
+
+
+class Bounded(Process):
+    """A process whose source ends."""
+
+    source: FiniteFake
+
+    def _connect(self, listener: Service) -> FiniteFake:
+        self.source = FiniteFake(self, listener)
+        return self.source
+
+    async def replay(self) -> Ran:
+        """Run it to its end."""
+        self.looks = 0
+
+        def look() -> None:
+            self.looks += 1
+
+        return await run_to_end(self.service, self.source, look)
+
+
+def replay(world: World, **policy: Any) -> tuple[Bounded, Ran]:
+    """One bounded run over `world`."""
+
+    async def main() -> tuple[Bounded, Ran]:
+        process = Bounded(world, **policy)
+        return process, await process.replay()
+
+    return run(main())
+
+
+def test_it_ends_when_all_is_settled() -> None:
+    """Delivered, filtered, dead-lettered: nothing open, all committed, and it was shown meanwhile."""
+    world = World(p0=values(50), p1=[event("a"), filtered(), unconvertible(), event("a"), None])
+    process, ran = replay(world)
+    totals = ran.statistics.totals
+    assert (ran.end, totals.read, totals.open, totals.released) == (End.COMPLETE, 55, 0, 0)
+    assert (totals.delivered, totals.duplicate, totals.filtered, totals.dead_lettered) == (51, 1, 2, 1)
+    assert world.committed == {0: 50, 1: 5}
+    assert process.looks > 1
+    assert ran.seconds >= 0
+
+
+def test_nothing_to_read_is_complete() -> None:
+    """An empty range ends at once."""
+    _, ran = replay(World(p0=[]))
+    assert (ran.end, ran.statistics.totals.read) == (End.COMPLETE, 0)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 64, 99])
+def test_a_limit_is_kept_to_the_record(limit: int) -> None:
+    """So many are read and settled, and no more, though more was fetched."""
+    world = World(p0=values(100), p1=values(100, "other-"))
+    _, ran = replay(world, most_records=limit)
+    totals = ran.statistics.totals
+    assert (ran.end, totals.read, totals.delivered, totals.open) == (End.LIMITED, limit, limit, 0)
+    assert sum(world.committed.values()) == limit
+
+
+def test_a_limit_that_is_not_reached_is_the_whole_range() -> None:
+    """Fewer records than asked for: complete."""
+    _, ran = replay(World(p0=values(10)), most_records=11)
+    assert (ran.end, ran.statistics.totals.delivered) == (End.COMPLETE, 10)
+
+
+def test_a_small_budget_holds_records_and_still_ends() -> None:
+    """What was fetched and does not fit is not forgotten at the end."""
+    _, ran = replay(World(p0=values(200)), max_open_events=8, batch_events=4)
+    assert (ran.end, ran.statistics.totals.delivered) == (End.COMPLETE, 200)
+
+
+def test_told_to_stop_it_drains_and_says_so() -> None:
+    """What is on its way is settled, the rest let go of; the books add up, and a second run does the rest."""
+    world = World(p0=values(500))
+
+    async def main() -> Ran:
+        process = Bounded(world, max_open_events=50, batch_events=10)
+        running = asyncio.create_task(process.replay())
+        await until(lambda: len(world.processed) > 100)
+        process.service.request_stop()
+        return await running
+
+    ran = run(main())
+    totals = ran.statistics.totals
+    assert ran.end is End.INTERRUPTED
+    assert totals.open == 0
+    assert totals.read == totals.delivered == len(world.processed) < 500
+    _, rest = replay(world)
+    assert rest.end is End.COMPLETE
+    assert sorted(world.processed) == sorted(f"{n}" for n in range(500))
+
+
+def test_a_stop_at_the_very_end_interrupts_nothing() -> None:
+    """All was settled already: it is complete."""
+    world = World(p0=values(20))
+
+    async def main() -> Ran:
+        process = Bounded(world)
+        running = asyncio.create_task(process.replay())
+        await until(lambda: process.source.done and process.service.statistics().totals.delivered == 20)
+        process.service.request_stop()
+        return await running
+
+    assert run(main()).end is End.COMPLETE
+
+
+def test_the_guard_ends_it() -> None:
+    """Nobody waits for a replay: it ends as soon as it trips, with what it left open let go of."""
+    world = World(p0=[unconvertible() for _ in range(1000)])
+    _, ran = replay(world, dead_letter_share=0.5, dead_letter_sample=20)
+    assert ran.end is End.GUARDED
+    assert ran.statistics.guard is not None
+    assert ran.statistics.totals.open == 0
+    assert len(world.letters) < 1000
+    assert world.committed[0] == len(world.letters)
+
+
+def test_a_bug_ends_it_with_that() -> None:
+    """What is beyond the error tree is raised, and nothing is left running."""
+
+    async def main() -> None:
+        process = Bounded(World(p0=values(10)))
+        process.broken["fetch"] = Trouble("a fetch")
+        with pytest.raises(Trouble):
+            await process.replay()
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(main())
+
+
+def test_a_failure_outside_is_told_with_the_figures_up_to_then() -> None:
+    """The brokers are gone in the middle: what was delivered is known, and what ended it."""
+    world = World(p0=values(500))
+
+    async def main() -> Ran:
+        process = Bounded(world, max_open_events=50, batch_events=10)
+        running = asyncio.create_task(process.replay())
+        await until(lambda: len(world.processed) > 100)
+        process.broken["fetch"] = KafkaError("gone")
+        return await running
+
+    ran = run(main())
+    assert (ran.end, str(ran.failure)) == (End.FAILED, "gone")
+    assert ran.statistics.totals.delivered > 0
+
+
+def test_a_chunk_that_comes_while_it_stops_is_not_done() -> None:
+    """The source has handed out its last records, and the core no longer takes them: that is no complete run."""
+    world = World(p0=values(60))
+
+    async def main() -> Ran:
+        process = Bounded(world)
+        process.api.answering = slowly(process)
+        running = asyncio.create_task(process.replay())
+        await until(lambda: process.api.in_flight > 0)
+        process.source.held = asyncio.Event()
+        await until(lambda: process.source.waiting)
+        world.log[0] += values(5, "late-")
+        process.service.request_stop()
+        process.source.held.set()
+        await until(lambda: process.source.done)
+        return await running
+
+    ran = run(main())
+    assert ran.end is End.INTERRUPTED
+    assert ran.statistics.totals.released == 5
+
+
+def slowly(process: Bounded) -> Answering:
+    """Answers that outlast the next fetch."""
+
+    async def answer(command: i.Send) -> i.Answered:
+        await asyncio.sleep(2.0)
+        return await process.api.accept(command)
+
+    return answer

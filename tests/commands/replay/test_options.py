@@ -1,0 +1,105 @@
+"""What the command line asks of a replay is checked before anything is opened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from consumer.adapters.kafka import Bound
+from consumer.commands.replay.options import (
+    ReplayOptions,
+    check_values,
+    parse_name,
+    parse_rate,
+    parse_where,
+    read_options,
+)
+from consumer.conversion.targets import EVENT_NAMES
+from consumer.errors import UsageError
+
+
+def options(**given: Any) -> ReplayOptions:
+    """Read as from the command line."""
+    plain: dict[str, Any] = {
+        "topics": ("orders",), "partitions": (), "start": "beginning", "stop": "end", "where": (), "rate": None,
+        "name": None, "dry_run": False, "ignore_dedup": False, "limit": None, "max_age": None, "as_json": False,
+    }  # fmt: skip
+    return read_options(**{**plain, **given})
+
+
+def test_bounds_are_read_and_repeated_topics_count_once() -> None:
+    """Offsets, times, beginning and end; the order of topics is kept."""
+    read = options(topics=("b", "a", "b"), start="offset:5", stop="2026-01-01T00:00Z")
+    assert (read.topics, read.start, read.stop) == (
+        ("b", "a"),
+        Bound("offset", 5),
+        Bound("time", 1767225600000),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("100", 100.0), ("100/s", 100.0), ("0.5/s", 0.5), ("6000/m", 100.0), ("60/min", 1.0), ("7200/h", 2.0)],
+)
+def test_rates(text: str, rate: float) -> None:
+    """Events a second, a minute, an hour."""
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "0", "0/s", "-5", "5/d", "fast", "1e3", "nan", "inf"])
+def test_no_rate(text: str) -> None:
+    """What is no rate, or none at all, is refused with examples."""
+    with pytest.raises(UsageError, match="100/s"):
+        parse_rate(text)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "../x", "ä", "x" * 101])
+def test_names_can_be_part_of_a_group_and_of_a_file(name: str) -> None:
+    """Nothing that a file system or Kafka would take amiss."""
+    with pytest.raises(UsageError, match="--name"):
+        parse_name(name)
+    assert parse_name("after-outage_2026.11") == "after-outage_2026.11"
+
+
+def test_a_dry_run_keeps_no_progress() -> None:
+    """``--name`` with ``--dry-run`` is a contradiction."""
+    with pytest.raises(UsageError, match="--dry-run"):
+        options(name="x", dry_run=True)
+
+
+def test_a_condition_that_cannot_be_is_a_usage_error() -> None:
+    """With the option's name in front; an ad account has digits."""
+    with pytest.raises(UsageError, match=r"^--where 'x' is no condition"):
+        parse_where(["x"])
+    with pytest.raises(UsageError, match="digits"):
+        parse_where(["ad_account=mine"])
+
+
+def test_what_can_never_come_is_refused() -> None:
+    """A slip, or the record's event type, would replay nothing and look done; the nearest name is told."""
+    check_values(parse_where(["event_name=checkout", "ad_account=7"]), frozenset({"checkout"}), ("7",))
+    with pytest.raises(UsageError, match="nearest that is sent is checkout"):
+        check_values(parse_where(["event_name=chekout"]), EVENT_NAMES, ())
+    with pytest.raises(UsageError, match="not the record's event type"):
+        check_values(parse_where(["event_name=order_completed"]), frozenset({"checkout"}), ())
+    with pytest.raises(UsageError, match="ad_account=8: not one of PINTEREST_AD_ACCOUNT_ID"):
+        check_values(parse_where(["ad_account=8"]), EVENT_NAMES, ("7",))
+
+
+def test_the_fingerprint_is_of_what_is_replayed() -> None:
+    """Order does not matter, nor how fast, how many, or how it is told; which records does."""
+    one = options(topics=("a", "b"), where=("event_name=checkout", "channel=web"))
+    same = options(
+        topics=("b", "a"),
+        where=("channel=web", "event_name=checkout"),
+        rate="5/s",
+        limit=9,
+        as_json=True,
+    )
+    assert one.fingerprint() == same.fingerprint()
+    others = [
+        options(topics=("a",)), options(topics=("a", "b")), options(start="offset:1"), options(stop="offset:7"),
+        options(partitions=("1",)), options(ignore_dedup=True), options(where=("channel!=web",)), options(max_age="0"),
+    ]  # fmt: skip
+    assert len({each.fingerprint() for each in (one, *others)}) == len(others) + 1

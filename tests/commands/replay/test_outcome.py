@@ -1,0 +1,165 @@
+"""What a replay tells at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import orjson
+import pytest
+
+from consumer.adapters.kafka import Range
+from consumer.commands.replay.engine import End, Ran
+from consumer.commands.replay.outcome import Outcome, tell
+from consumer.engine.assignment import LeftAt
+from consumer.engine.model import Problem, Stage, TopicPartition
+from consumer.engine.statistics import Cause, GuardStatistics
+from consumer.errors import KafkaError
+from tests.engine.building import Core, event, filtered, unconvertible
+
+
+def outcome(end: End = End.COMPLETE, **changes: object) -> Outcome:
+    """Of a run that read six records: a delivery, its duplicate, two filtered ones, a dead letter."""
+    core = Core()
+    core.assign(0)
+    core.fetch(event("a"), event("a"), filtered(), None, unconvertible())
+    core.deliver()
+    core.store_letters()
+    plain = Outcome(
+        ran=Ran(end, core.statistics(), 1.5),
+        ranges=[Range("orders", 0, 10, 20)],
+        begun_at={TopicPartition("orders", 0): 10},
+        read_to={TopicPartition("orders", 0): 25},
+        left_at={TopicPartition("orders", 0): LeftAt(15, clear=end is End.COMPLETE)},
+        outside_time=3,
+        problems=[Problem("orders", 0, 14, Stage.CONVERT, "no_identity", "nobody [red]here[/red]")],
+        dry_run=False,
+        name=None,
+        resumed=False,
+        sent_again=None,
+    )
+    return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]  # named fields of the dataclass
+
+
+def test_the_document_adds_up_and_names_the_range() -> None:
+    """Ledger, codes, and how far each partition was read: never beyond its end."""
+    document = outcome().document()
+    ledger = document["ledger"]
+    assert ledger == {"read": 5, "delivered": 1, "duplicate": 1, "filtered": 2, "dead_lettered": 1, "open": 0}
+    assert sum(document["filtered"].values()) == 2
+    assert [one["records"] for one in document["rejections"]] == [1]
+    expected = {"topic": "orders", "partition": 0, "from": 10, "to": 20, "read_to": 20, "next": 20}
+    assert document["ranges"] == [expected]
+    assert document["problems"][0]["offset"] == 14
+    assert document["outside_time"] == 3
+    assert orjson.loads(orjson.dumps(document)) == document
+
+
+@pytest.mark.parametrize(
+    ("end", "changes", "said"),
+    [
+        (End.INTERRUPTED, {"name": "n"}, "goes on where it stopped (--name n)"),
+        (End.INTERRUPTED, {}, "what was delivered is known and not sent again"),
+        (End.INTERRUPTED, {"sent_again": 4}, "orders[0] at 15"),
+        (End.INTERRUPTED, {"dry_run": True}, "dry run was interrupted"),
+        (End.GUARDED, {}, "would be dead letters"),
+    ],
+)
+def test_what_is_not_done_says_how_to_go_on(end: End, changes: dict[str, object], said: str) -> None:
+    """One line for each way to end early."""
+    trouble = outcome(end, **changes).trouble()
+    assert trouble is not None
+    assert said in trouble
+
+
+@pytest.mark.parametrize(
+    ("mostly", "cause", "advice"),
+    [
+        ("convert no_identity", Cause.MAPPING, "correct the mapping"),
+        ("decode no_such_schema", Cause.SCHEMA, "correct the schema"),
+        ("convert future_event_time", Cause.CLOCK, "clocks"),
+        ("deliver refused", Cause.DESTINATION, "why Pinterest refuses"),
+    ],
+)
+def test_the_guard_is_named_with_its_figures(mostly: str, cause: Cause, advice: str) -> None:
+    """Topic, how many of how many, why, and what to do about that: the mapping only where it is the mapping."""
+    one = outcome(End.GUARDED)
+    statistics = dataclasses.replace(
+        one.ran.statistics, guard=GuardStatistics("orders", 700, 1000, mostly, cause)
+    )
+    trouble = dataclasses.replace(one, ran=Ran(End.GUARDED, statistics, 1.0)).trouble()
+    assert trouble is not None
+    assert "700 of the latest 1,000 records of orders" in trouble
+    assert f"mostly for {mostly} ({cause.value}); " in trouble
+    assert advice in trouble
+    assert ("mapping" in trouble) == (cause is Cause.MAPPING)
+
+
+@pytest.mark.parametrize("end", [End.COMPLETE, End.LIMITED])
+def test_what_is_done_has_no_trouble(end: End) -> None:
+    """Exit code 0."""
+    assert outcome(end).trouble() is None
+
+
+def test_books_that_do_not_add_up_are_told() -> None:
+    """Whatever else: it is a bug, and no exit code 0."""
+    one = outcome()
+    wrong = dataclasses.replace(one.ran.statistics.totals, delivered=0)
+    statistics = dataclasses.replace(one.ran.statistics, totals=wrong)
+    trouble = dataclasses.replace(one, ran=Ran(End.COMPLETE, statistics, 1.0)).trouble()
+    assert trouble is not None
+    assert "does not add up" in trouble
+
+
+@pytest.mark.parametrize(
+    ("read_to", "clear"), [(15, True), (20, False)], ids=["not read to its end", "something open"]
+)
+def test_what_is_said_to_be_complete_is(read_to: int, clear: bool) -> None:
+    """All of every range read, and nothing of it open; else the books do not add up."""
+    name = TopicPartition("orders", 0)
+    one = outcome(End.COMPLETE, read_to={name: read_to}, left_at={name: LeftAt(12, clear)})
+    assert not one.adds_up()
+
+
+def test_where_to_go_on_is_told_for_each_partition() -> None:
+    """Settled to the end of what was read; or at the lowest open offset; or where it began, if nothing is known."""
+    names = [TopicPartition("orders", number) for number in range(4)]
+    one = outcome(
+        End.INTERRUPTED,
+        sent_again=0,
+        ranges=[Range("orders", number, 0, 20) for number in range(4)],
+        begun_at=dict.fromkeys(names, 5),
+        read_to=dict.fromkeys(names, 20),
+        left_at={
+            names[0]: LeftAt(9, clear=True),
+            names[1]: LeftAt(9, clear=False),
+            names[2]: LeftAt(None, clear=False),
+        },
+    )
+    assert list(one.next_offsets().values()) == [20, 9, 5, 5]
+    assert [each["next"] for each in one.document()["ranges"]] == [20, 9, 5, 5]
+    trouble = one.trouble()
+    assert trouble is not None
+    assert "orders[1] at 9, orders[2] at 5, orders[3] at 5" in trouble
+
+
+def test_a_failure_is_told_as_it_is() -> None:
+    """With all figures up to then."""
+    one = outcome(End.FAILED)
+    failed = dataclasses.replace(one, ran=dataclasses.replace(one.ran, failure=KafkaError("no broker")))
+    assert failed.trouble() == "no broker"
+    assert failed.document()["ledger"]["read"] == 5
+
+
+def test_tables_go_to_people_and_json_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    """With ``--json`` stdout holds the document alone; what the table shows is text, never markup."""
+    tell(outcome(), as_json=True)
+    out, err = capsys.readouterr()
+    assert orjson.loads(out)["result"] == "complete"
+    assert "orders:0:14" in err
+    assert "nobody [red]here[/red]" in " ".join(err.split())
+    assert "outside the time range" in err
+    tell(outcome(dry_run=True, sent_again=2), as_json=False)
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "would be delivered" in out
+    assert "event ids the platform sees twice" in out

@@ -1,0 +1,40 @@
+"""What is shown while a bounded run goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from consumer.commands.replay.watch import progress_line, watch
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "seconds", "line"),
+    [
+        (0, 100, 5.0, "replay: 0 of 100 (0%), 0 a second, unknown left"),
+        (50, 100, 5.0, "replay: 50 of 100 (50%), 10 a second, about 5 s left"),
+        (1000, 61_000, 10.0, "replay: 1,000 of 61,000 (2%), 100 a second, about 10 min left"),
+        (1000, 3_601_000, 10.0, "replay: 1,000 of 3,601,000 (0%), 100 a second, about 10.0 h left"),
+        (0, 0, 1.0, "replay: 0 of 0 (100%), 0 a second, unknown left"),
+        (5, 5, 0.0, "replay: 5 of 5 (100%), 0 a second, unknown left"),
+    ],
+)
+def test_a_line_has_rate_and_time_left(done: int, total: int, seconds: float, line: str) -> None:
+    """Whatever the numbers, zeros included."""
+    assert progress_line("replay", done, total, seconds, "") == line
+
+
+def test_a_note_ends_the_line() -> None:
+    """Why nothing moves, for example."""
+    assert progress_line("replay", 1, 2, 1.0, "destination halted").endswith(" left, destination halted")
+
+
+def test_lines_come_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not on a terminal: none in the first five seconds, then one at most in five; stdout stays free for results."""
+    clock = [100.0]
+    with watch("replay", 1000, lambda: clock[0]) as shown:
+        for tick in range(121):
+            clock[0] = 100.0 + tick / 10
+            shown.show(tick)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.split(" of ")[0] for line in err.splitlines()] == ["replay: 50", "replay: 100"]

@@ -1,0 +1,270 @@
+"""What cannot be is one clear line on stderr that names what to change, and the right exit code (contract.md)."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from consumer.commands import main
+from tests.end_to_end.processes import (
+    Process,
+    bare_environment,
+    command,
+    last_error,
+    run_environment,
+    the_one_line,
+)
+from tests.end_to_end.records import new_group, new_topic
+from tests.kafka.harness import Kafka
+
+SETTINGS = {
+    "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    "KAFKA_TOPICS": "orders",
+    "PINTEREST_AD_ACCOUNT_ID": "549755885175",
+    "PINTEREST_ACCESS_TOKEN": "pina_5up3rs3cr3t",
+}
+SECRET = "5up3rs3cr3t"
+
+
+class Case(NamedTuple):
+    """`settings` on top of good ones (None: taken away); files to write first; what the line must say."""
+
+    settings: dict[str, str | None]
+    says: tuple[str, ...]
+    files: tuple[tuple[str, bytes], ...] = ()
+
+
+WRONG_SETTINGS = {
+    "brokers missing": Case({"KAFKA_BOOTSTRAP_SERVERS": None}, ("KAFKA_BOOTSTRAP_SERVERS", "required")),
+    "topics missing": Case({"KAFKA_TOPICS": None}, ("KAFKA_TOPICS", "required")),
+    "account missing": Case({"PINTEREST_AD_ACCOUNT_ID": None}, ("PINTEREST_AD_ACCOUNT_ID", "required")),
+    "token missing": Case(
+        {"PINTEREST_ACCESS_TOKEN": None}, ("PINTEREST_ACCESS_TOKEN", "PINTEREST_ACCESS_TOKEN_FILE")
+    ),
+    "account not digits": Case({"PINTEREST_AD_ACCOUNT_ID": "acc-1"}, ("PINTEREST_AD_ACCOUNT_ID", "digits")),
+    "out of bounds": Case({"PINSTREAM_BATCH_EVENTS": "5000"}, ("PINSTREAM_BATCH_EVENTS", "1000")),
+    "no duration": Case({"PINSTREAM_LINGER": "soon"}, ("PINSTREAM_LINGER", "500ms")),
+    "mistyped name": Case(
+        {"PINSTREAM_BATCH_EVENT": "10"}, ("PINSTREAM_BATCH_EVENT ", "PINSTREAM_BATCH_EVENTS")
+    ),
+    "weakens the guarantee": Case({"KAFKA_ENABLE_AUTO_COMMIT": "true"}, ("KAFKA_ENABLE_AUTO_COMMIT",)),
+    "unknown Kafka property": Case({"KAFKA_SEKURITY_PROTOCOL": "SSL"}, ("KAFKA_SEKURITY_PROTOCOL",)),
+    "contradiction": Case(
+        {"PINSTREAM_MAX_OPEN_EVENTS": "10"}, ("PINSTREAM_MAX_OPEN_EVENTS", "PINSTREAM_BATCH_EVENTS")
+    ),
+    "schema folder missing": Case(
+        {"PINSTREAM_SCHEMAS_DIR": "{folder}/nowhere"}, ("PINSTREAM_SCHEMAS_DIR", "nowhere")
+    ),
+    "schema folder empty": Case(
+        {"PINSTREAM_SCHEMAS_DIR": "{folder}"}, ("commerce.v1.CommerceEvent", "{folder}")
+    ),
+    "schema broken": Case(
+        {"PINSTREAM_SCHEMAS_DIR": "{folder}"}, ("own.avsc", "JSON"), (("own.avsc", b'{"type": "record"'),)
+    ),
+    "schema folder is a file": Case(
+        {"PINSTREAM_SCHEMAS_DIR": "{folder}/own.avsc"}, ("is a file", "'{folder}'"), (("own.avsc", b"{}"),)
+    ),
+    "own schema without a mapping": Case(
+        {"PINSTREAM_SCHEMAS_DIR": "{folder}", "PINSTREAM_SCHEMA": "Own"},
+        ("PINSTREAM_MAPPING_FILE", "event_id, event_name, event_time, action_source have no source"),
+        (("own.avsc", b'{"type": "record", "name": "Own", "fields": [{"name": "a", "type": "int"}]}'),),
+    ),
+    "schema not there": Case({"PINSTREAM_SCHEMA": "shop.Order"}, ("shop.Order", "commerce.v1.CommerceEvent")),
+    "mapping missing": Case({"PINSTREAM_MAPPING_FILE": "{folder}/nowhere.toml"}, ("PINSTREAM_MAPPING_FILE",)),
+    "mapping not TOML": Case(
+        {"PINSTREAM_MAPPING_FILE": "{folder}/m.toml"}, ("m.toml", "TOML"), (("m.toml", b"[fields"),)
+    ),
+    "mapping not text": Case(
+        {"PINSTREAM_MAPPING_FILE": "{folder}/m.toml"}, ("m.toml", "UTF-8"), (("m.toml", b"\xff\xfe"),)
+    ),
+    "mapping path not in the schema": Case(
+        {"PINSTREAM_MAPPING_FILE": "{folder}/m.toml"},
+        ("m.toml", "customer.email", "customer.emails"),
+        (("m.toml", b'[fields]\n"user_data.em" = "customer.email"\n'),),
+    ),
+    "mapping to an unknown name": Case(
+        {"PINSTREAM_MAPPING_FILE": "{folder}/m.toml"},
+        ("m.toml", "chekout", "checkout"),
+        (("m.toml", b'[event_names]\norder_completed = "chekout"\n'),),
+    ),
+    "token file missing": Case(
+        {"PINTEREST_ACCESS_TOKEN": None, "PINTEREST_ACCESS_TOKEN_FILE": "{folder}/token"},
+        ("PINTEREST_ACCESS_TOKEN_FILE", "token"),
+    ),
+    "token file empty": Case(
+        {"PINTEREST_ACCESS_TOKEN": None, "PINTEREST_ACCESS_TOKEN_FILE": "{folder}/token"},
+        ("PINTEREST_ACCESS_TOKEN_FILE", "empty"),
+        (("token", b"\n"),),
+    ),
+    "state folder is a file": Case(
+        {"PINSTREAM_STATE_DIR": "{folder}/state"}, ("PINSTREAM_STATE_DIR",), (("state", b""),)
+    ),
+    "state folder cannot be made": Case(
+        {"PINSTREAM_STATE_DIR": "/dev/null/state"}, ("PINSTREAM_STATE_DIR", "/dev/null")
+    ),
+    "page without the rest": Case(
+        {"PINSTREAM_PAGE_ADDRESS": "127.0.0.1:8081", "PINSTREAM_HTTP_ADDRESS": ""},
+        ("PINSTREAM_PAGE_ADDRESS", "PINSTREAM_HTTP_ADDRESS", "empty"),
+    ),
+    "two addresses that are one": Case(
+        {"PINSTREAM_PAGE_ADDRESS": "127.0.0.1:8080"},
+        ("PINSTREAM_PAGE_ADDRESS", "PINSTREAM_HTTP_ADDRESS", "same"),
+    ),
+    "dead letters among the topics": Case(
+        {"KAFKA_TOPICS": "orders,orders.dead-letters"}, ("PINSTREAM_DEAD_LETTER_TOPIC", "orders")
+    ),
+}
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Run a command line in this process: for those that end before they begin. A process each would take a second."""
+
+    def call(*arguments: str, env: Mapping[str, str]) -> Ended:
+        monkeypatch.setattr(os, "environ", dict(env))
+        with pytest.raises(SystemExit) as ended:
+            main(arguments, prog_name="pinstream")
+        monkeypatch.undo()
+        out, err = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), out, err)
+
+    return call
+
+
+@pytest.mark.parametrize("name", WRONG_SETTINGS)
+def test_a_setting_that_cannot_be(name: str, tmp_path: Path, in_process: Callable[..., Ended]) -> None:
+    """Exit code 2 and one line that names the variable or the file."""
+    case = WRONG_SETTINGS[name]
+    for file, content in case.files:
+        (tmp_path / file).write_bytes(content)
+    changed = {
+        variable: None if value is None else value.format(folder=tmp_path)
+        for variable, value in case.settings.items()
+    }
+    env = {**bare_environment(tmp_path / "home"), **SETTINGS, **changed}
+    ended = in_process("run", env={variable: value for variable, value in env.items() if value is not None})
+    line = the_one_line(ended.err)
+    assert ended.code == 2, line
+    assert ended.out == ""
+    assert SECRET not in line
+    for part in case.says:
+        assert part.format(folder=tmp_path) in line
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """`run` against a port where no broker is. It takes its time to be sure, so it begins with the module."""
+    folder = tmp_path_factory.mktemp("unreachable")
+    env = {**bare_environment(folder), **SETTINGS, "PINSTREAM_HTTP_ADDRESS": "127.0.0.1:0"}
+    with Process(folder, "run", env=env) as process:
+        yield process
+
+
+def test_a_missing_topic(kafka: Kafka, tmp_path: Path) -> None:
+    """Exit code 1, naming the topic and the nearest there is; it is not created by asking for it."""
+    topic = new_topic(kafka)
+    env = run_environment(tmp_path, kafka, topic[:-1], new_group(), "http://127.0.0.1:9/v5")
+    done = command("run", env=env)
+    line = last_error(done.stderr)
+    assert done.returncode == 1
+    assert topic[:-1] in line
+    assert topic in line
+
+
+def test_an_address_that_is_taken(kafka: Kafka, tmp_path: Path) -> None:
+    """Exit code 2: the address of the page is a setting, and the line names it and says why."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        env = run_environment(
+            tmp_path, kafka, new_topic(kafka), new_group(), "http://127.0.0.1:9/v5",
+            PINSTREAM_HTTP_ADDRESS=address,
+        )  # fmt: skip
+        done = command("run", env=env)
+    line = last_error(done.stderr)
+    assert done.returncode == 2
+    assert "PINSTREAM_HTTP_ADDRESS" in line
+    assert address in line
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "says"),
+    [
+        ("lmdb:/dev/null/keys", 1, "/dev/null/keys"),
+        ("lmdb:{folder}/file", 1, "file"),
+        ("sqlite:/tmp/keys", 2, "PINSTREAM_KEY_STORE"),
+    ],
+)
+def test_a_key_store_that_cannot_be(tmp_path: Path, url: str, code: int, says: str) -> None:
+    """A store that cannot be opened is a failure (1), a kind of store that does not exist a wrong setting (2)."""
+    (tmp_path / "file").write_bytes(b"not a folder")
+    env = {**bare_environment(tmp_path), **SETTINGS, "PINSTREAM_KEY_STORE": url.format(folder=tmp_path)}
+    done = command("run", env=env)
+    assert done.returncode == code
+    assert says in last_error(done.stderr)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("fly",),
+        ("run", "now"),
+        ("demo", "--events", "0"),
+        ("demo", "--duplicates", "2"),
+        ("explain",),
+        ("explain", "-", "--now", "yesterday"),
+        ("produce", "--topic", "orders"),
+        ("produce", "file", "--generate", "--topic", "orders"),
+        ("sandbox", "--port", "99999"),
+    ],
+)
+def test_wrong_usage(arguments: tuple[str, ...], tmp_path: Path, in_process: Callable[..., Ended]) -> None:
+    """Exit code 2, something on stderr that says what was wrong, nothing on stdout, no traceback."""
+    ended = in_process(*arguments, env={**bare_environment(tmp_path), **SETTINGS})
+    assert (ended.code, ended.out) == (2, "")
+    assert "Error: " in ended.err or ended.err.startswith("pinstream: ")
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("arguments", [("--debug", "run"), ("run", "--debug")])
+def test_tracebacks_only_on_request(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """``--debug`` before or after the command shows where an error is from; the one line still ends it."""
+    done = command(*arguments, env=bare_environment(tmp_path))
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "KAFKA_BOOTSTRAP_SERVERS" in done.stderr.strip().splitlines()[-1]
+
+
+def test_an_unreachable_broker(unreachable: Process) -> None:
+    """Exit code 1, in bounded time, naming the address and the setting."""
+    assert unreachable.wait() == 1
+    line = last_error(unreachable.stderr)
+    assert "127.0.0.1:1" in line
+    assert "KAFKA_BOOTSTRAP_SERVERS" in line
+
+
+def test_while_no_broker_answers_the_log_says_so_once(unreachable: Process) -> None:
+    """Where it reads and where its page is; the trouble, however often it is tried, in one line; and the end."""
+    assert unreachable.wait() == 1
+    assert len(unreachable.stderr.strip().splitlines()) == 3, unreachable.stderr
+    [starting] = [line for line in unreachable.log if line["event"] == "starting"]
+    assert starting["brokers"] == "127.0.0.1:1"
+    assert starting["page"].startswith("http://127.0.0.1:")
+    [trouble] = [line for line in unreachable.log if line["event"] != "starting"]
+    assert trouble["event"] == "kafka_trouble"
+    assert (trouble["code"], trouble["text"]) == (
+        "_TRANSPORT",
+        "no connection to 127.0.0.1:1: Connection refused",
+    )

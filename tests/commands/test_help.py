@@ -1,0 +1,77 @@
+"""``--help``: every command has one, and those that go by settings list all of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from consumer.commands import main
+from consumer.settings import describe
+from tests.end_to_end.processes import ROOT, bare_environment, command
+
+COMMANDS = tuple(main.commands)
+
+
+def leaves(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
+    """The words of each command, those within groups included."""
+    for name, found in group.commands.items():
+        if isinstance(found, click.Group):
+            yield from leaves(found, *path, name)
+        else:
+            yield (*path, name)
+
+
+def test_every_promised_command_is_there() -> None:
+    """Those that contract.md names, and `offsets`."""
+    promised = {"run", "replay", "demo", "explain", "check", "produce", "sandbox", "dead-letters", "offsets"}
+    assert set(COMMANDS) == promised
+    assert {path for path in leaves(main) if path[0] == "offsets"} == {
+        ("offsets", "show"),
+        ("offsets", "set"),
+    }
+
+
+@pytest.mark.parametrize("path", list(leaves(main)), ids=" ".join)
+def test_the_readme_names_every_command(path: tuple[str, ...]) -> None:
+    """In its table, those within groups beside each other."""
+    rows = [
+        line
+        for line in (ROOT / "README.md").read_text("utf-8").splitlines()
+        if line.startswith("| `pinstream ")
+    ]
+    [row] = [line for line in rows if re.match(rf"\| `pinstream {path[0]}\b", line)]
+    assert all(f"{word}`" in row or f"{word} " in row for word in path)
+
+
+def test_the_overview_names_every_command(tmp_path: Path) -> None:
+    """``pinstream --help``, and no command at all: what there is, each with a line on what it does."""
+    done = command("--help", env=bare_environment(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} +[A-Z]", done.stdout, re.MULTILINE), name
+    version = command("--version", env=bare_environment(tmp_path))
+    assert re.fullmatch(r"pinstream, version \d+\.\d+\.\d+\n", version.stdout)
+
+
+@pytest.mark.parametrize("path", list(leaves(main)), ids=" ".join)
+def test_every_command_explains_itself(path: tuple[str, ...], tmp_path: Path) -> None:
+    """Usage and options; it needs no setting and touches nothing."""
+    done = command(*path, "--help", env=bare_environment(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: ")
+    assert "--debug" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_lists_every_setting(tmp_path: Path) -> None:
+    """Name, default and reason of each, from the one place that defines them."""
+    done = command("run", "--help", env=bare_environment(tmp_path))
+    text = " ".join(done.stdout.split())
+    for doc in describe():
+        assert re.search(rf"^ +{re.escape(doc.name)}(\s|$)", done.stdout, re.MULTILINE), doc.name
+        assert f"[{doc.default}]" in text
+        assert text.count(" ".join(doc.reason.split())) >= 1, doc.name

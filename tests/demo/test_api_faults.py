@@ -1,0 +1,345 @@
+"""The sandbox over HTTP when it misbehaves: each fault as declared, and the same faults from the same seed."""
+
+from __future__ import annotations
+
+import asyncio
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.demo.api import Sandbox
+from consumer.demo.faults import (
+    DEMO_FAULTS,
+    Chance,
+    Faults,
+    FaultSource,
+    Lie,
+    Marked,
+    Speech,
+    Wait,
+    faults_as_json,
+    faults_from_json,
+)
+from consumer.engine.delivery import NoVerdict, read_answer
+from tests.demo.examples import ACCOUNT, NOW, TOKEN, Client, Clock, event, running
+
+ONCE = Chance(first=1)
+
+
+def faulty(clock: Clock | None = None, **faults: Any) -> Sandbox:
+    """A sandbox with these faults."""
+    return Sandbox(token=TOKEN, clock=clock or Clock(), faults=Faults(**faults))
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code"),
+    [
+        ("throttled", 429, 8),
+        ("unavailable", 503, 4197),
+        ("server_error", 500, 12),
+        ("unauthorised", 401, 2),
+    ],
+)
+async def test_refusals_record_nothing(kind: str, status: int, code: int) -> None:
+    """For the first calls the answer is the fault's and nothing is recorded; then all is well."""
+    faults: dict[str, Any] = {kind: Chance(first=2)}
+    sandbox = faulty(**faults)
+    async with running(sandbox) as client:
+        replies = [await client.send(event("a")) for _ in range(3)]
+    assert [reply.status for reply in replies] == [status, status, 200]
+    assert replies[0].json()["code"] == code
+    counts = sandbox.counts()
+    assert counts.accepted_events == 1
+    assert dict(counts.calls) == {str(status): 2, "200": 1}
+
+
+@pytest.mark.parametrize("wait", list(Wait))
+async def test_ways_to_say_when_to_come_back(wait: Wait) -> None:
+    """A 429 names the time in the one way asked for and no other, rounded up to whole seconds."""
+    async with running(faulty(throttled=ONCE, wait=wait, wait_seconds=6.5)) as client:
+        headers = (await client.send(event())).headers
+    assert ("retry-after" in headers) is (wait in (Wait.SECONDS, Wait.DATE))
+    if wait is Wait.RESET:
+        assert (headers["x-ratelimit-remaining"], headers["x-ratelimit-reset"]) == ("0", "7")
+    elif wait is Wait.SECONDS:
+        assert headers["retry-after"] == "7"
+    elif wait is Wait.DATE:
+        assert parsedate_to_datetime(headers["retry-after"]).timestamp() == NOW + 7
+
+
+async def test_fault_for_a_while() -> None:
+    """A chance in seconds lasts by the clock: a 401 heals by itself."""
+    clock = Clock()
+    async with running(faulty(clock, unauthorised=Chance(seconds=10))) as client:
+        assert (await client.send(event())).status == 401
+        clock.now += 9.9
+        assert (await client.send(event())).status == 401
+        clock.now += 0.2
+        assert (await client.send(event())).status == 200
+
+
+async def test_dropped_before_processing() -> None:
+    """The connection is cut without an answer and nothing is recorded."""
+    sandbox = faulty(dropped_before=ONCE)
+    async with running(sandbox) as client:
+        with pytest.raises(aiohttp.ClientError):
+            await client.send(event("a"))
+        assert sandbox.counts().accepted_events == 0
+        assert (await client.send(event("a"))).status == 200
+    counts = sandbox.counts()
+    assert (counts.accepted_events, counts.doubles["web"]) == (1, 0)
+    assert dict(counts.calls) == {"dropped": 1, "200": 1}
+
+
+async def test_dropped_after_processing() -> None:
+    """The nasty case: no answer, yet recorded; sending again makes a double and changes no sum."""
+    sandbox = faulty(dropped_after=ONCE)
+    async with running(sandbox) as client:
+        with pytest.raises(aiohttp.ClientError):
+            await client.send(event("a"))
+        before = sandbox.counts()
+        assert (await client.send(event("a"))).status == 200
+    after = sandbox.counts()
+    assert (before.accepted_events, after.accepted_events) == (1, 2)
+    assert (before.distinct_event_ids, before.value_sum) == (after.distinct_event_ids, after.value_sum)
+    assert after.doubles["web"] == 1
+
+
+async def test_slow_answer_is_processed_at_once() -> None:
+    """A slow call is recorded while its caller still waits; giving up does not undo it."""
+    sandbox = faulty(slow=ONCE, slow_seconds=30)
+    async with running(sandbox) as client:
+        task = asyncio.create_task(client.send(event("a")))
+        for _ in range(2000):
+            if sandbox.counts().accepted_events:
+                break
+            await asyncio.sleep(0.005)
+        assert sandbox.counts().accepted_events == 1
+        assert not task.done()
+        task.cancel()
+        assert (await client.send(event("b"))).status == 200
+    assert sandbox.counts().distinct_event_ids == 2
+
+
+async def test_accounts_out_of_favour() -> None:
+    """403 and 404 can be had for single accounts; the others go on."""
+    sandbox = faulty(forbidden_accounts={"2"}, unknown_accounts={"3"})
+    async with running(sandbox) as client:
+        replies = [await client.send(event(), account=account) for account in ("1", "2", "3")]
+    assert [reply.status for reply in replies] == [200, 403, 404]
+
+
+@pytest.mark.parametrize(
+    ("marked", "status", "recorded"),
+    [
+        (Marked.BAD_REQUEST, 400, 0),
+        (Marked.UNPROCESSABLE, 422, 0),
+        (Marked.DETAILED, 422, 2),
+        (Marked.FAILED, 200, 2),
+    ],
+)
+async def test_marked_event(marked: Marked, status: int, recorded: int) -> None:
+    """A marked event refuses the batch, with or without verdicts; without the mark all is well."""
+    sandbox = faulty(marker="poison", marked=marked)
+    async with running(sandbox) as client:
+        reply = await client.send(event("a"), event("b-poison"), event("c"))
+        assert reply.status == status
+        assert sandbox.counts().accepted_events == recorded
+        assert (await client.send(event("d"))).status == 200
+    body = reply.json()
+    if status != 200:
+        assert body["code"] == 4196
+    if marked is Marked.UNPROCESSABLE:
+        assert body["details"] == {}
+    if marked in (Marked.DETAILED, Marked.FAILED):
+        entries = body.get("details", body)["events"]
+        assert [entry["status"] for entry in entries] == ["processed", "failed", "processed"]
+
+
+async def test_too_large() -> None:
+    """A body above the limit is a 413 from something that does not speak JSON."""
+    sandbox = faulty(max_body_bytes=600)
+    async with running(sandbox) as client:
+        reply = await client.send(*[event(str(i)) for i in range(10)])
+        assert (reply.status, reply.headers["content-type"].partition(";")[0]) == (413, "text/html")
+        assert (await client.send(event())).status == 200
+    assert sandbox.counts().accepted_events == 1
+
+
+@pytest.mark.parametrize("says", list(Speech))
+async def test_a_middleman_answers_in_the_platform_s_place(says: Speech) -> None:
+    """Never in the platform's words, and nothing is recorded."""
+    sandbox = faulty(middleman=ONCE, middleman_status=413, middleman_says=says)
+    async with running(sandbox) as client:
+        reply = await client.send(event("a"))
+        assert (reply.status, reply.headers["server"]) == (413, "middleman/1.0")
+        verdict = read_answer(reply.status, {}, reply.body, 1, NOW)
+        assert verdict == NoVerdict("http_413", too_large=True)
+        assert (await client.send(event("a"))).status == 200
+    assert sandbox.counts().accepted_events == 1
+
+
+@pytest.mark.parametrize("lie", list(Lie))
+async def test_lies(lie: Lie) -> None:
+    """A lying 200 is wrong in the one way asked for, though the events were recorded."""
+    sandbox = faulty(lying=ONCE, lie=lie)
+    async with running(sandbox) as client:
+        reply = await client.send(event("a"), event("b"))
+        honest = (await client.send(event("c"))).json()
+    assert honest["num_events_processed"] == len(honest["events"]) == 1
+    assert reply.status == 200
+    assert sandbox.counts().accepted_events == 3
+    if lie is Lie.NOT_JSON:
+        with pytest.raises(orjson.JSONDecodeError):
+            reply.json()
+        return
+    body = reply.json()
+    processed = [entry for entry in body["events"] if entry["status"] == "processed"]
+    assert (len(body["events"]) != 2) is (lie is Lie.WRONG_COUNT)
+    assert (body["num_events_processed"] != 2) is (lie is Lie.CONTRADICTION)
+    assert any(entry["error_message"] for entry in processed) is (lie is Lie.PROCESSED_WITH_ERROR)
+
+
+async def test_warnings_by_share() -> None:
+    """A share of the events is processed with a warning."""
+    sandbox = faulty(warned=0.5)
+    async with running(sandbox) as client:
+        body = (await client.send(*[event(str(i)) for i in range(200)])).json()
+    warned = sum(entry["warning_message"] is not None for entry in body["events"])
+    assert 50 < warned < 150
+    assert body["num_events_processed"] == 200
+
+
+async def test_echoes_like_the_platform() -> None:
+    """On request a 401 repeats the token and a message repeats the value: what a client must not log."""
+    async with running(faulty(echo=True)) as client:
+        assert b"pina_wrong" in (await client.send(event(), token="pina_wrong")).body
+        reply = await client.send(event(user_data={"em": ["anna@example.com"]}))
+    assert "anna@example.com" in reply.json()["events"][0]["error_message"]
+
+
+async def test_faults_over_http() -> None:
+    """``POST /sandbox/faults`` sets them, a bare number being a share; what cannot be is a 400 and sets nothing."""
+    sandbox = Sandbox(token=TOKEN, clock=Clock())
+    async with running(sandbox) as client:
+        reply = await client.control("POST", "faults", b'{"throttled": 1, "dropped_after": {"first": 2}}')
+        assert reply.status == 200
+        assert sandbox.faults == Faults(throttled=Chance(share=1.0), dropped_after=Chance(first=2))
+        assert (await client.control("GET", "faults")).json() == faults_as_json(sandbox.faults)
+        for wrong in (b'{"throtled": 1}', b'{"throttled": 1.5}', b'{"throttled": true}', b"{", b"[]"):
+            assert (await client.control("POST", "faults", wrong)).status == 400
+        assert sandbox.faults.throttled == Chance(share=1.0)
+        assert (await client.control("POST", "faults", b"{}")).status == 200
+        assert (await client.send(event())).status == 200
+
+
+async def test_setting_faults_starts_their_count_anew() -> None:
+    """The first calls are counted from when the faults were set, not from the start of the sandbox."""
+    sandbox = Sandbox(token=TOKEN, clock=Clock())
+    async with running(sandbox) as client:
+        await client.send(event())
+        sandbox.faults = Faults(unavailable=ONCE)
+        assert [(await client.send(event())).status for _ in range(2)] == [503, 200]
+
+
+async def statuses(client: Client, calls: int) -> list[int]:
+    """How so many calls, one after the other, ended; 0 for a dropped one."""
+    ends = []
+    for number in range(calls):
+        try:
+            ends.append((await client.send(event(str(number)), account=ACCOUNT)).status)
+        except aiohttp.ClientError:
+            ends.append(0)
+    return ends
+
+
+async def test_same_seed_same_faults() -> None:
+    """The faults are drawn from seed and call number alone."""
+    faults = Faults(
+        throttled=Chance(share=0.2), unavailable=Chance(share=0.2), dropped_before=Chance(share=0.1)
+    )
+    runs = []
+    for seed in (1, 1, 2):
+        sandbox = Sandbox(token=TOKEN, clock=Clock(), faults=faults, seed=seed)
+        async with running(sandbox) as client:
+            runs.append(await statuses(client, 60))
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+    assert {0, 200, 429, 503} <= set(runs[0])
+
+
+async def test_demo_faults_can_be_survived() -> None:
+    """Trying again until it is accepted delivers every event under the demo's faults: none is refused."""
+    sandbox = Sandbox(token=TOKEN, clock=Clock(), faults=DEMO_FAULTS, seed=3)
+    sandbox.faults = changed_copy(DEMO_FAULTS, slow_seconds=0.001)
+    async with running(sandbox) as client:
+        ends = await statuses(client, 300)
+        for number, end in enumerate(ends):
+            while end != 200:
+                (end,) = await statuses_of(client, number)
+    counts = sandbox.counts()
+    assert (counts.distinct_event_ids, dict(counts.rejected_events), dict(counts.refused_calls)) == (
+        300,
+        {},
+        {},
+    )
+    assert {0, 200, 403, 429, 500, 503} == set(ends)
+    assert counts.accepted_events == 300 + counts.doubles["web"]
+
+
+async def statuses_of(client: Client, number: int) -> list[int]:
+    """How one more call with the event of this number ended; 0 for a dropped one."""
+    try:
+        return [(await client.send(event(str(number)))).status]
+    except aiohttp.ClientError:
+        return [0]
+
+
+def changed_copy(faults: Faults, **changes: Any) -> Faults:
+    """The faults as JSON would set them, with some members changed."""
+    return faults_from_json(orjson.dumps(faults_as_json(faults) | changes))
+
+
+@given(
+    share=st.floats(0, 1),
+    first=st.integers(0, 10**6),
+    wait=st.sampled_from(Wait),
+    lie=st.sampled_from(Lie),
+    marked=st.sampled_from(Marked),
+    accounts=st.frozensets(st.text("0123456789", min_size=1)),
+    marker=st.none() | st.text(min_size=1),
+)
+def test_faults_survive_json(
+    share: float,
+    first: int,
+    wait: Wait,
+    lie: Lie,
+    marked: Marked,
+    accounts: frozenset[str],
+    marker: str | None,
+) -> None:
+    """What `faults_as_json` writes, `faults_from_json` reads back the same."""
+    faults = Faults(
+        slow=Chance(share=share, first=first),
+        wait=wait,
+        lie=lie,
+        marked=marked,
+        forbidden_accounts=accounts,
+        marker=marker,
+    )
+    assert faults_from_json(orjson.dumps(faults_as_json(faults))) == faults
+
+
+def test_one_kind_does_not_move_the_others() -> None:
+    """Turning one fault off leaves the calls struck by another where they were."""
+    throttled = Chance(share=0.3)
+    both = FaultSource(Faults(throttled=throttled, unauthorised=Chance(share=0.5)), seed=4, now=0)
+    alone = FaultSource(Faults(throttled=throttled), seed=4, now=0)
+    assert [both.next_plan(0).throttled for _ in range(200)] == [
+        alone.next_plan(0).throttled for _ in range(200)
+    ]

@@ -1,0 +1,234 @@
+"""The event generator: repeatable, in the shape of the schema, and right about what must become of its events."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import orjson
+import pytest
+
+from consumer.conversion.converter import Converter
+from consumer.conversion.mapping import load_mapping
+from consumer.demo import rules
+from consumer.demo.generator import Defect, GeneratedEvent, Generator, restamp, shifted
+from consumer.engine.model import ConversionEvent, Converted, Disposition, Filtered
+from tests.demo.examples import NOW
+
+SCHEMA = Path(__file__).parents[2] / "schemas" / "commerce_event.avsc"
+MAPPING = SCHEMA.with_suffix(".mapping.toml")
+FILTERED = {"cart_viewed", "cart_item_removed", "order_refunded"}
+
+
+def standing() -> float:
+    """A clock that stands still."""
+    return NOW
+
+
+def generate(n: int, **options: Any) -> list[GeneratedEvent]:
+    """So many events of seed 7, or of the seed given."""
+    return Generator(options.pop("seed", 7), standing, **options).next_events(n)
+
+
+@pytest.fixture(scope="module")
+def events() -> list[GeneratedEvent]:
+    """A larger run with duplicates and invalid records."""
+    return generate(6000, duplicates=0.05, invalid=0.05)
+
+
+def test_same_seed_same_events(events: list[GeneratedEvent]) -> None:
+    """The events follow from the seed and the clock alone, however many are asked for at once."""
+    generator = Generator(7, standing, duplicates=0.05, invalid=0.05)
+    again = [*generator.next_events(10), *(next(generator) for _ in range(10))]
+    assert again == events[:20]
+    assert generate(20, seed=8) != generate(20)
+
+
+def test_every_event_fits_the_schema(events: list[GeneratedEvent]) -> None:
+    """Each event, even an unconvertible one, is encoded by fastavro and decodes to itself."""
+    schema = fastavro.parse_schema(json.loads(SCHEMA.read_text()))
+    for generated in events:
+        if generated.event is None:
+            continue
+        stream = io.BytesIO()
+        fastavro.schemaless_writer(stream, schema, generated.event, strict=True)
+        stream.seek(0)
+        decoded: Any = fastavro.schemaless_reader(stream, schema, None)
+        moment = datetime.fromtimestamp(generated.event["occurred_at"] / 1000, UTC)
+        assert decoded == generated.event | {"occurred_at": moment}
+
+
+def test_either_event_or_raw(events: list[GeneratedEvent]) -> None:
+    """A record is an event to encode or raw bytes; the raw ones begin like none of the wire formats."""
+    for generated in events:
+        assert (generated.event is None) is (generated.defect is Defect.UNDECODABLE)
+        assert (generated.raw is None) is (generated.event is not None)
+        assert generated.raw is None or generated.raw[:1] not in (b"", b"\x00", b"\xc3")
+        assert generated.key
+
+
+def test_shares_are_kept(events: list[GeneratedEvent]) -> None:
+    """The shares of duplicates and of invalid records are about those asked for, each defect among them."""
+    tally = Counter(generated.expected for generated in events)
+    assert 0.04 < tally[Disposition.DUPLICATE] / len(events) < 0.06
+    assert 0.04 < tally[Disposition.DEAD_LETTERED] / len(events) < 0.06
+    assert {generated.defect for generated in events} == {None, *Defect}
+
+
+def test_by_default_all_is_valid_and_new() -> None:
+    """Without shares there are no duplicates and no defects, and no id comes twice."""
+    plain = generate(3000)
+    assert {generated.expected for generated in plain} == {Disposition.DELIVERED, Disposition.FILTERED}
+    assert len({generated.event["event_id"] for generated in plain if generated.event}) == 3000
+
+
+def test_duplicates_repeat_a_delivered_record(events: list[GeneratedEvent]) -> None:
+    """A duplicate is an earlier deliverable record, the same in every byte, key and all."""
+    seen: dict[str, GeneratedEvent] = {}
+    for generated in events:
+        if generated.expected is Disposition.DELIVERED and generated.event is not None:
+            assert generated.event["event_id"] not in seen
+            seen[generated.event["event_id"]] = generated
+        elif generated.expected is Disposition.DUPLICATE:
+            assert generated.event is not None
+            original = seen[generated.event["event_id"]]
+            assert (generated.key, generated.event) == (original.key, original.event)
+            assert generated.value is None
+
+
+def test_filtered_are_those_the_mapping_filters(events: list[GeneratedEvent]) -> None:
+    """Cart views, removals and refunds are expected to be filtered, and nothing else."""
+    for generated in events:
+        if generated.defect is None and generated.event is not None:
+            filtered = generated.event["event_type"] in FILTERED
+            assert filtered is (generated.expected is Disposition.FILTERED)
+
+
+def is_anonymous(event: dict[str, Any]) -> bool:
+    """Whether nobody could be identified by this event's customer."""
+    customer = event["customer"]
+    address = customer["ip_address"] and customer["user_agent"]
+    return not (customer["emails"] or customer["advertising_ids"] or address)
+
+
+DEFECTIVE: dict[Defect, Callable[[dict[str, Any]], bool]] = {
+    Defect.NO_IDENTITY: is_anonymous,
+    Defect.BAD_CURRENCY: lambda event: event["order"]["currency"] == "ZZZ",
+    Defect.NEGATIVE_VALUE: lambda event: event["order"]["total"].startswith("-"),
+    Defect.GROUPED_VALUE: lambda event: "," in event["order"]["total"],
+    Defect.UNKNOWN_TYPE: lambda event: event["event_type"] == "order_teleported",
+    Defect.UNKNOWN_CHANNEL: lambda event: event["channel"] == "UNKNOWN",
+    Defect.BLANK_EVENT_ID: lambda event: not event["event_id"].strip(),
+    Defect.TOO_OLD: lambda event: event["occurred_at"] < (NOW - 7 * 86_400) * 1000,
+    Defect.FUTURE: lambda event: event["occurred_at"] > (NOW + 300) * 1000,
+}
+
+
+def test_each_defect_is_the_only_one(events: list[GeneratedEvent]) -> None:
+    """An unconvertible event has the defect it says and no other; a valid one has none."""
+    for generated in events:
+        if generated.event is not None:
+            found = [defect for defect, is_so in DEFECTIVE.items() if has(generated.event, is_so)]
+            assert found == ([] if generated.defect is None else [generated.defect])
+
+
+def has(event: dict[str, Any], is_so: Callable[[dict[str, Any]], bool]) -> bool:
+    """Whether the event has the defect; one about amounts needs an order with a total."""
+    order = event["order"] or {}
+    return is_so(event | {"order": {"currency": order.get("currency"), "total": order.get("total") or "0"}})
+
+
+def test_sums_are_exact() -> None:
+    """`tally` and `value_sum` are those of the events emitted, values as decimals of distinct deliveries."""
+    generator = Generator(9, standing, duplicates=0.1, invalid=0.1)
+    emitted = generator.next_events(3000)
+    assert generator.tally == Counter(generated.expected for generated in emitted)
+    totals = {
+        generated.event["event_id"]: Decimal(generated.event["order"]["total"])
+        for generated in emitted
+        if generated.expected is Disposition.DELIVERED
+        and generated.event is not None
+        and generated.event["order"] is not None
+        and generated.event["order"]["total"] is not None
+    }
+    assert generator.value_sum == sum(totals.values()) > 0
+
+
+def test_the_shop_is_lifelike(events: list[GeneratedEvent]) -> None:
+    """All channels, several countries and currencies, a funnel that narrows, and shoppers who come back."""
+    shop = [generated.event for generated in events if generated.event is not None and not generated.defect]
+    assert {event["channel"] for event in shop} == {"WEB", "IOS", "ANDROID", "OFFLINE"}
+    assert len({event["customer"]["country"] for event in shop}) >= 7
+    assert len({event["order"]["currency"] for event in shop if event["order"]}) >= 6
+    steps = Counter(event["event_type"] for event in shop)
+    assert steps["product_viewed"] > steps["cart_item_added"] > steps["checkout_started"]
+    assert steps["checkout_started"] > steps["order_completed"] > 0
+    with_email = sum(bool(event["customer"]["emails"]) for event in shop) / len(shop)
+    assert 0.4 < with_email < 0.9
+    assert len({generated.key for generated in events}) < len(events) / 3
+
+
+def test_events_of_apps_and_stores_look_like_it(events: list[GeneratedEvent]) -> None:
+    """App events name app and device and have no page; store events have neither page nor address."""
+    for event in (generated.event for generated in events if generated.event and not generated.defect):
+        in_app = event["channel"] in ("IOS", "ANDROID")
+        assert (event["app"] is not None) is (event["device"] is not None) is in_app
+        assert (event["page_url"] is not None) is (event["channel"] == "WEB")
+        if event["channel"] == "OFFLINE":
+            assert event["customer"]["emails"]
+            assert event["customer"]["ip_address"] is None
+
+
+def test_events_are_recent(events: list[GeneratedEvent]) -> None:
+    """Valid events happened at most a few seconds ago, those of a store's till some hours; none in the future."""
+    for event in (generated.event for generated in events if generated.event and not generated.defect):
+        age = NOW - event["occurred_at"] / 1000
+        assert 0 <= age <= (18_010 if event["channel"] == "OFFLINE" else 8)
+
+
+def disposition_of(converted: Converted, sent: set[tuple[str, str]]) -> Disposition:
+    """What becomes of a record when everything sent is delivered; `sent` remembers the keys."""
+    if isinstance(converted, Filtered):
+        return Disposition.FILTERED
+    if not isinstance(converted, ConversionEvent):
+        return Disposition.DEAD_LETTERED
+    key = (converted.name, converted.event_id)
+    if key in sent:
+        return Disposition.DUPLICATE
+    sent.add(key)
+    return Disposition.DELIVERED
+
+
+def test_expectations_hold_with_the_real_converter(events: list[GeneratedEvent]) -> None:
+    """Under the default mapping each event becomes what was expected, and what is sent passes the rules."""
+    schema = json.loads(SCHEMA.read_text())
+    mapping = load_mapping(None, schema, default_toml=MAPPING.read_text())
+    converter = Converter(mapping, schema, accounts=("1",), partner_name=None, max_event_age=rules.MAX_AGE)
+    sent: set[tuple[str, str]] = set()
+    for generated in events:
+        if generated.event is None:
+            continue
+        converted = converter.convert(generated.event, NOW)
+        assert disposition_of(converted, sent) is generated.expected
+        if isinstance(converted, ConversionEvent):
+            payload = orjson.loads(orjson.dumps(converted.payload))
+            assert rules.check_event(payload, NOW) is None
+            assert rules.warning_for(payload) is None
+            value = payload.get("custom_data", {}).get("value")
+            if generated.expected is Disposition.DELIVERED:
+                assert generated.value == (None if value is None else Decimal(value))
+
+
+def test_restamping_leaves_the_original() -> None:
+    """`restamp` and `shifted` give a copy with another time and all else the same."""
+    event: dict[str, Any] = {"event_id": "a", "occurred_at": 1000}
+    assert restamp(event, 5) == {"event_id": "a", "occurred_at": 5}
+    assert shifted(event, 500) == {"event_id": "a", "occurred_at": 1500}
+    assert event == {"event_id": "a", "occurred_at": 1000}

@@ -1,0 +1,328 @@
+"""The sandbox's rules: one by one, against the schema of the request, and on mutated events."""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.demo import rules
+from tests.demo.examples import NOW, REQUEST, digest, event, full_event
+
+
+def broken(path: str, value: Any) -> dict[str, Any]:
+    """The full event with the member at the dotted `path` set to `value`."""
+    changed = copy.deepcopy(full_event())
+    at: Any = changed
+    *parents, last = path.split(".")
+    for name in parents:
+        at = at[int(name)] if name.isdigit() else at[name]
+    at[int(last) if last.isdigit() else last] = value
+    return changed
+
+
+def code_of(candidate: Any, **options: Any) -> str | None:
+    """The code of the first problem, or None."""
+    problem = rules.check_event(candidate, NOW, **options)
+    return None if problem is None else problem.code
+
+
+def test_full_event_is_accepted() -> None:
+    """An event with every part the description knows, all valid, has no problem and no warning."""
+    assert rules.check_event(full_event(), NOW) is None
+    assert rules.warning_for(full_event()) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "code"),
+    [
+        ("extra", 1, "unknown_key"),
+        ("user_data.email", ["x"], "unknown_key"),
+        ("custom_data.total", "1", "unknown_key"),
+        ("custom_data.contents.0.sku", "1", "unknown_key"),
+        ("app_info.store", "x", "unknown_key"),
+        ("device_info.colour", "x", "unknown_key"),
+        ("event_time", 1.5, "wrong_type"),
+        ("event_time", "1700000000", "wrong_type"),
+        ("event_time", True, "wrong_type"),
+        ("event_id", None, "wrong_type"),
+        ("opt_out", "false", "wrong_type"),
+        ("user_data", [], "wrong_type"),
+        ("user_data.em", digest("a@example.com"), "wrong_type"),
+        ("user_data.em", [1], "wrong_type"),
+        ("user_data.em.1", None, "wrong_type"),
+        ("user_data.client_ip_address", None, "wrong_type"),
+        ("custom_data", None, "wrong_type"),
+        ("custom_data.value", 129.97, "wrong_type"),
+        ("custom_data.content_ids.0", 17, "wrong_type"),
+        ("custom_data.contents.0", "0017", "wrong_type"),
+        ("custom_data.contents.0.item_price", 49.99, "wrong_type"),
+        ("custom_data.contents.0.quantity", None, "wrong_type"),
+        ("app_info.app_name", "x" * 201, "out_of_bounds"),
+        ("app_info.install_time", -1, "out_of_bounds"),
+        ("device_info.battery_level", 101, "out_of_bounds"),
+        ("device_info.os_family", "amiga", "out_of_bounds"),
+        ("device_info.languages", ["en"] * 101, "out_of_bounds"),
+        ("device_info.languages", [1], "out_of_bounds"),
+    ],
+)
+def test_structural_problems(path: str, value: Any, code: str) -> None:
+    """What a validator of the description refuses is a structural problem, which costs the whole call."""
+    problem = rules.check_event(broken(path, value), NOW)
+    assert problem is not None
+    assert (problem.structural, problem.code) == (True, code)
+
+
+@pytest.mark.parametrize("key", rules.REQUIRED)
+def test_required_keys(key: str) -> None:
+    """Each required key is missed by name."""
+    lacking = full_event()
+    del lacking[key]
+    problem = rules.check_event(lacking, NOW)
+    assert problem is not None
+    assert problem.code == "missing_key"
+    assert key in problem.message
+
+
+@pytest.mark.parametrize("value", [None, [], "event", 1])
+def test_event_that_is_no_object(value: Any) -> None:
+    """An item of ``data`` that is no object is a structural problem."""
+    assert code_of(value) == "wrong_type"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "code"),
+    [
+        ("event_name", "purchase", "event_name"),
+        ("event_name", "Checkout", "event_name"),
+        ("event_name", "loyalty_joined", "event_name"),
+        ("action_source", "WEB", "action_source"),
+        ("event_id", "  ", "event_id"),
+        ("event_time", int(NOW) + 301, "future"),
+        ("event_time", int(NOW) * 1000, "future"),
+        ("event_time", int(NOW) - 7 * 86_400 - 1, "expired"),
+        ("user_data.em.1", "b@example.com", "digest"),
+        ("user_data.em.1", digest("b").upper(), "digest"),
+        ("user_data.em.1", digest("b")[:-1], "digest"),
+        ("user_data.em.1", digest("b") + "\n", "digest"),
+        ("user_data.em.1", "é" * 64, "digest"),
+        ("user_data.em", [digest("b")[:-1], digest("c") + "0"], "digest"),
+        ("user_data.ph", [], "empty"),
+        ("user_data.ph", [digest("")], "empty_digest"),
+        ("user_data.client_ip_address", digest("192.0.2.7"), "ip_address"),
+        ("user_data.client_ip_address", "192.0.2", "ip_address"),
+        ("user_data.client_ip_address", "192.0.2.7, 10.0.0.1", "ip_address"),
+        ("user_data.client_ip_address", "0.0.0.0", "ip_address"),
+        ("user_data.client_ip_address", "::", "ip_address"),
+        ("user_data.client_ip_address", "192.0.2.7\0", "ip_address"),
+        ("user_data.client_user_agent", digest("Mozilla"), "hashed"),
+        ("user_data.client_user_agent", " ", "empty"),
+        ("user_data.click_id", digest("dj0y").upper(), "hashed"),
+        ("user_data.click_id", "", "empty"),
+        ("user_data.partner_id", digest("x"), "hashed"),
+        ("user_data.customer_type", "New", "customer_type"),
+        ("custom_data.value", "-1", "amount"),
+        ("custom_data.value", "1e3", "amount"),
+        ("custom_data.value", "1,299.00", "amount"),
+        ("custom_data.value", "NaN", "amount"),
+        ("custom_data.value", "", "amount"),
+        ("custom_data.value", "1.", "amount"),
+        ("custom_data.value", "12\n", "amount"),
+        ("custom_data.value", "١٢", "amount"),
+        ("custom_data.predicted_ltv", "inf", "amount"),
+        ("custom_data.contents.0.item_price", "€5", "amount"),
+        ("custom_data.currency", "eur", "currency"),
+        ("custom_data.currency", "ZZZ", "currency"),
+        ("custom_data.num_items", -1, "quantity"),
+        ("custom_data.contents.0.quantity", -1, "quantity"),
+        ("custom_data.contents.0.quantity", 2**63, "quantity"),
+    ],
+)
+def test_problems_of_one_event(path: str, value: Any, code: str) -> None:
+    """What the description says in words only fails that event alone, and the message holds no value of it."""
+    problem = rules.check_event(broken(path, value), NOW)
+    assert problem is not None
+    assert (problem.structural, problem.code) == (False, code)
+    assert not (isinstance(value, str) and len(value) > 8 and value in problem.message)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("custom_data.value", "0"),
+        ("custom_data.value", "0.00"),
+        ("custom_data.value", "123456789012345678901234567890.123456789"),
+        ("custom_data.value", None),
+        ("event_time", int(NOW) + 300),
+        ("event_time", int(NOW) - 7 * 86_400),
+        ("user_data.client_ip_address", "2001:db8::1"),
+        ("custom_data.contents", []),
+        ("custom_data.contents.0.item_brand_id", "b-17"),
+        ("user_data.customer_type", "returning"),
+        ("app_info", {}),
+    ],
+)
+def test_edges_that_are_fine(path: str, value: Any) -> None:
+    """Zero values, exact long decimals, null where null may be, and the last second of each time limit."""
+    assert code_of(broken(path, value)) is None
+
+
+@pytest.mark.parametrize(
+    ("user_data", "accepted"),
+    [
+        ({"em": [digest("a@example.com")]}, True),
+        ({"hashed_maids": [digest("id")]}, True),
+        ({"client_ip_address": "192.0.2.7", "client_user_agent": "Mozilla"}, True),
+        ({"client_ip_address": "192.0.2.7"}, False),
+        ({"client_user_agent": "Mozilla"}, False),
+        ({"ph": [digest("1")], "external_id": [digest("2")], "click_id": "dj0y"}, False),
+        ({}, False),
+    ],
+)
+def test_identity(user_data: dict[str, Any], accepted: bool) -> None:
+    """An e-mail, an advertising id, or address with agent identify; phone, external id and click id do not."""
+    assert code_of(event(user_data=user_data)) == (None if accepted else "identity")
+
+
+def test_age_rule_can_be_turned_off_but_not_the_future() -> None:
+    """Without a maximal age, an event of 1997 passes and one of tomorrow does not."""
+    assert code_of(event(event_time=852_076_800), max_age=None) is None
+    assert code_of(event(event_time=int(NOW) + 86_400), max_age=None) == "future"
+
+
+def test_names() -> None:
+    """All 22 standard names pass; one of the advertiser's own when it is registered."""
+    assert len(rules.KNOWN_EVENT_NAMES) == 22
+    assert code_of(event(event_name="schedule")) is None
+    assert code_of(event(event_name="Store visit")) == "event_name"
+    names = rules.KNOWN_EVENT_NAMES | {"Store visit"}
+    assert code_of(event(event_name="Store visit"), event_names=names) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ([], "wrong_type"),
+        ({}, "missing_key"),
+        ({"data": {}}, "missing_key"),
+        ({"data": []}, "event_count"),
+        ({"data": [event()] * 1001}, "event_count"),
+        ({"data": [event()], "test": True}, "unknown_key"),
+        ({"data": [event()] * 1000}, None),
+    ],
+)
+def test_envelope(body: Any, code: str | None) -> None:
+    """The body is an object with only ``data``, an array of 1 to 1000."""
+    problem = rules.check_envelope(body)
+    assert (None if problem is None else problem.code) == code
+
+
+@pytest.mark.parametrize(
+    ("account", "good"),
+    [
+        ("1", True),
+        ("1" * 18, True),
+        ("1" * 19, False),
+        ("", False),
+        ("12a", False),
+        ("١٢", False),
+        ("1\n", False),
+    ],
+)
+def test_account(account: str, good: bool) -> None:
+    """An ad account's id is 1 to 18 of the digits 0-9."""
+    assert rules.check_account(account) is good
+
+
+@pytest.mark.parametrize(
+    ("candidate", "word"),
+    [
+        (event(custom_data={"value": "1"}), "currency"),
+        (event(event_source_url="/relative"), "event_source_url"),
+        (event(event_source_url="https://x.example/", action_source="offline"), "event_source_url"),
+        (event(language="en-US"), "language"),
+    ],
+)
+def test_warnings(candidate: dict[str, Any], word: str) -> None:
+    """What is accepted but not as it should be is grumbled about."""
+    assert rules.check_event(candidate, NOW) is None
+    assert word in str(rules.warning_for(candidate))
+
+
+# Against the schema of the request
+
+
+WRONG_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    2**40,
+    "",
+    "x" * 17_000,
+    [],
+    [None],
+    ["x"],
+    {},
+    {"x": 1},
+)
+
+
+def containers(node: Any) -> list[Any]:
+    """`node` and all objects and arrays inside."""
+    if isinstance(node, dict):
+        return [node, *(found for member in node.values() for found in containers(member))]
+    if isinstance(node, list):
+        return [node, *(found for member in node for found in containers(member))]
+    return []
+
+
+def mutate(candidate: dict[str, Any], draws: random.Random) -> None:
+    """Breaks one thing somewhere: a value replaced, a key gone, a key that should not be there."""
+    at = draws.choice(containers(candidate))
+    keys: list[Any] = list(at) if isinstance(at, dict) else list(range(len(at)))
+    kind = draws.choice(("replace", "delete", "add"))
+    wrong = copy.deepcopy(draws.choice(WRONG_VALUES))
+    if kind == "add" or not keys:
+        if isinstance(at, dict):
+            at[draws.choice(("surprise", "id", "em", "value", "brand", "wifi", "np"))] = draws.choice(
+                WRONG_VALUES
+            )
+        else:
+            at.append(wrong)
+    elif kind == "delete":
+        del at[draws.choice(keys)]
+    else:
+        at[draws.choice(keys)] = wrong
+
+
+@settings(max_examples=400, deadline=None)
+@given(seed=st.integers(0, 2**32), times=st.integers(1, 3))
+def test_whatever_the_schema_refuses_is_refused(seed: int, times: int) -> None:
+    """On events broken at random, the rules refuse all that a validator of the schema refuses; and what they call
+    structural, which costs the whole call, the schema refuses too."""
+    draws = random.Random(seed)
+    candidate = full_event()
+    for _ in range(times):
+        mutate(candidate, draws)
+    refused = not REQUEST.is_valid({"data": [candidate]})
+    problem = rules.check_event(candidate, NOW)
+    assert problem is not None or not refused
+    assert refused or problem is None or not problem.structural
+
+
+@given(
+    candidate=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_any_json_gets_a_verdict(candidate: Any) -> None:
+    """No JSON value whatever makes the rules raise."""
+    assert code_of(candidate) is not None
+    assert rules.check_envelope(candidate) is not None
