@@ -8,9 +8,9 @@ The app is imported when a command runs, so that ``--help`` is quick.
 """
 
 from consumer.commands import simple
-from consumer.commands.dead_letters import arguments as dead_letters
-from consumer.commands.offsets import arguments as offsets
-from consumer.commands.replay import arguments as replay
+from consumer.commands.dead_letters import arguments as of_dead_letters
+from consumer.commands.offsets import arguments as of_offsets
+from consumer.commands.replay import arguments as of_replay
 from consumer.commands.root import main
 
-__all__ = ["dead_letters", "main", "offsets", "replay", "simple"]
+__all__ = ["main", "of_dead_letters", "of_offsets", "of_replay", "simple"]
