@@ -370,11 +370,11 @@ class TestPassthrough:
         assert s.registry.client_configuration() == expected
 
 
-def test_readme_has_the_generated_table() -> None:
-    """The README's table is generated from the settings."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    found = re.search(r"<!-- settings -->\n(.*?)<!-- /settings -->", readme, re.DOTALL)
-    assert found is not None, "README.md has no <!-- settings --> … <!-- /settings --> markers"
+def test_the_page_has_the_generated_table() -> None:
+    """The table in docs/settings.md is generated from the settings."""
+    page = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    found = re.search(r"<!-- settings -->\n(.*?)<!-- /settings -->", page, re.DOTALL)
+    assert found is not None, "docs/settings.md has no <!-- settings --> … <!-- /settings --> markers"
     assert found[1].strip() == settings.markdown_table().strip(), (
         "paste consumer.settings.markdown_table() there"
     )

@@ -1,7 +1,7 @@
 """The settings: the only reader of the environment.
 
 Every setting is defined once, in `consumer.settings.fields`. `load` turns an environment into `Settings`;
-`describe` and `markdown_table` print the same definitions for ``--help`` and the README, so neither drifts.
+`describe` and `markdown_table` print the same definitions for ``--help`` and docs/settings.md, so neither drifts.
 The way of a value::
 
     environ -> unknown names refused -> X_FILE read -> groups validated -> required ones there?
@@ -112,7 +112,7 @@ def describe() -> list[SettingDoc]:
 
 
 def markdown_table() -> str:
-    """The README's settings table."""
+    """The settings table of docs/settings.md."""
     lines = ["| variable | default | unit | what for, and why |", "| --- | --- | --- | --- |"]
     for doc in describe():
         in_words = " " in doc.default or doc.default in (REQUIRED, "none")
