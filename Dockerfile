@@ -4,9 +4,9 @@
 FROM python:3.11-slim AS build
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-# For the modules that are compiled; it stays in this stage.
+# For the modules that are compiled: without them the build fails. The compiler stays in this stage.
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev
-COPY constraints.txt pyproject.toml README.md hatch_build.py ./
+COPY constraints.txt pyproject.toml README.md LICENSE hatch_build.py ./
 # The build backend is pinned like the rest, so the build itself fetches nothing.
 RUN pip install --constraint constraints.txt pip \
  && pip install --constraint constraints.txt --group build

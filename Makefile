@@ -75,6 +75,15 @@ if [ -z "$$python" ]; then \
 fi
 endef
 
+# Asked for, or on a machine without a compiler: the package is plain Python, and one line says so. In CI the build
+# fails there, as it does for wheels and images.
+define FIND_COMPILER
+if [ -z "$$PINSTREAM_NO_COMPILE$$CI" ] && ! $(BIN)/python hatch_build.py; then \
+	export PINSTREAM_NO_COMPILE=1; \
+	echo "no C compiler or no Python headers here: going on without the compiled fast path, which makes an event two to three times as expensive; install them and run: make clean setup" >&2; \
+fi
+endef
+
 # pip first: `--group` needs 25.1. Then the build backend, so that the build is pinned like everything else and
 # fetches nothing by itself.
 # Also what is compiled, so that a change of it is compiled too.
@@ -84,7 +93,7 @@ $(READY): pyproject.toml constraints.txt hatch_build.py $(wildcard consumer/conv
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
 	@$(PIP) install --constraint constraints.txt pip
 	@$(PIP) install --constraint constraints.txt --group build
-	@$(PIP) install --constraint constraints.txt --group dev --no-build-isolation --editable .
+	@$(FIND_COMPILER); $(PIP) install --constraint constraints.txt --group dev --no-build-isolation --editable .
 	@touch $@
 
 $(RIVALS_READY): benchmarks/rivals/requirements.txt

@@ -1,14 +1,20 @@
-"""Compiles the `.pyx` files of `consumer/conversion/native` when the package is built, if Cython and a C compiler are
-there.
+"""Compiles the `.pyx` files of `consumer/conversion/native` when the package is built.
 
-Without them the build goes on and the package is pure Python: everything works, the fast path is slower. The results
-lie beside their sources, so that an editable installation finds it too. So what an earlier build left there goes first:
-modules of older sources must neither be loaded beside newer Python nor get into a wheel.
+A build that cannot compile them fails: an image or a wheel without the fast path must not be made by accident.
+``PINSTREAM_NO_COMPILE=1`` asks for the plain package, in which everything works and the fast path is slower. `make
+setup` sets it on a machine that has no compiler (``python hatch_build.py`` says whether it has one).
+
+The compiled modules lie beside their sources, so that an editable installation finds them too. So the build first
+removes what an earlier build left there: modules of older sources must neither be loaded beside newer Python nor get
+into a wheel.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import sysconfig
 import tempfile
 from hashlib import sha256
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -17,6 +23,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+NO_COMPILE = "PINSTREAM_NO_COMPILE"
 NATIVE = "consumer/conversion/native"
 MODULES = ("_slots", "_json", "_usual", "_events")
 
@@ -35,22 +42,35 @@ def remove_compiled(root: Path) -> None:
                 file.unlink()
 
 
+def can_compile() -> bool:
+    """Return whether this machine has a C compiler and Python's headers."""
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
+    command = [*compiler, "-fsyntax-only", f"-I{sysconfig.get_path('include')}", "-x", "c", "-"]
+    try:
+        done = subprocess.run(command, input=b"#include <Python.h>\n", capture_output=True, check=False)
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
 class Compile(BuildHookInterface[Any]):
     """hatchling's hook; `pyproject.toml` names this file."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile, and have the wheel say for which Python and machine it is."""
+        """Compile, and make the wheel say for which Python and machine it is; exit if that is not possible."""
         if self.target_name != "wheel":
             return
         remove_compiled(Path(self.root))
+        if os.environ.get(NO_COMPILE, "") not in ("", "0", "false"):
+            return
         try:
             built = self._compile()
-        except (
-            Exception
-        ) as error:  # no Cython, no compiler, no headers: whatever it is, it is no reason to stop
-            remove_compiled(Path(self.root))  # some may have been compiled before one was not
-            self.app.display_warning(f"{MODULES} were not compiled, the fast path will be slower: {error}")
-            return
+        except Exception as error:  # Cython, compiler or headers are missing, or the source is wrong
+            remove_compiled(Path(self.root))  # some may have been compiled before the one that failed
+            sys.exit(
+                f"pinstream's fast path cannot be compiled: {error}\nInstall a C compiler and Python's headers, or"
+                f" set {NO_COMPILE}=1 for the plain package, which works the same and is slower."
+            )
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
         build_data["artifacts"] += [f"/{path.relative_to(self.root).as_posix()}" for path in built]
@@ -81,4 +101,4 @@ class Compile(BuildHookInterface[Any]):
 
 
 if __name__ == "__main__":
-    sys.exit("This is a build hook: install the package instead.")
+    sys.exit(not can_compile())

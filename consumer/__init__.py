@@ -3,4 +3,4 @@
 Start reading at docs/architecture.md; the one control flow is consumer/engine/pipeline.py.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,11 +1,13 @@
-"""The build hook: whatever a build comes to, no module of older sources is left to be loaded or packaged."""
+"""The build: it compiles or fails, leaves no module of older sources behind, and packages what belongs to a release."""
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
 import sys
-import types
+import tarfile
+import zipfile
+from email import message_from_bytes
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("hatchling", reason="hatchling is not installed")
+
+from consumer import __version__
 
 ROOT = Path(__file__).parents[1]
 SUFFIX = EXTENSION_SUFFIXES[0]
@@ -38,9 +42,10 @@ class Build:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         monkeypatch.setattr(module, "MODULES", ("_one", "_two"))
-        self.warnings: list[str] = []
-        app: Any = types.SimpleNamespace(display_warning=self.warnings.append)
-        self.hook = module.Compile(str(root), {}, None, None, str(root), "wheel", app)
+        monkeypatch.delenv("PINSTREAM_NO_COMPILE", raising=False)
+        self.can_compile = module.can_compile
+        nothing: Any = None
+        self.hook = module.Compile(str(root), {}, nothing, nothing, str(root), "wheel", nothing)
 
     def run(self, one: str, two: str) -> dict[str, Any]:
         """Build these; gives what the hook asks of the wheel."""
@@ -63,35 +68,78 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
 
 
 @pytest.mark.parametrize("broken", [NO_CYTHON, NO_C])
-def test_a_build_that_fails_leaves_no_module_of_an_older_one(build: Build, broken: str) -> None:
-    """Neither where nothing can be compiled nor where one of two can: it warns, and the package is pure Python."""
+def test_what_cannot_be_compiled_fails_the_build_and_leaves_no_older_module(
+    build: Build, broken: str
+) -> None:
+    """Where nothing can be compiled, and where one of two can; the error says how to build without."""
     assert build.compiled == {"_one", "_two", "_renamed_since"}
-    asked = build.run(WORKS, broken)
+    with pytest.raises(SystemExit, match="cannot be compiled(.|\n)*PINSTREAM_NO_COMPILE=1"):
+        build.run(WORKS, broken)
     assert build.compiled == set()
-    assert asked == {"pure_python": True, "artifacts": []}
-    assert len(build.warnings) == 1
     assert (build.core / "_one.cpython-38-other-machine.so").exists()
 
 
-def test_without_cython_no_module_of_an_older_build_is_left(
+def test_without_cython_the_build_fails_and_leaves_no_older_module(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the package is built on a machine that has no compiler."""
     monkeypatch.setitem(sys.modules, "Cython.Build", None)
-    build.run(WORKS, WORKS)
+    with pytest.raises(SystemExit, match="PINSTREAM_NO_COMPILE=1"):
+        build.run(WORKS, WORKS)
     assert build.compiled == set()
-    assert len(build.warnings) == 1
+
+
+def test_the_plain_package_has_to_be_asked_for(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PINSTREAM_NO_COMPILE=1: nothing is compiled, an older module goes, the wheel is for every machine."""
+    monkeypatch.setenv("PINSTREAM_NO_COMPILE", "1")
+    asked = build.run(NO_CYTHON, NO_C)
+    assert build.compiled == set()
+    assert asked == {"pure_python": True, "artifacts": []}
+
+
+@pytest.mark.parametrize("compiler", ["/nonexistent/cc", "false"])
+def test_a_machine_without_a_compiler_is_recognised(
+    build: Build, monkeypatch: pytest.MonkeyPatch, compiler: str
+) -> None:
+    """`make setup` asks this, and goes on with the plain package."""
+    monkeypatch.setenv("CC", compiler)
+    assert not build.can_compile()
 
 
 def test_a_build_replaces_what_was_compiled_before(build: Build) -> None:
     """With a compiler: the modules that there are now, and they are what the wheel holds beside the sources."""
     if shutil.which("cc") is None:
         pytest.skip("cc is not installed")
+    assert build.can_compile()
     asked = build.run(WORKS, WORKS)
-    assert build.warnings == []
     assert build.compiled == {"_one", "_two"}
     assert all(
         (build.core / f"{name}{SUFFIX}").read_bytes()[:16] != b"of older sources" for name in build.compiled
     )
     assert asked["artifacts"] == [f"/consumer/conversion/native/{name}{SUFFIX}" for name in ("_one", "_two")]
     assert asked["pure_python"] is False
+
+
+def test_source_and_wheel_carry_licence_version_and_schemas(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source package is all that a wheel needs; both carry the licence's text."""
+    from hatchling.builders.sdist import SdistBuilder
+    from hatchling.builders.wheel import WheelBuilder
+
+    name = f"pinstream-{__version__}"
+    [source] = SdistBuilder(str(ROOT)).build(directory=str(tmp_path))
+    with tarfile.open(source) as archive:
+        archive.extractall(tmp_path, filter="data")
+    unpacked = tmp_path / name
+    licence = (ROOT / "LICENSE").read_bytes()
+    assert (unpacked / "LICENSE").read_bytes() == licence
+    assert not list(unpacked.rglob("*.so"))
+    monkeypatch.setenv("PINSTREAM_NO_COMPILE", "1")
+    [wheel] = WheelBuilder(str(unpacked)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive_of_wheel:
+        metadata = message_from_bytes(archive_of_wheel.read(f"{name}.dist-info/METADATA"))
+        assert archive_of_wheel.read(f"{name}.dist-info/licenses/LICENSE") == licence
+        assert "consumer/schemas/commerce_event.avsc" in archive_of_wheel.namelist()
+    assert (metadata["Version"], metadata["License-Expression"]) == (__version__, "Apache-2.0")
+    assert metadata["Author"] == "pinstream contributors"

@@ -17,6 +17,7 @@ import click
 import pytest
 import yaml
 
+from consumer import __version__
 from consumer.commands import main
 from consumer.settings import DEFAULT_NEEDS, Settings, load
 from consumer.settings.values import parse_duration
@@ -93,9 +94,9 @@ class TestCompose:
         assert re.fullmatch(r"v?\d+\.\d+\.\d+", tag)
 
     def test_our_image_has_our_version(self) -> None:
-        """The tag is the version of pyproject.toml."""
+        """The tag is the version of the package."""
         tags = {service["image"] for service in OURS.values()}
-        assert tags == {f"pinstream:{PYPROJECT['project']['version']}"}
+        assert tags == {f"pinstream:{__version__}"}
 
     def test_one_version_of_kafka(self) -> None:
         """The broker, and what makes its topics."""

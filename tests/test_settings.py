@@ -135,6 +135,10 @@ class TestUnknown:
         assert meant in message
         assert "hush" not in message
 
+    def test_the_builds_own_variable_is_passed_over(self) -> None:
+        """What asked for a package without compiled modules may stay in the environment."""
+        assert with_(PINSTREAM_NO_COMPILE="1") == with_()
+
     def test_kubernetes_service_links_are_passed_over(self) -> None:
         """What Kubernetes sets beside services named kafka and pinstream is no setting."""
         links: dict[str, str] = {}

@@ -73,6 +73,8 @@ DEFAULT_NEEDS = ("kafka", "topics", "account", "token")
 _EMPTY_HAS_A_MEANING = frozenset({"PINSTREAM_HTTP_ADDRESS"})
 _CLOSED_PREFIXES = ("PINSTREAM_", "PINTEREST_")
 """A name that starts so and is not ours is a slip; other prefixes have other owners."""
+_BUILD_NAMES = ("PINSTREAM_NO_COMPILE",)
+"""Read by the build (hatch_build.py), not by a command: known, so that an environment may keep it."""
 _OUR_PREFIXES = (*_CLOSED_PREFIXES, "KAFKA_", "SCHEMA_REGISTRY_")
 _SHOWN_CHARACTERS = 60
 
@@ -150,7 +152,11 @@ def _refuse_unreadable(environ: Mapping[str, str]) -> None:
 
 
 def _refuse_unknown(environ: Mapping[str, str], passed_over: Collection[str]) -> None:
-    known = [name for name in (*REGISTRY, *_secret_file_names()) if name.startswith(_CLOSED_PREFIXES)]
+    known = [
+        name
+        for name in (*REGISTRY, *_secret_file_names(), *_BUILD_NAMES)
+        if name.startswith(_CLOSED_PREFIXES)
+    ]
     for name in sorted(environ):
         if name.startswith(_CLOSED_PREFIXES) and name not in known and name not in passed_over:
             nearest = get_close_matches(name, known, n=1, cutoff=0)[0]
