@@ -47,7 +47,9 @@ def can_compile() -> bool:
     compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
     command = [*compiler, "-fsyntax-only", f"-I{sysconfig.get_path('include')}", "-x", "c", "-"]
     try:
-        done = subprocess.run(command, input=b"#include <Python.h>\n", capture_output=True, check=False)
+        done = subprocess.run(  # noqa: S603 - the compiler that the build itself would call
+            command, input=b"#include <Python.h>\n", capture_output=True, check=False
+        )
     except OSError:
         return False
     return done.returncode == 0

@@ -73,7 +73,7 @@ def test_what_cannot_be_compiled_fails_the_build_and_leaves_no_older_module(
 ) -> None:
     """Where nothing can be compiled, and where one of two can; the error says how to build without."""
     assert build.compiled == {"_one", "_two", "_renamed_since"}
-    with pytest.raises(SystemExit, match="cannot be compiled(.|\n)*PINSTREAM_NO_COMPILE=1"):
+    with pytest.raises(SystemExit, match=r"cannot be compiled(.|\n)*PINSTREAM_NO_COMPILE=1"):
         build.run(WORKS, broken)
     assert build.compiled == set()
     assert (build.core / "_one.cpython-38-other-machine.so").exists()
