@@ -13,18 +13,21 @@ when it changed, so that a mounted secret takes effect without a restart; a halt
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from pathlib import Path
 from typing import Protocol
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 
-from consumer.adapters.resolver import PatientResolver
+from consumer.adapters.thread import run_blocking
 from consumer.engine.interface import Answered, Send, Unanswered
 from consumer.errors import SettingsError
 
 _ANSWER_LIMIT = 16 * 1024 * 1024
 _JSON = "application/json"
+_NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 
 
 class Token(Protocol):
@@ -145,7 +148,7 @@ class ConversionsApi:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(
-                limit=self._concurrency, keepalive_timeout=60, resolver=PatientResolver()
+                limit=self._concurrency, keepalive_timeout=60, resolver=_Resolver()
             )
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(10.0, self._timeout))
             self._session = aiohttp.ClientSession(
@@ -156,6 +159,44 @@ class ConversionsApi:
                 auto_decompress=True,
             )
         return self._session
+
+
+class _Resolver(AbstractResolver):
+    """Host names to addresses, each question in a daemon thread of its own.
+
+    `socket.getaddrinfo` takes as long as a name server is silent, and cannot be cancelled. In asyncio's own pool the
+    loop would wait for it when it closes, past every deadline. aiohttp remembers answers for ten seconds and asks once
+    for all calls that wait for the same name, so threads stay few.
+    """
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """The host's addresses. Raises `OSError`, which aiohttp reports as a DNS error."""
+        found = await run_blocking(
+            "pinstream-resolver",
+            socket.getaddrinfo,
+            host,
+            port,
+            family=family,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_ADDRCONFIG,
+        )
+        return [
+            ResolveResult(
+                hostname=host,
+                # An IPv6 address may carry a scope, which is part of the number.
+                host=socket.getnameinfo(address, _NUMERIC)[0],
+                port=int(address[1]),
+                family=kind,
+                proto=proto,
+                flags=_NUMERIC,
+            )
+            for kind, _, proto, _, address in found
+        ]
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

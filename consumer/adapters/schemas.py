@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
-from consumer.adapters.thread import apart
+from consumer.adapters.thread import run_blocking
 from consumer.avro.references import definitions, inlined
 from consumer.avro.schema import MAX_SCHEMA_CHARACTERS, InvalidSchema, Json, Record, fingerprint, parse
 from consumer.engine.interface import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
@@ -132,7 +132,7 @@ class LocalSchemas:
         try:
             if self.find(ref) is None:
                 async with asyncio.timeout(DEFAULT_TIMEOUT):
-                    await apart("schemas", self._read_again)
+                    await run_blocking("schemas", self._read_again)
         except TimeoutError:
             return SchemaUnavailable(
                 ref, f"the schemas folder could not be read within {DEFAULT_TIMEOUT:g} s"

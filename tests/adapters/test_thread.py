@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.adapters.thread import OwnThread, apart
+from consumer.adapters.thread import OwnThread, run_blocking
 from tests.end_to_end.processes import ACCOUNT, ROOT, TOKEN, WITHIN, bare_environment
 from tests.kafka.harness import Kafka, unique
 from tests.limits import LATE
@@ -28,11 +28,11 @@ COMMANDS = {
 }
 
 
-async def test_apart_gives_the_answer_and_ends_its_thread() -> None:
+async def test_run_blocking_gives_the_answer_and_ends_its_thread() -> None:
     """The answer or the error of the function; its thread is gone soon after."""
-    assert await apart("own-answer", lambda one, other: one + other, 1, other=2) == 3
+    assert await run_blocking("own-answer", lambda one, other: one + other, 1, other=2) == 3
     with pytest.raises(ZeroDivisionError):
-        await apart("own-error", lambda: 1 // 0)
+        await run_blocking("own-error", lambda: 1 // 0)
     for thread in threading.enumerate():
         if thread.name.startswith("own-"):
             thread.join(WITHIN)

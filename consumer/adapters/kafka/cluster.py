@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.kafka.configuration import Config, admin_config, dead_letter_pattern, make_client
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
-from consumer.adapters.thread import apart
+from consumer.adapters.thread import run_blocking
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError, SettingsError
 
@@ -61,7 +61,7 @@ async def describe(
     cannot be).
     """
     # Not asyncio's own pool: the interpreter would wait for its threads, also when nobody asks any more.
-    metadata = await apart("pinstream-kafka-cluster", fetch_metadata, config, timeout)
+    metadata = await run_blocking("pinstream-kafka-cluster", fetch_metadata, config, timeout)
     known = {name: len(topic.partitions) for name, topic in sorted(metadata.topics.items())}
     chosen, unmatched = _choose(topics, known, dead_letter_pattern(dead_letter_topic))
     return ClusterView(

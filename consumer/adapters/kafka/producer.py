@@ -17,7 +17,7 @@ from confluent_kafka import KafkaException, Message
 
 from consumer.adapters.kafka.configuration import LOGGER, Config, make_client, producer_config
 from consumer.adapters.kafka.trouble import describe_error, exception_error
-from consumer.adapters.thread import post, wait_at_exit
+from consumer.adapters.thread import OwnThread, post
 from consumer.errors import KafkaError
 
 OnDelivery = Callable[[confluent_kafka.KafkaError | None, Message], None]
@@ -36,8 +36,8 @@ class PolledProducer:
     ) -> None:
         self._producer = make_client(confluent_kafka.Producer, {**config, "error_cb": heard_error})
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name="pinstream-kafka-producer", daemon=True)
-        self._thread.start()
+        self._thread = OwnThread("pinstream-kafka-producer")
+        self._thread.begin(self._poll)
 
     def produce(
         self,
@@ -66,7 +66,7 @@ class PolledProducer:
     def stop(self) -> None:
         """End the polling, within a moment; what is still queued is given up. Does not wait."""
         self._stopped.set()
-        wait_at_exit(self._thread)
+        self._thread.stop()
 
     def _poll(self) -> None:
         while not self._stopped.is_set():

@@ -32,7 +32,7 @@ from consumer.adapters.kafka.bounds import Bound
 from consumer.adapters.kafka.cluster import fetch_metadata
 from consumer.adapters.kafka.configuration import Config, admin_config, make_client
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
-from consumer.adapters.thread import apart
+from consumer.adapters.thread import run_blocking
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError, UsageError
 
@@ -89,7 +89,7 @@ async def resolve_ranges(
     `partitions`: ``P`` or ``TOPIC:P``, none for all. Raises `UsageError` for what is not there, `KafkaError` for
     brokers that do not answer within `timeout` seconds.
     """
-    return await apart(_THREAD, _resolve, config, topics, partitions, start, stop, timeout)
+    return await run_blocking(_THREAD, _resolve, config, topics, partitions, start, stop, timeout)
 
 
 async def behind_transactions(
@@ -99,7 +99,7 @@ async def behind_transactions(
 
     Only partitions that have some. Raises `KafkaError`.
     """
-    return await apart(_THREAD, _behind, config, names, timeout)
+    return await run_blocking(_THREAD, _behind, config, names, timeout)
 
 
 def _behind(config: Config, names: Sequence[TopicPartition], timeout: float) -> dict[TopicPartition, int]:

@@ -37,7 +37,7 @@ from consumer.adapters.kafka.trouble import (
     exception_error,
     ignore_trouble,
 )
-from consumer.adapters.thread import OwnThread, apart, post
+from consumer.adapters.thread import OwnThread, post, run_blocking
 from consumer.errors import KafkaError
 
 _Code = confluent_kafka.KafkaError
@@ -98,7 +98,7 @@ async def cluster_id(config: Config, timeout: float) -> str:
 
     Raises `KafkaError` and `SettingsError`, within `timeout` seconds.
     """
-    metadata = await apart("pinstream-kafka-cluster", fetch_metadata, config, timeout)
+    metadata = await run_blocking("pinstream-kafka-cluster", fetch_metadata, config, timeout)
     return str(metadata.cluster_id or "")
 
 

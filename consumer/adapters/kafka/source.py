@@ -47,7 +47,7 @@ from consumer.adapters.kafka.member import GroupMember
 from consumer.adapters.kafka.raw_consumer import RawConsumer
 from consumer.adapters.kafka.topic_ids import IdSource, TopicIds
 from consumer.adapters.kafka.trouble import OnTrouble, ignore_trouble
-from consumer.adapters.thread import OwnThread, apart, post, settle
+from consumer.adapters.thread import OwnThread, post, run_blocking, settle
 from consumer.engine.interface import Assignment, NewLife
 from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError, SettingsError
@@ -202,7 +202,7 @@ class KafkaSource:
         member = self._joined()
         if member.joined() or not self._tells_nothing_of_nothing:
             return member.joined()
-        return await apart("pinstream-kafka-group", member.is_known)
+        return await run_blocking("pinstream-kafka-group", member.is_known)
 
     async def waiting_for_start(self) -> int:
         """How many partitions are ours and not read yet: the brokers have not said where to start."""

@@ -18,7 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 )
 
 from consumer.adapters.kafka.configuration import Config, admin_config, make_client
-from consumer.adapters.thread import apart
+from consumer.adapters.thread import run_blocking
 
 
 class TopicSettings(NamedTuple):
@@ -32,7 +32,7 @@ async def topic_settings(
     config: Config, topics: Collection[str], timeout: float
 ) -> Mapping[str, TopicSettings]:
     """Of each topic whose settings the brokers tell within `timeout` seconds."""
-    return await apart("pinstream-kafka-settings", _ask, config, topics, timeout)
+    return await run_blocking("pinstream-kafka-settings", _ask, config, topics, timeout)
 
 
 def _ask(config: Config, topics: Collection[str], timeout: float) -> Mapping[str, TopicSettings]:

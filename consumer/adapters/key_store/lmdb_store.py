@@ -24,18 +24,22 @@ containers with process ids of their own sharing a folder (LMDB knows its reader
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from operator import itemgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from consumer.adapters.key_store import journal
 from consumer.adapters.key_store.bucket import MAP_BYTES, Bucket, BucketRetired
 from consumer.adapters.key_store.bucket_folder import BucketFolder
 from consumer.adapters.key_store.interface import KeyStoreStatistics, Window, check_keys
-from consumer.adapters.key_store.worker import Undisturbed, Worker
+from consumer.adapters.thread import OwnThread
 from consumer.errors import KeyStoreError
+
+_Result = TypeVar("_Result")
 
 INLINE_BYTES = 1024**3
 """Up to this size look-ups are made on the event loop: it is taken to be in the page cache."""
@@ -55,6 +59,45 @@ _PAGE_BYTES = 4096
 _DROPS_PER_EXPIRE = 8
 _ATTEMPTS = 100
 """Times a transaction is tried anew after making room or losing its bucket: far more than there are buckets."""
+
+
+class Undisturbed:
+    """While a thread is in this context, the event loop stands still for it, at most `most` seconds.
+
+    For work that releases the GIL over and over and asks for it again at once: beside a busy event loop it would
+    wait for its turn each time, and every turn costs more than the work. Standing still for a few milliseconds is
+    cheaper for both.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: float) -> None:
+        self._loop = loop
+        self._most = most
+        self._done = threading.Event()
+
+    def __enter__(self) -> None:
+        self._done.clear()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it disturbs no more
+            self._loop.call_soon_threadsafe(self._done.wait, self._most)
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+
+
+async def ask_disk(thread: OwnThread, function: Callable[[], _Result], limit: float = TIME_LIMIT) -> _Result:
+    """Call `function` on the disk's thread and return its result.
+
+    Raises `KeyStoreError` after `limit` seconds; the call cannot be undone and may still complete.
+    """
+    try:
+        async with asyncio.timeout(limit) as limited:
+            return await thread.run(function)
+    except TimeoutError:
+        if not limited.expired():
+            raise
+    raise KeyStoreError(
+        f"the key store's disk did not answer within {limit:g} s: check the disk, "
+        "and whether another process that shares the key store is stopped or hangs"
+    )
 
 
 class _Pending(NamedTuple):
@@ -77,8 +120,8 @@ class LmdbKeyStore:
         self._bytes = folder.bytes_on_disk()
         self._evicted_early = 0
         self._problem: str | None = None
-        self._writer = Worker("key-store-writer", TIME_LIMIT)
-        self._reader: Worker | None = None
+        self._writer = OwnThread("key-store-writer")
+        self._reader: OwnThread | None = None
         self._pending: deque[_Pending] = deque()
         self._writing: asyncio.Task[None] | None = None
         self._closed = False
@@ -95,8 +138,8 @@ class LmdbKeyStore:
         if self._bytes <= INLINE_BYTES:
             return self._look_up(keys, oldest)
         if self._reader is None:
-            self._reader = Worker("key-store-reader", TIME_LIMIT)
-        return await self._reader.run(partial(self._look_up, keys, oldest))
+            self._reader = OwnThread("key-store-reader")
+        return await ask_disk(self._reader, partial(self._look_up, keys, oldest))
 
     async def remember(self, keys: Sequence[bytes], now: float) -> None:
         """See `KeyStore.remember`."""
@@ -116,7 +159,7 @@ class LmdbKeyStore:
         if self._closed:
             return
         try:
-            await self._writer.run(partial(self._expire, self._window.stamp(now)))
+            await ask_disk(self._writer, partial(self._expire, self._window.stamp(now)))
             self._problem = None
         except KeyStoreError as failure:
             self._problem = str(failure)
@@ -140,9 +183,9 @@ class LmdbKeyStore:
         self._closed = True
         if self._writing is not None:
             await self._writing
-        for worker in (self._writer, self._reader):
-            if worker is not None:
-                await worker.stop()
+        for thread in (self._writer, self._reader):
+            if thread is not None:
+                await thread.end(timeout=TIME_LIMIT)
         self._folder.close()
 
     def _check_open(self) -> None:
@@ -174,7 +217,7 @@ class LmdbKeyStore:
         try:
             undisturbed = Undisturbed(asyncio.get_running_loop(), _STAND_STILL)
             calls = [(call.keys, call.stamp) for call in group]
-            await self._writer.run(partial(self._write, calls, undisturbed))
+            await ask_disk(self._writer, partial(self._write, calls, undisturbed))
             failure = None
         except Exception as raised:  # a bug too: a caller must not wait for ever
             failure = raised

@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, TraceFlags, set_span_in_context
 
 from consumer import __version__
-from consumer.adapters.thread import OwnThread
+from consumer.adapters.thread import run_blocking
 from consumer.app.tracing import Tracing
 from consumer.engine import interface as i
 from consumer.engine.delivery import request_id
@@ -96,14 +96,12 @@ class SpanTracing(Tracing):
         self._left = left
 
     async def close(self) -> None:
-        """Send what is queued. The thread is a daemon: when the time is over nobody waits for it."""
-        thread = OwnThread("tracing-close")
+        """Send what is queued. The thread is a daemon: when the time is over, nothing waits for it."""
         try:
             async with asyncio.timeout(min(CLOSING, self._left())):
-                await thread.run(self._provider.shutdown)
+                await run_blocking("tracing-close", self._provider.shutdown)
         except TimeoutError:
             self._give_up()
-        thread.stop()
 
     # -- for those who wrap
 

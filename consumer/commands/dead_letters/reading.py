@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from consumer.adapters.kafka import Bound, Range, read_record, resolve_ranges, scan
 from consumer.adapters.kafka.redrive import cluster_id
 from consumer.adapters.kafka.topic_ids import ask_once
-from consumer.adapters.thread import apart
+from consumer.adapters.thread import run_blocking
 from consumer.commands.dead_letters.topics import DeadLetterTopic
 from consumer.engine.letters import DeadRecord, Done, Filters, Home, Place, read_letter, read_mark
 from consumer.engine.model import Chunk, Record
@@ -70,7 +70,7 @@ class KafkaReader:
         if self._cluster is None:
             self._cluster = await cluster_id(self._config, TIMEOUT)
         if topic not in self._ids:
-            told = await apart("pinstream-kafka-ids", ask_once, self._config, [topic], TIMEOUT)
+            told = await run_blocking("pinstream-kafka-ids", ask_once, self._config, [topic], TIMEOUT)
             self._ids[topic] = told.get(topic)
         return Home(self._cluster, topic, partition, self._ids[topic])
 

@@ -17,9 +17,9 @@ import pytest
 from consumer.adapters.key_store.bucket import Bucket, BucketName, BucketRetired
 from consumer.adapters.key_store.failures import translated
 from consumer.adapters.key_store.interface import Window
-from consumer.adapters.key_store.lmdb_store import LmdbKeyStore
+from consumer.adapters.key_store.lmdb_store import LmdbKeyStore, ask_disk
 from consumer.adapters.key_store.pages import first_missing
-from consumer.adapters.key_store.worker import Worker
+from consumer.adapters.thread import OwnThread
 from consumer.errors import KeyStoreError
 from tests.adapters.key_store.helpers import MIB, NOON, disk_usage, key, keys
 
@@ -373,10 +373,11 @@ async def test_a_folder_that_cannot_be_made_again_is_an_error_until_it_can(tmp_p
 async def test_a_disk_that_does_not_answer_is_an_error_after_a_while() -> None:
     """The caller is told; the thread goes on when the disk does."""
     disk = threading.Event()
-    worker = Worker("test", 0.02)
+    thread = OwnThread("test")
     with pytest.raises(KeyStoreError, match="did not answer"):
-        await worker.run(disk.wait)
-    assert not await worker.stop()
+        await ask_disk(thread, disk.wait, 0.02)
+    with pytest.raises(KeyStoreError, match="did not answer"):
+        await ask_disk(thread, lambda: "behind it", 0.02)
     disk.set()
-    assert await worker.run(lambda: "again") == "again"
-    assert await worker.stop()
+    assert await ask_disk(thread, lambda: "again") == "again"
+    await thread.end()

@@ -8,14 +8,15 @@ import time
 
 import pytest
 
-from consumer.adapters.key_store.worker import Undisturbed, Worker
+from consumer.adapters.key_store.lmdb_store import Undisturbed
+from consumer.adapters.thread import OwnThread
 
 LIMIT = 10.0
 
 
 async def test_the_loop_stands_still_until_the_work_is_done() -> None:
     """Nothing runs on the loop between the moment it stands still and the end of the work."""
-    worker = Worker("test", LIMIT)
+    thread = OwnThread("test")
     loop = asyncio.get_running_loop()
     undisturbed = Undisturbed(loop, LIMIT)
     order: list[str] = []
@@ -28,15 +29,15 @@ async def test_the_loop_stands_still_until_the_work_is_done() -> None:
             loop.call_soon_threadsafe(order.append, "loop")
             order.append("work")
 
-    await worker.run(work)
+    await thread.run(work)
     await asyncio.sleep(0)
     assert order == ["work", "loop"]
-    await worker.stop()
+    await thread.end()
 
 
 async def test_work_that_takes_long_holds_the_loop_up_for_its_limit_only() -> None:
     """A disk that hangs in the middle of it must not stop the event loop."""
-    worker = Worker("test", LIMIT)
+    thread = OwnThread("test")
     gate = threading.Event()
     undisturbed = Undisturbed(asyncio.get_running_loop(), 0.01)
 
@@ -45,18 +46,18 @@ async def test_work_that_takes_long_holds_the_loop_up_for_its_limit_only() -> No
             assert gate.wait(LIMIT)
 
     begun = time.monotonic()
-    task = asyncio.ensure_future(worker.run(work))
+    task = asyncio.ensure_future(thread.run(work))
     await asyncio.sleep(0.05)  # the loop is alive while the work hangs
     assert time.monotonic() - begun < LIMIT / 2
     assert not task.done()
     gate.set()
     await task
-    await worker.stop()
+    await thread.end()
 
 
 async def test_a_failure_of_the_work_lets_the_loop_go_on() -> None:
     """And it can be used again."""
-    worker = Worker("test", LIMIT)
+    thread = OwnThread("test")
     undisturbed = Undisturbed(asyncio.get_running_loop(), LIMIT)
 
     def work(fails: bool) -> str:
@@ -67,6 +68,6 @@ async def test_a_failure_of_the_work_lets_the_loop_go_on() -> None:
 
     for _ in range(3):
         with pytest.raises(ValueError, match="no"):
-            await worker.run(lambda: work(True))
-        assert await worker.run(lambda: work(False)) == "done"
-    await worker.stop()
+            await thread.run(lambda: work(True))
+        assert await thread.run(lambda: work(False)) == "done"
+    await thread.end()
