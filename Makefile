@@ -60,7 +60,7 @@ fuzz: $(READY)
 
 clean:
 	rm -rf $(VENV) $(RIVALS) build dist artifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	rm -rf tests/kafka/target consumer/conversion/native/*.so
+	rm -rf tests/support/kafka/target consumer/conversion/native/*.so
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The first of these that runs and is new enough. (A pyenv shim may be on the path and still not run.)

@@ -24,7 +24,7 @@ from benchmarks.suite import Plan, Tell, measure, steps
 from benchmarks.systems import SYSTEMS, System
 from benchmarks.tables import Table, notes, own_note, own_tables, tables
 from consumer.errors import PinstreamError
-from tests.kafka.broker import RealBroker
+from tests.support.kafka.broker import RealBroker
 
 _WIDTH = 160
 """Of what is printed into a file."""

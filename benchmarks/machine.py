@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-_POM = Path(__file__).resolve().parent.parent / "tests" / "kafka" / "pom.xml"
+_POM = Path(__file__).resolve().parent.parent / "tests" / "support" / "kafka" / "pom.xml"
 
 
 def describe() -> dict[str, Any]:

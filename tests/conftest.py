@@ -21,8 +21,8 @@ import pytest
 import structlog
 
 from consumer.demo.broker import EmbeddedBroker
-from tests.kafka.broker import BrokerUnavailable, RealBroker, shared_broker, stop_shared_broker
-from tests.kafka.harness import Kafka, create_topic
+from tests.support.kafka.broker import BrokerUnavailable, RealBroker, shared_broker, stop_shared_broker
+from tests.support.kafka.harness import Kafka, create_topic
 
 EXTERNAL = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
 IN_CI = os.environ.get("CI", "").lower() == "true"
@@ -36,7 +36,7 @@ _BROKERS = frozenset({"kafka", "embedded_kafka", "own_kafka", "each_kafka"})
 """The fixtures that start a broker, or ask for one."""
 _ANY_OTHER = "*"
 _TURNS = (
-    "test_runbook.py",
+    "runbook",
     "end_to_end",
     "adapters",
     "commands",

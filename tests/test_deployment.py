@@ -316,7 +316,7 @@ class TestMake:
             "-n2",
             "-m",
             expression,
-            "tests/engine/test_lag.py",
+            "tests/engine/offsets/test_lag.py",
         ]
         done = subprocess.run(
             arguments,

@@ -12,7 +12,7 @@ from tests.simulation.mutations import MUTATIONS
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "guarantees.md").read_text("utf-8")
 _QUOTED = re.compile(r"`([^`]+)`")
-_CRASH_POINTS = "tests/end_to_end/test_crash_points.py"
+_CRASH_POINTS = "tests/end_to_end/crashes/test_crash_points.py"
 
 PATHS = sorted({name for name in _QUOTED.findall(PAGE) if name.startswith(("tests/", "consumer/"))})
 CRASH_TESTS = sorted({name for name in _QUOTED.findall(PAGE) if name.startswith("test_")})

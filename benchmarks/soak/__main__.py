@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.soak import report
 from benchmarks.soak.run import Plan, soak, unique_topic
 from benchmarks.soak.watch import Sample
-from tests.kafka.broker import RealBroker
+from tests.support.kafka.broker import RealBroker
 
 _LINE_EVERY = 5.0
 

@@ -19,7 +19,7 @@ from aiohttp.test_utils import TestServer
 from consumer.adapters import conversions_api
 from consumer.adapters.conversions_api import ConversionsApi, FixedToken, Token, failure_kind
 from consumer.engine.interface import Answered, Send, Unanswered
-from tests.limits import LATE
+from tests.support.limits import LATE
 
 SECRET = "pina_SECRET"
 SEND = Send(7, "549755885175", b'{"data":[{"event_id":"a"}]}', 1)

@@ -17,7 +17,7 @@ import pytest
 from consumer.adapters.files import FileRecord, open_records
 from consumer.engine.model import Rejection
 from consumer.errors import InputError
-from tests.orders import make_orders, write_container
+from tests.support.orders import make_orders, write_container
 
 SCHEMA: dict[str, Any] = {
     "type": "record",

@@ -19,7 +19,7 @@ from consumer.engine.interface import FetchSchema, SchemaFound, SchemaMissing, S
 from consumer.engine.model import SchemaRef
 from consumer.errors import RegistryError, SchemaError
 from tests.adapters.fake_registry import FakeRegistry
-from tests.limits import LATE
+from tests.support.limits import LATE
 
 ITEM = {
     "type": "record",

@@ -14,8 +14,8 @@ import pytest
 
 from consumer.adapters.thread import OwnThread, run_blocking
 from tests.end_to_end.processes import ACCOUNT, ROOT, TOKEN, WITHIN, bare_environment
-from tests.kafka.harness import Kafka, unique
-from tests.limits import LATE
+from tests.support.kafka.harness import Kafka, unique
+from tests.support.limits import LATE
 
 COMMANDS = {
     "check": ("check",),

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.growth import GrowthPlan, measure_growth
 from benchmarks.report import growth_part, machine_before
 from benchmarks.tables import tables
-from tests.kafka.harness import Kafka
+from tests.support.kafka.harness import Kafka
 
 PLAN = GrowthPlan(
     keys=(5_000,), partitions=(3,), event_bytes=(1_000,), workers=(2,), events=12_000, warm_up=2_000

@@ -14,7 +14,7 @@ from benchmarks.load import SCHEMA, encoded_checkouts, stamped
 from benchmarks.rivals.conversion import conversion
 from benchmarks.sink import Sink
 from consumer.avro.encode import Encoder, SingleObject
-from tests.kafka.broker import wait_until
+from tests.support.kafka.broker import wait_until
 
 
 @pytest.mark.parametrize("event_bytes", [200, 395, 1_000, 4_000, 20_000])

@@ -29,7 +29,7 @@ from consumer.avro.paths import EACH, Step, StepKind
 from consumer.conversion.converter import Converter
 from consumer.engine.model import ConversionEvent
 from tests.conversion.test_fused_typed import MAPPING, SCHEMA
-from tests.kafka.harness import Kafka
+from tests.support.kafka.harness import Kafka
 
 PLAN = OwnPlan(events=4_000, warm_up=1_000, runs=1)
 NOW = 1_795_000_000

@@ -18,7 +18,7 @@ from benchmarks.load import READ_AHEAD, Content, fill_topic
 from benchmarks.running import run_full
 from benchmarks.systems import Pinstream, Plain
 from consumer.conversion.program import COMPILED
-from tests.kafka.harness import Kafka
+from tests.support.kafka.harness import Kafka
 
 BOUND = 0.30 if COMPILED is not None else 0.75
 """The most that pinstream may take of the plain consumer's CPU time by event; more where nothing is compiled."""

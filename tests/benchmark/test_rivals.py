@@ -19,7 +19,7 @@ from benchmarks.rivals.conversion import conversion
 from benchmarks.running import Running
 from benchmarks.sink import Sink
 from benchmarks.systems import ROOT, SYSTEMS, Job, Pinstream, System, Unavailable
-from tests.kafka.harness import Kafka
+from tests.support.kafka.harness import Kafka
 
 _CONTENT = Content(300)
 

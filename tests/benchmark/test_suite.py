@@ -11,7 +11,7 @@ from benchmarks.report import figures_part, machine_before
 from benchmarks.suite import Plan, measure, steps
 from benchmarks.systems import Command, Job, Pinstream, Plain, System, Unavailable
 from benchmarks.tables import tables
-from tests.kafka.harness import Kafka
+from tests.support.kafka.harness import Kafka
 
 PLAN = Plan(events=4_000, warm_up=1_000, runs=2, content=Content(0, partitions=2), steady_seconds=3.0)
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.end_to_end.processes import Process, bare_environment, command, wait_for
 from tests.end_to_end.records import SCHEMA, commerce_event
-from tests.limits import LATE
+from tests.support.limits import LATE
 
 
 def document_of(stdout: str) -> dict[str, Any]:

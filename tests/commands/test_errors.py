@@ -20,7 +20,7 @@ from tests.end_to_end.processes import (
     the_one_line,
 )
 from tests.end_to_end.records import new_group, new_topic
-from tests.kafka.harness import Kafka
+from tests.support.kafka.harness import Kafka
 
 SETTINGS = {
     "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",

@@ -16,7 +16,7 @@ import pytest
 
 from tests.end_to_end.processes import ROOT, bare_environment, command
 from tests.end_to_end.records import SCHEMA, commerce_event, ndjson
-from tests.orders import make_orders, sum_of, write_container
+from tests.support.orders import make_orders, sum_of, write_container
 
 NOW = "2026-03-01T12:00:00Z"
 HAPPENED = "2026-03-01T11:59:00Z"

@@ -19,8 +19,8 @@ from tests.adapters.fake_registry import FakeRegistry
 from tests.end_to_end.api import Api, Loop
 from tests.end_to_end.processes import Process, bare_environment, command, run_environment
 from tests.end_to_end.records import SCHEMA, commerce_event, ndjson, new_group, new_topic, records_on
-from tests.kafka.harness import Kafka, read_all
-from tests.limits import LATE
+from tests.support.kafka.harness import Kafka, read_all
+from tests.support.limits import LATE
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.processes import Process, bare_environment, command
-from tests.limits import LATE
+from tests.support.limits import LATE
 
 
 def ask(url: str, body: dict[str, Any] | None = None, token: str = "sandbox") -> tuple[int, dict[str, Any]]:

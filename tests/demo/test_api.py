@@ -14,7 +14,7 @@ from consumer.demo.api import Sandbox, serve
 from consumer.demo.faults import Faults
 from consumer.errors import UsageError
 from tests.demo.examples import ACCOUNT, NOW, TOKEN, Client, Clock, digest, event, running
-from tests.limits import LATE
+from tests.support.limits import LATE
 
 
 @pytest.fixture

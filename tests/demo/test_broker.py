@@ -15,7 +15,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from consumer.demo.broker import LOG_BYTES, PARTITIONS, EmbeddedBroker
 from consumer.errors import KafkaError
-from tests.kafka.harness import Kafka, Member, committed, create_topic, produce, unique
+from tests.support.kafka.harness import Kafka, Member, committed, create_topic, produce, unique
 
 pytestmark = pytest.mark.kafka
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.kafka.harness import Kafka
+from tests.support.kafka.harness import Kafka
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHIN = 120.0

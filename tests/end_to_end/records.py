@@ -13,7 +13,7 @@ from consumer.avro.encode import ConfluentId, Encoder, SingleObject
 from consumer.demo.generator import GeneratedEvent, Generator
 from consumer.engine.model import CommerceEvent
 from tests.end_to_end.processes import ROOT
-from tests.kafka.harness import WITHIN, Kafka, create_topic, read_all, unique
+from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all, unique
 
 SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas" / "commerce_event.avsc").read_text())
 PARTITIONS = 4

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.end_to_end.api import Api, Loop
 from tests.end_to_end.processes import Process, run_environment
 from tests.end_to_end.records import commerce_event, new_group, new_topic, write_events
-from tests.kafka.harness import Kafka
+from tests.support.kafka.harness import Kafka
 
 RECORDS = 100
 

@@ -14,8 +14,8 @@ from consumer.engine.model import Disposition
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process, run_environment
 from tests.end_to_end.records import generated, new_group, new_topic, write_generated
-from tests.kafka.harness import Kafka
-from tests.web.browser import Visit, live, needs_browser, shows, text, visit
+from tests.support.kafka.harness import Kafka
+from tests.web.page.browser import Visit, live, needs_browser, shows, text, visit
 
 __all__ = ["visit"]  # a fixture
 

@@ -12,7 +12,7 @@ from consumer.adapters.kafka.configuration import FETCH_BYTES
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process, run_environment
 from tests.end_to_end.records import ENCODER, commerce_event, new_group
-from tests.kafka.harness import WITHIN, Kafka, create_topic, read_all
+from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all
 
 pytestmark = pytest.mark.real_kafka  # the embedded broker takes what it is sent apart, and keeps no codec
 

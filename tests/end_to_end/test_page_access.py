@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import WITHIN, Process, run_environment
 from tests.end_to_end.records import generated, new_group, new_topic, write_generated
-from tests.kafka.harness import Kafka
-from tests.limits import LATE
+from tests.support.kafka.harness import Kafka
+from tests.support.limits import LATE
 
 
 def ask(page: str, path: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:

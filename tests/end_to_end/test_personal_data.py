@@ -26,7 +26,7 @@ from tests.end_to_end.records import (
     new_topic,
     write,
 )
-from tests.kafka.harness import Kafka
+from tests.support.kafka.harness import Kafka
 
 MARK = "zq7xmark"
 EMAIL = f"{MARK}@example.com"

@@ -22,8 +22,8 @@ from tests.end_to_end.records import (
     value_of,
     write_generated,
 )
-from tests.kafka.harness import Kafka, commit, read_all
-from tests.limits import LATE
+from tests.support.kafka.harness import Kafka, commit, read_all
+from tests.support.limits import LATE
 
 CODES = {
     Defect.UNDECODABLE: ("decode", "unknown_wire_format"),

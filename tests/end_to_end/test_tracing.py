@@ -20,8 +20,8 @@ from consumer.demo.generator import GeneratedEvent
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import ACCOUNT, Process, run_environment
 from tests.end_to_end.records import generated, new_group, new_topic, value_of
-from tests.kafka.harness import Kafka, produce
-from tests.limits import LATE
+from tests.support.kafka.harness import Kafka, produce
+from tests.support.limits import LATE
 
 EVENTS = 300
 TRACES = 40

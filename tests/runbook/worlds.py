@@ -25,10 +25,10 @@ from confluent_kafka import Producer
 from consumer.avro.encode import ConfluentId, Encoder, SingleObject
 from consumer.demo.faults import Chance
 from tests.end_to_end.api import Api, Loop, Registry
-from tests.end_to_end.clocks import WrongClock
 from tests.end_to_end.processes import ACCOUNT, Process, run_environment, wait_for
 from tests.end_to_end.records import SCHEMA, commerce_event, committed_offsets, new_group, new_topic, write
-from tests.kafka.harness import WITHIN, Kafka, create_topic
+from tests.end_to_end.trouble.clocks import WrongClock
+from tests.support.kafka.harness import WITHIN, Kafka, create_topic
 
 Hooks = Mapping[str, Callable[[], None]]
 _SINGLE = SingleObject()

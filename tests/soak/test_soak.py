@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.soak import report
 from benchmarks.soak.run import Plan, soak, unique_topic
-from tests.kafka.harness import Kafka
+from tests.support.kafka.harness import Kafka
 
 PLAN = Plan(
     events=120_000,

@@ -12,7 +12,7 @@ import pytest
 from consumer.errors import InvariantViolation
 from consumer.web.events import MOST_LISTENERS, MOST_MISSED, SAY_AGAIN
 from consumer.web.status import status_document
-from tests.limits import LATE
+from tests.support.limits import LATE
 from tests.web.building import INFO, Served, busy, halted, idle
 from tests.web.listening import WITHIN, Listener, listening, looked, running, until
 

@@ -15,7 +15,7 @@ from consumer.settings import REVOKE_MARGIN, load
 from consumer.web.health import FETCH_HANGS_AFTER, sickness, unreadiness
 from tests.end_to_end.processes import run_environment
 from tests.engine.building import NO, UNDECODABLE, Core, event
-from tests.kafka.harness import Kafka
+from tests.support.kafka.harness import Kafka
 from tests.web.building import OTHER_ACCOUNT, account, empty, guarded, partition, statistics
 
 START = 1_000.0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from consumer.errors import SettingsError, UsageError
 from consumer.settings import Settings
 from consumer.workers.shares import MOST_WORKERS, check, cores, count_of, part, share
-from tests.settings_environment import with_
+from tests.settings.environment import with_
 
 
 def loaded(tmp_path: Path, **more: str) -> Settings:

@@ -1,0 +1,267 @@
+"""The bounded source on a fake consumer: what no broker does on demand, above all within one consume."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import confluent_kafka
+import pytest
+from confluent_kafka import (
+    TIMESTAMP_CREATE_TIME,
+    TIMESTAMP_LOG_APPEND_TIME,
+    KafkaException,
+    Message,
+)
+from confluent_kafka import TopicPartition as RawPartition
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.adapters.kafka import BoundedSource, Range
+from consumer.engine.model import Chunk, Position, TopicPartition
+from consumer.errors import KafkaError
+from consumer.service import Source
+from tests.adapters.kafka.bounded_reading import offsets
+
+NOBODY = "127.0.0.1:9"
+
+
+class FakeConsumer:
+    """Hands out one list of messages for each consume that waits (``consume(1, …)``)."""
+
+    def __init__(self, *lots: list[Message]) -> None:
+        self.lots = list(lots)
+        self.assigned: list[tuple[int, int]] = []
+        self.let_go: list[int] = []
+        self.unassign_fails = False
+        self.config: dict[str, Any] = {}
+
+    def __call__(self, config: dict[str, Any]) -> FakeConsumer:
+        """As the class: made with a configuration."""
+        self.config = config
+        return self
+
+    def incremental_assign(self, partitions: list[RawPartition]) -> None:
+        """Remembered."""
+        self.assigned += [(one.partition, one.offset) for one in partitions]
+
+    def incremental_unassign(self, partitions: list[RawPartition]) -> None:
+        """Remembered, or refused."""
+        self.let_go += [one.partition for one in partitions]
+        if self.unassign_fails:
+            raise KafkaException(confluent_kafka.KafkaError(confluent_kafka.KafkaError._STATE))
+
+    def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
+        """The next lot."""
+        return self.lots.pop(0) if num_messages == 1 and self.lots else []
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+def record(offset: int, partition: int = 0, *, timestamp: int = 1000, by_broker: bool = False) -> Message:
+    """A record of topic ``t``."""
+    kind = TIMESTAMP_LOG_APPEND_TIME if by_broker else TIMESTAMP_CREATE_TIME
+    return Message("t", partition, offset, b"k", b"v", None, None, (kind, timestamp), 0.0, 0)
+
+
+def failing(code: int, partition: int = 0, offset: int = -1) -> Message:
+    """What a consume returns instead of a record, of topic ``t``."""
+    error = confluent_kafka.KafkaError(code)
+    return Message("t", partition, offset, error=error)
+
+
+_Code = confluent_kafka.KafkaError
+
+
+async def play(
+    fake: FakeConsumer, *ranges: Range, starts: Mapping[TopicPartition, Position] | None = None
+) -> tuple[BoundedSource, list[Chunk], list[str]]:
+    """Read to the end, or as far as the script goes; the source, its chunks, and the codes of what was trouble."""
+    told: list[str] = []
+    source = BoundedSource(
+        {"bootstrap.servers": NOBODY},
+        ranges,
+        starts=starts or {},
+        on_trouble=lambda code, _: told.append(code),
+        make_consumer=fake,
+    )
+    await source.start()
+    found: list[Chunk] = []
+    while fake.lots and not source.done:
+        found += await source.fetch(1000, 0.0)
+    await asyncio.sleep(0)
+    return source, found, told
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[Message]:
+    """A log of one partition: holes, times in any order, leader epochs that rise."""
+    steps = draw(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 9), st.integers(0, 1)), max_size=40))
+    offset, leader, found = -1, 0, []
+    for step, timestamp, rise in steps:
+        offset, leader = offset + step, leader + rise
+        kind = (TIMESTAMP_CREATE_TIME, timestamp)
+        found.append(Message("t", 0, offset, b"k", b"v", None, None, kind, 0.0, leader))
+    return found
+
+
+def _offset(message: Message) -> int:
+    return message.offset() or 0
+
+
+@settings(deadline=None)  # each example has a thread of its own
+@given(
+    logs(), st.tuples(*[st.integers(0, 60)] * 2), st.tuples(*[st.none() | st.integers(0, 9)] * 2), st.data()
+)
+async def test_any_log_cut_anyhow_gives_exactly_the_range(
+    log: list[Message], bounds: tuple[int, int], times: tuple[int | None, int | None], data: st.DataObject
+) -> None:
+    """Whatever comes in one consume: each record of the range and its time once, in order; then it is done."""
+    begin, end = sorted(bounds)
+    since, until = (-1 if times[0] is None else times[0]), (99 if times[1] is None else times[1])
+    left = [one for one in log if _offset(one) >= begin]
+    wanted = [_offset(one) for one in left if _offset(one) < end and since <= one.timestamp()[1] < until]
+    lots = []
+    left.append(failing(_Code._PARTITION_EOF, 0, data.draw(st.integers(60, 200))))
+    while left:
+        size = data.draw(st.integers(1, len(left)))
+        lots.append(left[:size])
+        del left[:size]
+    source, found, told = await play(FakeConsumer(*lots), Range("t", 0, begin, end, *times))
+    assert (offsets(found), source.done, told) == (wanted, True, [])
+    assert list(source.figures().values()) == [end]
+    await source.close(1.0)
+
+
+async def test_it_is_a_source_of_the_service() -> None:
+    """The type checker says so: this line is the test."""
+    source: Source = BoundedSource({"bootstrap.servers": NOBODY}, [], make_consumer=FakeConsumer())
+    await source.close(1.0)
+
+
+async def test_what_comes_after_the_end_in_one_consume_is_dropped() -> None:
+    """Also under another leader epoch; the partition is let go of once."""
+    later = Message("t", 0, 7, b"k", b"v", None, None, (1, 1000), 0.0, 5)
+    fake = FakeConsumer(
+        [record(3), record(4), record(5), record(6), later, failing(_Code._PARTITION_EOF, 0, 8)]
+    )
+    source, found, _ = await play(fake, Range("t", 0, 3, 5))
+    assert (offsets(found), source.done, fake.let_go) == ([3, 4], True, [0])
+    assert fake.assigned == [(0, 3)]
+
+
+async def test_a_partition_that_cannot_be_let_go_of_is_dropped_all_the_same() -> None:
+    """More of it comes, errors too, and none of it goes on or ends the rest."""
+    fake = FakeConsumer(
+        [record(0), record(1)],
+        [record(2), failing(_Code._AUTO_OFFSET_RESET), record(0, 1)],
+        [record(3), record(1, 1)],
+    )
+    fake.unassign_fails = True
+    source, found, told = await play(fake, Range("t", 0, 0, 1), Range("t", 1, 0, 2))
+    assert [(one.partition, *offsets([one])) for one in found] == [(0, 0), (1, 0), (1, 1)]
+    assert source.done
+    assert set(told) == {"_STATE"}
+
+
+async def test_the_end_of_the_partition_counts_from_the_end_of_the_range_on() -> None:
+    """Before it, the figure moves on, and more is waited for."""
+    name = TopicPartition("t", 0)
+    fake = FakeConsumer([record(0), failing(_Code._PARTITION_EOF, 0, 4)])
+    source, _, _ = await play(fake, Range("t", 0, 0, 6))
+    assert (source.done, source.figures()) == (False, {name: 4})
+    fake.lots.append([failing(_Code._PARTITION_EOF, 0, 9)])
+    assert await source.fetch(1000, 0.0) == []
+    assert (source.done, source.figures()) == (True, {name: 6})
+
+
+async def test_only_times_of_the_broker_end_a_range() -> None:
+    """Of a topic that changed its mind, too: it is the record that says whose time it is."""
+    lots = [
+        [record(0, timestamp=10), record(1, timestamp=99), record(2, timestamp=11)],
+        [record(3, timestamp=99), record(4, timestamp=12), record(5, timestamp=99, by_broker=True)],
+        [record(6, timestamp=13)],
+    ]
+    source, found, _ = await play(FakeConsumer(*lots), Range("t", 0, 0, 100, 10, 20))
+    assert (offsets(found), source.done, source.outside_time) == ([0, 2, 4], True, 3)
+
+
+async def test_no_time_is_no_reason_to_pass_a_record_over_unless_one_is_asked_for() -> None:
+    """A record without a timestamp is in every range that has no beginning in time."""
+    without = Message("t", 0, 0, b"k", b"v", None, None, (0, -1), 0.0, 0)
+    for since, until, expected in ((None, None, [0]), (None, 5, [0]), (0, None, [])):
+        _, found, _ = await play(FakeConsumer([without]), Range("t", 0, 0, 1, since, until))
+        assert offsets(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (_Code._AUTO_OFFSET_RESET, r"t\[0\] cannot be read on from offset 2"),
+        (_Code._LOG_TRUNCATION, r"t\[0\] cannot be read on from offset 2"),
+        (_Code.UNKNOWN_TOPIC_OR_PART, r"t\[0\] is not there any more"),
+        (_Code._UNKNOWN_PARTITION, r"t\[0\] is not there any more"),
+        (_Code.TOPIC_AUTHORIZATION_FAILED, "grant READ"),
+    ],
+)
+async def test_what_does_not_mend_itself_ends_the_reading(code: int, text: str) -> None:
+    """At once and ever after, in one line."""
+    fake = FakeConsumer([record(0), record(1)], [failing(code)])
+    with pytest.raises(KafkaError, match=text) as raised:
+        await play(fake, Range("t", 0, 0, 9))
+    assert "\n" not in str(raised.value)
+
+
+async def test_what_mends_itself_is_told() -> None:
+    """Of a partition, or of none; reading goes on."""
+    fake = FakeConsumer(
+        [Message(error=_Code(_Code._TRANSPORT)), failing(_Code.NOT_LEADER_FOR_PARTITION)], [record(0)]
+    )
+    source, found, told = await play(fake, Range("t", 0, 0, 1))
+    assert (offsets(found), source.done) == ([0], True)
+    assert told == ["_TRANSPORT", "NOT_LEADER_FOR_PARTITION"]
+
+
+async def test_what_the_client_hears_of_by_itself_ends_the_reading_too() -> None:
+    """A refused login comes through no record."""
+    fake = FakeConsumer()
+    source, _, _ = await play(fake, Range("t", 0, 0, 1))
+    fake.config["error_cb"](confluent_kafka.KafkaError(_Code._AUTHENTICATION))
+    for _ in range(2):
+        with pytest.raises(KafkaError, match="KAFKA_SASL_PASSWORD"):
+            await source.fetch(1000, 0.0)
+
+
+async def test_a_deleted_topic_is_heard_of_by_the_client_itself() -> None:
+    """The text names the partition: it counts only while that is read."""
+
+    def heard(topic: str) -> None:
+        text = f"{topic} [0]: topic does not exist"
+        fake.config["error_cb"](confluent_kafka.KafkaError(_Code.UNKNOWN_TOPIC_OR_PART, text))
+
+    fake = FakeConsumer([record(0)])
+    source, _, told = await play(fake, Range("t", 0, 0, 1), Range("t", 1, 0, 1))
+    for other in ("t", "other"):
+        heard(other)
+        assert await source.fetch(1000, 0.0) == []
+    assert told == ["UNKNOWN_TOPIC_OR_PART"] * 2
+    fake.config["error_cb"](confluent_kafka.KafkaError(_Code.UNKNOWN_TOPIC_OR_PART, "t [1]: does not exist"))
+    with pytest.raises(KafkaError, match=r"t\[1\] is not there any more"):
+        await source.fetch(1000, 0.0)
+
+
+async def test_nothing_is_skipped_or_committed_by_the_client_itself() -> None:
+    """What the configuration must say, whatever the user's does."""
+    fake = FakeConsumer()
+    await play(fake, Range("t", 0, 0, 1))
+    fixed = {
+        name: fake.config[name] for name in ("auto.offset.reset", "isolation.level", "enable.auto.commit")
+    }
+    assert fixed == {
+        "auto.offset.reset": "error",
+        "isolation.level": "read_committed",
+        "enable.auto.commit": False,
+    }
+    assert fake.config["enable.partition.eof"] is True

@@ -1,0 +1,220 @@
+"""Questions about the cluster, and the record producer."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+
+import pytest
+
+from consumer.adapters.kafka import RecordProducer, describe
+from consumer.errors import KafkaError, SettingsError
+from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all, unique
+from tests.support.limits import LATE
+
+NOBODY = "127.0.0.1:9"
+
+
+async def told(config: dict[str, str], topics: list[str], timeout: float = 10.0) -> str:
+    """The one line that `describe` fails with."""
+    with pytest.raises(KafkaError) as raised:
+        await describe(config, topics, timeout)
+    line = str(raised.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.kafka
+async def test_describes_brokers_and_topics(each_kafka: Kafka) -> None:
+    """Brokers, each topic's partitions, and all else that is known."""
+    topic = create_topic(each_kafka, 4)
+    other = create_topic(each_kafka, 4)
+    view = await describe(each_kafka.config, [topic], 10.0)
+    assert each_kafka.kind == "external" or view.brokers == (each_kafka.bootstrap_servers,)
+    assert view.topics == {topic: 4}
+    assert view.known[other] == 4
+    assert (view.unmatched, view.leaderless) == ((), ())
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_pattern_names_what_it_matches(kafka: Kafka) -> None:
+    """A pattern stands for the topics it matches, dead-letter topics excepted; one that matches none is told."""
+    prefix = unique("shop")
+    orders = create_topic(kafka, 2, name=f"{prefix}.orders")
+    create_topic(kafka, name=f"{prefix}.orders.dead-letters")
+    view = await describe(kafka.config, [f"^{prefix}.*", orders, "^no-such-.*"], 10.0)
+    assert view.topics == {orders: 2}
+    assert view.unmatched == ("^no-such-.*",)
+
+
+@pytest.mark.kafka
+async def test_missing_topic_is_told_with_the_nearest(each_kafka: Kafka) -> None:
+    """One line with the name, the nearest that exists, and the variable to correct; the topic is not created."""
+    topic = create_topic(each_kafka)
+    mistyped = topic[:-1] + "_"
+    line = await told(each_kafka.config, [mistyped])  # type: ignore[arg-type]
+    assert mistyped in line
+    assert topic in line
+    assert "KAFKA_TOPICS" in line
+    assert mistyped not in (await describe(each_kafka.config, [topic], 10.0)).known
+
+
+async def test_unreachable_broker_is_told_in_time() -> None:
+    """Nobody listens: one line with the address and the variable, within the limit."""
+    started = time.monotonic()
+    line = await told({"bootstrap.servers": NOBODY}, ["orders"], 2.0)
+    assert time.monotonic() - started < LATE
+    assert NOBODY in line
+    assert "KAFKA_BOOTSTRAP_SERVERS" in line
+
+
+async def test_silent_server_is_told_in_time() -> None:
+    """Someone listens and never answers: the same, within the limit."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        started = time.monotonic()
+        line = await told({"bootstrap.servers": address}, ["orders"], 2.0)
+    assert time.monotonic() - started < LATE
+    assert address in line
+
+
+async def test_name_that_does_not_resolve_is_told() -> None:
+    """The DNS is named, not only 'transport failure'."""
+    line = await told({"bootstrap.servers": "no-such-host.invalid:9092"}, ["orders"], 10.0)
+    assert "resolved" in line
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_refused_login_is_told_at_once(kafka: Kafka) -> None:
+    """A wrong password: the variables to check, no password, long before the limit."""
+    if kafka.sasl_bootstrap_servers is None:
+        pytest.skip("this broker has no SASL listener that we know of")
+    config = {
+        "bootstrap.servers": kafka.sasl_bootstrap_servers,
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": "PLAIN",
+        "sasl.username": "pinstream",
+        "sasl.password": "not-the-password",
+    }
+    started = time.monotonic()
+    line = await told(config, ["orders"], 60.0)
+    assert time.monotonic() - started < 2 * LATE
+    assert "KAFKA_SASL_PASSWORD" in line
+    assert "not-the-password" not in line
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_tls_against_plaintext_says_so(kafka: Kafka) -> None:
+    """The wrong security protocol: the variable to check, and the connection that was tried."""
+    config = {"bootstrap.servers": kafka.bootstrap_servers, "security.protocol": "SSL"}
+    line = await told(config, ["orders"], 2.0)
+    assert "KAFKA_SECURITY_PROTOCOL" in line
+    assert "ssl://" in line
+
+
+async def test_settings_that_cannot_be_name_the_variable() -> None:
+    """A property that librdkafka does not know, and a pattern that cannot be read, are settings errors."""
+    with pytest.raises(SettingsError, match="KAFKA_NO_SUCH_THING"):
+        await describe({"bootstrap.servers": NOBODY, "no.such.thing": "1"}, [], 1.0)
+
+
+@pytest.mark.kafka
+async def test_unreadable_pattern_is_a_settings_error(each_kafka: Kafka) -> None:
+    """A pattern that is no regular expression names KAFKA_TOPICS."""
+    with pytest.raises(SettingsError, match="KAFKA_TOPICS"):
+        await describe(each_kafka.config, ["^(unclosed"], 10.0)
+
+
+async def test_a_broker_that_wants_tls_is_told_as_that() -> None:
+    """It takes the connection and ends it at once, which librdkafka tells nobody but its log."""
+
+    async def end(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(end, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        line = await told({"bootstrap.servers": address}, ["t"], 2.0)
+        assert "wants TLS or a login: set KAFKA_SECURITY_PROTOCOL (SASL_SSL, SSL or SASL_PLAINTEXT)" in line
+        login = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN"}
+        credentials = {"sasl.username": "u", "sasl.password": "not-to-be-shown"}
+        line = await told({"bootstrap.servers": address, **login, **credentials}, ["t"], 2.0)
+        assert "set KAFKA_SECURITY_PROTOCOL (SASL_SSL)" in line
+        assert "not-to-be-shown" not in line
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_plaintext_against_a_login_says_so(kafka: Kafka) -> None:
+    """The broker's SASL listener."""
+    if kafka.sasl_bootstrap_servers is None:
+        pytest.skip("this broker has no SASL listener that is known here")
+    line = await told({"bootstrap.servers": kafka.sasl_bootstrap_servers}, ["t"], 2.0)
+    assert "set KAFKA_SECURITY_PROTOCOL" in line
+
+
+@pytest.mark.kafka
+async def test_produces_with_back_pressure(each_kafka: Kafka) -> None:
+    """Many more records than the queue holds: all are acknowledged, and arrive as they were."""
+    topic = create_topic(each_kafka)
+    producer = RecordProducer(each_kafka.config, queue_records=50)
+    for number in range(1000):
+        await producer.produce(
+            topic, b"%d" % number, None if number == 7 else b"v", [("h", b"\x00")], partition=0
+        )
+    await producer.flush(WITHIN)
+    await producer.close()
+    assert (producer.produced, producer.delivered) == (1000, 1000)
+    found = read_all(each_kafka, topic, 1000)
+    assert [one.key() for one in found] == [b"%d" % number for number in range(1000)]
+    assert found[7].value() is None
+    assert found[0].headers() == [("h", b"\x00")]
+
+
+@pytest.mark.kafka
+async def test_produced_timestamp_is_kept(each_kafka: Kafka) -> None:
+    """A timestamp that is given is the record's."""
+    topic = create_topic(each_kafka)
+    producer = RecordProducer(each_kafka.config)
+    await producer.produce(topic, None, b"v", timestamp_ms=1_700_000_000_123)
+    await producer.flush(WITHIN)
+    await producer.close()
+    [found] = read_all(each_kafka, topic, 1)
+    assert found.timestamp()[1] == 1_700_000_000_123
+
+
+async def test_record_that_fails_fails_what_follows() -> None:
+    """No broker: flush, and every produce after it, say so in one line."""
+    producer = RecordProducer({"bootstrap.servers": NOBODY}, delivery_timeout=0.5)
+    await producer.produce("orders", None, b"v")
+    with pytest.raises(KafkaError, match="orders"):
+        await producer.flush(WITHIN)
+    with pytest.raises(KafkaError, match="orders"):
+        await producer.produce("orders", None, b"v")
+    await producer.close()
+
+
+async def test_full_queue_without_a_broker_does_not_wait_for_ever() -> None:
+    """Back-pressure ends when the queued records reach their time limit."""
+    producer = RecordProducer({"bootstrap.servers": NOBODY}, delivery_timeout=0.5, queue_records=10)
+
+    async def fill() -> None:
+        for _ in range(100):
+            await producer.produce("orders", None, b"v")
+
+    with pytest.raises(KafkaError):
+        await asyncio.wait_for(fill(), WITHIN)
+    await producer.close()
+
+
+async def test_flush_is_bounded() -> None:
+    """What is not acknowledged in time is an error with the number of records left."""
+    producer = RecordProducer({"bootstrap.servers": NOBODY}, delivery_timeout=60)
+    await producer.produce("orders", None, b"v")
+    with pytest.raises(KafkaError, match="1 records not acknowledged"):
+        await producer.flush(0.3)
+    await producer.close()

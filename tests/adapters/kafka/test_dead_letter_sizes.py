@@ -1,0 +1,256 @@
+"""Dead letters that the broker refuses for what they are: none may hold its partition for ever (lessons.md)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from random import Random
+from typing import Any
+
+import pytest
+from confluent_kafka import Message
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but the package marks no re-export
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
+
+from consumer.adapters.kafka import DeadLetterProducer
+from consumer.adapters.kafka.dead_letters import letter_headers
+from tests.adapters.kafka.test_dead_letters import Troubles, letter
+from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all, until
+
+DICE = Random(11)
+SECRET = b"secret"
+
+
+def bulk(size: int) -> bytes:
+    """So many bytes that no compression makes fewer, and that must not be told of."""
+    return SECRET + DICE.randbytes(size - len(SECRET))
+
+
+@contextlib.asynccontextmanager
+async def producing(
+    kafka: Kafka, troubles: Troubles | None = None, config: Mapping[str, str | int] | None = None
+) -> AsyncIterator[DeadLetterProducer]:
+    """A producer that tells `troubles`."""
+    told = Troubles() if troubles is None else troubles
+    producer = DeadLetterProducer({**kafka.config, **(config or {})}, on_trouble=told)
+    try:
+        yield producer
+    finally:
+        await producer.close()
+
+
+def topics(kafka: Kafka, limit: int, **settings: str) -> tuple[str, str]:
+    """A topic, and its dead-letter topic that takes batches of at most `limit` bytes."""
+    topic = create_topic(kafka)
+    name = f"{topic}.dead-letters"
+    return topic, create_topic(kafka, 1, name, max_message_bytes=str(limit), **settings)
+
+
+def headers_of(message: Message) -> dict[str, Any]:
+    """A letter's headers by name."""
+    return dict(message.headers() or ())
+
+
+def omitted(size: int) -> bytes:
+    """What stands in the header of a part that was left out."""
+    return f"omitted: {size} bytes, too large for this topic; read it at its origin".encode()
+
+
+def test_headers_tell_of_what_is_left_out() -> None:
+    """One header for each part; own headers only if they stay; those of an earlier death never."""
+    sent = letter("orders", value=b"12345", headers=(("a", b"1"), ("pinstream.value", b"omitted: of old")))
+    whole, without_value = letter_headers(sent), letter_headers(sent, ("value",))
+    assert [name for name, _ in whole if name in ("a", "pinstream.value")] == ["a"]
+    assert without_value == [*whole, ("pinstream.value", omitted(5))]
+    bare = letter_headers(sent, ("value", "headers", "key"))
+    assert bare[:9] == whole[1:]
+    assert [name for name, _ in bare[9:]] == ["pinstream.value", "pinstream.headers", "pinstream.key"]
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_too_large_a_letter_is_stored_without_its_value(kafka: Kafka) -> None:
+    """Stored, on its partition, with key, headers and reason; told once, with its origin and without content."""
+    topic, name = topics(kafka, 5000)
+    troubles = Troubles()
+    sent = letter(topic, offset=41, key=SECRET, value=bulk(20_000), headers=(("h", b"1"),))
+    async with producing(kafka, troubles) as producer:
+        assert list(await producer.store([sent])) == [True]
+        assert list(await producer.store([letter(topic, offset=42)])) == [True]
+    first, second = sorted(read_all(kafka, name, 2), key=lambda one: one.offset() or 0)
+    assert (first.key(), first.value(), second.value()) == (SECRET, None, b"v")
+    assert first.headers() == letter_headers(sent, ("value",))
+    assert headers_of(first)["pinstream.value"] == omitted(20_000)
+    assert headers_of(first)["pinstream.offset"] == b"41"
+    [(code, text)] = troubles
+    assert code == "MSG_SIZE_TOO_LARGE"
+    assert f"{topic} partition 0 offset 41 was stored without its value" in text
+    assert "secret" not in text
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_neighbours_of_too_large_a_letter_are_stored_whole(kafka: Kafka) -> None:
+    """In one lot, over several batches in flight: only what is too large loses its value; nothing twice or missing."""
+    topic, name = topics(kafka, 1_500_000)
+    troubles = Troubles()
+    large = {0, 7, 8, 29}
+    letters = [
+        letter(topic, offset=number, value=bulk(2_000_000 if number in large else 300_000))
+        for number in range(30)
+    ]
+    async with producing(kafka, troubles) as producer:
+        assert list(await producer.store(letters)) == [True] * 30
+    found = {int(headers_of(one)["pinstream.offset"]): one.value() for one in read_all(kafka, name, 30)}
+    assert found == {
+        number: None if number in large else one.record.value for number, one in enumerate(letters)
+    }
+    assert len(troubles) == len(large)
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_letters_that_are_too_large_only_together_are_stored_whole(kafka: Kafka) -> None:
+    """The broker measures batches: what is refused for its company goes again by itself, and nobody need know."""
+    topic, name = topics(kafka, 20_000)
+    troubles = Troubles()
+    letters = [letter(topic, offset=number, value=bulk(1000)) for number in range(200)]
+    async with producing(kafka, troubles) as producer:
+        assert list(await producer.store(letters)) == [True] * 200
+    assert sorted(one.value() or b"" for one in read_all(kafka, name, 200)) == sorted(
+        one.record.value or b"" for one in letters
+    )
+    assert troubles == []
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+@pytest.mark.parametrize(
+    ("key", "header", "left_out"),
+    [
+        (100, 20_000, ("value", "headers")),
+        (20_000, 100, ("value", "headers", "key")),
+        (20_000, 20_000, ("value", "headers", "key")),
+    ],
+)
+async def test_what_is_still_too_large_goes_too(
+    kafka: Kafka, key: int, header: int, left_out: tuple[str, ...]
+) -> None:
+    """Without its value still too large: its own headers go, then its key; each part that went has its header."""
+    topic, name = topics(kafka, 5000)
+    troubles = Troubles()
+    sent = letter(topic, key=bulk(key), value=b"v", headers=(("h", bulk(header)),))
+    async with producing(kafka, troubles) as producer:
+        assert list(await producer.store([sent])) == [True]
+    [found] = read_all(kafka, name, 1)
+    assert found.headers() == letter_headers(sent, left_out)
+    assert found.value() is None
+    assert found.key() == (None if "key" in left_out else sent.record.key)
+    [(_, text)] = troubles
+    assert f"without its {' and '.join(left_out)} " in text
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_a_topic_that_takes_not_even_the_reason_stores_nothing_until_it_does(kafka: Kafka) -> None:
+    """Without all that can go still too large: not stored, and told; whole once the limit is raised."""
+    topic, name = topics(kafka, 100)
+    troubles = Troubles()
+    sent = letter(topic, value=bulk(9000))
+    async with producing(kafka, troubles) as producer:
+        assert list(await producer.store([sent])) == [False]
+        await until(lambda: len(troubles) > 0, "the trouble")
+        assert [code for code, _ in troubles] == ["MSG_SIZE_TOO_LARGE"]
+        assert "was not stored" in troubles[0][1]
+        set_limit(kafka, name, 50_000)
+        assert list(await producer.store([sent])) == [True]
+    [found] = read_all(kafka, name, 1)
+    assert found.value() == sent.record.value
+    assert "secret" not in str(troubles)
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_larger_than_a_segment_is_too_large_as_well(kafka: Kafka) -> None:
+    """The broker has another word for it, and it means the same."""
+    topic, name = topics(kafka, 4_000_000, segment_bytes=str(1024 * 1024))
+    async with producing(kafka) as producer:
+        assert list(await producer.store([letter(topic, value=bulk(2_000_000))])) == [True]
+    [found] = read_all(kafka, name, 1)
+    assert headers_of(found)["pinstream.value"] == omitted(2_000_000)
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_larger_than_a_request_is_not_even_tried_whole(kafka: Kafka) -> None:
+    """A broker hangs up on a request of more than 100 MiB: that would look like an outage, for ever."""
+    topic, name = topics(kafka, 200_000_000)
+    async with producing(kafka) as producer:
+        assert list(await producer.store([letter(topic, value=bytes(105_000_000))])) == [True]
+    [found] = read_all(kafka, name, 1)
+    assert headers_of(found)["pinstream.value"] == omitted(105_000_000)
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_limits_of_the_client_are_no_limits_of_a_letter(kafka: Kafka) -> None:
+    """``KAFKA_MESSAGE_MAX_BYTES`` and the producer's queue, however small, keep no letter from being stored whole."""
+    topic, name = topics(kafka, 5_000_000)
+    small = {"message.max.bytes": 1000, "queue.buffering.max.kbytes": 1, "queue.buffering.max.messages": 1}
+    sent = letter(topic, value=bulk(4_000_000))
+    async with producing(kafka, config=small) as producer:
+        assert list(await producer.store([sent, letter(topic)])) == [True, True]
+    assert sent.record.value in [one.value() for one in read_all(kafka, name, 2)]
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("limit", [20_000, 3_000_000, 2**31 - 1])
+async def test_a_created_topic_takes_more_than_its_origin(kafka: Kafka, limit: int) -> None:
+    """Room above the largest record of the origin, for batches of many too; as far as a limit can go."""
+    topic = create_topic(kafka, max_message_bytes=str(limit))
+    size = min(limit, 3_000_000) - 200
+    letters = [
+        letter(topic, offset=number, value=bulk(size), headers=(("h", b"x" * 80),)) for number in range(3)
+    ]
+    troubles = Troubles()
+    async with producing(kafka, troubles) as producer:
+        assert list(await producer.store(letters)) == [True] * 3
+    name = f"{topic}.dead-letters"
+    assert {one.value() for one in read_all(kafka, name, 3)} == {one.record.value for one in letters}
+    assert limit_of(kafka, name) > limit or limit == 2**31 - 1
+    assert troubles == []
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_a_record_that_the_topic_cannot_take_does_not_take_its_batch_along(kafka: Kafka) -> None:
+    """A compacted topic takes no letter without a key, and refuses the whole batch for it: the others are stored."""
+    topic, name = topics(kafka, 1_000_000, cleanup_policy="compact")
+    letters = [
+        letter(topic, key=None if number == 1 else b"k%d" % number, offset=number) for number in range(3)
+    ]
+    async with producing(kafka) as producer:
+        assert list(await producer.store(letters)) == [True, False, True]
+    assert {one.key() for one in read_all(kafka, name, 2)} == {b"k0", b"k2"}
+
+
+def limit_of(kafka: Kafka, topic: str) -> int:
+    """The topic's ``max.message.bytes``."""
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    admin = AdminClient({**kafka.config})
+    described: Any = admin.describe_configs([resource])[resource].result(WITHIN)
+    return int(described["max.message.bytes"].value)
+
+
+def set_limit(kafka: Kafka, topic: str, limit: int) -> None:
+    """Change the topic's ``max.message.bytes``."""
+    entry = ConfigEntry("max.message.bytes", str(limit), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    admin = AdminClient({**kafka.config})
+    admin.incremental_alter_configs([resource])[resource].result(WITHIN)

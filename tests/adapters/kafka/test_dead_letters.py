@@ -1,0 +1,249 @@
+"""The dead-letter producer: what a letter looks like, and that it counts only when the broker has it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from confluent_kafka.admin import AdminClient
+
+from consumer.adapters.kafka import HEADER_PREFIX, DeadLetterProducer
+from consumer.adapters.kafka.dead_letters import added_headers, letter_headers
+from consumer.engine.interface import DeadLetter
+from consumer.engine.model import Record, Rejection, Stage
+from tests.support.kafka.broker import RealBroker
+from tests.support.kafka.harness import WITHIN, Kafka, create_topic, produce, read_all, unique
+from tests.support.limits import LATE
+
+
+def letter(topic: str, *, partition: int = 0, offset: int = 0, **record: Any) -> DeadLetter:
+    """A dead letter of topic `topic`."""
+    parts: dict[str, Any] = {
+        "timestamp": 1_600_000_000_123,
+        "key": b"k",
+        "value": b"v",
+        "headers": (),
+        **record,
+    }
+    rejection = Rejection(Stage.CONVERT, "event_id_missing", "the event has no event_id – ärgerlich")
+    return DeadLetter(topic, partition, Record(offset, **parts), rejection, 3, 1_700_000_000_007)
+
+
+class Troubles(list[tuple[str, str]]):
+    """What the producer told."""
+
+    def __call__(self, code: str, text: str) -> None:
+        self.append((code, text))
+
+
+@pytest.fixture
+def troubles() -> Troubles:
+    """Collects what the producer tells."""
+    return Troubles()
+
+
+@pytest_asyncio.fixture
+async def make_producer(troubles: Troubles) -> AsyncIterator[Callable[..., DeadLetterProducer]]:
+    """Makes producers that are closed at the end."""
+    made: list[DeadLetterProducer] = []
+
+    def make(kafka: Kafka, **options: Any) -> DeadLetterProducer:
+        made.append(DeadLetterProducer(kafka.config, on_trouble=troubles, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.close()
+
+
+def test_added_headers_are_the_nine_of_the_contract() -> None:
+    """Names and texts as contract.md has them; numbers in decimal, `at` in ISO 8601 UTC."""
+    assert dict(added_headers(letter("orders", partition=2, offset=41))) == {
+        "pinstream.stage": b"convert",
+        "pinstream.code": b"event_id_missing",
+        "pinstream.message": "the event has no event_id – ärgerlich".encode(),
+        "pinstream.topic": b"orders",
+        "pinstream.partition": b"2",
+        "pinstream.offset": b"41",
+        "pinstream.timestamp": b"1600000000123",
+        "pinstream.attempts": b"3",
+        "pinstream.at": b"2023-11-14T22:13:20.007Z",
+    }
+
+
+def test_own_headers_are_kept_and_those_of_an_earlier_death_give_way() -> None:
+    """Original headers stay, in order, repeats and nulls included; of ours there is one set, the newest."""
+    original = (
+        ("a", b"1"),
+        ("a", b"2"),
+        ("none", None),
+        ("pinstream.code", b"old"),
+        ("pinstream.other", b"x"),
+    )
+    headers = letter_headers(letter("orders", headers=original))
+    assert headers[:4] == [("a", b"1"), ("a", b"2"), ("none", None), ("pinstream.other", b"x")]
+    assert [value for name, value in headers if name == "pinstream.code"] == [b"event_id_missing"]
+    assert all(name.startswith(HEADER_PREFIX) for name, _ in headers[4:])
+
+
+@pytest.mark.kafka
+async def test_letter_is_stored_with_the_original_bytes(
+    each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer], troubles: Troubles
+) -> None:
+    """Acknowledged, on the partition of the same number, with key, value and headers as they were and ours added."""
+    topic = create_topic(each_kafka, 2)
+    sent = letter(topic, partition=1, offset=7, key=b"\x00k", value=b"\xff\x00", headers=(("h", b"\x80"),))
+    before = time.time() * 1000
+    assert list(await make_producer(each_kafka).store([sent])) == [True]
+    [found] = read_all(each_kafka, f"{topic}.dead-letters", 1)
+    assert (found.key(), found.value(), found.partition()) == (b"\x00k", b"\xff\x00", 1)
+    assert found.headers() == letter_headers(sent)
+    assert found.timestamp()[1] >= before - 1000  # retention counts from now, not from the record's own time
+    assert troubles == []
+
+
+@pytest.mark.kafka
+async def test_tombstones_and_keyless_records_are_stored(
+    each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
+) -> None:
+    """A null value stays null (not empty), a null key too."""
+    topic = create_topic(each_kafka)
+    letters = [letter(topic, key=None, value=None), letter(topic, key=b"", value=b"")]
+    assert list(await make_producer(each_kafka).store(letters)) == [True, True]
+    found = read_all(each_kafka, f"{topic}.dead-letters", 2)
+    assert [(one.key(), one.value()) for one in found] == [(None, None), (b"", b"")]
+
+
+@pytest.mark.kafka
+async def test_no_letters_is_no_work(
+    each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
+) -> None:
+    """Nothing to store, nothing stored, at once."""
+    assert list(await make_producer(each_kafka).store([])) == []
+
+
+@pytest.mark.kafka
+async def test_many_letters_of_several_topics_in_one_lot(
+    each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
+) -> None:
+    """One verdict each, in order; one fixed topic for all works too."""
+    first, second, together = create_topic(each_kafka), create_topic(each_kafka), unique("letters")
+    letters = [letter((first, second)[number % 2], offset=number) for number in range(600)]
+    assert list(await make_producer(each_kafka, topic=together).store(letters)) == [True] * 600
+    found = read_all(each_kafka, together, 600)
+    origins = {
+        (dict(one.headers() or [])["pinstream.topic"], dict(one.headers() or [])["pinstream.offset"])
+        for one in found
+    }
+    assert len(origins) == 600
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_missing_topic_is_created_like_its_origin(
+    kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
+) -> None:
+    """As many partitions as the origin, never compacted, with room for the largest record and the headers."""
+    topic = create_topic(kafka, 3, max_message_bytes="200000", cleanup_policy="compact")
+    largest = b"x" * 199_000
+    assert list(await make_producer(kafka).store([letter(topic, partition=2, key=None, value=largest)])) == [
+        True
+    ]
+    metadata = AdminClient({**kafka.config}).list_topics(timeout=WITHIN)
+    assert len(metadata.topics[f"{topic}.dead-letters"].partitions) == 3
+    [found] = read_all(kafka, f"{topic}.dead-letters", 1)
+    assert found.value() == largest
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_fewer_partitions_than_the_origin_are_enough(
+    kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
+) -> None:
+    """An existing dead-letter topic with fewer partitions takes the letters all the same."""
+    topic = create_topic(kafka, 3)
+    create_topic(kafka, 1, name=f"{topic}.dead-letters")
+    letters = [letter(topic, partition=number) for number in range(3)]
+    assert list(await make_producer(kafka).store(letters)) == [True] * 3
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_topic_that_vanished_is_created_again(
+    kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
+) -> None:
+    """Deleted under the producer: a later store finds that out and creates it; no letter is called stored falsely."""
+    topic = create_topic(kafka)
+    producer = make_producer(kafka, timeout=3.0)
+    assert list(await producer.store([letter(topic)])) == [True]
+    name = f"{topic}.dead-letters"
+    admin = AdminClient({**kafka.config})
+    admin.delete_topics([name])[name].result(WITHIN)
+    stored = False
+    for _ in range(5):  # the first tries may meet a producer that has not heard yet
+        [stored] = await producer.store([letter(topic, offset=1)])
+        if stored:
+            break
+    assert stored
+    assert len(read_all(kafka, name, 1)) == 1
+
+
+async def test_unreachable_broker_stores_nothing_within_the_limit(
+    make_producer: Callable[..., DeadLetterProducer], troubles: Troubles
+) -> None:
+    """No broker: every verdict is False, in bounded time, and the trouble is told."""
+    producer = make_producer(Kafka("127.0.0.1:9", "external"), timeout=1.0)
+    started = time.monotonic()
+    assert list(await producer.store([letter("orders"), letter("orders", offset=1)])) == [False, False]
+    assert time.monotonic() - started < LATE
+    assert troubles
+
+
+@pytest.mark.kafka
+async def test_silent_broker_gives_no_verdict_and_heals(
+    own_kafka: RealBroker, make_producer: Callable[..., DeadLetterProducer]
+) -> None:
+    """A broker that hangs (SIGSTOP): False within the time limit; once it goes on, letters are stored again."""
+    kafka = Kafka(own_kafka.bootstrap_servers, "real")
+    topic = create_topic(kafka)
+    producer = make_producer(kafka, timeout=2.0)
+    assert list(await producer.store([letter(topic)])) == [True]
+    own_kafka.pause()
+    try:
+        started = time.monotonic()
+        assert list(await producer.store([letter(topic, offset=1)])) == [False]
+        assert time.monotonic() - started < LATE
+    finally:
+        own_kafka.resume()
+    stored = False
+    for _ in range(10):
+        [stored] = await producer.store([letter(topic, offset=2)])
+        if stored:
+            break
+    assert stored
+
+
+@pytest.mark.kafka
+async def test_restarted_broker_is_found_again(
+    own_kafka: RealBroker, make_producer: Callable[..., DeadLetterProducer]
+) -> None:
+    """Killed and started again on the same ports: nothing acknowledged before is gone, and new letters are stored."""
+    kafka = Kafka(own_kafka.bootstrap_servers, "real")
+    topic = create_topic(kafka)
+    produce(kafka, topic, [b"one"])
+    producer = make_producer(kafka, timeout=5.0)
+    assert list(await producer.store([letter(topic, value=b"before")])) == [True]
+    own_kafka.kill()
+    assert list(await producer.store([letter(topic, value=b"meanwhile")])) == [False]
+    own_kafka.restart()
+    stored = False
+    for _ in range(10):
+        [stored] = await producer.store([letter(topic, value=b"after")])
+        if stored:
+            break
+    assert stored
+    values = [one.value() for one in read_all(kafka, f"{topic}.dead-letters", 2)]
+    assert b"before" in values

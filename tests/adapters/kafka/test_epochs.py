@@ -1,0 +1,79 @@
+"""What the source hands out is of the epoch that was announced last: what a cancelled fetch left behind is not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from confluent_kafka import Message
+
+from consumer.adapters.kafka.source import KafkaSource
+from consumer.engine.interface import Assignment
+from consumer.engine.model import Position, TopicPartition
+from tests.adapters.kafka.scripted_member import FakeConsumer, Ids, brings, given, message, offsets
+from tests.adapters.kafka.test_forgotten import FORGOTTEN, ended
+
+
+class Listener:
+    """Remembers what is ours."""
+
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+        self.losses: list[TopicPartition] = []
+
+    async def assigned(self, assignments: Sequence[Assignment]) -> None:
+        """Noted."""
+        self.epochs += [one.epoch for one in assignments]
+
+    async def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
+        """Nothing to commit."""
+        return ()
+
+    async def lost(self, partitions: Sequence[TopicPartition]) -> None:
+        """Noted."""
+        self.losses += partitions
+
+
+async def test_what_a_cancelled_fetch_left_is_dropped_when_its_partition_is_lost() -> None:
+    """The core was told that the partition is gone: its records come again under the next epoch, and only so."""
+    made: list[FakeConsumer] = []
+
+    def make(config: dict[str, Any]) -> Any:
+        made.append(FakeConsumer(config))
+        return made[-1]
+
+    listener = Listener()
+    config = {"bootstrap.servers": "nowhere:9092", "group.id": "g", "group.protocol": "consumer"}
+    source = KafkaSource(config, ["t"], listener=listener, make_consumer=make, make_topic_ids=lambda _: Ids())
+    await source.start()
+    made[-1].script = [given(0)]
+    for _ in range(2):
+        assert await source.fetch(100, 0.0) == []
+    under_way, cancelled = threading.Event(), threading.Event()
+
+    def slowly(_: FakeConsumer) -> list[Message]:
+        under_way.set()
+        assert cancelled.wait(10)
+        return [message(4), ended(FORGOTTEN)]
+
+    made[-1].script = [slowly]
+    fetching = asyncio.create_task(source.fetch(100, 0.0))
+    assert await asyncio.to_thread(under_way.wait, 10)
+    fetching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await fetching
+    cancelled.set()
+
+    assert await source.fetch(100, 0.0) == []
+    assert listener.losses == [TopicPartition("t", 0)]
+    made[-1].script = [given(0)]
+    for _ in range(2):
+        assert await source.fetch(100, 0.0) == []
+    made[-1].script = [brings(message(4))]
+    [chunk] = await source.fetch(100, 0.0)
+    assert (chunk.epoch, offsets([chunk])) == (listener.epochs[-1], [4])
+    assert len(set(listener.epochs)) == 2
+    await source.close(5.0)

@@ -1,0 +1,88 @@
+"""What ends a client of librdkafka: another process with its instance id is told as that; a group that the brokers have
+forgotten, since another cluster stands in the place of theirs, is joined anew."""
+
+from __future__ import annotations
+
+import confluent_kafka
+import pytest
+from confluent_kafka import Message
+
+from consumer.adapters.kafka.trouble import as_fatal
+from consumer.engine.model import TopicPartition
+from consumer.errors import KafkaError
+from tests.adapters.kafka.scripted_member import Bench, message, offsets
+from tests.support.kafka.broker import RealBroker
+from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, create_topic, produce, unique
+
+TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
+MORE: list[bytes | None] = [b"new %d" % number for number in range(20)]
+FORGOTTEN = "Fatal error: Broker: The group id does not exist: ConsumerGroupHeartbeat fatal error"
+
+
+def ended(text: str) -> Message:
+    """What comes out of the queue of a client that has ended."""
+    error = confluent_kafka.KafkaError(confluent_kafka.KafkaError._FATAL, text)
+    return Message(None, -1, -1, None, None, None, error, (0, -1), 0.0, -1)
+
+
+def test_a_forgotten_group_is_joined_anew() -> None:
+    """Its partitions are lost, commits under way are not done, and another client takes the place of the first."""
+    bench = Bench(settings={"group.protocol": "consumer"})
+    bench.assign(0, 1)
+    bench.fetch(lambda _: [message(4), ended(FORGOTTEN)])
+    first = bench.consumer
+    bench.fetch()
+    assert bench.told.losses == [[TopicPartition("t", 0), TopicPartition("t", 1)]]
+    assert bench.consumer is not first
+    assert [call[0] for call in first.calls][-1] == "close"
+    assert bench.told.troubles == [
+        ("GROUP_ID_NOT_FOUND", "the brokers do not know the group any more: joined anew")
+    ]
+    bench.assign(0)
+    assert offsets(bench.fetch(lambda _: [message(0)])) == [0]
+
+
+@pytest.mark.parametrize("code", ["FENCED_INSTANCE_ID", "UNRELEASED_INSTANCE_ID"])
+def test_the_cause_behind_the_end_of_a_client_is_told(code: str) -> None:
+    """Not "restart it", where another process uses the same instance id: they would fence each other for ever."""
+    words = confluent_kafka.KafkaError(getattr(confluent_kafka.KafkaError, code)).str()
+    found = as_fatal(
+        confluent_kafka.KafkaError(confluent_kafka.KafkaError._FATAL, f"Fatal error: {words}: x")
+    )
+    assert "another process uses the same KAFKA_GROUP_INSTANCE_ID" in str(found)
+    unknown = as_fatal(confluent_kafka.KafkaError(confluent_kafka.KafkaError._FATAL, "Fatal error: of ours"))
+    assert "restart it" in str(unknown)
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("protocol", ["cooperative", "kip-848"])
+async def test_two_processes_with_one_instance_id(kafka: Kafka, protocol: str) -> None:
+    """Classic: the second takes the place of the first, which ends. KIP-848: the second ends. Either says why."""
+    topic, group = create_topic(kafka), unique("group")
+    settings = {**PROTOCOLS[protocol], "group.instance.id": "one"}
+    async with Member(kafka, [topic], group, config=settings) as first:
+        await first.until(lambda: bool(first.held))
+        async with Member(kafka, [topic], group, config=settings) as second:
+            failure = await (first if protocol == "cooperative" else second).until_fails()
+    assert isinstance(failure, KafkaError)
+    assert "give each process its own" in str(failure)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+async def test_a_cluster_that_is_replaced(own_kafka: RealBroker, protocol: str) -> None:
+    """Another one on the same ports, with nothing on its disk: the member joins its group there, reads, and commits."""
+    kafka = Kafka(own_kafka.bootstrap_servers, "real")
+    topic, group = create_topic(kafka), unique("group")
+    produce(kafka, topic, TEN)
+    async with Member(kafka, [topic], group, config=PROTOCOLS[protocol]) as member:
+        await member.until(lambda: member.values == TEN)
+        assert (await member.commit()).failure is None
+        own_kafka.replace()
+        create_topic(kafka, name=topic)
+        produce(kafka, topic, MORE)
+        await member.until(lambda: len(member.assignments) > 1, "the group there")
+        await member.until(lambda: set(MORE) <= set(member.values), "what is there")
+        assert member.losses
+        assert (await member.commit()).failure is None

@@ -1,0 +1,189 @@
+"""A group from outside: members, committed offsets, where partitions begin and end, and setting offsets."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+from confluent_kafka import Consumer, Producer
+from confluent_kafka import TopicPartition as RawPartition
+
+from consumer.adapters.kafka.groups import (
+    ActiveMember,
+    GroupInUse,
+    GroupOffsets,
+    GroupView,
+    committed,
+    group_members,
+)
+from consumer.adapters.kafka.ranges import Extent
+from consumer.engine.model import TopicPartition
+from consumer.errors import KafkaError
+from tests.support.kafka.harness import WITHIN, Kafka, Member, commit, create_topic, produce, unique
+from tests.support.limits import LATE
+
+PROTOCOLS = pytest.mark.parametrize("protocol", ["classic", "consumer"])
+pytestmark = pytest.mark.kafka
+
+
+def commit_with(kafka: Kafka, group: str, topic: str, offset: int, metadata: str) -> None:
+    """Commit from outside the group, with metadata."""
+    consumer = Consumer({**kafka.config, "group.id": group, "enable.auto.commit": False, "log_level": 0})
+    consumer.commit(offsets=[RawPartition(topic, 0, offset, metadata=metadata)], asynchronous=False)
+    consumer.close()
+
+
+@pytest.mark.real_kafka
+@PROTOCOLS
+async def test_tells_who_is_in_the_group(kafka: Kafka, topic: Callable[..., str], protocol: str) -> None:
+    """Nobody yet, two members, nobody any more: the same words for classic and for KIP-848 groups."""
+    name, group = topic(4), unique("group")
+    assert await group_members(kafka.config, group, WITHIN) == GroupView("Dead", ())
+    config = {"group.protocol": protocol, "client.id": "shop"}
+    one, other = (Member(kafka, [name], group, config=config) for _ in range(2))
+    async with one, other:
+        await one.until(lambda: len(one.held) == len(other.held) == 2, "half of the partitions each")
+        view = await group_members(kafka.config, group, WITHIN)
+        assert [member.client_id for member in view.members] == ["shop", "shop"]
+        assert all(member.host and not member.host.startswith("/") for member in view.members)
+        assert view.active
+    view = await group_members(kafka.config, group, WITHIN)
+    assert view == GroupView("Empty", ())
+    assert not view.active
+
+
+def test_a_group_is_active_while_it_rebalances() -> None:
+    """Members on their way in count as well; what cannot be told is left to the brokers to refuse."""
+    assert GroupView("CompletingRebalance", ()).active
+    assert GroupView("Unknown", (ActiveMember("shop", "127.0.0.1"),)).active
+    assert not GroupView("Unknown", ()).active
+
+
+@pytest.mark.real_kafka
+@PROTOCOLS
+async def test_a_group_with_members_takes_no_offsets(
+    kafka: Kafka, topic: Callable[..., str], protocol: str
+) -> None:
+    """The broker itself refuses, under both protocols; what was committed stays, with its metadata."""
+    name, group = topic(2), unique("group")
+    produce(kafka, name, [b"a"] * 10)
+    place = TopicPartition(name, 0)
+    async with Member(kafka, [name], group, config={"group.protocol": protocol}) as member:
+        await member.until(lambda: len(member.records) == 10, "the records")
+        assert (await member.commit()).failure is None
+        async with GroupOffsets(kafka.config, group, WITHIN) as offsets:
+            with pytest.raises(GroupInUse, match=group):
+                await offsets.put({place: 3})
+            assert (await offsets.positions([place]))[place].next_offset == 10
+
+
+@pytest.mark.real_kafka
+async def test_new_offsets_carry_no_metadata(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """What is set is read back; the map of the old position is gone; other partitions stay."""
+    name, group = topic(2), unique("group")
+    produce(kafka, name, [b"a"] * 10)
+    commit_with(kafka, group, name, 4, "of the old one")
+    commit(kafka, group, name, 0, 1)
+    places = [TopicPartition(name, 0), TopicPartition(name, 1)]
+    async with GroupOffsets(kafka.config, group, WITHIN) as offsets:
+        assert (await offsets.positions(places))[places[0]].metadata == "of the old one"
+        await offsets.put({places[0]: 4})
+        found = await offsets.positions(places)
+    assert {place: (one.next_offset, one.metadata) for place, one in found.items()} == {
+        places[0]: (4, ""),
+        places[1]: (0, ""),
+    }
+
+
+@pytest.mark.real_kafka
+async def test_finds_all_that_the_group_has_committed(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """Positions come of every topic of the group; `committed` only of those asked for, if they are there."""
+    name, other, group = topic(2), topic(1), unique("group")
+    commit(kafka, group, name, 0)
+    commit(kafka, group, other, 0)
+    async with GroupOffsets(kafka.config, group, WITHIN) as offsets:
+        assert set(await offsets.positions([])) == {TopicPartition(name, 0), TopicPartition(other, 0)}
+        assert group in await offsets.known_groups()
+    assert await committed(kafka.config, group, [name, "no-such-topic"], WITHIN) == {
+        TopicPartition(name, 0): 0
+    }
+    assert await committed(kafka.config, unique("group"), [name], WITHIN) == {}
+
+
+async def test_finds_what_is_committed_on_both_brokers(each_kafka: Kafka) -> None:
+    """A member's commits, seen from outside; the embedded broker tells offsets, and not who is in the group."""
+    name, group = create_topic(each_kafka, 4), unique("group")
+    produce(each_kafka, name, [b"a"] * 10)
+    async with Member(each_kafka, [name], group) as member:
+        await member.until(lambda: len(member.records) == 10, "the records")
+        assert (await member.commit()).failure is None
+        assert await committed(each_kafka.config, group, [name], WITHIN) == {TopicPartition(name, 0): 10}
+        view = await group_members(each_kafka.config, group, WITHIN)
+        assert view.active or view == GroupView("Unknown", ())
+
+
+@pytest.mark.real_kafka
+async def test_the_end_is_the_last_stable_offset(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """Records of an open transaction are beyond the end, as they are for who reads only what is committed."""
+    name = topic(2)
+    produce(kafka, name, [b"a"] * 5)
+    places = [TopicPartition(name, 0), TopicPartition(name, 1)]
+    producer = Producer({**kafka.config, "transactional.id": unique("transaction"), "log_level": 0})
+    producer.init_transactions(WITHIN)
+    producer.begin_transaction()
+    producer.produce(name, b"open", partition=0)
+    assert producer.flush(WITHIN) == 0
+    async with GroupOffsets(kafka.config, unique("group"), WITHIN) as offsets:
+        assert await offsets.extents(places) == {places[0]: Extent(0, 5), places[1]: Extent(0, 0)}
+        producer.commit_transaction(WITHIN)
+        # The marker is written after the commit is acknowledged.
+        async with asyncio.timeout(WITHIN):
+            while (await offsets.extents(places))[places[0]].end != 7:
+                await asyncio.sleep(0.01)
+        assert await offsets.extents([]) == {}
+
+
+@pytest.mark.real_kafka
+async def test_finds_the_first_record_since(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """In each partition by itself; none where all is earlier; a time before 1970 is the beginning, not the end."""
+    name = topic(3)
+    now = int(time.time() * 1000)
+    for partition, ages in enumerate([[3000, 2000, 1000], [3000, 2500], []]):
+        for age in ages:
+            produce(kafka, name, [b"a"], partition=partition, timestamp=now - age)
+    places = [TopicPartition(name, number) for number in range(3)]
+    async with GroupOffsets(kafka.config, unique("group"), WITHIN) as offsets:
+        assert await offsets.first_since(places, now - 2000) == {places[0]: 1}
+        assert await offsets.first_since(places, now - 2500) == {places[0]: 1, places[1]: 1}
+        for early in (-1, -2, -62_135_596_800_000):
+            assert await offsets.first_since(places, early) == {places[0]: 0, places[1]: 0}
+
+
+@pytest.mark.real_kafka
+async def test_a_partition_that_is_not_there_is_told(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """One line that names it."""
+    name = topic(1)
+    async with GroupOffsets(kafka.config, unique("group"), WITHIN) as offsets:
+        with pytest.raises(KafkaError, match=rf"{name}\[7\]") as raised:
+            await offsets.extents([TopicPartition(name, 7)])
+    assert "\n" not in str(raised.value)
+
+
+async def test_brokers_that_do_not_answer_are_told_in_time() -> None:
+    """Every question and the order end within their limit, in one line."""
+    place = TopicPartition("orders", 0)
+    async with GroupOffsets({"bootstrap.servers": "127.0.0.1:9"}, "shop", 0.5) as offsets:
+        for ask in (
+            offsets.view,
+            lambda: offsets.positions([place]),
+            lambda: offsets.extents([place]),
+            lambda: offsets.put({place: 1}),
+        ):
+            started = time.monotonic()
+            with pytest.raises(KafkaError) as raised:
+                await ask()
+            assert time.monotonic() - started < LATE
+            assert "\n" not in str(raised.value)
+        assert await offsets.known_groups() == []

@@ -1,0 +1,90 @@
+"""The last commit of a partition, as it is let go of: what is refused for a moment is repeated, all else is not.
+
+Nothing could make up for it: what was settled since the commit before would be sent again by the next owner.
+"""
+
+from __future__ import annotations
+
+import confluent_kafka
+import pytest
+
+from consumer.engine.model import Position
+from tests.adapters.kafka.scripted_member import Bench, taken
+
+PASSING = [
+    confluent_kafka.KafkaError.ILLEGAL_GENERATION,
+    confluent_kafka.KafkaError.REBALANCE_IN_PROGRESS,
+    confluent_kafka.KafkaError.STALE_MEMBER_EPOCH,
+    confluent_kafka.KafkaError.NOT_COORDINATOR,
+    confluent_kafka.KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+]
+FINAL = [confluent_kafka.KafkaError.UNKNOWN_MEMBER_ID]
+COMMIT = ("commit", False, [(0, 8, 2)])
+
+
+def a_member() -> Bench:
+    """It holds partition 0, and has 8 to commit of it."""
+    bench = Bench()
+    bench.told.positions = [Position("t", 0, 8, 2)]
+    bench.assign(0)
+    return bench
+
+
+@pytest.mark.parametrize("code", PASSING)
+def test_between_generations_it_is_repeated_until_it_is_taken(code: int) -> None:
+    """Of a revoked partition, before it is let go of; and nobody is troubled with it."""
+    bench = a_member()
+    bench.consumer.commit_answers = [code, code]
+    bench.fetch(taken(0))
+    names = [call[0] for call in bench.consumer.calls]
+    assert bench.calls("commit") == [COMMIT] * 3
+    assert names[-1] == "incremental_unassign"
+    assert bench.told.troubles == []
+
+
+@pytest.mark.parametrize("code", PASSING)
+def test_leaving_repeats_it_too(code: int) -> None:
+    """The commit is taken before the group is left."""
+    bench = a_member()
+    bench.consumer.commit_answers = [code]
+    bench.close()
+    assert bench.calls("commit") == [COMMIT] * 2
+    assert bench.consumer.calls[-1] == ("close",)
+    assert bench.told.troubles == []
+
+
+@pytest.mark.parametrize("code", FINAL)
+def test_what_does_not_pass_is_tried_once_and_told(code: int) -> None:
+    """A member that is none any more cannot commit, however often it tries."""
+    bench = a_member()
+    bench.consumer.commit_answers = [code] * 5
+    bench.fetch(taken(0))
+    assert bench.calls("commit") == [COMMIT]
+    assert [told for told, _ in bench.told.troubles] == [confluent_kafka.KafkaError(code).name()]
+
+
+def test_metadata_that_is_too_large_is_left_out() -> None:
+    """There is no later commit: the offsets alone are better than nothing."""
+    bench = a_member()
+    bench.consumer.commit_answers = [confluent_kafka.KafkaError.OFFSET_METADATA_TOO_LARGE]
+    bench.fetch(taken(0))
+    assert bench.calls("commit") == [COMMIT, COMMIT]
+    assert bench.told.troubles == []
+
+
+def test_it_has_a_bound() -> None:
+    """A group that stays between generations does not keep a process from ending, and it is told."""
+    bench = a_member()
+    bench.consumer.commit_answers = [confluent_kafka.KafkaError.ILLEGAL_GENERATION] * 1000
+    bench.close(0.3)
+    assert 1 <= len(bench.calls("commit")) <= 7
+    assert bench.consumer.calls[-1] == ("close",)
+    assert [told for told, _ in bench.told.troubles] == ["ILLEGAL_GENERATION"]
+
+
+def test_without_time_it_is_tried_once() -> None:
+    """The very last moment of a stop is for leaving."""
+    bench = a_member()
+    bench.consumer.commit_answers = [confluent_kafka.KafkaError.ILLEGAL_GENERATION]
+    bench.close(0.0)
+    assert bench.calls("commit") == [COMMIT]

@@ -1,0 +1,252 @@
+"""The consumer's thread on a fake consumer: what no broker does on demand, above all within one consume."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import confluent_kafka
+import pytest
+from confluent_kafka import Message
+
+from consumer.adapters.kafka.commits import CommitResult
+from consumer.engine.model import Position, TopicPartition
+from consumer.errors import KafkaError
+from tests.adapters.kafka.scripted_member import Bench, FakeConsumer, message, offsets, parts, taken
+
+
+def test_records_of_a_partition_revoked_in_the_same_consume_are_dropped() -> None:
+    """The core has drained and let go: a record that arrives with the revocation belongs to nobody."""
+    bench = Bench()
+
+    def step(consumer: FakeConsumer) -> list[Message]:
+        consumer.take_away(0)
+        return [message(5, 0), message(9, 1)]
+
+    bench.assign(0, 1)
+    assert offsets(bench.fetch(step)) == [9]
+
+
+def test_partition_gone_and_back_in_one_consume_starts_again() -> None:
+    """Its records could be from before or after: none is handed out, and it is read from its new start."""
+    bench = Bench()
+    bench.consumer.stored[0] = 3
+
+    def step(consumer: FakeConsumer) -> list[Message]:
+        consumer.take_away(0)
+        consumer.stored[0] = 5
+        consumer.assign_to(0)
+        return [message(4, 0), message(5, 0), message(6, 1)]
+
+    bench.assign(0, 1)
+    assert offsets(bench.fetch(step)) == [6]
+    bench.fetch()
+    assert bench.calls("incremental_assign")[-1] == ("incremental_assign", [(0, 5)])
+    again = bench.fetch(lambda _: [message(5, 0)])
+    assert [(chunk.epoch, offsets([chunk])) for chunk in again] == [(bench.told.assignments[-1].epoch, [5])]
+
+
+def test_chunks_split_where_the_leader_epoch_changes() -> None:
+    """A position carries the leader epoch of the record before it, so a chunk has one."""
+    bench = Bench()
+    bench.assign(0, 1)
+    chunks = bench.fetch(
+        lambda _: [message(1), message(2), message(7, 1), message(3, 0, 1), message(4, 0, 1), message(8, 1)]
+    )
+    assert [(chunk.partition, chunk.leader_epoch, offsets([chunk])) for chunk in chunks] == [
+        (0, 0, [1, 2]),
+        (1, 0, [7, 8]),
+        (0, 1, [3, 4]),
+    ]
+
+
+def test_revoked_positions_are_committed_before_letting_go() -> None:
+    """In the callback, synchronously, with leader epochs, and only of the partitions that go."""
+    bench = Bench()
+    bench.told.positions = [Position("t", 0, 8, 2), Position("t", 1, 9, 2)]
+    bench.assign(0, 1)
+    bench.fetch(taken(0))
+    names = [call[0] for call in bench.consumer.calls]
+    assert bench.calls("commit") == [("commit", False, [(0, 8, 2)])]
+    assert names.index("commit") < names.index("incremental_unassign")
+
+
+def test_draining_out_of_time_commits_nothing() -> None:
+    """The listener hears that the partitions are lost; the thread lets go."""
+    bench = Bench()
+    bench.told.too_late = True
+    bench.assign(0)
+    bench.fetch(taken(0))
+    assert bench.told.losses == [[TopicPartition("t", 0)]]
+    assert bench.calls("commit") == []
+    assert len(bench.calls("incremental_unassign")) == 1
+
+
+def test_lost_is_never_committed() -> None:
+    """Lost partitions: told, let go, no commit."""
+    bench = Bench()
+    bench.told.positions = [Position("t", 0, 8, 2)]
+    bench.assign(0)
+    bench.fetch(lambda consumer: consumer.on.on_lost(consumer, parts(0)) or [])
+    assert bench.told.losses == [[TopicPartition("t", 0)]]
+    assert bench.calls("commit") == []
+
+
+def test_eager_assigns_and_unassigns_whole() -> None:
+    """Under an eager strategy the whole assignment is set and dropped at once."""
+    bench = Bench(strategy="range")
+    bench.consumer.stored[1] = 6
+    bench.assign(0, 1)
+    bench.fetch(taken(0, 1))
+    assert bench.calls("assign")[1:] == [("assign", [(0, confluent_kafka.OFFSET_BEGINNING), (1, 6)])]
+    assert bench.calls("unassign") == [("unassign", [])]
+
+
+def test_commit_of_an_older_epoch_is_not_sent() -> None:
+    """A commit asked for under an earlier assignment of the same partition does not reach the broker."""
+    bench = Bench()
+    bench.assign(0)
+    old = bench.told.assignments[0].epoch
+    bench.fetch(taken(0))
+    bench.assign(0)
+    results: list[CommitResult] = []
+    bench.member.send_commit([Position("t", 0, 4, 0)], [old], results.append)
+    assert results == [CommitResult((), "_ASSIGNMENT_LOST")]
+    assert bench.calls("commit") == []
+
+
+def test_refused_partition_of_a_commit_is_named() -> None:
+    """The answer says which positions were taken, and the code of the one that was not."""
+    bench = Bench()
+    bench.assign(0, 1)
+    epochs = [one.epoch for one in bench.told.assignments]
+    results: list[CommitResult] = []
+    positions = [Position("t", 0, 4, 0), Position("t", 1, 5, 0)]
+    bench.member.send_commit(positions, epochs, results.append)
+
+    def answered(partition: int, offset: int, code: int | None) -> Any:
+        error = None if code is None else confluent_kafka.KafkaError(code)
+        return SimpleNamespace(topic="t", partition=partition, offset=offset, error=error)
+
+    stale = confluent_kafka.KafkaError.STALE_MEMBER_EPOCH
+    bench.consumer.config["on_commit"](None, [answered(0, 4, None), answered(1, 5, stale)])
+    assert results == [CommitResult((positions[0],), "STALE_MEMBER_EPOCH")]
+
+
+def test_close_answers_commits_in_flight() -> None:
+    """Nobody waits for ever: a commit whose answer cannot come any more fails."""
+    bench = Bench()
+    bench.assign(0)
+    results: list[CommitResult] = []
+    epoch = bench.told.assignments[0].epoch
+    bench.member.send_commit([Position("t", 0, 4, 0)], [epoch], results.append)
+    bench.member.close([Position("t", 0, 5, 0)], [epoch], time.monotonic() + 1.0)
+    assert results == [CommitResult((), "_DESTROY")]
+    assert bench.calls("commit")[-1] == ("commit", False, [(0, 5, 0)])
+
+
+def test_a_moment_without_room_pauses_nothing() -> None:
+    """A pause throws away what was fetched ahead, and the resume takes up to a second: not for each full budget."""
+    bench = Bench()
+    bench.assign(0)
+    for _ in range(3):
+        assert bench.fetch(lambda _: [message(1)], room=0) == []
+        assert offsets(bench.fetch(lambda _: [message(2)], room=5)) == [2]
+    assert bench.calls("pause") == bench.calls("resume") == []
+
+
+def test_without_room_for_long_partitions_are_paused_and_polled() -> None:
+    """Only polls bring rebalances: after a second they go on, with everything paused, until there is room again."""
+    bench = Bench()
+    bench.assign(0)
+    begun = time.monotonic()
+    while not bench.calls("pause") and time.monotonic() < begun + 10:
+        bench.fetch(room=0)
+    assert time.monotonic() - begun >= 1.0
+    assert [call[1] for call in bench.calls("pause")] == [[(0, -1001)]]
+    bench.fetch(taken(0), room=0)
+    assert bench.told.revocations == [[TopicPartition("t", 0)]]
+    bench.assign(1, room=0)
+    bench.fetch(room=1)
+    assert [call[1] for call in bench.calls("resume")] == [[(1, -1001)]]
+
+
+def test_ends_are_asked_for_while_paused() -> None:
+    """Unknown without fetching; asked for while paused; gone with the partition."""
+    bench = Bench()
+    bench.assign(0)
+    assert bench.member.ends() == {}
+    deadline = time.monotonic() + 10
+    while not bench.member.ends() and time.monotonic() < deadline:
+        bench.fetch(room=0)
+    assert bench.member.ends() == {TopicPartition("t", 0): 77}
+    bench.fetch(taken(0), room=0)
+    while bench.member.ends() and time.monotonic() < deadline:
+        bench.fetch(room=0)
+    assert bench.member.ends() == {}
+
+
+def test_the_end_heard_last_is_told() -> None:
+    """A fetch after a question, a question after a fetch; and a log that was cut ends where it ends now."""
+    bench = Bench()
+    bench.assign(0)
+
+    def told(end: int, room: int) -> bool:
+        deadline = time.monotonic() + 10
+        while bench.member.ends() != {TopicPartition("t", 0): end} and time.monotonic() < deadline:
+            bench.fetch(room=room)
+        return bench.member.ends() == {TopicPartition("t", 0): end}
+
+    bench.consumer.cached_end = 50
+    assert told(50, room=1)
+    assert told(77, room=0)
+    bench.consumer.cached_end = 90
+    assert told(90, room=1)
+    bench.consumer.cached_end = 3
+    assert told(3, room=1)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (confluent_kafka.KafkaError._AUTHENTICATION, "KAFKA_SASL_PASSWORD"),
+        (confluent_kafka.KafkaError.TOPIC_AUTHORIZATION_FAILED, "KAFKA_TOPICS"),
+        (confluent_kafka.KafkaError.GROUP_AUTHORIZATION_FAILED, "KAFKA_GROUP_ID"),
+        (confluent_kafka.KafkaError.UNSUPPORTED_VERSION, "KAFKA_GROUP_PROTOCOL"),
+        (confluent_kafka.KafkaError.FENCED_INSTANCE_ID, "KAFKA_GROUP_INSTANCE_ID"),
+    ],
+)
+def test_what_never_mends_ends_the_run_and_says_what_to_change(code: int, says: str) -> None:
+    """Told by librdkafka's error callback, raised by the fetch that is going on."""
+    bench = Bench()
+
+    def step(consumer: FakeConsumer) -> list[Message]:
+        consumer.config["error_cb"](confluent_kafka.KafkaError(code))
+        return []
+
+    with pytest.raises(KafkaError, match=says) as raised:
+        bench.fetch(step)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("code", ["_TRANSPORT", "_ALL_BROKERS_DOWN", "NOT_COORDINATOR", "_MAX_POLL_EXCEEDED"])
+def test_what_mends_itself_is_trouble(code: str) -> None:
+    """Told, and gone on from."""
+    bench = Bench()
+    number: int = getattr(confluent_kafka.KafkaError, code)
+    bench.fetch(lambda consumer: consumer.config["error_cb"](confluent_kafka.KafkaError(number)) or [])
+    assert [told for told, _ in bench.told.troubles] == [code]
+    assert bench.fetch() == []
+
+
+def test_topic_that_vanishes_later_is_trouble() -> None:
+    """A missing topic ends the run only before the first assignment: later there may be others to go on with."""
+    unknown = confluent_kafka.KafkaError(confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART)
+    lacking = Message("t", -1, -1, None, None, None, unknown, (0, 0), 0.0, 0)
+    with pytest.raises(KafkaError, match="topic t does not exist"):
+        Bench().fetch(lambda _: [lacking])
+    bench = Bench()
+    bench.assign(0)
+    bench.fetch(lambda _: [lacking])
+    assert bench.told.troubles[0][0] == "UNKNOWN_TOPIC_OR_PART"

@@ -1,0 +1,226 @@
+"""Metadata of commits on a broker: the offset map comes back with the next assignment, and so does what is foreign."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer
+from confluent_kafka import TopicPartition as RawPartition
+
+from consumer.engine import offset_map
+from consumer.engine.interface import Assignment
+from consumer.engine.model import Position, TopicPartition
+from tests.support.kafka.broker import wait_until
+from tests.support.kafka.harness import (
+    PROTOCOLS,
+    WITHIN,
+    Kafka,
+    Member,
+    committed,
+    create_topic,
+    produce,
+    unique,
+)
+
+pytestmark = pytest.mark.kafka
+
+TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
+REFUSED = "OFFSET_METADATA_TOO_LARGE"
+
+
+@pytest.fixture(params=list(PROTOCOLS))
+def protocol(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The configuration of a group protocol."""
+    return PROTOCOLS[request.param]
+
+
+def a_map(base: int) -> str:
+    """A map of some settled offsets above `base`."""
+    return offset_map.write(base, [base + 1, base + 3, base + 4, base + 6], 0)
+
+
+def largest() -> str:
+    """A map that takes all the room there is: of many that had to be cut, the longest."""
+    texts = []
+    for seed in range(30):
+        random, bounds = Random(seed), [5]
+        for _ in range(5_999):
+            bounds.append(bounds[-1] + random.randint(1, 200))
+        texts.append(offset_map.write(4, bounds, 0))
+    return max(texts, key=len)
+
+
+def commit_text(kafka: Kafka, group: str, topic: str, offset: int, metadata: str) -> None:
+    """Another client commits, with its own metadata (the group must have no members)."""
+    consumer = Consumer({**kafka.config, "group.id": group, "enable.auto.commit": False, "log_level": 0})
+    consumer.commit(offsets=[RawPartition(topic, 0, offset, metadata=metadata)], asynchronous=False)
+    consumer.close()
+
+
+def commit_bytes(kafka: Kafka, group: str, topic: str, offset: int, metadata: bytes) -> int:
+    """The same from a client that may write anything: OffsetCommit version 2, by hand. Gives the broker's error."""
+
+    def text(value: bytes) -> bytes:
+        return struct.pack(">h", len(value)) + value
+
+    partition = struct.pack(">iq", 0, offset) + text(metadata)
+    topics = struct.pack(">i", 1) + text(topic.encode()) + struct.pack(">i", 1) + partition
+    body = text(group.encode()) + struct.pack(">i", -1) + text(b"") + struct.pack(">q", -1) + topics
+    request = struct.pack(">hhi", 8, 2, 1) + text(b"by-hand") + body
+    host, port = kafka.bootstrap_servers.split(",")[0].rsplit(":", 1)
+    with socket.create_connection((host, int(port)), WITHIN) as connection:
+        connection.sendall(struct.pack(">i", len(request)) + request)
+        answer = connection.makefile("rb")
+        [size] = struct.unpack(">i", answer.read(4))
+        [error] = struct.unpack(">h", answer.read(size)[-2:])
+    return int(error)
+
+
+async def assignment(kafka: Kafka, topic: str, group: str, **options: Any) -> Assignment:
+    """What the next member of the group is told of the topic's first partition."""
+    async with Member(kafka, [topic], group, **options) as member:
+        await member.until(lambda: TopicPartition(topic, 0) in member.held, "an assignment")
+        return member.held[TopicPartition(topic, 0)]
+
+
+@pytest.mark.real_kafka
+async def test_the_map_comes_back_with_the_next_assignment(
+    kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
+) -> None:
+    """Offset, leader epoch and map, as they were committed; a map as large as may be, too."""
+    name, group = topic(), unique("group")
+    produce(kafka, name, TEN)
+    async with Member(kafka, [name], group, config=protocol) as first:
+        await first.until(lambda: len(first.records) == 10)
+        for text in (a_map(4), largest()):
+            position = Position(name, 0, 4, 0, text)
+            assert await first.source.commit([position]) == ((position,), None)
+    async with Member(kafka, [name], group, config=protocol) as second:
+        await second.until(lambda: len(second.records) == 6)
+    [told] = second.assignments
+    assert (told.start, told.leader_epoch, told.metadata) == (4, 0, largest())
+    found = offset_map.read(told.metadata, 4)
+    assert found is not None
+    assert found.settled(5)
+
+
+@pytest.mark.real_kafka
+async def test_the_map_of_a_revoke_goes_to_the_member_that_takes_over(
+    kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
+) -> None:
+    """It is committed in the rebalance itself, and known to the other member from its first record on."""
+    name, group = topic(2), unique("group")
+    for partition in (0, 1):
+        produce(kafka, name, TEN, partition=partition)
+    async with Member(kafka, [name], group, config=protocol) as first:
+        await first.until(lambda: len(first.records) == 20)
+        for tp in list(first.next):
+            first.next[tp] = Position(*tp, 3, 0, a_map(3))
+        async with Member(kafka, [name], group, config=protocol) as second:
+            await second.until(lambda: len(second.held) == 1, "one partition")
+            [told] = second.held.values()
+    assert first.revocations
+    assert (told.start, told.leader_epoch, told.metadata) == (3, 0, a_map(3))
+
+
+async def test_the_map_of_the_last_commit_comes_back(each_kafka: Kafka) -> None:
+    """The one that is committed on leaving the group; a later commit without a map leaves none."""
+    name, group = create_topic(each_kafka), unique("group")
+    produce(each_kafka, name, TEN)
+    async with Member(each_kafka, [name], group) as member:
+        await member.until(lambda: len(member.records) == 10)
+        member.next[TopicPartition(name, 0)] = Position(name, 0, 6, 0, a_map(6))
+        await member.stop(commit=True)
+    async with Member(each_kafka, [name], group) as member:
+        await member.until(lambda: len(member.records) == 4)
+        assert member.held[TopicPartition(name, 0)].metadata == a_map(6)
+        assert (await member.source.commit([Position(name, 0, 6, 0)])).failure is None
+    assert (await assignment(each_kafka, name, group)).metadata == ""
+
+
+@pytest.mark.real_kafka
+async def test_more_than_the_broker_takes_is_refused_by_name(
+    kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
+) -> None:
+    """The failure says why, and what was committed before stays.
+
+    The broker takes another partition's position of the same commit. librdkafka then gives one error for all: that
+    position counts as not taken, and is committed again.
+    """
+    name, group = topic(2), unique("group")
+    for partition in (0, 1):
+        produce(kafka, name, TEN, partition=partition)
+    async with Member(kafka, [name], group, config=protocol) as member:
+        await member.until(lambda: len(member.records) == 20)
+        kept = Position(name, 0, 2, 0, a_map(2))
+        assert (await member.source.commit([kept])).failure is None
+        refused, taken = Position(name, 0, 5, 0, "x" * 4097), Position(name, 1, 5, 0, a_map(5))
+        assert await member.source.commit([refused]) == ((), REFUSED)
+        for both in ([refused, taken], [taken, refused]):
+            result = await member.source.commit(both)
+            assert result.failure == REFUSED
+            assert refused not in result.committed
+    async with Member(kafka, [name], group, config=protocol) as member:
+        await member.until(lambda: len(member.held) == 2)
+        told = {one.partition: (one.start, one.metadata) for one in member.held.values()}
+    assert told == {0: (2, a_map(2)), 1: (5, a_map(5))}
+
+
+@pytest.mark.parametrize("offset_reset", ["earliest", "latest"])
+async def test_foreign_metadata_comes_as_it_is(each_kafka: Kafka, offset_reset: str) -> None:
+    """Another client's text, in any language: the start counts, and the text is no map."""
+    name = create_topic(each_kafka)
+    produce(each_kafka, name, TEN)
+    for text in ("moved by hand on Monday", "größer als 4 €", "pinstream:1:", "x" * 4095):
+        group = unique("group")
+        commit_text(each_kafka, group, name, 7, text)
+        told = await assignment(each_kafka, name, group, offset_reset=offset_reset)
+        assert (told.start, told.metadata) == (7, text)
+        assert offset_map.read(told.metadata, 7) is None
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"moved by hand on Monday", id="text"),
+        pytest.param(b"x" * 4096, id="as much as a broker takes"),
+        pytest.param(b"\xff\xfe\x80", id="no UTF-8"),
+        pytest.param(b"pinstream:1:\xc3", id="a character that ends in its middle"),
+        pytest.param(b"\xed\xa0\x80", id="a lone surrogate"),
+        pytest.param(b"pinstream:1:\0AAAA", id="a NUL"),
+    ],
+)
+async def test_any_metadata_does_no_harm(each_kafka: Kafka, raw: bytes) -> None:
+    """Whatever another client wrote: the start counts, reading goes on, there is no map.
+
+    Confluent's client writes a NUL behind each text and relies on it when it reads: behind what others wrote, a Java
+    client for one, it reads on into whatever memory comes next, which may be no UTF-8.
+    """
+    name, group = create_topic(each_kafka), unique("group")
+    produce(each_kafka, name, TEN)
+    assert wait_until(lambda: committed(each_kafka, group, name).offset < 0, WITHIN)  # there is a coordinator
+    assert commit_bytes(each_kafka, group, name, 7, raw) == 0
+    async with Member(each_kafka, [name], group) as member:
+        await member.until(lambda: len(member.records) == 3)
+        told = member.held[TopicPartition(name, 0)]
+    assert told.start == 7
+    assert offset_map.read(told.metadata, 7) is None
+    assert member.troubles == []
+
+
+@pytest.mark.real_kafka
+async def test_the_broker_s_limit_counts_the_client_s_nul(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """4,096 bytes as the broker counts them: one less is what can be committed with this client."""
+    name = topic()
+    for length, taken in ((4094, True), (4095, True), (4096, False)):
+        async with Member(kafka, [name], unique("group")) as member:
+            await member.until(lambda seen=member: len(seen.held) > 0)  # type: ignore[misc]  # a default
+            result = await member.source.commit([Position(name, 0, 0, None, "x" * length)])
+        assert (result.failure is None) == taken
+    assert offset_map.MOST < 4096

@@ -1,0 +1,314 @@
+"""Rebalances on a real broker: revoke, commit, let go; lost; what becomes of pauses. Under each group protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from consumer.engine.model import Position, TopicPartition
+from consumer.errors import InvariantViolation, KafkaError
+from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, committed, produce, unique, until
+from tests.support.limits import LATE
+
+pytestmark = [pytest.mark.kafka, pytest.mark.real_kafka]
+
+PARTITIONS = 4
+BOTH_GIVE = 6
+"""So many that of two members each has to give one to a third."""
+
+
+@pytest.fixture(params=list(PROTOCOLS))
+def protocol(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The configuration of a group protocol."""
+    return PROTOCOLS[request.param]
+
+
+def fill(
+    kafka: Kafka, topic: str, label: str, count: int = 100, partitions: int = PARTITIONS
+) -> Counter[bytes | None]:
+    """`count` records on each partition; what a reader of all must have seen, once each."""
+    expected: Counter[bytes | None] = Counter()
+    for partition in range(partitions):
+        values: list[bytes | None] = [f"{label}-{partition}-{number}".encode() for number in range(count)]
+        produce(kafka, topic, values, partition=partition)
+        expected.update(values)
+    return expected
+
+
+async def test_second_member_takes_over_where_the_first_committed(
+    kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
+) -> None:
+    """The first member is asked, its positions are committed, the second starts there: nothing skipped or doubled."""
+    name, group = topic(PARTITIONS), unique("group")
+    expected = fill(kafka, name, "before")
+    async with Member(kafka, [name], group, config=protocol) as first:
+        await first.until(lambda: first.counts == expected, "all records")
+        async with Member(kafka, [name], group, config=protocol) as second:
+            await second.until(lambda: len(second.held) == 2 and len(first.held) == 2, "two partitions each")
+            assert first.revocations
+            for one in second.held.values():
+                assert (one.start, one.commit_start) == (100, False)
+                assert committed(kafka, group, name, one.partition).offset == 100
+            assert not first.held.keys() & second.held.keys()
+            expected += fill(kafka, name, "after")
+            await second.until(lambda: first.counts + second.counts == expected, "each record once")
+        # The second has left without a commit of its own last records: the first reads those again.
+        await first.until(lambda: len(first.held) == PARTITIONS, "all partitions back")
+        await first.until(lambda: first.counts == expected, "the first to have all")
+    assert first.losses == second.losses == []
+
+
+async def test_epochs_only_rise(kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]) -> None:
+    """Each assignment of a partition gets an epoch never used before in this process."""
+    name, group = topic(PARTITIONS), unique("group")
+    async with Member(kafka, [name], group, config=protocol) as first:
+        await first.until(lambda: len(first.held) == PARTITIONS)
+        async with Member(kafka, [name], group, config=protocol) as second:
+            await second.until(lambda: len(second.held) == 2 and len(first.held) == 2)
+        await first.until(lambda: len(first.held) == PARTITIONS)
+    for member in (first, second):
+        epochs = [one.epoch for one in member.assignments]
+        assert epochs == sorted(set(epochs))
+    assert not {one.epoch for one in first.assignments} & {one.epoch for one in second.assignments}
+
+
+async def test_draining_may_take_its_time(
+    kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
+) -> None:
+    """While the listener drains, the partition has no other owner, and the member is not thrown out."""
+    name, group = topic(PARTITIONS), unique("group")
+    fill(kafka, name, "one", 5)
+    drained = asyncio.Event()
+    async with Member(kafka, [name], group, config=protocol) as first:
+        await first.until(lambda: len(first.records) == PARTITIONS * 5)
+        first.on_revoked = drained.wait
+        async with Member(kafka, [name], group, config=protocol) as second:
+            await first.until(lambda: len(first.revocations) > 0, "a revocation")
+            assert await first.commit() == ((), "REBALANCE_IN_PROGRESS")
+            assert not set(first.revocations[0]) & second.held.keys()
+            drained.set()
+            await second.until(lambda: len(second.held) == 2, "two partitions")
+            assert second.records == []
+            assert all(one.start == 5 for one in second.held.values())
+    assert first.losses == []
+
+
+async def test_draining_too_long_is_given_up(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """Out of time, the listener is cancelled and told that all is lost; nothing is committed; the group goes on."""
+    name, group = topic(PARTITIONS), unique("group")
+    fill(kafka, name, "one", 5)
+    async with Member(kafka, [name], group, revoke_timeout=0.5) as first:
+        await first.until(lambda: len(first.records) == PARTITIONS * 5)
+        first.on_revoked = asyncio.Event().wait
+        async with Member(kafka, [name], group) as second:
+            await second.until(lambda: len(second.held) == 2, "two partitions")
+            assert first.losses == first.revocations
+            assert all(one.start is None for one in second.held.values())
+            assert "_TIMED_OUT" in {code for code, _ in first.troubles}
+            await second.until(lambda: len(second.records) == 10, "the records again")
+        first.on_revoked = None
+
+
+async def test_close_does_not_hang_in_a_rebalance(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """Closing while the listener drains: it gets half the deadline, then the group is left (backbeat PR 2818)."""
+    name, group = topic(PARTITIONS), unique("group")
+    async with Member(kafka, [name], group, revoke_timeout=60) as first:
+        await first.until(lambda: len(first.held) == PARTITIONS)
+        first.on_revoked = asyncio.Event().wait
+        async with Member(kafka, [name], group) as second:
+            await first.until(lambda: len(first.revocations) > 0, "a revocation")
+            started = time.monotonic()
+            await first.source.close(2.0)
+            assert time.monotonic() - started < 2 + LATE
+            await second.until(lambda: len(second.held) == PARTITIONS, "all partitions")
+    assert "left without goodbye" not in str(first.troubles)
+
+
+async def test_who_leaves_while_another_drains_is_not_missed(
+    kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
+) -> None:
+    """A newcomer is stopped before it was given anything, while the group waits for a member that drains: it says
+    goodbye, and nobody waits for its session (45 s; what follows has 30)."""
+    name, group = topic(BOTH_GIVE), unique("group")
+    async with (
+        Member(kafka, [name], group, config=protocol) as first,
+        Member(kafka, [name], group, config=protocol) as second,
+    ):
+        await second.until(lambda: len(second.held) == len(first.held) == 3)
+        draining = Draining(first, second)
+        async with Member(kafka, [name], group, config=protocol) as third:
+            other = await draining.until_begun()
+            await until_waiting(other, third)
+            leaving = asyncio.create_task(third.stop())
+            await asyncio.wait([leaving], timeout=0.3)
+            draining.end()
+            await leaving
+        await first.until(lambda: len(first.held) + len(second.held) == BOTH_GIVE, "all partitions")
+        late = fill(kafka, name, "late", 5, BOTH_GIVE)
+        await first.until(lambda: first.counts + second.counts == late, "records of all partitions")
+    assert third.troubles == []
+
+
+async def test_what_is_settled_is_committed_however_long_another_drains(
+    kafka: Kafka, topic: Callable[..., str]
+) -> None:
+    """A member with partitions leaves while the group waits for another: its commit is held up, refused for the
+    generation before, and repeated; the next owner starts where it ended."""
+    name, group = topic(BOTH_GIVE), unique("group")
+    async with Member(kafka, [name], group) as first, Member(kafka, [name], group) as second:
+        await second.until(lambda: len(second.held) == len(first.held) == 3)
+        expected = fill(kafka, name, "one", 5, BOTH_GIVE)
+        await first.until(lambda: first.counts + second.counts == expected, "all records")
+        draining = Draining(first, second)
+        async with Member(kafka, [name], group) as third:
+            other = await draining.until_begun()
+            await until_waiting(other, third)
+            leaving = asyncio.create_task(other.stop(commit=True))
+            await asyncio.wait([leaving], timeout=3.5)  # longer than is tried where partitions are revoked
+            draining.end()
+            await leaving
+            left = draining.drainer
+            await left.until(lambda: len(left.held) + len(third.held) == BOTH_GIVE, "all partitions")
+            expected += fill(kafka, name, "two", 5, BOTH_GIVE)
+            await left.until(
+                lambda: first.counts + second.counts + third.counts == expected, "each record once"
+            )
+    assert other.troubles == []
+
+
+class Draining:
+    """Of two members that are asked to let go, the first to be asked takes its time, until `end`."""
+
+    def __init__(self, *both: Member) -> None:
+        self._over = {id(one): asyncio.Event() for one in both}
+        self._both = both
+        self._before = [len(one.revocations) for one in both]
+        for one in both:
+            one.on_revoked = self._over[id(one)].wait
+
+    async def until_begun(self) -> Member:
+        """Wait for it; gives the other one, which lets go at once."""
+        await self._both[0].until(lambda: bool(self._asked()), "a revocation")
+        self.drainer = self._asked()[0]
+        [other] = [one for one in self._both if one is not self.drainer]
+        self._let_go(other)
+        return other
+
+    def _asked(self) -> list[Member]:
+        return [one for one, n in zip(self._both, self._before, strict=True) if len(one.revocations) > n]
+
+    def end(self) -> None:
+        """It has drained."""
+        self._let_go(self.drainer)
+
+    def _let_go(self, member: Member) -> None:
+        member.on_revoked = None
+        self._over[id(member)].set()
+
+
+async def until_waiting(*members: Member) -> None:
+    """Some heartbeats, so that all of these have heard of the rebalance and joined again."""
+    goals = [(member, member.fetches + 8) for member in members]
+    await until(lambda: all(member.fetches >= goal for member, goal in goals), "eight fetches of each")
+
+
+async def test_lost_partitions_are_never_committed(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """A member that did not poll for too long hears `lost`, not `revoked`, and commits nothing (librdkafka #5604)."""
+    name, group = topic(PARTITIONS), unique("group")
+    fill(kafka, name, "one", 5)
+    hasty = {"max.poll.interval.ms": 1000, "session.timeout.ms": 1000, "heartbeat.interval.ms": 200}
+    async with Member(kafka, [name], group, config=hasty) as first:
+        await first.until(lambda: len(first.records) == PARTITIONS * 5)
+        stale = [*first.next.values()]
+        await first.halt()
+        async with Member(kafka, [name], group) as second:
+            await second.until(lambda: len(second.held) == PARTITIONS, "all partitions")
+            first.go_on()
+            await first.until(lambda: len(first.losses) > 0, "to hear of the loss")
+            assert first.revocations == []
+            assert all(one.start is None for one in second.assignments[:PARTITIONS])
+            assert (await first.source.commit(stale)).committed == ()
+            # It comes back as a new member, with new epochs.
+            await first.until(lambda: len(first.held) == 2, "two partitions again")
+            assert min(one.epoch for one in first.held.values()) > PARTITIONS
+    assert "_MAX_POLL_EXCEEDED" in {code for code, _ in first.troubles}
+
+
+async def test_commit_of_a_former_assignment_is_not_sent(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """After a partition went to another member, its old owner's commit is left out: ``_ASSIGNMENT_LOST``."""
+    name, group = topic(PARTITIONS), unique("group")
+    fill(kafka, name, "one", 5)
+    async with Member(kafka, [name], group) as first:
+        await first.until(lambda: len(first.records) == PARTITIONS * 5)
+        async with Member(kafka, [name], group) as second:
+            await second.until(lambda: len(second.held) == 2)
+            gone = next(iter(second.held))
+            position = Position(*gone, 1, 0)
+            assert await first.source.commit([position]) == ((), "_ASSIGNMENT_LOST")
+            assert committed(kafka, group, *gone).offset == 5
+
+
+async def test_pause_dies_with_the_assignment(
+    kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
+) -> None:
+    """Partitions that went away while paused and come back when there is room are read (parallel-consumer #857)."""
+    name, group = topic(PARTITIONS), unique("group")
+    async with Member(kafka, [name], group, config=protocol) as first:
+        await first.until(lambda: len(first.held) == PARTITIONS)
+        await first.obeys(0)
+        async with Member(kafka, [name], group, config=protocol) as second:
+            await second.until(lambda: len(second.held) == 2 and len(first.held) == 2)
+            await first.obeys(1000)
+        await first.until(lambda: len(first.held) == PARTITIONS, "all partitions back")
+        expected = fill(kafka, name, "late", 5)
+        await first.until(lambda: first.counts == expected, "records of all partitions")
+
+
+async def test_what_is_assigned_while_paused_is_paused(
+    kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
+) -> None:
+    """The level holds for partitions that come while there is no room; they are read once there is."""
+    name, group = topic(PARTITIONS), unique("group")
+    async with Member(kafka, [name], group, config=protocol) as first:
+        await first.until(lambda: len(first.held) == PARTITIONS)
+        async with Member(kafka, [name], group, config=protocol) as second:
+            await second.until(lambda: len(second.held) == 2 and len(first.held) == 2)
+            await first.obeys(0)
+        await first.until(lambda: len(first.held) == PARTITIONS, "all partitions back")
+        expected = fill(kafka, name, "late", 5)
+        await first.obeys(0)
+        await first.obeys(0)
+        assert first.records == []
+        await first.obeys(1000)
+        await first.until(lambda: first.counts == expected, "all records")
+
+
+async def test_listener_failure_ends_the_run(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """What the listener raises comes out of the fetch, and is not swallowed in librdkafka's callback."""
+    name = topic()
+
+    class Broken(Member):
+        """Finds its books wrong at the first assignment."""
+
+        async def assigned(self, assignments: object) -> None:
+            raise InvariantViolation("the books are wrong")
+
+    async with Broken(kafka, [name], unique("group")) as member:
+        assert isinstance(await member.until_fails(), InvariantViolation)
+
+
+async def test_mixed_protocols_are_one_clear_error(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """A member whose strategy the group does not share hears what to change."""
+    name, group = topic(), unique("group")
+    async with Member(kafka, [name], group) as first:
+        await first.until(lambda: len(first.held) == 1)
+        async with Member(kafka, [name], group, config=PROTOCOLS["eager"]) as other:
+            failure = await other.until_fails()
+        assert isinstance(failure, KafkaError)
+        assert "assignment strategy" in str(failure)
+        assert first.held.keys() == {TopicPartition(name, 0)}

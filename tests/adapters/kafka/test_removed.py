@@ -1,0 +1,73 @@
+"""What a log lacks: where it begins is told with the records behind a gap, and with the ends where none come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from confluent_kafka import TopicPartition as RawPartition
+from confluent_kafka.admin import AdminClient
+
+from consumer.engine.model import TopicPartition
+from tests.adapters.kafka.scripted_member import Bench, brings, message
+from tests.support.kafka.harness import WITHIN, Kafka, Member, commit, produce, unique
+
+TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
+
+
+def remove(kafka: Kafka, topic: str, before: int) -> None:
+    """As retention does, and at once."""
+    admin = AdminClient({**kafka.config, "log_level": 0})
+    admin.delete_records([RawPartition(topic, 0, before)])[RawPartition(topic, 0)].result(WITHIN)
+
+
+def test_where_the_log_begins_is_looked_for_at_gaps_alone() -> None:
+    """Before what comes and within it; not where nothing is missing, nor where reading begins at the beginning."""
+    bench = Bench()
+    bench.consumer.cached_begin = 4
+    bench.consumer.stored = {1: 2}
+    bench.assign(0, 1)
+    lots = ([message(5), message(6)], [message(7)], [message(9)], [message(10), message(12)])
+    assert [bench.fetch(brings(*lot))[0].log_start for lot in lots] == [-1, -1, 4, 4]
+    assert [one.log_start for one in bench.fetch(brings(message(2, partition=1)))] == [-1]
+    assert [one.log_start for one in bench.fetch(brings(message(9, partition=1)))] == [4]
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("away", [True, False], ids=["while it was away", "under a running member"])
+async def test_what_was_removed_is_told(kafka: Kafka, topic: Callable[..., str], away: bool) -> None:
+    """The first record behind it comes with where the log begins now; gaps of transactions do not lie below that."""
+    name, group = topic(), unique("group")
+    produce(kafka, name, TEN * 3)
+    if away:
+        commit(kafka, group, name, 5)
+        remove(kafka, name, 20)
+    async with Member(kafka, [name], group) as member:
+        if not away:
+            await member.until(lambda: len(member.records) == 30)
+            await member.obeys(0)
+            await member.until(lambda: member.source._joined()._paused, "the pause")
+            produce(kafka, name, TEN)
+            remove(kafka, name, 35)
+            member.room = 1000
+        await member.until(lambda: any(chunk.log_start > 0 for chunk in member.chunks), "a gap")
+    [gap] = [chunk for chunk in member.chunks if chunk.log_start > 0]
+    expected = (20, 20) if away else (35, 35)
+    assert (gap.log_start, gap.records[0].offset) == expected
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_a_log_that_was_emptied_is_told_with_its_end(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """No record comes; where it begins and ends is heard all the same."""
+    name, group = topic(), unique("group")
+    produce(kafka, name, TEN)
+    commit(kafka, group, name, 5)
+    remove(kafka, name, 10)
+    tp = TopicPartition(name, 0)
+    async with Member(kafka, [name], group) as member:
+        await member.until(lambda: member.source._joined().begins().get(tp) == 10)
+        assert await member.source.begins() == {tp: 10}
+        await member.until(lambda: member.source._joined().ends().get(tp) == 10)
+    assert member.records == []

@@ -1,0 +1,466 @@
+"""Progress of named replays: the text of the plan, and what a group holds after ends of every kind."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from random import Random
+from typing import Any, NamedTuple
+
+import pytest
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions
+from confluent_kafka import TopicPartition as RawPartition
+from confluent_kafka.admin import AdminClient
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.adapters.kafka import (
+    METADATA_MOST,
+    Bound,
+    BoundedSource,
+    Plan,
+    Range,
+    open_plan,
+    resolve_ranges,
+)
+from consumer.adapters.kafka.replay_progress import (
+    Entry,
+    Progress,
+    _entries,
+    _find_plan,
+    read_entry,
+    write_entry,
+)
+from consumer.engine import offset_map
+from consumer.engine.model import Position, TopicPartition
+from consumer.engine.offset_map import MOST
+from consumer.errors import KafkaError, UsageError
+from tests.adapters.kafka.bounded_reading import TEN, Listener, offsets, read_on
+from tests.support.kafka.broker import wait_until
+from tests.support.kafka.harness import WITHIN, Kafka, commit, committed, produce, unique
+
+NOW = 1_795_521_600.75
+NOBODY = "127.0.0.1:9"
+LARGEST = (1 << 63) - 1
+
+digests = st.text("0123456789abcdef", min_size=16, max_size=16)
+times = st.none() | st.integers(-62135596800000, 253402300799999)
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> Entry:
+    """Any that can be."""
+    begin, end = sorted((draw(st.integers(0, LARGEST)), draw(st.integers(0, LARGEST))))
+    begun, partitions = draw(st.integers(0, 253402300799)), draw(st.integers(1, 9_999_999))
+    return Entry(draw(digests), partitions, draw(digests), begun, begin, end, draw(times), draw(times))
+
+
+FINGERPRINT = "0123456789abcdef"
+"""As the plan has it: a digest."""
+
+
+class Held(NamedTuple):
+    """What a group holds of one partition."""
+
+    partition: int
+    offset: int
+    text: str
+
+    @property
+    def raw(self) -> RawPartition:
+        """As the client tells it."""
+        return RawPartition("orders", self.partition, self.offset, self.text)
+
+
+def committed_plan(offsets: Sequence[int]) -> list[Held]:
+    """What a group holds of a replay of one partition for each offset that it stands at; all begin at 5."""
+    ranges = [Range("orders", number, 5, 970, None, 1_700_000_000_000) for number in range(len(offsets))]
+    planned = _entries(ranges, FINGERPRINT, 1_795_521_600)
+    return [
+        Held(name.partition, offset, write_entry(entry))
+        for (name, entry), offset in zip(planned.items(), offsets, strict=True)
+    ]
+
+
+class TestEntries:
+    """What stands before the offset map in a commit's metadata."""
+
+    @given(entries(), st.text())
+    def test_what_is_written_is_read(self, entry: Entry, rest: str) -> None:
+        """Whatever follows it, also nothing; and both fit into what brokers take."""
+        text = write_entry(entry)
+        assert read_entry(text + rest) == (entry, rest)
+        assert text.isascii()
+        assert len(text) + METADATA_MOST <= MOST
+
+    @given(st.text() | st.text("pinstream.replay:1;0f-").map(lambda text: f"pinstream.replay:1:{text}"))
+    def test_what_is_hostile_is_not_ours(self, text: str) -> None:
+        """Any text is an entry that would be written so, or none; it never raises."""
+        found = read_entry(text)
+        assert found is None or write_entry(found[0]) + found[1] == text
+
+    @given(entries(), st.data())
+    def test_what_was_cut_off_or_changed_is_another_or_none(self, entry: Entry, data: st.DataObject) -> None:
+        """Never an exception, never the entry that it was; what follows is as it was."""
+        text = write_entry(entry)
+        at = data.draw(st.integers(0, len(text) - 1))
+        assert read_entry(text[:at]) is None
+        changed = text[:at] + data.draw(st.characters().filter(lambda one: one != text[at])) + text[at + 1 :]
+        found = read_entry(changed + "the map")
+        if found is not None:
+            assert found[0] != entry
+            assert write_entry(found[0]) + found[1] == changed + "the map"
+
+    @pytest.mark.parametrize("offsets", [[5, 5, 5], [5, 8, 5], [8, 9, 970], [8]])
+    def test_a_plan_that_was_changed_is_none(self, offsets: list[int]) -> None:
+        """Any character of any partition's entry changed, or all from there on cut off: what is settled is never gone
+        on with by another plan, nor thrown away; where nothing is settled, the replay is as new."""
+        plan = committed_plan(offsets)
+        assert len(_find_plan([one.raw for one in plan], "g", FINGERPRINT)) == len(offsets)
+        for victim, at in itertools.product(plan, range(len(plan[0].text))):
+            text = victim.text
+            ends = ("", *(put + text[at + 1 :] for put in ("", *"019af:;-\u0660\n") if put != text[at]))
+            for end in ends:
+                damaged = victim._replace(text=text[:at] + end)
+                held = [(damaged if one is victim else one).raw for one in plan]
+                with contextlib.suppress(UsageError):
+                    assert _find_plan(held, "g", FINGERPRINT) == []
+                    assert max(offsets) == 5
+
+    @pytest.mark.parametrize("begin", ["007", "+7", "٧", "7_0", "", "-1", "9" * 19])
+    def test_numbers_have_one_form(self, begin: str) -> None:
+        """And a beginning is not after its end, which an offset can be."""
+        entry = Entry("0" * 16, 1, "1" * 16, 0, 7, 9, None, None)
+        text = write_entry(entry).replace(":7:9:", f":{begin}:9:")
+        assert read_entry(text) is None
+
+    def test_the_core_s_map_fits_beside_it(self) -> None:
+        """The largest map that the core writes within the bound, behind the longest entry, is what brokers take."""
+        random, bounds = Random(1), [5]
+        for _ in range(5_999):
+            bounds.append(bounds[-1] + random.randint(1, 200))
+        text = offset_map.write(4, bounds, 0, METADATA_MOST)
+        longest = write_entry(
+            Entry(
+                "f" * 16,
+                9_999_999,
+                "f" * 16,
+                253402300799,
+                LARGEST,
+                LARGEST,
+                -62135596800000,
+                253402300799999,
+            )
+        )
+        assert METADATA_MOST - 100 < len(text) <= METADATA_MOST
+        found = read_entry(longest + text)
+        assert found is not None
+        assert offset_map.read(found[1], 4) is not None
+
+
+def has_joined(consumer: Consumer) -> bool:
+    """Poll once; whether it has partitions."""
+    consumer.poll(0.1)
+    return bool(consumer.assignment())
+
+
+class Replay:
+    """A named replay of all that a topic holds, begun and resumed."""
+
+    def __init__(self, kafka: Kafka, topic: str) -> None:
+        self.kafka = kafka
+        self.topic = topic
+        self.group = unique("group.replay.name")
+        self.resolved = 0
+
+    async def resolve(self) -> list[Range]:
+        """The ranges as they are now."""
+        self.resolved += 1
+        return await resolve_ranges(
+            self.kafka.config, [self.topic], [], Bound("beginning"), Bound("end"), WITHIN
+        )
+
+    @contextlib.asynccontextmanager
+    async def open(self, fingerprint: str = "arguments", now: float = NOW) -> AsyncIterator[Plan]:
+        """The plan, for a while."""
+        plan = await open_plan(self.kafka.config, self.group, fingerprint, self.resolve, now, WITHIN)
+        try:
+            yield plan
+        finally:
+            await plan.progress.close()
+
+    async def told(self, fingerprint: str = "arguments", error: type[Exception] = UsageError) -> str:
+        """The one line that opening fails with."""
+        with pytest.raises(error) as raised:
+            async with self.open(fingerprint):
+                pass
+        line = str(raised.value)
+        assert "\n" not in line
+        return line
+
+    def forget(self, *partitions: int) -> None:
+        """What brokers do with old offsets, and a killed process with a plan: these are not there."""
+        admin = AdminClient({**self.kafka.config, "log_level": 0})
+        kept = self.metadata()
+        admin.delete_consumer_groups([self.group])[self.group].result(WITHIN)
+        rest = [one for one in kept if one.partition not in partitions]
+        if rest:
+            request = [ConsumerGroupTopicPartitions(self.group, rest)]
+            admin.alter_consumer_group_offsets(request)[self.group].result(WITHIN)
+
+    def metadata(self) -> list[RawPartition]:
+        """All that is committed."""
+        consumer = Consumer({**self.kafka.config, "group.id": self.group, "log_level": 0})
+        partitions = consumer.list_topics(self.topic, timeout=WITHIN).topics[self.topic].partitions
+        found = consumer.committed([RawPartition(self.topic, one) for one in partitions], timeout=WITHIN)
+        consumer.close()
+        return [one for one in found if one.offset >= 0]
+
+
+@pytest.fixture
+def replay(kafka: Kafka, topic: Callable[..., str]) -> Replay:
+    """Of a topic of three partitions with ten records each."""
+    name = topic(3)
+    for partition in range(3):
+        produce(kafka, name, TEN, partition=partition)
+    return Replay(kafka, name)
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+class TestPlans:
+    """Beginning, going on, and refusing."""
+
+    async def test_a_new_plan_is_committed_at_once(self, replay: Replay) -> None:
+        """At the beginning of each range, and nothing else is needed to find it again: the ends stay."""
+        async with replay.open() as plan:
+            assert plan.ranges == [Range(replay.topic, number, 0, 10) for number in range(3)]
+            assert [one.next_offset for one in plan.starts.values()] == [0, 0, 0]
+            assert (plan.begun, plan.resumed) == (int(NOW), False)
+        produce(replay.kafka, replay.topic, TEN)
+        async with replay.open(now=NOW + 500) as again:
+            assert again[:3] == (plan.ranges, again.starts, plan.begun)
+            assert {one: again.starts[one][:3] for one in again.starts} == {
+                one: plan.starts[one][:3] for one in plan.starts
+            }
+            assert again.resumed
+        assert replay.resolved == 1
+
+    async def test_goes_on_where_it_was_with_its_map(self, replay: Replay) -> None:
+        """Offset, leader epoch and map of each commit come back; without a map the plan still stands there."""
+        text = offset_map.write(4, [5, 7], 0, METADATA_MOST, where=f"{replay.topic}[0]")
+        positions = [Position(replay.topic, 0, 4, 0, text), Position(replay.topic, 2, 10, 0)]
+        async with replay.open() as plan:
+            assert await plan.progress.commit(positions) == (tuple(positions), None)
+        async with replay.open() as again:
+            assert [again.starts[TopicPartition(replay.topic, number)] for number in (0, 2)] == positions
+            assert again.ranges == plan.ranges
+        assert committed(replay.kafka, replay.group, replay.topic).offset == 4
+
+    async def test_times_are_part_of_the_plan(self, replay: Replay) -> None:
+        """A resumed replay passes over the same records."""
+        timed = [Range(replay.topic, 0, 2, 10, -5, 7), Range(replay.topic, 1, 0, 10, None, 7)]
+
+        async def resolve() -> Sequence[Range]:
+            return timed
+
+        for resumed in (False, True):
+            plan = await open_plan(replay.kafka.config, replay.group, "a", resolve, NOW, WITHIN)
+            await plan.progress.close()
+            assert (plan.ranges, plan.resumed) == (timed, resumed)
+
+    async def test_read_killed_and_resumed(self, replay: Replay) -> None:
+        """All records once, up to the ends that were fixed in the beginning, though the last commit was long ago."""
+        async with replay.open() as plan:
+            source = BoundedSource(
+                replay.kafka.config, plan.ranges, progress=plan.progress, starts=plan.starts
+            )
+            await source.start()
+            first = await source.fetch(7, WITHIN)
+            positions = [
+                Position(one.topic, one.partition, one.records[-1].offset + 1, one.leader_epoch)
+                for one in first
+            ]
+            assert (await source.commit(positions)).failure is None
+            await source.fetch(5, WITHIN)  # and of this, nothing is committed: killed
+        produce(replay.kafka, replay.topic, TEN)
+        async with replay.open() as again:
+            listener = Listener()
+            source = BoundedSource(
+                replay.kafka.config,
+                again.ranges,
+                listener=listener,
+                progress=again.progress,
+                starts=again.starts,
+            )
+            await source.start()
+            rest = await read_on(source)
+            ends = [Position(replay.topic, number, 10, 0) for number in range(3)]
+            await source.close(WITHIN, ends)
+        for number in range(3):
+            own = [one for one in [*first, *rest] if one.partition == number]
+            assert offsets(own) == list(range(10))
+        assert {one.start for one in listener.assignments} > {0}
+        async with replay.open() as done:
+            assert sorted(done.starts.values()) == ends
+            source = BoundedSource(replay.kafka.config, done.ranges, starts=done.starts)
+            assert source.done
+            await source.close(WITHIN)
+
+    async def test_other_arguments_are_refused(self, replay: Replay) -> None:
+        """With when it was begun, and what to do; what was committed stays."""
+        async with replay.open():
+            pass
+        before = [(one.offset, one.metadata) for one in replay.metadata()]
+        line = await replay.told("others")
+        assert "begun at 2026-11-24T12:00:00Z with other arguments" in line
+        assert "--name" in line
+        assert [(one.offset, one.metadata) for one in replay.metadata()] == before
+
+    @pytest.mark.parametrize(
+        "text", ["", "moved by hand", "pinstream:1:AAAA", "pinstream.replay:1:", "größer"]
+    )
+    async def test_offsets_of_somebody_else_are_never_overwritten(self, replay: Replay, text: str) -> None:
+        """Refused, with the partition; also where only one is, and the plan beside it is whole."""
+        async with replay.open():
+            pass
+        consumer = Consumer({**replay.kafka.config, "group.id": replay.group, "log_level": 0})
+        consumer.commit(offsets=[RawPartition(replay.topic, 1, 3, metadata=text)], asynchronous=False)
+        consumer.close()
+        assert f"no replay wrote ({replay.topic}[1])" in await replay.told()
+        assert committed(replay.kafka, replay.group, replay.topic, 1).metadata == text or not text
+
+    async def test_an_offset_outside_of_its_range_is_not_ours(self, replay: Replay) -> None:
+        """A tool moved it, and kept the text."""
+        async with replay.open():
+            pass
+        [*_, last] = replay.metadata()
+        last.offset = 11
+        consumer = Consumer({**replay.kafka.config, "group.id": replay.group, "log_level": 0})
+        consumer.commit(offsets=[last], asynchronous=False)
+        consumer.close()
+        assert f"no replay wrote ({replay.topic}[2])" in await replay.told()
+
+    async def test_a_plan_that_was_cut_short_begins_anew(self, replay: Replay) -> None:
+        """Nothing was settled yet: the ends are those of now, also with other arguments."""
+        async with replay.open():
+            pass
+        replay.forget(1)
+        produce(replay.kafka, replay.topic, TEN)
+        async with replay.open("others", NOW + 9) as plan:
+            assert (plan.resumed, plan.begun) == (False, int(NOW) + 9)
+            assert [one.end for one in plan.ranges] == [20, 10, 10]
+        async with replay.open("others") as again:
+            assert again.resumed
+
+    async def test_what_is_left_of_a_plan_that_was_cut_short_disturbs_no_other(self, replay: Replay) -> None:
+        """The new plan may have fewer partitions: what the old one wrote elsewhere does not count."""
+        async with replay.open():
+            pass
+        replay.forget(0)
+
+        async def resolve() -> Sequence[Range]:
+            return [Range(replay.topic, 0, 0, 5)]
+
+        for resumed in (False, True):
+            plan = await open_plan(replay.kafka.config, replay.group, "b", resolve, NOW + 1, WITHIN)
+            await plan.progress.close()
+            assert (plan.ranges, plan.resumed) == ([Range(replay.topic, 0, 0, 5)], resumed)
+
+    @pytest.mark.parametrize("position", [Position("", 1, 4, 0), Position("", 1, 0, None, "a map")])
+    async def test_a_plan_that_is_not_whole_any_more_is_refused(
+        self, replay: Replay, position: Position
+    ) -> None:
+        """Something was settled, and a partition is forgotten: it must not become a shorter replay, nor a new one."""
+        async with replay.open() as plan:
+            await plan.progress.commit([position._replace(topic=replay.topic)])
+        replay.forget(2)
+        assert "not whole any more" in await replay.told()
+
+    async def test_all_forgotten_begins_anew(self, replay: Replay) -> None:
+        """There is nothing to go on from."""
+        async with replay.open() as plan:
+            await plan.progress.commit([Position(replay.topic, 1, 4, 0)])
+        replay.forget(0, 1, 2)
+        async with replay.open() as again:
+            assert not again.resumed
+
+    @pytest.mark.parametrize("protocol", ["classic", "consumer"])
+    async def test_a_group_with_members_is_refused(self, replay: Replay, protocol: str) -> None:
+        """In one line, at the beginning and when the replay goes on."""
+        for _ in range(2):
+            config: dict[str, Any] = {**replay.kafka.config, "group.id": replay.group, "log_level": 0}
+            consumer = Consumer({**config, "enable.auto.commit": False, "group.protocol": protocol})
+            consumer.subscribe([replay.topic])
+            assert wait_until(functools.partial(has_joined, consumer), WITHIN)
+            assert f"the group {replay.group} has members" in await replay.told(error=KafkaError)
+            consumer.close()
+            async with replay.open():
+                pass
+
+    async def test_what_is_done_is_not_forgotten_while_the_rest_goes_on(self, replay: Replay) -> None:
+        """From time to time a commit takes along what was committed long ago: brokers forget one by one."""
+        async with replay.open() as plan:
+            starts = plan.starts
+        found = {
+            TopicPartition(one.topic, one.partition): read_entry(one.metadata or "")
+            for one in replay.metadata()
+        }
+        entries = {name: entry[0] for name, entry in found.items() if entry is not None}
+        for refresh, left in ((0.0, 3), (1000.0, 2)):
+            progress = Progress(replay.kafka.config, replay.group, refresh=refresh)
+            await progress.begin(entries, starts, WITHIN)
+            replay.forget(1)
+            position = Position(replay.topic, 0, 4, 0)
+            assert await progress.commit([position]) == ((position,), None)
+            await progress.close()
+            assert len(replay.metadata()) == left
+
+    async def test_a_position_of_another_partition_is_left_out(self, replay: Replay) -> None:
+        """And named as the failure."""
+        ours, foreign = Position(replay.topic, 0, 4, 0), Position("other", 0, 4, 0)
+        async with replay.open() as plan:
+            assert await plan.progress.commit([ours, foreign]) == ((ours,), "_UNKNOWN_PARTITION")
+            assert await plan.progress.commit([foreign]) == ((), "_UNKNOWN_PARTITION")
+
+    async def test_too_much_metadata_is_refused_by_name(self, replay: Replay) -> None:
+        """So that the core leaves its map out, as it does for the service."""
+        async with replay.open() as plan:
+            large = Position(replay.topic, 0, 4, 0, "x" * MOST)
+            assert await plan.progress.commit([large]) == ((), "OFFSET_METADATA_TOO_LARGE")
+            fits = large._replace(metadata="x" * METADATA_MOST)
+            assert await plan.progress.commit([fits]) == ((fits,), None)
+
+    async def test_the_group_of_the_service_is_another(self, replay: Replay) -> None:
+        """A replay leaves its offsets alone."""
+        group = unique("service")
+        commit(replay.kafka, group, replay.topic, 7)
+        async with replay.open() as plan:
+            config: dict[str, Any] = {**replay.kafka.config, "group.id": group}
+            source = BoundedSource(config, plan.ranges, progress=plan.progress, starts=plan.starts)
+            await source.start()
+            await read_on(source)
+            await source.close(WITHIN, [Position(replay.topic, 0, 10, 0)])
+        assert committed(replay.kafka, group, replay.topic).offset == 7
+        assert committed(replay.kafka, replay.group, replay.topic).offset == 10
+
+
+async def test_brokers_that_are_away_are_told_in_time() -> None:
+    """One line when the plan is opened; a commit is a failure, not an exception."""
+
+    async def resolve() -> Sequence[Range]:
+        raise AssertionError("not asked")
+
+    resolving: Callable[[], Awaitable[Sequence[Range]]] = resolve
+    with pytest.raises(KafkaError, match="the group g"):
+        await open_plan({"bootstrap.servers": NOBODY}, "g", "a", resolving, NOW, 1.0)
+    progress = Progress({"bootstrap.servers": NOBODY}, "g")
+    entry = Entry("0" * 16, 1, "0" * 16, 0, 0, 9, None, None)
+    name, position = TopicPartition("t", 0), Position("t", 0, 0, None)
+    with pytest.raises(KafkaError, match="cannot be kept in the group g"):
+        await progress.begin({name: entry}, {name: position}, 1.0)
+    for _ in range(2):
+        await progress.close()
+    assert await progress.commit([position]) == ((), "_DESTROY")

@@ -1,0 +1,379 @@
+"""The consumer on a broker: fetch, commit, room, close. The same contract on the run's broker and the embedded one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+from confluent_kafka import Producer
+
+from consumer.adapters.kafka import KafkaSource
+from consumer.engine.model import Position, TopicPartition
+from consumer.errors import KafkaError, SettingsError
+from tests.support.kafka.harness import WITHIN, Kafka, Member, committed, create_topic, produce, unique, until
+from tests.support.limits import LATE
+
+pytestmark = pytest.mark.kafka
+
+
+def numbered(count: int, start: int = 0) -> list[bytes | None]:
+    """Values that tell records apart."""
+    return [b"%d" % number for number in range(start, start + count)]
+
+
+async def test_fetches_original_bytes_in_order(each_kafka: Kafka) -> None:
+    """Key, value, headers and timestamp come as they were written; a tombstone has value None; order is kept."""
+    topic = create_topic(each_kafka)
+    headers = [("a", b"\x00\xff"), ("a", b"again"), ("none", None)]
+    produce(each_kafka, topic, [b"\x00v", None], key=b"k", headers=headers, timestamp=1_700_000_000_123)
+    produce(each_kafka, topic, [b"plain"])
+    async with Member(each_kafka, [topic], unique("group")) as member:
+        await member.until(lambda: len(member.records) == 3)
+    first, second, third = member.records
+    assert first == (0, 1_700_000_000_123, b"k", b"\x00v", tuple(headers))
+    assert second.value is None
+    assert (third.offset, third.key, third.value, third.headers) == (2, None, b"plain", ())
+
+
+async def test_chunks_are_one_partition_and_bounded_by_room(each_kafka: Kafka) -> None:
+    """No fetch hands out more records than there is room for; a chunk holds one partition, offsets rising."""
+    topic = create_topic(each_kafka, 2)
+    for partition in (0, 1):
+        produce(each_kafka, topic, numbered(100), partition=partition)
+    member = Member(each_kafka, [topic], unique("group"))
+    await member.source.start()
+    seen: dict[int, list[int]] = {0: [], 1: []}
+    async with asyncio.timeout(WITHIN):
+        while sum(map(len, seen.values())) < 200:
+            chunks = await member.source.fetch(7, 0.2)
+            assert sum(len(one.records) for one in chunks) <= 7
+            for one in chunks:
+                seen[one.partition].extend(record.offset for record in one.records)
+                assert one.epoch == member.held[TopicPartition(topic, one.partition)].epoch
+    assert seen == {0: list(range(100)), 1: list(range(100))}
+    await member.source.close(WITHIN)
+
+
+async def test_commit_survives_restart(each_kafka: Kafka) -> None:
+    """What was committed is where the next member starts; its assignment says so."""
+    topic, group = create_topic(each_kafka), unique("group")
+    produce(each_kafka, topic, numbered(10))
+    async with Member(each_kafka, [topic], group) as first:
+        await first.until(lambda: len(first.records) == 10)
+        result = await first.source.commit([Position(topic, 0, 4, 0)])
+    assert result == ((Position(topic, 0, 4, 0),), None)
+    async with Member(each_kafka, [topic], group) as second:
+        await second.until(lambda: len(second.records) == 6)
+        assert second.held[TopicPartition(topic, 0)].start == 4
+    assert second.values == numbered(6, start=4)
+
+
+async def test_leader_epoch_is_committed(each_kafka: Kafka) -> None:
+    """Chunks carry the leader epoch of their records, and the commit stores it beside the offset."""
+    topic, group = create_topic(each_kafka), unique("group")
+    produce(each_kafka, topic, numbered(3))
+    async with Member(each_kafka, [topic], group) as member:
+        await member.until(lambda: len(member.records) == 3)
+        assert member.chunks[0].leader_epoch == 0
+        assert (await member.commit()).failure is None
+    found = committed(each_kafka, group, topic)
+    assert (found.offset, found.leader_epoch) == (3, 0)
+
+
+async def test_nothing_is_committed_unasked(each_kafka: Kafka) -> None:
+    """Fetching and leaving commit nothing by themselves."""
+    topic, group = create_topic(each_kafka), unique("group")
+    produce(each_kafka, topic, numbered(5))
+    async with Member(each_kafka, [topic], group) as member:
+        await member.until(lambda: len(member.records) == 5)
+    assert committed(each_kafka, group, topic).offset < 0
+
+
+async def test_close_commits_what_it_is_given(each_kafka: Kafka) -> None:
+    """The positions handed to `close` are committed before the group is left."""
+    topic, group = create_topic(each_kafka), unique("group")
+    produce(each_kafka, topic, numbered(5))
+    member = Member(each_kafka, [topic], group)
+    async with member:
+        await member.until(lambda: len(member.records) == 5)
+        await member.stop(commit=True)
+    assert committed(each_kafka, group, topic).offset == 5
+    assert member.revocations == []
+
+
+async def test_no_room_pauses_and_polls_on(each_kafka: Kafka) -> None:
+    """Room 0: no record comes, the member stays in the group for longer than its session, then all come."""
+    topic, group = create_topic(each_kafka), unique("group")
+    member = Member(
+        each_kafka, [topic], group, config={"session.timeout.ms": 1000, "heartbeat.interval.ms": 300}
+    )
+    member.room = 0
+    async with member:
+        await member.until(lambda: len(member.held) > 0, "an assignment")
+        produce(each_kafka, topic, numbered(50))
+        paused_until = time.monotonic() + 2.5
+        await member.until(lambda: time.monotonic() > paused_until)
+        assert member.records == []
+        assert (member.revocations, member.losses) == ([], [])
+        member.room = 1000
+        await member.until(lambda: len(member.records) == 50)
+    assert member.values == numbered(50)
+
+
+async def test_pause_in_the_middle_neither_loses_nor_doubles(each_kafka: Kafka) -> None:
+    """Flipping the level while records are buffered ahead: each record comes once, in order."""
+    topic = create_topic(each_kafka)
+    produce(each_kafka, topic, numbered(500))
+    member = Member(each_kafka, [topic], unique("group"))
+    await member.source.start()
+    got: list[bytes | None] = []
+    async with asyncio.timeout(WITHIN):
+        while len(got) < 500:
+            chunks = await member.source.fetch(37, 0.2)
+            got.extend(record.value for one in chunks for record in one.records)
+            assert await member.source.fetch(0, 0.0) == []
+    assert got == numbered(500)
+    await member.source.close(WITHIN)
+
+
+async def test_cancelled_fetch_loses_nothing(each_kafka: Kafka) -> None:
+    """Fetches cancelled at any moment: what they had consumed comes with the next one."""
+    topic = create_topic(each_kafka)
+    produce(each_kafka, topic, numbered(300))
+    member = Member(each_kafka, [topic], unique("group"))
+    await member.source.start()
+    got: list[bytes | None] = []
+    delays = [0.0, 0.001, 0.003, 0.02]
+    async with asyncio.timeout(WITHIN):
+        turn = 0
+        while len(got) < 300:
+            turn += 1
+            try:
+                async with asyncio.timeout(delays[turn % 4] if turn % 2 else None):
+                    chunks = await member.source.fetch(10, 0.1)
+            except TimeoutError:
+                continue
+            got.extend(record.value for one in chunks for record in one.records)
+    assert got == numbered(300)
+    await member.source.close(WITHIN)
+
+
+async def test_end_offsets_are_heard_of_also_while_paused(each_kafka: Kafka) -> None:
+    """End offsets follow the log while records are fetched, and while nothing is."""
+    topic = create_topic(each_kafka)
+    produce(each_kafka, topic, numbered(5))
+    name = TopicPartition(topic, 0)
+
+    async with Member(each_kafka, [topic], unique("group")) as member:
+        ends: dict[TopicPartition, int] = {}
+
+        async def ends_at(offset: int) -> None:
+            async with asyncio.timeout(WITHIN):
+                while ends.get(name) != offset:
+                    await asyncio.sleep(0.02)
+                    ends.update(await member.source.end_offsets())
+
+        await ends_at(5)
+        await member.obeys(0)
+        produce(each_kafka, topic, numbered(7))
+        await ends_at(12)
+    assert len(member.records) == 5
+
+
+async def test_commit_of_a_partition_not_held_is_not_sent(each_kafka: Kafka) -> None:
+    """A position of a partition that is not assigned is left out and named as the failure; the others go through."""
+    topic, other, group = create_topic(each_kafka), create_topic(each_kafka), unique("group")
+    produce(each_kafka, topic, numbered(2))
+    async with Member(each_kafka, [topic], group) as member:
+        await member.until(lambda: len(member.records) == 2)
+        ours, foreign = Position(topic, 0, 2, 0), Position(other, 0, 9, 0)
+        assert await member.source.commit([ours, foreign]) == ((ours,), "_ASSIGNMENT_LOST")
+        assert await member.source.commit([foreign]) == ((), "_ASSIGNMENT_LOST")
+    assert committed(each_kafka, group, other).offset < 0
+
+
+async def test_commit_does_not_hold_up_fetching(each_kafka: Kafka) -> None:
+    """Several commits in flight are each answered, while records keep coming."""
+    topic, group = create_topic(each_kafka), unique("group")
+    produce(each_kafka, topic, numbered(5))
+    async with Member(each_kafka, [topic], group) as member:
+        await member.until(lambda: len(member.records) == 5)
+        commits = [member.source.commit([Position(topic, 0, offset, 0)]) for offset in (1, 2, 2, 5)]
+        results = await asyncio.gather(*commits)
+        produce(each_kafka, topic, numbered(5))
+        await member.until(lambda: len(member.records) == 10)
+    assert [result.failure for result in results] == [None] * 4
+    assert committed(each_kafka, group, topic).offset == 5
+
+
+async def test_commit_without_an_answer_is_given_up(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """When nobody fetches, a commit's answer cannot come: it fails within its time limit instead of hanging."""
+    name = topic()
+    produce(kafka, name, numbered(1))
+    async with Member(kafka, [name], unique("group"), commit_timeout=0.3) as member:
+        await member.until(lambda: len(member.records) == 1)
+        await member.halt()
+        assert await member.commit() == ((), "_TIMED_OUT")
+
+
+@pytest.mark.real_kafka
+async def test_pattern_never_matches_dead_letters(kafka: Kafka) -> None:
+    """A pattern that would match the dead-letter topics derived from the template leaves them alone."""
+    prefix = unique("shop")
+    orders = create_topic(kafka, name=f"{prefix}.orders")
+    letters = create_topic(kafka, name=f"{prefix}.orders.dead-letters")
+    produce(kafka, orders, [b"order"])
+    produce(kafka, letters, [b"letter"])
+    pattern = f"^{prefix.replace('.', '[.]')}.*"
+    async with Member(kafka, [pattern], unique("group")) as member:
+        await member.until(lambda: len(member.records) == 1)
+        late = create_topic(kafka, name=f"{prefix}.dead-letters-of-whales")
+        assert {one.topic for one in member.held} == {orders}
+    assert member.values == [b"order"]
+    assert late  # a name that merely resembles one is a topic like any other: see the pattern's own tests
+
+
+@pytest.mark.real_kafka
+async def test_explicit_topic_is_read_though_it_looks_like_dead_letters(kafka: Kafka) -> None:
+    """Without a pattern nothing is hidden: a topic named in full is read."""
+    name = create_topic(kafka, name=unique("x") + ".dead-letters")
+    produce(kafka, name, [b"letter"])
+    async with Member(kafka, [name], unique("group")) as member:
+        await member.until(lambda: member.values == [b"letter"])
+
+
+def test_pattern_with_the_new_group_protocol_is_refused() -> None:
+    """With KIP-848 the broker matches patterns and knows no exceptions: dead letters would be read again."""
+
+    class Nobody:
+        """No listener is asked."""
+
+        assigned = revoked = lost = None
+
+    with pytest.raises(SettingsError, match="KAFKA_GROUP_PROTOCOL"):
+        KafkaSource({"group.protocol": "consumer"}, ["^a.*"], listener=Nobody())  # type: ignore[arg-type]
+
+
+@pytest.mark.real_kafka
+async def test_missing_topic_is_named(kafka: Kafka) -> None:
+    """A configured topic that does not exist ends the run, naming it."""
+    missing = unique("nowhere")
+    async with Member(kafka, [missing], unique("group")) as member:
+        failure = await member.until_fails()
+    assert isinstance(failure, KafkaError)
+    assert missing in str(failure)
+    assert "KAFKA_TOPICS" in str(failure)
+
+
+@pytest.mark.real_kafka
+async def test_aborted_transactions_are_not_seen(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """Records of an aborted transaction never come; offsets have gaps where its records and the markers are."""
+    name = topic()
+    producer = Producer({**kafka.config, "transactional.id": unique("tx"), "log_level": 0})
+    producer.init_transactions(WITHIN)
+    for value, keep in ((b"aborted", False), (b"kept", True)):
+        producer.begin_transaction()
+        producer.produce(name, value, partition=0)
+        producer.flush(WITHIN)
+        (producer.commit_transaction if keep else producer.abort_transaction)(WITHIN)
+    produce(kafka, name, [b"plain"])
+    async with Member(kafka, [name], unique("group")) as member:
+        await member.until(lambda: len(member.records) == 2)
+    assert [(record.offset, record.value) for record in member.records] == [(2, b"kept"), (4, b"plain")]
+
+
+@pytest.mark.real_kafka
+async def test_transaction_markers_at_the_end_count_as_reached(
+    kafka: Kafka, topic: Callable[..., str]
+) -> None:
+    """Behind the last record stand a marker and an aborted transaction: what was read reaches the end all the same."""
+    name = topic()
+    producer = Producer({**kafka.config, "transactional.id": unique("tx"), "log_level": 0})
+    producer.init_transactions(WITHIN)
+    for value, keep in ((b"kept", True), (b"aborted", False)):
+        producer.begin_transaction()
+        producer.produce(name, value, partition=0)
+        producer.flush(WITHIN)
+        (producer.commit_transaction if keep else producer.abort_transaction)(WITHIN)
+    async with Member(kafka, [name], unique("group")) as member:
+        async with asyncio.timeout(WITHIN):
+            while (await member.source.reached()).get(TopicPartition(name, 0)) != 4:
+                await asyncio.sleep(0.02)
+    assert [record.value for record in member.records] == [b"kept"]
+
+
+@pytest.mark.real_kafka
+async def test_compaction_leaves_gaps(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """On a compacted topic offsets are missing in the middle; what is left comes in order, and commits work."""
+    settings = {"segment_ms": "50", "min_cleanable_dirty_ratio": "0.01", "max_compaction_lag_ms": "100"}
+    name, group = topic(cleanup_policy="compact", **settings), unique("group")
+    for round_number in range(5):
+        produce(kafka, name, numbered(10, start=10 * round_number), key=b"same")
+
+    async def offsets_left() -> list[int]:
+        async with Member(kafka, [name], unique("look")) as member:
+            await member.until(lambda: bool(member.records) and member.records[-1].offset >= 49)
+            return [record.offset for record in member.records]
+
+    async with asyncio.timeout(WITHIN):
+        # The active segment is never compacted: new records make it roll.
+        while len(left := await offsets_left()) >= 50:
+            produce(kafka, name, [b"roll"], key=b"other")
+    assert left == sorted(left)
+    async with Member(kafka, [name], group) as member:
+        await member.until(lambda: bool(member.records) and member.records[-1].offset >= left[-1])
+        assert (await member.commit()).failure is None
+    assert committed(kafka, group, name).offset > left[-1]
+
+
+async def test_unreachable_broker_is_trouble_not_the_end() -> None:
+    """A broker that is away is told of and waited for: fetches go on, empty; closing does not hang."""
+    nowhere = Kafka("127.0.0.1:9", "external")
+    async with Member(nowhere, ["orders"], "group") as member:
+        await until(lambda: len(member.troubles) > 0, "trouble")
+        assert member.failure is None
+        assert member.records == []
+        started = time.monotonic()
+        await member.stop()
+    assert time.monotonic() - started < LATE
+    assert {code for code, _ in member.troubles} <= {"_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE"}
+
+
+@pytest.mark.real_kafka
+async def test_refused_login_ends_the_run(kafka: Kafka) -> None:
+    """A wrong password is an error with the variables to change, and without the password."""
+    if kafka.sasl_bootstrap_servers is None:
+        pytest.skip("this broker has no SASL listener that we know of")
+    config = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN"}
+    login = {"sasl.username": "pinstream", "sasl.password": "not-the-password"}
+    with_sasl = Kafka(kafka.sasl_bootstrap_servers, kafka.kind)
+    async with Member(with_sasl, ["orders"], "group", config={**config, **login}) as member:
+        failure = await member.until_fails()
+    assert isinstance(failure, KafkaError)
+    assert "KAFKA_SASL_PASSWORD" in str(failure)
+    assert "not-the-password" not in str(failure)
+    assert "\n" not in str(failure)
+
+
+async def test_settings_that_cannot_be_name_the_variable() -> None:
+    """What librdkafka refuses is a settings error with the variable's name."""
+    member = Member(Kafka("127.0.0.1:9", "external"), ["t"], "g", config={"session.timeout.ms": "soon"})
+    with pytest.raises(SettingsError, match="KAFKA_SESSION_TIMEOUT_MS"):
+        await member.source.start()
+    unknown = Member(Kafka("127.0.0.1:9", "external"), ["t"], "g", config={"no.such.thing": "1"})
+    with pytest.raises(SettingsError, match="KAFKA_NO_SUCH_THING"):
+        await unknown.source.start()
+
+
+async def test_use_before_start_and_after_close_is_an_error() -> None:
+    """A source that is not open says so."""
+    member = Member(Kafka("127.0.0.1:9", "external"), ["t"], "g")
+    with pytest.raises(KafkaError, match="not open"):
+        await member.source.fetch(1, 0.1)
+    await member.source.start()
+    await member.source.close(WITHIN)
+    await member.source.close(WITHIN)
+    with pytest.raises(KafkaError, match="not open"):
+        await member.source.fetch(1, 0.1)

@@ -1,0 +1,372 @@
+"""Where partitions start: the rules of KAFKA_AUTO_OFFSET_RESET, on a fake and on brokers."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, SimpleNamespace
+
+import confluent_kafka
+import pytest
+from confluent_kafka import TopicPartition as RawPartition
+
+from consumer.adapters.kafka.starts import Found, Start
+from consumer.adapters.kafka.starts import find_starts as find_all_starts
+from consumer.engine.model import TopicPartition
+from consumer.errors import KafkaError
+from tests.support.kafka.harness import (
+    PROTOCOLS,
+    Kafka,
+    Member,
+    add_partitions,
+    commit,
+    committed,
+    create_topic,
+    produce,
+    unique,
+)
+
+TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
+
+
+class FakeOffsets:
+    """A cluster with one topic: what is committed (None for nothing) and where each partition ends."""
+
+    def __init__(self, offsets: list[int | None], ends: list[int]) -> None:
+        self.offsets = offsets
+        self.ends = ends
+        self.metadata = ""
+        """What was committed with each offset."""
+        self.error: confluent_kafka.KafkaError | None = None
+
+    def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
+        """As `confluent_kafka.Consumer.committed`."""
+        found = []
+        for one in partitions:
+            offset = self.offsets[one.partition]
+            metadata = "" if offset is None else self.metadata
+            found.append(
+                RawPartition(
+                    one.topic,
+                    one.partition,
+                    confluent_kafka.OFFSET_INVALID if offset is None else offset,
+                    metadata=metadata,
+                )
+            )
+        return found
+
+    def get_watermark_offsets(
+        self, partition: RawPartition, timeout: float = -1, cached: bool = False
+    ) -> tuple[int, int]:
+        """As `confluent_kafka.Consumer.get_watermark_offsets`."""
+        return 0, self.ends[partition.partition]
+
+
+BEGINNING = Start(None, None, False)
+
+
+def find_starts(
+    source: FakeOffsets,
+    partitions: list[TopicPartition],
+    reset: str,
+    timeout: float,
+    new: set[TopicPartition],
+    *,
+    elsewhere: bool = False,
+    ids: Mapping[str, str] = MappingProxyType({}),
+) -> Found:
+    """As `consumer.adapters.kafka.starts.find_starts`; the group has what `source` says, and offsets `elsewhere`."""
+
+    def has_offsets(_: float) -> bool:
+        return elsewhere or any(offset is not None for offset in source.offsets)
+
+    return find_all_starts(source, partitions, reset, timeout, new, has_offsets, lambda *_: ids)
+
+
+P0, P1, P2, P3 = (TopicPartition("t", number) for number in range(4))
+LEADERLESS = confluent_kafka.KafkaException(
+    confluent_kafka.KafkaError(confluent_kafka.KafkaError.LEADER_NOT_AVAILABLE)
+)
+
+
+@pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
+def test_committed_offset_always_wins(reset: str) -> None:
+    """Whatever the reset says: a committed offset is the start, and is not committed again."""
+    found = find_starts(FakeOffsets([7, 0], [9, 9]), [P0, P1], reset, 1, set())
+    assert found == ({P0: Start(7, None, False), P1: Start(0, None, False)}, None)
+
+
+def test_the_metadata_comes_with_the_committed_offset() -> None:
+    """Whatever text it is; where nothing is committed there is none."""
+    source = FakeOffsets([7, None], [9, 9])
+    source.metadata = "pinstream:1:äö€"
+    starts = find_starts(source, [P0, P1], "earliest", 1, set()).starts
+    assert [starts[one].metadata for one in (P0, P1)] == ["pinstream:1:äö€", ""]
+
+
+def test_metadata_that_is_not_text_is_none_at_all() -> None:
+    """confluent_kafka decodes it when it is looked at, and raises; the offset and its leader epoch still count."""
+
+    class NotText:
+        """A committed offset whose metadata is the byte 0xff."""
+
+        topic, partition, offset, leader_epoch, error = "t", 0, 7, 3, None
+
+        @property
+        def metadata(self) -> str:
+            return b"\xff".decode()
+
+    class Foreign(FakeOffsets):
+        """A broker that keeps what it is given."""
+
+        def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
+            return [NotText() for _ in partitions]  # type: ignore[misc]  # as good as one
+
+    assert find_starts(Foreign([7], [9]), [P0], "latest", 1, set()) == ({P0: Start(7, 3, False, "")}, None)
+
+
+def test_earliest_without_commit_is_the_beginning() -> None:
+    """Beside a partition that has one, which keeps it."""
+    found = find_starts(FakeOffsets([None, 3], [9, 4]), [P0, P1], "earliest", 1, set())
+    assert found == ({P0: BEGINNING, P1: Start(3, None, False)}, None)
+
+
+def test_error_without_commit_is_a_refusal_that_names_what_lacks_one() -> None:
+    """One partition by name, and how many more; nothing is started."""
+    found = find_starts(FakeOffsets([None, 3, None, None], [9] * 4), [P0, P1, P2, P3], "error", 1, set())
+    assert found.starts == {}
+    assert code_of(found) == confluent_kafka.KafkaError._AUTO_OFFSET_RESET
+    assert "no committed offset of t[0] and 2 more" in str(found.failure)
+
+
+def code_of(found: Found) -> int:
+    """Why not all are known."""
+    assert found.failure is not None
+    return int(found.failure.args[0].code())
+
+
+def test_latest_starts_a_new_group_at_the_end_and_commits_it() -> None:
+    """A group without any commit starts at the end offset, to be committed at once."""
+    found = find_starts(FakeOffsets([None, None], [9, 4]), [P0, P1], "latest", 1, set())
+    assert found == ({P0: Start(9, None, True), P1: Start(4, None, True)}, None)
+
+
+def test_latest_never_skips_in_a_group_that_has_commits() -> None:
+    """A partition without commit where another one has some, ours or not, of this topic or not: from the beginning."""
+    assert find_starts(FakeOffsets([None, 3], [9, 4]), [P0], "latest", 1, set()) == ({P0: BEGINNING}, None)
+    found = find_starts(FakeOffsets([None], [9]), [P0], "latest", 1, set(), elsewhere=True)
+    assert found == ({P0: BEGINNING}, None)
+
+
+def test_the_group_is_asked_for_only_where_that_decides() -> None:
+    """Not where an offset was told, and not under `earliest`; where it is not told, what needs it waits."""
+
+    def unasked(_: float) -> bool:
+        raise AssertionError("asked for the group")
+
+    def untold(_: float) -> bool:
+        raise LEADERLESS
+
+    source, new = FakeOffsets([None, 3], [9, 4]), set[TopicPartition]()
+    for reset in ("latest", "earliest"):
+        found = find_all_starts(source, [P0, P1], reset, 1, new, unasked, lambda *_: {})
+        assert found == ({P0: BEGINNING, P1: Start(3, None, False)}, None)
+    assert find_all_starts(source, [P0], "latest", 1, new, untold, lambda *_: {}) == ({}, LEADERLESS)
+    assert new == set()
+
+
+def test_what_is_known_of_one_does_not_wait_for_another() -> None:
+    """Of a topic whose partition 1 has no leader, and of one that is gone, the others are told all the same."""
+
+    class Partly(FakeOffsets):
+        """Nothing is committed; partition 1 has no leader, and the topic `gone` is no more."""
+
+        def get_watermark_offsets(
+            self, partition: RawPartition, timeout: float = -1, cached: bool = False
+        ) -> tuple[int, int]:
+            if partition.topic == "gone":
+                raise confluent_kafka.KafkaException(confluent_kafka.KafkaError(3))
+            if partition.partition == 1:
+                raise LEADERLESS
+            return super().get_watermark_offsets(partition, timeout, cached)
+
+    gone = TopicPartition("gone", 0)
+    found = find_starts(Partly([None] * 3, [9, 4, 5]), [gone, P1, P0, P2], "latest", 1, set())
+    assert found.starts == {P0: Start(9, None, True), P2: Start(5, None, True)}
+    assert code_of(found) == confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART
+
+
+def test_what_was_new_when_it_was_first_asked_for_stays_so() -> None:
+    """Partition 0 began at its end, which is committed; 1, which had no leader, begins at its end too, not at the
+    beginning of all. A partition that comes later is judged by what is committed then."""
+    source, new = FakeOffsets([None] * 3, [9, 4, 5]), set[TopicPartition]()
+    find_starts(source, [P0, P1], "latest", 1, new)
+    assert new == {P0, P1}
+    source.offsets[0] = 9
+    found = find_starts(source, [P1, P2], "latest", 1, new)
+    assert found.starts == {P1: Start(4, None, True), P2: BEGINNING}
+    assert new == {P0, P1}
+
+
+def test_all_questions_share_one_time_limit() -> None:
+    """What hangs uses up the time of what comes after it, and no more."""
+    asked: list[float] = []
+
+    class Hanging(FakeOffsets):
+        """No partition has a leader, which takes all the time to say."""
+
+        def get_watermark_offsets(
+            self, partition: RawPartition, timeout: float = -1, cached: bool = False
+        ) -> tuple[int, int]:
+            asked.append(timeout)
+            while time.monotonic() < begun + 0.05:
+                pass
+            raise LEADERLESS
+
+    begun = time.monotonic()
+    found = find_starts(Hanging([None] * 3, [9] * 3), [P0, P1, P2], "latest", 0.05, set())
+    assert found.starts == {}
+    assert len(asked) == 1
+    assert 0 < asked[0] <= 0.05
+
+
+@pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
+def test_unknown_is_not_taken_for_none(reset: str) -> None:
+    """A partition whose committed offset the broker does not tell has no start; another one has, which is told."""
+
+    class Failing(FakeOffsets):
+        """The coordinator does not tell of partition 0."""
+
+        def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
+            unstable = confluent_kafka.KafkaError(confluent_kafka.KafkaError.UNSTABLE_OFFSET_COMMIT)
+            return [
+                SimpleNamespace(offset=-1001, leader_epoch=None, error=unstable)  # type: ignore[misc]
+                if one.partition == 0
+                else super(Failing, self).committed([one])[0]
+                for one in partitions
+            ]
+
+    found = find_starts(Failing([None, 3], [9, 9]), [P0, P1], reset, 1, set())
+    assert found.starts == {P1: Start(3, None, False)}
+    assert code_of(found) == confluent_kafka.KafkaError.UNSTABLE_OFFSET_COMMIT
+
+
+@pytest.mark.kafka
+async def test_earliest_reads_from_the_beginning(each_kafka: Kafka) -> None:
+    """A new group reads what was there before it."""
+    name = create_topic(each_kafka)
+    produce(each_kafka, name, TEN)
+    async with Member(each_kafka, [name], unique("group")) as member:
+        await member.until(lambda: member.values == TEN)
+        assert member.held[TopicPartition(name, 0)][3:5] == (None, False)
+
+
+@pytest.mark.kafka
+async def test_latest_reads_only_what_comes_after(each_kafka: Kafka) -> None:
+    """A new group under ``latest`` starts at the end, says so, and wants it committed."""
+    name = create_topic(each_kafka)
+    produce(each_kafka, name, TEN)
+    async with Member(each_kafka, [name], unique("group"), offset_reset="latest") as member:
+        await member.until(lambda: TopicPartition(name, 0) in member.held)
+        assert member.held[TopicPartition(name, 0)][3:5] == (10, True)
+        produce(each_kafka, name, [b"new"])
+        await member.until(lambda: member.values == [b"new"])
+
+
+@pytest.mark.kafka
+async def test_latest_in_a_known_group_reads_new_partitions_from_the_beginning(each_kafka: Kafka) -> None:
+    """Where one partition has a commit, ``latest`` skips nothing on the others."""
+    name, group = create_topic(each_kafka, 2), unique("group")
+    produce(each_kafka, name, TEN, partition=0)
+    produce(each_kafka, name, TEN, partition=1)
+    commit(each_kafka, group, name, 10, partition=1)
+    async with Member(each_kafka, [name], group, offset_reset="latest") as member:
+        await member.until(lambda: member.values == TEN)
+    assert {chunk.partition for chunk in member.chunks} == {0}
+
+
+FIFTY: list[bytes | None] = [b"new %d" % number for number in range(50)]
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+async def test_latest_reads_a_topic_that_is_added_from_the_beginning(
+    kafka: Kafka, topic: Callable[..., str], protocol: str
+) -> None:
+    """A group that has offsets of one topic, and of one that it reads no more, skips nothing of another."""
+    old, added, instead, group = topic(), topic(), topic(), unique("group")
+    settings = PROTOCOLS[protocol]
+    produce(kafka, old, TEN)
+    async with Member(kafka, [old], group, offset_reset="latest", config=settings) as member:
+        await member.until(lambda: TopicPartition(old, 0) in member.held)
+        produce(kafka, old, [b"one"])
+        await member.until(lambda: member.values == [b"one"])
+        await member.stop(commit=True)
+    for topics, name in (([old, added], added), ([instead], instead)):
+        produce(kafka, name, FIFTY)
+        async with Member(kafka, topics, group, offset_reset="latest", config=settings) as member:
+            await member.until(functools.partial(_has_read, member, FIFTY))
+    assert committed(kafka, group, old).offset == 11
+
+
+def _has_read(member: Member, values: list[bytes | None]) -> bool:
+    return member.values == values
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
+async def test_latest_reads_what_appears_from_the_beginning(kafka: Kafka, strategy: str) -> None:
+    """While it runs: a topic that is made under its pattern, and partitions that are added to a topic, are seen when
+    the topics are looked for again (topic.metadata.refresh.interval.ms, 30 s by default), and read whole."""
+    prefix, group = unique("family"), unique("group")
+    first = create_topic(kafka, name=f"{prefix}.one")
+    settings = {"partition.assignment.strategy": strategy, "topic.metadata.refresh.interval.ms": 500}
+    produce(kafka, first, TEN)
+    async with Member(kafka, [f"^{prefix}"], group, offset_reset="latest", config=settings) as member:
+        await member.until(lambda: TopicPartition(first, 0) in member.held)
+        produce(kafka, first, [b"one"])
+        await member.until(lambda: member.values == [b"one"])
+        assert (await member.commit()).failure is None
+        second = create_topic(kafka, name=f"{prefix}.two")
+        produce(kafka, second, FIFTY)
+        await member.until(lambda: set(FIFTY) <= set(member.values), "the topic that was made")
+        member.chunks.clear()
+        add_partitions(kafka, first, 2)
+        produce(kafka, first, FIFTY, partition=1)
+        await member.until(lambda: set(FIFTY) <= set(member.values), "the partition that was added")
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("reset", ["latest", "earliest"])
+async def test_out_of_range_never_jumps_to_the_end(
+    kafka: Kafka, topic: Callable[..., str], reset: str
+) -> None:
+    """A committed offset that is not there leads to the beginning, also under ``latest``."""
+    name, group = topic(), unique("group")
+    produce(kafka, name, TEN)
+    commit(kafka, group, name, 999)
+    async with Member(kafka, [name], group, offset_reset=reset) as member:
+        await member.until(lambda: member.values == TEN)
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("offset", [None, 999], ids=["none committed", "out of range"])
+async def test_error_ends_the_run(kafka: Kafka, topic: Callable[..., str], offset: int | None) -> None:
+    """Under ``error`` a partition without a usable start ends the run and says what to do; nothing is committed."""
+    name, group = topic(), unique("group")
+    produce(kafka, name, TEN)
+    if offset is not None:
+        commit(kafka, group, name, offset)
+    async with Member(kafka, [name], group, offset_reset="error") as member:
+        failure = await member.until_fails()
+    assert isinstance(failure, KafkaError)
+    assert "KAFKA_AUTO_OFFSET_RESET" in str(failure)
+    assert member.records == []
+    assert committed(kafka, group, name).offset == (
+        confluent_kafka.OFFSET_INVALID if offset is None else offset
+    )

@@ -1,0 +1,190 @@
+"""Topic ids: asked before a start, looked at while a topic is read, on a fake and on brokers."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, Uuid
+
+from consumer.adapters.kafka.topic_ids import TopicIds, id_text
+from tests.support.kafka.harness import Kafka, create_topic, unique, until
+
+ONE, OTHER = Uuid(1, 2), Uuid(-3, 4)
+
+
+class FakeAdmin:
+    """Answers as a test says, when it says so."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.controller = 1
+        self.ids: dict[str, Uuid | KafkaException] = {}
+        self.asked: list[dict[str, concurrent.futures.Future[Any]]] = []
+        self.at_once = True
+
+    def list_topics(self, timeout: float) -> Any:
+        """Metadata: which broker is the controller."""
+        return SimpleNamespace(controller_id=self.controller, brokers={1: None})
+
+    def describe_topics(
+        self, topics: TopicCollection, request_timeout: float
+    ) -> dict[str, concurrent.futures.Future[Any]]:
+        """A future for each."""
+        asked = {name: concurrent.futures.Future[Any]() for name in topics.topic_names}
+        self.asked.append(asked)
+        if self.at_once:
+            self.answer()
+        return asked
+
+    def answer(self) -> None:
+        """Answer the latest question."""
+        for name, future in self.asked[-1].items():
+            told = self.ids.get(name, KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)))
+            if isinstance(told, KafkaException):
+                future.set_exception(told)
+            else:
+                future.set_result(SimpleNamespace(topic_id=told))
+
+    def __exit__(self, *_: object) -> None:
+        """Destroyed."""
+
+
+def made() -> tuple[FakeAdmin, TopicIds]:
+    """A client, and who asks it."""
+    admin = FakeAdmin({})
+    return admin, TopicIds({"bootstrap.servers": "x"}, make_admin=lambda _: admin)
+
+
+def test_an_id_is_written_as_kafka_writes_it() -> None:
+    """Base64url of 16 bytes without padding; that of zeros means that the broker knows none."""
+    assert id_text(Uuid(1, 2)) == "AAAAAAAAAAEAAAAAAAAAAg"
+    assert id_text(Uuid(-1, -1)) == "_____________________w"
+    assert id_text(Uuid(0, 0)) is None
+
+
+def test_asked_for_topics_it_tells_those_that_have_an_id() -> None:
+    """One that is not there, or of a broker without ids, is left out."""
+    admin, ids = made()
+    admin.ids = {"a": ONE, "b": Uuid(0, 0)}
+    assert ids.ask({"a", "b", "gone"}, 1.0) == {"a": id_text(ONE)}
+    ids.close()
+
+
+def test_a_broker_without_a_controller_is_not_asked() -> None:
+    """The embedded one, which would leave the question without an answer."""
+    admin, ids = made()
+    admin.controller = -1
+    assert ids.ask({"a"}, 1.0) == {}
+    assert ids.look({"a"}) == {}
+    assert admin.asked == []
+
+
+def test_a_cluster_that_has_no_controller_for_a_moment_tells_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start goes without ids. Looks ask seldom at first, hurried or not, and as usual once there is an answer."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    admin, ids = made()
+    admin.controller, admin.ids = -1, {"a": ONE}
+    assert ids.ask({"a"}, 1.0) == {}
+    ids.hurry()
+    assert ids.look({"a"}) == {}
+    assert admin.asked == []
+    for wait in (30.0, 3.0):
+        clock.now += wait
+        assert ids.look({"a"}) == {}
+        assert ids.look({"a"}) == {"a": id_text(ONE)}
+    assert len(admin.asked) == 2
+
+
+def test_many_topics_are_looked_at_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer describes each partition of each topic: it may cost about a hundredth of the time."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    admin, ids = made()
+    for count, seconds in ((1, 3.0), (2000, 20.0)):
+        names = {f"topic-{number}" for number in range(count)}
+        admin.ids = dict.fromkeys(names, ONE)
+        ids.ask(names, 1.0)
+        ids.look(names)
+        assert len(ids.look(names)) == count
+        admin.asked.clear()
+        clock.now += seconds - 0.1
+        ids.look(names)
+        assert admin.asked == []
+        clock.now += 0.1
+        ids.look(names)
+        assert len(admin.asked) == 1
+        clock.now += 100.0
+
+
+def test_what_may_pass_is_raised() -> None:
+    """No answer is no "none": whoever asked has to ask again."""
+    admin, ids = made()
+    admin.ids = {"a": KafkaException(KafkaError(KafkaError._TRANSPORT))}
+    with pytest.raises(KafkaException):
+        ids.ask({"a"}, 1.0)
+
+
+def test_a_look_never_waits() -> None:
+    """It begins a question, and brings its answer once it is there; no other question is begun meanwhile."""
+    admin, ids = made()
+    admin.ids = {"a": ONE}
+    ids.ask({"a"}, 1.0)
+    admin.at_once = False
+    for _ in range(3):
+        assert ids.look({"a"}) == {}
+    assert len(admin.asked) == 2
+    admin.answer()
+    assert ids.look({"a"}) == {"a": id_text(ONE)}
+    assert ids.look({"a"}) == {}
+    assert len(admin.asked) == 2
+
+
+def test_what_was_asked_before_a_start_is_not_told_after_it() -> None:
+    """An answer of before would end what has just begun."""
+    admin, ids = made()
+    admin.ids = {"a": ONE}
+    ids.ask({"a"}, 1.0)
+    admin.at_once = False
+    ids.look({"a"})
+    admin.answer()
+    admin.ids, admin.at_once = {"a": OTHER}, True
+    assert ids.ask({"a"}, 1.0) == {"a": id_text(OTHER)}
+    assert ids.look({"a"}) == {}
+
+
+def test_a_failed_look_is_made_again() -> None:
+    """It tells nothing, and harms nothing."""
+    admin, ids = made()
+    admin.ids = {"a": ONE}
+    ids.ask({"a"}, 1.0)
+    admin.ids = {"a": KafkaException(KafkaError(KafkaError._TRANSPORT))}
+    assert ids.look({"a"}) == {}
+    assert ids.look({"a"}) == {}
+
+
+@pytest.mark.kafka
+async def test_real_topics_have_ids_and_the_embedded_ones_none(each_kafka: Kafka) -> None:
+    """The same one each time; asking for a topic that is not there does not make it."""
+    name, missing = create_topic(each_kafka), unique("missing")
+    ids = TopicIds(each_kafka.config)
+    if each_kafka.kind == "embedded":
+        assert ids.ask({name}, 10.0) == {}
+    else:
+        told = ids.ask({name, missing}, 10.0)
+        assert set(told) == {name}
+        looked: list[dict[str, str]] = []
+
+        def look() -> bool:
+            found = ids.look({name})
+            if found:
+                looked.append(dict(found))
+            return bool(looked)
+
+        await until(look, "the id")
+        assert looked == [told]
+        assert set(ids.ask({missing}, 10.0)) == set()
+    ids.close()

@@ -1,0 +1,255 @@
+"""What came damaged: nothing of it, and nothing behind it, is read until it is whole; others go on, and it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import confluent_kafka
+import pytest
+from confluent_kafka import Message
+
+from consumer.adapters.kafka import member as member_module
+from consumer.adapters.kafka.bounded import scan
+from consumer.adapters.kafka.configuration import REFUSED_PROPERTIES, consumer_config
+from consumer.adapters.kafka.ranges import Range
+from consumer.engine.model import TopicPartition
+from consumer.errors import KafkaError
+from tests.adapters.kafka.scripted_member import Bench, brings, message, offsets, taken
+from tests.support.kafka.broker import RealBroker
+from tests.support.kafka.harness import Kafka, Member, commit, create_topic, produce, unique
+from tests.support.kafka.segments import Segment
+
+P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
+BATCHES = [[b"%d-%d " % (batch, number) + b"abcdef" * 50 for number in range(10)] for batch in range(6)]
+ALL = [value for batch in BATCHES for value in batch]
+
+
+class Clock:
+    """The member's `time`."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        """Virtual."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """At once."""
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Time that only a test moves."""
+    clock = Clock()
+    monkeypatch.setattr(member_module, "time", clock)
+    return clock
+
+
+def damaged(offset: int, code: int = confluent_kafka.KafkaError._BAD_MSG, partition: int = 0) -> Message:
+    """What librdkafka hands out for a damaged batch."""
+    error = confluent_kafka.KafkaError(code, "failed CRC32C check")
+    return Message("t", partition, offset, None, None, None, error, (0, -1), 0.0, -1)
+
+
+@pytest.mark.parametrize("code", ["_BAD_MSG", "_BAD_COMPRESSION", "_NOT_IMPLEMENTED", "INVALID_MSG"])
+def test_what_follows_a_damaged_batch_is_dropped(clock: Clock, code: str) -> None:
+    """librdkafka goes on anywhere behind it, in the same consume and in later ones; other partitions go on."""
+    bench = Bench()
+    bench.assign(0, 1)
+    error = damaged(5, getattr(confluent_kafka.KafkaError, code))
+    lot = [message(3), message(4), error, message(9), message(0), message(7, partition=1), damaged(77, -192)]
+    assert offsets(bench.fetch(brings(*lot))) == [3, 4, 7]
+    assert offsets(bench.fetch(brings(message(10), damaged(5), message(8, partition=1)))) == [8]
+    assert bench.calls("pause") == [("pause", [(0, -1001)])]
+    assert [one for one in bench.told.troubles if "t[0] cannot be read on from offset 5" in one[1]] == [
+        bench.told.troubles[0]
+    ]
+    assert bench.told.troubles[0][0] == code
+    assert bench.member.unreadable() == {P0: 5}
+
+
+def test_it_is_asked_for_again_where_it_stopped_and_less_and_less_often(clock: Clock) -> None:
+    """Half a second later, then twice as long each time, 30 s at most; whole again, that is forgotten."""
+    bench = Bench()
+    bench.assign(0)
+    bench.fetch(brings(message(3), damaged(4)))
+    asked = []
+    for _ in range(1500):
+        clock.now += 0.1
+        sought = len(bench.calls("seek"))
+        bench.fetch()
+        if len(bench.calls("seek")) > sought:
+            asked.append(round(clock.now - 1000.0, 1))
+            bench.fetch(brings(damaged(4)))
+    assert [round(after - before) for before, after in itertools.pairwise(asked[1:])] == [
+        *(2, 4, 8, 16, 30, 30, 30)
+    ]
+    assert set(map(str, bench.calls("seek"))) == {"('seek', [(0, 4)])"}
+    clock.now += 30.0
+    assert offsets(bench.fetch(brings(message(4)))) == [4]
+    assert bench.member.unreadable() == {}
+    names = [call[0] for call in bench.consumer.calls if call[0] in ("pause", "resume", "seek")]
+    assert names == ["pause", "resume", "seek"] * (len(names) // 3)
+
+
+def test_it_is_asked_for_from_its_start_where_nothing_was_read(clock: Clock) -> None:
+    """The committed offset, or the beginning."""
+    bench = Bench()
+    bench.consumer.stored = {1: 7}
+    bench.assign(0, 1)
+    bench.fetch(brings(damaged(0), damaged(5, partition=1)))
+    clock.now += 1.0
+    bench.fetch()
+    assert bench.calls("seek") == [("seek", [(0, confluent_kafka.OFFSET_BEGINNING)]), ("seek", [(1, 7)])]
+    assert bench.member.unreadable() == {P0: 0, P1: 7}
+
+
+def test_while_there_is_no_room_it_stays_paused(clock: Clock) -> None:
+    """Room resumes the others; the damaged one is resumed when it is asked for, and not before."""
+    bench = Bench()
+    bench.assign(0, 1)
+    bench.fetch(brings(damaged(0)))
+    clock.now += 2.0
+    bench.fetch(room=0)
+    clock.now += 2.0
+    bench.fetch(room=0)
+    assert bench.calls("seek") == bench.calls("resume") == []
+    bench.fetch()
+    assert bench.calls("resume") == [("resume", [(1, -1001)]), ("resume", [(0, -1001)])]
+    assert len(bench.calls("seek")) == 1
+
+
+def test_what_was_taken_away_is_forgotten(clock: Clock) -> None:
+    """Nothing is asked of it; given again it is read from its committed offset as any other."""
+    bench = Bench()
+    bench.assign(0)
+    bench.fetch(brings(damaged(0)))
+    bench.fetch(taken(0))
+    assert bench.member.unreadable() == {}
+    clock.now += 5.0
+    bench.assign(0)
+    assert bench.calls("seek") == []
+    assert bench.calls("resume") == [("resume", [(0, -1001)])]
+    assert offsets(bench.fetch(brings(message(0)))) == [0]
+
+
+def test_checksums_are_checked_whatever_the_user_says() -> None:
+    """Without them a byte that was changed on the wire or the disk is delivered."""
+    assert "checksums" in REFUSED_PROPERTIES["check.crcs"]
+    config = consumer_config({"check.crcs": False}, offset_reset="earliest", ignore=None)
+    assert config["check.crcs"] is True
+
+
+@pytest.fixture(scope="module")
+def disk(own_kafka: RealBroker) -> Kafka:
+    """A broker whose segments a test may change."""
+    return Kafka(own_kafka.bootstrap_servers, "real")
+
+
+def segment(kafka: Kafka, own_kafka: RealBroker, codec: str, partitions: int = 1) -> tuple[str, Segment]:
+    """A topic with six batches of ten records in partition 0, and its segment."""
+    name = create_topic(kafka, partitions, compression_type=codec)
+    for batch in BATCHES:
+        produce(kafka, name, batch)
+    found = Segment(own_kafka.directory, name)
+    return name, found
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
+@pytest.mark.parametrize("codec", ["uncompressed", "lz4"])
+async def test_a_flipped_bit_is_waited_for_and_told(
+    disk: Kafka, own_kafka: RealBroker, strategy: str, codec: str
+) -> None:
+    """On a broker's disk: the batch and all behind it is read once, in order, when the disk is whole again; until
+    then another partition goes on."""
+    name, log = segment(disk, own_kafka, codec, partitions=2)
+    hurt = next(one for one in log.batches() if one.base >= 20)
+    log.flip(hurt)
+    settings = {"partition.assignment.strategy": strategy}
+    async with Member(disk, [name], unique("group"), config=settings) as member:
+        await member.until(lambda: len(member.values) == hurt.base, "what is before it")
+        await member.until(
+            lambda: sum("cannot be read on" in one[1] for one in member.troubles) >= 3, "tries"
+        )
+        assert await member.source.unreadable() == {TopicPartition(name, 0): hurt.base}
+        assert (await member.commit()).committed[0].next_offset == hurt.base
+        produce(disk, name, [b"beside"], partition=1)
+        await member.until(lambda: member.values[-1] == b"beside", "the other partition")
+        assert member.values[:-1] == ALL[: hurt.base]
+        log.flip(hurt)
+        await member.until(lambda: len(member.values) > len(ALL), "what is behind it")
+        assert [one for one in member.values if one != b"beside"] == ALL
+        assert await member.source.unreadable() == {}
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("codec", ["lz4", "gzip", "snappy", "zstd"])
+async def test_a_batch_that_cannot_be_unpacked_is_waited_for_and_told(
+    disk: Kafka, own_kafka: RealBroker, codec: str
+) -> None:
+    """Its checksum fits, and what it packs is noise."""
+    name, log = segment(disk, own_kafka, codec)
+    hurt = next(one for one in log.batches() if one.base >= 20)
+    before = log.spoil(hurt)
+    async with Member(disk, [name], unique("group")) as member:
+        await member.until(lambda: bool(member.troubles), "the trouble")
+        assert member.troubles[0][0] == "_BAD_COMPRESSION"
+        assert member.values == ALL[: hurt.base]
+        log.restore(hurt, before)
+        await member.until(lambda: len(member.values) >= len(ALL), "what is behind it")
+        assert member.values == ALL
+
+
+@pytest.mark.kafka
+async def test_a_batch_that_the_broker_cannot_read_is_waited_for_and_told(
+    disk: Kafka, own_kafka: RealBroker
+) -> None:
+    """Its length on the disk cannot be: the broker says so, and goes on to say so until it is mended."""
+    name, log = segment(disk, own_kafka, "uncompressed")
+    hurt = log.batches()[2]
+    before = log.unmeasure(hurt)
+    async with Member(disk, [name], unique("group")) as member:
+        await member.until(lambda: bool(member.troubles), "the trouble")
+        assert member.troubles[0][0] == "INVALID_MSG"
+        assert await member.source.unreadable() == {TopicPartition(name, 0): hurt.base}
+        log.restore(hurt, before)
+        await member.until(lambda: len(member.values) >= len(ALL), "what is behind it")
+        assert member.values == ALL
+
+
+@pytest.mark.kafka
+async def test_who_moves_the_group_behind_it_reads_what_is_behind_it(
+    disk: Kafka, own_kafka: RealBroker
+) -> None:
+    """As the runbook says: from where the next batch begins."""
+    name, log = segment(disk, own_kafka, "uncompressed")
+    hurt, behind = log.batches()[2:4]
+    log.flip(hurt)
+    group = unique("group")
+    commit(disk, group, name, behind.base)
+    async with Member(disk, [name], group) as member:
+        await member.until(lambda: member.values == ALL[behind.base :])
+    assert member.troubles == []
+
+
+@pytest.mark.kafka
+async def test_a_replay_ends_at_a_damaged_batch(disk: Kafka, own_kafka: RealBroker) -> None:
+    """It cannot wait for ever, and must not go on behind it by itself: it says where, and what to do."""
+    name, log = segment(disk, own_kafka, "uncompressed")
+    hurt = log.batches()[2]
+    log.flip(hurt)
+    read: list[int] = []
+
+    async def read_on() -> None:
+        async for chunks in scan(disk.config, [Range(name, 0, 0, len(ALL))]):
+            read.extend(offsets(chunks))
+
+    with pytest.raises(
+        KafkaError, match=rf"{name}\[0\] cannot be read on from offset {hurt.base}: .* damaged"
+    ):
+        await asyncio.wait_for(read_on(), 30.0)
+    assert read == list(range(len(read)))
+    assert len(read) <= hurt.base

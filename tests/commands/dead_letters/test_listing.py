@@ -1,0 +1,423 @@
+"""``pinstream dead-letters list`` and ``show``: what is there and why; nothing of a person, ever."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from consumer.commands.dead_letters.listing import Count, Kind, Listing, ListOptions, _print, read
+from consumer.commands.dead_letters.topics import DeadLetterTopic, chosen
+from consumer.engine.letters import Filters, mark_headers
+from consumer.engine.model import Stage
+from consumer.errors import SettingsError, UsageError
+from consumer.settings import load
+from tests.commands.dead_letters.fakes import Topics, home
+from tests.end_to_end.processes import ROOT, bare_environment, command, the_one_line
+from tests.end_to_end.records import ENCODER, new_group, new_topic
+from tests.end_to_end.replay.redriving import asked, bury, kafka_environment, letter
+from tests.end_to_end.test_personal_data import CUSTOMER, EMAIL, MARK, found_in, marked
+from tests.support.kafka.harness import Kafka, create_topic, produce, unique
+
+# ------------------------------------------------------------------------------------------- which topics
+
+KNOWN = dict.fromkeys(
+    ("orders", "orders.dead-letters", "returns", "gone.dead-letters", "shop-eu", "shop-eu.dead-letters"), 1
+)
+
+
+def names(*topics: str, template: str = "{topic}.dead-letters", configured: str = "orders") -> dict[str, Any]:
+    """The dead-letter topics meant by ``--topic``: name -> origins."""
+    env = {"KAFKA_BOOTSTRAP_SERVERS": "b:1", "PINSTREAM_DEAD_LETTER_TOPIC": template, "HOME": "/"}
+    settings = load({**env, **({"KAFKA_TOPICS": configured} if configured else {})}, needs=("kafka",))
+    found = chosen(settings, topics, KNOWN)
+    assert all(one.there == (one.name in KNOWN) for one in found)
+    return {one.name: one.origins and set(one.origins) for one in found}
+
+
+def test_topics_are_those_of_the_settings_or_of_the_command_line() -> None:
+    """An origin or a dead-letter topic; patterns as the service reads them, and origins of which only letters are."""
+    assert names() == {"orders.dead-letters": {"orders"}}
+    assert names("returns") == {"returns.dead-letters": {"returns"}}
+    assert names("orders.dead-letters", "orders") == {"orders.dead-letters": {"orders"}}
+    assert names("^o.*|^gone") == {"orders.dead-letters": {"orders"}, "gone.dead-letters": {"gone"}}
+    assert set(names(configured="^shop-,new")) == {"new.dead-letters", "shop-eu.dead-letters"}
+
+
+def test_one_dead_letter_topic_for_all() -> None:
+    """Named by an origin it means that origin's letters; by its own name all that lies there."""
+    assert names("orders", "returns", template="gone.dead-letters") == {
+        "gone.dead-letters": {"orders", "returns"}
+    }
+    assert names("gone.dead-letters", template="gone.dead-letters") == {"gone.dead-letters": None}
+    assert names("gone.dead-letters", "orders", template="gone.dead-letters") == {"gone.dead-letters": None}
+
+
+def test_a_topic_that_cannot_be_meant() -> None:
+    """Mistyped: the nearest is named. A pattern that is none. No topic at all."""
+    with pytest.raises(UsageError, match="nearest that does is orders"):
+        names("ordres")
+    with pytest.raises(UsageError, match="--topic nowhere"):
+        names("nowhere.dead-letters")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        names("^(")
+    with pytest.raises(UsageError, match="KAFKA_TOPICS"):
+        names(configured="")
+
+
+# ---------------------------------------------------------------------------------------------------- list
+
+
+async def test_counting_is_by_origin_stage_and_code() -> None:
+    """Waiting and done, oldest and latest; what is not ours apart; the latest first."""
+    where = Topics(orders=1)
+    where.partitions["orders.dead-letters"] = 2
+    for number in range(6):
+        where.bury(number, partition=number % 2, code="expired" if number < 2 else "no_identity")
+    where.append("orders.dead-letters", 0, b"k", b"v", mark_headers([(0, 2)], home("orders.dead-letters")))
+    elsewhere = home("orders.dead-letters")._replace(cluster="there")
+    where.append("orders.dead-letters", 0, b"k", b"v", mark_headers([(0, 9)], elsewhere))
+    where.append("orders.dead-letters", 1, b"k", b"v")
+    topic = DeadLetterTopic("orders.dead-letters", frozenset({"orders"}), True)
+    found = await read(ListOptions((), Filters(), 3, False), where, [topic])
+    rows = {kind: (count.waiting, count.done) for kind, count in found.rows()}
+    assert rows == {
+        Kind("orders", "convert", "expired"): (1, 1),
+        Kind("orders", "convert", "no_identity"): (3, 1),
+    }
+    assert (found.foreign, found.elsewhere) == (1, 1)
+    assert [str(line.place) for line in found.latest()] == [
+        "orders.dead-letters:1:2",
+        "orders.dead-letters:0:2",
+        "orders.dead-letters:1:1",
+    ]
+    document = found.document()
+    assert (document["waiting"], document["done"]) == (4, 2)
+    assert document["counts"][0] | {"topic": ""} == {
+        "topic": "",
+        "stage": "convert",
+        "code": "expired",
+        "waiting": 1,
+        "done": 1,
+        "oldest": "2023-11-14T22:13:20Z",
+        "latest": "2023-11-14T22:13:21Z",
+    }
+
+
+async def test_any_number_of_codes_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is too much to count apart is counted together; of the latest no key and value is kept."""
+    monkeypatch.setattr("consumer.commands.dead_letters.listing.MOST_KINDS", 5)
+    where = Topics()
+    where.partitions["orders.dead-letters"] = 1
+    for number in range(50):
+        where.bury(number, code=f"code-{number}")
+    topic = DeadLetterTopic("orders.dead-letters", None, True)
+    found = await read(ListOptions((), Filters(), 4, False), where, [topic])
+    assert sorted(count.waiting for count in found.counts.values()) == [1, 1, 1, 1, 1, 45]
+    assert all(entry[2].record.value is None for entry in found._latest)
+
+
+TOPICS = ("orders", "a-team.with-a-long-name.orders-of-all-the-shops-of-europe.v2", "x" * 249)
+
+
+@pytest.mark.parametrize("width", [20, 30, 40, 60, 80, 100, 140])
+@pytest.mark.parametrize("waiting", [7, 1_234_567_890])
+@pytest.mark.parametrize("topic", TOPICS)
+def test_nothing_is_cut_however_narrow(width: int, waiting: int, topic: str) -> None:
+    """Numbers stand whole, names are broken over lines; what does not fit a table is no table."""
+    found = Listing(0)
+    code = "unsupported_action_source_and_more"
+    found.counts[Kind(topic, "convert", code)] = Count(waiting, 4321, 1_700_000_000_000, 1_700_000_000_000)
+    console = Console(file=io.StringIO(), width=width)
+    _print(found, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    for whole in (f"{waiting:,}", "4,321", "convert", "2023-11-14"):
+        assert whole in text
+    assert all(part in text for part in (topic[:12], code[:12]))
+    assert topic[0] != "x" or text.count("x") == len(topic)
+    if width >= 80 and waiting == 7 and topic == "orders":
+        assert "oldest" in text
+
+
+@pytest.fixture
+def buried(each_kafka: Kafka, tmp_path: Path) -> tuple[str, dict[str, str]]:
+    """A topic with letters of events that are marked all over; the topic, and the environment of the command."""
+    topic = new_topic(each_kafka)
+    whole = ENCODER.encode(marked("event"))
+    personal = {"key": EMAIL.encode(), "headers": ((MARK, EMAIL.encode()), ("plain", b"x"))}
+    bury(
+        each_kafka,
+        [
+            letter(topic, 0, value=whole, **personal),
+            letter(
+                topic, 1, value=whole, code="expired", message=f"no {EMAIL} there", attempts=2, **personal
+            ),
+            letter(
+                topic, 2, value=whole[: len(whole) // 2], stage=Stage.DECODE, code="undecodable", **personal
+            ),
+            letter(topic, 3, value=None, key=None),
+            letter(
+                topic,
+                4,
+                value=b"\xc3\x01" + b"\x11" * 20,
+                stage=Stage.DECODE,
+                code="no_such_schema",
+                **personal,
+            ),
+        ],
+    )
+    produce(each_kafka, f"{topic}.dead-letters", [EMAIL.encode()], partition=3, key=MARK.encode())
+    return topic, kafka_environment(tmp_path, each_kafka, topic, new_group(), COLUMNS="80")
+
+
+def test_list_tells_all_but_what_letters_hold(buried: tuple[str, dict[str, str]]) -> None:
+    """Counts, and the latest of them; of a person nothing, neither in the table nor in the JSON."""
+    topic, env = buried
+    done = command("dead-letters", "list", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    for text in (
+        "unknown_currency",
+        "undecodable",
+        f"{topic}.dead-letters:1:0",
+        f"{topic}:1:1",
+        "no *** there",
+    ):
+        assert text in done.stdout
+    assert "1 other records" in done.stdout
+    document = asked("list", env=env)
+    assert [(one["stage"], one["code"], one["waiting"]) for one in document["counts"]] == [
+        ("convert", "expired", 1),
+        ("convert", "unknown_currency", 2),
+        ("decode", "no_such_schema", 1),
+        ("decode", "undecodable", 1),
+    ]
+    assert (document["waiting"], document["done"], document["foreign"]) == (5, 0, 1)
+    latest = document["latest"]
+    assert [one["origin"] for one in latest] == [
+        f"{topic}:{number % 4}:{number}" for number in (4, 3, 2, 1, 0)
+    ]
+    assert latest[3] == {
+        "place": f"{topic}.dead-letters:1:0",
+        "at": "2023-11-14T22:13:21Z",
+        "stage": "convert",
+        "code": "expired",
+        "message": "no *** there",
+        "origin": f"{topic}:1:1",
+        "attempts": 2,
+        "trips": 0,
+        "state": "waiting",
+    }
+    assert found_in(done.stdout + json.dumps(document)) == []
+
+
+def test_list_filters(buried: tuple[str, dict[str, str]]) -> None:
+    """As redrive does."""
+    topic, env = buried
+
+    def numbers(*arguments: str) -> list[int]:
+        return sorted(
+            int(one["origin"].rpartition(":")[2]) for one in asked("list", *arguments, env=env)["latest"]
+        )
+
+    assert numbers("--stage", "decode") == [2, 4]
+    assert numbers("--code", "expired", "--code", "undecodable") == [1, 2]
+    assert numbers("--since", "2023-11-14T22:13:21Z", "--until", "2023-11-14T22:13:23Z") == [1, 2]
+    assert numbers("--origin", f"{topic}:0") == [0, 4]
+    assert numbers("--origin", f"{topic}:0:4") == [4]
+    assert numbers("--latest", "2") == [3, 4]
+    assert numbers("--latest", "0") == []
+    assert numbers("--topic", f"{topic}.dead-letters", "--origin", f"{topic}:3") == [3]
+
+
+def test_no_dead_letters_is_no_error(each_kafka: Kafka, tmp_path: Path) -> None:
+    """A topic whose letters' topic is not there yet, and one where it is empty."""
+    empty, none = new_topic(each_kafka), create_topic(each_kafka)
+    env = kafka_environment(tmp_path, each_kafka, f"{empty},{none}", new_group())
+    done = command("dead-letters", "list", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{none}.dead-letters: no dead letters" in done.stdout
+    assert asked("list", env=env)["no_dead_letters"] == [f"{none}.dead-letters"]
+    assert asked("redrive", env=env)["matched"] == 0
+
+
+# ---------------------------------------------------------------------------------------------------- show
+
+
+def test_show_tells_where_from_and_why(buried: tuple[str, dict[str, str]]) -> None:
+    """Sizes, and names of own headers; no content."""
+    topic, env = buried
+    document = asked("show", f"{topic}.dead-letters:1:0", env=env)
+    assert document | {"headers": [], "value_bytes": 0} == {
+        "place": f"{topic}.dead-letters:1:0",
+        "state": "waiting",
+        "origin": f"{topic}:1:1",
+        "stage": "convert",
+        "code": "expired",
+        "message": "no *** there",
+        "attempts": 2,
+        "trips": 0,
+        "at": "2023-11-14T22:13:21Z",
+        "timestamp": "2023-11-14T22:13:15Z",
+        "key_bytes": len(EMAIL),
+        "value_bytes": 0,
+        "headers": [],
+        "left_out": [],
+    }
+    assert document["headers"] == [MARK, "plain"]
+    table = command("dead-letters", "show", f"{topic}.dead-letters:1:0", env=env).stdout
+    assert "convert: expired" in table
+    assert found_in(table.replace(f"{MARK}, plain", "")) == []
+
+
+def test_show_payload_masks(buried: tuple[str, dict[str, str]]) -> None:
+    """The record as JSON: what was bought, not by whom."""
+    topic, env = buried
+    place = f"{topic}.dead-letters:0:0"
+    record = asked("show", place, "--payload", env=env)["payload"]["record"]
+    assert record["event_id"] == "event"
+    assert record["channel"] == "WEB"
+    assert record["order"]["currency"] == "EUR"
+    assert set(record["customer"]) == set(CUSTOMER)
+    assert record["customer"]["emails"] == record["customer"]["phones"] == ["***"]
+    text = command("dead-letters", "show", place, "--payload", env=env).stdout
+    shown = json.loads(text[text.index("{\n") :])
+    assert shown == record
+    for hidden in ("customer", "page_url", "search_query", "device"):
+        assert found_in(json.dumps(record[hidden])) == []
+
+
+def test_show_payload_of_what_cannot_be_decoded(buried: tuple[str, dict[str, str]]) -> None:
+    """Why, how it is framed, and how large it is; not a byte of it."""
+    topic, env = buried
+    half = asked("show", f"{topic}.dead-letters:2:0", "--payload", env=env)["payload"]
+    assert (half["record"], half["undecodable"]["code"]) == (None, "undecodable")
+    assert half["schema"].startswith("fingerprint ")
+    unknown = asked("show", f"{topic}.dead-letters:0:1", "--payload", env=env)["payload"]
+    assert unknown["undecodable"]["code"] == "no_such_schema"
+    assert (unknown["schema"], unknown["value_bytes"]) == ("fingerprint " + "11" * 8, 22)
+    done = command("dead-letters", "show", f"{topic}.dead-letters:2:0", "--payload", env=env)
+    assert "cannot be decoded: undecodable" in done.stdout
+    assert found_in(done.stdout.replace(f"{MARK}, plain", "")) == []
+    tombstone = asked("show", f"{topic}.dead-letters:3:0", "--payload", env=env)
+    assert (tombstone["key_bytes"], tombstone["value_bytes"]) == (None, None)
+    assert "tombstone" in tombstone["payload"]["note"]
+
+
+def test_show_reads_at_the_origin_what_the_letter_lacks(kafka: Kafka, tmp_path: Path) -> None:
+    """While it is there; else it says where it was."""
+    topic = new_topic(kafka)
+    sent = letter(topic, 0)
+    produce(kafka, topic, [sent.record.value], key=sent.record.key, timestamp=sent.record.timestamp)
+    bury(kafka, [sent, letter(topic, 4)], left_out=("value",))
+    env = kafka_environment(tmp_path, kafka, topic, new_group())
+    document = asked("show", f"{topic}.dead-letters:0:0", "--payload", env=env)
+    assert document["left_out"] == ["value"]
+    assert document["value_bytes"] == len(sent.record.value or b"")
+    assert document["payload"]["record"]["event_id"] == "event-0"
+    assert f"read at its origin, {topic}:0:0" in document["payload"]["note"]
+    gone = asked("show", f"{topic}.dead-letters:0:1", "--payload", env=env)["payload"]
+    assert (gone["record"], f"{topic}:0:4 is gone" in gone["note"]) == (None, True)
+
+
+def test_show_tells_what_is_done(kafka: Kafka, tmp_path: Path) -> None:
+    """And that a mark is no letter."""
+    topic = new_topic(kafka)
+    bury(kafka, [letter(topic, 0), letter(topic, 4)])
+    env = kafka_environment(tmp_path, kafka, topic, new_group())
+    assert asked("redrive", "--max", "1", env=env)["redriven"] == 1
+    places = [f"{topic}.dead-letters:0:{offset}" for offset in range(3)]
+    assert [asked("show", place, env=env)["state"] for place in places[:2]] == ["done", "waiting"]
+    done = command("dead-letters", "show", places[2], env=env)
+    assert done.returncode == 2
+    assert "a mark" in the_one_line(done.stderr)
+
+
+def test_show_of_a_topic_that_is_not_there(kafka: Kafka, tmp_path: Path) -> None:
+    """It names what the command has: the place, and no option."""
+    env = kafka_environment(tmp_path, kafka, new_topic(kafka), new_group())
+    done = command("dead-letters", "show", "nope:0:0", env=env)
+    assert done.returncode == 2
+    assert "--topic" not in the_one_line(done.stderr)
+    assert "the topic nope does not exist" in the_one_line(done.stderr)
+
+
+def test_a_result_that_cannot_be_printed_is_said(kafka: Kafka, tmp_path: Path) -> None:
+    """The disk is full: the work is done, and the one line says so; exit code 1."""
+    topic = new_topic(kafka)
+    bury(kafka, [letter(topic, 0)])
+    env = kafka_environment(tmp_path, kafka, topic, new_group())
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "consumer", "dead-letters", "redrive"],
+            cwd=ROOT,
+            env=env,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "the result could not be printed" in the_one_line(done.stderr)
+    assert asked("redrive", env=env)["done_before"] == 1
+
+
+# ---------------------------------------------------------------------------------------------- what cannot be
+
+WRONG = {
+    "place": (("show", "orders"), "TOPIC:PARTITION:OFFSET"),
+    "origin": (("list", "--origin", "orders:x"), "TOPIC:PARTITION"),
+    "time": (("list", "--since", "yesterday"), "ISO 8601"),
+    "times": (("redrive", "--since", "2026-01-02", "--until", "2026-01-01"), "before --until"),
+    "rate": (("redrive", "--rate", "fast"), "100/s"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments_are_one_line(name: str, tmp_path: Path) -> None:
+    """Before anything is asked of a broker; exit code 2."""
+    arguments, says = WRONG[name]
+    env = {**bare_environment(tmp_path), "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "KAFKA_TOPICS": "orders"}
+    done = command("dead-letters", *arguments, env=env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in the_one_line(done.stderr)
+
+
+def test_places_that_are_not_there_are_one_line(kafka: Kafka, tmp_path: Path) -> None:
+    """Which topic, partition or offset it is, and what there is."""
+    topic = new_topic(kafka)
+    bury(kafka, [letter(topic, 0)])
+    produce(kafka, topic, [b"a record"])
+    env = kafka_environment(tmp_path, kafka, topic, new_group())
+    for place, says in {
+        f"{topic}.dead-lettres:0:0": f"{topic}.dead-letters",
+        f"{topic}.dead-letters:9:0": "partitions 0 to 3",
+        f"{topic}.dead-letters:0:7": "holds 0 to 0",
+        f"{topic}.dead-letters:1:0": "holds nothing",
+        f"{topic}:0:0": "no dead letter of ours",
+    }.items():
+        done = command("dead-letters", "show", place, env=env)
+        assert done.returncode == 2
+        assert says in the_one_line(done.stderr)
+    done = command("dead-letters", "list", "--topic", f"{topic}x", env=env)
+    assert done.returncode == 2
+    assert f"nearest that does is {topic}" in the_one_line(done.stderr)
+    nothing = {name: value for name, value in env.items() if name != "KAFKA_TOPICS"}
+    done = command("dead-letters", "redrive", env=nothing)
+    assert done.returncode == 2
+    assert "KAFKA_TOPICS" in the_one_line(done.stderr)
+
+
+def test_no_broker_is_one_line(tmp_path: Path) -> None:
+    """Which, and what to check."""
+    env = kafka_environment(tmp_path, Kafka("127.0.0.1:9", "external"), unique("topic"), new_group())
+    done = command("dead-letters", "list", env=env)
+    assert done.returncode == 1
+    assert "KAFKA_BOOTSTRAP_SERVERS" in the_one_line(done.stderr)

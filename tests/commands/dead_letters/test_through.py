@@ -1,0 +1,510 @@
+"""Letters through the pipeline: what the source hands out, what it marks when, and where goes what dies again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.adapters.kafka import NewRecord
+from consumer.commands.dead_letters.choosing import Budget, Chooser, Going, RedriveOptions, runs_of, split
+from consumer.commands.dead_letters.outcome import Outcome
+from consumer.commands.dead_letters.reading import read_marks
+from consumer.commands.dead_letters.redrive import Pace
+from consumer.commands.dead_letters.through import LettersSource, Marker, Origin
+from consumer.commands.dead_letters.topics import DeadLetterTopic
+from consumer.engine import offset_map
+from consumer.engine.assignment import map_place
+from consumer.engine.interface import DeadLetter, NewLife
+from consumer.engine.letters import Done, Filters, mark_headers, read_letter
+from consumer.engine.model import Chunk, Position, Record, Rejection, Stage, TopicPartition
+from consumer.errors import KafkaError
+from tests.commands.dead_letters.fakes import AT, Killed, Topics, Transactions, home, runs_in
+from tests.engine.building import PROPERTY
+from tests.service.virtual_time import now, run
+
+DEAD = "orders.dead-letters"
+ORDERS = DeadLetterTopic(DEAD, frozenset({"orders"}), True)
+
+
+class Inner:
+    """Reads all of a topic of lists, in lots of `most` records. Fits `BoundedReading`."""
+
+    def __init__(self, topics: Topics, most: int = 4) -> None:
+        self._left: list[tuple[int, Record]] = [
+            (partition, record)
+            for (topic, partition), log in sorted(topics.logs.items())
+            if topic == DEAD
+            for record in log
+        ]
+        self._most = most
+        self.closed = False
+
+    @property
+    def done(self) -> bool:
+        """See `BoundedReading`."""
+        return not self._left
+
+    def figures(self) -> Mapping[TopicPartition, int]:
+        """See `BoundedReading`."""
+        return {}
+
+    async def start(self) -> None:
+        """See `Source`."""
+
+    async def fetch(self, room: int, timeout: float) -> Sequence[Chunk]:
+        """See `Source`."""
+        await asyncio.sleep(0)
+        lot, self._left = self._left[: min(room, self._most)], self._left[min(room, self._most) :]
+        partitions = dict.fromkeys(partition for partition, _ in lot)
+        return [Chunk(DEAD, one, 7, 3, [record for at, record in lot if at == one]) for one in partitions]
+
+    async def commit(self, positions: Sequence[Position]) -> tuple[Sequence[Position], str | None]:
+        """See `Source`."""
+        raise AssertionError("nobody commits here")
+
+    async def end_offsets(self) -> Mapping[TopicPartition, int]:
+        """See `Source`."""
+        return {}
+
+    async def reached(self) -> Mapping[TopicPartition, int]:
+        """See `Source`."""
+        return {}
+
+    async def joined(self) -> bool:
+        """See `Source`."""
+        return True
+
+    async def waiting_for_start(self) -> int:
+        """See `Source`."""
+        return 0
+
+    async def begins(self) -> Mapping[TopicPartition, int]:
+        """See `Source`."""
+        return {}
+
+    async def read_anew(self, partitions: Sequence[NewLife]) -> None:
+        """See `Source`."""
+
+    async def unreadable(self) -> Mapping[TopicPartition, int]:
+        """See `Source`."""
+        return {}
+
+    async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
+        """See `Source`."""
+        self.closed = True
+
+
+class Slow(Transactions):
+    """Takes its time, so that other things happen meanwhile."""
+
+    async def put_back(self, records: Sequence[NewRecord]) -> int | None:
+        """See `Writer`."""
+        for _ in range(4):
+            await asyncio.sleep(0)
+        return await super().put_back(records)
+
+
+def options(**changes: Any) -> RedriveOptions:
+    """All letters."""
+    given: dict[str, Any] = {"topics": (), "filters": Filters(), "most": None, "rate": None, "max_trips": 3}
+    return RedriveOptions(
+        **{**given, "dry_run": False, "as_json": False, "through_pipeline": True, **changes}
+    )
+
+
+def source(
+    topics: Topics, writer: Transactions, done: Mapping[int, Done] | None = None, most: int | None = None
+) -> tuple[LettersSource, Outcome]:
+    """A source over all that lies there."""
+    found, _, outcome = redrive(topics, writer, done, most=most)
+    return found, outcome
+
+
+def redrive(
+    topics: Topics,
+    writer: Transactions,
+    done: Mapping[int, Done] | None = None,
+    *,
+    most: int | None = None,
+    rate: float | None = None,
+    lot: int = 4,
+    **changes: Any,
+) -> tuple[LettersSource, Marker, Outcome]:
+    """A source over all that lies there, and what stores what dies again."""
+    outcome = Outcome(dry_run=False, through_pipeline=True)
+    chooser = Chooser(options(**changes), ORDERS, topics, topics.partitions, Budget(most), outcome)
+    homes = {at: home(DEAD, at) for at in range(topics.partitions[DEAD])}
+    marker = Marker({DEAD: Origin(chooser, writer, done or {}, homes)})
+    pace = Pace(rate, asyncio.get_running_loop().time if rate else float)
+    return LettersSource(Inner(topics, lot), marker, pace), marker, outcome
+
+
+def topics(letters: int, **more: Any) -> Topics:
+    """A topic and letters of it."""
+    found = Topics(orders=1)
+    found.partitions[DEAD] = 1
+    for number in range(letters):
+        found.bury(number, **more)
+    return found
+
+
+def marked(where: Topics, partition: int = 0) -> set[int]:
+    """The offsets that marks tell of."""
+    runs = [run for record in where.logs[DEAD, partition] for run in runs_in(record, DEAD, partition)]
+    return {offset for begin, end in runs for offset in range(begin, end)}
+
+
+def position(partition: int, handed: Sequence[int], settled: set[int]) -> Position:
+    """What the core would commit: the lowest open offset, and a map of what is settled above it.
+
+    As the ledger has it, what lies between two records belongs to the run before it.
+    """
+    still_open = [offset for offset in handed if offset not in settled]
+    base = still_open[0] if still_open else handed[-1] + 1
+    bounds: list[int] = []
+    for offset in (one for one in handed if one > base):
+        if (offset in settled) is (len(bounds) % 2 == 0):
+            bounds.append(offset)
+    if len(bounds) % 2:
+        bounds.append(handed[-1] + 1)
+    text = offset_map.write(base, bounds, 3, where=map_place(TopicPartition(DEAD, partition)))
+    return Position(DEAD, partition, base, 3, text)
+
+
+async def read_all(found: LettersSource) -> list[Chunk]:
+    """All that it hands out."""
+    chunks: list[Chunk] = []
+    while not found.done:
+        chunks += await found.fetch(1000, 0.0)
+    return chunks
+
+
+async def test_letters_are_handed_out_as_the_records_they_were() -> None:
+    """Key, value, own headers, time; at the letter's place. Others are not."""
+    where = topics(2, headers=(("own", b"1"),))
+    where.append(DEAD, 0, b"k", b"junk")
+    where.bury(2, headers=(("pinstream.trips", b"3"),))
+    where.bury(3, origin="foreign", on=DEAD)
+    where.bury(4)
+    found, outcome = source(where, Transactions(where), {0: done_at(1)})
+    [first, second] = [record for chunk in await read_all(found) for record in chunk.records]
+    assert (first.offset, first.timestamp, first.key, first.value) == (0, AT, b"k0", b"v0")
+    assert first.headers[0] == ("own", b"1")
+    assert (second.offset, second.value) == (5, b"v4")
+    [tally] = outcome.tallies
+    assert (tally.looped, tally.foreign) == (1, 2)
+
+
+def done_at(*offsets: int) -> Done:
+    """These are done."""
+    done = Done()
+    done.add((offset, offset + 1) for offset in offsets)
+    return done
+
+
+async def test_no_more_are_handed_out_than_asked_for() -> None:
+    """Then it is done, and waits without reading."""
+    where = topics(10)
+    found, _ = source(where, Transactions(where), most=3)
+    assert [record.offset for chunk in await read_all(found) for record in chunk.records] == [0, 1, 2]
+    assert await found.fetch(100, 0.0) == []
+
+
+async def test_only_what_is_settled_is_marked() -> None:
+    """Below the position, and above it by its map."""
+    where = topics(8)
+    writer = Transactions(where)
+    found, outcome = source(where, writer)
+    await read_all(found)
+    one = position(0, range(8), {0, 1, 4, 5, 7})
+    assert await found.commit([one]) == ((one,), None)
+    assert marked(where) == {0, 1, 4, 5, 7}
+    assert outcome.tallies[0].redriven == 5
+    last = position(0, range(8), set(range(8)))
+    await found.close(1.0, [last])
+    assert marked(where) == set(range(8))
+    assert outcome.tallies[0].redriven == 8
+    assert len(writer.lots) == 2
+
+
+async def test_what_is_marked_is_not_marked_again() -> None:
+    """The same position once more writes nothing."""
+    where = topics(4)
+    writer = Transactions(where)
+    found, _ = source(where, writer)
+    await read_all(found)
+    for _ in range(3):
+        await found.commit([position(0, range(4), {0, 1})])
+    assert len(writer.lots) == 1
+
+
+async def test_what_is_handed_out_while_marks_are_written_is_marked_later() -> None:
+    """Reading goes on during a commit."""
+    where = topics(12)
+    found, outcome = source(where, Slow(where))
+    await found.fetch(4, 0.0)
+    committing = asyncio.create_task(found.commit([position(0, range(4), {0, 1, 2, 3})]))
+    await read_all(found)
+    await committing
+    assert marked(where) == {0, 1, 2, 3}
+    await found.close(1.0, [position(0, range(12), set(range(12)))])
+    assert marked(where) == set(range(12))
+    assert outcome.tallies[0].redriven == 12
+
+
+async def test_a_mark_that_cannot_be_written_ends_it() -> None:
+    """Nothing counts as committed; the next fetch, and closing, say why."""
+
+    class Fenced(Transactions):
+        async def put_back(self, records: Sequence[NewRecord]) -> int | None:
+            raise KafkaError("another redrive has taken over")
+
+    where = topics(4)
+    found, outcome = source(where, Fenced(where))
+    await found.fetch(4, 0.0)
+    committed, failure = await found.commit([position(0, range(4), {0})])
+    assert (committed, failure) == ((), "not marked")
+    with pytest.raises(KafkaError, match="another redrive"):
+        await found.fetch(4, 0.0)
+    with pytest.raises(KafkaError, match="another redrive"):
+        await found.close(1.0, [])
+    assert outcome.tallies[0].redriven == 0
+
+
+REJECTION = Rejection(Stage.DELIVER, "refused", "no")
+
+
+def dead(chunk: Chunk, record: Record) -> DeadLetter:
+    """This one dies again."""
+    return DeadLetter(chunk.topic, chunk.partition, record, REJECTION, 4, AT + 5)
+
+
+async def test_what_dies_again_belongs_to_its_origin() -> None:
+    """Place and time of the origin, own headers, one trip further, and which letter it was."""
+    where = topics(0)
+    where.bury(9, partition=2, offset=77, headers=(("own", None), ("pinstream.trips", b"1")))
+    found, marker, _ = redrive(where, Transactions(where))
+    [chunk] = await read_all(found)
+    assert await marker.store([dead(chunk, chunk.records[0])]) == [True]
+    again = where.logs[DEAD, 0][1]
+    letter = read_letter(DEAD, 0, again)
+    assert letter is not None
+    assert (letter.origin, letter.timestamp, letter.trips) == (("orders", 2, 77), AT, 2)
+    assert (letter.stage, letter.code, letter.attempts, letter.at_ms) == (Stage.DELIVER, "refused", 4, AT + 5)
+    assert (again.key, again.value) == (b"k9", b"v9")
+    own = (("own", None), ("pinstream.trips", b"2"), ("pinstream.redriven", f"{DEAD}:0:0".encode()))
+    assert again.headers[:3] == own
+    assert len(again.headers) == 3 + 9
+
+
+async def test_what_dies_again_is_written_with_the_mark_of_what_it_was() -> None:
+    """In one transaction: there are never two that wait. A later commit marks the others alone."""
+    where = topics(6)
+    writer = Transactions(where)
+    found, marker, outcome = redrive(where, writer)
+    chunks = await read_all(found)
+    records = [(chunk, record) for chunk in chunks for record in chunk.records]
+    assert await marker.store([dead(*records[1]), dead(*records[4])]) == [True, True]
+    [lot] = writer.lots
+    assert [one.value for one in lot[:2]] == values(1, 4)
+    assert marked(where) == {1, 4}
+    await found.commit([position(0, range(6), set(range(6)))])
+    assert [len(one) for one in writer.lots[1:]] == [1]
+    assert marked(where) == set(range(6))
+    assert len(writer.lots) == 2
+    assert outcome.tallies[0].redriven == 6
+
+
+def values(*numbers: int) -> list[bytes]:
+    """What these letters hold."""
+    return [b"v%d" % number for number in numbers]
+
+
+@PROPERTY
+@given(st.data())
+def test_killed_anywhere_no_letter_waits_twice(data: st.DataObject) -> None:
+    """All die again, in lots of any size, killed before or after any transaction: one waits for each record."""
+    count = data.draw(st.integers(1, 8))
+    where = topics(count)
+    for _ in range(data.draw(st.integers(0, 4))):
+        writer = Transactions(where)
+        writer.before = dies_at(data.draw(st.integers(0, 3)))
+        writer.after = dies_at(data.draw(st.integers(0, 3)))
+        with contextlib.suppress(Killed):
+            asyncio.run(die_again(where, writer, data))
+        assert waiting(where) == values(*range(count))
+
+
+async def die_again(where: Topics, writer: Transactions, data: st.DataObject) -> None:
+    """One run in which all letters die again."""
+    everything = [one._replace() for one in await where.ranges(DEAD)]
+    marks = await read_marks(where, ORDERS, everything, Filters(), lambda _: None)
+    found, marker, _ = redrive(where, writer, marks.done, max_trips=99)
+    for chunk in await read_all(found):
+        left = list(chunk.records)
+        while left:
+            size = data.draw(st.integers(1, len(left)))
+            await marker.store([dead(chunk, record) for record in left[:size]])
+            left = left[size:]
+
+
+def waiting(where: Topics) -> list[bytes]:
+    """What of the topic's letters is not marked."""
+    done = marked(where)
+    letters = [one for one in where.logs[DEAD, 0] if read_letter(DEAD, 0, one) and one.offset not in done]
+    return sorted(one.value or b"" for one in letters)
+
+
+def dies_at(lot: int) -> Callable[[int], None]:
+    """Killed when it comes to this lot."""
+
+    def die(at: int) -> None:
+        if at == lot:
+            raise Killed
+
+    return die
+
+
+async def test_what_is_too_large_now_leaves_its_value_out() -> None:
+    """As any letter does; it is told, and the mark is there."""
+    where = topics(2)
+    writer = Transactions(where)
+    writer.refuses = lambda record: record.value == b"v1"
+    found, marker, outcome = redrive(where, writer)
+    [chunk] = await read_all(found)
+    assert await marker.store([dead(chunk, one) for one in chunk.records]) == [True, True]
+    assert [one.value for one in where.logs[DEAD, 0][2:4]] == [b"v0", None]
+    assert marked(where) == {0, 1}
+    assert "without its value" in outcome.notes[0]
+
+
+async def test_a_topic_that_takes_no_letter_ends_it() -> None:
+    """Nothing is stored, nothing marked, and the next fetch says what to do."""
+    where = topics(2)
+    writer = Transactions(where)
+    writer.refuses = lambda record: record.headers[0][0] != "pinstream.done"
+    found, marker, _ = redrive(where, writer)
+    [chunk] = await read_all(found)
+    assert await marker.store([dead(chunk, one) for one in chunk.records]) == [False, False]
+    assert marked(where) == set()
+    with pytest.raises(KafkaError, match=r"max\.message\.bytes"):
+        await found.fetch(4, 0.0)
+
+
+@pytest.mark.parametrize("rate", [0.5, 3.0, 50.0])
+def test_no_more_a_second_are_handed_out_than_asked_for(rate: float) -> None:
+    """Whatever becomes of them: in any stretch of time so many, and one second's more; and hardly slower."""
+
+    async def main() -> None:
+        where = topics(60)
+        found, _, _ = redrive(where, Transactions(where), rate=rate, lot=1000)
+        begun, handed = now(), 0
+        while not found.done:
+            chunks = await found.fetch(1000, 0.1)
+            if chunks:
+                assert now() - begun >= handed / rate - 1e-6
+                lot = sum(len(chunk.records) for chunk in chunks)
+                assert lot <= max(1, rate)
+                handed += lot
+        assert handed == 60
+        assert now() - begun <= 60 / rate + 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("most", [None, 1, 3, 100])
+async def test_numbers_add_up_where_it_ends_early(most: int | None) -> None:
+    """What was done before is known from the marks, however little was read."""
+    where = topics(4)
+    where.bury(4, headers=(("pinstream.trips", b"3"),))
+    for number in range(5, 10):
+        where.bury(number)
+    where.append(DEAD, 0, b"k", b"v", mark_headers([(1, 3), (7, 10)], home(DEAD)))
+    marks = await read_marks(where, ORDERS, await where.ranges(DEAD), Filters(), lambda _: None)
+    found, marker, outcome = redrive(where, Transactions(where), marks.done, most=most)
+    marker.origins[DEAD].chooser.begin(marks)
+    handed = [record.offset for chunk in await read_all(found) for record in chunk.records]
+    await found.commit([position(0, handed, set(handed))])
+    [tally] = outcome.tallies
+    expected = min(4, most or 4)
+    assert (tally.matched, tally.done_before, tally.redriven) == (10, 5, expected)
+    assert tally.looped + tally.left == 5 - expected
+
+
+@PROPERTY
+@given(st.lists(st.tuples(st.integers(1, 3), st.booleans(), st.booleans()), max_size=20), st.data())
+def test_splitting_keeps_letters_that_stay_out_of_all_runs(
+    steps: list[tuple[int, bool, bool]], data: st.DataObject
+) -> None:
+    """However often, and in whatever order letters settle: all are in runs in the end, and nothing else is."""
+    letters: list[Going] = []
+    stays: set[int] = set()
+    offset, joins = 0, False
+    for gap, chosen, _ in steps:
+        offset += gap
+        if chosen:
+            letters.append(Going(offset, joins))
+        else:
+            stays.add(offset)
+        joins = chosen
+    left, covered = letters, set[int]()
+    while left:
+        some = data.draw(st.sets(st.sampled_from([one.offset for one in left]), min_size=1))
+        done, left = split(left, some.__contains__)
+        assert [one.offset for one in done] == sorted(some)
+        runs = {one for begin, end in runs_of(done) for one in range(begin, end)}
+        still_open = {one.offset for one in left}
+        assert some <= runs
+        assert not runs & (stays | still_open)
+        covered |= runs
+    assert {one.offset for one in letters} <= covered
+
+
+@PROPERTY
+@given(st.data())
+def test_marks_tell_exactly_of_what_is_settled(data: st.DataObject) -> None:
+    """Fetches, settlements and commits in any order, commits while it reads: never an open letter, in the end all."""
+    partitions = data.draw(st.integers(1, 2))
+    where = topics(0)
+    where.partitions[DEAD] = partitions
+    for number in range(data.draw(st.integers(1, 20))):
+        code = data.draw(st.sampled_from(["expired", "expired", "other"]))
+        where.bury(number, partition=number % partitions, code=code)
+    everything = {at: list(where.logs[DEAD, at]) for at in range(partitions)}
+    filters = Filters(codes=frozenset({"expired"}))
+    found, _, outcome = redrive(where, Slow(where), lot=3, filters=filters)
+    handed: dict[int, list[int]] = {at: [] for at in range(partitions)}
+    settled: dict[int, set[int]] = {at: set() for at in range(partitions)}
+
+    def positions() -> list[Position]:
+        return [position(at, handed[at], settled[at]) for at in range(partitions) if handed[at]]
+
+    async def fetch() -> None:
+        for chunk in await found.fetch(data.draw(st.integers(1, 5)), 0.0):
+            handed[chunk.partition] += [record.offset for record in chunk.records]
+
+    async def main() -> None:
+        while not found.done or any(set(handed[at]) - settled[at] for at in handed):
+            await asyncio.gather(found.commit(positions()), fetch())
+            for at in range(partitions):
+                still_open = sorted(set(handed[at]) - settled[at])
+                if still_open:
+                    settled[at] |= data.draw(st.sets(st.sampled_from(still_open), min_size=1))
+                assert not marked(where, at) & (set(handed[at]) - settled[at])
+        await found.close(1.0, positions())
+
+    asyncio.run(main())
+    total = 0
+    for at in range(partitions):
+        wanted = {one.offset for one in everything[at] if ("pinstream.code", b"expired") in one.headers}
+        others = {one.offset for one in everything[at]} - wanted
+        assert wanted <= marked(where, at)
+        assert not marked(where, at) & others
+        total += len(wanted)
+    assert outcome.tallies[0].redriven == total

@@ -1,0 +1,348 @@
+"""``pinstream offsets``: where the group stands, and moving it, against real brokers and a real service."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer
+from confluent_kafka import TopicPartition as RawPartition
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.adapters.kafka.ranges import Extent
+from consumer.adapters.kafka.replay_progress import Entry, write_entry
+from consumer.commands.offsets.rows import Move, Row
+from consumer.engine import offset_map
+from consumer.engine.model import Position, TopicPartition
+from tests.end_to_end.api import Api
+from tests.end_to_end.processes import (
+    Process,
+    bare_environment,
+    command,
+    run_environment,
+    the_one_line,
+    wait_for,
+)
+from tests.end_to_end.records import (
+    PARTITIONS,
+    commerce_event,
+    committed_offsets,
+    new_group,
+    new_topic,
+    write_events,
+)
+from tests.support.kafka.harness import Kafka, commit, create_topic, produce, unique
+
+PLACE = TopicPartition("orders", 0)
+
+
+def environment(folder: Path, kafka: Kafka, topics: str, group: str) -> dict[str, str]:
+    """Kafka's settings and no others: nothing else is needed."""
+    kafka_only = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers, "KAFKA_GROUP_ID": group}
+    return {**bare_environment(folder), **kafka_only, "KAFKA_TOPICS": topics}
+
+
+def document(*arguments: str, env: dict[str, str]) -> dict[str, Any]:
+    """What ``pinstream offsets … --json`` says: one document, and nothing else."""
+    done = command("offsets", *arguments, "--json", env=env)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def refused(*arguments: str, env: dict[str, str]) -> tuple[int, str]:
+    """Exit code and the one line; nothing on stdout."""
+    done = command("offsets", *arguments, env=env)
+    assert done.stdout == ""
+    return done.returncode, the_one_line(done.stderr)
+
+
+def commit_map(kafka: Kafka, group: str, topic: str, offset: int, *settled: int, plan: str = "") -> None:
+    """Commit partition 0 from outside, with an offset map of these bounds."""
+    text = plan + offset_map.write(offset, settled, 0, where=f"{topic}-0")
+    consumer = Consumer({**kafka.config, "group.id": group, "enable.auto.commit": False, "log_level": 0})
+    raw = RawPartition(topic, 0, offset, metadata=text, leader_epoch=0)
+    consumer.commit(offsets=[raw], asynchronous=False)
+    consumer.close()
+
+
+# What a move means.
+
+
+@given(
+    settled=st.sets(st.integers(0, 30)),
+    ends=st.tuples(st.integers(0, 30), st.integers(0, 30)).map(sorted),
+    data=st.data(),
+)
+def test_counts_what_a_move_repeats_and_skips(
+    settled: set[int], ends: list[int], data: st.DataObject
+) -> None:
+    """Held against the sets themselves: settled and read again; not settled and passed over."""
+    begin, end = ends
+    committed = data.draw(st.integers(0, end))
+    after = data.draw(st.integers(begin, end))
+    above = {one for one in settled if committed <= one < end}
+    bounds = [
+        one for one in range(committed, end + 1) if (one in above) != (one - 1 in above and one > committed)
+    ]
+    text = offset_map.write(committed, bounds, None, where="orders-0")
+    row = Row(PLACE, Position(*PLACE, committed, None, text), Extent(begin, end))
+    move = Move(row, Extent(begin, end), after)
+
+    here = set(range(begin, end))
+    done = {one for one in here if one < committed or one in above}
+    to_read = {one for one in here if one >= after}
+    # What the map says of deleted records is of no use to anyone, and is counted all the same only where it counts.
+    assert move.read_again == len(to_read & done)
+    assert move.skipped == len(here - done - to_read)
+    assert row.unread == len(here - done)
+    assert row.settled() == len(above)
+    assert move.change == after - committed
+
+
+def test_nothing_committed_is_nothing_read() -> None:
+    """Without a committed offset nothing is read again; what lies before the new one is skipped."""
+    move = Move(Row(PLACE, None, Extent(10, 50)), Extent(10, 50), 30)
+    assert (move.change, move.read_again, move.skipped, move.row.lag) == (None, 0, 20, 40)
+
+
+# Show.
+
+
+@pytest.mark.real_kafka
+def test_shows_where_the_group_stands(kafka: Kafka, tmp_path: Path) -> None:
+    """Committed, beginning, end, lag, settled above; what is out of order; also of topics that only the group knows."""
+    topic, other, group = create_topic(kafka, 2), create_topic(kafka), new_group()
+    produce(kafka, topic, [b"a"] * 10)
+    commit_map(kafka, group, topic, 4, 6, 9)
+    commit(kafka, group, other, 7)
+    env = environment(tmp_path, kafka, topic, group)
+    found = document("show", env=env)
+    assert (found["group"], found["state"], found["members"]) == (group, "Empty", [])
+    rows = {(one["topic"], one["partition"]): one for one in found["partitions"]}
+    assert set(rows) == {(topic, 0), (topic, 1), (other, 0)}
+    figures = ("committed", "beginning", "end", "lag", "settled_above")
+    assert [rows[topic, 0][name] for name in figures] == [4, 0, 10, 6, 3]
+    assert [rows[topic, 1][name] for name in figures] == [None, 0, 0, 0, 0]
+    assert [rows[other, 0][name] for name in figures] == [7, 0, 0, 0, 0]
+    assert document("show", "--group", group, "--topic", other, env=env)["partitions"] == [rows[other, 0]]
+
+    done = command("offsets", "show", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"group {group}: Empty, no active members; 3 left to read" in done.stdout
+    assert f"{topic}[1]: nothing committed" in done.stdout
+    assert f"{other}[0]: the committed offset is beyond the end" in done.stdout
+    assert max(map(len, done.stdout.splitlines()[1:7])) <= 80
+
+
+@pytest.mark.real_kafka
+def test_bad_arguments_get_one_line(kafka: Kafka, tmp_path: Path) -> None:
+    """Each names what is wrong and what there is; nothing is written."""
+    topic, group = create_topic(kafka, 3), new_group()
+    produce(kafka, topic, [b"a"] * 10, partition=1)
+    commit(kafka, group, topic, 0, 0)
+    env = environment(tmp_path, kafka, topic, group)
+    replay = f"{group}.replay.x"
+    commit_map(
+        kafka, replay, topic, 0, 2, 3, plan=write_entry(Entry("a" * 16, 1, "b" * 16, 1, 0, 9, None, None))
+    )
+    assert document("show", "--group", replay, env=env)["partitions"][0]["settled_above"] == 1
+    for arguments, words in (
+        (("show", "--topic", topic + "x"), ("does not exist", topic)),
+        (("show", "--group", group[:-1]), ("no committed offsets", group)),
+        (("set", "--yes", "--to", "end", "--group", unique("other")), ("no committed offsets",)),
+        (("set", "--yes", "--to", "end", "--topic", topic + "x"), ("does not exist", topic)),
+        (("set", "--yes", "--to", "soon"), ("--to", "offset:N", "ISO 8601")),
+        (("set", "--yes", "--to", "offset:x"), ("--to", "offset:1000")),
+        (("set", "--yes", "--to", "9999-01-01"), ("in the future",)),
+        (("set", "--yes", "--to", "offset:11", "--partition", "1"), (f"{topic}[1]", "from 0 to its end, 10")),
+        (("set", "--yes", "--to", "offset:5"), (f"{topic}[0]", "from 0 to its end, 0", "--partition")),
+        (("set", "--yes", "--to", "end", "--partition", "3"), ("no partition 3", "0 to 2")),
+        (("set", "--yes", "--to", "end", "--partition", f"{topic}:3"), ("no partition 3", "0 to 2")),
+        (("set", "--yes", "--to", "end", "--partition", "x"), ("names no partition",)),
+        (("set", "--yes", "--to", "end", "--partition", ":1"), ("names no partition",)),
+        (("set", "--yes", "--to", "end", "--partition", "other:1"), ("not among the topics", topic)),
+        (("set", "--yes", "--to", "end", "--group", replay), ("replay", "--name")),
+    ):
+        code, line = refused(*arguments, env=env)
+        assert code == 2, arguments
+        for word in words:
+            assert word in line, (arguments, line)
+    bare = {name: text for name, text in env.items() if name != "KAFKA_TOPICS"} | {"KAFKA_GROUP_ID": "none"}
+    assert "KAFKA_TOPICS" in refused("show", env=bare)[1]
+    assert "KAFKA_TOPICS" in refused("show", env={**env, "KAFKA_TOPICS": topic + "x"})[1]
+    assert document("show", env=env)["partitions"][0]["committed"] == 0
+
+
+# Set.
+
+
+@pytest.mark.real_kafka
+def test_without_yes_nothing_is_changed(kafka: Kafka, tmp_path: Path) -> None:
+    """Before and after as a table, what it means in words, and how to do it."""
+    topic, group = create_topic(kafka, 2), new_group()
+    for partition in range(2):
+        produce(kafka, topic, [b"a"] * 100, partition=partition)
+        commit(kafka, group, topic, 40 + partition, partition)
+    env = environment(tmp_path, kafka, topic, group)
+    done = command("offsets", "set", "--to", "offset:10", "--partition", "0", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Up to 30 records will be READ AGAIN" in done.stdout
+    assert "PINSTREAM_DEDUP_WINDOW" in done.stdout
+    assert "Nothing was changed. With --yes it is done." in done.stdout
+    assert [cell.strip() for cell in _line_of(done.stdout, "-30").split("│")[2:6]] == ["0", "40", "10", "-30"]
+    done = command("offsets", "set", "--to", "end", env=env)
+    assert "Up to 119 records will be SKIPPED: their events are lost unless they are replayed" in done.stdout
+    assert f"pinstream replay --topic {topic} --partition 0 --from offset:40 --to offset:100" in done.stdout
+    assert committed_offsets(kafka, group, topic, 2) == [40, 41]
+
+
+def _line_of(table: str, text: str) -> str:
+    return next(line for line in table.splitlines() if text in line and line.startswith("│"))
+
+
+@pytest.mark.real_kafka
+def test_with_yes_shows_what_is_committed(kafka: Kafka, tmp_path: Path) -> None:
+    """Read back from the brokers, as a table and as JSON; partitions that were not named stay."""
+    topic, group = create_topic(kafka, 3), new_group()
+    for partition in range(3):
+        produce(kafka, topic, [b"a"] * 10, partition=partition)
+        commit(kafka, group, topic, 5, partition)
+    env = environment(tmp_path, kafka, topic, group)
+    done = command("offsets", "set", "--to", "offset:3", "--partition", f"{topic}:1", "--yes", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Done. Read back from the brokers:" in done.stdout
+    assert committed_offsets(kafka, group, topic, 3) == [5, 3, 5]
+    found = document(
+        *("set", "--to", "end", "--partition", "1", "--partition", "2", "--topic", topic, "--yes"), env=env
+    )
+    assert (found["group"], found["changed"], found["read_again"], found["skipped"]) == (group, True, 0, 12)
+    figures = ("partition", "before", "after", "change", "read_again", "skipped", "committed")
+    assert [[one[name] for name in figures] for one in found["partitions"]] == [
+        [1, 3, 10, 7, 0, 7, 10],
+        [2, 5, 10, 5, 0, 5, 10],
+    ]
+    assert committed_offsets(kafka, group, topic, 3) == [5, 10, 10]
+
+
+@pytest.mark.real_kafka
+def test_a_time_is_of_each_partition(kafka: Kafka, tmp_path: Path) -> None:
+    """The first record at or after it, the end where all is earlier; also for a group's very first offsets."""
+    topic, group = create_topic(kafka, 3), new_group()
+    now = int(time.time()) * 1000
+    for partition, ages in enumerate([[90, 60, 30], [90, 80], []]):
+        for age in ages:
+            produce(kafka, topic, [b"a"], partition=partition, timestamp=now - age * 1000)
+    env = environment(tmp_path, kafka, topic, group)
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now / 1000 - 60))
+    found = document("set", "--to", moment, "--yes", env=env)
+    assert [(one["before"], one["after"], one["committed"]) for one in found["partitions"]] == [
+        (None, 1, 1),
+        (None, 2, 2),
+        (None, 0, 0),
+    ]
+
+
+@pytest.mark.real_kafka
+def test_dead_letter_topics_of_a_pattern_are_not_touched(kafka: Kafka, tmp_path: Path) -> None:
+    """Neither those that a pattern would match, nor those that the group has offsets for."""
+    topic, group = create_topic(kafka), new_group()
+    letters = create_topic(kafka, name=f"{topic}.dead-letters")
+    for name in (topic, letters):
+        produce(kafka, name, [b"a"] * 3)
+        commit(kafka, group, name, 1)
+    for topics in (f"^{topic}.*", ""):
+        found = document("set", "--to", "end", env=environment(tmp_path, kafka, topics, group))
+        assert [one["topic"] for one in found["partitions"]] == [topic]
+
+
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_refused_while_the_service_runs(kafka: Kafka, api: Api, tmp_path: Path, protocol: str) -> None:
+    """Exit code 1 and one line with who is in the group; with `--yes` and without; under both protocols."""
+    topic, group = new_topic(kafka), new_group()
+    write_events(kafka, topic, (commerce_event(f"e{number}") for number in range(20)))
+    env = run_environment(tmp_path, kafka, topic, group, api.url, KAFKA_GROUP_PROTOCOL=protocol)
+    with Process(tmp_path, "run", env=env) as process:
+        process.until_settled(20)
+        process.until(lambda: sum(committed_offsets(kafka, group, topic)) == 20, "the commits")
+        for more in ((), ("--yes",), ("--json", "--yes")):
+            code, line = refused("set", "--to", "beginning", *more, env=env)
+            assert code == 1
+            assert f"the group {group} has 1 active member (pinstream on 127.0.0.1): stop" in line
+        shown = document("show", env=env)
+        assert [one["client_id"] for one in shown["members"]] == ["pinstream"]
+        assert sum(committed_offsets(kafka, group, topic)) == 20
+        assert process.stop()[0] == 0
+
+
+def test_the_brokers_own_refusal_gives_the_same_line(embedded_kafka: Kafka, tmp_path: Path) -> None:
+    """Where the look at the members shows none (the embedded broker cannot tell), the write is refused: one line."""
+    topic, group = create_topic(embedded_kafka), new_group()
+    produce(embedded_kafka, topic, [b"a"])
+    env = environment(tmp_path, embedded_kafka, topic, group)
+    own = {"group.id": group, "group.protocol": "consumer", "auto.offset.reset": "earliest", "log_level": 0}
+    member = Consumer({**embedded_kafka.config, **own})
+    try:
+        member.subscribe([topic])
+        wait_for(lambda: member.poll(0.1), "a record of its own")
+        code, line = refused("set", "--to", "end", "--yes", "--json", env=env)
+    finally:
+        member.close()
+    assert code == 1
+    assert f"the group {group} has active members" in line
+    assert "stop every member first" in line
+    done = command("offsets", "show", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "these brokers do not tell its members" in done.stdout
+
+
+@pytest.mark.real_kafka
+def test_the_next_run_obeys(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """Back to the beginning: all is read again, and nothing is sent again. To the end: nothing is read."""
+    topic, group = new_topic(kafka), new_group()
+    write_events(kafka, topic, (commerce_event(f"e{number}") for number in range(40)))
+    env = run_environment(tmp_path, kafka, topic, group, api.url)
+    with Process(tmp_path, "run", env=env) as first:
+        assert first.until_settled(40)["delivered"] == 40
+        assert first.stop()[0] == 0
+    calls = api.calls
+
+    assert document("set", "--to", "beginning", "--yes", env=env)["read_again"] == 40
+    assert committed_offsets(kafka, group, topic) == [0] * PARTITIONS
+    with Process(tmp_path, "run", env=env) as second:
+        ledger = second.until_settled(40)
+        assert (ledger["read"], ledger["duplicate"], ledger["delivered"]) == (40, 40, 0)
+        assert second.stop()[0] == 0
+    assert api.calls == calls
+
+    write_events(kafka, topic, (commerce_event(f"late{number}") for number in range(10)))
+    assert document("set", "--to", "end", "--yes", env=env)["skipped"] == 10
+    with Process(tmp_path, "run", env=env) as third:
+        third.until(lambda: len(third.status()["partitions"]) == PARTITIONS, "its partitions")
+        write_events(kafka, topic, [commerce_event("after")])
+        assert third.until_settled(1)["delivered"] == 1
+        assert third.stop()[0] == 0
+        assert third.log[-1]["read"] == 1
+    assert set(api.accepted()) == {f"e{number}" for number in range(40)} | {"after"}
+
+
+@pytest.mark.real_kafka
+def test_the_old_map_does_not_hold_for_the_new_offset(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """Set to the very offset that was committed with a map: what the map says is settled is read all the same."""
+    topic, group = create_topic(kafka), new_group()
+    create_topic(kafka, name=f"{topic}.dead-letters")
+    write_events(kafka, topic, (commerce_event(f"e{number}") for number in range(10)))
+    env = run_environment(tmp_path, kafka, topic, group, api.url)
+    commit_map(kafka, group, topic, 2, 4, 10)
+    found = document("set", "--to", "offset:2", "--yes", env=env)
+    assert (found["read_again"], found["skipped"], found["partitions"][0]["change"]) == (6, 0, 0)
+    with Process(tmp_path, "run", env=env) as process:
+        assert process.until_settled(8)["delivered"] == 8
+        assert process.stop()[0] == 0
+        assert process.log[-1]["read"] == 8
+    assert set(api.accepted()) == {f"e{number}" for number in range(2, 10)}

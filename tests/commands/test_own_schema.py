@@ -1,0 +1,100 @@
+"""docs/conversion.md and README.md show how a schema of one's own is mapped: what they show is what happens."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from consumer.commands.check.local import mapping, schema
+from consumer.commands.check.rows import Found
+from consumer.commands.explain import explain_file
+from consumer.settings import load
+
+ROOT = Path(__file__).parents[2]
+SECTION = re.compile(r"## Your own schema\n(.*?)\n## ", re.DOTALL)
+BLOCK = re.compile(r"```(?:json|toml|sh)\n(.*?)```", re.DOTALL)
+NOW = 1772366400.0
+
+
+def blocks() -> list[str]:
+    """Of the page: schema, mapping, record, commands, payload."""
+    section = SECTION.search((ROOT / "docs" / "conversion.md").read_text("utf-8"))
+    assert section is not None
+    found = BLOCK.findall(section[1])
+    assert len(found) == 5
+    return [str(one) for one in found]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """The page's files, and the settings that name them."""
+    avsc, toml, record, *_ = blocks()
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / "schemas" / "shop_event.avsc").write_text(avsc)
+    (tmp_path / "mapping.toml").write_text(toml)
+    (tmp_path / "sample.ndjson").write_text(record)
+    return {
+        "PINSTREAM_SCHEMAS_DIR": str(tmp_path / "schemas"),
+        "PINSTREAM_SCHEMA": "com.shop.Event",
+        "PINSTREAM_MAPPING_FILE": str(tmp_path / "mapping.toml"),
+        "HOME": str(tmp_path),
+    }
+
+
+def test_the_record_becomes_the_payload(
+    files: dict[str, str], tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """The page's record, schema and mapping give the page's payload, without a warning."""
+    explain_file(str(tmp_path / "sample.ndjson"), NOW, files)
+    shown = json.loads(capsysbinary.readouterr().out)
+    assert shown["payload"] == json.loads(blocks()[4])
+    assert shown["outcome"] == "deliverable"
+    assert shown["warnings"] == []
+
+
+def test_the_commands_name_the_files(files: dict[str, str], tmp_path: Path) -> None:
+    """The page's commands set what the first test sets, and the clock that it has."""
+    commands = blocks()[3]
+    for name in ("PINSTREAM_SCHEMAS_DIR", "PINSTREAM_SCHEMA", "PINSTREAM_MAPPING_FILE"):
+        assert f"{name}={files[name].replace(str(tmp_path), '.')}" in commands
+    assert "--now 2026-03-01T12:00" in commands
+    assert datetime.fromisoformat("2026-03-01T12:00Z").timestamp() == NOW
+
+
+def test_the_readmes_mapping_fits_that_schema(
+    files: dict[str, str], tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """The shorter mapping of the README is for the same records."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    toml = re.search(r"### Your own schema\n.*?```toml\n(.*?)```", readme, re.DOTALL)
+    assert toml is not None
+    (tmp_path / "mapping.toml").write_text(toml[1])
+    explain_file(str(tmp_path / "sample.ndjson"), NOW, files)
+    payload = json.loads(capsysbinary.readouterr().out)["payload"]
+    assert payload["event_name"] == "checkout"
+    assert payload["custom_data"] == {
+        "contents": [{"id": "A-7"}],
+        "content_ids": ["A-7"],
+        "currency": "EUR",
+        "value": "59.90",
+    }
+
+
+async def test_check_names_the_packaged_lines_that_hold(files: dict[str, str], tmp_path: Path) -> None:
+    """A path that only the packaged mapping names may be there by accident: the row says so."""
+    avsc = json.loads(blocks()[0])
+    (tmp_path / "schemas" / "shop_event.avsc").write_text(json.dumps(avsc))
+    assert "packaged mapping" not in await _mapping_row(files)
+    avsc["fields"].append({"name": "language", "type": "string"})
+    (tmp_path / "schemas" / "shop_event.avsc").write_text(json.dumps(avsc))
+    assert (await _mapping_row(files)).endswith("with a source; by the packaged mapping's lines: language")
+
+
+async def _mapping_row(files: dict[str, str]) -> str:
+    found = Found(load(files, needs=()))
+    await schema(found)
+    return (await mapping(found)).text

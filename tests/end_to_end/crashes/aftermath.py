@@ -1,0 +1,246 @@
+"""What a dead process left behind, and whether its successors made of it what the input asks for.
+
+Theory of operation. A `Line` is a topic full of records, a group and a state folder, on which one process after the
+other works. Between two of them, when nobody works, three parties know how far it got: the API, what it accepted; the
+key store, which of that is remembered; Kafka, what is committed and which dead letters are there. `Line.remains` asks
+them. What was accepted and is not remembered is *in limbo*: that, and nothing else, a successor must send again, with
+the same ids. So the books of the end can be told in advance for every event, wherever the kill came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import psutil
+from confluent_kafka import Consumer, TopicPartition
+
+from consumer.adapters.key_store import open_key_store
+from consumer.engine import offset_map
+from consumer.engine.dedup import dedup_key
+from consumer.engine.destination import destination_tag
+from consumer.engine.model import Disposition
+from consumer.engine.offset_map import OffsetMap
+from tests.end_to_end.api import Api
+from tests.end_to_end.processes import ACCOUNT, Process, run_environment, wait_for
+from tests.end_to_end.records import (
+    PARTITIONS,
+    committed_offsets,
+    dead_letters,
+    generated,
+    new_group,
+    new_topic,
+    value_of,
+    write_generated,
+)
+from tests.support.kafka.harness import WITHIN, Kafka, read_all
+
+BATCH, CONCURRENCY = 20, 4
+AT_RISK = CONCURRENCY * BATCH
+"""The most events that one crash may make us send again."""
+
+Place = tuple[int, int]
+"""Partition and offset."""
+
+
+class Committed(NamedTuple):
+    """What the group has committed of a partition."""
+
+    offset: int = 0
+    bounds: tuple[int, ...] = ()
+    """The map of what is settled above the offset (see `OffsetMap`)."""
+
+    def passes(self, offset: int) -> bool:
+        """Whether whoever begins here passes over the record at `offset`."""
+        known = OffsetMap(self.bounds, None)
+        return offset < self.offset or known.settled(offset)
+
+
+def committed_of(found: TopicPartition) -> Committed:
+    """What a consumer was told of a partition; metadata that is there must be ours."""
+    if found.offset < 0:
+        return Committed()
+    place = f"{found.topic}-{found.partition}"
+    metadata = offset_map.read_metadata(found.metadata or "", found.offset, where=place)
+    assert (metadata is None) == (not found.metadata)
+    known = None if metadata is None else metadata.settled
+    return Committed(found.offset, tuple(known.bounds) if known is not None else ())
+
+
+class Remains(NamedTuple):
+    """Who knows what, when nobody works."""
+
+    accepted: Counter[str]
+    """How often the API accepted each event id."""
+    stored: frozenset[str]
+    """The ids among them whose keys the key store holds."""
+    keys: int
+    """How many keys it holds."""
+    letters: Counter[Place]
+    """How often the dead letter of each record is there."""
+    committed: list[Committed]
+    """By partition."""
+
+    @property
+    def limbo(self) -> frozenset[str]:
+        """Accepted and not remembered."""
+        return frozenset(self.accepted) - self.stored
+
+    def read_past(self, place: Place) -> bool:
+        """Whether the record there counts as settled for whoever comes next: nobody looks at it again."""
+        return self.committed[place[0]].passes(place[1])
+
+
+class Line:
+    """A topic full of records, a group and a state folder. `shares` are the generator's."""
+
+    def __init__(
+        self,
+        kafka: Kafka,
+        api: Api,
+        folder: Path,
+        count: int,
+        *,
+        seed: int,
+        settings: Mapping[str, str] | None = None,
+        **shares: float,
+    ) -> None:
+        self.kafka = kafka
+        self.api = api
+        self.folder = folder
+        self.topic, self.group = new_topic(kafka), new_group()
+        self.generator, self.events = generated(count, seed=seed, **shares)
+        write_generated(kafka, self.topic, self.events)
+        self.expected = {
+            one.event["event_id"]
+            for one in self.events
+            if one.event and one.expected is Disposition.DELIVERED
+        }
+        common = {"PINSTREAM_BATCH_EVENTS": str(BATCH), "PINSTREAM_CONCURRENCY": str(CONCURRENCY)}
+        self.env = run_environment(
+            folder, kafka, self.topic, self.group, api.url, **{**common, **(settings or {})}
+        )
+
+    @cached_property
+    def values(self) -> dict[Place, bytes]:
+        """What lies where."""
+        messages = read_all(self.kafka, self.topic, len(self.events))
+        return {(one.partition() or 0, one.offset() or 0): one.value() or b"" for one in messages}
+
+    @cached_property
+    def places(self) -> dict[Place, str]:
+        """The event id of each record that is to be delivered, or is a duplicate of one."""
+        ids = {value_of(one): one.event["event_id"] for one in self.events if one.event}
+        return {place: ids[value] for place, value in self.values.items() if ids.get(value) in self.expected}
+
+    @cached_property
+    def broken(self) -> set[Place]:
+        """Where the records are that must become dead letters."""
+        broken = {value_of(one) for one in self.events if one.defect}
+        return {place for place, value in self.values.items() if value in broken}
+
+    @property
+    def done(self) -> bool:
+        """Whether all is committed."""
+        return sum(committed_offsets(self.kafka, self.group, self.topic)) == len(self.events)
+
+    def remains(self) -> Remains:
+        """Ask all three, once the API has heard the last of whoever is dead."""
+        until_heard(self.api)
+        accepted = self.api.accepted()
+        keys = {
+            event["event_id"]: dedup_key(
+                ACCOUNT,
+                event["event_name"],
+                event["event_id"],
+                destination_tag(self.api.url, test_mode=False),
+            )
+            for event in self.api.events
+        }
+        found, total = look_up(self.folder / "state" / "keys", list(keys.values()))
+        stored = frozenset(name for name, here in zip(keys, found, strict=True) if here)
+        assert stored <= set(accepted), "a key was stored of what the API never accepted"
+        letters = Counter(
+            (int(one["partition"]), int(one["offset"])) for _, one in dead_letters(self.kafka, self.topic)
+        )
+        # Last, so that the broker has long had whatever commit was on its way.
+        remains = Remains(accepted, stored, total, letters, self.committed())
+        self._check_settled(remains)
+        return remains
+
+    def committed(self) -> list[Committed]:
+        """What the group has committed, by partition."""
+        consumer = Consumer({**self.kafka.config, "group.id": self.group, "log_level": 0})
+        asked = [TopicPartition(self.topic, number) for number in range(PARTITIONS)]
+        found = consumer.committed(asked, timeout=WITHIN)
+        consumer.close()
+        return [committed_of(one) for one in found]
+
+    def passed_over(self, remains: Remains) -> set[Place]:
+        """The records that nobody looks at any more."""
+        return {place for place in self.values if remains.read_past(place)}
+
+    def _check_settled(self, remains: Remains) -> None:
+        """Nothing is passed over that is not delivered and remembered, or on the dead-letter topic."""
+        passed = self.passed_over(remains)
+        lost = {self.places[place] for place in passed & self.places.keys()} - remains.stored
+        assert not lost, f"passed over, and not (known to be) delivered: {lost}"
+        unwritten = passed & self.broken - remains.letters.keys()
+        assert not unwritten, f"passed over, and no dead letter is there: {unwritten}"
+
+    def finish(self) -> list[dict[str, Any]]:
+        """One more process does the rest and is stopped in order; its log, which ends with its ledger."""
+        with Process(self.folder, "run", env=self.env) as last:
+            last.until(lambda: self.done, "the rest")
+            assert last.stop()[0] == 0
+        return last.log
+
+    def check_all_is_there(self) -> Remains:
+        """The books of the end against the input: every event and dead letter, every key and offset."""
+        end = self.remains()
+        assert set(end.accepted) == self.expected == end.stored
+        assert end.keys == len(self.expected)
+        assert self.api.counts().value_sum == self.generator.value_sum
+        assert set(end.letters) == self.broken
+        assert self.passed_over(end) == self.values.keys()
+        return end
+
+
+def twice(accepted: Counter[str]) -> set[str]:
+    """The ids that were accepted two times; none came more often."""
+    assert max(accepted.values()) <= 2
+    return {name for name, times in accepted.items() if times == 2}
+
+
+def until_heard(api: Api) -> None:
+    """Wait until the API has read all that dead processes sent: until it has closed their connections.
+
+    A dead process's bytes are in the API's sockets when it has ended, and are read before the end of the stream is.
+    """
+    port = urlsplit(api.url).port
+
+    def gone() -> bool:
+        ours = psutil.Process().net_connections("tcp")
+        return not any(one.laddr.port == port and one.raddr for one in ours)
+
+    wait_for(gone, "the end of the dead process's connections")
+
+
+def look_up(folder: Path, keys: Collection[bytes]) -> tuple[list[bool], int]:
+    """Per key, whether the store that a dead process left behind holds it; and how many it holds in all."""
+
+    async def read() -> tuple[list[bool], int]:
+        store = open_key_store(f"lmdb:{folder}", window=48 * 3600.0, max_bytes=2**30)
+        try:
+            found = await store.look_up([*keys, b"\0" * 16], time.time())
+            return list(found)[:-1], store.statistics().keys
+        finally:
+            await store.close()
+
+    return asyncio.run(read())

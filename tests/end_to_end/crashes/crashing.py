@@ -1,0 +1,434 @@
+"""``python -m tests.end_to_end.crashes.crashing POINT [-n N] run``: the product, killing itself at one point.
+
+Theory of operation. It replaces, in this process only, the one method of an adapter or of the service at which POINT
+lies by one that does the same and, when the point is come to the N-th time, writes a line of evidence to stderr and
+sends its own process SIGKILL: nothing is flushed, nobody is told, no ``finally`` runs. Then it calls the product's
+own ``main``. The product knows nothing of it. Where it can, it stays at its last point for `DWELL`, all else going on.
+The points, in the order of a record's way:
+
+===========  ==============================================================================================
+fetched      records came from Kafka; the core has not seen them
+unsent       a call is to be made; not a byte of it is written
+half_sent    half of a call's body is written: the API never sees the whole
+unread       the API has processed the call and its status line is here; its answer is not read
+answered     the answer is read; the core has not seen it
+storing      keys are in a transaction of the key store which is not committed
+stored       keys are durable; the core does not know
+uncommitted  a commit is to be sent; it is not
+committing   the broker has taken a commit; we have not noted it
+refused      dead letters are to be written; none is handed to the producer
+written      the broker has acknowledged a dead letter; the report of it is not passed on
+revoked      a revocation has begun to drain while answers are held back
+===========  ==============================================================================================
+
+``late`` kills nothing: it holds all answers back until the process has let go of a partition and SIGUSR1 comes.
+Under ``revoked`` and ``late`` lines also tell of each commit as it is handed to librdkafka, and of each partition let
+go of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import confluent_kafka
+
+from consumer.adapters import conversions_api
+from consumer.adapters.conversions_api import ConversionsApi
+from consumer.adapters.kafka import DeadLetterProducer, KafkaSource
+from consumer.adapters.kafka.commits import Commits
+from consumer.adapters.kafka.member import GroupMember
+from consumer.adapters.kafka.producer import PolledProducer
+from consumer.adapters.key_store import journal
+from consumer.adapters.key_store.bucket import Bucket
+from consumer.adapters.key_store.lmdb_store import LmdbKeyStore
+from consumer.engine.interface import Answered, Send
+from consumer.service import Service
+
+
+def tell(event: str, **evidence: Any) -> None:
+    """One line on stderr, in one write: it is there whatever happens next."""
+    os.write(2, json.dumps({"event": event, **evidence}).encode() + b"\n")
+
+
+DWELL = 1.0
+"""Seconds that the process stays at its last point, with all else going on: many times its commit interval, so that
+whoever counts an event as settled too early has committed past it when the process dies."""
+
+
+class Crash:
+    """Counts how often the point was come to; the N-th time is the end."""
+
+    def __init__(self, times: int) -> None:
+        self._times = self._left = times
+
+    async def linger(self, **evidence: Any) -> None:
+        """The point, on the event loop. Returns, or does not."""
+        if self._is_last():
+            await asyncio.sleep(DWELL)
+            self._die(evidence)
+
+    def block(self, **evidence: Any) -> None:
+        """The point, in a thread other than the event loop's. Returns, or does not."""
+        if self._is_last():
+            time.sleep(DWELL)
+            self._die(evidence)
+
+    def now(self, **evidence: Any) -> None:
+        """The point, where a moment later would be another one. Returns, or does not."""
+        if self._is_last():
+            self._die(evidence)
+
+    def _is_last(self) -> bool:
+        self._left -= 1
+        return self._left == 0
+
+    def _die(self, evidence: Mapping[str, Any]) -> None:
+        tell("crash_point", times=self._times, **evidence)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Put ``make(what was there)`` in the place of an attribute."""
+    setattr(owner, name, make(getattr(owner, name)))
+
+
+def event_ids(command: Send) -> list[str]:
+    """The ids of the events in a call."""
+    return [one["event_id"] for one in json.loads(command.body)["data"]]
+
+
+def raw_positions(positions: Iterable[confluent_kafka.TopicPartition]) -> list[tuple[int, int, str]]:
+    """Partition, offset and metadata of each."""
+    return [(one.partition, one.offset, one.metadata or "") for one in positions]
+
+
+# --------------------------------------------------------------------------------------------- the points
+
+
+def fetched(crash: Crash) -> None:
+    """After a fetch that brought records."""
+
+    def make(real: Any) -> Any:
+        async def fetch(self: KafkaSource, room: int, timeout: float) -> Any:
+            chunks = await real(self, room, timeout)
+            if chunks:
+                await crash.linger(records=sum(len(chunk.records) for chunk in chunks))
+            return chunks
+
+        return fetch
+
+    replace(KafkaSource, "fetch", make)
+
+
+def unsent(crash: Crash) -> None:
+    """Before a call."""
+
+    def make(real: Any) -> Any:
+        async def send(self: ConversionsApi, command: Send) -> Any:
+            await crash.linger(events=event_ids(command))
+            return await real(self, command)
+
+        return send
+
+    replace(ConversionsApi, "send", make)
+
+
+def half_sent(crash: Crash) -> None:
+    """In the middle of a call's body; aiohttp hands the first half to the socket before it asks for the next."""
+
+    def make(real: Any) -> Any:
+        async def send(self: ConversionsApi, command: Send) -> Any:
+            async def halves() -> AsyncIterator[bytes]:
+                middle = len(command.body) // 2
+                yield command.body[:middle]
+                await crash.linger(events=event_ids(command))
+                yield command.body[middle:]
+
+            body: Any = halves()
+            return await real(self, dataclasses.replace(command, body=body))
+
+        return send
+
+    replace(ConversionsApi, "send", make)
+
+
+def unread(crash: Crash) -> None:
+    """Before the body of an answer is read. (Which events it is of is seen in what the API has accepted.)"""
+
+    def make(real: Any) -> Any:
+        async def read(response: Any) -> Any:
+            await crash.linger(status=response.status)
+            return await real(response)
+
+        return read
+
+    replace(conversions_api, "_read", make)
+
+
+def answered(crash: Crash) -> None:
+    """After an answer, before anybody is told."""
+
+    def make(real: Any) -> Any:
+        async def send(self: ConversionsApi, command: Send) -> Any:
+            answer = await real(self, command)
+            if isinstance(answer, Answered) and answer.status == 200:
+                await crash.linger(events=event_ids(command))
+            return answer
+
+        return send
+
+    replace(ConversionsApi, "send", make)
+
+
+def storing(crash: Crash) -> None:
+    """When a transaction of the key store that has put keys is about to commit."""
+
+    class Uncommitted:
+        def __init__(self, transaction: Any) -> None:
+            self._transaction = transaction
+
+        def __enter__(self) -> Any:
+            return self._transaction.__enter__()
+
+        def __exit__(self, *error: Any) -> Any:
+            recent = journal.extent(self._transaction)
+            in_tree = self._transaction.stat()["entries"] - recent.records
+            crash.block(entries=in_tree + recent.keys)
+            return self._transaction.__exit__(*error)
+
+    class Environment:
+        def __init__(self, env: Any) -> None:
+            self._env = env
+
+        def begin(self, **options: Any) -> Any:
+            transaction = self._env.begin(**options)
+            return Uncommitted(transaction) if options.get("write") else transaction
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._env, name)
+
+    def make(real: Any) -> Any:
+        @contextmanager
+        def lease(self: Bucket) -> Iterator[Any]:
+            with real(self) as env:
+                yield Environment(env)
+
+        return lease
+
+    replace(Bucket, "lease", make)
+
+
+def stored(crash: Crash) -> None:
+    """After keys have become durable, before anybody is told."""
+
+    def make(real: Any) -> Any:
+        async def remember(self: LmdbKeyStore, keys: Any, now: float) -> None:
+            await real(self, keys, now)
+            await crash.linger(keys=[key.hex() for key in keys])
+
+        return remember
+
+    replace(LmdbKeyStore, "remember", make)
+
+
+def uncommitted(crash: Crash) -> None:
+    """Before a commit is sent."""
+
+    def make(real: Any) -> Any:
+        def send_commit(self: GroupMember, positions: Any, *rest: Any) -> None:
+            crash.block(positions=[(one.partition, one.next_offset, one.metadata) for one in positions])
+            real(self, positions, *rest)
+
+        return send_commit
+
+    replace(GroupMember, "send_commit", make)
+
+
+def committing(crash: Crash) -> None:
+    """When the broker's word on a commit is heard."""
+
+    def make(real: Any) -> Any:
+        def heard(self: Commits, error: Any, partitions: Any) -> None:
+            if error is None:
+                crash.now(positions=raw_positions(partitions))
+            real(self, error, partitions)
+
+        return heard
+
+    replace(Commits, "heard", make)
+
+
+def refused(crash: Crash) -> None:
+    """Before dead letters are written."""
+
+    def make(real: Any) -> Any:
+        async def store(self: DeadLetterProducer, letters: Any) -> Any:
+            await crash.linger(letters=[[one.partition, one.record.offset] for one in letters])
+            return await real(self, letters)
+
+        return store
+
+    replace(DeadLetterProducer, "store", make)
+
+
+def written(crash: Crash) -> None:
+    """When the broker's acknowledgement of a dead letter comes."""
+
+    def make(real: Any) -> Any:
+        def produce(
+            self: PolledProducer,
+            topic: Any,
+            key: Any,
+            value: Any,
+            headers: Any,
+            on_delivery: Any,
+            **more: Any,
+        ) -> None:
+            told = dict(headers)
+            place = [int(told["pinstream.partition"]), int(told["pinstream.offset"])]
+
+            def reported(error: Any, message: Any) -> None:
+                if error is None:
+                    crash.block(letters=[place])
+                on_delivery(error, message)
+
+            real(self, topic, key, value, headers, reported, **more)
+
+        return produce
+
+    replace(PolledProducer, "produce", make)
+
+
+# ------------------------------------------------------------------------------- revoked, answers held back
+
+
+class Held:
+    """The calls whose answers are held back, until `free` is set: so they are in flight for as long as a test needs."""
+
+    def __init__(self) -> None:
+        self.free = asyncio.Event()
+        self.calls: dict[int, list[str]] = {}
+
+    def install(self) -> None:
+        """Hold from now on."""
+
+        def make(real: Any) -> Any:
+            async def send(api: ConversionsApi, command: Send) -> Any:
+                answer = await real(api, command)
+                if not self.free.is_set():
+                    self.calls[command.number] = event_ids(command)
+                    await self.free.wait()
+                    tell("late_answer", events=self.calls.pop(command.number))
+                return answer
+
+            return send
+
+        replace(ConversionsApi, "send", make)
+
+    @property
+    def events(self) -> list[str]:
+        """The ids of all that the API has answered and we have not heard."""
+        return [one for call in self.calls.values() for one in call]
+
+
+def revoked(crash: Crash) -> None:
+    """After a revocation that took partitions has begun to drain."""
+    watch_consumer()
+    held = Held()
+    held.install()
+
+    def make(real: Any) -> Any:
+        async def revoked(self: Service, partitions: Any) -> Any:
+            draining = asyncio.ensure_future(real(self, partitions))
+            await asyncio.sleep(0)  # its first step: the core is told, and drains
+            crash.now(events=held.events, partitions=[one.partition for one in partitions])
+            return await draining
+
+        return revoked
+
+    replace(Service, "revoked", make)
+
+
+def late(_: Crash) -> None:
+    """Answers come after a revocation, when SIGUSR1 does."""
+    watch_consumer()
+    held = Held()
+    held.install()
+
+    def make(real: Any) -> Any:
+        async def revoked(self: Service, partitions: Any) -> Any:
+            positions = await real(self, partitions)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, held.free.set)
+            tell("released", events=held.events, partitions=[one.partition for one in partitions])
+            return positions
+
+        return revoked
+
+    replace(Service, "revoked", make)
+
+
+class WatchedConsumer(confluent_kafka.Consumer):
+    """Tells of what it is asked to commit and to let go of."""
+
+    def commit(self, *args: Any, **options: Any) -> Any:
+        """Tell, then commit."""
+        tell("commit", positions=raw_positions(options["offsets"]))
+        return super().commit(*args, **options)
+
+    def incremental_unassign(self, partitions: Any) -> None:
+        """Tell, then let go."""
+        tell("let_go", partitions=[one.partition for one in partitions])
+        super().incremental_unassign(partitions)
+
+
+def watch_consumer() -> None:
+    """Make every group member's consumer one that tells."""
+
+    def make(real: Any) -> Any:
+        def init(self: GroupMember, *args: Any, **options: Any) -> None:
+            real(self, *args, **{**options, "make_consumer": WatchedConsumer})
+
+        return init
+
+    replace(GroupMember, "__init__", make)
+
+
+POINTS: dict[str, Callable[[Crash], None]] = {
+    point.__name__: point
+    for point in (
+        *(fetched, unsent, half_sent, unread, answered, storing, stored, uncommitted, committing),
+        *(refused, written, revoked, late),
+    )
+}
+
+
+def main() -> None:
+    """Set the hook, then be the product. The command may also be written out: ``python -m consumer run``."""
+    parser = argparse.ArgumentParser(usage="crashing POINT [-n N] COMMAND ...", description=__doc__)
+    parser.add_argument("point", choices=POINTS)
+    parser.add_argument("-n", type=int, default=1, help="die there the N-th time")
+    words = sys.argv[1:]
+    ours = 3 if words[1:2] == ["-n"] else 1  # the rest is the product's, its options too
+    arguments = parser.parse_args(words[:ours])
+    command = words[ours:]
+    if "consumer" in command:
+        command = command[command.index("consumer") + 1 :]
+    POINTS[arguments.point](Crash(arguments.n))
+
+    from consumer.commands import main as product
+
+    product(args=command, prog_name="pinstream")
+
+
+if __name__ == "__main__":
+    main()

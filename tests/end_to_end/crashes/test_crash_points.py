@@ -1,0 +1,259 @@
+"""The crash-point table (lessons.md, "Crash points") on real Kafka: one test per row, SIGKILL at that very point.
+
+A process runs under `crashing` until it kills itself where the row says. Then the API's, the key store's and Kafka's
+word is taken of how far it got, the ordinary product is started with the same state, and when all is committed the
+books are held against the input: nothing lost, and accepted again is exactly what the row allows, each event under
+its own id. `aftermath` says how that is known in advance.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from consumer.demo.faults import Chance
+from tests.end_to_end.api import Api
+from tests.end_to_end.crashes.aftermath import AT_RISK, BATCH, Line, Place, Remains, committed_of, twice
+from tests.end_to_end.processes import Process
+from tests.support.kafka.harness import Kafka
+
+pytestmark = pytest.mark.real_kafka  # the embedded broker knows no static membership
+
+RECORDS = 600
+KILLED = -9
+
+NewLine = Callable[..., Line]
+
+
+@pytest.fixture
+def new_line(kafka: Kafka, api: Api, tmp_path: Path) -> NewLine:
+    """``new_line()``: records with duplicates and broken ones, a new group, no state; `settings` on top."""
+
+    def make(**settings: str) -> Line:
+        return Line(kafka, api, tmp_path, RECORDS, seed=7, duplicates=0.05, invalid=0.04, settings=settings)
+
+    return make
+
+
+@pytest.fixture
+def line(new_line: NewLine) -> Line:
+    """A line whose next process takes the partitions over at once, whatever the dead one held."""
+    line = new_line(KAFKA_GROUP_INSTANCE_ID="the-one", PINSTREAM_COMMIT_INTERVAL="50ms")
+    # Answers take a moment, so that there are commits while there are calls.
+    line.api.set_faults(slow=Chance(share=1.0), slow_seconds=0.05)
+    return line
+
+
+class Story(NamedTuple):
+    """A kill and what came of it."""
+
+    evidence: dict[str, Any]
+    """What the dying process told of the point."""
+    at_death: Remains
+    last: dict[str, Any]
+    """The final ledger of the process that did the rest."""
+    end: Remains
+
+
+def crashing(line: Line, point: str, times: int = 1) -> Process:
+    """The product, with the point set at which it kills itself."""
+    under = (sys.executable, "-m", "tests.end_to_end.crashes.crashing", point, "-n", str(times))
+    return Process(line.folder, "run", env=line.env, under=under)
+
+
+def die_and_go_on(line: Line, point: str, times: int, **then: str) -> Story:
+    """Kill at the point, do the rest with an ordinary process; what holds for every row is checked.
+
+    `then`: settings that are different from there on.
+    """
+    with crashing(line, point, times) as doomed:
+        assert doomed.wait() == KILLED, doomed.stderr[-3000:]
+    evidence = evidence_of(doomed, "crash_point")[-1]
+    assert evidence["times"] == times
+    at_death = line.remains()
+    passed = line.passed_over(at_death)
+    assert len(passed) < len(line.events), "it died when all was done: that shows nothing"
+    line.env.update(then)
+    *log, last = line.finish()
+    # librdkafka hands nothing out a second time (its #4637, which we do not provoke).
+    assert not [one for one in log if one["event"] == "position_went_back"]
+    end = line.check_all_is_there()
+
+    # Accepted again is what the API had and the key store had not, and that once: no more, no less, no other id.
+    assert twice(end.accepted) == at_death.limbo
+    assert len(at_death.limbo) <= AT_RISK
+    # The successor read what was not settled for it, sent what was not remembered, and found the rest to be duplicates.
+    assert last["read"] == len(line.events) - len(passed)
+    assert last["delivered"] == len(line.expected - at_death.stored)
+    assert last["open"] == 0
+    # A dead letter is written again only if its record was there to be read again, and once.
+    for place, times_there in end.letters.items():
+        assert times_there == 1 or not at_death.read_past(place)
+        assert times_there <= 2
+    return Story(evidence, at_death, last, end)
+
+
+def evidence_of(process: Process, event: str) -> list[dict[str, Any]]:
+    """What a process under `crashing` told of this."""
+    return [one for one in process.log if one["event"] == event]
+
+
+def places(evidence: list[list[int]]) -> set[Place]:
+    """Partitions and offsets, from a line of evidence."""
+    return {(partition, offset) for partition, offset in evidence}
+
+
+@pytest.mark.parametrize(("point", "times"), [("fetched", 1), ("fetched", 3), ("unsent", 6)])
+def test_fetched_not_sent(line: Line, point: str, times: int) -> None:
+    """Read again, and sent for the first time."""
+    if point == "fetched":  # little may be open at once: so there are many fetches
+        line.env["PINSTREAM_MAX_OPEN_EVENTS"] = str(2 * AT_RISK)
+    story = die_and_go_on(line, point, times)
+    if (point, times) == ("fetched", 1):  # nothing had happened at all
+        assert (story.at_death.accepted.total(), story.at_death.keys) == (0, 0)
+        assert story.last["read"] == len(line.events)
+    if point == "unsent":
+        assert {story.end.accepted[name] for name in story.evidence["events"]} == {1}
+
+
+def test_sent_and_never_received(line: Line) -> None:
+    """Half of a call was written: the API saw none of it, so it is not accepted twice."""
+    story = die_and_go_on(line, "half_sent", 6)
+    sent = story.evidence["events"]
+    assert 0 < len(sent) <= BATCH
+    assert not set(sent) & set(story.at_death.accepted)
+    assert {story.end.accepted[name] for name in sent} == {1}
+
+
+def test_sent_no_answer(line: Line) -> None:
+    """The API has processed it and we cannot know: sent again with the same ids, at most concurrency x batch."""
+    story = die_and_go_on(line, "unread", 6)
+    assert story.evidence["status"] == 200
+    assert 0 < len(story.at_death.limbo) <= AT_RISK
+
+
+@pytest.mark.parametrize(("point", "times"), [("answered", 6), ("storing", 3)])
+def test_answered_key_not_yet_stored(line: Line, point: str, times: int) -> None:
+    """As if there had been no answer; a transaction of the key store that was not committed was never there."""
+    story = die_and_go_on(line, point, times)
+    if point == "answered":
+        events = story.evidence["events"]
+        assert set(events) <= story.at_death.limbo
+        assert {story.end.accepted[name] for name in events} == {2}
+    else:
+        assert story.at_death.keys < story.evidence["entries"]
+        assert len(story.at_death.limbo) >= story.evidence["entries"] - story.at_death.keys
+
+
+def test_key_stored_core_not_told(line: Line) -> None:
+    """Durable keys of which only the key store knows: read again, found to be duplicates, not sent again."""
+    story = die_and_go_on(line, "stored", 3)
+    assert story.at_death.keys == len(story.at_death.stored) >= len(story.evidence["keys"]) > 0
+    assert {story.end.accepted[name] for name in story.at_death.stored} == {1}
+    waiting = [name for place, name in line.places.items() if not story.at_death.read_past(place)]
+    assert story.last["duplicate"] >= len(set(waiting) & story.at_death.stored) > 0
+
+
+@pytest.mark.parametrize("point", ["uncommitted", "committing"])
+def test_key_stored_not_committed(line: Line, point: str) -> None:
+    """A commit that was not sent, or was taken unheard: in both cases none of what it covers is sent again."""
+    line.api.set_faults(slow=Chance(share=1.0), slow_seconds=0.15)  # so that calls come between the commits
+    story = die_and_go_on(line, point, 4)
+    positions = {
+        partition: committed_of(TopicPartition(line.topic, partition, offset, metadata=metadata))
+        for partition, offset, metadata in story.evidence["positions"]
+    }
+    taken = [story.at_death.committed[partition] == position for partition, position in positions.items()]
+    assert positions
+    assert not any(taken) if point == "uncommitted" else all(taken)
+    covered = {
+        name for (partition, offset), name in line.places.items()
+        if partition in positions and positions[partition].passes(offset)
+    }  # fmt: skip
+    assert covered
+    assert covered <= story.at_death.stored
+    assert {story.end.accepted[name] for name in covered} == {1}
+
+
+def test_refused_dead_letter_not_written(line: Line) -> None:
+    """Killed before the producer had them: refused again, and each is there once."""
+    story = die_and_go_on(line, "refused", 1)
+    letters = places(story.evidence["letters"])
+    assert letters <= line.broken
+    assert not story.at_death.letters
+    assert set(story.end.letters.values()) == {1}
+    assert not any(story.at_death.read_past(place) for place in letters)
+
+
+def test_refused_dead_letter_not_yet_acknowledged(line: Line) -> None:
+    """The broker has it and we had not heard: refused again, one more dead letter, never one less."""
+    story = die_and_go_on(line, "written", 1)
+    [place] = places(story.evidence["letters"])
+    assert story.at_death.letters[place] == 1
+    assert not story.at_death.read_past(place)
+    assert story.end.letters[place] == 2
+
+
+@pytest.mark.parametrize(("point", "times", "then"), [("storing", 3, "false"), ("unread", 6, "true")])
+def test_without_the_fast_path(line: Line, point: str, times: int, then: str) -> None:
+    """What holds for every row holds where records are read in two steps, also if the next process is fast."""
+    line.env["PINSTREAM_FAST_PATH"] = "false"
+    story = die_and_go_on(line, point, times, PINSTREAM_FAST_PATH=then)
+    assert story.at_death.limbo
+    assert story.last["delivered"]
+
+
+def test_revoked_with_requests_in_flight_then_killed(new_line: NewLine) -> None:
+    """The old owner dies while it waits for answers: the new one sends again what had none, and only that."""
+    line = new_line(KAFKA_SESSION_TIMEOUT_MS="4000", KAFKA_HEARTBEAT_INTERVAL_MS="200")
+    with crashing(line, "revoked") as old:
+        old.until(lambda: line.api.counts().accepted_events >= BATCH, "calls in flight")
+        with Process(line.folder, "run", env=line.env) as new:
+            assert old.wait() == KILLED, old.stderr[-3000:]
+            new.until(lambda: line.done, "all committed")
+            assert new.stop()[0] == 0
+    evidence = evidence_of(old, "crash_point")[-1]
+    end = line.check_all_is_there()
+    assert 0 < len(evidence["events"]) <= AT_RISK
+    assert twice(end.accepted) == set(evidence["events"])
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_revoked_with_requests_in_flight_until_the_deadline(new_line: NewLine, protocol: str) -> None:
+    """The old owner waits to its deadline and lets go; the new one sends again; late answers commit nothing."""
+    concurrency = 2 * RECORDS // BATCH  # all events in flight, so that some are of whatever partition goes
+    line = new_line(
+        KAFKA_GROUP_PROTOCOL=protocol, PINSTREAM_SHUTDOWN_GRACE="1s", PINSTREAM_CONCURRENCY=str(concurrency)
+    )
+    with crashing(line, "late") as old:
+        old.until(lambda: line.api.counts().accepted_events == len(line.expected), "all in flight")
+        with Process(line.folder, "run", env=line.env) as new:
+            released = old.until(lambda: evidence_of(old, "released"), "the deadline")[0]
+            gone = {name for place, name in line.places.items() if place[0] in released["partitions"]}
+            assert gone <= set(released["events"]) == line.expected
+            new.until(lambda: gone <= twice(line.api.accepted()), "what the new owner sends again")
+            old.send(signal.SIGUSR1)
+            old.until(lambda: evidence_of(old, "late_answer"), "a late answer")
+            old.until(lambda: line.done, "all committed")
+            assert (old.stop()[0], new.stop()[0]) == (0, 0)
+    end = line.check_all_is_there()
+    assert 0 < len(gone) < len(line.expected)
+    assert twice(end.accepted) == gone
+    committed = partitions_committed_after_let_go(old)
+    assert committed, "the old owner went on with what it kept"
+    assert not committed & set(released["partitions"])
+    # What came late was not settled by the old owner: the new one's word counts, and each event counts once.
+    assert old.log[-1]["delivered"] + new.log[-1]["delivered"] == len(line.expected)
+
+
+def partitions_committed_after_let_go(process: Process) -> set[int]:
+    """Of which partitions a process under ``late`` handed commits to librdkafka after it first let go of some."""
+    events = [one["event"] for one in process.log]
+    after = process.log[events.index("let_go") :]
+    return {partition for one in after if one["event"] == "commit" for partition, *_ in one["positions"]}

@@ -1,0 +1,151 @@
+"""SIGKILL at random moments, then the same state again (lessons.md, "Crash points"): nothing lost, little twice."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from consumer.demo.faults import Chance
+from tests.end_to_end.api import Api
+from tests.end_to_end.crashes.aftermath import Committed, Line, Remains, look_up
+from tests.end_to_end.processes import Process, run_environment
+from tests.end_to_end.records import PARTITIONS, new_group, new_topic
+from tests.support.kafka.harness import Kafka
+
+KILLS = 30
+BLIND = 5
+"""Every so manieth kill may come at any moment since the start; the others when the process has begun to send."""
+RECORDS = 4000
+BATCH, CONCURRENCY = 10, 4
+AT_RISK = CONCURRENCY * BATCH
+"""The most events that one kill may make us send again."""
+SLOW = 0.15
+"""Seconds for each answer: so that there is work left for the last process, and mostly something in flight."""
+
+
+@dataclass
+class Books:
+    """What the kills so far explain."""
+
+    explained: dict[str, int] = field(default_factory=dict)
+    """How many kills found an event id accepted and not remembered; so often it may be sent again."""
+    before: Remains = field(
+        default_factory=partial(Remains, Counter(), frozenset(), 0, Counter(), [Committed()] * PARTITIONS)
+    )
+    """What was left at the last kill; at first nothing."""
+
+    def close(self, remains: Remains) -> int:
+        """A process has ended. Hold what it did against what was there to be done; how many events it sent again."""
+        before, self.before = self.before, remains
+        more = remains.accepted - before.accepted
+        assert set(more.values()) <= {1}, "sent twice by one process"
+        again = more.keys() & before.accepted.keys()
+        assert again <= before.limbo, "sent again although remembered"
+        # What this process left in limbo: no more than it may have at risk, whatever others had left before it.
+        assert len(remains.limbo & more.keys()) <= AT_RISK
+        for one in remains.limbo:
+            self.explained[one] = self.explained.get(one, 0) + 1
+        # A process writes the dead letter of a record once, if the record was there to be read.
+        letters = remains.letters - before.letters
+        assert set(letters.values()) <= {1}
+        assert not any(before.read_past(place) for place in letters)
+        return len(again)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.real_kafka  # the embedded broker knows no static membership
+def test_killed_again_and_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """Thirty kills under load: all accepted under their own ids, each again at most as often as it was at risk.
+
+    Every other process reads records without the fast path: whoever comes next knows what was delivered before.
+    """
+    dice = random.Random(20)
+    settings = {
+        "PINSTREAM_BATCH_EVENTS": str(BATCH),
+        "PINSTREAM_CONCURRENCY": str(CONCURRENCY),
+        # Static membership: the next process takes the partitions over at once, whatever the dead one held.
+        "KAFKA_GROUP_INSTANCE_ID": "the-one",
+    }
+    line = Line(kafka, api, tmp_path, RECORDS, seed=2, duplicates=0.05, invalid=0.02, settings=settings)
+    api.set_faults(slow=Chance(share=1.0), slow_seconds=SLOW)
+    books, to_work = Books(), 1.0
+    for number in range(1, KILLS + 1):
+        blind = number % BLIND == 0
+        line.env["PINSTREAM_FAST_PATH"] = "false" if number % 2 else "true"
+        to_work = live_and_die(line, dice, to_work if blind else None) or to_work
+        remains = line.remains()
+        again = books.close(remains)
+        assert len(line.passed_over(remains)) < RECORDS, "killed too late to show anything"
+        show(number, blind, remains, len(line.passed_over(remains)), again)
+
+    api.set_faults()
+    line.finish()
+    end = line.check_all_is_there()
+    again = books.close(end)
+    repeats = end.accepted.total() - len(line.expected)
+    assert all(times - 1 <= books.explained.get(one, 0) for one, times in end.accepted.items())
+    assert repeats <= KILLS * AT_RISK
+    print(
+        f"{KILLS} kills: {len(line.expected)} events, {repeats} accepted again (at most {max(end.accepted.values())}"
+        f" times the same), {len(line.broken)} broken records, {end.letters.total() - len(line.broken)} dead letters"
+        " more than that",
+        file=sys.stderr,
+    )
+    assert repeats > KILLS, "hardly ever anything in flight: that shows nothing"
+
+
+def live_and_die(line: Line, dice: random.Random, within: float | None) -> float | None:
+    """A process is killed `within` seconds of its start, or (None) soon after its first call; then: when that was."""
+    begun = time.monotonic()
+    with Process(line.folder, "run", env=line.env) as process:
+        if within is not None:
+            time.sleep(dice.uniform(0.0, within))
+            process.kill()
+            return None
+        process.until(partial(called_since, line.api, line.api.calls), "a call of its own")
+        to_work = time.monotonic() - begun
+        time.sleep(dice.uniform(0.0, 0.6))
+        process.kill()
+    return to_work
+
+
+def show(number: int, blind: bool, remains: Remains, settled: int, again: int) -> None:
+    """A line for each kill, for whoever watches (``pytest -s``)."""
+    moment = "starting" if blind else "working"
+    print(
+        f"kill {number:2}/{KILLS} ({moment}): {len(remains.accepted)} accepted, {settled}/{RECORDS} "
+        f"settled, {len(remains.limbo)} in limbo, {again} sent again, {remains.letters.total()} dead letters",
+        file=sys.stderr,
+    )
+
+
+def called_since(api: Api, before: int) -> bool:
+    """Whether there was another call."""
+    return api.calls > before
+
+
+def keys_in(folder: Path) -> int:
+    """How many keys the store that a dead process left behind holds: it opens, and it can be read."""
+    return look_up(folder, ())[1]
+
+
+@pytest.mark.parametrize("when", ["starting", "joining"])
+def test_told_to_stop_while_it_starts(kafka: Kafka, api: Api, tmp_path: Path, when: str) -> None:
+    """SIGTERM before the first record, or before the group: it ends by itself, soon, with exit code 0."""
+    env = run_environment(tmp_path, kafka, new_topic(kafka), new_group(), api.url)
+    with Process(tmp_path, "run", env=env) as process:
+        if when == "joining":
+            process.until_logged("starting")
+        else:
+            process.until(lambda: (tmp_path / "state" / "keys").exists(), "its key store")
+        code, seconds = process.stop()
+    assert code in ((0,) if when == "joining" else (0, -15))
+    assert seconds < 15
+    assert api.calls == 0

@@ -1,0 +1,126 @@
+"""Dead letters to look at and to put back, and what is on their topics afterwards."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+
+from consumer.adapters.kafka.dead_letters import letter_headers
+from consumer.engine.interface import DeadLetter
+from consumer.engine.model import Record, Rejection, Stage
+from tests.end_to_end.processes import bare_environment, command
+from tests.end_to_end.records import ENCODER, PARTITIONS, commerce_event
+from tests.support.kafka.harness import WITHIN, Kafka, unique
+
+AT = 1_700_000_000_000
+"""When the first letter died, in milliseconds; each further one a second later."""
+
+
+def letter(topic: str, number: int, **parts: Any) -> DeadLetter:
+    """The letter of an event that could be delivered now; parts of its record and of its reason by name."""
+    value = parts.pop("value", ENCODER.encode(commerce_event(f"event-{number}")))
+    stage, code = parts.pop("stage", Stage.CONVERT), parts.pop("code", "unknown_currency")
+    message = parts.pop("message", "custom_data.currency is not a code of ISO 4217")
+    partition, attempts = parts.pop("partition", number % PARTITIONS), parts.pop("attempts", 0)
+    record = {"offset": number, "timestamp": AT - 5000, "key": b"key-%d" % number, "headers": (), **parts}
+    return DeadLetter(
+        topic,
+        partition,
+        Record(value=value, **record),
+        Rejection(stage, code, message),
+        attempts,
+        AT + number * 1000,
+    )
+
+
+def bury(
+    kafka: Kafka,
+    letters: Iterable[DeadLetter],
+    *,
+    on: str | None = None,
+    left_out: tuple[str, ...] = (),
+    partitions: int = PARTITIONS,
+) -> None:
+    """Write letters as the product does."""
+    producer = Producer({**kafka.config, "linger.ms": 5, "log_level": 0})
+    for one in letters:
+        producer.produce(
+            on or f"{one.topic}.dead-letters",
+            None if "value" in left_out else one.record.value,
+            None if "key" in left_out else one.record.key,
+            headers=[*letter_headers(one, left_out)],
+            partition=one.partition % partitions,
+        )
+    assert producer.flush(WITHIN) == 0
+
+
+def kafka_environment(folder: Any, kafka: Kafka, topic: str, group: str, **settings: str) -> dict[str, str]:
+    """What the dead-letter commands need: nothing of Pinterest."""
+    return {
+        **bare_environment(folder),
+        "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
+        "KAFKA_TOPICS": topic,
+        "KAFKA_GROUP_ID": group,
+        "PINSTREAM_LOG_FORMAT": "json",
+        **settings,
+    }
+
+
+def asked(*arguments: str, env: Mapping[str, str]) -> dict[str, Any]:
+    """The JSON that ``pinstream dead-letters …`` answers with."""
+    done = command("dead-letters", *arguments, "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return document
+
+
+def committed(kafka: Kafka, topic: str) -> list[Message]:
+    """All that a read_committed reader finds on a topic, up to where it ends for such a reader now."""
+    consumer = Consumer(
+        {
+            **kafka.config,
+            "group.id": unique("reader"),
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "log_level": 0,
+        }
+    )
+    numbers = consumer.list_topics(topic, timeout=WITHIN).topics[topic].partitions
+    consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
+    found: list[Message] = []
+    ended = set[int]()
+    deadline = time.monotonic() + WITHIN
+    while len(ended) < len(numbers):
+        assert time.monotonic() < deadline, f"{topic} has no end"
+        for message in consumer.consume(1000, 0.2):
+            if message.error() is None:
+                found.append(message)
+            else:
+                ended.add(message.partition() or 0)
+    consumer.close()
+    return found
+
+
+def headers_of(message: Message) -> list[tuple[str, bytes | None]]:
+    """The headers of a record that was read."""
+    found: Any = message.headers() or []
+    return list(found)
+
+
+def redriven(kafka: Kafka, topic: str) -> Counter[str]:
+    """How often each letter's copy lies on its origin for a read_committed reader, by the place of the letter."""
+    headers = [dict(headers_of(one)) for one in committed(kafka, topic)]
+    return Counter(
+        (one["pinstream.redriven"] or b"").decode() for one in headers if "pinstream.redriven" in one
+    )
+
+
+def event_ids(messages: Iterable[Message], count: int) -> Counter[int]:
+    """How often the event of each letter of `letter` is there."""
+    numbers = {(b"key-%d" % number): number for number in range(count)}
+    return Counter(numbers[one.key() or b""] for one in messages)

@@ -1,0 +1,138 @@
+"""What the tests of `pinstream replay` share: a topic whose records are known by heart, and one replay of it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from confluent_kafka import Message, Producer
+
+from tests.end_to_end.api import Api
+from tests.end_to_end.processes import command, run_environment
+from tests.end_to_end.records import ENCODER, commerce_event, new_group, new_topic
+from tests.support.kafka.harness import WITHIN, Kafka
+
+
+class Placed(NamedTuple):
+    """A record where it lies."""
+
+    partition: int
+    offset: int
+    timestamp: int
+    event_id: str
+
+
+@dataclass
+class Shop:
+    """A topic, what is on it, and the environment that reads it."""
+
+    kafka: Kafka
+    api: Api
+    folder: Path
+    partitions: int = 1
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.topic = new_topic(self.kafka, self.partitions)
+        self.group = new_group()
+        self.env = run_environment(
+            self.folder, self.kafka, self.topic, self.group, self.api.url, **self.settings
+        )
+        self.placed: list[Placed] = []
+
+    def write(
+        self, events: Iterable[dict[str, Any] | bytes | None], *, timestamps: Iterable[int] | None = None
+    ) -> list[Placed]:
+        """Produce events (or raw bytes, or tombstones), round and round the partitions; where each came to lie."""
+        producer = Producer({**self.kafka.config, "linger.ms": 5, "log_level": 0})
+        written: list[Placed] = []
+        times = iter(timestamps or ())
+        for number, event in enumerate(events):
+            value = ENCODER.encode(event) if isinstance(event, dict) else event
+            event_id = event["event_id"] if isinstance(event, dict) else ""
+            producer.produce(
+                self.topic,
+                value,
+                partition=number % self.partitions,
+                timestamp=next(times, 0),
+                on_delivery=functools.partial(_note, written, event_id),
+            )
+            producer.poll(0)
+        assert producer.flush(WITHIN) == 0
+        self.placed += written
+        return written
+
+    def write_orders(self, count: int, prefix: str = "order") -> list[Placed]:
+        """Produce so many purchases of now."""
+        return self.write(commerce_event(f"{prefix}-{number}") for number in range(count))
+
+    def line(self, *arguments: str, start: str = "beginning", stop: str = "end") -> tuple[str, ...]:
+        """The command line of a replay of the topic."""
+        return ("replay", "--topic", self.topic, "--from", start, "--to", stop, "--json", *arguments)
+
+    def replay(
+        self, *arguments: str, start: str = "beginning", stop: str = "end", code: int = 0, **settings: str
+    ) -> Replayed:
+        """Run one to its end, whose exit code must be `code`."""
+        line = self.line(*arguments, start=start, stop=stop)
+        begun = time.monotonic()
+        done = command(*line, env={**self.env, **settings}, timeout=WITHIN * 4)
+        seconds = time.monotonic() - begun
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == code, done.stderr
+        return Replayed(done, seconds)
+
+    def accepted(self) -> Counter[str]:
+        """How often the API accepted each event id."""
+        return self.api.accepted()
+
+
+def _note(written: list[Placed], event_id: str, error: object, message: Message) -> None:
+    assert error is None, error
+    place = message.partition(), message.offset()
+    assert place[0] is not None
+    assert place[1] is not None
+    written.append(Placed(place[0], place[1], message.timestamp()[1], event_id))
+
+
+class Replayed:
+    """A replay that is over."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str], seconds: float) -> None:
+        self.stderr = done.stderr
+        self.seconds = seconds
+        lines = done.stdout.strip().splitlines()
+        self.document: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+
+    @property
+    def ledger(self) -> dict[str, int]:
+        """The six figures, which must add up."""
+        ledger: dict[str, int] = self.document["ledger"]
+        settled = sum(count for name, count in ledger.items() if name not in ("read", "open"))
+        assert ledger["read"] == settled + ledger["open"]
+        return ledger
+
+    def figures(self) -> tuple[int, int, int, int]:
+        """Delivered, duplicate, filtered, dead-lettered."""
+        ledger = self.ledger
+        return ledger["delivered"], ledger["duplicate"], ledger["filtered"], ledger["dead_lettered"]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What it warned of, a line each."""
+        return re.findall(r"^pinstream: warning: (.*)$", self.stderr, re.MULTILINE)
+
+    @property
+    def error(self) -> str:
+        """The last line on stderr, which must be the one error."""
+        last = self.stderr.strip().splitlines()[-1]
+        assert last.startswith("pinstream: "), self.stderr
+        return last.removeprefix("pinstream: ")

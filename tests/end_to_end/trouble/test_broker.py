@@ -1,0 +1,227 @@
+"""The broker is restarted, killed, or silent for longer than the session: the process lives through it, losing nothing.
+
+The broker is this module's own. Each test has records on it before the trouble, for a pipeline that is in the middle
+of work when it comes: calls in flight, dead letters on their way, commits due. What may be accepted twice is what was
+in flight, once for each ungraceful moment (lessons.md, "Crash points"): concurrency x batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from confluent_kafka import KafkaException
+
+from consumer.demo.faults import Chance
+from consumer.demo.generator import GeneratedEvent
+from consumer.engine.model import Disposition
+from tests.end_to_end.api import Api, Loop
+from tests.end_to_end.processes import Process, run_environment, wait_for
+from tests.end_to_end.records import (
+    committed_offsets,
+    dead_letters,
+    generated,
+    new_group,
+    new_topic,
+    value_of,
+    write_generated,
+)
+from tests.end_to_end.trouble.outages import Budget, Status, Watch, committed
+from tests.support.kafka.broker import RealBroker
+from tests.support.kafka.harness import Kafka
+
+BATCH, CONCURRENCY = 20, 4
+BUDGET = Budget(events=400, bytes=16 << 20)
+PAUSE = 45.0
+SESSION = 6.0
+"""Seconds; of the broker's KIP-848 groups too (tests/support/kafka/broker.py)."""
+SLOW = 13.0
+"""Seconds that the API takes to answer what it has taken: calls are in flight whenever a session ends."""
+MEMORY = 64 << 20
+"""How much a process may grow in an outage: four times what librdkafka may fetch ahead (16 MiB)."""
+HEALING = 100.0
+"""Seconds; a broker that comes back on a loaded machine takes its time."""
+
+
+class Shop(NamedTuple):
+    """Records of one topic, and how they must end."""
+
+    kafka: Kafka
+    topic: str
+    group: str
+    events: list[GeneratedEvent]
+
+    @property
+    def deliverable(self) -> set[str]:
+        """Ids that the API has to accept."""
+        return {
+            one.event["event_id"]
+            for one in self.events
+            if one.event and one.expected is Disposition.DELIVERED
+        }
+
+    @property
+    def broken(self) -> set[bytes]:
+        """Values that have to end as dead letters."""
+        return {value_of(one) for one in self.events if one.defect}
+
+    def more(self, count: int, seed: int) -> Shop:
+        """Write so many more."""
+        _, events = generated(count, seed=seed, duplicates=0.05, invalid=0.02)
+        write_generated(self.kafka, self.topic, events)
+        return self._replace(events=[*self.events, *events])
+
+    def committed(self) -> int:
+        """How many are committed, as the broker has it; one that has come back may load its groups first."""
+
+        def ask() -> list[int] | None:
+            try:
+                return committed_offsets(self.kafka, self.group, self.topic)
+            except KafkaException:
+                return None
+
+        return sum(wait_for(ask, "the broker to tell of its groups"))
+
+
+def open_shop(kafka: Kafka, count: int, seed: int) -> Shop:
+    """A topic with so many records."""
+    return Shop(kafka, new_topic(kafka), new_group(), []).more(count, seed)
+
+
+def environment(folder: Path, shop: Shop, api: Api, **settings: str) -> dict[str, str]:
+    """Small batches and a small budget."""
+    own = {"PINSTREAM_BATCH_EVENTS": str(BATCH), "PINSTREAM_CONCURRENCY": str(CONCURRENCY)}
+    return run_environment(
+        folder, shop.kafka, shop.topic, shop.group, api.url, **{**own, **BUDGET.settings, **settings}
+    )
+
+
+def in_the_middle_of_work(watch: Watch) -> int:
+    """Until much is delivered and some is committed; the process's memory then."""
+    watch.until(lambda status: status["ledger"]["delivered"] > 300 and committed(status) > 100, "some work")
+    return watch.memory()
+
+
+def check_nothing_lost(shop: Shop, api: Api, ungraceful: int) -> None:
+    """Every record ended as it must; at most what was in flight at ungraceful moments ended so twice."""
+    assert shop.committed() == len(shop.events)
+    accepted = api.accepted()
+    assert set(accepted) == shop.deliverable
+    assert accepted.total() - len(accepted) <= ungraceful * BATCH * CONCURRENCY
+    assert {message.value() for message, _ in dead_letters(shop.kafka, shop.topic)} == shop.broken
+
+
+def idle(status: Status) -> bool:
+    """Whether nothing is left to send; dead letters may wait for their broker."""
+    return not any(one["queued"] or one["in_flight"] for one in status["destination"]["accounts"])
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("how", ["clean", "killed"])
+def test_the_broker_is_restarted(own_kafka: RealBroker, api: Api, tmp_path: Path, how: str) -> None:
+    """Under load: the process goes on by itself, reads what comes later too, and commits go on."""
+    kafka = Kafka(own_kafka.bootstrap_servers, "real")
+    shop = open_shop(kafka, 2000, seed=3)
+    api.set_faults(slow=Chance(share=1.0), slow_seconds=0.2)
+    with Process(tmp_path, "run", env=environment(tmp_path, shop, api)) as process:
+        watch = Watch(process, BUDGET)
+        memory = in_the_middle_of_work(watch)
+        (own_kafka.shut_down if how == "clean" else own_kafka.kill)()
+        process.until_logged("kafka_trouble")
+        before = watch.until(idle, "the end of what was fetched")
+        watch_for([watch], 1.0)
+        after = watch.look()
+        assert committed(after) == committed(before) < before["ledger"]["delivered"], "no broker, no commit"
+        own_kafka.restart()
+
+        assert shop.committed() < len(shop.events), "too late to show anything"
+        shop = shop.more(300, seed=4)
+        watch.until(lambda _: shop.committed() == len(shop.events), "the last commit", HEALING)
+        assert watch.most_memory - memory < MEMORY
+        assert process.stop()[0] == 0
+    check_nothing_lost(shop, api, ungraceful=1)
+
+
+@pytest.mark.timeout(300)
+def test_the_coordinator_is_silent_for_longer_than_the_session(
+    own_kafka: RealBroker, servers: Loop, tmp_path: Path
+) -> None:
+    """The broker is stopped in its tracks: members live, join again, finish; under both protocols."""
+    kafka = Kafka(own_kafka.bootstrap_servers, "real")
+    protocols: dict[str, dict[str, str]] = {
+        "classic": {"KAFKA_SESSION_TIMEOUT_MS": str(int(SESSION * 1000))},
+        "consumer": {},
+    }
+    with ExitStack() as stack:
+        lines = [
+            Line(stack, servers, tmp_path / protocol, kafka, KAFKA_GROUP_PROTOCOL=protocol, **settings)
+            for protocol, settings in protocols.items()
+        ]
+        memories = []
+        for line in lines:
+            memories.append(in_the_middle_of_work(line.watch))
+            line.api.set_faults(slow=Chance(share=1.0), slow_seconds=SLOW)
+        watches = [line.watch for line in lines]
+        for watch in watches:
+            watch.until_full(BUDGET.events)
+        stack.callback(own_kafka.resume)  # whatever happens: the others need it
+        own_kafka.pause()
+        watch_for(watches, PAUSE - 5.0)
+        before = [books(watch.look()) for watch in watches]
+        watch_for(watches, 5.0)
+        assert [books(watch.look()) for watch in watches] == before, "nothing can be read or committed"
+        assert all(line.logged("kafka_trouble") for line in lines)
+        own_kafka.resume()
+
+        for line in lines:
+            assert line.shop.committed() < len(line.shop.events), "too late to show anything"
+            line.api.set_faults()
+            line.shop = line.shop.more(200, seed=6)
+        for line, memory in zip(lines, memories, strict=True):
+            line.finish()
+            assert line.watch.most_memory - memory < MEMORY
+        lost = lines[0].process.until_logged("partitions_lost")
+        # Under KIP-848 it is the broker that judges, and it may be lenient after its own absence.
+        assert lost["released"] > 0, "it was in the middle of work when it lost its partitions"
+
+
+class Line:
+    """A topic, an API and a process between them."""
+
+    def __init__(self, stack: ExitStack, servers: Loop, folder: Path, kafka: Kafka, **settings: str) -> None:
+        self.shop = open_shop(kafka, 4000, seed=5)
+        self.api = stack.enter_context(Api(servers))
+        self.api.set_faults(slow=Chance(share=1.0), slow_seconds=0.2)
+        env = environment(folder, self.shop, self.api, **settings)
+        self.process = stack.enter_context(Process(folder, "run", env=env))
+        self.watch = Watch(self.process, BUDGET)
+
+    def finish(self) -> None:
+        """Until all is settled and committed; then stop, and look what became of every record."""
+        watch, shop = self.watch, self.shop
+        watch.until(lambda _: shop.committed() == len(shop.events), "the last commit", HEALING)
+        assert self.process.stop()[0] == 0
+        check_nothing_lost(shop, self.api, ungraceful=1)
+        self.api.check_payloads()
+
+    def logged(self, event: str) -> bool:
+        """Whether such a line was logged."""
+        return any(line.get("event") == event for line in self.process.log)
+
+
+def books(status: Status) -> tuple[int, int]:
+    """How much was read, and how much is committed."""
+    return status["ledger"]["read"], committed(status)
+
+
+def watch_for(watches: Sequence[Watch], seconds: float) -> None:
+    """Look at all of them now and then, for so long: that time passes is the outage."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for watch in watches:
+            watch.look()
+        time.sleep(0.25)

@@ -1,0 +1,68 @@
+"""The machine's clock is wrong: nothing becomes a dead letter by it, it is told, and it heals by itself."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from consumer.demo.faults import Chance
+from tests.end_to_end.api import Api
+from tests.end_to_end.processes import Process, run_environment
+from tests.end_to_end.records import commerce_event, dead_letters, new_group, new_topic, write_events
+from tests.end_to_end.trouble.clocks import WrongClock
+from tests.support.kafka.harness import Kafka
+
+RECORDS = 1_200
+"""More than the dead-letter guard needs to say something."""
+
+
+@pytest.mark.parametrize("off", [-3_600.0, -400.0, 7_200.0, 8 * 86_400.0], ids=str)
+def test_a_clock_that_is_wrong(kafka: Kafka, api: Api, tmp_path: Path, off: float) -> None:
+    """From the start on: all is delivered, with the times at which it happened; who is wrong, and by how much, is said.
+
+    A clock that is a week ahead makes events too old: then one answer of the platform comes first.
+    """
+    clock = WrongClock(tmp_path, off if off < 86_400 else 0.0)
+    topic, group = new_topic(kafka, 1), new_group()
+    env = {**run_environment(tmp_path, kafka, topic, group, api.url), **clock.env}
+    begun = int(time.time())
+    write_events(kafka, topic, [commerce_event("first")])
+    with Process(tmp_path, "run", env=env) as process:
+        process.until(lambda: api.accepted(), "the first one")
+        clock.set(off)
+        write_events(kafka, topic, [commerce_event(f"event-{n}") for n in range(RECORDS)])
+        ledger = process.until_settled(RECORDS + 1)
+        assert (ledger["delivered"], ledger["dead_lettered"]) == (RECORDS + 1, 0)
+        told = process.until_logged("clock_off")
+        assert told["behind_seconds"] == pytest.approx(-off, abs=5)
+        status = process.status()["clock"]
+        assert status["behind_platform"] == pytest.approx(-off, abs=5)
+        assert status["corrected"] == status["behind_platform"]
+        assert 'pinstream_clock_behind_seconds{by="platform"}' in process.get("/metrics")[1]
+        clock.set(0.0)
+        process.until(lambda: process.status()["clock"]["corrected"] == 0, "the clock that is right again")
+        process.until_logged("clock_right")
+        assert process.stop()[0] == 0
+    assert dead_letters(kafka, topic) == []
+    assert all(begun <= event["event_time"] <= time.time() for event in api.events)
+
+
+def test_a_clock_that_is_behind_and_an_api_that_is_away(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """Nobody says what time it is: the events wait, and say for what. Set right, the clock alone lets them go."""
+    clock = WrongClock(tmp_path, -3_600.0)
+    topic, group = new_topic(kafka, 1), new_group()
+    env = {**run_environment(tmp_path, kafka, topic, group, api.url), **clock.env}
+    api.set_faults(unavailable=Chance(share=1.0))
+    write_events(kafka, topic, [commerce_event(f"event-{n}") for n in range(50)])
+    with Process(tmp_path, "run", env=env) as process:
+        process.until(lambda: process.status()["clock"]["early"] == 49, "all but the one that was sent ahead")
+        told = process.until_logged("clock_off")
+        assert (told["by"], told["certain"]) == ("records", 0)
+        clock.set(0.0)
+        process.until(lambda: process.status()["clock"]["early"] == 0, "the clock that is right again")
+        api.set_faults()
+        assert process.until_settled(50)["delivered"] == 50
+        assert process.stop()[0] == 0
+    assert dead_letters(kafka, topic) == []

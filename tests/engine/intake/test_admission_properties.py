@@ -1,0 +1,269 @@
+"""Admission, whatever is fetched: the budget in bytes is kept to the byte, and in the end everything has gone.
+
+Theory of operation. Two partitions, records of any size, answers in any order; more is fetched than room says. What
+each open record holds is counted anew after each step, from records and events. At the end the world turns kind.
+"""
+
+from __future__ import annotations
+
+import orjson
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from consumer.engine import interface as i
+from consumer.engine.dedup import dedup_key
+from consumer.engine.model import TopicPartition
+from consumer.engine.spans import Span, sizes_of
+from tests.engine.building import (
+    ACCOUNT,
+    MACHINE,
+    TOPIC,
+    UNDECODABLE,
+    Core,
+    filtered,
+    of_schema,
+    released,
+)
+from tests.engine.intake.test_admission import BUDGET, kind, padded
+
+
+def json_size(value: bytes | None) -> int:
+    """Bytes of the JSON that the fake converter makes of a record, if it makes any."""
+    if value is None or not value.startswith(b'{"id"'):
+        return 0
+    one = orjson.loads(value)
+    payload = {
+        "event_name": "checkout",
+        "event_id": one["id"],
+        "custom_data": {"name": "shirt", **one["more"]},
+    }
+    return len(orjson.dumps(payload))
+
+
+def waiting(core: Core) -> set[tuple[int, int]]:
+    """Partition and offset of what is open and waits: for its schema, or for room since that came."""
+    parked = [one.parked for each in core.pipeline.parking._wanted.values() for one in each.records]
+    return {
+        (span.assignment.tp.partition, span.offsets[index])
+        for span, index in (*parked, *(one.parked for one in core.pipeline.admission._deferred))
+    }
+
+
+def open_bytes(core: Core) -> dict[tuple[int, int], int]:
+    """What each open record holds, counted anew from records and events."""
+    dying = {(one.span.assignment.tp.partition, one.letter.record.offset) for one in core.pipeline.letters}
+    waits, found = waiting(core) | dying, {}
+    for state in core.pipeline.ledger:
+        for span in state.spans:
+            for record in span.records if isinstance(span, Span) else ():
+                if record is None:
+                    continue
+                place = (state.tp.partition, record.offset)
+                grown = 0 if place in waits else json_size(record.value)
+                found[place] = sizes_of([record])[0] + grown
+    return found
+
+
+SIZES = st.one_of(st.integers(150, 400), st.integers(150, 1_200), st.integers(1_500, 5_000))
+KINDS = st.sampled_from(["event"] * 6 + ["schema"] * 4 + ["filtered", "undecodable", "tombstone"])
+RECORDS = st.lists(st.tuples(KINDS, SIZES, st.integers(0, 7)), min_size=1, max_size=12)
+
+
+class AdmissionMachine(RuleBasedStateMachine):
+    """Two partitions, records of any size, answers in any order: whatever room says, more is fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: dict[int, list[bytes | None]] = {0: [], 1: []}
+        self.epoch = 0
+        self.fetched = 0
+        self.looked_up = {0: -1, 1: -1}
+        """The last plain event of each partition that was looked up."""
+        self.again_to = {0: -1, 1: -1}
+        """Up to where records of each partition came, or may come, a second time."""
+        self.heard = 0
+
+    @initialize(most_events=st.sampled_from([3, 10_000]))
+    def begin(self, most_events: int) -> None:
+        """A process that has both partitions."""
+        self.core = Core(
+            max_open_bytes=BUDGET,
+            max_open_events=most_events,
+            batch_events=4,
+            linger=0.1,
+            calls_per_minute=10**6,
+            schema_patience=1.0,
+        )
+        for partition in self.log:
+            self.assign(partition)
+
+    def assign(self, partition: int) -> None:
+        """The group gives a partition, from where it was left."""
+        self.epoch += 1
+        start = self.core.offsets.get(partition, 0)
+        self.core.assign(partition, self.epoch, start)
+        self.looked_up[partition] = -1
+        self.again_to[partition] = -1
+
+    def is_ours(self, partition: int) -> bool:
+        """Whether a partition is assigned."""
+        return self.core.pipeline.ledger.get(TopicPartition(TOPIC, partition)) is not None
+
+    # -- what happens
+
+    @rule(partition=st.integers(0, 1), records=RECORDS, repeat=st.sampled_from([1, 1, 1, 9]))
+    def fetch(self, partition: int, records: list[tuple[str, int, int]], repeat: int) -> None:
+        """Records come in, often more than there is room for."""
+        self.append(partition, records * repeat)
+        self.fetch_on(partition, len(self.log[partition]))
+
+    def append(self, partition: int, records: list[tuple[str, int, int]]) -> None:
+        """Records are written."""
+        log = self.log[partition]
+        for what, size, schema in records:
+            name = f"{partition}-{len(log)}"
+            values = {
+                "event": padded(name, size),
+                "schema": of_schema(name, str(schema), pad="x" * (size // 2)),
+                "filtered": filtered(),
+                "undecodable": UNDECODABLE * (size // 40),
+                "tombstone": None,
+            }
+            log.append(values[what])
+
+    def fetch_on(self, partition: int, end: int) -> None:
+        """What is in the log comes, up to an offset."""
+        begin = self.core.offsets[partition]
+        if begin < end and self.is_ours(partition):
+            self.fetched += end - begin
+            self.core.fetch(*self.log[partition][begin:end], partition=partition)
+
+    @rule(partition=st.integers(0, 1), back=st.integers(1, 20), count=st.integers(1, 30))
+    def go_back(self, partition: int, back: int, count: int) -> None:
+        """The position goes back to what is held, open, or settled; some of it comes again."""
+        state = self.core.pipeline.ledger.get(TopicPartition(TOPIC, partition))
+        if state is None or state.start is None:
+            return
+        at = max(state.start, self.core.offsets[partition] - back)
+        before, self.core.offsets[partition] = self.core.offsets[partition], at
+        # What is being looked up leads what comes again, which is looked up behind it: in no order.
+        self.again_to[partition] = max(self.again_to[partition], before - 1)
+        self.fetch_on(partition, min(at + count, len(self.log[partition])))
+
+    @rule(partition=st.integers(0, 1), revoke=st.booleans(), back=st.integers(0, 10))
+    def let_go(self, partition: int, revoke: bool, back: int) -> None:
+        """A partition goes, with what is held of it; it comes back, from further below."""
+        if not self.is_ours(partition):
+            return
+        if revoke:
+            assert released(self.core.revoke(partition, grace=0.0)) is not None
+        else:
+            self.core.lose(partition)
+        held = {state.tp.partition for state, _ in self.core.pipeline.admission._held}
+        assert partition not in held
+        assert partition not in {place[0] for place in waiting(self.core)}
+        self.core.offsets[partition] = max(0, self.core.offsets[partition] - back)
+        self.assign(partition)
+
+    @rule(rounds=st.integers(1, 4))
+    def deliver(self, rounds: int) -> None:
+        """Events are looked up, sent, accepted, stored."""
+        for _ in range(rounds):
+            self.core.send_all()
+            while self.core.has(i.Send):
+                self.core.accept()
+            self.core.store_keys()
+
+    @precondition(lambda self: self.core.has(i.StoreDeadLetters))
+    @rule(stored=st.booleans())
+    def dead_letters(self, stored: bool) -> None:
+        """The broker takes them, or not."""
+        self.core.store_letters(stored)
+
+    @precondition(lambda self: self.core.has(i.FetchSchema))
+    @rule(how=st.sampled_from(["found", "found", "missing", "unavailable"]))
+    def schema(self, how: str) -> None:
+        """The registry answers."""
+        asked = self.core.take(i.FetchSchema).ref
+        self.core.feed(
+            i.SchemaFound(asked, "{}") if how == "found"
+            else i.SchemaMissing(asked) if how == "missing"
+            else i.SchemaUnavailable(asked, "timeout")
+        )  # fmt: skip
+
+    @rule(seconds=st.sampled_from([0.05, 1.0, 30.0]))
+    def time_passes(self, seconds: float) -> None:
+        """What is due is done."""
+        self.core.advance(seconds)
+
+    # -- what must hold
+
+    @invariant()
+    def the_budget_is_kept(self) -> None:
+        """To the byte; past it there is only one event, beside those that only wait."""
+        held_bytes, waits = open_bytes(self.core), waiting(self.core)
+        total = sum(held_bytes.values())
+        assert self.core.pipeline.ledger.open_bytes == total
+        if total > BUDGET:
+            assert len(held_bytes.keys() - waits) <= 1, "one event alone may be too large"
+            assert len(waits) <= 1 or sum(held_bytes[one] for one in waits) <= BUDGET
+
+    @invariant()
+    def what_waits_for_its_schema_fills_half(self) -> None:
+        """So that there is room for it when that comes."""
+        parking = self.core.pipeline.parking
+        assert parking.size <= BUDGET // 2 or len(parking) == 1
+
+    @invariant()
+    def held_records_are_not_read(self) -> None:
+        """Each record that was fetched is read, held, or was let go of; no held one is open or seen."""
+        totals, held = self.core.statistics().totals, 0
+        for state, chunk in self.core.pipeline.admission._held:
+            held += len(chunk.records)
+            assert state.live
+            assert chunk.records[0].offset > state.last_seen
+        assert held == self.core.pipeline.admission.held
+        assert self.fetched == totals.read + totals.released + held
+
+    @invariant()
+    def room_is_none_while_something_is_held(self) -> None:
+        """What is held is bounded by one fetch, as long as the shell obeys."""
+        if self.core.pipeline.admission.held or self.core.pipeline.admission.deferred:
+            assert self.core.pipeline.room() == 0
+
+    @invariant()
+    def offsets_are_in_order(self) -> None:
+        """Plain events of a partition are begun in the order they have there."""
+        places = {
+            dedup_key(ACCOUNT, "checkout", f"{partition}-{offset}"): (partition, offset)
+            for partition, log in self.log.items()
+            for offset, value in enumerate(log)
+            if value is not None and value.startswith(b'{"id"') and b'"schema"' not in value
+        }
+        for one in self.core.log[self.heard :]:
+            for key in one.keys if isinstance(one, i.LookUpKeys) else ():
+                if key in places:
+                    partition, offset = places[key]
+                    if offset <= self.again_to[partition]:
+                        continue
+                    assert offset > self.looked_up[partition]
+                    self.looked_up[partition] = offset
+        self.heard = len(self.core.log)
+
+    def teardown(self) -> None:
+        """The world turns kind, and nothing starves."""
+        if not hasattr(self, "core"):
+            return
+        kind(self.core)
+        for partition, log in self.log.items():
+            self.fetch_on(partition, len(log))
+        kind(self.core)
+        for partition, log in self.log.items():
+            if log and self.core.pipeline.ledger.get(TopicPartition(TOPIC, partition)).last_seen >= 0:  # type: ignore[union-attr]  # assigned
+                assert self.core.committable(partition) == len(log)
+        assert self.core.pipeline.ledger.open_bytes == 0
+        assert self.core.pipeline.parking.size == 0
+
+
+TestAdmissionMachine = AdmissionMachine.TestCase
+TestAdmissionMachine.settings = MACHINE

@@ -1,0 +1,54 @@
+"""Commits that the group refuses: what every rebalance brings is no warning, unless it lasts."""
+
+from __future__ import annotations
+
+import pytest
+
+from consumer.engine import interface as i
+from tests.engine.building import Core, filtered
+from tests.engine.offsets.test_commits import committed, core_of
+
+
+def refused(core: Core, reason: str) -> None:
+    """The next commit comes back with nothing taken."""
+    core.advance(1.0)
+    committed(core, core.take(i.Commit).number, [], reason)
+
+
+@pytest.mark.parametrize("reason", ["ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "_ASSIGNMENT_LOST"])
+def test_what_every_rebalance_brings_is_no_warning(reason: str) -> None:
+    """Members come and go, and commits on their way are refused: told once, until one is taken; counted each time."""
+    core = core_of()
+    core.fetch(filtered())
+    for _ in range(3):
+        refused(core, reason)
+    assert [report.level for report in core.reports("commit_failed")] == ["info"]
+    core.advance(1.0)
+    asked = core.take(i.Commit)
+    committed(core, asked.number, asked.positions)
+    core.fetch(filtered())
+    refused(core, reason)
+    assert [report.level for report in core.reports("commit_failed")] == ["info", "info"]
+    assert core.pipeline.context.counters.failures["commit"] == 4
+
+
+def test_a_rebalance_that_lasts_is_a_warning() -> None:
+    """Half a minute without a commit taken: a member does not come to an end, or the brokers do not."""
+    core = core_of()
+    core.fetch(filtered())
+    for _ in range(32):
+        refused(core, "REBALANCE_IN_PROGRESS")
+    levels = [report.level for report in core.reports("commit_failed")]
+    assert levels == ["info", "warning", "warning"]
+
+
+def test_any_other_failed_commit_is_a_warning_at_once() -> None:
+    """Also in the middle of what is usual."""
+    core = core_of()
+    core.fetch(filtered())
+    for reason in ("ILLEGAL_GENERATION", "_TIMED_OUT", "ILLEGAL_GENERATION"):
+        refused(core, reason)
+    assert [(one.level, one.fields["reason"]) for one in core.reports("commit_failed")] == [
+        ("info", "ILLEGAL_GENERATION"),
+        ("warning", "_TIMED_OUT"),
+    ]

@@ -1,0 +1,323 @@
+"""The guard against naive books, and whatever comes: once it has tripped nothing is written or read."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import chain, pairwise
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from consumer.engine import interface as i
+from consumer.engine.context import Context
+from consumer.engine.dedup import Delivery
+from consumer.engine.guard import Guard
+from consumer.engine.intake import TOMBSTONE, Prepared
+from consumer.engine.ledger import Ledger
+from consumer.engine.model import Instant, Rejection, SchemaRef, Stage, TopicPartition
+from consumer.engine.policy import Policy
+from consumer.engine.spans import Span
+from tests.engine.building import (
+    MACHINE,
+    PROPERTY,
+    TOPIC,
+    UNDECODABLE,
+    Core,
+    answer_body,
+    chunk,
+    event,
+    event_ids,
+    filtered,
+    of_schema,
+    ref,
+    stopped,
+    unconvertible,
+    write_map,
+)
+from tests.engine.sending.test_guard import OTHER_TOPIC, bad, good, guarded, judge, tripped
+
+# -- against naive books
+
+KINDS: dict[str, Prepared | None] = {
+    "event": Delivery("1", "checkout", "a", 0, False, b"{}", ()),
+    "filtered": TOMBSTONE,
+    "rejected": Rejection(Stage.DECODE, "malformed", "no event"),
+    "parked": SchemaRef("id", "1"),
+    "passed over": None,
+}
+FATES = {
+    "event": ("good", "refused"),
+    "parked": ("good", "rejected", "filtered", "refused"),
+}
+REFUSED = Rejection(Stage.DELIVER, "refused", "no")
+SHARE, MOST, OPEN = 0.4, 7, 8
+KEPT = MOST + int(OPEN / SHARE)
+
+
+class Books(RuleBasedStateMachine):
+    """All records ever read, in their order, and the guard: it trips exactly when neighbours among them say so."""
+
+    topics = (TOPIC, OTHER_TOPIC)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.context = Context(
+            Policy(dead_letter_share=SHARE, dead_letter_sample=MOST, max_open_events=OPEN), seed=0
+        )
+        self.context.begin(Instant(5.0, 0.0))
+        self.guard = Guard(self.context)
+        self.records: dict[str, list[str]] = {one: [] for one in self.topics}
+        """What became of them so far; what is filtered at once is not entered."""
+        self.offsets: dict[str, list[int]] = {one: [] for one in self.topics}
+        self.waiting: list[tuple[str, Span, int, int]] = []
+        """Topic, record, and its place in `records`, of what may still get a verdict."""
+        self.first: tuple[str, int, int] | None = None
+        ledger = Ledger()
+        self.states = {one: ledger.assign(TopicPartition(one, 0), 1, 0, False) for one in self.topics}
+        self.ledger = ledger
+
+    def look(self, topic: str) -> None:
+        """What its records say now."""
+        kept = [one for one in self.records[topic][-KEPT:] if one != "filtered"]
+        counts = [
+            sum(one in ("rejected", "refused") for one in kept[begin : begin + MOST])
+            for begin in range(len(kept) - MOST + 1)
+        ]
+        if self.first is None and max(counts, default=0) / MOST > SHARE:
+            self.first = (topic, max(counts), MOST)
+
+    @rule(
+        topic=st.sampled_from(topics), kinds=st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=9)
+    )
+    def read(self, topic: str, kinds: list[str]) -> None:
+        """Records come in."""
+        state = self.states[topic]
+        values = chunk([b"x"] * len(kinds), offset=state.last_seen + 1)._replace(topic=topic)
+        passed = [at for at, kind in enumerate(kinds) if kind == "passed over"]
+        span = self.ledger.track(state, values, None, passed)
+        self.guard.read(span, [KINDS[kind] for kind in kinds])
+        for index, kind in enumerate(kinds):
+            if kind in FATES:
+                self.waiting.append((topic, span, index, len(self.records[topic])))
+            if kind == "rejected":
+                self.guard.bad(span, index, REFUSED)
+            if kind != "filtered":
+                self.records[topic].append(kind)
+                self.offsets[topic].append(span.offsets[index])
+        self.guard.weigh()
+        self.look(topic)
+
+    @precondition(lambda self: any(self.records.values()))
+    @rule(topic=st.sampled_from(topics), back=st.integers(1, 20))
+    def go_back(self, topic: str, back: int) -> None:
+        """What was read last is read again, for the first time in this reading: it counts once."""
+        state = self.states[topic]
+        offset = max(0, state.last_seen + 1 - back)
+        self.ledger.rewind(state, offset)
+        for place, one in enumerate(self.offsets[topic]):
+            if one >= offset:
+                self.records[topic][place] = "filtered"
+        self.waiting = [one for one in self.waiting if one[1].ours(one[2])]
+        self.read(topic, ["event"])
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def judge(self, data: st.DataObject) -> None:
+        """Some of what waits gets its verdicts, in any order, in one input."""
+        some = data.draw(st.permutations(range(len(self.waiting))))[: data.draw(st.integers(1, 9))]
+        topics = set()
+        for at in some:
+            topic, span, index, place = self.waiting[at]
+            fate = data.draw(st.sampled_from(FATES[self.records[topic][place]]))
+            # What is no longer kept has no verdict that counts.
+            if fate == "filtered":
+                self.guard.filtered_late(span, index)
+            elif fate != "good":
+                self.guard.bad(span, index, REFUSED)
+            self.records[topic][place] = fate
+            topics.add(topic)
+        self.waiting = [one for at, one in enumerate(self.waiting) if at not in some]
+        self.guard.weigh()
+        for topic in sorted(topics):
+            self.look(topic)
+
+    @invariant()
+    def agrees(self) -> None:
+        self.guard.mind()
+        tripped = self.guard.tripped
+        assert (tripped and tripped[:3]) == self.first
+        assert len(self.context.take()) <= 1
+        assert self.guard.due() == (65.0 if self.first else None)
+
+
+TestBooks = Books.TestCase
+TestBooks.settings = MACHINE
+
+
+def reading_again(core: Core, random: Random, log: Sequence[bytes], metadata: str = "") -> None:
+    """Read all of a log once, with what waits answered in a random order; the keys stored so far are known."""
+    core.assign(epoch=core.pipeline.context.number(), metadata=metadata, leader_epoch=7)
+    place = 0
+    while not tripped(core):
+        size = min(random.randint(1, 60), core.pipeline.room())
+        if place < len(log) and size and random.random() < 0.4:
+            core.fetch(*log[place : place + size])
+            place += size
+            continue
+        random.shuffle(core.waiting)
+        if core.has(i.LookUpKeys) and random.random() < 0.7:
+            core.look_up()
+        elif core.has(i.Send) and random.random() < 0.5:
+            send = core.take(i.Send)
+            outcomes = [
+                ("failed", "no", None) if one.startswith("bad") else ("processed", None, None)
+                for one in event_ids(send)
+            ]
+            core.answer(send, 200, answer_body(outcomes))
+        elif core.has(i.StoreDeadLetters) and random.random() < 0.5:
+            core.store_letters(random.random() < 0.8)
+        elif core.has(i.StoreKeys):
+            core.store_keys()
+        elif core.has(i.Commit):
+            core.commit()
+        elif core.has(i.FetchSchema):
+            core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "{}"))
+        elif place >= len(log) and not core.pipeline.ledger.open:
+            return
+        else:
+            core.advance(random.choice((0.0, 0.1, 1.0)))
+
+
+def healthy_log(random: Random, most: int) -> list[bytes]:
+    """Records of which no `most` neighbours, filtered ones aside, hold more than four tenths that are refused."""
+    log: list[bytes] = []
+    latest: deque[bool] = deque(maxlen=most - 1)
+    while len(log) < 400:
+        name = f"{random.randrange(300)}"
+        if random.random() < 0.1:
+            log.append(filtered())
+            continue
+        is_bad = random.random() < 0.5 and sum(latest) + 1 <= 0.4 * most
+        latest.append(is_bad)
+        refused = random.choice((event(f"bad{name}"), UNDECODABLE, unconvertible()))
+        log.append(refused if is_bad else event(name) if random.random() < 0.9 else of_schema(name, "1"))
+    return log
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_healthy_topic_never_trips_it_however_often_and_in_whatever_order_it_is_read(seed: int) -> None:
+    """Read for the first time; again by a rewound group, when all that is good is a duplicate; by a new process that
+    begins at the first that was refused, with a map that passes over all the others; in any order of verdicts."""
+    random = Random(seed)
+    most = random.choice((10, 20, 50))
+    log = healthy_log(random, most)
+    policy: dict[str, Any] = {
+        "dead_letter_share": 0.4, "dead_letter_sample": most, "max_open_events": random.choice((40, 150, 1000)),
+        "batch_events": random.choice((1, 7, 40)), "concurrency": random.choice((1, 4)), "linger": 0.1,
+    }  # fmt: skip
+    core = Core(seed=seed, **policy)
+    for _ in range(3):
+        reading_again(core, random, log)
+        assert tripped(core) is None
+    # The refused are what is left, and the first record with them: all of the map's places are good.
+    bad_places = [at for at, value in enumerate(log) if is_refused(value)]
+    gaps = [(begin + 1, end) for begin, end in pairwise([*bad_places, len(log)]) if end > begin + 1]
+    bounds = [*chain.from_iterable(gaps)]
+    again = Core(seed=seed, **policy)
+    tail = log[bad_places[0] :]
+    reading_again(again, random, tail, write_map(0, [one - bad_places[0] for one in bounds], 7))
+    assert again.statistics().passed == len(tail) - len(bad_places)
+    assert tripped(again) is None
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("kind", ["rejected", "refused", "both"])
+def test_a_bad_topic_trips_it_before_it_is_emptied(seed: int, kind: str) -> None:
+    """Seven of ten records are bad, duplicates and filtered ones among them: it trips with at most a sample of them on
+    the dead-letter topic. Where some are rejected at once and others refused later, it cannot know before the API says
+    so: then at most what may be open is there, too."""
+    random = Random(seed)
+    most_open = random.choice((40, 150))
+    kinds = {"rejected": (False,), "refused": (True,), "both": (False, True)}[kind]
+    log = [
+        filtered() if random.random() < 0.1
+        else event(f"{random.randrange(200)}") if random.random() < 0.3
+        else event(f"bad{n}") if random.choice(kinds) else UNDECODABLE
+        for n in range(600)
+    ]  # fmt: skip
+    core = Core(
+        seed=seed, dead_letter_share=0.5, dead_letter_sample=50, max_open_events=most_open,
+        batch_events=random.choice((1, 7, 40)), linger=0.1,
+    )  # fmt: skip
+    reading_again(core, random, log)
+    assert tripped(core)
+    assert core.statistics().totals.dead_lettered <= 50 + (most_open if kind == "both" else 0)
+
+
+def is_refused(value: bytes) -> bool:
+    """Whether it ends as a dead letter."""
+    return value in (UNDECODABLE, unconvertible()) or b'"bad' in value
+
+
+@PROPERTY
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["event", "bad", "rejected", "filtered"]), min_size=1, max_size=12),
+        max_size=12,
+    ),
+    st.booleans(),
+    st.integers(1, 6),
+)
+def test_whatever_comes_nothing_is_written_or_read_once_it_has_tripped(
+    fetches: Sequence[Sequence[str]], letters_stored: bool, batch: int
+) -> None:
+    """And every record is settled, or open and not committed past; a stop ends as soon as nothing is in flight."""
+    core = guarded(batch_events=batch, concurrency=2)
+    number, read = 0, None
+    for kinds in fetches:
+        values = []
+        for kind in kinds:
+            number += 1
+            event_id = f"{kind}{number}"
+            made = {"rejected": UNDECODABLE, "filtered": filtered()}
+            values.append(made.get(kind) or event(event_id))
+        core.fetch(*values)
+        judge(core)
+        if core.has(i.StoreDeadLetters):
+            core.store_letters(letters_stored)
+        core.advance(0.5)
+        if tripped(core):
+            assert read in (None, core.statistics().totals.read)
+            read = core.statistics().totals.read
+            assert not core.pipeline.letters
+            assert core.pipeline.room() == 0
+    if core.has(i.StoreDeadLetters):
+        core.store_letters()
+    core.feed(i.StopRequested(20.0))
+    assert stopped(core) is not None or not tripped(core)
+
+
+@pytest.mark.parametrize("share", [0.29, 0.07, 0.58, 0.1])
+def test_the_share_is_compared_exactly(share: float) -> None:
+    """0.29 x 100 is a little less than 29 to a computer; 29 of 100 are not more than 0.29."""
+    core = guarded(dead_letter_share=share, dead_letter_sample=100)
+    core.fetch(*bad(round(share * 100)), *good(100 - round(share * 100)))
+    assert tripped(core) is None
+    core.fetch(*bad(1), *good(99))
+    core.fetch(*bad(round(share * 100) + 1))
+    assert tripped(core)
+
+
+def test_a_schema_that_comes_is_asked_for_once() -> None:
+    """Not again and again, though the records that waited for it stay where they are."""
+    core = guarded()
+    core.fetch(of_schema("a", "1"))
+    core.fetch(*bad(10))
+    core.feed(i.SchemaFound(ref("1"), "{}"))
+    core.advance(120.0)
+    assert sum(isinstance(one, i.FetchSchema) for one in core.log) == 1

@@ -1,0 +1,406 @@
+"""The settings: the contract's names and defaults, contradictions refused, no secret shown, the clients' properties."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer
+
+from consumer import settings
+from consumer.adapters import kafka
+from consumer.app.building import policy
+from consumer.engine.policy import AWAY
+from consumer.errors import SettingsError
+from consumer.settings import HttpAddress, load
+from tests.settings.environment import COMPLETE, refused, with_
+
+ROOT = Path(__file__).parents[2]
+
+
+class TestDefaults:
+    """Without being told, pinstream does what contract.md says."""
+
+    def test_contract(self) -> None:
+        """Every default of the contract's table."""
+        s = with_()
+        own = s.pinstream
+        assert (s.kafka.group_id, s.kafka.auto_offset_reset) == ("pinstream", "earliest")
+        assert (s.registry.url, s.registry.properties) == ("", {})
+        assert (s.pinterest.api_url, s.pinterest.test_mode) == ("https://api.pinterest.com/v5", False)
+        assert (s.pinterest.partner_name, s.pinterest.extra_ad_account_ids) == (None, ())
+        assert (own.batch_events, own.batch_bytes, own.linger) == (1000, 4 * 1024**2, 0.5)
+        assert (own.concurrency, own.calls_per_minute) == (8, 5000)
+        assert (own.max_open_events, own.max_open_bytes) == (20000, 128 * 1024**2)
+        assert (own.dedup_window, own.commit_interval, own.shutdown_grace) == (48 * 3600, 1, 25)
+        assert own.dead_letter_topic_of("orders") == "orders.dead-letters"
+        assert own.http_address == HttpAddress("0.0.0.0", 8080)
+        assert (own.log_format, own.log_level, own.mapping_file) == (None, "info", None)
+        assert s.warnings == ()
+
+    def test_beyond_the_contract(self) -> None:
+        """The settings that the contract leaves open."""
+        own = with_().pinstream
+        assert (own.http_token, own.http_token_file, own.page_address) == (None, None, None)
+        assert (own.schema_name, own.wire_format) == ("commerce.v1.CommerceEvent", "auto")
+        assert (own.max_event_age, own.request_timeout, own.halt_patience) == (7 * 86400, 30, 900)
+        assert (own.key_store_max_bytes, own.stall_after) == (4 * 1024**3, 120)
+        assert (own.dead_letter_share, own.dead_letter_sample) == (0.5, 1000)
+        assert (own.schemas_dir / "commerce_event.avsc").is_file()
+
+    @pytest.mark.parametrize(
+        ("environ", "folder"),
+        [
+            ({}, "/home/shop/.local/state/pinstream"),
+            ({"XDG_STATE_HOME": "/state"}, "/state/pinstream"),
+            ({"XDG_STATE_HOME": "relative"}, "/home/shop/.local/state/pinstream"),
+            ({"PINSTREAM_STATE_DIR": "/var/lib/pinstream"}, "/var/lib/pinstream"),
+        ],
+    )
+    def test_state_folder(self, environ: dict[str, str], folder: str) -> None:
+        """The state folder follows the XDG base directory specification, and the key store lies in it."""
+        own = with_(**environ).pinstream
+        assert own.state_dir == Path(folder)
+        assert own.key_store.get_secret_value() == f"lmdb:{folder}/keys"
+
+    def test_blank_counts_as_not_set(self) -> None:
+        """An empty variable, as compose files make them, means the default; for the HTTP address it means off."""
+        own = with_(PINSTREAM_CONCURRENCY=" ", PINSTREAM_HTTP_ADDRESS="", KAFKA_CLIENT_ID="").pinstream
+        assert own.concurrency == 8
+        assert own.http_address is None
+
+
+class TestNeeds:
+    """A command asks only for what it cannot do without."""
+
+    def test_nothing_needed(self) -> None:
+        """`explain` runs in an empty environment."""
+        assert load({"HOME": "/h"}, needs=()).pinterest.ad_account_id == ""
+
+    @pytest.mark.parametrize(
+        "name",
+        ["KAFKA_BOOTSTRAP_SERVERS", "KAFKA_TOPICS", "PINTEREST_AD_ACCOUNT_ID", "PINTEREST_ACCESS_TOKEN"],
+    )
+    def test_each_required_setting_is_named(self, name: str) -> None:
+        """Whatever `run` needs and is absent or blank is named."""
+        assert refused(**{name: ""}).startswith(f"{name} is not set")
+
+    def test_all_that_is_missing_is_named_at_once(self) -> None:
+        """Who begins with nothing is told once, not four times; and only of what the command needs."""
+        with pytest.raises(SettingsError) as all_:
+            load({"HOME": "/h"})
+        assert str(all_.value) == (
+            "KAFKA_BOOTSTRAP_SERVERS, KAFKA_TOPICS, PINTEREST_AD_ACCOUNT_ID and PINTEREST_ACCESS_TOKEN (or "
+            "PINTEREST_ACCESS_TOKEN_FILE) are not set; they are required: pinstream run --help says what each is"
+        )
+        with pytest.raises(SettingsError, match=r"^KAFKA_TOPICS and PINTEREST_AD_ACCOUNT_ID are not set"):
+            load({"HOME": "/h", "KAFKA_BOOTSTRAP_SERVERS": "b:1", "PINTEREST_ACCESS_TOKEN": "t"})
+        with pytest.raises(SettingsError, match=r"^KAFKA_BOOTSTRAP_SERVERS is not set"):
+            load({"HOME": "/h"}, needs=("kafka",))
+
+    def test_only_kafka(self) -> None:
+        """`produce` needs the brokers alone."""
+        environ = {"HOME": "/h", "KAFKA_BOOTSTRAP_SERVERS": "b:1"}
+        assert load(environ, needs=("kafka",)).kafka.client_properties() == {"bootstrap.servers": "b:1"}
+
+    def test_a_bad_value_is_refused_even_where_it_is_not_needed(self) -> None:
+        """What is there has to be valid."""
+        with pytest.raises(SettingsError, match="PINTEREST_AD_ACCOUNT_ID"):
+            load({"HOME": "/h", "PINTEREST_AD_ACCOUNT_ID": "abc"}, needs=())
+
+    def test_a_token_file_is_not_opened_by_who_needs_no_token(self, tmp_path: Path) -> None:
+        """`explain` works on a machine where the secret is not mounted."""
+        environ = {"HOME": "/h", "PINTEREST_ACCESS_TOKEN_FILE": str(tmp_path / "absent")}
+        assert load(environ, needs=()).pinterest.access_token_file == tmp_path / "absent"
+
+
+class TestUnknown:
+    """A slip in a name is an error, not a setting that silently does nothing."""
+
+    @pytest.mark.parametrize(
+        ("slip", "meant"),
+        [
+            ("PINSTREAM_BATCH_EVENT", "PINSTREAM_BATCH_EVENTS"),
+            ("PINSTREAM_DEDUPE_WINDOW", "PINSTREAM_DEDUP_WINDOW"),
+            ("PINTEREST_TOKEN", "PINTEREST_ACCESS_TOKEN"),
+            ("PINTEREST_ACCOUNT_ID", "PINTEREST_AD_ACCOUNT_ID"),
+            ("SCHEMA_REGISTRY_BASIC_AUTH_USERINFO", "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO"),
+        ],
+    )
+    def test_unknown_names_the_nearest(self, slip: str, meant: str) -> None:
+        """The line names the variable and the nearest known one, never the value."""
+        message = refused(**{slip: "hush", "SCHEMA_REGISTRY_URL": "http://r"})
+        assert message.startswith(slip)
+        assert meant in message
+        assert "hush" not in message
+
+    def test_the_builds_own_variable_is_passed_over(self) -> None:
+        """What asked for a package without compiled modules may stay in the environment."""
+        assert with_(PINSTREAM_NO_COMPILE="1") == with_()
+
+    def test_kubernetes_service_links_are_passed_over(self) -> None:
+        """What Kubernetes sets beside services named kafka and pinstream is no setting."""
+        links: dict[str, str] = {}
+        for base in ("KAFKA", "PINSTREAM", "PINSTREAM_METRICS", "SCHEMA_REGISTRY"):
+            links |= {
+                f"{base}_SERVICE_HOST": "10.0.0.1",
+                f"{base}_SERVICE_PORT": "9092",
+                f"{base}_SERVICE_PORT_HTTP": "9092",
+                f"{base}_PORT": "tcp://10.0.0.1:9092",
+                f"{base}_PORT_9092_TCP": "tcp://10.0.0.1:9092",
+                f"{base}_PORT_9092_TCP_ADDR": "10.0.0.1",
+            }
+        assert with_(**links) == with_()
+
+    def test_what_looks_like_a_link_without_a_service_is_refused(self) -> None:
+        """Only what Kubernetes made is passed over."""
+        assert refused(PINSTREAM_PORT="8080").startswith("PINSTREAM_PORT is not a setting")
+
+    def test_kafkas_own_shell_variables_are_passed_over(self) -> None:
+        """A machine with Kafka's scripts on it has these."""
+        assert with_(KAFKA_HOME="/opt/kafka", KAFKA_HEAP_OPTS="-Xmx1G", KAFKA_OPTS="-D") == with_()
+
+
+class TestContradictions:
+    """Settings that are fine alone and not together."""
+
+    @pytest.mark.parametrize(
+        ("named", "variables"),
+        [
+            ("PINSTREAM_MAX_OPEN_EVENTS", {"PINSTREAM_MAX_OPEN_EVENTS": "999"}),
+            ("PINSTREAM_MAX_OPEN_BYTES", {"PINSTREAM_MAX_OPEN_BYTES": "3MiB"}),
+            ("PINSTREAM_DEDUP_WINDOW", {"PINSTREAM_DEDUP_WINDOW": "31s"}),
+            ("PINSTREAM_STALL_AFTER", {"PINSTREAM_STALL_AFTER": "30s"}),
+            ("PINTEREST_EXTRA_AD_ACCOUNT_IDS", {"PINTEREST_EXTRA_AD_ACCOUNT_IDS": "1,549755885175"}),
+            ("PINSTREAM_DEAD_LETTER_TOPIC", {"KAFKA_TOPICS": "orders,orders.dead-letters"}),
+            ("PINSTREAM_DEAD_LETTER_TOPIC", {"KAFKA_TOPICS": "x" * 245}),
+            ("SCHEMA_REGISTRY_URL", {"SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO": "u:hush"}),
+        ],
+    )
+    def test_named(self, named: str, variables: dict[str, str]) -> None:
+        """The line names the setting to change."""
+        message = refused(**variables)
+        assert message.startswith(named)
+        assert "hush" not in message
+
+    @pytest.mark.parametrize(
+        ("variables", "part"),
+        [
+            ({"KAFKA_AUTO_OFFSET_RESET": "latest"}, "KAFKA_AUTO_OFFSET_RESET"),
+            ({"KAFKA_TOPICS": "^orders"}, "KAFKA_TOPICS"),
+            ({"PINSTREAM_CALLS_PER_MINUTE": "5001"}, "PINSTREAM_CALLS_PER_MINUTE"),
+            ({"PINSTREAM_KEY_STORE": "memory:"}, "PINSTREAM_KEY_STORE"),
+            ({"PINTEREST_API_URL": "http://sandbox/v5"}, "PINTEREST_API_URL"),
+            ({"PINTEREST_TEST_MODE": "true"}, "PINTEREST_TEST_MODE"),
+        ],
+    )
+    def test_what_may_surprise_is_a_warning(self, variables: dict[str, str], part: str) -> None:
+        """Allowed, and said once at start."""
+        [warning] = with_(**variables).warnings
+        assert part in warning
+
+    def test_test_mode_has_smaller_limits(self) -> None:
+        """Test mode processes 20 events a call and 10 calls a second; a smaller setting stays."""
+        own = with_(PINTEREST_TEST_MODE="true").pinstream
+        assert (own.batch_events, own.calls_per_minute) == (20, 600)
+        own = with_(PINTEREST_TEST_MODE="true", PINSTREAM_BATCH_EVENTS="5").pinstream
+        assert own.batch_events == 5
+
+
+class TestSecrets:
+    """Secrets come from a variable or a file, never both, and are never shown."""
+
+    def test_nothing_secret_in_the_repr(self, tmp_path: Path) -> None:
+        """The settings can be printed."""
+        (tmp_path / "s").write_text("hush\n")
+        s = with_(
+            PINTEREST_ACCESS_TOKEN="hush",
+            PINSTREAM_HTTP_TOKEN="hush",
+            KAFKA_SASL_PASSWORD_FILE=str(tmp_path / "s"),
+            KAFKA_SSL_KEY_PEM="hush",
+            SCHEMA_REGISTRY_URL="http://r",
+            SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO="u:hush",
+            PINSTREAM_KEY_STORE="redis://:hush@r/0",
+        )
+        assert "hush" not in repr(s) + str(s)
+        assert s.kafka.client_properties()["sasl.password"] == "hush"
+
+    def test_a_file_beside_every_secret(self, tmp_path: Path) -> None:
+        """X_FILE gives X, without the line break at the end; blanks inside a password stay."""
+        (tmp_path / "s").write_text(" p w \r\n")
+        (tmp_path / "k").write_text("redis://:x@r/0\n")
+        path = str(tmp_path / "s")
+        s = with_(
+            KAFKA_SASL_PASSWORD_FILE=path,
+            KAFKA_SSL_KEY_PASSWORD_FILE=path,
+            SCHEMA_REGISTRY_URL="http://r",
+            SCHEMA_REGISTRY_SSL_KEY_PASSWORD_FILE=path,
+            PINSTREAM_KEY_STORE_FILE=str(tmp_path / "k"),
+        )
+        assert s.kafka.client_properties()["ssl.key.password"] == " p w "
+        assert s.registry.client_configuration()["ssl.key.password"] == " p w "
+        assert s.pinstream.key_store.get_secret_value() == "redis://:x@r/0"
+
+    def test_a_real_property_that_ends_in_file_is_passed_on(self) -> None:
+        """librdkafka has properties of its own whose names end so."""
+        properties = with_(KAFKA_SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_FILE="/k").kafka.client_properties()
+        assert properties["sasl.oauthbearer.assertion.private.key.file"] == "/k"
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "PINTEREST_ACCESS_TOKEN",
+            "KAFKA_SASL_PASSWORD",
+            "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO",
+            "PINSTREAM_KEY_STORE",
+            "PINSTREAM_HTTP_TOKEN",
+        ],
+    )
+    def test_both_is_an_error(self, name: str, tmp_path: Path) -> None:
+        """Which of two would win is nothing to guess."""
+        (tmp_path / "s").write_text("memory:")
+        message = refused(
+            **{name: "memory:", f"{name}_FILE": str(tmp_path / "s"), "SCHEMA_REGISTRY_URL": "http://r"}
+        )
+        assert "both set" in message
+
+    @pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff\xfe", b"x" * 70000, b"two words\n"])
+    def test_a_file_without_a_token_is_named(self, content: bytes | None, tmp_path: Path) -> None:
+        """Absent, empty, binary, huge, or prose: refused at start, naming the variable, not the content."""
+        path = tmp_path / "token"
+        if content is not None:
+            path.write_bytes(content)
+        message = refused(PINTEREST_ACCESS_TOKEN="", PINTEREST_ACCESS_TOKEN_FILE=str(path))
+        assert message.startswith("PINTEREST_ACCESS_TOKEN_FILE")
+        assert "two words" not in message
+        message = refused(PINSTREAM_HTTP_TOKEN_FILE=str(path))
+        assert message.startswith("PINSTREAM_HTTP_TOKEN_FILE")
+        assert "two words" not in message
+
+    def test_a_secret_in_place_of_its_files_path_is_not_shown(self) -> None:
+        """Whoever puts the token itself into the variable of its file does not find it in a log."""
+        for value in ("pina_AMAHUSH", "aHVzaA==/b/c", "x" * 300, "pina_a/hush"):
+            for name in (
+                "PINTEREST_ACCESS_TOKEN_FILE",
+                "PINSTREAM_HTTP_TOKEN_FILE",
+                "KAFKA_SASL_PASSWORD_FILE",
+            ):
+                more = {"PINTEREST_ACCESS_TOKEN": ""} if name.startswith("PINTEREST") else {}
+                message = refused(**more, **{name: value})
+                assert message.startswith(f"{name}: its value cannot be read"), message
+                assert value not in message
+        message = refused(KAFKA_SASL_PASSWORD_FILE="/tmp/there-is-no-such-secret")
+        assert "'/tmp/there-is-no-such-secret' cannot be read" in message
+
+    def test_the_page_token_is_looked_at_by_who_serves_a_page(self, tmp_path: Path) -> None:
+        """Not by a replay, nor where the page is turned off."""
+        variables = COMPLETE | {"PINSTREAM_HTTP_TOKEN_FILE": str(tmp_path / "absent")}
+        replay = load(variables, needs=("kafka", "account", "token"))
+        assert replay.pinstream.http_token_file == tmp_path / "absent"
+        assert load(variables | {"PINSTREAM_HTTP_ADDRESS": ""}).pinstream.http_address is None
+
+    def test_a_good_token_file_is_left_to_its_reader(self, tmp_path: Path) -> None:
+        """The settings hold the path: the file is read again when it changes."""
+        (tmp_path / "token").write_text("pina_x\n")
+        s = with_(PINTEREST_ACCESS_TOKEN="", PINTEREST_ACCESS_TOKEN_FILE=str(tmp_path / "token"))
+        assert (s.pinterest.access_token, s.pinterest.access_token_file) == (None, tmp_path / "token")
+        own = with_(PINSTREAM_HTTP_TOKEN_FILE=str(tmp_path / "token")).pinstream
+        assert (own.http_token, own.http_token_file) == (None, tmp_path / "token")
+
+
+class TestPassthrough:
+    """Properties of the clients themselves."""
+
+    def test_dots_as_underscores(self) -> None:
+        """KAFKA_SECURITY_PROTOCOL is security.protocol; log_level keeps the underscore that it really has."""
+        properties = with_(KAFKA_SECURITY_PROTOCOL="SASL_SSL", KAFKA_LOG_LEVEL="3").kafka.client_properties()
+        assert properties["security.protocol"] == "SASL_SSL"
+        assert properties["log_level"] == "3"
+        assert settings.kafka_variable("security.protocol") == "KAFKA_SECURITY_PROTOCOL"
+
+    def test_librdkafka_takes_what_comes_out(self) -> None:
+        """The properties are what a real client accepts."""
+        variables = {
+            "KAFKA_LOG_LEVEL": "0",
+            "KAFKA_GROUP_PROTOCOL": "classic",
+            "KAFKA_FETCH_MAX_BYTES": "1000000",
+        }
+        properties = with_(KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1", **variables).kafka.client_properties()
+        consumer = Consumer({**properties, "group.id": "g"})
+        consumer.close()
+        assert properties["fetch.max.bytes"] == "1000000"
+
+    @pytest.mark.parametrize(
+        "name",
+        sorted(settings.REFUSED_PROPERTIES.keys() - {"group.id", "bootstrap.servers", "auto.offset.reset"}),
+    )
+    def test_what_weakens_the_guarantee_is_refused_by_name(self, name: str) -> None:
+        """Every refused property whose variable is not a setting of ours."""
+        variable = settings.kafka_variable(name)
+        message = refused(**{variable: "true"})
+        assert message.startswith(f"{variable} is refused: ")
+        assert message.endswith("; remove it")
+
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [
+            ("KAFKA_ISOLATION_LEVEL", "read_uncommitted"),
+            ("KAFKA_TEST_MOCK_NUM_BROKERS", "3"),
+            ("KAFKA_ERROR_CB", "x"),
+        ],
+    )
+    def test_families_are_refused_too(self, variable: str, value: str) -> None:
+        """Mock brokers, callbacks, uncommitted reads."""
+        assert refused(**{variable: value}).startswith(f"{variable} is refused")
+
+    def test_whatever_the_adapter_would_refuse_is_refused_here(self) -> None:
+        """The adapter overrides these whatever is set; a person who sets one is told so at start."""
+        for name in kafka.REFUSED_PROPERTIES:
+            assert settings.refusal(name, "x"), name
+
+    def test_read_committed_may_be_said(self) -> None:
+        """What changes nothing is no error."""
+        assert with_(KAFKA_ISOLATION_LEVEL="read_committed").kafka.client_properties()
+
+    def test_registry_numbers_are_numbers(self) -> None:
+        """Confluent's client takes its times as numbers, its texts as text."""
+        s = with_(
+            SCHEMA_REGISTRY_URL="http://r:8081",
+            SCHEMA_REGISTRY_TIMEOUT="2.5",
+            SCHEMA_REGISTRY_SSL_CA_LOCATION="/ca",
+        )
+        expected = {"url": "http://r:8081", "timeout": 2.5, "ssl.ca.location": "/ca"}
+        assert s.registry.client_configuration() == expected
+
+
+def test_the_page_has_the_generated_table() -> None:
+    """The table in docs/settings.md is generated from the settings."""
+    page = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    found = re.search(r"<!-- settings -->\n(.*?)<!-- /settings -->", page, re.DOTALL)
+    assert found is not None, "docs/settings.md has no <!-- settings --> … <!-- /settings --> markers"
+    assert found[1].strip() == settings.markdown_table().strip(), (
+        "paste consumer.settings.markdown_table() there"
+    )
+
+
+def test_every_setting_has_a_reason() -> None:
+    """Name, default and reason of each, with a unit where a number is meant."""
+    for doc in settings.describe():
+        assert doc.reason
+        assert doc.default
+        assert "|" not in doc.reason
+        assert not doc.secret or doc.default in ("required", "none", "lmdb: under the state folder")
+
+
+@pytest.mark.parametrize("name", ["KAFKA_CLIENT_ID", "PINSTREAM_MAPPING_FILE", "KAFKA_SASL_PASSWORD_FILE"])
+def test_what_is_not_utf_8_is_refused(name: str) -> None:
+    """The system hands on bytes of any kind, and the clients take text."""
+    assert refused(**{name: "caf\udce9"}) == f"{name} is not UTF-8 text; correct it"
+
+
+@pytest.mark.parametrize("value", ["1" * 400, "\N{SUPERSCRIPT TWO}", "-1", "1e9"])
+def test_numbers_of_librdkafka_are_left_to_it(value: str) -> None:
+    """What is no number, or one of any length, does not end in an error of ours."""
+    settings = with_(KAFKA_MAX_POLL_INTERVAL_MS=value, KAFKA_SESSION_TIMEOUT_MS=value)
+    assert policy(settings).away == AWAY

@@ -1,0 +1,501 @@
+"""Deliberate bugs in what is kept: claims, keys, the ledger, commits, dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from consumer.engine import answers, dedup, interface, offset_map
+from consumer.engine import pipeline as pipeline_module
+from consumer.engine.assignment import AssignmentState
+from consumer.engine.commits import Commits
+from consumer.engine.dedup import Claims, Delivery
+from consumer.engine.ledger import Ledger, Place
+from consumer.engine.model import Chunk, Disposition, Position, Rejection, TopicPartition
+from consumer.engine.offset_map import CommitMetadata, OffsetMap
+from consumer.engine.outbox import Outbox
+from consumer.engine.pipeline import Pipeline
+from consumer.engine.retention import removed_unread
+from consumer.engine.spans import Span
+from tests.simulation.mutations.mutating import mutation
+
+# -- deduplication
+
+
+@mutation
+def keys_do_not_say_to_whom(patch: pytest.MonkeyPatch) -> None:
+    """What a sandbox was sent is a duplicate for the platform."""
+    make = dedup.Keys.__init__
+    patch.setattr(dedup.Keys, "__init__", lambda self, _=None: make(self, None))
+
+
+@mutation
+def boolean_dedup(patch: pytest.MonkeyPatch) -> None:
+    """A record whose key is merely claimed is a duplicate at once (apache/pulsar #5218)."""
+    begin = Pipeline.__init__
+
+    def init(self: Pipeline, *args: Any, **more: Any) -> None:
+        begin(self, *args, **more)
+        ledgers[id(self.claims)] = self.ledger
+
+    right = Claims.claim
+
+    def claim(self: Claims, one: Delivery) -> bool:
+        if right(self, one):
+            return True
+        (self._leaders[one.key].followers or []).remove(one)
+        ledgers[id(self)].settle(one.span, one.index, Disposition.DUPLICATE)
+        return False
+
+    ledgers: dict[int, Ledger] = {}
+    patch.setattr(Pipeline, "__init__", init)
+    patch.setattr(Claims, "claim", claim)
+
+
+@mutation
+def claims_of_dropped_work_are_kept(patch: pytest.MonkeyPatch) -> None:
+    """What is let go of keeps its key: its followers wait for ever."""
+    patch.setattr(Pipeline, "let_go", lambda self, deliveries: None)
+
+
+@mutation
+def key_stored_before_delivery(patch: pytest.MonkeyPatch) -> None:
+    """The key is remembered when the event is queued."""
+    handle = Pipeline._keys_looked_up
+
+    def looked_up(self: Pipeline, happened: interface.KeysLookedUp) -> None:
+        leaders = self._looking_up[happened.number]
+        self.keys.add([one for one, found in zip(leaders, happened.found, strict=True) if not found])
+        handle(self, happened)
+
+    patch.setattr(Pipeline, "_keys_looked_up", looked_up)
+
+
+@mutation
+def followers_share_their_leaders_refusal(patch: pytest.MonkeyPatch) -> None:
+    """The followers of a refused leader are settled as duplicates, though nothing was delivered."""
+    refuse = Pipeline.refused
+
+    def refused(self: Pipeline, one: Delivery, rejection: Rejection, attempts: int) -> None:
+        followers, one.followers = one.followers or [], None
+        self.ledger.settle_all(followers, Disposition.DUPLICATE)
+        refuse(self, one, rejection, attempts)
+
+    patch.setattr(Pipeline, "refused", refused)
+
+
+@mutation
+def followers_of_let_go_leaders_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """The claim is released, and nobody inherits it."""
+    patch.setattr(Claims, "release", lambda self, leader: self._end((leader,)))
+
+
+@mutation
+def store_failure_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    """An event counts as delivered though its key is not durable."""
+    stored = Pipeline._keys_stored
+    patch.setattr(Pipeline, "_keys_stored", lambda self, number, _: stored(self, number, True))
+
+
+@mutation
+def delivered_without_waiting_for_the_key(patch: pytest.MonkeyPatch) -> None:
+    """The record settles with the answer, the key follows when it may."""
+
+    def delivered(self: Pipeline, deliveries: Sequence[Delivery]) -> None:
+        for one in deliveries:
+            self.ledger.settle_all((one, *self.claims.confirm(one)), Disposition.DELIVERED)
+
+    patch.setattr(Pipeline, "delivered", delivered)
+
+
+@mutation
+def failed_look_up_means_new(patch: pytest.MonkeyPatch) -> None:
+    """The key store does not answer, so the event is taken for new."""
+
+    def failed(self: Pipeline, happened: interface.LookUpFailed) -> None:
+        keys = self._looking_up[happened.number]
+        self._keys_looked_up(interface.KeysLookedUp(happened.number, [False] * len(keys)))
+
+    patch.setattr(Pipeline, "_look_up_failed", failed)
+
+
+@mutation
+def other_followers_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """The first follower inherits the claim, but not those behind it."""
+    release = Claims.release
+
+    def alone(self: Claims, leader: Delivery) -> Delivery | None:
+        heir = release(self, leader)
+        if heir is not None:
+            heir.followers = None
+        return heir
+
+    patch.setattr(Claims, "release", alone)
+
+
+@mutation
+def followers_settle_before_the_key_is_durable(patch: pytest.MonkeyPatch) -> None:
+    """The answer to their leader is enough for them."""
+
+    def delivered(self: Pipeline, deliveries: Sequence[Delivery]) -> None:
+        for one in deliveries:
+            followers, one.followers = one.followers or [], None
+            self.ledger.settle_all(followers, Disposition.DUPLICATE)
+        self.keys.add(deliveries)
+
+    patch.setattr(Pipeline, "delivered", delivered)
+
+
+# -- ledger, fences and commits
+
+
+@mutation
+def no_epoch_fence(patch: pytest.MonkeyPatch) -> None:
+    """Records of an ended assignment are taken in under the new one."""
+
+    def fetched(self: Pipeline, happened: interface.Fetched) -> None:
+        for chunk in happened.chunks:
+            for state in self.ledger:
+                if state.tp == (chunk.topic, chunk.partition) and not state.draining:
+                    if chunk.records[0].offset > state.last_seen:
+                        self.admission.fetched(state, chunk)
+                    break
+
+    patch.setattr(Pipeline, "_fetched", fetched)
+
+
+@mutation
+def ended_assignments_settle(patch: pytest.MonkeyPatch) -> None:
+    """What belongs to an ended assignment settles in the one that came after it."""
+    settle = Ledger.settle_all
+
+    def inherited(self: Ledger, one: Any) -> Place:
+        heir = self.get(one.span.assignment.tp)
+        if not one.span.assignment.live and heir is not None and heir.spans:
+            other = heir.spans[0]
+            if isinstance(other, Span) and one.index < len(other.settled) and not other.settled[one.index]:
+                return Place(other, one.index)
+        return Place(one.span, one.index)
+
+    def unfenced(self: Ledger, placed: Iterable[Any], disposition: Disposition) -> list[Any]:
+        return [one for one in placed if settle(self, [inherited(self, one)], disposition)]
+
+    patch.setattr(Ledger, "settle_all", unfenced)
+
+
+@mutation
+def commits_the_highest_seen(patch: pytest.MonkeyPatch) -> None:
+    """vectordotdev/vector #24215."""
+
+    def committable(self: AssignmentState) -> Position | None:
+        if self.last_seen < 0:
+            return None
+        return Position(*self.tp, self.last_seen + 1, self.spans[-1].leader_epoch if self.spans else None)
+
+    patch.setattr(AssignmentState, "committable", committable)
+
+
+@mutation
+def commits_past_the_lowest_open(patch: pytest.MonkeyPatch) -> None:
+    """The position after the lowest open record, instead of the record's own."""
+    committable = AssignmentState.committable
+
+    def one_more(self: AssignmentState) -> Position | None:
+        position = committable(self)
+        if position is None or not self.open:
+            return position
+        return position._replace(next_offset=position.next_offset + 1)
+
+    patch.setattr(AssignmentState, "committable", one_more)
+
+
+@mutation
+def commits_without_leader_epoch(patch: pytest.MonkeyPatch) -> None:
+    """apache/kafka PR 23183."""
+    committable = AssignmentState.committable
+
+    def bare(self: AssignmentState) -> Position | None:
+        position = committable(self)
+        return position and position._replace(leader_epoch=None)
+
+    patch.setattr(AssignmentState, "committable", bare)
+
+
+@mutation
+def failed_commit_is_taken_for_done(patch: pytest.MonkeyPatch) -> None:
+    """The position is not committed again until something more settles."""
+    done = Commits.done
+
+    def always(self: Commits, happened: interface.CommitDone) -> None:
+        positions = [position for _, position in self._under_way[1]] if self._under_way else []
+        done(self, replace(happened, committed=positions, failure=None))
+
+    patch.setattr(Commits, "done", always)
+
+
+@mutation
+def draining_partitions_are_committed_twice(patch: pytest.MonkeyPatch) -> None:
+    """By the timer, and by the release."""
+
+    def all_of_them(self: Ledger) -> Iterable[Position]:
+        return self.final_positions(self)
+
+    patch.setattr(Ledger, "committables", all_of_them)
+
+
+@mutation
+def lost_partitions_are_committed(patch: pytest.MonkeyPatch) -> None:
+    """librdkafka #5604."""
+    lose = Pipeline._lost
+
+    def lost(self: Pipeline, happened: interface.Lost) -> None:
+        positions = self.ledger.final_positions(s for s in map(self.ledger.get, happened.partitions) if s)
+        lose(self, happened)
+        if positions and self.commits._under_way is None:
+            self.commits._under_way = (self.context.number(), [])
+            self.context.emit(interface.Commit(self.commits._under_way[0], positions))
+
+    patch.setattr(Pipeline, "_lost", lost)
+
+
+@mutation
+def a_position_that_went_back_voids_all_that_is_open(patch: pytest.MonkeyPatch) -> None:
+    """What is open before the new position will not come again."""
+    rewind = Ledger.rewind
+
+    def all_of_it(self: Ledger, state: AssignmentState, offset: int) -> int:
+        released = rewind(self, state, 0)
+        state.last_seen = offset - 1
+        state.start = offset
+        return released
+
+    patch.setattr(Ledger, "rewind", all_of_it)
+
+
+@mutation
+def bytes_of_events_are_not_entered(patch: pytest.MonkeyPatch) -> None:
+    """A settled record gives back more bytes than were taken."""
+    patch.setattr(Ledger, "grow", lambda *_: None)
+
+
+@mutation
+def records_removed_unread_are_not_counted(patch: pytest.MonkeyPatch) -> None:
+    """As before: retention takes them, and nobody is told."""
+    patch.setattr(Pipeline, "_mind_removed", lambda *_: None)
+
+
+@mutation
+def every_gap_counts_as_removed(patch: pytest.MonkeyPatch) -> None:
+    """Compaction and transactions leave gaps, too."""
+
+    def removed(chunk: Chunk, expected: int | None, known: OffsetMap | None) -> int:
+        return removed_unread(chunk._replace(log_start=chunk.records[-1].offset), expected, known)
+
+    patch.setattr(pipeline_module, "removed_unread", removed)
+
+
+# -- the offset map
+
+
+@mutation
+def offset_maps_are_not_read(patch: pytest.MonkeyPatch) -> None:
+    """What is settled above the committed offset is sent again by the next owner."""
+    read = offset_map.read_metadata
+
+    def without_map(text: str, base: int, *, where: str = "") -> CommitMetadata | None:
+        found = read(text, base, where=where)
+        return None if found is None else found._replace(settled=None)
+
+    patch.setattr(offset_map, "read_metadata", without_map)
+
+
+@mutation
+def offset_maps_are_not_written(patch: pytest.MonkeyPatch) -> None:
+    """As before there were any."""
+    patch.setattr(offset_map, "write", lambda *_, **__: "")
+
+
+@mutation
+def maps_wait_for_the_watermark(patch: pytest.MonkeyPatch) -> None:
+    """Found by this simulation: while the very first record waited, nothing behind it was written down."""
+    committable = AssignmentState.committable
+
+    def moved(self: AssignmentState) -> Position | None:
+        position = committable(self)
+        return position if self.next_offset is not None else None
+
+    patch.setattr(AssignmentState, "committable", moved)
+
+
+@mutation
+def inherited_maps_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """The next commit holds only what was settled since."""
+    commit = AssignmentState._position
+
+    def own(self: AssignmentState, next_offset: int, leader_epoch: int | None) -> Position:
+        inherited, self.inherited = self.inherited, None
+        position = commit(self, next_offset, leader_epoch)
+        self.inherited = inherited
+        return position
+
+    patch.setattr(AssignmentState, "_position", own)
+
+
+@mutation
+def maps_of_a_cut_log_are_believed(patch: pytest.MonkeyPatch) -> None:
+    """Other records stand at these offsets by now (unclean leader election)."""
+    patch.setattr(OffsetMap, "holds_for", lambda self, leader_epoch: True)
+
+
+@mutation
+def another_id_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
+    """A topic that is made anew under a running member is read on from where it was."""
+    patch.setattr(Pipeline, "_topic_ids_told", lambda self, happened: None)
+
+
+@mutation
+def the_committed_id_is_not_compared(patch: pytest.MonkeyPatch) -> None:
+    """What was committed in an earlier life of the topic counts in the next."""
+    patch.setattr(offset_map, "is_void", lambda *_, **__: False)
+
+
+@mutation
+def a_map_of_another_life_is_believed(patch: pytest.MonkeyPatch) -> None:
+    """Reading begins anew, but for the records that were settled in the life before."""
+    read = Pipeline._read_metadata
+
+    def of_before(self: Pipeline, tp: TopicPartition, one: interface.Assignment) -> CommitMetadata | None:
+        if one.void is None:
+            return read(self, tp, one)
+        found = read(self, tp, one._replace(start=one.void))
+        known = None if found is None else found.settled
+        return None if found is None or known is None else found._replace(settled=OffsetMap(known.bounds, 9))
+
+    patch.setattr(Pipeline, "_read_metadata", of_before)
+
+
+@mutation
+def open_records_are_in_the_map(patch: pytest.MonkeyPatch) -> None:
+    """All that was seen counts as settled."""
+
+    def all_of_it(self: AssignmentState, base: int) -> tuple[list[int], int | None]:
+        return ([base + 1, self.last_seen + 1], 10**6) if self.last_seen > base else ([], None)
+
+    patch.setattr(AssignmentState, "_settled_above", all_of_it)
+
+
+@mutation
+def maps_are_as_long_as_they_come(patch: pytest.MonkeyPatch) -> None:
+    """The broker refuses the commit, and the next one as well."""
+    write = offset_map.write
+
+    def all_of_it(base: int, bounds: Sequence[int], epoch: int | None, most: int = 0, **others: Any) -> str:
+        return write(base, bounds, epoch, 10**9, **others)
+
+    patch.setattr(offset_map, "write", all_of_it)
+
+
+@mutation
+def beginning_below_the_start_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
+    """Found by a reviewer: the log was made anew, and its records were taken for what was settled before."""
+
+    def fetched(self: Pipeline, happened: interface.Fetched) -> None:
+        for chunk in happened.chunks:
+            state = self.ledger.get(TopicPartition(chunk.topic, chunk.partition))
+            if state is None or state.epoch != chunk.epoch or state.draining:
+                continue
+            if chunk.records[0].offset <= state.last_seen:
+                self._go_back(state, chunk.records[0].offset)
+            self.admission.fetched(state, chunk)
+
+    patch.setattr(Pipeline, "_fetched", fetched)
+
+
+@mutation
+def records_after_a_gap_are_taken_for_settled(patch: pytest.MonkeyPatch) -> None:
+    """Runs counted in records instead of offsets."""
+
+    def by_index(self: Span) -> Iterator[tuple[int, int | None]]:
+        for begin, after in open_runs(self):
+            shift = begin - self.offsets[0] - self.offsets.index(begin)
+            yield begin - min(shift, begin), after
+
+    open_runs = Span.open_runs
+    patch.setattr(Span, "open_runs", by_index)
+
+
+# -- dead letters
+
+
+@mutation
+def settles_before_the_dead_letter_is_stored(patch: pytest.MonkeyPatch) -> None:
+    """getsentry/arroyo, jitsu rotor: the write fails and the event is gone."""
+    write = Pipeline.dead_letter
+
+    def early(self: Pipeline, span: Span, index: int, rejection: Rejection, attempts: int) -> None:
+        write(self, span, index, rejection, attempts)
+        self.ledger.settle(span, index, Disposition.DEAD_LETTERED)
+
+    def stored(self: Pipeline, happened: interface.DeadLettersStored) -> None:
+        self.letters.finish(happened.number, happened.stored, self.context.now.monotonic, 0.5)
+
+    patch.setattr(Pipeline, "dead_letter", early)
+    patch.setattr(Pipeline, "_dead_letters_stored", stored)
+
+
+@mutation
+def partly_stored_letters_count_as_stored(patch: pytest.MonkeyPatch) -> None:
+    """One acknowledgement stands for all."""
+    stored = Pipeline._dead_letters_stored
+
+    def all_or_nothing(self: Pipeline, happened: interface.DeadLettersStored) -> None:
+        stored(self, replace(happened, stored=[any(happened.stored)] * len(happened.stored)))
+
+    patch.setattr(Pipeline, "_dead_letters_stored", all_or_nothing)
+
+
+@mutation
+def failed_writes_are_dropped(patch: pytest.MonkeyPatch) -> None:
+    """What a write did not take is not tried again."""
+    finish = Outbox.finish
+
+    def dropping(self: Outbox[Any], *args: Any) -> list[Any]:
+        waiting = list(self._waiting)
+        done = finish(self, *args)
+        self._waiting = waiting
+        return done
+
+    patch.setattr(Outbox, "finish", dropping)
+
+
+@mutation
+def letters_outlive_their_assignment(patch: pytest.MonkeyPatch) -> None:
+    """Dead letters of partitions that are another's are written all the same."""
+    patch.setattr(Outbox, "discard", lambda *_: None)
+
+
+@mutation
+def acknowledgements_are_taken_in_any_order(patch: pytest.MonkeyPatch) -> None:
+    """Which of the letters was stored?"""
+    stored = Pipeline._dead_letters_stored
+
+    def reversed_(self: Pipeline, happened: interface.DeadLettersStored) -> None:
+        stored(self, replace(happened, stored=list(happened.stored)[::-1]))
+
+    patch.setattr(Pipeline, "_dead_letters_stored", reversed_)
+
+
+@mutation
+def letters_forget_their_attempts(patch: pytest.MonkeyPatch) -> None:
+    """getsentry/arroyo PR 410: a dead letter without its story."""
+    refuse = Pipeline.refused
+    patch.setattr(Pipeline, "refused", lambda self, one, rejection, attempts: refuse(self, one, rejection, 0))
+
+
+@mutation
+def messages_are_not_masked(patch: pytest.MonkeyPatch) -> None:
+    """The API's message echoes the event, and so does the dead letter."""
+    patch.setattr(answers, "mask", lambda message, body=b"": message)

@@ -1,0 +1,470 @@
+"""Deliberate bugs in what is done: answers, gates, limits, drains, schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from consumer.engine import answers, delivery, interface
+from consumer.engine.admission import Admission
+from consumer.engine.answers import Answers
+from consumer.engine.assignment import AssignmentState
+from consumer.engine.batching import AccountQueue, Batch, halves
+from consumer.engine.commits import Commits
+from consumer.engine.dedup import UNCLEAR, Delivery
+from consumer.engine.dispatch import Dispatcher
+from consumer.engine.draining import Drain
+from consumer.engine.gate import Gate
+from consumer.engine.model import Instant
+from consumer.engine.pipeline import Pipeline
+from consumer.engine.policy import Backoff
+from tests.simulation.mutations.mutating import mutation
+
+# -- answers
+
+
+@mutation
+def counters_are_not_checked(patch: pytest.MonkeyPatch) -> None:
+    """Statuses are believed whatever the counters say."""
+
+    def read(body: bytes, events: int) -> delivery.Verdict:
+        answer = delivery._parse(body)
+        outcomes = delivery._outcomes(answer.get("events"), events) if isinstance(answer, dict) else None
+        return delivery.NoVerdict("unreadable_outcomes") if outcomes is None else delivery.PerEvent(outcomes)
+
+    patch.setattr(delivery, "_read_ok", read)
+
+
+@mutation
+def any_success_is_a_success(patch: pytest.MonkeyPatch) -> None:
+    """200 is 200, whatever it says."""
+    outcome = delivery.EventOutcome(True, None, None)
+    patch.setattr(delivery, "_read_ok", lambda _, events: delivery.PerEvent([outcome] * events))
+
+
+@mutation
+def refused_token_refuses_the_events(patch: pytest.MonkeyPatch) -> None:
+    """vectordotdev/vector #24543: 401 is a 4xx like any other."""
+    read = delivery.read_answer
+
+    def dropping(status: int, *more: Any) -> delivery.Verdict:
+        return read(400 if status == 401 else status, *more)
+
+    patch.setattr(answers, "read_answer", dropping)
+
+
+@mutation
+def bisecting_loses_the_odd_event(patch: pytest.MonkeyPatch) -> None:
+    """Half of five is two, twice."""
+
+    def uneven(batch: Batch, first: int, second: int) -> tuple[Batch, Batch]:
+        one, other = halves(batch, first, second)
+        other.deliveries = other.deliveries[: len(one.deliveries)]
+        return one, other
+
+    patch.setattr(answers, "halves", uneven)
+
+
+@mutation
+def refused_batch_is_refused_whole(patch: pytest.MonkeyPatch) -> None:
+    """One bad event takes all of its batch with it."""
+
+    def bisect(self: Answers, batch: Batch, code: str, message: str, _: str | None) -> None:
+        for one in batch.deliveries:
+            self._refuse(one, message, batch.attempts, code)
+
+    patch.setattr(Answers, "_bisect", bisect)
+
+
+@mutation
+def unanswered_calls_count_as_delivered(patch: pytest.MonkeyPatch) -> None:
+    """A time-out is taken for a success that was slow."""
+
+    def optimist(self: Answers, answer: interface.Unanswered) -> None:
+        self._pipeline.delivered(self._dispatcher.answered(answer.number).deliveries)
+
+    patch.setattr(Answers, "unanswered", optimist)
+
+
+@mutation
+def repeats_in_doubt_are_not_counted(patch: pytest.MonkeyPatch) -> None:
+    """Offline events alone are taken for what the platform does not deduplicate: an hour makes no difference."""
+    patch.setattr("consumer.engine.dispatch.COUNTS_AS_OFFLINE_AFTER", 1e12)
+
+
+@mutation
+def every_repeat_is_in_doubt(patch: pytest.MonkeyPatch) -> None:
+    """What was answered, or never left, is counted as if it might have arrived."""
+    emit = Dispatcher._emit
+
+    def doubting(self: Dispatcher, queue: AccountQueue, batch: Batch) -> None:
+        for one in batch.deliveries if batch.attempts else ():
+            one.marks |= UNCLEAR
+        emit(self, queue, batch)
+
+    patch.setattr(Dispatcher, "_emit", doubting)
+
+
+@mutation
+def events_are_sent_anew_under_a_new_id(patch: pytest.MonkeyPatch) -> None:
+    """A retry makes its own event ids."""
+    body = Batch.body
+
+    def renamed(self: Batch) -> bytes:
+        return body(self).replace(b'"event-', b'"again-') if self.attempts > 1 else body(self)
+
+    patch.setattr(Batch, "body", renamed)
+
+
+@mutation
+def outcomes_are_shifted_by_one(patch: pytest.MonkeyPatch) -> None:
+    """connect #461: which of the batch failed?"""
+    judge = Answers._per_event
+
+    def shifted(self: Answers, batch: Batch, outcomes: Sequence[delivery.EventOutcome]) -> None:
+        judge(self, batch, [*outcomes[1:], *outcomes[:1]])
+
+    patch.setattr(Answers, "_per_event", shifted)
+
+
+@mutation
+def the_rest_of_a_refused_batch_counts_as_delivered(patch: pytest.MonkeyPatch) -> None:
+    """A 400 that says which events are at fault has processed none of the others."""
+    some = Answers._some_refused
+
+    def optimist(self: Answers, batch: Batch, verdict: delivery.SomeRefused) -> None:
+        faulty = [one for index, one in enumerate(batch.deliveries) if index in verdict.errors]
+        self._pipeline.delivered([one for one in batch.deliveries if one not in faulty])
+        batch.deliveries = faulty
+        some(self, batch, delivery.SomeRefused(dict(enumerate(verdict.errors.values()))))
+
+    patch.setattr(Answers, "_some_refused", optimist)
+
+
+@mutation
+def a_middleman_s_refusal_is_the_platform_s(patch: pytest.MonkeyPatch) -> None:
+    """A status code is taken for a speaker: a proxy's 400 makes dead letters, its 403 halts."""
+    patch.setattr(delivery, "_own_words", lambda body, events: {})
+
+
+@mutation
+def a_middleman_s_403_halts(patch: pytest.MonkeyPatch) -> None:
+    """Whoever says 401 or 403, the token is held to be refused."""
+    read = delivery.read_answer
+
+    def halting(status: int, *more: Any) -> delivery.Verdict:
+        return delivery.Refused(status, None) if status in (401, 403) else read(status, *more)
+
+    patch.setattr(answers, "read_answer", halting)
+
+
+@mutation
+def what_is_too_large_for_a_proxy_is_a_dead_letter(patch: pytest.MonkeyPatch) -> None:
+    """Any 413 is believed, down to the single event."""
+    read = delivery.read_answer
+
+    def believing(status: int, *more: Any) -> delivery.Verdict:
+        return delivery.TooLarge("") if status == 413 else read(status, *more)
+
+    patch.setattr(answers, "read_answer", believing)
+
+
+@mutation
+def bodies_stay_as_large_as_they_are(patch: pytest.MonkeyPatch) -> None:
+    """Each batch finds out for itself what the proxy takes."""
+    patch.setattr(AccountQueue, "shrink", lambda *_: None)
+
+
+@mutation
+def no_destination_is_ever_unreachable(patch: pytest.MonkeyPatch) -> None:
+    """28 of 28 calls fail, and the page says that it takes events."""
+    patch.setattr(Gate, "unreachable_at", lambda _: None)
+
+
+@mutation
+def unreachable_for_ever(patch: pytest.MonkeyPatch) -> None:
+    """A verdict does not end it."""
+    patch.setattr(Gate, "heard", lambda *_: False)
+
+
+# -- gates and limits
+
+
+@mutation
+def retry_after_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    """connect #1352."""
+    patch.setattr(Gate, "close", lambda self, until: self.slow_down())
+
+
+@mutation
+def retry_after_dates_are_ignored(patch: pytest.MonkeyPatch) -> None:
+    """Only the form in seconds is understood."""
+    patch.setattr(delivery, "_until_date", lambda text, now: 0.0)
+
+
+@mutation
+def refused_token_halts_its_own_account_only(patch: pytest.MonkeyPatch) -> None:
+    """The other accounts find out for themselves."""
+    patch.setattr("consumer.engine.dispatch.TOKEN_REFUSED", -1)
+
+
+@mutation
+def batches_are_cut_by_count_alone(patch: pytest.MonkeyPatch) -> None:
+    """The limit in bytes is not kept."""
+    add = AccountQueue.add
+
+    def blind(self: AccountQueue, one: Delivery, now: float) -> None:
+        add(self, one, now)
+        self._filling_bytes = 0
+
+    patch.setattr(AccountQueue, "add", blind)
+
+
+@mutation
+def limit_headers_are_ignored(patch: pytest.MonkeyPatch) -> None:
+    """The quota the answers tell of is not kept."""
+    patch.setattr(Gate, "told", lambda *_: None)
+
+
+@mutation
+def quota_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    """5,000 calls a minute are not counted."""
+    patch.setattr(Gate, "_quota_at", lambda self, now: now)
+
+
+@mutation
+def quota_opens_by_rounding(patch: pytest.MonkeyPatch) -> None:
+    """Found by this simulation: the gate opened at the very moment a call expired, and still counted it."""
+
+    def quota_at(self: Gate, now: float) -> float:
+        while self._calls and self._calls[0] <= now - 60.0:
+            self._calls.popleft()
+        return now if len(self._calls) < self._policy.calls_per_minute else self._calls[0] + 60.0
+
+    patch.setattr(Gate, "_quota_at", quota_at)
+
+
+@mutation
+def probes_ignore_the_throttle(patch: pytest.MonkeyPatch) -> None:
+    """Found by this simulation: a halted account was probed though a 429 had closed it, and past its quota."""
+    opens = Gate.opens_at
+
+    def opens_at(self: Gate, now: float, in_flight: int) -> float | None:
+        if self.halt is not None:
+            return now if self.halt.may_probe and not in_flight else None
+        return opens(self, now, in_flight)
+
+    patch.setattr(Gate, "opens_at", opens_at)
+
+
+@mutation
+def halted_accounts_are_sent_to(patch: pytest.MonkeyPatch) -> None:
+    """A refused token is probed by every batch there is."""
+
+    def opens(self: Gate, now: float, in_flight: int) -> float | None:
+        return None if in_flight >= int(self.pace) else max(self.closed_until, self._quota_at(now))
+
+    patch.setattr(Gate, "opens_at", opens)
+
+
+@mutation
+def halt_never_ends(patch: pytest.MonkeyPatch) -> None:
+    """The token is never read again."""
+    patch.setattr(Dispatcher, "tend_halts", lambda self: None)
+
+
+@mutation
+def concurrency_is_per_account(patch: pytest.MonkeyPatch) -> None:
+    """Each account may have as many calls in flight as the process."""
+
+    def send(self: Dispatcher, _: int) -> None:
+        for queue in list(self._rotation):
+            while queue.in_flight < self._context.policy.concurrency:
+                batch = queue.take(self._context.now.monotonic, self._context.number())
+                if batch is None:
+                    break
+                self._emit(queue, batch)
+
+    patch.setattr(Dispatcher, "send", send)
+
+
+@mutation
+def room_ignores_what_is_open(patch: pytest.MonkeyPatch) -> None:
+    """parallel-consumer #832."""
+    patch.setattr(Pipeline, "room", lambda self: self.policy.max_open_events)
+
+
+@mutation
+def room_ignores_bytes(patch: pytest.MonkeyPatch) -> None:
+    """A budget in events alone."""
+    patch.setattr(Pipeline, "room", lambda self: self.policy.max_open_events - self.ledger.open)
+
+
+@mutation
+def all_that_is_fetched_is_read(patch: pytest.MonkeyPatch) -> None:
+    """What does not fit into the budget in bytes is taken in all the same."""
+    patch.setattr(Admission, "_fitting", lambda self, costs, items: len(costs))
+
+
+@mutation
+def held_records_outlive_their_assignment(patch: pytest.MonkeyPatch) -> None:
+    """What waits for room is read for a partition that is another's."""
+    purge = Admission.purge
+
+    def keeping(self: Admission) -> None:
+        held = self._held
+        purge(self)
+        self._held = held
+
+    patch.setattr(Admission, "purge", keeping)
+
+
+@mutation
+def deferred_records_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """The schema came when there was no room."""
+    admit = Admission._admit_deferred
+
+    def once(self: Admission, leaders: list[Delivery]) -> bool:
+        done = admit(self, leaders)
+        self._deferred.clear()
+        return done
+
+    patch.setattr(Admission, "_admit_deferred", once)
+
+
+# -- absence
+
+
+@mutation
+def an_absence_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
+    """A process that stood still sends on, though its partitions are another's by now."""
+    mind = Commits.mind_absence
+
+    def unmoved(self: Commits, now: Instant) -> None:
+        mind(self, now)
+        for state in self._ledger:
+            state.proven = True
+
+    patch.setattr(Commits, "mind_absence", unmoved)
+
+
+@mutation
+def a_commit_from_before_the_absence_is_proof(patch: pytest.MonkeyPatch) -> None:
+    """The answer to it was on its way all the time."""
+    mind = Commits.mind_absence
+
+    def believing(self: Commits, now: Instant) -> None:
+        mind(self, now)
+        self._absence = 0
+
+    patch.setattr(Commits, "mind_absence", believing)
+
+
+@mutation
+def a_failed_commit_is_proof(patch: pytest.MonkeyPatch) -> None:
+    """Any answer will do."""
+    done = Commits.done
+
+    def easily(self: Commits, happened: interface.CommitDone) -> None:
+        done(self, happened)
+        for state in self._ledger:
+            state.proven = True
+
+    patch.setattr(Commits, "done", easily)
+
+
+@mutation
+def letters_need_no_proof(patch: pytest.MonkeyPatch) -> None:
+    """After an absence calls wait for the proof, dead letters do not."""
+    go_on = Pipeline._go_on
+
+    def early(self: Pipeline) -> None:
+        self._write_letters(self.context.now.monotonic)
+        go_on(self)
+
+    patch.setattr(Pipeline, "_go_on", early)
+
+
+@mutation
+def what_is_not_remembered_yet_is_not_counted(patch: pytest.MonkeyPatch) -> None:
+    """A slow key store, and a crash repeats far more than concurrency x batch."""
+
+    def may(self: Dispatcher) -> bool:
+        return len(self._in_flight) < self._context.policy.concurrency
+
+    patch.setattr(Dispatcher, "_may_risk", may)
+
+
+@mutation
+def no_backoff(patch: pytest.MonkeyPatch) -> None:
+    """connect #435: retries without a pause."""
+    patch.setattr(Backoff, "delay", lambda *_: 0.001)
+
+
+# -- drains
+
+
+@mutation
+def deadlines_are_ignored(patch: pytest.MonkeyPatch) -> None:
+    """scality/backbeat PR 2818: a drain that waits for ever."""
+
+    def end(self: Pipeline) -> None:
+        for drain in [one for one in self._drains if not self._busy(one.states)]:
+            self._drains.remove(drain)
+            self._finish(drain, False)
+
+    patch.setattr(Pipeline, "_end_drains", end)
+
+
+@mutation
+def drains_do_not_wait(patch: pytest.MonkeyPatch) -> None:
+    """What is in flight is left to the next owner."""
+    patch.setattr(Pipeline, "_busy", lambda self, states: False)
+
+
+@mutation
+def drains_do_not_wait_for_leaders_elsewhere(patch: pytest.MonkeyPatch) -> None:
+    """Only records in flight are waited for, not the keys on their way to disk."""
+
+    def busy(self: Pipeline, states: list[AssignmentState]) -> bool:
+        return any(one.span.assignment in states for one in self.dispatcher.in_flight())
+
+    patch.setattr(Pipeline, "_busy", busy)
+
+
+@mutation
+def queued_work_starts_while_draining(patch: pytest.MonkeyPatch) -> None:
+    """getsentry/launchpad PR 512."""
+    patch.setattr(Delivery, "accepted", property(lambda self: self.live))
+
+
+@mutation
+def released_partitions_are_not_dropped(patch: pytest.MonkeyPatch) -> None:
+    """The release is answered, and the partition kept."""
+
+    def finish(self: Pipeline, drain: Drain, late: bool) -> None:
+        positions = self.ledger.final_positions(drain.states)
+        for state in drain.states:
+            state.draining = False
+        if drain.number is None:
+            self.context.emit(interface.Stop(positions, not late))
+        else:
+            self.context.emit(interface.Release(drain.number, positions))
+
+    patch.setattr(Pipeline, "_finish", finish)
+
+
+@mutation
+def purge_forgets_retries(patch: pytest.MonkeyPatch) -> None:
+    """Batches that wait to be sent again outlive their assignment."""
+    purge = AccountQueue.purge
+
+    def partly(self: AccountQueue) -> list[Delivery]:
+        again, self._again = self._again, []
+        gone = purge(self)
+        self._again = again
+        return gone
+
+    patch.setattr(AccountQueue, "purge", partly)

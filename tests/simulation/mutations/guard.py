@@ -1,0 +1,128 @@
+"""Deliberate bugs in the guard: what it counts, and what follows once it has tripped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from consumer.engine import guard, interface
+from consumer.engine.admission import Admission
+from consumer.engine.guard import Guard
+from consumer.engine.intake import TOMBSTONE, Prepared
+from consumer.engine.model import Disposition, Rejection, Stage
+from consumer.engine.pipeline import Pipeline
+from consumer.engine.spans import Span
+from tests.simulation.mutations.mutating import mutation
+
+
+@mutation
+def guard_writes_on(patch: pytest.MonkeyPatch) -> None:
+    """Intake has stopped, and what waits for the dead-letter topic is written all the same."""
+    patch.setattr(Pipeline, "_mind_guard", lambda self: self.guard.mind())
+
+
+@mutation
+def guard_settles_what_it_drops(patch: pytest.MonkeyPatch) -> None:
+    """No letter is written, and nobody reads the record again."""
+    mind = Pipeline._mind_guard
+
+    def settling(self: Pipeline) -> None:
+        dropped = list(self.letters)[self.letters.writing :] if self.guard.tripped is not None else []
+        mind(self)
+        for letter in dropped:
+            self.ledger.settle(letter.span, letter.place, Disposition.DEAD_LETTERED)
+
+    patch.setattr(Pipeline, "_mind_guard", settling)
+
+
+@mutation
+def guard_stops_fetches_alone(patch: pytest.MonkeyPatch) -> None:
+    """What was fetched before is read on."""
+
+    def may_try(self: Admission) -> bool:
+        return self._free() >= self._need or self._nothing_moves()
+
+    patch.setattr(Admission, "_may_try", may_try)
+
+
+@mutation
+def guard_waits_for_letters_it_does_not_write(patch: pytest.MonkeyPatch) -> None:
+    """Held back instead of dropped: the timer spins, and a stop waits for nothing."""
+    write = Pipeline._write_letters
+
+    def unless_tripped(self: Pipeline, now: float) -> None:
+        if self.guard.tripped is None:
+            write(self, now)
+
+    patch.setattr(Pipeline, "_mind_guard", lambda self: self.guard.mind())
+    patch.setattr(Pipeline, "_write_letters", unless_tripped)
+
+
+@mutation
+def guard_sample_is_in_the_order_of_verdicts(patch: pytest.MonkeyPatch) -> None:
+    """What is refused takes its place when it is refused: last, and together."""
+    mark = guard._Sample.mark
+
+    def at_the_end(self: guard._Sample, number: int, verdict: int) -> None:
+        del number
+        begin = self._first + len(self._marks)
+        self._marks += b"\0"
+        mark(self, begin, verdict)
+
+    patch.setattr(guard._Sample, "mark", at_the_end)
+
+
+@mutation
+def guard_passes_over_what_is_passed_over(patch: pytest.MonkeyPatch) -> None:
+    """After a restart the refused are what is left; without the settled ones between them they are all there is."""
+    read = Guard.read
+
+    def without(self: Guard, span: Span, items: Sequence[Prepared | None]) -> None:
+        read(self, span, [TOMBSTONE if one is None else one for one in items])
+
+    patch.setattr(Guard, "read", without)
+
+
+@mutation
+def guard_does_not_count_duplicates(patch: pytest.MonkeyPatch) -> None:
+    """A group that was rewound finds nearly all delivered: the refused are alone."""
+    looked_up = Pipeline._keys_looked_up
+
+    def without(self: Pipeline, happened: interface.KeysLookedUp) -> None:
+        for one, found in zip(self._looking_up[happened.number], happened.found, strict=True):
+            if found and one.live:
+                self.guard.filtered_late(one.span, one.index)
+        looked_up(self, happened)
+
+    patch.setattr(Pipeline, "_keys_looked_up", without)
+
+
+@mutation
+def guard_counts_what_is_read_again_twice(patch: pytest.MonkeyPatch) -> None:
+    """The same few bad records, read again and again, come to be most of the sample."""
+    patch.setattr(guard._Sample, "_forget", lambda *_: None)
+
+
+@mutation
+def guard_overlooks_refusals(patch: pytest.MonkeyPatch) -> None:
+    """Only what is rejected at once counts: the platform may refuse a whole topic."""
+    bad = Guard.bad
+
+    def at_once(self: Guard, span: Span, index: int, rejection: Rejection) -> None:
+        if rejection.stage is not Stage.DELIVER:
+            bad(self, span, index, rejection)
+
+    patch.setattr(Guard, "bad", at_once)
+
+
+@mutation
+def guard_weighs_only_what_is_new(patch: pytest.MonkeyPatch) -> None:
+    """A refusal among records that others came after counts for nothing."""
+    mark = guard._Sample.mark
+
+    def at_the_end_alone(self: guard._Sample, number: int, verdict: int) -> None:
+        if number >= self._first + len(self._marks) - 2:
+            mark(self, number, verdict)
+
+    patch.setattr(guard._Sample, "mark", at_the_end_alone)

@@ -1,0 +1,143 @@
+"""Deliberate bugs in what waits for somebody else: for a schema that the registry does not have
+(yet), for a clock that is right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from consumer.engine import interface
+from consumer.engine.answers import Answers
+from consumer.engine.batching import Batch
+from consumer.engine.clock import Clock
+from consumer.engine.early import EarlyRecords
+from consumer.engine.model import Rejection, SchemaRef, Stage
+from consumer.engine.parking import Parking
+from consumer.engine.pipeline import Pipeline
+from consumer.engine.policy import Policy
+from consumer.engine.schema_answers import SchemaAnswers
+from consumer.engine.spans import Span
+from tests.simulation.mutations.mutating import mutation
+
+
+@mutation
+def registry_outage_is_final(patch: pytest.MonkeyPatch) -> None:
+    """allegro/hermes #607: no answer is taken for "no such schema"."""
+
+    def missing(self: SchemaAnswers, happened: interface.SchemaUnavailable) -> None:
+        self.missing(interface.SchemaMissing(happened.ref))
+
+    patch.setattr(SchemaAnswers, "unavailable", missing)
+
+
+@mutation
+def an_unavailable_schema_is_asked_for_once(patch: pytest.MonkeyPatch) -> None:
+    """Records that wait for it wait for ever."""
+    patch.setattr(Parking, "unavailable", lambda *_: None)
+
+
+@mutation
+def no_such_schema_is_final_at_once(patch: pytest.MonkeyPatch) -> None:
+    """What a follower does not know yet does not exist."""
+    patch.setattr(Parking, "missing", lambda self, ref, *_: self.found(ref))
+
+
+@mutation
+def one_record_s_wait_counts_for_all(patch: pytest.MonkeyPatch) -> None:
+    """Whoever comes behind one that waits shares its patience, a moment before the end too."""
+    patch.setattr(Parking, "_is_final", lambda self, wanted, _: wanted.denied >= self._patience / 4)
+
+
+@mutation
+def no_such_schema_is_asked_for_once(patch: pytest.MonkeyPatch) -> None:
+    """What was said once is neither final nor asked for again."""
+    patch.setattr(Parking, "missing", lambda *_: [])
+
+
+@mutation
+def questions_have_no_bound(patch: pytest.MonkeyPatch) -> None:
+    """Each schema is asked for as soon as a record needs it."""
+    init = Parking.__init__
+
+    def unbound(self: Parking, policy: Policy) -> None:
+        init(self, replace(policy, registry_concurrency=10**6, registry_calls_per_second=1e6))
+
+    patch.setattr(Parking, "__init__", unbound)
+
+
+@mutation
+def questions_go_on_behind_the_guard(patch: pytest.MonkeyPatch) -> None:
+    """Nobody takes in what is asked for."""
+    mind = Pipeline._mind_guard
+
+    def ask_first(self: Pipeline) -> None:
+        for ref in self.parking.ask(self.context.now.monotonic):
+            self.context.emit(interface.FetchSchema(ref))
+        mind(self)
+
+    patch.setattr(Pipeline, "_mind_guard", ask_first)
+
+
+@mutation
+def parked_records_are_filtered(patch: pytest.MonkeyPatch) -> None:
+    """A record nobody can read yet is passed over."""
+    aside = Pipeline.set_aside
+
+    def passed_over(self: Pipeline, span: Span, index: int, verdict: Any) -> None:
+        if isinstance(verdict, SchemaRef):
+            verdict = Rejection(Stage.DECODE, "unknown_schema", "unknown schema")
+        aside(self, span, index, verdict)
+
+    patch.setattr(Pipeline, "set_aside", passed_over)
+
+
+# -- clocks
+
+
+@mutation
+def our_clock_is_always_right(patch: pytest.MonkeyPatch) -> None:
+    """What lies ahead of it is refused, whatever the time of the record."""
+    patch.setattr(Clock, "may_wait", lambda *_: False)
+
+
+@mutation
+def the_platform_s_clock_is_not_heard(patch: pytest.MonkeyPatch) -> None:
+    """It is known that our clock is wrong, and it is gone by all the same."""
+    patch.setattr(Clock, "correct", lambda _, now: now)
+
+
+@mutation
+def anybody_s_clock_is_believed(patch: pytest.MonkeyPatch) -> None:
+    """Whoever answers says what time it is."""
+    no_verdict = Answers._no_verdict
+
+    def believing(self: Answers, batch: Batch, *more: Any) -> None:
+        if self.last_date is not None:  # type: ignore[attr-defined]  # set below
+            self._clock.answered(self.last_date, batch.sent_at)  # type: ignore[attr-defined]  # set below
+        no_verdict(self, batch, *more)
+
+    answered = Answers.answered
+
+    def remembering(self: Answers, answer: interface.Answered) -> None:
+        self.last_date = answer.headers.get("date")  # type: ignore[attr-defined]  # read above
+        answered(self, answer)
+
+    patch.setattr(Answers, "last_date", None, raising=False)
+    patch.setattr(Answers, "answered", remembering)
+    patch.setattr(Answers, "_no_verdict", believing)
+
+
+@mutation
+def one_answer_is_believed_whatever_it_says(patch: pytest.MonkeyPatch) -> None:
+    """Though no other clock bears it out."""
+    patch.setattr("consumer.engine.clock._ENOUGH", 1)
+
+
+@mutation
+def nobody_asks_what_time_it_is(patch: pytest.MonkeyPatch) -> None:
+    """All events wait for an answer of the platform, and none is sent."""
+    due = EarlyRecords.due
+    patch.setattr(EarlyRecords, "pilot", lambda *_: None)
+    patch.setattr(EarlyRecords, "due", lambda self, now, _: due(self, now, lambda: False))

@@ -1,0 +1,418 @@
+"""Apache Kafka on this machine, for tests and benchmarks: one node (KRaft), on loopback, gone afterwards.
+
+Maven resolves the jars once (`pom.xml`, into ``target/lib``); later starts need no network. A start formats a
+log directory, starts ``kafka.Kafka`` in it and waits, bounded, until it answers. The configuration is that of
+a production broker except for what makes a test slow: no initial rebalance delay, short session time-outs
+allowed, internal topics with one partition and one replica, a small heap.
+
+Two ways to use it:
+
+* `RealBroker` is a broker of one's own: start, stop, kill, pause (SIGSTOP), resume, restart on the same ports.
+* `shared_broker` hands the same broker to all processes of a test run (pytest-xdist): the first one to ask
+  starts, under a file lock, a *keeper* process (``python -m tests.support.kafka.broker --parent PID``); the keeper owns
+  the broker and ends it when the run's main process is gone or `stop_shared_broker` says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+HERE = Path(__file__).resolve().parent
+JARS = HERE / "target" / "lib"
+
+SASL_USER = "pinstream"
+SASL_PASSWORD = "only-for-tests"  # the SASL listener's one user; the broker lives on loopback for minutes
+
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
+
+_JVM = ["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]
+_QUIET = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Djava.awt.headless=true"]
+
+
+class BrokerUnavailable(Exception):
+    """No Java, no Maven, no jars, or a broker that does not start; the text says which."""
+
+
+def ensure_jars() -> Path:
+    """The folder of Kafka's jars, resolved by Maven if they are not there yet. Raises `BrokerUnavailable`."""
+    if shutil.which("java") is None:
+        raise BrokerUnavailable("no `java` on the PATH")
+    if _jars_complete():
+        return JARS
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise BrokerUnavailable("no `mvn` on the PATH to resolve Kafka's jars with")
+    JARS.parent.mkdir(exist_ok=True)
+    with _locked(JARS.parent / "jars.lock"):
+        if not _jars_complete():
+            _resolve_jars(maven)
+    return JARS
+
+
+def _jars_complete() -> bool:
+    # Written last, and named after the pom: jars of an older version are not taken for today's.
+    return _stamp().is_file()
+
+
+def _stamp() -> Path:
+    return JARS.parent / f"resolved-{_hash_of(HERE / 'pom.xml')}"
+
+
+def _hash_of(path: Path) -> str:
+    """A short digest of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def _resolve_jars(maven: str) -> None:
+    shutil.rmtree(JARS, ignore_errors=True)
+    command = [maven, "-q", "-B", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise BrokerUnavailable("Maven did not resolve Kafka's jars within 300 s") from error
+    if done.returncode != 0:
+        raise BrokerUnavailable(
+            f"Maven cannot resolve Kafka's jars: {(done.stdout + done.stderr).strip()[-500:]}"
+        )
+    _stamp().touch()
+
+
+class RealBroker:
+    """One Kafka broker of our own. Use as a context manager, or `start` and `stop`.
+
+    `directory` keeps log segments and the broker's output; it is removed by `stop` if we made it.
+    """
+
+    def __init__(self, directory: Path | None = None, **settings: str | int) -> None:
+        """`settings`: properties of this broker, dots as underscores."""
+        self.settings = {name.replace("_", "."): value for name, value in settings.items()}
+        self._made = directory is None
+        self.directory = directory or Path(tempfile.mkdtemp(prefix="pinstream-kafka-"))
+        self.directory.mkdir(parents=True, exist_ok=True)
+        plain, sasl, controller = _free_ports(3)
+        self._controller = f"127.0.0.1:{controller}"
+        self.bootstrap_servers = f"127.0.0.1:{plain}"
+        self.sasl_bootstrap_servers = f"127.0.0.1:{sasl}"
+        """SASL_PLAINTEXT, PLAIN, `SASL_USER` and `SASL_PASSWORD`."""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        """Format and start; returns when the broker answers. Raises `BrokerUnavailable`."""
+        self._classpath = f"{ensure_jars()}/*"
+        self._write_properties()
+        self._format()
+        self._launch()
+        return self
+
+    def stop(self) -> None:
+        """Shut down cleanly, within `STOP_SECONDS`, else kill; remove what we made."""
+        self._end(signal.SIGTERM)
+        if self._made:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def kill(self) -> None:
+        """SIGKILL: a broker that is simply gone. `restart` brings it back."""
+        self._end(signal.SIGKILL)
+
+    def shut_down(self) -> None:
+        """A clean stop that keeps the data. `restart` brings it back."""
+        self._end(signal.SIGTERM)
+
+    def restart(self) -> None:
+        """Start again, on the same ports with the same data."""
+        self._end(signal.SIGTERM)
+        self._launch()
+
+    def replace(self) -> None:
+        """Another cluster in place of this one: killed, and begun anew on the same ports, with nothing on its disk."""
+        self._end(signal.SIGKILL)
+        shutil.rmtree(self.directory / "logs")
+        self._format("pinstreamTestClusterB")
+        self._launch()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, nothing answers."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+    @property
+    def pid(self) -> int:
+        """The Java process."""
+        if self._process is None:
+            raise BrokerUnavailable("the broker is not running")
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _write_properties(self) -> None:
+        properties = _properties(self) | self.settings
+        text = "".join(f"{name}={value}\n" for name, value in properties.items())
+        (self.directory / "server.properties").write_text(text)
+
+    def _format(self, cluster: str = "pinstreamTestClusterA") -> None:
+        main = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c"]
+        command = self._java(*main, str(self.directory / "server.properties"), "--ignore-formatted")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+        if done.returncode != 0:
+            raise BrokerUnavailable(
+                f"kafka storage format failed: {(done.stdout + done.stderr).strip()[-500:]}"
+            )
+
+    def _launch(self) -> None:
+        output = self.directory / "broker.log"
+        with output.open("ab") as sink:
+            self._process = subprocess.Popen(
+                self._java("kafka.Kafka", str(self.directory / "server.properties")),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,  # Ctrl-C at pytest must not kill it before the tests are done
+            )
+        if not wait_until(self._answers, START_SECONDS):
+            self._end(signal.SIGKILL)
+            raise BrokerUnavailable(f"Kafka did not start: {output.read_text()[-1000:]}")
+
+    def _answers(self) -> bool:
+        if self._process is None or self._process.poll() is not None:
+            raise BrokerUnavailable(f"Kafka ended: {(self.directory / 'broker.log').read_text()[-1000:]}")
+        return answers(self.bootstrap_servers)
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(how)
+        process.send_signal(signal.SIGCONT)  # a paused process takes no other signal
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_SECONDS)
+
+    def _java(self, *arguments: str) -> list[str]:
+        return [shutil.which("java") or "java", *_JVM, *_QUIET, "-cp", self._classpath, *arguments]
+
+
+def _properties(broker: RealBroker) -> dict[str, str | int]:
+    listeners = f"PLAINTEXT://{broker.bootstrap_servers},SASL://{broker.sasl_bootstrap_servers}"
+    jaas = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+    user = f'user_{SASL_USER}="{SASL_PASSWORD}"'
+    return {
+        "process.roles": "broker,controller",
+        "node.id": 1,
+        "controller.quorum.voters": f"1@{broker._controller}",
+        "listeners": f"{listeners},CONTROLLER://{broker._controller}",
+        "advertised.listeners": listeners,
+        "controller.listener.names": "CONTROLLER",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.sasl.plain.sasl.jaas.config": f"{jaas} {user};",
+        "log.dirs": str(broker.directory / "logs"),
+        # A restarted node waits until the controller has given up its former self.
+        "broker.session.timeout.ms": 1500,
+        "broker.heartbeat.interval.ms": 300,
+        "auto.create.topics.enable": "false",
+        "default.replication.factor": 1,
+        "group.initial.rebalance.delay.ms": 0,
+        "group.min.session.timeout.ms": 500,
+        "group.consumer.min.session.timeout.ms": 1000,
+        "group.consumer.session.timeout.ms": 6000,
+        "group.consumer.min.heartbeat.interval.ms": 100,
+        "group.consumer.heartbeat.interval.ms": 200,
+        "offsets.topic.num.partitions": 1,
+        "offsets.topic.replication.factor": 1,
+        "transaction.state.log.num.partitions": 1,
+        "transaction.state.log.replication.factor": 1,
+        "transaction.state.log.min.isr": 1,
+        "share.coordinator.state.topic.replication.factor": 1,
+        "share.coordinator.state.topic.min.isr": 1,
+        "log.cleaner.dedupe.buffer.size": 8 << 20,
+        "log.cleaner.backoff.ms": 200,
+        "log.segment.bytes": 64 << 20,
+        # Tests write records of years ago; half a minute after its start the broker would remove them.
+        "log.retention.ms": -1,
+        "num.network.threads": 2,
+        "num.io.threads": 2,
+        "controlled.shutdown.enable": "false",
+    }
+
+
+def answers(bootstrap_servers: str) -> bool:
+    """Whether a broker answers there (one try, two seconds)."""
+    config: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap_servers, "log_level": 0}
+    try:
+        return bool(AdminClient(config).list_topics(timeout=2).brokers)
+    except KafkaException:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, pause: float = 0.05) -> bool:
+    """Poll `condition` until it holds; False if it does not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(pause)
+    return False
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free now, all open at once so that they differ."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file unlocks it
+
+
+# -------------------------------------------------------------------- one broker for all processes of a run
+
+
+def shared_broker(directory: Path, parent: int) -> dict[str, str]:
+    """The run's broker, started by the first to ask: ``bootstrap_servers`` and ``sasl_bootstrap_servers``.
+
+    `directory` is common to the run's processes; the broker ends when process `parent` does.
+    Raises `BrokerUnavailable`.
+    """
+    ensure_jars()
+    directory.mkdir(parents=True, exist_ok=True)
+    state = directory / "broker.json"
+    with _locked(directory / "broker.lock"):
+        if not state.exists():
+            _start_keeper(directory, parent, state)
+        found: dict[str, str] = json.loads(state.read_text())
+    if "error" in found:
+        raise BrokerUnavailable(found["error"])
+    return found
+
+
+def stop_shared_broker(directory: Path) -> None:
+    """End the run's broker, if one was started, and wait until it is gone (bounded)."""
+    state = directory / "broker.json"
+    if not state.exists():
+        return
+    with contextlib.suppress(psutil.NoSuchProcess, KeyError, psutil.TimeoutExpired):
+        keeper = psutil.Process(int(json.loads(state.read_text())["keeper"]))
+        keeper.terminate()
+        keeper.wait(STOP_SECONDS + 5)
+
+
+def _start_keeper(directory: Path, parent: int, state: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.kafka.broker",
+        "--parent",
+        str(parent),
+        "--state",
+        str(state),
+    ]
+    with (directory / "keeper.log").open("ab") as sink:
+        subprocess.Popen(
+            command,
+            cwd=HERE.parents[2],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
+    if not wait_until(state.exists, START_SECONDS * 2):
+        raise BrokerUnavailable(f"Kafka's keeper said nothing; see {directory / 'keeper.log'}")
+
+
+def keep(parent: int, state: Path | None) -> None:
+    """Run a broker until SIGTERM, Ctrl-C, or the end of process `parent`; tell where it is."""
+    ended = False
+
+    def end(*_: object) -> None:
+        nonlocal ended
+        ended = True
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    try:
+        with RealBroker() as broker:
+            _tell(broker, state)
+            while not ended and psutil.pid_exists(parent):
+                time.sleep(0.2)
+    except BrokerUnavailable as error:
+        _write(state, {"error": str(error)})
+        raise SystemExit(str(error)) from error
+
+
+def _tell(broker: RealBroker, state: Path | None) -> None:
+    print(broker.bootstrap_servers, flush=True)
+    _write(
+        state,
+        {
+            "bootstrap_servers": broker.bootstrap_servers,
+            "sasl_bootstrap_servers": broker.sasl_bootstrap_servers,
+            "broker": str(broker.pid),
+            "keeper": str(os.getpid()),
+        },
+    )
+
+
+def _write(state: Path | None, content: dict[str, str]) -> None:
+    if state is None:
+        return
+    draft = state.with_suffix(".draft")
+    draft.write_text(json.dumps(content))
+    draft.replace(state)  # whole or not at all: others wait for it to appear
+
+
+def main() -> None:
+    """``python -m tests.support.kafka.broker``: a broker by hand, until Ctrl-C."""
+    parser = argparse.ArgumentParser(description="Run a Kafka broker on loopback; prints its address.")
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="end when this process does")
+    parser.add_argument("--state", type=Path, default=None, help="file to write the addresses to")
+    arguments = parser.parse_args()
+    keep(arguments.parent, arguments.state)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""What tests do with a broker: topics, records, committed offsets, and a consumer that writes down what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from confluent_kafka import Consumer, Message, Producer
+from confluent_kafka import TopicPartition as RawPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions, NewTopic
+
+from consumer.adapters.kafka import CommitResult, KafkaSource
+from consumer.engine.interface import Assignment
+from consumer.engine.model import Chunk, Position, Record, TopicPartition
+from tests.support.kafka.broker import wait_until
+
+WITHIN = 30.0
+"""Seconds that anything in a test may take."""
+
+_numbers = itertools.count(1)
+
+
+class Kafka(NamedTuple):
+    """A broker for tests. `kind` is ``external``, ``real`` or ``embedded``."""
+
+    bootstrap_servers: str
+    kind: str
+    sasl_bootstrap_servers: str | None = None
+
+    @property
+    def config(self) -> dict[str, str | int | float | bool]:
+        """How to reach it, as a librdkafka configuration."""
+        return {"bootstrap.servers": self.bootstrap_servers}
+
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "cooperative": {},
+    "eager": {"partition.assignment.strategy": "range,roundrobin"},
+    "kip-848": {"group.protocol": "consumer"},
+}
+"""The configuration of a member, by the group protocol it speaks."""
+
+
+def unique(prefix: str) -> str:
+    """A name that nobody else has, neither in this run nor on an external broker."""
+    return f"{prefix}-{os.getpid()}-{next(_numbers)}-{uuid.uuid4().hex[:6]}"
+
+
+def create_topic(kafka: Kafka, partitions: int = 1, name: str | None = None, **settings: str) -> str:
+    """A new topic; its name. The embedded broker makes four partitions of whatever is asked for."""
+    name = name or unique("topic")
+    admin = AdminClient({**kafka.config, "log_level": 0})
+    if kafka.kind == "embedded":
+        admin.list_topics(name, timeout=WITHIN)
+    else:
+        config = {key.replace("_", "."): value for key, value in settings.items()}
+        new = NewTopic(name, num_partitions=partitions, replication_factor=1, config=config)
+        admin.create_topics([new])[name].result(WITHIN)
+    # Created is not yet known to whoever asks for metadata.
+    assert wait_until(lambda: name in admin.list_topics(timeout=WITHIN).topics, WITHIN)
+    return name
+
+
+def add_partitions(kafka: Kafka, topic: str, partitions: int) -> None:
+    """The topic has so many partitions from now on."""
+    admin = AdminClient({**kafka.config, "log_level": 0})
+    admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(WITHIN)
+    assert wait_until(
+        lambda: len(admin.list_topics(topic, timeout=WITHIN).topics[topic].partitions) == partitions, WITHIN
+    )
+
+
+def produce(
+    kafka: Kafka, topic: str, values: Iterable[bytes | None], *, partition: int = 0, **extra: Any
+) -> None:
+    """Write `values`, in order, and wait until they are there. `extra`: key, headers, timestamp."""
+    producer = Producer({**kafka.config, "linger.ms": 2, "log_level": 0})
+    for value in values:
+        producer.produce(topic, value=value, partition=partition, **extra)
+    assert producer.flush(WITHIN) == 0
+
+
+def committed(kafka: Kafka, group: str, topic: str, partition: int = 0) -> RawPartition:
+    """What the group has committed: an offset (below 0 for none) and its leader epoch."""
+    consumer = Consumer({**kafka.config, "group.id": group, "log_level": 0})
+    found: RawPartition = consumer.committed([RawPartition(topic, partition)], timeout=WITHIN)[0]
+    consumer.close()
+    return found
+
+
+def read_all(kafka: Kafka, topic: str, count: int) -> list[Message]:
+    """The first `count` records of a topic, all partitions, in no particular order between them; waits for them."""
+    consumer = Consumer({**kafka.config, "group.id": unique("reader"), "log_level": 0})
+    partitions = consumer.list_topics(topic, timeout=WITHIN).topics[topic].partitions
+    consumer.assign([RawPartition(topic, number, 0) for number in partitions])
+    found: list[Message] = []
+    deadline = time.monotonic() + WITHIN
+    while len(found) < count and time.monotonic() < deadline:
+        found += [one for one in consumer.consume(count - len(found), 0.2) if one.error() is None]
+    consumer.close()
+    assert len(found) == count, f"{len(found)} records of {topic}, not {count}"
+    return found
+
+
+def commit(kafka: Kafka, group: str, topic: str, offset: int, partition: int = 0, metadata: str = "") -> None:
+    """Commit from outside the group (it must have no members)."""
+    consumer = Consumer({**kafka.config, "group.id": group, "enable.auto.commit": False, "log_level": 0})
+    position = RawPartition(topic, partition, offset, metadata=metadata)
+    consumer.commit(offsets=[position], asynchronous=False)
+    consumer.close()
+
+
+class Member:
+    """A source and its listener: fetches all the time, like the service, and writes everything down.
+
+    It plays the simplest core there is: what was fetched counts as settled at once, so the position to commit
+    when a partition is revoked is the one after the last record fetched.
+    """
+
+    def __init__(self, kafka: Kafka, topics: Sequence[str], group: str, **options: Any) -> None:
+        # Members hear of a rebalance with their next heartbeat. The embedded broker's classic groups take
+        # seconds for each rebalance all the same; KIP-848 there is immediate.
+        embedded = kafka.kind == "embedded"
+        quick = {"group.protocol": "consumer"} if embedded else {"heartbeat.interval.ms": 200}
+        config = {**kafka.config, **quick, "group.id": group, **options.pop("config", {})}
+        self.room = 1000
+        self.assignments: list[Assignment] = []
+        self.held: dict[TopicPartition, Assignment] = {}
+        self.revocations: list[list[TopicPartition]] = []
+        self.losses: list[list[TopicPartition]] = []
+        self.chunks: list[Chunk] = []
+        self.next: dict[TopicPartition, Position] = {}
+        self.troubles: list[tuple[str, str]] = []
+        self.fetches = 0
+        self.failure: BaseException | None = None
+        self.on_revoked: Callable[[], Any] | None = None
+        self.source = KafkaSource(
+            config, topics, listener=self, on_trouble=lambda *told: self.troubles.append(told), **options
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    # As the listener.
+
+    async def assigned(self, assignments: Sequence[Assignment]) -> None:
+        self.assignments.extend(assignments)
+        self.held.update({TopicPartition(one.topic, one.partition): one for one in assignments})
+
+    async def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
+        self.revocations.append(list(partitions))
+        if self.on_revoked is not None:
+            await self.on_revoked()
+        positions = [self.next[one] for one in partitions if one in self.next]
+        self._forget(partitions)
+        return positions
+
+    async def lost(self, partitions: Sequence[TopicPartition]) -> None:
+        self.losses.append(list(partitions))
+        self._forget(partitions)
+
+    def _forget(self, partitions: Sequence[TopicPartition]) -> None:
+        for one in partitions:
+            self.held.pop(one, None)
+            self.next.pop(one, None)
+
+    # As the service.
+
+    async def __aenter__(self) -> Member:
+        await self.source.start()
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def stop(self, *, commit: bool = False) -> None:
+        """Fetch no more, leave the group."""
+        await self.halt()
+        await self.source.close(WITHIN, list(self.next.values()) if commit else ())
+
+    async def halt(self) -> None:
+        """Fetch no more, and stay in the group as long as it lets us."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    def go_on(self) -> None:
+        """After `halt`."""
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                chunks = await self.source.fetch(self.room, 0.1)
+            except Exception as error:
+                self.failure = error
+                return
+            self.fetches += 1
+            self.chunks.extend(chunks)
+            for chunk in chunks:
+                name = TopicPartition(chunk.topic, chunk.partition)
+                self.next[name] = Position(*name, chunk.records[-1].offset + 1, chunk.leader_epoch)
+
+    async def commit(self) -> CommitResult:
+        """Commit all that was fetched."""
+        return await self.source.commit(list(self.next.values()))
+
+    @property
+    def records(self) -> list[Record]:
+        """All that was fetched, in the order it came."""
+        return [record for chunk in self.chunks for record in chunk.records]
+
+    @property
+    def values(self) -> list[bytes | None]:
+        """Their values."""
+        return [record.value for record in self.records]
+
+    @property
+    def counts(self) -> Counter[bytes | None]:
+        """How often each value came."""
+        return Counter(self.values)
+
+    async def until(self, condition: Callable[[], bool], what: str = "") -> None:
+        """Wait, bounded, until `condition` holds; the source's failure ends the wait."""
+
+        def hold() -> bool:
+            if self.failure is not None:
+                raise self.failure
+            return condition()
+
+        await until(hold, what)
+
+    async def until_async(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
+        """As `until`, for what has to be awaited."""
+        deadline = time.monotonic() + WITHIN
+        while not await condition():
+            assert time.monotonic() < deadline, f"waited in vain for {what}"
+            await asyncio.sleep(0.1)
+
+    async def obeys(self, room: int) -> None:
+        """Set the room, and wait until a fetch has been made with it."""
+        self.room = room
+        target = self.fetches + 2  # the one that is on its way may have the old room
+        await self.until(lambda: self.fetches >= target, "two fetches")
+
+    async def until_fails(self) -> BaseException:
+        """Wait, bounded, until a fetch raises; what it raised."""
+        await until(lambda: self.failure is not None, "a failure")
+        assert self.failure is not None
+        return self.failure
+
+
+async def until(condition: Callable[[], bool], what: str = "") -> None:
+    """Poll `condition`, bounded, until it holds: what it looks at is not all ours to signal from."""
+    deadline = time.monotonic() + WITHIN
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what or 'it'}"
+        await asyncio.sleep(0.01)

@@ -1,0 +1,289 @@
+"""A real browser for the tests of the page, and a stand-in for the server that does what a test wants.
+
+`Stand` serves the page as the server does, with the same kind of policy, and answers /status, /events and /history
+with what the test sets; it can be silent, refuse, or go away and come back on the same port. The fixture `visit` opens
+a page in headless Chromium, one browser for a module and a fresh profile for each visit, and fails the test if the
+browser complained (a broken policy, a script error) or anyone else was asked.
+
+Without a browser the tests are skipped by name; with ``CI=true`` they fail instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
+
+from consumer.web.page import page
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+IN_CI = os.environ.get("CI", "").lower() == "true"
+SIZES = {"wide": (1440, 900), "tablet": (820, 1180), "phone": (390, 844)}
+SHOTS = Path(__file__).parents[3] / "artifacts" / "page"
+PATIENCE = 30_000
+"""Milliseconds for what the page is to show: far more than it needs."""
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None and not IN_CI, reason="chromium is not installed")
+
+# What a browser says by itself when an answer does not come or is not 200; the tests do that on purpose.
+_NETWORK = re.compile(r"Failed to load resource|net::ERR_|EventSource's response")
+
+
+class Stand:
+    """A stand-in for the server. Change `status` and `history` at will; listeners hear of it with `tell`."""
+
+    def __init__(self, status: dict[str, Any], history: dict[str, Any] | None = None) -> None:
+        self.status = status
+        self.history = history
+        self.answer = 200
+        """HTTP status of what has figures."""
+        self.stream = 200
+        """HTTP status of /events."""
+        self.silent = False
+        """Nothing is answered any more, and nobody is cut off: a network that swallows."""
+        self.asked: list[str] = []
+        self.port = 0
+        self._runner: web.AppRunner | None = None
+        self._listeners: set[asyncio.Queue[bytes | None]] = set()
+        self._end = asyncio.Event()
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return f"http://127.0.0.1:{self.port}/"
+
+    async def start(self) -> None:
+        """Listen: the first time on any free port, then on that."""
+        self._end = asyncio.Event()
+        app = web.Application()
+        app.on_response_prepare.append(_harden)
+        for path, handler in (
+            ("/", self._page),
+            ("/status", self._status),
+            ("/events", self._events),
+            ("/history", self._history),
+        ):
+            app.router.add_get(path, handler)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Go away: all connections end."""
+        self._end.set()
+        self.hang_up()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def hang_up(self) -> None:
+        """End all streams."""
+        for one in self._listeners:
+            one.put_nowait(None)
+
+    def tell(self, **changes: Any) -> None:
+        """Change fields of the document, and tell all listeners."""
+        self.status = {**self.status, **changes}
+        for one in self._listeners:
+            one.put_nowait(_event(self.status))
+
+    async def _page(self, _: web.Request) -> web.Response:
+        return web.Response(text=page(), content_type="text/html")
+
+    async def _status(self, request: web.Request) -> web.Response:
+        return await self._figures(request, self.status)
+
+    async def _history(self, request: web.Request) -> web.Response:
+        return await self._figures(request, self.history)
+
+    async def _figures(self, request: web.Request, document: dict[str, Any] | None) -> web.Response:
+        self.asked.append(request.path)
+        if self.silent:
+            await self._end.wait()
+        if self.answer != 200 or document is None:
+            return web.Response(status=self.answer if document is not None else 404)
+        return web.Response(body=orjson.dumps(document), content_type="application/json")
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request.path)
+        if self.silent:
+            await self._end.wait()
+        if self.stream != 200:
+            return web.Response(status=self.stream)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        heard: asyncio.Queue[bytes | None] = asyncio.Queue()
+        heard.put_nowait(b"retry: 2000\n\n" + _event(self.status))
+        self._listeners.add(heard)
+        try:
+            with contextlib.suppress(ConnectionError):
+                while (message := await heard.get()) is not None:
+                    await response.write(message)
+        finally:
+            self._listeners.discard(heard)
+        return response
+
+
+def _event(document: dict[str, Any]) -> bytes:
+    return b"event: status\ndata: " + orjson.dumps(document) + b"\n\n"
+
+
+async def _harden(_: web.Request, response: web.StreamResponse) -> None:
+    hashes = {
+        tag: base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        for tag, content in re.findall(r"<(style|script)>(.*?)</\1>", page(), re.DOTALL)
+    }
+    response.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; style-src 'sha256-{hashes['style']}'; script-src 'sha256-{hashes['script']}'; "
+        "connect-src 'self'; img-src data:"
+    )
+
+
+@contextlib.asynccontextmanager
+async def stand(
+    status: dict[str, Any] | None = None, history: dict[str, Any] | None = None
+) -> AsyncIterator[Stand]:
+    """A stand-in that serves."""
+    one = Stand(status or {}, history)
+    await one.start()
+    try:
+        yield one
+    finally:
+        await one.stop()
+
+
+class Visit(Protocol):
+    """Opens the page at `url`; more goes to Playwright's context (color_scheme, reduced_motion, …)."""
+
+    def __call__(
+        self, url: str, size: str = "wide", **context: Any
+    ) -> contextlib.AbstractAsyncContextManager[Page]:
+        """The page, until the end of the block."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def visit() -> AsyncIterator[Visit]:
+    """How a test opens a page."""
+    assert CHROMIUM is not None, "CI needs a browser: chromium is not there"
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+
+        @contextlib.asynccontextmanager
+        async def open_page(url: str, size: str = "wide", **context: Any) -> AsyncIterator[Page]:
+            async with opened(browser, url, size, **context) as page:
+                yield page
+
+        yield open_page
+        await browser.close()
+
+
+@contextlib.asynccontextmanager
+async def opened(browser: Browser, url: str, size: str = "wide", **context: Any) -> AsyncIterator[Page]:
+    """The page at `url`, in a profile of its own."""
+    width, height = SIZES[size]
+    complaints: list[str] = []
+    others: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning") and not _NETWORK.search(message.text):
+            complaints.append(message.text)
+
+    options: dict[str, Any] = {"locale": "en-GB", "timezone_id": "UTC", "color_scheme": "light"}
+    profile = await browser.new_context(viewport={"width": width, "height": height}, **(options | context))
+    try:
+        shown = await profile.new_page()
+        shown.set_default_timeout(PATIENCE)
+        shown.on("console", note)
+        shown.on("pageerror", lambda error: complaints.append(str(error)))
+        shown.on(
+            "request", lambda one: None if one.url.startswith((url, "data:")) else others.append(one.url)
+        )
+        await shown.goto(url, wait_until="commit")
+        yield shown
+    finally:
+        await profile.close()
+    assert complaints == []
+    assert others == []
+
+
+async def live(shown: Page) -> None:
+    """Wait until figures are there and said to be of now."""
+    await shown.wait_for_selector("#live.on")
+    await shown.wait_for_selector("#main:not([aria-busy])")
+
+
+async def shows(shown: Page, text: str, at: str = "body") -> None:
+    """Wait until `at` has this text in it."""
+    await shown.wait_for_function(
+        "([at, text]) => document.querySelector(at).innerText.replace(/\\s+/g, ' ').includes(text)",
+        arg=[at, text],
+    )
+
+
+async def text(shown: Page, at: str) -> str:
+    """What is to be read there, in one line."""
+    return " ".join((await shown.inner_text(at)).split())
+
+
+async def shoot(shown: Page, name: str, *, full: bool = True) -> None:
+    """A screenshot for people, in artifacts/page/."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    await shown.screenshot(path=SHOTS / f"{name}.png", full_page=full)
+
+
+CONTRAST = """() => {
+  const numbers = color => {
+    const [r, g, b, a = 1] = color.match(/[\\d.e-]+/g).map(Number);
+    return color.startsWith("color(") ? [r * 255, g * 255, b * 255, a] : [r, g, b, a];
+  };
+  const light = ([r, g, b]) => [.2126, .7152, .0722].reduce((sum, part, i) => {
+    const c = [r, g, b][i] / 255;
+    return sum + part * (c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4);
+  }, 0);
+  const behind = node => {
+    for (let one = node; one; one = one.parentElement) {
+      const color = numbers(getComputedStyle(one).backgroundColor);
+      if (color[3] === 1) return color;
+    }
+    return [255, 255, 255, 1];
+  };
+  const unread = ["SCRIPT", "STYLE", "NOSCRIPT"], seen = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const at = node.parentElement, style = getComputedStyle(at);
+    if (!node.data.trim() || !at.getClientRects().length || unread.includes(at.tagName)) continue;
+    const inSvg = at.namespaceURI.endsWith("svg");
+    const [a, b] = [light(numbers(inSvg ? style.fill : style.color)), light(behind(at))].sort((x, y) => y - x);
+    seen.push([(a + .05) / (b + .05), node.data.trim(), style.opacity]);
+  }
+  return seen.filter(([ratio, , opacity]) => ratio < 4.5 || opacity !== "1")
+    .map(([ratio, text]) => `${ratio.toFixed(2)} ${text}`)
+    .concat(seen.length < 100 ? [`only ${seen.length} texts`] : []);
+}"""
+"""Every text whose contrast with what is behind it is less than 4.5 to 1."""
+
+
+async def fits(shown: Page) -> None:
+    """Nothing sticks out to the right, and nothing is cut off."""
+    widths = await shown.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert widths[0] <= widths[1]
+    out = await shown.evaluate(
+        "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1"
+        " && !e.closest('.wide, .unseen, thead')).map(e => e.outerHTML.slice(0, 80))"
+    )
+    assert out == []

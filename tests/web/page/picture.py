@@ -1,0 +1,79 @@
+"""``python -m tests.web.page.picture``: make docs/page.png, the picture of the page in the README, anew.
+
+It is the page as it is now, of a busy member with something in every panel (`scenes.full`, with the figures of a
+member of its pace), in light colours, down to the end of its third section: ledger, pace, freshness, coverage. Run it
+whenever the page changes to the eye. It needs Chromium.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import async_playwright
+
+from tests.web.page import scenes
+from tests.web.page.browser import CHROMIUM, FLAGS, live, opened, shows, stand
+
+PICTURE = Path(__file__).parents[3] / "docs" / "page.png"
+_MARGIN = 24
+
+
+def scene() -> dict[str, Any]:
+    """`scenes.full` as a member has it that delivers a thousand events a second: what is said twice agrees."""
+    made = scenes.full()
+    made["counts"]["topics_made_anew"] = {}
+    for name, one in made["coverage"]["hour"].items():
+        made["coverage"]["hour"][name] = {**one, "events": one["events"] * 58, "sampled": one["sampled"] * 60}
+    delivered = made["ledger"]["delivered"]
+    hour = sum(one["events"] for one in made["coverage"]["hour"].values())
+    freshness = made["freshness"]
+    ages = {**freshness["hour"], "within_one_hour": 0.9934, "age_p99": 1_800.0}
+    made["freshness"] = {
+        **freshness,
+        "delivered": delivered,
+        "within_one_hour": 0.9931,
+        "hour": {**ages, "delivered": hour},
+        "day": {**ages, "delivered": delivered},
+    }
+    made["counts"] |= {
+        "calls": 5_214,
+        "events_sent": delivered + 12_400,
+        "bytes_sent": (delivered + 12_400) * 1_031,
+    }
+    for one, behind in zip(made["partitions"], (40, 310, 120, 200), strict=True):
+        one["lag"] = one["ledger"]["open"] + behind
+        one["end"] = one["committed"] + one["lag"]
+    made["oldest_open"] = scenes.oldest("batch", max(one["lag_seconds"] for one in made["partitions"]))
+    return made
+
+
+def history() -> dict[str, Any]:
+    """`scenes.history` that ends where `scene` is, and whose outage is no worse than its last hour."""
+    made = scenes.history()
+    for step in made["steps"]:
+        series = step["series"]
+        series["lag"] = [None if one is None else one + 6_000 for one in series["lag"]]
+        series["within_hour"] = [None if one is None else 1 - (1 - one) / 10 for one in series["within_hour"]]
+    return made
+
+
+async def draw(to: Path = PICTURE) -> None:
+    """Write the picture."""
+    async with async_playwright() as playwright, stand(scene(), history()) as server:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        async with opened(browser, server.url, reduced_motion="reduce") as shown:
+            await live(shown)
+            await shown.wait_for_selector("#plot-rate .canvas")
+            await shows(shown, "1,068", "#tiles")  # the rate, which comes with the history
+            size = await shown.evaluate(
+                "() => [innerWidth, Math.round(document.getElementById('quality').getBoundingClientRect().bottom)]"
+            )
+            clip = {"x": 0, "y": 0, "width": size[0], "height": size[1] + _MARGIN}
+            await shown.screenshot(path=to, full_page=True, clip=clip)  # type: ignore[arg-type]
+        await browser.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(draw())

@@ -1,0 +1,580 @@
+"""The page in a real browser: each state in words, and every figure where it belongs.
+
+Screenshots of the states go to artifacts/page/ for people to look at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from consumer.engine.statistics import (
+    Cause,
+    ClockStatistics,
+    Counters,
+    GuardStatistics,
+    OldestOpen,
+    SchemaWait,
+    Statistics,
+    WaitsFor,
+)
+from tests.web.building import (
+    INFO,
+    TOPIC,
+    account,
+    empty,
+    guarded,
+    halted,
+    idle,
+    partition,
+    statistics,
+    throttled,
+    unreachable,
+)
+from tests.web.page import scenes
+from tests.web.page.browser import SIZES, Visit, fits, live, needs_browser, shoot, shows, stand, text, visit
+
+__all__ = ["visit"]  # a fixture
+pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
+
+
+# -- states
+
+
+async def test_a_page_that_has_no_answer_yet_says_it_is_connecting(visit: Visit) -> None:
+    """Loading: no figure is made up, and it is said that they are to come."""
+    async with stand(scenes.full()) as server:
+        server.silent = True
+        async with visit(server.url) as shown:
+            await shown.wait_for_selector("#tiles dd")
+            assert await text(shown, "#state") == "Connecting … The figures come in a moment."
+            assert await text(shown, "#live") == "connecting …"
+            assert re.findall(r"\d", await text(shown, "#tiles dd.big")) == []
+            assert await shown.get_attribute("#main", "aria-busy") == "true"
+            assert not re.search("NaN|undefined|null", await text(shown, "body"))
+            await shoot(shown, "loading", full=False)
+            await shows(shown, "No connection to pinstream. There are no figures yet.", "#lost")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
+    """Live: every figure of /status, in words and with units, and the ledger is seen to add up."""
+    async with (
+        stand(scenes.full(), scenes.history()) as server,
+        visit(server.url, size) as shown,
+    ):
+        await live(shown)
+        await shown.wait_for_selector("#plot-rate .canvas")
+        assert await text(shown, "#state") == "Keeping up: 31,866 records to go. The oldest has waited 4.5 s."
+        assert (await text(shown, "#live")).startswith("live, ")
+        ledger = await text(shown, "#ledger")
+        for row in ("5,120,000 98.31 %", "48,004 0.92 %", "33,200 0.63 %", "176 < 0.01 %", "6,600 0.12 %"):
+            assert row in ledger
+        assert await text(shown, "#read") == "Read 5,207,980 records"
+        assert (
+            "It adds up: 5,120,000 + 48,004 + 33,200 + 176 + 6,600 = 5,207,980 read. 812 records more were let go"
+            in await text(shown, "#sum")
+        )
+        assert (await text(shown, "#freshness")).startswith(
+            "96.00 % of 1,000 events delivered in the last hour came within one hour "
+            "Half within 3 s, 95 % within 50 s, 99 % within 75 min."
+        )
+        assert "Has waited 12 s; waits for its batch to fill." in await text(shown, "#oldest")
+        assert "orders [3] at offset 1,200,348, for ad account 549755885175" in await text(shown, "#oldest")
+        assert "1,204,511 keys in 91.9 MiB" in await text(shown, "#duplicates")
+        assert "none of em, hashed_maids" in await text(shown, "#reasons")
+        assert "orders [0] at offset 1,200,340 convert no_identity" in await text(shown, "#latest")
+        notes = await text(shown, "#notes")
+        for note in (
+            "'em' is not hashed 9",
+            "timeout 2",
+            "malformed in user_data.em 77 user_data.em is not an e-mail address",
+        ):
+            assert note in re.sub(" times ", " ", notes)
+        assert "Reads orders, ^shop\\..* as group pinstream" in await text(shown, "#route")
+        assert await shown.is_hidden("#mode")
+        await fits(shown)
+        await shoot(shown, f"live-{size}")
+
+
+@pytest.mark.parametrize(
+    ("scene", "state", "destination"),
+    [
+        (
+            halted,
+            "Halted: Pinterest refuses us. Why: the access token is refused (HTTP 401, code 2). Nothing is lost. "
+            "What to do: put a valid token in PINTEREST_ACCESS_TOKEN or its file",
+            "refuses us Why: the access token is refused (HTTP 401, code 2). For 13 min; tried again in 13 min.",
+        ),
+        (
+            unreachable,
+            "Pinterest does not answer. Why: no verdict on any event; the latest call: HTTP 403 (squid/5.7: Access "
+            "denied). For 13 min: 52,011 records to go. Nothing is lost, and it goes on by itself. What to do: if",
+            "does not answer Why: no verdict on any event; the latest call: HTTP 403 (squid/5.7: Access denied).",
+        ),
+        (
+            guarded,
+            "Intake has stopped: too many records would be dead letters. Why: of the latest 2,000 records of orders, "
+            "1,640 would be, mostly convert no_identity. Nothing is lost. The cause: records cannot become conversion "
+            "events: the mapping, or the producer. What to do: correct the mapping or the producer and start again.",
+            "takes events 0 calls under way",
+        ),
+        (
+            throttled,
+            "Waiting until Pinterest takes calls again. Nothing is lost, and it goes on by itself: 1,011 records to go."
+            " The oldest has waited 67 min.",
+            "is at its limit of calls Goes on by itself in 37 s.",
+        ),
+        (empty, "No partitions assigned yet. The group is still forming", "Nothing sent yet."),
+        (
+            lambda: replace(empty(), joined=True),
+            "No partitions for this member. The group has more members than its topics have partitions",
+            "Nothing sent yet.",
+        ),
+        (
+            lambda: replace(
+                guarded(), guard=GuardStatistics(TOPIC, 501, 1_000, "deliver refused", Cause.DESTINATION)
+            ),
+            "Intake has stopped: too many records would be dead letters. Why: of the latest 1,000 records of orders, "
+            "501 would be, mostly deliver refused. Nothing is lost. The cause: Pinterest refuses the events. What to",
+            "refuses events 0 calls under way",
+        ),
+        (
+            lambda: statistics(replace(partition(3, lag=90), unreadable_at=1_020), waiting_for_start=1),
+            "1 partition cannot be read on: what Kafka sends is damaged. orders [3] from offset 1,020. It is asked for",
+            "Nothing sent yet.",
+        ),
+        (
+            lambda: statistics(waiting_for_start=2),
+            "Waiting for Kafka to say where to start. 2 partitions of ours cannot be read until then, 0 partitions",
+            "Nothing sent yet.",
+        ),
+        (
+            lambda: statistics(partition(lag=9), waiting_for_start=1),
+            "Waiting for Kafka to say where to start. 1 partition of ours cannot be read until then, 1 partition can.",
+            "Nothing sent yet.",
+        ),
+        (
+            lambda: statistics(partition(0), partition(1, lag=None)),
+            "Nothing is waiting, as far as is known. It is not known yet how much is left in 1 partition.",
+            "Nothing sent yet.",
+        ),
+        (
+            lambda: statistics(partition(lag=9), clock=ClockStatistics(612.0, 610.0, 612.0, 0)),
+            "This machine's clock is 10 min behind. So says Pinterest, and events are judged by its clock meanwhile. "
+            "Nothing is lost. What to do: set the clock right (NTP); no restart is needed.",
+            "Nothing sent yet.",
+        ),
+        (
+            lambda: statistics(partition(open=2, lag=9), clock=ClockStatistics(None, 612.0, 0.0, 2)),
+            "Records are stamped 10 min ahead of this machine's clock. Pinterest has not said yet which of the two is "
+            "right. 2 events wait for it. What to do: compare the clocks",
+            "Nothing sent yet.",
+        ),
+        (
+            lambda: statistics(
+                partition(open=7, lag=9),
+                waiting_for_schema=7,
+                schemas=(SchemaWait("id", "17", 6, 44.0, 41.0), SchemaWait("id", "18", 1, 31.0, None)),
+            ),
+            "Waiting for schemas: 7 records. Why: schema id 17 is not known to the registry (or the folder), as it has "
+            "said for 41 s; its records have waited 44 s. So have those of 1 other schema. All other records go on. "
+            "What to do: register it",
+            "Nothing sent yet.",
+        ),
+        (
+            lambda: statistics(
+                partition(open=1, lag=9),
+                waiting_for_schema=1,
+                schemas=(SchemaWait("id", "17", 1, 44.0, None),),
+            ),
+            "Waiting for schemas: 1 record. Why: there is no answer yet of what schema id 17 is; its records have "
+            "waited 44 s. All other records go on. What to do: look after the registry",
+            "Nothing sent yet.",
+        ),
+        (idle, "Caught up: nothing is waiting.", "takes events 0 calls under way, 0 events queued"),
+        (lambda: statistics(partition(), stopping=True), "Stopping.", "Nothing sent yet."),
+        (
+            lambda: statistics(partition(open=5, lag=5), seconds_since_progress=44.0),
+            "Nothing moves: 5 records to go. Nothing was settled for 44 s.",
+            "Nothing sent yet.",
+        ),
+        (
+            lambda: statistics(partition(lag=7), stalled_for=130.0, seconds_since_progress=0.0),
+            "Nothing moves: 7 records to go. Nothing was settled for 2 min.",
+            "Nothing sent yet.",
+        ),
+        (
+            lambda: statistics(
+                partition(open=1, lag=7),
+                stalled_for=130.0,
+                clock=ClockStatistics(70.0, 0.0, 70.0, 0),
+                oldest_open=OldestOpen(TOPIC, 0, 7, 133.0, WaitsFor.KEY_STORE, None),
+            ),
+            "Nothing moves: 7 records to go. Nothing was settled for 2 min. The oldest open event waits for the key",
+            "Nothing sent yet.",
+        ),
+        (
+            lambda: statistics(
+                partition(open=1, lag=7),
+                stalled_for=130.0,
+                waiting_for_schema=1,
+                schemas=(SchemaWait("id", "17", 1, 133.0, None),),
+                oldest_open=OldestOpen(TOPIC, 0, 7, 133.0, WaitsFor.SCHEMA, None),
+            ),
+            "Waiting for schemas: 1 record. Why: there is no answer yet of what schema id 17 is; its records have "
+            "waited 2 min. Nothing else moves either.",
+            "Nothing sent yet.",
+        ),
+    ],
+    ids=[
+        "halted",
+        "unreachable",
+        "guarded",
+        "throttled",
+        "unassigned",
+        "spare",
+        "refused",
+        "unreadable",
+        "unstarted",
+        "partly",
+        "unknown",
+        "clock",
+        "clocks",
+        "no_such_schema",
+        "no_schema_yet",
+        "idle",
+        "stopping",
+        "stuck",
+        "stalled",
+        "stalled_beside_a_clock",
+        "stalled_for_a_schema",
+    ],
+)
+async def test_each_state_is_said_in_words(
+    scene: Callable[[], Statistics],
+    state: str,
+    destination: str,
+    request: pytest.FixtureRequest,
+    visit: Visit,
+) -> None:
+    """A person who opens the page reads first how things are, why, and what to do."""
+    async with (
+        stand(scenes.scene(scene), {"steps": []}) as server,
+        visit(server.url) as shown,
+    ):
+        await live(shown)
+        assert (await text(shown, "#state")).startswith(state)
+        assert destination in await text(shown, "#destination")
+        assert not re.search(r"NaN|undefined|\bnull\b|Infinity|\[object", await text(shown, "body"))
+        # Read out once, as soon as it has held for a moment.
+        await shows(shown, re.split(r"[.:]", state)[0], "#announce")
+        await shoot(shown, "state-" + request.node.callspec.id, full=False)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "state"),
+    [
+        (1_260.0, "Behind: 31,866 records to go. The oldest has waited 21 min. Nothing is lost"),
+        (5_000.0, "Too late for the one-hour rule: 31,866 records to go. The oldest has waited 83 min."),
+    ],
+)
+async def test_a_member_that_lags_says_how_far_and_for_how_long(
+    seconds: float, state: str, visit: Visit
+) -> None:
+    """Lagging: in records and in time, and louder once it breaks the one-hour rule."""
+    async with stand(scenes.lagging(seconds), scenes.history()) as server, visit(server.url) as shown:
+        await live(shown)
+        assert (await text(shown, "#state")).startswith(state)
+        assert "waits for its turn: calls are paced or throttled" in await text(shown, "#tiles")
+        then = scenes.history()["steps"][0]["series"]["lag"][-31]
+        await shows(shown, f"5 min ago: {then:,}", "#tiles")
+        await shoot(shown, f"lagging-{seconds:.0f}", full=False)
+
+
+async def test_what_the_ledger_cannot_know_of_is_said_below_it(visit: Visit) -> None:
+    """Records removed unread, topics made anew, positions that went back, and what was committed for another
+    destination; nothing where there are none."""
+    counters = Counters()
+    async with stand(scenes.scene(lambda: statistics(partition(), counters=counters))) as server:
+        async with visit(server.url) as shown:
+            await live(shown)
+            assert await shown.locator("#missing").is_hidden()
+        counters.removed_unread, counters.positions_went_back = 3_600, 1
+        counters.topics_made_anew["orders"] = 1
+        server.status = scenes.scene(lambda: statistics(partition(), counters=counters, elsewhere=4))
+        async with visit(server.url) as shown:
+            await live(shown)
+            assert await text(shown, "#missing") == (
+                "Kafka removed up to 3,600 records before they were read: raise the topic's retention. orders was "
+                "deleted and made anew, and read from the beginning: what was unread before is gone. Reading went "
+                "back 1 time: a log was cut, or a topic made anew. 4 partitions began where the group had committed "
+                "for another destination: what lies before is not sent to this one. Since the start; the log says more."
+            )
+
+
+async def test_a_short_wait_is_not_worth_the_headline(visit: Visit) -> None:
+    """The quota at work: the destination's panel says so, the state stays what it is."""
+
+    def scene() -> Statistics:
+        return statistics(partition(open=3), accounts=[account(state="throttled", queued=3, seconds=0.8)])
+
+    async with stand(scenes.scene(scene)) as server, visit(server.url) as shown:
+        await live(shown)
+        assert (await text(shown, "#state")).startswith("Keeping up: 3 records open.")
+        assert "is at its limit of calls Goes on by itself in 0.8 s." in await text(shown, "#destination")
+
+
+async def test_partitions_stand_in_their_order(visit: Visit) -> None:
+    """By topic and number, whatever the order in which the group gave them to us."""
+    made = scenes.scene(
+        lambda: statistics(*(partition(number) for number in (10, 2, 0)), partition(1, topic="a"))
+    )
+    async with stand(made) as server, visit(server.url) as shown:
+        await live(shown)
+        names = await shown.locator("#partitions tbody th").all_inner_texts()
+        assert names == ["a [1]", "orders [0]", "orders [2]", "orders [10]"]
+
+
+async def test_a_ledger_that_does_not_add_up_is_not_hidden(visit: Visit) -> None:
+    """The worst of all: it comes before every other state."""
+    broken = scenes.full()
+    broken["ledger"]["delivered"] -= 1
+    async with stand(broken) as server, visit(server.url) as shown:
+        await live(shown)
+        assert (await text(shown, "#state")).startswith("The ledger does not add up.")
+        assert "≠ 5,207,980 read" in await text(shown, "#sum")
+    hidden = scenes.full()
+    hidden["ledger_mismatch"] = 2
+    async with stand(hidden) as server, visit(server.url) as shown:
+        await live(shown)
+        assert (await text(shown, "#state")).startswith("The ledger does not add up.")
+        assert (await text(shown, "#sum")).startswith("It does not add up:")
+
+
+async def test_one_refused_account_of_two_is_told_apart(visit: Visit) -> None:
+    """The others go on, and the page says so. An age beyond all buckets has words too."""
+    shown_scene = scenes.scene(
+        lambda: statistics(
+            partition(open=3, lag=3), accounts=[account(), account("7", "halted", queued=3)], ages=[10**7]
+        )
+    )
+    async with stand(shown_scene) as server, visit(server.url) as shown:
+        await live(shown)
+        assert (await text(shown, "#state")).startswith(
+            "Pinterest refuses 1 of 2 ad accounts; the others go on."
+        )
+        assert "Half within more than 7 days" in await text(shown, "#freshness")
+
+
+async def test_test_mode_shows(visit: Visit) -> None:
+    """Events are checked and not recorded: nobody shall take it for the real thing."""
+    info = {"process": {**INFO["process"], "test_mode": True}}
+    async with stand(scenes.full(**info)) as server, visit(server.url) as shown:
+        await live(shown)
+        assert await text(shown, "#mode") == "test mode: checked, not recorded"
+
+
+async def test_a_status_of_an_older_pinstream_is_enough(visit: Visit) -> None:
+    """Fields are only ever added: without those that came later the page shows the rest."""
+    old = scenes.full()
+    for name in ("coverage", "latest_dead_letters", "samples", "oldest_open"):
+        del old[name]
+    for one in old["partitions"]:
+        del one["lag_seconds"]
+    for window in ("hour", "day"):
+        del old["freshness"][window]
+    async with stand(old) as server, visit(server.url) as shown:
+        await live(shown)
+        assert (await text(shown, "#state")).startswith("Keeping up: 31,866 records to go.")
+        assert await text(shown, "#coverage-note") == "Nothing delivered in the last hour."
+        assert "delivered since the start" in await text(shown, "#tiles")
+        assert "delivered since the start came within one hour" in await text(shown, "#freshness")
+
+
+# -- figures
+
+
+async def test_a_rounded_share_is_all_only_if_it_is_all(visit: Visit) -> None:
+    """100 % means all and 0 % means none; what lies between is rounded down."""
+    expected = {
+        (0, 0, 2): "–", (0, 7, 2): "0 %", (7, 7, 2): "100 %", (1, 3, 2): "33.33 %", (2, 3, 2): "66.66 %",
+        (999_999, 1_000_000, 2): "99.99 %", (999_999_999, 1_000_000_000, 2): "99.99 %", (1, 1_000_000, 2): "< 0.01 %",
+        (199, 200, 0): "99 %", (1, 200, 0): "< 1 %", (0.999999, 1, 2): "99.99 %", (0.29, 1, 2): "29.00 %",
+    }  # fmt: skip
+    async with stand(scenes.full()) as server, visit(server.url) as shown:
+        await live(shown)
+        said = await shown.evaluate("all => all.map(one => share(...one))", [list(one) for one in expected])
+        assert [one.replace("\u00a0", " ") for one in said] == list(expected.values())
+
+
+async def test_coverage_has_every_parameter_with_its_advice_by_event_name(visit: Visit) -> None:
+    """The marketer's table: shares of what was looked at, most frequent event first; the last day at a click."""
+    async with stand(scenes.full()) as server, visit(server.url) as shown:
+        await live(shown)
+        heads = await shown.eval_on_selector_all("#coverage thead th", "all => all.map(e => e.innerText)")
+        assert [one.split("\n")[0] for one in heads][1:] == [
+            "All", "page_visit", "add_to_cart", "view_category", "checkout", "signup",
+        ]  # fmt: skip
+        assert await shown.locator("#coverage tbody tr").count() == 1 + len(scenes.IDS) == 12
+        events = await text(shown, "#coverage tbody tr:first-child")
+        assert events.endswith("59,222 48,210 6,120 3,377 1,204 311")
+        phone = await text(shown, "#coverage tbody tr:nth-child(3)")
+        assert phone.startswith("Phone, hashed ph The customer's phone number")
+        # All: each name weighs as much as it has events, however many of them were looked at.
+        assert phone.endswith("5 % 4 % 9 % 3 % 62 % 18 %")
+        note = await text(shown, "#coverage-note")
+        assert note.startswith("Of 59,222 events delivered in the last hour 3,700 were looked at: ")
+        await shown.check("input[value=day]")
+        await shows(shown, "Of 59,225 events delivered in the last day", "#coverage-note")
+        assert (await text(shown, "#coverage tbody tr:nth-child(3)")).endswith("0 %")
+
+
+async def test_all_names_together_weigh_as_much_as_they_have_events(visit: Visit) -> None:
+    """A name of which much was looked at does not count for more than it has events; and rounding is down."""
+    document = scenes.full()
+    window = {
+        name: {
+            "events": events,
+            "sampled": 100,
+            "carried": dict.fromkeys(scenes.IDS, 50),
+            "share": dict.fromkeys(scenes.IDS, share),
+        }
+        for name, events, share in (("page_visit", 900, 1 / 3), ("checkout", 90, 2 / 3), ("signup", 10, 1.0))
+    }
+    document["coverage"] = {**document["coverage"], "hour": window}
+    async with stand(document) as server, visit(server.url) as shown:
+        await live(shown)
+        cells = await shown.locator("#coverage tbody tr:nth-child(2) td").all_inner_texts()
+        assert [one.replace("\u00a0", " ") for one in cells] == ["37 %", "33 %", "66 %", "100 %"]
+        for one in window.values():
+            one["share"] = dict.fromkeys(scenes.IDS, 1.0)
+        server.tell(coverage=document["coverage"])
+        await shows(shown, "100 % 100 % 100 % 100 %", "#coverage tbody tr:nth-child(2)")
+
+
+@pytest.mark.parametrize(("late", "tone"), [(0, "good"), (1, "good"), (2, "warn"), (5, "warn"), (6, "bad")])
+async def test_freshness_has_the_colours_of_the_alert_s_target(late: int, tone: str, visit: Visit) -> None:
+    """Green is what no alert is sent of (99 % or more), red what is poor (less than 95 %); as on the dashboard."""
+    made = scenes.scene(
+        lambda: statistics(partition(delivered=100), ages=[5] * (100 - late) + [4_000] * late)
+    )
+    async with stand(made) as server, visit(server.url) as shown:
+        await live(shown)
+        assert await shown.locator(f"#tiles .big.{tone}").count() == 1
+        assert await shown.locator(f"#freshness .big.{tone}").count() == 1
+
+
+async def test_a_dead_letter_of_another_day_has_its_date(visit: Visit) -> None:
+    """The time of day alone would be taken for today's."""
+    before = scenes.letters(1)[0] | {"at": 1_700_000_000.0}
+    async with stand(scenes.full(latest_dead_letters=[before])) as server, visit(server.url) as shown:
+        await live(shown)
+        assert await shown.locator("#latest time").all_inner_texts() == ["14 Nov, 22:13"]
+        now = await shown.evaluate("moment(Date.now() / 1000)")
+        assert re.fullmatch(r"\d\d:\d\d:\d\d", now)
+
+
+async def test_freshness_is_of_the_window_that_is_chosen(visit: Visit) -> None:
+    """The last hour, the last day at a click, and the whole of it beside; the tile is of the last hour."""
+    document = scenes.scene(
+        lambda: statistics(partition(delivered=40), ages=[5] * 9 + [4_000], early=[7] * 30)
+    )
+    async with stand(document, scenes.history()) as server, visit(server.url) as shown:
+        await live(shown)
+        assert (await text(shown, "#freshness")).startswith(
+            "90.00 % of 10 events delivered in the last hour came within one hour Half within 5 s"
+        )
+        assert "Since the start: 97.50 % of 40 events within one hour." in await text(shown, "#freshness")
+        assert "90.00 % of 10 events delivered in the last hour" in await text(shown, "#tiles")
+        plot = await text(shown, "#plot-within")
+        assert plot.startswith("Delivered within one hour share of what was delivered at a time")
+        assert re.search(r"within one hour 9\d\.\d\d % latest", plot)
+        assert "0 % 25 % 50 % 75 % 100 %" in " ".join(
+            await shown.locator("#plot-within .canvas text").all_text_contents()
+        ).replace("\u00a0", " ")
+        await shown.check("input[value=day]")
+        await shows(
+            shown, "97.50 % of 40 events delivered in the last day came within one hour", "#freshness"
+        )
+        assert "90.00 % of 10 events delivered in the last hour" in await text(shown, "#tiles")
+        await fits(shown)
+
+
+async def test_an_hour_without_deliveries_says_so(visit: Visit) -> None:
+    """Nothing delivered in the last hour, or ever: no invented share; what was before is told as such."""
+    document = scenes.scene(lambda: statistics(partition(delivered=30), early=[7] * 30))
+    async with stand(document) as server, visit(server.url) as shown:
+        await live(shown)
+        assert await text(shown, "#freshness") == (
+            "Nothing delivered in the last hour. Since the start: 100 % of 30 events within one hour."
+        )
+        assert "Delivered within 1 h – nothing delivered in the last hour" in await text(shown, "#tiles")
+        await shown.check("input[value=day]")
+        await shows(shown, "100 % of 30 events delivered in the last day", "#freshness")
+        server.tell(freshness=scenes.scene(empty)["freshness"])
+        await shows(shown, "Nothing delivered yet.", "#freshness")
+
+
+async def test_figures_change_as_they_come_and_nothing_else_does(visit: Visit) -> None:
+    """Live: what is told shows at once; what a reader has opened, chosen or focused stays as it is."""
+    async with stand(scenes.full(), scenes.history()) as server, visit(server.url) as shown:
+        await live(shown)
+        await shown.click("#plot-rate summary")
+        await shown.focus("#plot-lag .canvas")
+        await shown.evaluate("window.before = document.querySelector('#partitions tbody tr')")
+        partitions = [{**one, "lag": 5, "lag_seconds": 0.5} for one in server.status["partitions"]]
+        server.tell(partitions=partitions)
+        await shows(shown, "Keeping up: 6,600 records open.", "#state")
+        assert await shown.evaluate("window.before === document.querySelector('#partitions tbody tr')")
+        assert await shown.evaluate("document.activeElement.dataset.plot") == "lag"
+        assert await shown.is_visible("#plot-rate details table")
+
+
+async def test_a_screen_reader_hears_of_a_change_once(visit: Visit) -> None:
+    """The line that is read out changes with the state, not with the figures."""
+    async with stand(scenes.full()) as server, visit(server.url) as shown:
+        await shows(shown, "Keeping up", "#announce")
+        await shown.evaluate(
+            "window.said = []; new MutationObserver(() => said.push($('announce').textContent))"
+            ".observe($('announce'), { childList: true, characterData: true, subtree: true })"
+        )
+        for lag in (10, 20, 30):
+            server.tell(partitions=[{**one, "lag": 9_000 + lag} for one in server.status["partitions"]])
+            await shows(shown, f"Keeping up: {4 * (9_000 + lag):,} records to go.", "#state")
+        server.tell(**{name: scenes.scene(halted)[name] for name in ("ledger", "destination", "partitions")})
+        await shows(shown, "Halted", "#announce")
+        assert await shown.evaluate("said") == ["Halted: Pinterest refuses us."]
+
+
+async def test_many_partitions_show_the_worst_first_and_all_on_demand(visit: Visit) -> None:
+    """Sixteen rows, those with most lag, in their order; a button shows the others."""
+    many = scenes.full()
+    many["partitions"] = [
+        {**many["partitions"][0], "partition": number, "lag": number, "lag_seconds": float(number)}
+        for number in range(40)
+    ]
+    async with stand(many) as server, visit(server.url) as shown:
+        await live(shown)
+        assert await shown.locator("#partitions tbody tr").count() == 16
+        assert (await text(shown, "#partitions tbody tr")).startswith("orders [24]")
+        await shown.focus("#more")
+        await shown.keyboard.press("Enter")
+        assert await shown.locator("#partitions tbody tr").count() == 40
+
+
+async def test_a_message_of_the_api_stays_text(visit: Visit) -> None:
+    """Markup in what others wrote is shown as it is written, and does nothing."""
+    counters = Counters()
+    nasty = "<img src=x onerror=alert(1)>"
+    counters.api_warnings[nasty] = 3
+    letter = {**scenes.letters(1)[0], "message": nasty, "code": nasty, "topic": nasty}
+    document = scenes.scene(lambda: statistics(partition(), counters=counters), latest_dead_letters=[letter])
+    async with stand(document) as server, visit(server.url) as shown:
+        await live(shown)
+        assert nasty in await text(shown, "#notes")
+        assert (await text(shown, "#latest")).count(nasty) == 3
+        assert await shown.locator("img").count() == 0

@@ -1,0 +1,120 @@
+"""The page's connection: live, lost and back, streams that fail, answers that say nothing."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.web.building import busy, idle, serving
+from tests.web.page import scenes
+from tests.web.page.browser import CONTRAST, Visit, live, needs_browser, shoot, shows, stand, text, visit
+
+__all__ = ["visit"]  # a fixture
+pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
+
+
+# -- the connection
+
+
+async def test_a_lost_connection_is_said_at_once_and_comes_back_by_itself(visit: Visit) -> None:
+    """The figures stay, grey, with their age; nobody takes them for new. Then it goes on, and hears of news."""
+    async with stand(scenes.full(), scenes.history()) as server, visit(server.url) as shown:
+        await live(shown)
+        colour = "getComputedStyle(document.querySelector('#state h2')).color"
+        fresh = await shown.evaluate(colour)
+        await server.stop()
+        await shown.wait_for_selector("#lost:visible", timeout=2_000)
+        await shows(shown, "No connection to pinstream. These figures are", "#lost")
+        await shows(shown, "These figures are 3 s old. Trying again by itself.", "#lost")
+        assert await text(shown, "#live") == "no connection"
+        assert (await text(shown, "#state")).startswith("Keeping up")
+        assert await shown.evaluate(colour) != fresh
+        assert (await shown.title()).startswith("No connection")
+        assert await shown.evaluate(CONTRAST) == []
+        await shows(shown, "No connection to pinstream. The figures are old.", "#announce")
+        await shoot(shown, "disconnected")
+        server.status = scenes.scene(idle)
+        await server.start()
+        await live(shown)
+        await shows(shown, "Caught up", "#state")
+        assert await shown.is_hidden("#lost")
+        server.tell(stopping=True)
+        await shows(shown, "Stopping", "#state")
+
+
+async def test_a_network_that_swallows_is_found_out(visit: Visit) -> None:
+    """A stream that says nothing is asked after: without an answer the figures are old."""
+    async with stand(scenes.full()) as server, visit(server.url) as shown:
+        await live(shown)
+        server.silent = True
+        await shown.wait_for_selector("#lost:visible", timeout=20_000)
+        assert re.search(r"These figures are \d+ s old", await text(shown, "#lost"))
+
+
+async def test_a_stream_with_nothing_new_is_not_lost(visit: Visit) -> None:
+    """Nothing changes and nothing is said: the page asks, is answered, and stays live."""
+    async with stand(scenes.full()) as server, visit(server.url) as shown:
+        await live(shown)
+        asked = server.asked.count("/status")
+        await shown.wait_for_function(
+            "document.getElementById('lost').hidden && seconds() - link.heard < 1 && link.source"
+        )
+        while server.asked.count("/status") == asked:
+            await shown.wait_for_timeout(100)
+        assert await shown.is_hidden("#lost")
+        assert server.asked.count("/events") == 1
+
+
+async def test_without_streams_the_page_asks_instead(visit: Visit) -> None:
+    """/events that fails twice (a proxy, too many listeners): /status each second, and nobody sees a difference."""
+    async with stand(scenes.full()) as server:
+        server.stream = 503
+        async with visit(server.url) as shown:
+            await live(shown)
+            assert await shown.is_hidden("#lost")
+            server.status = scenes.scene(idle)
+            await shows(shown, "Caught up", "#state")
+            while server.asked.count("/status") < 5:
+                await shown.wait_for_timeout(100)
+            assert server.asked.count("/events") == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (500, "pinstream answers, and gives no figures (HTTP 500)."),
+        (401, "It asks for its token: reload the page."),
+    ],
+)
+async def test_an_answer_without_figures_is_told_from_none(code: int, words: str, visit: Visit) -> None:
+    """The process lives, and says nothing of itself: another trouble than a lost connection."""
+    async with stand(scenes.full()) as server, visit(server.url) as shown:
+        await live(shown)
+        server.answer = server.stream = code
+        server.hang_up()
+        await shows(shown, words, "#lost")
+        server.answer = server.stream = 200
+        await live(shown)
+
+
+async def test_a_version_it_does_not_know_is_not_shown(visit: Visit) -> None:
+    """A page that stayed open over an upgrade says so, instead of showing what it may misread."""
+    async with stand(scenes.full()) as server, visit(server.url) as shown:
+        await live(shown)
+        server.tell(version=2)
+        await shows(shown, "This page does not understand the figures.", "#lost")
+        assert "reload the page" in await text(shown, "#lost")
+
+
+async def test_the_real_server_and_the_page_understand_each_other(visit: Visit) -> None:
+    """Style and script are allowed by the server's own policy, the stream and the history arrive."""
+    async with serving(busy) as served, visit(served.url) as shown:
+        await live(shown)
+        assert await shown.evaluate("link.source !== null && link.source.readyState") == 1
+        assert (await text(shown, "#state")).startswith("Keeping up: 31,866 records to go.")
+        served.shown.statistics = idle()
+        served.shown.now += 10
+        await shows(shown, "Caught up", "#state")
+        await served.server.stop()
+        await shown.wait_for_selector("#lost:visible", timeout=5_000)

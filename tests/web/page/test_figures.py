@@ -1,0 +1,165 @@
+"""Figures are whole: however long they are and however narrow the screen, none is broken in two or sticks out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.async_api import Page
+
+from tests.web.page import scenes
+from tests.web.page.browser import SIZES, Visit, fits, live, needs_browser, shoot, shows, stand, text, visit
+
+__all__ = ["visit"]  # a fixture
+pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
+
+BROKEN = """() => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), broken = [];
+  let seen = 0;
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    if (["SCRIPT", "STYLE", "NOSCRIPT"].includes(node.parentElement.localName.toUpperCase())) continue;
+    for (const figure of node.data.matchAll(/\\d[\\d.,]*/g)) {
+      const range = document.createRange();
+      range.setStart(node, figure.index);
+      range.setEnd(node, figure.index + figure[0].length);
+      const lines = new Set([...range.getClientRects()].map(box => Math.round(box.top)));
+      if (lines.size) seen += 1;
+      if (lines.size > 1) broken.push(`${figure[0]} on ${lines.size} lines in ${node.parentElement.outerHTML.slice(0, 80)}`);
+    }
+  }
+  return broken.concat(seen < 100 ? [`only ${seen} figures`] : []);
+}"""  # noqa: E501 - one expression of the browser's
+"""Every figure that has more than one line box."""
+
+OVERFLOWING = """() => [...document.querySelectorAll("header, header *, main *, footer *")].filter(one => {
+  if (one.closest("svg, .unseen, thead") || getComputedStyle(one).display === "inline") return false;
+  return one.scrollWidth > one.clientWidth + 1 && !one.matches(".wide") && one.clientWidth > 0;
+}).map(one => `${one.scrollWidth} in ${one.clientWidth}: ${one.outerHTML.slice(0, 90)}`)"""
+"""Every box that what is in it does not fit into; those that are there to be scrolled are left out."""
+
+OUTSIDE = """() => {
+  const out = [];
+  for (const dd of document.querySelectorAll("#tiles dd, #ledger td, #ledger th, .read *, #partitions td, .big")) {
+    const range = document.createRange();
+    range.selectNodeContents(dd);
+    const box = dd.parentElement.getBoundingClientRect(), within = range.getBoundingClientRect();
+    if (within.width && (within.left < box.left - 1 || within.right > box.right + 1)) out.push(dd.outerHTML);
+  }
+  return out;
+}"""
+"""Every figure that reaches beyond the box it stands in."""
+
+WIDTHS = {**SIZES, "laptop": (1280, 900)}
+USUAL = (
+    "page_visit", "add_to_cart", "view_category", "search", "signup", "initiate_checkout", "checkout",
+    "add_payment_info", "app_install", "watch_video", "add_to_wishlist", "lead", "subscribe",
+)  # fmt: skip
+"""The event names that the packaged mapping makes."""
+
+
+async def whole(shown: Page) -> None:
+    """No figure is broken, none sticks out, and the page does not scroll sideways."""
+    assert await shown.evaluate(BROKEN) == []
+    assert await shown.evaluate(OVERFLOWING) == []
+    assert await shown.evaluate(OUTSIDE) == []
+    await fits(shown)
+
+
+@pytest.mark.parametrize("size", ["laptop", "tablet", "phone"])
+@pytest.mark.parametrize(
+    ("scene", "history"),
+    [(scenes.full, scenes.history), (scenes.enormous, scenes.enormous_history)],
+    ids=["usual", "enormous"],
+)
+async def test_no_figure_is_broken(
+    scene: Callable[[], dict[str, Any]],
+    history: Callable[[], dict[str, Any]],
+    size: str,
+    visit: Visit,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Up to twelve digits, at 1280, 820 and 390 pixels; tables of the plots as well."""
+    monkeypatch.setitem(SIZES, "laptop", WIDTHS["laptop"])
+    async with stand(scene(), history()) as server, visit(server.url, size) as shown:
+        await live(shown)
+        await shown.wait_for_selector("#plot-rate .canvas")
+        # The rate of now is the history's, until there are two looks at the ledger.
+        await shown.wait_for_function(
+            "() => /\\d\\s*records/.test(document.querySelector('#tiles dd').innerText)"
+        )
+        await whole(shown)
+        await shoot(shown, f"figures-{request.node.callspec.id}")
+        await shown.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+        await whole(shown)
+
+
+AGES: list[tuple[float | None, float | None, float | None]] = [
+    (5, 9, 10), (2, 2, 2), (1, 1, 600), (1, 60, 3_600), (3_000, 3_300, 3_600), (3_600, 604_800, None),
+    (None, None, None), (1, 604_800, 604_800), (30, 120, 150), (1, 4, 15), (40, 604_000, 604_800), (9, 75, 600),
+]  # fmt: skip
+PINS = """() => {
+  const scale = document.querySelector(".scale").getBoundingClientRect();
+  const boxes = [...document.querySelectorAll(".scale .pin-text")].map(one => one.getBoundingClientRect());
+  const out = boxes.filter(box => box.left < scale.left - 1 || box.right > scale.right + 1).map(() => "sticks out");
+  boxes.sort((a, b) => a.left - b.left);
+  return out.concat(boxes.slice(1).filter((box, i) => box.left < boxes[i].right + 2).map(() => "overlap"));
+}"""
+"""What is wrong with the words above the scale of ages."""
+
+
+@pytest.mark.parametrize("size", ["wide", "tablet", "phone"])
+async def test_words_above_the_scale_of_ages_never_overlap(size: str, visit: Visit) -> None:
+    """Half, 95 % and 99 %: near to each other, at either end, or unknown; what is too near shares a word."""
+    made = scenes.full()
+    async with stand(made) as server, visit(server.url, size) as shown:
+        await live(shown)
+        for ages in AGES:
+            named = dict(zip(("age_p50", "age_p95", "age_p99"), ages, strict=True))
+            document = {
+                **made,
+                "freshness": {**made["freshness"], "hour": {**made["freshness"]["hour"], **named}},
+            }
+            await shown.evaluate("one => showFreshness(one)", document)
+            assert await shown.evaluate(PINS) == [], ages
+            words = await shown.locator(".scale .pin-text").all_text_contents()
+            assert ", ".join(words) == "half, 95 %, 99 %"
+            assert await shown.locator(".scale .pin").count() == 3
+
+
+async def test_coverage_of_all_usual_event_names_fits_on_a_laptop(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thirteen names that a shop of every kind sends stand side by side at 1280 pixels, with nothing to scroll."""
+    monkeypatch.setitem(SIZES, "laptop", WIDTHS["laptop"])
+    made = scenes.full()
+    one = {
+        **made["coverage"]["hour"]["page_visit"],
+        "events": 13_160,
+        "share": dict.fromkeys(scenes.IDS, 1.0),
+    }
+    made["coverage"] = {**made["coverage"], "hour": dict.fromkeys(USUAL, one)}
+    async with stand(made) as server, visit(server.url, "laptop") as shown:
+        await live(shown)
+        assert await shown.locator("#coverage thead th").count() == 2 + len(USUAL)
+        widths = "one => [one.scrollWidth, one.clientWidth]"
+        assert len(set(await shown.eval_on_selector(".wide:has(#coverage)", widths))) == 1
+
+
+@pytest.mark.parametrize("digits", [1, 4, 7, 9, 10, 12, 16])
+@pytest.mark.parametrize("size", ["wide", "tablet", "phone"])
+async def test_a_figure_of_any_length_stands_on_one_line(digits: int, size: str, visit: Visit) -> None:
+    """The largest number that a script can count to has sixteen; it is smaller, and as whole as the others."""
+    figure = min(10**digits - 1, 9_007_199_254_740_991)
+    made = scenes.full()
+    made["ledger"] = dict.fromkeys(made["ledger"], 0) | {"read": figure, "dead_lettered": figure}
+    async with stand(made, scenes.history()) as server, visit(server.url, size) as shown:
+        await live(shown)
+        await shows(shown, f"{figure:,}", "#tiles")
+        assert await text(shown, "#read b") == f"{figure:,}"
+        await whole(shown)
+        sizes = await shown.eval_on_selector_all(
+            ".big", "all => all.map(one => parseFloat(getComputedStyle(one).fontSize))"
+        )
+        assert min(sizes) >= 11

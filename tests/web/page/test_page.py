@@ -1,0 +1,87 @@
+"""The page as a document: one file that needs nothing else, and is readable without its figures."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+from consumer.engine.statistics import WaitsFor
+from consumer.web.page import page
+from tests.web.page.scenes import IDS
+
+SCRIPT = re.findall(r"<script>(.*?)</script>", page(), re.DOTALL)
+STYLE = re.findall(r"<style>(.*?)</style>", page(), re.DOTALL)
+MARKUP = re.sub(r"<(style|script)>.*?</\1>", "", page(), flags=re.DOTALL)
+
+
+def test_page_is_one_document_with_all_parts_in_it() -> None:
+    """One style and one script, allowed by their hash; every part that stands beside page.html is in it, once."""
+    assert (len(SCRIPT), len(STYLE)) == (1, 1)
+    folder = files("consumer.web")
+    parts = [one for one in folder.iterdir() if one.name.endswith((".css", ".js"))]
+    assert len(parts) > 3
+    for one in parts:
+        assert page().count(one.read_text("utf-8")) == 1, one.name
+    assert not re.search(r"/\* [\w. ]+\.(js|css) \*/", page())
+
+
+def test_page_is_small_and_asks_nobody() -> None:
+    """No library, no font, no picture from anywhere: the page works without the internet."""
+    assert len(page().encode()) < 75_000
+    assert set(re.findall(r"https?://[^\"]*", page())) == {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xhtml",
+    }
+    links = re.findall(r"(?:src|href)=\"([^\"#]+)\"", page())
+    assert set(links) == {"data:,", "/status", "/history", "/metrics"}
+    assert set(re.findall(r"(?:fetch|EventSource)\(\"([^\"]*)\"", page())) == {
+        "/status",
+        "/history",
+        "/events",
+    }
+    assert not re.search(r"url\(|@import", STYLE[0])
+
+
+def test_page_puts_in_text_and_never_markup() -> None:
+    """What comes from topics or from the API's messages cannot become markup; nor is there any inline handler."""
+    for way in (
+        "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "style=",
+        "setProperty", "javascript:", ".style.", "cssText", "srcdoc",
+    ):  # fmt: skip
+        assert way not in page(), way
+    assert re.findall(r"<[^>]*\son\w+=", MARKUP) == []
+
+
+def test_page_has_landmarks_headings_and_names() -> None:
+    """A screen reader finds its way: language, landmarks, headings in order, a name for every region."""
+    assert '<html lang="en">' in MARKUP
+    assert 'name="viewport"' in MARKUP
+    for landmark in ("<header>", "<nav aria-label=", "<main ", "<footer"):
+        assert MARKUP.count(landmark) == 1
+    ids = re.findall(r'\bid="([^"]+)"', MARKUP)
+    assert len(ids) == len(set(ids))
+    for name in re.findall(r'<(?:section|div|table)[^>]*aria-labelledby="([^"]+)"', MARKUP):
+        assert name in ids
+    assert MARKUP.count("<section") == len(re.findall(r"<section[^>]* aria-label", MARKUP))
+    assert [int(level) for level in re.findall(r"<h(\d)", MARKUP)][:3] == [1, 2, 2]
+
+
+def test_only_one_region_is_read_out_and_it_holds_no_figure_of_its_own() -> None:
+    """Figures that change each second are no live region: one line is, which changes with the state only."""
+    assert re.findall(r'<[^>]*(?:role="(?:status|alert)"|aria-live)[^>]*>', MARKUP) == [
+        '<p id="announce" class="unseen" role="status">'
+    ]
+
+
+def test_page_minds_what_the_reader_prefers() -> None:
+    """Light and dark, and no motion for who wants none."""
+    assert "prefers-color-scheme: dark" in STYLE[0]
+    assert "animation" not in STYLE[0].partition("prefers-reduced-motion: no-preference")[0]
+
+
+def test_page_has_words_for_every_code_of_status() -> None:
+    """What an open event may wait for, and each parameter, is said in words."""
+    for one in WaitsFor:
+        assert re.search(rf"^  {one.value}: \"", SCRIPT[0], re.MULTILINE), one
+    for one_id in IDS:
+        assert re.search(rf"\b{one_id}: \"", SCRIPT[0]), one_id
