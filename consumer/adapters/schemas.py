@@ -2,7 +2,7 @@
 
 Both answer `FetchSchema` with one of three values: found, missing (now), unavailable (no verdict). Only an
 explicit "not found" of the registry is missing; an outage, a refusal, a proxy's 404 or nonsense is unavailable,
-for good records must not become dead letters because a registry is ill (lessons.md). Each call has a time limit
+for good records must not become dead letters because a registry is ill (docs/why.md). Each call has a time limit
 and is tried once; when to ask again, and when "missing" is final, is the core's to decide. The folder is looked
 at again, too: a file may come late.
 

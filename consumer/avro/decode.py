@@ -1,6 +1,6 @@
 """From a record's bytes to a commerce event: wire formats, and what is known of the writers' schemas.
 
-The bytes say which schema they were written with, in one of these ways ("Wire formats read", contract.md):
+The bytes say which schema they were written with, in one of these ways (docs/run.md, "Wire formats"):
 
 * Confluent: ``00``, a schema id of four bytes (big-endian), the datum;
 * Confluent's header: ``__value_schema_id`` holds ``01`` and the schema's GUID of 16 bytes (or ``00`` and an
@@ -13,7 +13,7 @@ shell fetches it, tells `add_schema`, and decodes again; `missing` is the verdic
 does I/O.
 
 Schemas that can be read are kept for good: an outage of the registry must never cost one that was known
-(lessons.md). Refusals are bounded, the one not asked for longest is dropped and simply asked for again.
+(docs/why.md). Refusals are bounded, the one not asked for longest is dropped and simply asked for again.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Final
 from consumer.avro.schema import Logical
 
 MILLIS: Final = 1_000
-"""The unit, per second, of a time given as a whole number in NDJSON (contract.md)."""
+"""The unit, per second, of a time given as a whole number in NDJSON (docs/conversion.md)."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)

@@ -1,6 +1,6 @@
 """The command line: parse, call the app, turn errors into one line and an exit code.
 
-Exit codes (contract.md): 0 done; 1 something failed; 2 wrong usage or settings; 3 the destination refuses this
+Exit codes (docs/run.md): 0 done; 1 something failed; 2 wrong usage or settings; 3 the destination refuses this
 account and patience ran out. Errors go to stderr, one readable line each; a traceback only with ``--debug``.
 The app is imported when a command runs, so that ``--help`` is quick.
 

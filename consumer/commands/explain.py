@@ -32,7 +32,7 @@ def explain_file(file: str, now: float | None, environ: Mapping[str, str]) -> No
 
 
 def explanation(record: CommerceEvent | Rejection, converter: Converter, now: float) -> dict[str, Any]:
-    """The line of one record (contract.md, `pinstream explain`)."""
+    """The line of one record (docs/run.md, `pinstream explain`)."""
     result = record if isinstance(record, Rejection) else converter.convert(record, now)
     if isinstance(result, ConversionEvent):
         try:

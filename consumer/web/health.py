@@ -1,7 +1,7 @@
 """Healthy: this process goes on by itself. Ready: what it is given would be delivered. Neither is about anybody else.
 
-Theory of operation. A probe that fails for somebody else's outage restarts the healthy (lessons.md, "What we learned
-on ourselves"). So what a restart does not help is no sickness, however long it lasts: the API, the brokers, the
+Theory of operation. A probe that fails for somebody else's outage restarts the healthy (docs/why.md).
+So what a restart does not help is no sickness, however long it lasts: the API, the brokers, the
 registry, a shared store, a full disk, somebody's hanging transaction. What stands still for it is told by its own
 name, on the page, in the log, as a metric and an alert (`consumer.engine.stall`), and `unreadiness` where nothing could
 be delivered. A restart helps where the process itself does not go on:

@@ -1,7 +1,7 @@
 """The /status document: the core's snapshot as JSON. Version 1; fields are only ever added within a version.
 
 The ledger in it adds up: ``read = delivered + duplicate + filtered + dead_lettered + open``, in all and for each
-partition (contract.md, "HTTP"). Times are in seconds, sizes in bytes, lags in records. Each field is told of in
+partition. Times are in seconds, sizes in bytes, lags in records. Each field is told of in
 docs/status.md.
 """
 

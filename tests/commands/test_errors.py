@@ -1,4 +1,4 @@
-"""What cannot be is one clear line on stderr that names what to change, and the right exit code (contract.md)."""
+"""What cannot be is one clear line on stderr that names what to change, and the right exit code (docs/run.md)."""
 
 from __future__ import annotations
 

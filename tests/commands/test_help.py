@@ -26,7 +26,7 @@ def leaves(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
 
 
 def test_every_promised_command_is_there() -> None:
-    """Those that contract.md names, and `offsets`."""
+    """Those that docs/run.md names."""
     promised = {"run", "replay", "demo", "explain", "check", "produce", "sandbox", "dead-letters", "offsets"}
     assert set(COMMANDS) == promised
     assert {path for path in leaves(main) if path[0] == "offsets"} == {
@@ -36,11 +36,11 @@ def test_every_promised_command_is_there() -> None:
 
 
 @pytest.mark.parametrize("path", list(leaves(main)), ids=" ".join)
-def test_the_readme_names_every_command(path: tuple[str, ...]) -> None:
-    """In its table, those within groups beside each other."""
+def test_the_page_names_every_command(path: tuple[str, ...]) -> None:
+    """In the table of docs/run.md, those within groups beside each other."""
     rows = [
         line
-        for line in (ROOT / "README.md").read_text("utf-8").splitlines()
+        for line in (ROOT / "docs" / "run.md").read_text("utf-8").splitlines()
         if line.startswith("| `pinstream ")
     ]
     [row] = [line for line in rows if re.match(rf"\| `pinstream {path[0]}\b", line)]

@@ -1,4 +1,4 @@
-"""docs/conversion.md and README.md show how a schema of one's own is mapped: what they show is what happens."""
+"""docs/conversion.md and docs/run.md show how a schema of one's own is mapped: what they show is what happens."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def test_the_commands_name_the_files(files: dict[str, str], tmp_path: Path) -> N
     assert datetime.fromisoformat("2026-03-01T12:00Z").timestamp() == NOW
 
 
-def test_the_readmes_mapping_fits_that_schema(
+def test_the_shorter_mapping_fits_that_schema(
     files: dict[str, str], tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    """The shorter mapping of the README is for the same records."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    toml = re.search(r"### Your own schema\n.*?```toml\n(.*?)```", readme, re.DOTALL)
+    """The mapping of docs/run.md is for the same records."""
+    page = (ROOT / "docs" / "run.md").read_text("utf-8")
+    toml = re.search(r"## Your own schema\n.*?```toml\n(.*?)```", page, re.DOTALL)
     assert toml is not None
     (tmp_path / "mapping.toml").write_text(toml[1])
     explain_file(str(tmp_path / "sample.ndjson"), NOW, files)

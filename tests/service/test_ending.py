@@ -69,7 +69,7 @@ def test_partitions_taken_back_after_the_drain_take_their_positions_with_them(lo
 
 @pytest.mark.parametrize("close_time", [0.0, 100.0])
 def test_the_grace_is_one_deadline_for_all_of_the_shutdown(close_time: float) -> None:
-    """Draining, committing and leaving together: what comes after it is a kill (contract.md, scality/backbeat)."""
+    """Draining, committing and leaving together: what comes after it is a kill (docs/why.md, scality/backbeat)."""
     process = Process(World(p0=values(4)), linger=0.0, grace=25.0)
     process.api.answering = process.api.hang
     process.source.close_time = close_time

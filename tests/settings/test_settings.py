@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class TestDefaults:
-    """Without being told, pinstream does what contract.md says."""
+    """Without being told, pinstream does what docs/settings.md says."""
 
     def test_contract(self) -> None:
         """Every default of the contract's table."""

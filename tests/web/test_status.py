@@ -1,4 +1,4 @@
-"""The /status document: its shape (contract.md, "HTTP"), and a ledger that adds up."""
+"""The /status document: its shape (docs/status.md), and a ledger that adds up."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The dead-letter producer: original records with the reason in headers, acknowledged by the broker or not stored.
 
 A dead letter holds the record's key, value and headers as they were, and nine headers more (`added_headers`,
-contract.md "Dead-letter record"), so that whoever finds it knows where it is from and what is wrong, without
+docs/dead-letters.md), so that whoever finds it knows where it is from and what is wrong, without
 looking into the value. It goes to the partition of the same number, and gets a timestamp of now: with the
 record's own, retention could delete it at once. The record's own is in a header.
 
@@ -9,7 +9,7 @@ The topic is created the first time if it is missing, with as many partitions as
 replication, ``cleanup.policy=delete`` (records without a key must be taken whatever the broker's default) and
 room above the origin's largest record.
 
-A letter that the broker refuses for good must not hold up its partition for ever (lessons.md). What is refused for
+A letter that the broker refuses for good must not hold up its partition for ever (docs/why.md). What is refused for
 its size is tried in a batch of its own, since the broker measures batches, and then with less and less of it: without
 its value, without its own headers, without its key. A header tells of each part that is left out, those of the
 origin where to read it, and a line of trouble that it was so. The verdicts on one lot:
@@ -21,7 +21,7 @@ origin where to read it, and a line of trouble that it was so. The verdicts on o
                                                '--too large-->  without value  --too large-->  ... not stored
 
 One try, one time limit for each step: a letter counts as stored only when its acknowledgement came in time. One that
-came later is then stored twice: allowed (lessons.md, crash points), never lost.
+came later is then stored twice: allowed (docs/guarantees.md), never lost.
 """
 
 from __future__ import annotations

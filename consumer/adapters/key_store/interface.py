@@ -10,7 +10,7 @@ to be a duplicate and not sent again. Rules that hold for every implementation:
 * Keys live in **buckets**: slices of time half a window long, which begin at multiples of that length, so that
   processes that share a store agree on them without talking. A bucket is dropped whole once its last possible
   stamp is out of the window; single keys are never deleted, which is what let another system's dedup store
-  outgrow its disk (lessons.md, PostHog #44051).
+  outgrow its disk (docs/why.md, PostHog #44051).
 * A store has a hard limit in bytes. When it would be exceeded the oldest bucket is dropped although its keys are
   still in the window; they are counted in `KeyStoreStatistics.evicted_early`, and the caller warns.
 """

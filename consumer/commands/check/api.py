@@ -1,4 +1,4 @@
-"""Questions to the Conversions API, through its test mode: validated, not recorded (pinterest.md).
+"""Questions to the Conversions API, through its test mode: validated, not recorded (docs/platform.md).
 
 Two events of nobody go to each ad account, one as plain and one as full as they come, so that an account, a token
 and the format are all tried. Where the mapping asks for fields that the platform takes only of late, one with them goes

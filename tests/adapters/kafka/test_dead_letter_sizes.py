@@ -1,4 +1,4 @@
-"""Dead letters that the broker refuses for what they are: none may hold its partition for ever (lessons.md)."""
+"""Dead letters that the broker refuses for what they are: none may hold its partition for ever (docs/why.md)."""
 
 from __future__ import annotations
 

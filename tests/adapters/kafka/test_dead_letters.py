@@ -60,7 +60,7 @@ async def make_producer(troubles: Troubles) -> AsyncIterator[Callable[..., DeadL
 
 
 def test_added_headers_are_the_nine_of_the_contract() -> None:
-    """Names and texts as contract.md has them; numbers in decimal, `at` in ISO 8601 UTC."""
+    """Names and texts as docs/dead-letters.md has them; numbers in decimal, `at` in ISO 8601 UTC."""
     assert dict(added_headers(letter("orders", partition=2, offset=41))) == {
         "pinstream.stage": b"convert",
         "pinstream.code": b"event_id_missing",

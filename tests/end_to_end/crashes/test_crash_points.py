@@ -1,4 +1,4 @@
-"""The crash-point table (lessons.md, "Crash points") on real Kafka: one test per row, SIGKILL at that very point.
+"""The crash-point table (docs/guarantees.md) on real Kafka: one test per row, SIGKILL at that very point.
 
 A process runs under `crashing` until it kills itself where the row says. Then the API's, the key store's and Kafka's
 word is taken of how far it got, the ordinary product is started with the same state, and when all is committed the

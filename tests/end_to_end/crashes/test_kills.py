@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, then the same state again (lessons.md, "Crash points"): nothing lost, little twice."""
+"""SIGKILL at random moments, then the same state again (docs/guarantees.md): nothing lost, little twice."""
 
 from __future__ import annotations
 

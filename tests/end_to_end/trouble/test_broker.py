@@ -2,7 +2,7 @@
 
 The broker is this module's own. Each test has records on it before the trouble, for a pipeline that is in the middle
 of work when it comes: calls in flight, dead letters on their way, commits due. What may be accepted twice is what was
-in flight, once for each ungraceful moment (lessons.md, "Crash points"): concurrency x batch.
+in flight, once for each ungraceful moment (docs/guarantees.md, "A kill at each point"): concurrency x batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A refused token halts the line and loses nothing (lessons.md): it heals by itself, or the process ends with 3."""
+"""A refused token halts the line and loses nothing (docs/why.md): it heals by itself, or the process ends with 3."""
 
 from __future__ import annotations
 
