@@ -26,7 +26,7 @@ from consumer.service import Service, SystemClock
 from consumer.settings import REVOKE_MARGIN, PinstreamSettings, Settings, load
 from consumer.web.health import FETCH_HANGS_AFTER
 from consumer.web.server import Urls, WebServer
-from consumer.web.status import ledger
+from consumer.web.status import Process, ledger
 
 _DESCRIBE_TIMEOUT = 15.0
 
@@ -214,7 +214,7 @@ def hangs_after(settings: Settings) -> float:
     return settings.pinstream.shutdown_grace + REVOKE_MARGIN + asking
 
 
-def process(settings: Settings, started: float) -> dict[str, Any]:
+def process(settings: Settings, started: float) -> Process:
     """What /status says of the process; `started`: unix seconds."""
     return {
         "version": __version__,

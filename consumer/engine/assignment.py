@@ -11,7 +11,6 @@ Only the ledger (`consumer.engine.ledger`) writes here.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -19,25 +18,13 @@ from consumer.engine import offset_map
 from consumer.engine.model import Disposition, Position, TopicPartition
 from consumer.engine.offset_map import OffsetMap
 from consumer.engine.spans import Finished, Span, settled_bounds
+from consumer.engine.statistics import Totals
 from consumer.errors import InvariantViolation
 
 _MEASURE_EVERY = 1.0
 """Seconds between two measurements of a map that may come to overflow."""
 _OPEN: attrgetter[int] = attrgetter("open")
 MARK: dict[Disposition, int] = {disposition: n for n, disposition in enumerate(Disposition, start=1)}
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """The ledger's figures; `released` is what was fetched but let go of unsettled (someone reads it again)."""
-
-    read: int
-    delivered: int
-    duplicate: int
-    filtered: int
-    dead_lettered: int
-    open: int
-    released: int = 0
 
 
 class LeftAt(NamedTuple):

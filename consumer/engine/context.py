@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from random import Random
 
+from consumer.engine.counters import Counters
 from consumer.engine.interface import Command, Report
 from consumer.engine.model import Instant
 from consumer.engine.policy import Policy
-from consumer.engine.statistics import Counters
 
 
 class Context:

@@ -22,10 +22,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Annotated, Any, Final, NamedTuple, Protocol
 
 import orjson
 
+from consumer.engine.figures import Figure
 from consumer.engine.windows import Rows, Windows
 
 _BLOCK = 16
@@ -52,8 +53,8 @@ class Looked(Protocol):
 class Parameter(NamedTuple):
     """A recommended parameter, and what the platform advises about it."""
 
-    id: str
-    advice: str
+    id: Annotated[str, Figure("id", "A parameter that the platform recommends.")]
+    advice: Annotated[str, Figure("advice", "What the platform asks of it, in one sentence.")]
 
 
 PARAMETERS: Final = (
@@ -62,10 +63,7 @@ PARAMETERS: Final = (
         "The customer's e-mail address, hashed: one of the identities the platform accepts on its own, so send it "
         "wherever the customer is known.",
     ),
-    Parameter(
-        "ph",
-        "The customer's phone number, hashed, beside another identity: alone it is not enough.",
-    ),
+    Parameter("ph", "The customer's phone number, hashed, beside another identity: alone it is not enough."),
     Parameter(
         "external_id",
         "Your own id of the customer, hashed, spelled as the browser tag spells it, beside another identity: alone it "
@@ -105,6 +103,11 @@ PARAMETERS: Final = (
 )
 
 
+def by_id(row: Sequence[Any]) -> Mapping[str, Any]:
+    """What stands in the order of `PARAMETERS`, by their ids."""
+    return {parameter.id: value for parameter, value in zip(PARAMETERS, row, strict=True)}
+
+
 class Covered(NamedTuple):
     """Of an event name in a window: all events, those looked at, and how many of these carried each of `PARAMETERS`.
 
@@ -112,17 +115,52 @@ class Covered(NamedTuple):
     at stand for equally many.
     """
 
-    events: int
-    sampled: int
-    carried: tuple[int, ...]
-    shares: tuple[float, ...]
+    events: Annotated[
+        int, Figure("events", "Events delivered in the last hour: the same that `freshness` speaks of.")
+    ]
+    sampled: Annotated[int, Figure("sampled", "So many of them were looked at; at least one.")]
+    carried: Annotated[
+        tuple[int, ...], Figure("carried.{id}", "So many of `sampled` carried the parameter.", show=by_id)
+    ]
+    shares: Annotated[
+        tuple[float, ...],
+        Figure(
+            "share.{id}",
+            "The share of all `events` that carried it, 0 to 1, estimated from those looked at (see below). "
+            "This, and not `carried / sampled`, is the figure to show.",
+            show=by_id,
+        ),
+    ]
 
 
 class CoverageSnapshot(NamedTuple):
     """Coverage by event name, over the last hour and the last day."""
 
-    hour: Mapping[str, Covered]
-    day: Mapping[str, Covered]
+    hour: Annotated[Mapping[str, Covered], Figure("hour.{event name}")]
+    day: Annotated[Mapping[str, Covered], Figure("day.{event name}", "The same of the last day:")]
+
+    @property
+    def parameters(self) -> Annotated[Sequence[Parameter], Figure("parameters[]")]:
+        """What is looked for."""
+        return PARAMETERS
+
+    @property
+    def ratios(
+        self,
+    ) -> Annotated[
+        Mapping[tuple[str, str], float],
+        Figure(
+            told="Share of the events delivered in the last hour that carried a recommended parameter, from a sample.",
+            metric="pinstream_parameter_coverage_ratio",
+            labels=("event_name", "parameter"),
+        ),
+    ]:
+        """Of the last hour, by event name and parameter."""
+        return {
+            (name, parameter): share
+            for name, covered in self.hour.items()
+            for parameter, share in by_id(covered.shares).items()
+        }
 
 
 _EVENTS, _SAMPLED, _WEIGHT, _CARRIED = 0, 1, 2, 3

@@ -10,13 +10,16 @@ The histogram of the running minute goes into `consumer.engine.windows`: 156 his
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from operator import add
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from consumer.engine.figures import Figure, Histogram, rounded_share
 from consumer.engine.model import Instant
 from consumer.engine.windows import Rows, Windows
 
@@ -32,6 +35,8 @@ AGE_BOUNDS = (
     *(_DAY * n for n in (4, 5, 6, 7)),
 )
 """Upper bounds of the histogram's buckets, in seconds; one more bucket holds what is older."""
+METRIC_AGES = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400, 172800, 604800)
+"""Some of `AGE_BOUNDS`: each is a series for Prometheus to keep."""
 _WITHIN_HOUR = AGE_BOUNDS.index(HOUR) + 1
 """How many of the buckets hold what is at most an hour old."""
 _ALL = "all"
@@ -39,13 +44,28 @@ _ALL = "all"
 
 
 class Ages(NamedTuple):
-    """Ages of events `delivered`, in seconds. Quantiles are upper bounds of their bucket; None: none was."""
+    """Ages of events delivered, in seconds. Quantiles are the upper bounds of their buckets."""
 
-    delivered: int
-    within_hour: float | None
-    p50: float | None
-    p95: float | None
-    p99: float | None
+    delivered: Annotated[int, Figure("delivered", "Events delivered since the start.")]
+    within_hour: Annotated[
+        float | None,
+        Figure(
+            "within_one_hour",
+            "Share of them that were at most an hour old then, 0 to 1.",
+            also="null before the first.",
+            show=rounded_share,
+        ),
+    ]
+    p50: Annotated[
+        float | None,
+        Figure(
+            "age_p50",
+            "Age in seconds that half of them had at most; at most a quarter too high.",
+            also="See below. null: none, or more than 7 days.",
+        ),
+    ]
+    p95: Annotated[float | None, Figure("age_p95", "The same of 95 %.")]
+    p99: Annotated[float | None, Figure("age_p99", "The same of 99 %.")]
 
 
 NO_AGES = Ages(0, None, None, None, None)
@@ -55,27 +75,55 @@ NO_AGES = Ages(0, None, None, None, None)
 class FreshnessSnapshot:
     """Event age at delivery since the start, and over the last hour and day: histograms by `AGE_BOUNDS`."""
 
-    age_sum: float
+    age_sum: Annotated[float, Figure()]
     """Seconds, since the start."""
-    buckets: tuple[int, ...]
+    buckets: Annotated[tuple[int, ...], Figure()]
     """Since the start."""
-    hour_buckets: tuple[int, ...]
-    day_buckets: tuple[int, ...]
+    hour_buckets: Annotated[tuple[int, ...], Figure()]
+    day_buckets: Annotated[tuple[int, ...], Figure()]
 
     @property
-    def total(self) -> Ages:
+    def total(self) -> Annotated[Ages, Figure(".")]:
         """Since the start."""
         return ages(self.buckets)
 
     @property
-    def hour(self) -> Ages:
+    def hour(
+        self,
+    ) -> Annotated[Ages, Figure("hour", "The same five of what was delivered in the last hour:")]:
         """Over the last hour."""
         return ages(self.hour_buckets)
 
     @property
-    def day(self) -> Ages:
+    def day(self) -> Annotated[Ages, Figure("day", "The same five of what was delivered in the last day:")]:
         """Over the last day."""
         return ages(self.day_buckets)
+
+    @property
+    def within_hour(
+        self,
+    ) -> Annotated[
+        Mapping[str, float | None],
+        Figure(
+            told="Share of the events delivered in the last hour or day that were at most an hour old then.",
+            metric="pinstream_delivered_within_hour_ratio",
+            labels=("window",),
+        ),
+    ]:
+        """By window."""
+        return {"hour": self.hour.within_hour, "day": self.day.within_hour}
+
+    @property
+    def age(
+        self,
+    ) -> Annotated[
+        Histogram,
+        Figure(told="Age of events when they were delivered.", metric="pinstream_event_age_seconds"),
+    ]:
+        """Since the start, by `METRIC_AGES`."""
+        up_to = dict(zip((*AGE_BOUNDS, math.inf), accumulate(self.buckets), strict=True))
+        bounds = (*METRIC_AGES, math.inf)
+        return Histogram(bounds, [up_to[bound] for bound in bounds], self.age_sum)
 
 
 class Freshness:

@@ -15,6 +15,7 @@ import orjson
 
 from consumer.engine.clock import Clock
 from consumer.engine.context import Context
+from consumer.engine.counters import Samples
 from consumer.engine.dedup import Claims, Delivery
 from consumer.engine.model import (
     Ahead,
@@ -29,7 +30,6 @@ from consumer.engine.model import (
     Stage,
     Warned,
 )
-from consumer.engine.statistics import Samples
 
 SLICE = 64
 """Records decoded, converted and serialised in one go: few enough that the processor's cache still holds an event's

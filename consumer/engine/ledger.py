@@ -25,10 +25,11 @@ from operator import attrgetter, lt
 from typing import Protocol, TypeVar
 
 from consumer.engine import offset_map
-from consumer.engine.assignment import MARK, AssignmentState, LeftAt, Totals
+from consumer.engine.assignment import MARK, AssignmentState, LeftAt
 from consumer.engine.model import Chunk, Disposition, Position, TopicPartition
 from consumer.engine.offset_map import OffsetMap
 from consumer.engine.spans import RELEASED, Span, sizes_of
+from consumer.engine.statistics import Totals
 from consumer.errors import InvariantViolation
 
 

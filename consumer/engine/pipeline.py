@@ -28,6 +28,7 @@ from consumer.engine.assignment import AssignmentState, map_place
 from consumer.engine.clock import Clock
 from consumer.engine.commits import Commits
 from consumer.engine.context import Context
+from consumer.engine.counters import Samples
 from consumer.engine.coverage import Coverage
 from consumer.engine.dedup import Claims, Delivery, Keys, all_accepted
 from consumer.engine.dispatch import Dispatcher
@@ -59,7 +60,7 @@ from consumer.engine.room import Limit, Room
 from consumer.engine.schema_answers import SchemaAnswers
 from consumer.engine.spans import Span
 from consumer.engine.stall import Stall, excused
-from consumer.engine.statistics import Samples, Statistics
+from consumer.engine.statistics import Statistics
 from consumer.engine.surveyor import survey
 from consumer.errors import InvariantViolation
 

@@ -1,159 +1,46 @@
-"""What the core counts, and the frozen snapshot that page, metrics, /status and tests all read.
+"""The frozen snapshot that page, metrics, /status and tests all read.
 
-Theory of operation. `Counters` only ever grow; each family is a dict over a closed (or capped) set of names, so
-that nothing a shop or the API sends can grow it without bound. `Statistics` is taken by `Pipeline.statistics` in one
-go, between two inputs, so its figures agree.
+Theory of operation. `Statistics` is taken by `Pipeline.statistics` in one go, between two inputs, so its figures
+agree. What each figure is stands with it, in its annotation (`consumer.engine.figures`).
 """
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
-from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
-from consumer.engine.assignment import Totals
-from consumer.engine.coverage import NO_COVERAGE, OTHER, CoverageSnapshot
+from consumer.engine.counters import NO_SAMPLES, Counters, SamplesSnapshot, StoredLetter
+from consumer.engine.coverage import NO_COVERAGE, CoverageSnapshot
+from consumer.engine.figures import Figure, every, first, furthest, least, most
 from consumer.engine.freshness import FreshnessSnapshot
-from consumer.engine.interface import DeadLetter
-from consumer.engine.model import Problem, Rejection, Stage, TopicPartition, Warned
+from consumer.engine.model import Disposition, Stage
 
-_MOST_NAMES = 64
-PROBLEMS_MOST = 10
-LETTERS_MOST = 20
 SCHEMAS_MOST = 20
 """Schemas that a snapshot names."""
 
 
-CALL_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, math.inf)
-"""Seconds."""
-OUTCOMES = ("verdict", "refused", "throttled", "no_verdict", "no_answer")
-"""How calls end: with an outcome for the events, a refusal of us, a 429, an answer that says nothing, or none."""
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The ledger's figures; they add up."""
 
-
-class Counters:
-    """Everything counted, by name. `bump` on a capped family counts further names as ``other``."""
-
-    def __init__(self) -> None:
-        self.rejections: Counter[tuple[str, str]] = Counter()
-        """By stage and code."""
-        self.filtered: Counter[str] = Counter()
-        self.delivered_by_name: Counter[str] = Counter()
-        self.convert_warnings: Counter[tuple[str, str]] = Counter()
-        """By code and conversion field: both closed sets, as each warning is a constant of the converter."""
-        self.api_warnings: Counter[str] = Counter()
-        self.api_errors: Counter[str] = Counter()
-        self.answers: Counter[str] = Counter()
-        """By HTTP status, or by why no answer came."""
-        self.no_verdicts: Counter[str] = Counter()
-        self.failures: Counter[str] = Counter()
-        """Inner ones: key store, dead letters, commits, registry."""
-        self.topics_made_anew: Counter[str] = Counter()
-        """By topic, how often it was found to be deleted and made anew."""
-        self.calls = 0
-        self.bytes_sent = 0
-        self.events_sent = 0
-        self.bisected = 0
-        self.retried_batches = 0
-        self.followers = 0
-        self.unclear_repeats = 0
-        """Events sent again though an earlier call with them may have arrived, offline or over an hour old by then: the
-        platform does not deduplicate those."""
-        self.unclear_offline = 0
-        """Those of them that happened offline."""
-        self.processed_with_error = 0
-        """Processed, yet with an error message: delivered, and worth an alert."""
-        self.call_buckets: Counter[tuple[str, float]] = Counter()
-        """Calls that ended, by outcome and by the bound of seconds that theirs are within (`CALL_BOUNDS`)."""
-        self.call_milliseconds: Counter[str] = Counter()
-        """Their times together, by outcome."""
-        self.in_two_steps = 0
-        """Records that were read the slow way (`consumer.engine.intake.Reading`)."""
-        self.removed_unread = 0
-        """Records, at most, that were removed from their log before they were read: retention, delete-records."""
-        self.positions_went_back = 0
-        """Times that a position went back: a log was cut, or a topic made anew."""
-        self.keys_forgotten_early = 0
-        """Keys that the key store, being full, forgot before their window was over."""
-        self.delivered_after_release = 0
-        """Delivered for a partition that was no longer ours when the answer came."""
-
-    def copy(self) -> Counters:
-        """The counts of now, which go on changing here and not there."""
-        taken = Counters()
-        for name, value in vars(self).items():
-            setattr(taken, name, value.copy() if isinstance(value, Counter) else value)
-        return taken
-
-    def call_ended(self, outcome: str, seconds: float) -> None:
-        """A call came back, one way or another."""
-        self.call_buckets[outcome, CALL_BOUNDS[bisect_left(CALL_BOUNDS, seconds)]] += 1
-        self.call_milliseconds[outcome] += round(seconds * 1000)
-
-    @staticmethod
-    def bump(family: Counter[str], name: str, by: int = 1) -> None:
-        """Count `name`, or ``other`` once the family has its most names."""
-        family[name if name in family or len(family) < _MOST_NAMES else OTHER] += by
-
-
-class StoredLetter(NamedTuple):
-    """A dead letter that is stored: when (unix seconds) its record was given up, where that stands, and why."""
-
-    at: float
-    topic: str
-    partition: int
-    offset: int
-    stage: Stage
-    code: str
-    message: str
-
-
-class SamplesSnapshot(NamedTuple):
-    """The latest message of each kind: rejections by stage and code, warnings of the conversion by code and field."""
-
-    rejections: Mapping[tuple[str, str], str]
-    warnings: Mapping[tuple[str, str], str]
-
-
-NO_SAMPLES = SamplesSnapshot({}, {})
-
-
-class Samples:
-    """Single cases of what is otherwise only counted: the first problems, the latest dead letters, a message of each
-    kind. Bounded, as codes are a closed set."""
-
-    def __init__(self) -> None:
-        self.problems: list[Problem] = []
-        """The first records that could not be delivered."""
-        self._letters: deque[StoredLetter] = deque(maxlen=LETTERS_MOST)
-        self._rejections: dict[tuple[str, str], str] = {}
-        self._warnings: dict[tuple[str, str], str] = {}
-
-    def rejected(self, tp: TopicPartition, offset: int, rejection: Rejection) -> None:
-        """A record cannot be delivered."""
-        self._rejections[rejection.stage.value, rejection.code] = rejection.message
-        if len(self.problems) < PROBLEMS_MOST:
-            self.problems.append(Problem(tp.topic, tp.partition, offset, *rejection))
-
-    def warned(self, warning: Warned) -> None:
-        """A deliverable event lacks something."""
-        self._warnings[warning.code, warning.field] = warning.message
-
-    def stored(self, letter: DeadLetter) -> None:
-        """A dead letter is stored."""
-        place = (letter.topic, letter.partition, letter.record.offset)
-        self._letters.append(StoredLetter(letter.at_ms / 1000, *place, *letter.rejection))
-
-    def letters(self) -> tuple[StoredLetter, ...]:
-        """The latest dead letters, newest first."""
-        return tuple(reversed(self._letters))
-
-    def snapshot(self) -> SamplesSnapshot:
-        """The messages of now."""
-        return SamplesSnapshot(dict(self._rejections), dict(self._warnings))
+    read: Annotated[int, Figure("read", "Records read: the sum of the five below.")]
+    delivered: Annotated[
+        int, Figure("delivered", "The platform said processed, and the event's key is remembered.")
+    ]
+    duplicate: Annotated[
+        int, Figure("duplicate", "The same event was delivered within the deduplication window.")
+    ]
+    filtered: Annotated[
+        int, Figure("filtered", "Not to be sent, on purpose: the mapping says so, or it is a tombstone.")
+    ]
+    dead_lettered: Annotated[
+        int, Figure("dead_lettered", "Undeliverable, and stored on the dead-letter topic.")
+    ]
+    open: Annotated[int, Figure("open", "None of these yet. No offset is committed past an open record.")]
+    released: Annotated[int, Figure()] = 0
+    """Fetched, and released unsettled: someone reads it again."""
 
 
 class WaitsFor(Enum):
@@ -186,79 +73,196 @@ class WaitsFor(Enum):
 
 
 class OldestOpen(NamedTuple):
-    """The oldest record that is open; `age` in seconds by its Kafka timestamp, None if it has none."""
+    """The oldest record that is open."""
 
-    topic: str
-    partition: int
-    offset: int
-    age: float | None
-    waits_for: WaitsFor
-    account: str | None
+    topic: Annotated[str, Figure("topic")]
+    partition: Annotated[int, Figure("partition")]
+    offset: Annotated[int, Figure("offset")]
+    age: Annotated[
+        float | None, Figure("age_seconds", "Its age, by its Kafka timestamp.", also="null: it has none.")
+    ]
+    waits_for: Annotated[WaitsFor, Figure("waits_for", "What it waits for: see below.")]
+    account: Annotated[
+        str | None, Figure("account", "The ad account that it goes to, as far as that is known.")
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionStatistics:
-    """One assigned partition; ``committed <= position <= end``. `lag` in records from the committed position to the
-    end; None while the end is not known.
+    """One assigned partition; ``committed <= position <= end``."""
 
-    `lag_seconds`: the age of the first record that is not settled, by its Kafka timestamp, and 0 where `lag` is; None
-    while that is not known. With nothing open, what is left is not read or not committed yet, and has no timestamp
-    that is known: the age of the last record read stands for it.
-    """
-
-    topic: str
-    partition: int
+    topic: Annotated[str, Figure("topic", is_label=True)]
+    partition: Annotated[int, Figure("partition", is_label=True)]
     epoch: int
-    committed: int | None
-    position: int | None
-    end: int | None
-    lag: int | None
-    totals: Totals
-    lag_seconds: float | None = None
-    unreadable_at: int | None = None
-    """From where it cannot be read now, since what the broker sends is damaged; None: it can."""
+    committed: Annotated[
+        int | None,
+        Figure(
+            "committed",
+            "The committed offset.",
+            "pinstream_partition_committed_offset",
+            also="null before the first commit, and when the log was cut below it.",
+        ),
+    ]
+    position: Annotated[int | None, Figure("position", "The offset after the last record read.")]
+    end: Annotated[
+        int | None,
+        Figure(
+            "end",
+            "The offset after the last record of the log: as last heard, or as far as we have fetched, if that is "
+            "further.",
+            also="null while nothing was heard.",
+        ),
+    ]
+    lag: Annotated[
+        int | None,
+        Figure(
+            "lag",
+            "Records from the committed offset to the end (before the first commit, from where reading began); "
+            "0 once all are read, settled and committed.",
+            "pinstream_partition_lag_records",
+            also="null while the end is not known.",
+        ),
+    ]
+    totals: Annotated[Totals, Figure("ledger", "As `ledger`, of this partition since it was assigned:")]
+    lag_seconds: Annotated[
+        float | None,
+        Figure(
+            "lag_seconds",
+            "Age of a partition's first record that is not settled, by its Kafka timestamp; 0: no lag.",
+            "pinstream_lag_seconds",
+            also="0 exactly where `lag` is 0 (and where a timestamp lies ahead). With nothing open, what is left is "
+            "not read or not committed yet: the age of the last record that was read. null while it is not known.",
+        ),
+    ] = None
+    unreadable_at: Annotated[
+        int | None,
+        Figure(
+            "unreadable_at",
+            "From this offset on it cannot be read now, since what the broker sends is damaged: it is asked for again.",
+            also="null: it can be read.",
+        ),
+    ] = None
+
+
+STATES = ("open", "throttled", "unreachable", "halted")
+"""Of a gate, the worst last."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccountStatistics:
     """One ad account's gate and queue. Times are seconds from now."""
 
-    account: str
-    state: str
-    reason: str | None
-    queued: int
-    in_flight: int
-    throttled_for: float | None
-    halted_for: float | None
-    next_probe_in: float | None
-    unreachable_for: float | None = None
-    """Since the first call of those that have brought no verdict."""
+    account: Annotated[str, Figure("account", "The ad account's id.", is_label=True)]
+    state: Annotated[
+        str,
+        Figure(
+            "state",
+            "The state of the ad account.",
+            "pinstream_destination_state",
+            also="`open`; `throttled`: by a 429 or by the calls of the last minute; `unreachable`: for 30 seconds no "
+            "call has brought a verdict; `halted`: the token or the account is refused.",
+            labels=("state",),
+            helps="1: it is in this one.",
+            number=lambda state: {one: one == state for one in STATES},
+        ),
+    ]
+    reason: Annotated[
+        str | None,
+        Figure(
+            "reason",
+            "Why it is halted or unreachable: what is refused, or what the latest call met and who answered it.",
+        ),
+    ]
+    queued: Annotated[
+        int, Figure("queued", "Events that wait to be sent, by ad account.", "pinstream_queued_events")
+    ]
+    in_flight: Annotated[
+        int, Figure("in_flight", "Calls under way, by ad account.", "pinstream_calls_in_flight")
+    ]
+    throttled_for: Annotated[float | None, Figure("throttled_for", "Seconds until the throttle ends.")]
+    halted_for: Annotated[float | None, Figure("halted_for", "Seconds since the halt began.")]
+    next_probe_in: Annotated[
+        float | None, Figure("next_probe_in", "Seconds until the refused token or account is tried again.")
+    ]
+    unreachable_for: Annotated[
+        float | None,
+        Figure("unreachable_for", "Seconds since the first of the calls that have brought no verdict."),
+    ] = None
 
 
 class SchemaWait(NamedTuple):
-    """One schema that `records` wait for, the first of them for `seconds`.
+    """One schema that records wait for."""
 
-    `denied_seconds`: for how long the registry has been saying that there is none; None: it does not say so.
-    """
-
-    kind: str
-    value: str
-    records: int
-    seconds: float
-    denied_seconds: float | None
+    kind: Annotated[
+        str,
+        Figure(
+            "kind",
+            "How records name a schema that they wait for.",
+            also="`id`, `guid` or `fingerprint`. The longest wait is first; there are at most 20.",
+        ),
+    ]
+    value: Annotated[str, Figure("value", "That id, GUID or fingerprint.")]
+    records: Annotated[int, Figure("records", "How many records wait for it.")]
+    seconds: Annotated[float, Figure("seconds", "How long the first of them has waited.")]
+    denied_seconds: Annotated[
+        float | None,
+        Figure(
+            "denied_seconds",
+            "For how long the registry has been saying that there is none.",
+            also="null: it does not say so.",
+        ),
+    ]
 
 
 class ClockStatistics(NamedTuple):
     """Seconds by which our clock is behind others' (ahead, if negative), and how many events wait for it."""
 
-    platform: float | None
-    """The platform's, at least; None: it has not said what time it is."""
-    records: float
-    """The timestamps of the records fetched of late."""
-    corrected: float
-    """What is added to our clock."""
-    early: int
-    """Open events that lie ahead of it."""
+    platform: Annotated[
+        float | None,
+        Figure(
+            "behind_platform",
+            "Seconds that our clock is behind the platform's, at least, as the Date of its answers says; ahead, if "
+            "negative.",
+            also="null: it has not said, or so far only in one or two answers that neither our clock nor the records' "
+            "timestamps bear out.",
+            merge=furthest,
+        ),
+    ]
+    records: Annotated[
+        float,
+        Figure(
+            "behind_records",
+            "Seconds that the records fetched in the last ten minutes were stamped ahead of our clock (median); 0: "
+            "they were not.",
+            merge=lambda values: max(values, default=0.0),
+        ),
+    ]
+    corrected: Annotated[
+        float,
+        Figure(
+            "corrected",
+            "Seconds that are added to our clock.",
+            also="`behind_platform` where that is a minute or more, else 0.",
+            merge=lambda values: furthest(values) or 0.0,
+        ),
+    ]
+    early: Annotated[
+        int, Figure("early", "Open events that lie ahead of our clock, and wait.", "pinstream_early_records")
+    ]
+
+    @property
+    def behind(
+        self,
+    ) -> Annotated[
+        Mapping[str, float | None],
+        Figure(
+            told="Time that our clock is behind the platform's, or the timestamps of records; ahead, if negative.",
+            metric="pinstream_clock_behind_seconds",
+            labels=("by",),
+        ),
+    ]:
+        """Behind whom by how much."""
+        return {"platform": self.platform, "records": self.records}
 
 
 NO_CLOCK = ClockStatistics(None, 0.0, 0.0, 0)
@@ -305,21 +309,26 @@ def cause_of(stage: Stage, code: str) -> Cause:
 
 
 class GuardStatistics(NamedTuple):
-    """The guard has tripped: of `of` records of `topic` that were read one after the other, `rejected` would be dead
-    letters."""
+    """The guard has tripped: too many records of a topic that were read one after the other would be dead letters."""
 
-    topic: str
-    rejected: int
-    of: int
-    mostly: str
-    """The most frequent reason of the cause: stage and code."""
-    cause: Cause
-    """What most of them fail for."""
+    topic: Annotated[str, Figure("topic", "Where too many records would be dead letters.")]
+    rejected: Annotated[int, Figure("rejected", "How many of its latest records would be.")]
+    of: Annotated[int, Figure("of", "How many of its latest records that is out of.")]
+    mostly: Annotated[str, Figure("mostly", "The most frequent reason of the cause: stage and code.")]
+    cause: Annotated[
+        Cause,
+        Figure("cause", "What most of them fail for.", also="`mapping`, `schema`, `clock` or `destination`."),
+    ]
 
     @property
     def remedy(self) -> str:
         """What to do before a new start."""
         return _TOO_OLD if self.mostly == _EXPIRED else _REMEDIES[self.cause]
+
+    @property
+    def advice(self) -> Annotated[str, Figure("advice", "What to do about that.")]:
+        """What to do."""
+        return f"{self.remedy} and start again"
 
 
 class MetadataLeft(Enum):
@@ -332,67 +341,258 @@ class MetadataLeft(Enum):
     NOTHING = "nothing"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
     """One snapshot of the core; the ledger in it adds up."""
 
-    totals: Totals
-    partitions: Sequence[PartitionStatistics]
-    accounts: Sequence[AccountStatistics]
-    open_bytes: int
-    held: int
-    """Records fetched and not read yet: they wait for room in bytes."""
-    passed: int
-    """Records passed over: settled before the assignment they came with."""
-    room: int
-    claims: int
-    waiting_for_schema: int
-    oldest_open_ms: int | None
-    """Kafka timestamp (milliseconds) of the oldest open record."""
-    seconds_since_progress: float
-    """Since something settled, or since nothing was left to settle."""
-    freshness: FreshnessSnapshot
-    counters: Counters
-    stopping: bool
-    joined: bool = False
-    """Whether the group has said what is ours, nothing included."""
-    stalled_for: float | None = None
-    """There is work, and nothing was settled for this many seconds; None: not for too long."""
-    key_store_fails: bool = False
-    """The latest look-up or write of the key store failed."""
-    waiting_for_start: int = 0
-    """Partitions that are ours and not read yet: the brokers have not said where to start."""
-    guard: GuardStatistics | None = None
-    """Where too many records would be dead letters: intake has stopped."""
-    oldest_open: OldestOpen | None = None
-    coverage: CoverageSnapshot = NO_COVERAGE
-    letters: Sequence[StoredLetter] = ()
-    """The latest dead letters, newest first."""
-    samples: SamplesSnapshot = NO_SAMPLES
-    commit_metadata: MetadataLeft = MetadataLeft.MAPS
-    elsewhere: int = 0
-    """Partitions that begin where the group committed for another destination: what lies before is not sent again."""
-    mismatch: int = 0
-    """Records entered in the ledger that are neither settled nor open nor released: 0, or a bug."""
-    schemas: Sequence[SchemaWait] = ()
-    """Schemas that records wait for, the longest first; of many only some."""
-    clock: ClockStatistics = NO_CLOCK
+    totals: Annotated[Totals, Figure("ledger")]
+    mismatch: Annotated[
+        int,
+        Figure(
+            "ledger_mismatch",
+            "By how many records the ledger, or that of a partition, does not add up: anything but 0 is a bug.",
+            "pinstream_ledger_mismatch_records",
+            merge=lambda values: furthest(values) or 0,
+        ),
+    ] = 0
+    passed: Annotated[
+        int,
+        Figure(
+            "passed_over",
+            "Records passed over: they were settled before the partition came here (offset map).",
+            "pinstream_records_passed_over_total",
+        ),
+    ]
+    joined: Annotated[
+        bool,
+        Figure(
+            "joined",
+            "Whether the group has said which partitions are ours, nothing included.",
+            "pinstream_joined",
+            merge=any,
+        ),
+    ] = False
+    stalled_for: Annotated[
+        float | None,
+        Figure(
+            "stalled_for",
+            "Seconds for which nothing was settled though there is work.",
+            "pinstream_stalled_seconds",
+            also="null: less than `PINSTREAM_STALL_AFTER`, or the cause has a name of its own (a stop, the guard, a "
+            "destination that is halted, unreachable or throttled).",
+            helps="0: not for too long.",
+            number=lambda seconds: seconds or 0,
+            merge=most,
+        ),
+    ] = None
+    key_store_fails: Annotated[
+        bool,
+        Figure(
+            "key_store_fails",
+            "Whether the latest look-up or write of the key store failed; it is tried again.",
+            "pinstream_key_store_failing",
+            merge=any,
+        ),
+    ] = False
+    waiting_for_start: Annotated[
+        int,
+        Figure(
+            "waiting_for_start",
+            "Partitions that are ours and not read yet: the brokers have not said where to start.",
+            "pinstream_waiting_for_start_partitions",
+            also="They are not among `partitions`.",
+        ),
+    ] = 0
+    commit_metadata: Annotated[
+        MetadataLeft,
+        Figure(
+            "commit_metadata",
+            "What the brokers take with commits.",
+            "pinstream_commit_metadata_refused",
+            also="`maps` (all), `ids` (topic ids and destination, no offset maps), `nothing`. See the "
+            "[runbook](runbook.md#commits-without-offset-maps).",
+            helps="1: no offset maps, so what settles behind an open record may be sent again.",
+            number=lambda left: left is not MetadataLeft.MAPS,
+            merge=lambda values: max(values, key=list(MetadataLeft).index, default=MetadataLeft.MAPS),
+        ),
+    ] = MetadataLeft.MAPS
+    elsewhere: Annotated[
+        int,
+        Figure(
+            "committed_elsewhere",
+            "Partitions that began where the group had committed for another destination: what lies before is not sent "
+            "to this one.",
+            "pinstream_committed_elsewhere_partitions",
+            also="See the [runbook](runbook.md#another-destination).",
+        ),
+    ] = 0
+    partitions: Annotated[
+        Sequence[PartitionStatistics],
+        Figure(
+            "partitions[]", "Partitions that this process reads.", "pinstream_assigned_partitions", number=len
+        ),
+    ]
+    accounts: Annotated[Sequence[AccountStatistics], Figure("destination.accounts[]")]
+    guard: Annotated[
+        GuardStatistics | None,
+        Figure(
+            "guard",
+            "The dead-letter guard has stopped intake, since too many records would be dead letters.",
+            "pinstream_dead_letter_guard",
+            also="null: it has not.",
+            helps="1: it has, 0: it has not.",
+            number=lambda guard: guard is not None,
+            merge=first,
+        ),
+    ] = None
+    freshness: Annotated[FreshnessSnapshot, Figure("freshness")]
+    open_bytes: Annotated[int, Figure("open.bytes", "Bytes held by open records.", "pinstream_open_bytes")]
+    oldest_open_ms: Annotated[
+        int | None,
+        Figure(
+            "open.oldest_record_ms",
+            "Kafka timestamp of the oldest open record, milliseconds since 1970.",
+            merge=least,
+        ),
+    ]
+    held: Annotated[
+        int, Figure("open.held", "Records fetched, and not read for want of room.", "pinstream_held_records")
+    ]
+    waiting_for_schema: Annotated[
+        int,
+        Figure(
+            "open.waiting_for_schema",
+            "Open records whose schema is not known yet.",
+            "pinstream_waiting_for_schema_records",
+        ),
+    ]
+    schemas: Annotated[
+        Sequence[SchemaWait],
+        Figure(
+            "open.schemas[]",
+            "How long the record that has waited longest for its schema has waited.",
+            "pinstream_schema_wait_seconds",
+            helps="0: none waits.",
+            number=lambda waits: max((one.seconds for one in waits), default=0),
+        ),
+    ] = ()
+    claims: Annotated[int, Figure("open.claims", "Event keys that open events hold.", "pinstream_claims")]
+    clock: Annotated[ClockStatistics, Figure("clock")] = NO_CLOCK
+    oldest_open: Annotated[
+        OldestOpen | None,
+        Figure(
+            "oldest_open",
+            "The oldest open record, by its Kafka timestamp.",
+            "pinstream_oldest_open_seconds",
+            also="null: none is open.",
+            helps="Its age; 0: none is open.",
+            number=lambda one: 0 if one is None else one.age,
+            merge=lambda values: max(
+                (one for one in values if one is not None),
+                # One without an age only where all are without, as in the core.
+                key=lambda one: -1.0 if one.age is None else one.age,
+                default=None,
+            ),
+        ),
+    ] = None
+    coverage: Annotated[CoverageSnapshot, Figure("coverage")] = NO_COVERAGE
+    letters: Annotated[Sequence[StoredLetter], Figure("latest_dead_letters[]")] = ()
+    """Newest first."""
+    samples: Annotated[SamplesSnapshot, Figure("samples")] = NO_SAMPLES
+    room: Annotated[
+        int,
+        Figure(
+            "room",
+            "Records that intake would take now; 0: it has stopped, or all room is used.",
+            "pinstream_room_records",
+        ),
+    ]
+    seconds_since_progress: Annotated[
+        float,
+        Figure(
+            "seconds_since_progress",
+            "Time since something settled, or since nothing was left to settle.",
+            "pinstream_since_progress_seconds",
+            merge=lambda values: max(values, default=0.0),
+        ),
+    ]
+    stopping: Annotated[bool, Figure("stopping", "The process was told to stop.", merge=every)]
+    counters: Annotated[Counters, Figure("counts")]
 
     @property
-    def destination(self) -> str:
+    def destination(
+        self,
+    ) -> Annotated[
+        str,
+        Figure(
+            "destination.state",
+            "The worst state of the ad accounts.",
+            also="In this order: `open`, `throttled`, `unreachable`, `halted`.",
+        ),
+    ]:
         """The worst state of any account, for one word on the page."""
         return worst_state(account.state for account in self.accounts)
 
+    @property
+    def released(
+        self,
+    ) -> Annotated[
+        int,
+        Figure(
+            "released",
+            "Records released unsettled: whoever has the partition now reads them again.",
+            "pinstream_records_released_total",
+            also="They are not in `ledger.read`.",
+        ),
+    ]:
+        """Fetched, and released unsettled."""
+        return self.totals.released
 
-STATES = ("open", "throttled", "unreachable", "halted")
-"""Of a gate, the worst last."""
+    @property
+    def read_ever(
+        self,
+    ) -> Annotated[
+        int,
+        Figure(told="Records read, those released again included.", metric="pinstream_records_read_total"),
+    ]:
+        """What never falls: `read` of the ledger does, when open records are released."""
+        return self.totals.read + self.totals.released
+
+    @property
+    def settled(
+        self,
+    ) -> Annotated[
+        Mapping[str, int],
+        Figure(
+            told="Records settled, by disposition.",
+            metric="pinstream_records_settled_total",
+            labels=("disposition",),
+        ),
+    ]:
+        """By disposition."""
+        return {one.value: getattr(self.totals, one.value) for one in Disposition}
+
+    @property
+    def open(
+        self,
+    ) -> Annotated[int, Figure(told="Records read and not yet settled.", metric="pinstream_records_open")]:
+        """Not settled yet."""
+        return self.totals.open
+
+    @property
+    def unreadable(
+        self,
+    ) -> Annotated[
+        int,
+        Figure(
+            told="Partitions that stand still, since what the broker sends of them is damaged.",
+            metric="pinstream_unreadable_partitions",
+        ),
+    ]:
+        """How many partitions cannot be read now."""
+        return sum(one.unreadable_at is not None for one in self.partitions)
 
 
 def worst_state(states: Iterable[str]) -> str:
-    """The worst of these states of gates."""
+    """Return the most severe of these states of gates."""
     return max(states, key=STATES.index, default="open")
-
-
-def by_name(counts: Mapping[str, int]) -> dict[str, int]:
-    """A counter family in a stable order."""
-    return dict(sorted(counts.items()))

@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from consumer.engine.figures import rounded_share
 from consumer.engine.freshness import Ages, ages
 from consumer.engine.statistics import PartitionStatistics, Statistics
-from consumer.web.status import rounded_share
 
 STEPS = ((10, 360), (120, 720))
 """Seconds between two points, and the most points: an hour, and a day."""
@@ -167,7 +167,7 @@ def point(before: Reading, since: Sequence[Reading]) -> Point:
         age_p50=_finite(delivered.p50),
         age_p95=_finite(delivered.p95),
         keys=last.keys,
-        within_hour=None if delivered.within_hour is None else rounded_share(delivered.within_hour),
+        within_hour=rounded_share(delivered.within_hour),
         age_p99=_finite(delivered.p99),
     )
 

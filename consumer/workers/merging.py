@@ -1,9 +1,9 @@
 """Many workers' snapshots become one, of which page, /status and /metrics are made as of a single process's.
 
 Theory of operation. Each worker's snapshot was taken in one go and adds up; so what is summed over whole snapshots adds
-up too, whatever their ages. Each figure has one rule in `_RULES`: what counts is added, levels are added, of states and
-times the worst is taken, lists are joined. Shares and quantiles are worked out from the added counts, never from each
-other. A rule of nothing gives nothing: `merge([])` is the snapshot of no worker at all.
+up too, whatever their ages. Each figure says itself how those of many become one (`consumer.engine.figures`): it is
+added if it says nothing; of states and times the worst is taken. Lists are joined here. Shares and quantiles are
+worked out from the added counts, never from each other. `merge([])` is the snapshot of no worker at all.
 
 `remains` is what a dead worker leaves behind: its counts, so that no counter ever goes back, and nothing of what it had
 in hand, which is released: someone reads it again. That is a snapshot as well, so what all the dead left behind is one
@@ -15,42 +15,34 @@ A partition that was handed over may be in two snapshots, of different moments; 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from operator import add
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from consumer.engine.assignment import Totals
-from consumer.engine.coverage import NO_COVERAGE, OTHER, CoverageSnapshot, Covered
+from consumer.engine.counters import LETTERS_MOST, Counters, SamplesSnapshot, StoredLetter
+from consumer.engine.coverage import OTHER, CoverageSnapshot, Covered
+from consumer.engine.figures import Of, figures_of, first, least, most
 from consumer.engine.freshness import NO_FRESHNESS, FreshnessSnapshot
 from consumer.engine.statistics import (
-    LETTERS_MOST,
     SCHEMAS_MOST,
     AccountStatistics,
-    ClockStatistics,
-    Counters,
-    MetadataLeft,
-    OldestOpen,
     PartitionStatistics,
-    SamplesSnapshot,
     SchemaWait,
     Statistics,
-    StoredLetter,
+    Totals,
     worst_state,
 )
 
 MOST_NAMES = 64
 """Names in a family of counts; further ones are ``other``, as in the core."""
 
-_T = TypeVar("_T")
-
 
 def merge(snapshots: Sequence[Statistics]) -> Statistics:
     """One snapshot of all these, the oldest first."""
-    return Statistics(
-        **{name: rule([getattr(one, name) for one in snapshots]) for name, rule in _RULES.items()}
-    )
+    merged: Statistics = _added(Statistics, snapshots)
+    return merged
 
 
 def remains(last: Statistics) -> Statistics:
@@ -127,11 +119,41 @@ def _settled(statistics: Statistics) -> int:
     return totals.read - totals.open
 
 
-# -- the rules
+def _added(owner: type, all_of_them: Sequence[Any]) -> Any:
+    """One of the snapshots of this type: each figure by its rule, and without one the sum."""
+    merged = {}
+    for place in figures_of(owner):
+        if place.is_field:
+            values = [getattr(one, place.name) for one in all_of_them]
+            rule = _JOINED.get((owner, place.name)) or place.figure.merge
+            merged[place.name] = _sum(place.of, values) if rule is None else rule(values)
+    return owner(**merged)
 
 
-def _totals(all_of_them: Sequence[Totals]) -> Totals:
-    return Totals(*(sum(getattr(one, field.name) for one in all_of_them) for field in fields(Totals)))
+def _sum(of: Of, values: Sequence[Any]) -> Any:
+    """Numbers are added, in a row or by name too; of snapshots, by name too, one is made."""
+    if figures_of(of.item):
+        return _by_name(of.item, values) if of.many else _added(of.item, [*_NONE.get(of.item, ()), *values])
+    if not of.many:
+        return sum(values)
+    if values and isinstance(values[0], tuple):
+        return tuple(map(sum, zip(*values, strict=True)))
+    total: Counter[Any] = Counter()
+    for one in values:
+        total.update(one)
+    return total
+
+
+def _by_name(item: type, windows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names = sorted({name for window in windows for name in window})
+    return {name: _added(item, [window[name] for window in windows if name in window]) for name in names}
+
+
+_NONE: Final[Mapping[type, Sequence[Any]]] = {FreshnessSnapshot: (NO_FRESHNESS,)}
+"""What is added to nothing gives a histogram of the right width."""
+
+
+# -- what is not added, but joined
 
 
 def _partitions(all_of_them: Sequence[Sequence[PartitionStatistics]]) -> tuple[PartitionStatistics, ...]:
@@ -155,68 +177,26 @@ def _account(gates: Sequence[AccountStatistics]) -> AccountStatistics:
     return AccountStatistics(
         account=gates[0].account,
         state=state,
-        reason=next((one.reason for one in worst if one.reason is not None), None),
+        reason=first(one.reason for one in worst),
         queued=sum(one.queued for one in gates),
         in_flight=sum(one.in_flight for one in gates),
-        throttled_for=_most([one.throttled_for for one in worst]),
-        halted_for=_most([one.halted_for for one in worst]),
-        next_probe_in=_least([one.next_probe_in for one in worst]),
-        unreachable_for=_most([one.unreachable_for for one in worst]),
+        throttled_for=most(one.throttled_for for one in worst),
+        halted_for=most(one.halted_for for one in worst),
+        next_probe_in=least(one.next_probe_in for one in worst),
+        unreachable_for=most(one.unreachable_for for one in worst),
     )
 
 
-def _freshness(all_of_them: Sequence[FreshnessSnapshot]) -> FreshnessSnapshot:
-    """Histograms are added; shares and quantiles come from them."""
-
-    def added(histograms: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-        return tuple(map(sum, zip(*histograms, strict=True)))
-
-    if not all_of_them:
-        return NO_FRESHNESS
-    return FreshnessSnapshot(
-        age_sum=sum(one.age_sum for one in all_of_them),
-        buckets=added(one.buckets for one in all_of_them),
-        hour_buckets=added(one.hour_buckets for one in all_of_them),
-        day_buckets=added(one.day_buckets for one in all_of_them),
-    )
-
-
-def _counters(all_of_them: Sequence[Counters]) -> Counters:
-    added = Counters()
-    for one in all_of_them:
-        for family, value in vars(one).items():
-            so_far = getattr(added, family)
-            if isinstance(value, Counter):
-                so_far.update(value)
-            else:
-                setattr(added, family, so_far + value)
-    return added
-
-
-def _oldest(all_of_them: Sequence[OldestOpen | None]) -> OldestOpen | None:
-    """One without an age only where all are without, as in the core."""
-    found = [one for one in all_of_them if one is not None]
-    return max(found, key=lambda one: -1.0 if one.age is None else one.age, default=None)
-
-
-def _coverage(all_of_them: Sequence[CoverageSnapshot]) -> CoverageSnapshot:
-    if not all_of_them:
-        return NO_COVERAGE
-    return CoverageSnapshot(
-        hour=_covered([one.hour for one in all_of_them]), day=_covered([one.day for one in all_of_them])
-    )
-
-
-def _covered(windows: Sequence[Mapping[str, Covered]]) -> dict[str, Covered]:
+def _coverage(windows: Sequence[Mapping[str, Covered]]) -> dict[str, Covered]:
     by_name: dict[str, Covered] = {}
     for window in windows:
         for name, one in window.items():
             so_far = by_name.get(name)
-            by_name[name] = one if so_far is None else _added(so_far, one)
+            by_name[name] = one if so_far is None else _added_coverage(so_far, one)
     return dict(sorted(by_name.items()))
 
 
-def _added(one: Covered, other: Covered) -> Covered:
+def _added_coverage(one: Covered, other: Covered) -> Covered:
     """A share is of all events, so each weighs as much as there were."""
     events = one.events + other.events
     return Covered(
@@ -231,102 +211,40 @@ def _added(one: Covered, other: Covered) -> Covered:
 
 
 def _letters(all_of_them: Sequence[Sequence[StoredLetter]]) -> tuple[StoredLetter, ...]:
-    joined = [letter for letters in all_of_them for letter in letters]
+    joined = chain.from_iterable(all_of_them)
     return tuple(sorted(joined, key=lambda one: one.at, reverse=True)[:LETTERS_MOST])
 
 
-def _samples(all_of_them: Sequence[SamplesSnapshot]) -> SamplesSnapshot:
-    joined = SamplesSnapshot({}, {})
-    for one in all_of_them:
-        joined = SamplesSnapshot({**joined.rejections, **one.rejections}, {**joined.warnings, **one.warnings})
-    return joined
+def _messages(all_of_them: Sequence[Mapping[tuple[str, str], str]]) -> Mapping[tuple[str, str], str]:
+    """The latest of each kind."""
+    return {kind: message for messages in all_of_them for kind, message in messages.items()}
 
 
-def _first(values: Iterable[_T | None]) -> _T | None:
-    return next((value for value in values if value is not None), None)
-
-
-def _most(values: Iterable[Any]) -> Any:
-    return max((value for value in values if value is not None), default=None)
-
-
-def _least(values: Iterable[Any]) -> Any:
-    return min((value for value in values if value is not None), default=None)
-
-
-def _worst(values: Sequence[float]) -> float:
-    """The longest of all; 0 of none."""
-    return max(values, default=0.0)
-
-
-def _furthest(values: Sequence[int]) -> int:
-    """The one that is furthest off: two that are wrong must not look right together."""
-    return max(values, key=abs, default=0)
-
-
-def _least_metadata(values: Sequence[MetadataLeft]) -> MetadataLeft:
-    """What is left where the least is."""
-    return max(values, key=list(MetadataLeft).index, default=MetadataLeft.MAPS)
-
-
-def _clock(values: Sequence[ClockStatistics]) -> ClockStatistics:
-    """They have one clock, and have heard of it at different times."""
-    platform = [one.platform for one in values if one.platform is not None]
-    return ClockStatistics(
-        max(platform, key=abs, default=None),
-        max((one.records for one in values), default=0.0),
-        max((one.corrected for one in values), key=abs, default=0.0),
-        sum(one.early for one in values),
-    )
-
-
-def _schemas(values: Sequence[Sequence[SchemaWait]]) -> tuple[SchemaWait, ...]:
+def _schemas(all_of_them: Sequence[Sequence[SchemaWait]]) -> tuple[SchemaWait, ...]:
     """The same schema may be waited for by several."""
-    waits: dict[tuple[str, str], SchemaWait] = {}
-    for one in chain.from_iterable(values):
-        other = waits.get(one[:2])
-        waits[one[:2]] = one if other is None else _both(one, other)
-    return tuple(sorted(waits.values(), key=lambda one: -one.seconds)[:SCHEMAS_MOST])
+    waits: dict[tuple[str, str], list[SchemaWait]] = {}
+    for one in chain.from_iterable(all_of_them):
+        waits.setdefault((one.kind, one.value), []).append(one)
+    merged = (
+        SchemaWait(
+            *schema,
+            sum(one.records for one in several),
+            max(one.seconds for one in several),
+            most(one.denied_seconds for one in several),
+        )
+        for schema, several in waits.items()
+    )
+    return tuple(sorted(merged, key=lambda one: -one.seconds)[:SCHEMAS_MOST])
 
 
-def _both(one: SchemaWait, other: SchemaWait) -> SchemaWait:
-    denied = [each for each in (one.denied_seconds, other.denied_seconds) if each is not None]
-    seconds = max(one.seconds, other.seconds)
-    return SchemaWait(*one[:2], one.records + other.records, seconds, max(denied, default=None))
-
-
-def _all(values: Sequence[bool]) -> bool:
-    return bool(values) and all(values)
-
-
-_RULES: Final[Mapping[str, Callable[[Sequence[Any]], Any]]] = {
-    "totals": _totals,
-    "partitions": _partitions,
-    "accounts": _accounts,
-    "open_bytes": sum,
-    "held": sum,
-    "passed": sum,
-    "waiting_for_start": sum,
-    "joined": any,
-    "stalled_for": _most,
-    "key_store_fails": any,
-    "room": sum,
-    "claims": sum,
-    "waiting_for_schema": sum,
-    "oldest_open_ms": _least,
-    "seconds_since_progress": _worst,
-    "freshness": _freshness,
-    "counters": _counters,
-    "stopping": _all,
-    "guard": _first,
-    "oldest_open": _oldest,
-    "coverage": _coverage,
-    "letters": _letters,
-    "samples": _samples,
-    "commit_metadata": _least_metadata,
-    "elsewhere": sum,
-    "mismatch": _furthest,
-    "schemas": _schemas,
-    "clock": _clock,
+_JOINED: Final[Mapping[tuple[type, str], Callable[[Sequence[Any]], Any]]] = {
+    (Statistics, "partitions"): _partitions,
+    (Statistics, "accounts"): _accounts,
+    (Statistics, "letters"): _letters,
+    (Statistics, "schemas"): _schemas,
+    (CoverageSnapshot, "hour"): _coverage,
+    (CoverageSnapshot, "day"): _coverage,
+    (SamplesSnapshot, "rejections"): _messages,
+    (SamplesSnapshot, "warnings"): _messages,
 }
-"""For every field of `Statistics` how that of many is made."""
+"""By type and field."""

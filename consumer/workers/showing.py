@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from consumer.engine.figures import Figure
 from consumer.engine.statistics import Statistics
+from consumer.web.metrics import collect
+from consumer.web.status import document_of
 from consumer.workers.supervision import ALIVE, State, Worker
 
 
@@ -30,23 +33,60 @@ class Seen(NamedTuple):
         return self.books.state in ALIVE
 
 
+class WorkerFigures(NamedTuple):
+    """What /status and /metrics have of a worker, whether it lives or not."""
+
+    worker: Annotated[int, Figure("worker", "Its number, 1 to N.", is_label=True)]
+    state: Annotated[
+        State,
+        Figure(
+            "state",
+            "The state of the worker.",
+            "pinstream_worker_up",
+            also="`waiting` for the first one to join, `starting`, `running`, `pausing` until it is started again, "
+            "`gone`.",
+            helps="1: it runs, and is a member of the group.",
+            number=lambda state: state is State.RUNNING,
+        ),
+    ]
+    pid: Annotated[int | None, Figure("pid", "Its process.", also="null: there is none.")]
+    restarts: Annotated[
+        int, Figure("restarts", "Times the worker was started again.", "pinstream_worker_restarts_total")
+    ]
+    heard: Annotated[
+        float | None,
+        Figure(
+            "reported_seconds_ago",
+            "Since its last report, or else since its start.",
+            also="null: there is no process.",
+        ),
+    ]
+    partitions: Annotated[int, Figure("partitions", "Partitions that it reads.")]
+    read: Annotated[
+        int | None,
+        Figure("read", "Records read by its process.", also="`ledger.read`. null: it has not reported yet."),
+    ]
+    open: Annotated[int | None, Figure("open", "Records open in its process.", also="`ledger.open`.")]
+
+
+def figures(one: Seen) -> WorkerFigures:
+    """Of a worker as it is now."""
+    totals = one.statistics.totals if one.statistics is not None else None
+    return WorkerFigures(
+        worker=one.books.number,
+        state=one.books.state,
+        pid=one.pid,
+        restarts=one.books.restarts,
+        heard=one.heard,
+        partitions=0 if one.statistics is None else len(one.statistics.partitions),
+        read=None if totals is None else totals.read,
+        open=None if totals is None else totals.open,
+    )
+
+
 def rows(workers: Iterable[Seen]) -> list[dict[str, Any]]:
     """What /status has of them."""
-    return [_row(one) for one in workers]
-
-
-def _row(one: Seen) -> dict[str, Any]:
-    totals = one.statistics.totals if one.statistics is not None else None
-    return {
-        "worker": one.books.number,
-        "state": one.books.state.value,
-        "pid": one.pid,
-        "restarts": one.books.restarts,
-        "reported_seconds_ago": None if one.heard is None else round(one.heard, 3),
-        "partitions": 0 if one.statistics is None else len(one.statistics.partitions),
-        "read": None if totals is None else totals.read,
-        "open": None if totals is None else totals.open,
-    }
+    return [document_of(figures(one)) for one in workers]
 
 
 SILENT_AFTER = 30.0
@@ -79,17 +119,7 @@ class WorkersCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """One series for each worker, whether it lives or not."""
-        up = GaugeMetricFamily(
-            "pinstream_worker_up", "1: the worker runs, and is a member of the group.", labels=["worker"]
-        )
-        restarts = CounterMetricFamily(
-            "pinstream_worker_restarts", "Times the worker was started again.", labels=["worker"]
-        )
-        for one in self._workers():
-            name = str(one.books.number)
-            up.add_metric([name], int(one.books.state is State.RUNNING))
-            restarts.add_metric([name], one.books.restarts)
-        yield from (up, restarts)
+        return collect(WorkerFigures, map(figures, self._workers()))
 
 
 class Keys:

@@ -28,10 +28,10 @@ from consumer.conversion.reading import MOST_SCHEMAS, FusedReading, Written
 from consumer.conversion.reading_source import write_fused
 from consumer.conversion.slots import Code
 from consumer.engine.clock import Clock
+from consumer.engine.counters import Counters, Samples
 from consumer.engine.dedup import Claims, Delivery
 from consumer.engine.intake import TOMBSTONE, Intake, TwoSteps
 from consumer.engine.model import Record, Rejection, SchemaRef
-from consumer.engine.statistics import Counters, Samples
 from tests.avro.test_decode_properties import evolved, record
 from tests.conversion.convert_records import SETUPS, likely, shaped
 from tests.conversion.test_convert import CASES, DEFAULT, NOW, ROOT, SCHEMA, WEEK, event_of

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from consumer.engine.assignment import Totals
+from consumer.engine.statistics import Totals
 from tests.simulation.records import Kind, Spec
 
 

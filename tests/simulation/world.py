@@ -17,8 +17,8 @@ from random import Random
 from typing import Any
 
 from consumer.engine import interface as i
-from consumer.engine.assignment import Totals
 from consumer.engine.model import Instant, Record, TopicPartition
+from consumer.engine.statistics import Totals
 from tests.simulation.api import Api
 from tests.simulation.broker import Broker
 from tests.simulation.group import Group

@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from consumer.engine.assignment import Totals
+from consumer.engine.counters import Counters, SamplesSnapshot, StoredLetter
 from consumer.engine.coverage import PARAMETERS, CoverageSnapshot, Covered
 from consumer.engine.freshness import Freshness
 from consumer.engine.model import Instant, Stage
@@ -21,14 +21,12 @@ from consumer.engine.statistics import (
     AccountStatistics,
     Cause,
     ClockStatistics,
-    Counters,
     GuardStatistics,
     OldestOpen,
     PartitionStatistics,
-    SamplesSnapshot,
     SchemaWait,
     Statistics,
-    StoredLetter,
+    Totals,
     WaitsFor,
 )
 from consumer.web.server import WebServer

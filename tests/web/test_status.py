@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.app.run import Member
+from consumer.engine.counters import Counters
 from consumer.engine.coverage import PARAMETERS
 from consumer.engine.interface import KeysLookedUp, LookUpKeys
-from consumer.engine.statistics import Counters, OldestOpen, PartitionStatistics, WaitsFor
-from consumer.web.status import VERSION, counts, status_document
+from consumer.engine.statistics import OldestOpen, PartitionStatistics, WaitsFor
+from consumer.web.status import VERSION, document_of, status_document
 from tests.engine.building import Core, event, filtered, unconvertible
 from tests.web.building import (
     ACCOUNT,
@@ -298,7 +299,7 @@ def test_halted_account_says_why_and_when_it_is_tried_again() -> None:
 def test_every_counter_is_in_the_document() -> None:
     """What the core counts, people can read: no counter is left out, none is mixed up with another."""
     counters = full_counters()
-    document = counts(counters)
+    document = document_of(counters)
     for name, value in vars(counters).items():
         if name in ("call_buckets", "call_milliseconds"):
             assert document["calls_ended"]["verdict"] == {"count": 990, "seconds": 231.5}

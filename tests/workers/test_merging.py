@@ -14,26 +14,24 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from consumer.engine.counters import LETTERS_MOST, Counters, SamplesSnapshot, StoredLetter
 from consumer.engine.coverage import OTHER
+from consumer.engine.figures import figures_of
 from consumer.engine.freshness import NO_AGES, Ages
 from consumer.engine.model import Stage
 from consumer.engine.statistics import (
-    LETTERS_MOST,
     Cause,
     ClockStatistics,
-    Counters,
     GuardStatistics,
     MetadataLeft,
     OldestOpen,
-    SamplesSnapshot,
     SchemaWait,
     Statistics,
-    StoredLetter,
     WaitsFor,
 )
 from consumer.web.metrics import StatisticsCollector
 from consumer.web.status import status_document
-from consumer.workers.merging import _RULES, MOST_NAMES, Merged, merge, remains
+from consumer.workers.merging import _JOINED, MOST_NAMES, Merged, merge, remains
 from tests.web.building import (
     ACCOUNT,
     INFO,
@@ -66,8 +64,12 @@ def series(snapshot: Statistics) -> dict[tuple[str, tuple[tuple[str, str], ...]]
 
 
 def test_every_figure_has_its_rule() -> None:
-    """A field that is new in the snapshot needs one."""
-    assert {field.name for field in fields(Statistics)} == _RULES.keys()
+    """A list that is new in the snapshot needs one; all else is added, or says itself how it becomes one."""
+    assert {place.name for place in figures_of(Statistics) if place.is_field} == {
+        field.name for field in fields(Statistics)
+    }
+    lists = {place.name for place in figures_of(Statistics) if place.is_field and place.of.many}
+    assert lists == {name for owner, name in _JOINED if owner is Statistics}
 
 
 def test_of_no_worker() -> None:

@@ -97,7 +97,10 @@ def test_all_of_it_is_explained() -> None:
         family.name + "_total" * (family.type == "counter"): family.documentation
         for family in WorkersCollector(lambda: [seen()]).collect()
     }
-    assert dict(re.findall(r"^\| `(pinstream_worker\w+)` \| ([^|]+) \|$", PAGE, re.MULTILINE)) == families
+    assert (
+        dict(re.findall(r"^\| `(pinstream_worker\w+)` \| \w+ \| `worker` \| ([^|]+) \|$", PAGE, re.MULTILINE))
+        == families
+    )
     for state in State:
         assert f"`{state.value}`" in PAGE
 

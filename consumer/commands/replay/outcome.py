@@ -15,9 +15,9 @@ from rich.table import Table
 from consumer.adapters.kafka.ranges import Range
 from consumer.commands.replay.engine import End, Ran
 from consumer.engine.assignment import LeftAt
+from consumer.engine.counters import by_name
 from consumer.engine.model import Problem, TopicPartition
 from consumer.engine.selection import EXPIRED, NOT_SELECTED
-from consumer.engine.statistics import by_name
 from consumer.web.status import ledger
 
 _WOULD_BE = {

@@ -7,14 +7,9 @@ from collections import Counter
 import pytest
 
 from consumer.engine import interface as i
+from consumer.engine.counters import LETTERS_MOST, Counters, StoredLetter, by_name
 from consumer.engine.coverage import OTHER
 from consumer.engine.model import Stage, TopicPartition
-from consumer.engine.statistics import (
-    LETTERS_MOST,
-    Counters,
-    StoredLetter,
-    by_name,
-)
 from tests.engine.building import (
     ACCOUNT,
     OTHER_ACCOUNT,

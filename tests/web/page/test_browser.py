@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import pytest
 
+from consumer.engine.counters import Counters
 from consumer.engine.statistics import (
     Cause,
     ClockStatistics,
-    Counters,
     GuardStatistics,
     OldestOpen,
     SchemaWait,

@@ -1,0 +1,95 @@
+"""docs/status.md has the tables that the figures' definitions make.
+
+`python -m tests.web.test_status_page` writes them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumer.engine.figures import figures_of
+from consumer.engine.statistics import Statistics
+from consumer.web import metrics, status
+from consumer.workers.showing import WorkerFigures
+
+PAGE = Path(__file__).parents[2] / "docs" / "status.md"
+TABLES = {
+    "fields": lambda: status.table(status.Document, status.Info),
+    "fields of workers": lambda: status.table(WorkerFigures, path="workers[]"),
+    "metrics": lambda: metrics.table(Statistics),
+    "metrics of workers": lambda: metrics.table(WorkerFigures),
+}
+
+
+def written(page: str) -> str:
+    """The page with its tables as they are to be."""
+    for name, table in TABLES.items():
+        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        assert len(marked.findall(page)) == 1, f"docs/status.md has no <!-- {name} --> … <!-- /{name} -->"
+        page = marked.sub(lambda found, table=table: found[1] + table() + found[2], page)  # type: ignore[misc]
+    return page
+
+
+def test_the_page_is_current() -> None:
+    """Each table is the one that is made."""
+    page = PAGE.read_text("utf-8")
+    assert page == written(page), "run: python -m tests.web.test_status_page"
+
+
+def all_figures(owner: type) -> Iterator[tuple[str, Any]]:
+    """The figures of a type of snapshots, and of all it consists of, with where each stands."""
+    for place in figures_of(owner):
+        yield f"{owner.__name__}.{place.name}", place
+        yield from all_figures(place.of.item)
+
+
+FIGURES = dict(
+    found for owner in (status.Document, status.Info, WorkerFigures) for found in all_figures(owner)
+)
+NAMES_ITSELF = {"topic", "partition", "offset"}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_told_of(name: str) -> None:
+    """Unless its name says it all: in a sentence for the page, in plain text if it is a metric's help too."""
+    place = FIGURES[name]
+    figure = place.figure
+    if place.name in NAMES_ITSELF or not (figure.status or figure.metric):
+        return
+    if figures_of(place.of.item) and not figure.metric:
+        return  # its own figures are told of
+    assert figure.told.endswith("."), name
+    assert not re.search(r"[|\n]", figure.told + figure.also), "a cell of a table"
+    if figure.metric:
+        assert not re.search(r"`|\]\(", figure.told + figure.helps), "plain text"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_that_cannot_be_added_says_how_workers_become_one(name: str) -> None:
+    """States, texts and what may be unknown."""
+    place = FIGURES[name]
+    item = place.of.item
+    if not place.is_field or not name.startswith(("Statistics.", "Totals.", "Counters.", "ClockStatistics.")):
+        return
+    addable = not place.of.optional and not issubclass(item, (str, bool, Enum))
+    assert addable or place.figure.merge is not None
+
+
+def test_no_name_stands_twice() -> None:
+    """Nor on /metrics, nor in one object of /status."""
+    for names in (
+        [one.name for one in metrics.families(Statistics)]
+        + [one.name for one in metrics.families(WorkerFigures)],
+        re.findall(r"^\| `([^`]+)` \|", status.table(status.Document, status.Info), re.MULTILINE),
+    ):
+        assert len(names) == len(set(names))
+
+
+if __name__ == "__main__":
+    PAGE.write_text(written(PAGE.read_text("utf-8")), "utf-8")
