@@ -33,7 +33,7 @@ from consumer.conversion.converter import Converter
 from consumer.conversion.decisions import units_of
 from consumer.conversion.mapping import FILTER
 from consumer.conversion.mapping import Mapping as EventMapping
-from consumer.conversion.reading import FusedReading
+from consumer.conversion.reading import CompiledReading
 from consumer.engine.dedup import Delivery
 from consumer.engine.intake import Prepared
 from consumer.engine.model import CommerceEvent, Record, Rejection
@@ -199,7 +199,7 @@ def _read(own: Own) -> list[Prepared]:
     converter = Converter(
         own.mapping, own.schema, accounts=(ACCOUNT,), partner_name=None, max_event_age=_ANY_AGE
     )
-    reading = FusedReading(Decoder(own.schema), converter)
+    reading = CompiledReading(Decoder(own.schema), converter)
     values = values_of(own, len(own.events))
     return reading.read([Record(at, -1, None, value, ()) for at, value in enumerate(values)], time.time())
 

@@ -24,7 +24,7 @@ from consumer.avro.decode import Decoder
 from consumer.conversion.converter import Converter
 from consumer.conversion.mapping import Mapping, load_mapping
 from consumer.conversion.program import COMPILED
-from consumer.conversion.reading import FusedReading
+from consumer.conversion.reading import CompiledReading
 from consumer.engine.dedup import Delivery
 from consumer.engine.intake import serialised
 from consumer.engine.model import ConversionEvent, Record
@@ -35,7 +35,6 @@ _BATCH = 1000
 _WINDOW_SECONDS = 48 * 3600
 _STORE_BYTES = 1 << 30
 _COMPILED = "fast path, compiled: record to JSON and key"
-_PYTHON = "fast path, in Python: the same"
 _KEYS = "look up and remember its key, in an empty store"
 _TWO_STEPS = ("two steps: decode", "two steps: convert", "two steps: serialise, key")
 
@@ -63,12 +62,9 @@ def measure_stages(
         return Decoder(schema), converter
 
     with _collector_of_the_service():
-        costs = {
-            _PYTHON: _best(lambda: _fast_round(FusedReading(*parts(), compiled=False), records)),
-            **dict(zip(_TWO_STEPS, _best(lambda: _round(*parts(), records)), strict=True)),
-        }
+        costs = dict(zip(_TWO_STEPS, _best(lambda: _round(*parts(), records)), strict=True))
         if COMPILED is not None:
-            costs = {_COMPILED: _best(lambda: _fast_round(FusedReading(*parts()), records)), **costs}
+            costs = {_COMPILED: _best(lambda: _fast_round(CompiledReading(*parts()), records)), **costs}
         costs[_KEYS] = _best(lambda: asyncio.run(_keys(events)))
     return {name: cost / events * 1e6 for name, cost in costs.items()}
 
@@ -87,7 +83,7 @@ def _collector_of_the_service() -> Iterator[None]:
     gc.unfreeze()
 
 
-def _fast_round(reading: FusedReading, records: list[Record]) -> float:
+def _fast_round(reading: CompiledReading, records: list[Record]) -> float:
     """CPU seconds from all records to what is sent."""
     now, begun = time.time(), time.process_time()
     for at in range(0, len(records), _SLICE):

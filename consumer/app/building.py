@@ -20,7 +20,7 @@ from consumer.avro.schema import InvalidSchema
 from consumer.conversion.converter import Converter
 from consumer.conversion.mapping import Mapping, load_mapping
 from consumer.conversion.program import COMPILED
-from consumer.conversion.reading import FusedReading
+from consumer.conversion.reading import CompiledReading
 from consumer.engine.destination import destination_tag
 from consumer.engine.interface import Report
 from consumer.engine.pipeline import Pipeline
@@ -156,9 +156,9 @@ def pipeline(settings: Settings, schema: dict[str, Any], *, trace_links: int = 0
     )
 
 
-def fast_reading(settings: Settings, decoding: Decoder, converting: Converter) -> FusedReading | None:
-    """The fast path, if the settings have it."""
-    return FusedReading(decoding, converting) if settings.pinstream.fast_path else None
+def fast_reading(settings: Settings, decoding: Decoder, converting: Converter) -> CompiledReading | None:
+    """The fast path, if the settings have it and the package was built with a C compiler."""
+    return CompiledReading(decoding, converting) if fast_path(settings) == "compiled" else None
 
 
 def fast_path(settings: Settings) -> str:

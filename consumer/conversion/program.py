@@ -1,13 +1,11 @@
-"""The fast path as a program for the compiled modules: from a record's bytes to its delivery, JSON and all.
+"""The compiled modules' program: what they run to get from a record's bytes to its delivery, JSON and all.
 
-Theory of operation. What is to be done is decided where it always is: `convert_fields` says which fields there are and
-how each comes to its value, rules and decisions are the Python functions that everything else asks. Here this becomes a
-program (`Program`): reading as operations (`slots`), and converting as one `Field` for each field, in payload order,
-with all that it takes: where its value stands, what to ask, what to warn of. `_events.pyx` runs it over records and
-writes each event's JSON as it goes, so that neither commerce event nor payload is ever made.
+Theory of operation. The plain path reads a commerce event and then converts it. Here both become one program per
+writer's schema: operations, which read a record's values into slots (`layout`), and one `Field` for each field of the
+event, in payload order, with all that it takes: where its value stands, what to ask, what to warn of
+(`native/_events.pyx`). So neither commerce event nor payload is ever made.
 
-The modules are compiled when the package is built, if there is a C compiler; without them everything works, slower
-(`fused_source`).
+Nothing is decided here: rules and decisions are the Python functions that the plain path asks.
 """
 
 from __future__ import annotations
@@ -24,17 +22,19 @@ from consumer.avro.source import RecordPlan
 from consumer.conversion import decisions as decide
 from consumer.conversion.amounts import amount
 from consumer.conversion.decisions import REFUSALS, Decisions, LeftOutWarnings
-from consumer.conversion.fields import MOST_LANGUAGES, Task, Way, is_quantity
+from consumer.conversion.fields import MOST_LANGUAGES, Fields, Task, Way, is_quantity
+from consumer.conversion.layout import Layout, Operation, Path, Place
 from consumer.conversion.normalise import client_ip_address, text_of
-from consumer.conversion.reading_source import Many, Path
 from consumer.conversion.rules import CalendarDay, Rule, order_id, web_url
-from consumer.conversion.slots import Operation, Place, SlotsGenerator
 from consumer.conversion.targets import CONTENTS, DECIDED, EXTERNAL_ID_AS_WRITTEN, TARGETS, Target
-from consumer.engine.model import Rejection, Warned
+from consumer.engine.model import Record, Rejection, Warned
 
-_OF_ALL_VALUES: Final = frozenset({Way.DIGESTS, Way.ALL, Way.FIRST, Way.TOTAL})
-_REMEMBERED: Final = frozenset({Way.REMEMBERED, Way.DIGEST, Way.ONE_DIGEST})
-_ANY_NUMBER: Final = 2**31 - 1
+Many = Callable[[list[Record], list[Any], bytes, int, float, float], None]
+"""``(records, prepared, framing, start, oldest, present)``.
+
+Reads on where `prepared` ends and appends what each record became, up to one that it is not certain of or that is
+framed otherwise. The first is framed by `framing`, its datum begins at `start`. Never raises because of what they
+hold."""
 
 
 def _module() -> ModuleType | None:
@@ -46,6 +46,11 @@ def _module() -> ModuleType | None:
 
 COMPILED: Final = _module()
 """The compiled module; None: it was not built here."""
+
+
+_OF_ALL_VALUES: Final = frozenset({Way.DIGESTS, Way.ALL, Way.FIRST, Way.TOTAL})
+_REMEMBERED: Final = frozenset({Way.REMEMBERED, Way.DIGEST, Way.ONE_DIGEST})
+_ANY_NUMBER: Final = 2**31 - 1
 
 MARKS: Final = {
     "user_data.em": 1,
@@ -202,19 +207,21 @@ class Program(NamedTuple):
     items: Items | None
 
 
-class _Generator(SlotsGenerator):
+class _Maker:
     """Makes the program for records of `plan`."""
 
-    most_spread = 1024
-    """A field is one operation here, not lines to compile: what is bounded is the slots that a record takes."""
+    def __init__(self, task: Task, layout: Layout) -> None:
+        self._mapping = task.mapping
+        self._decisions = task.decisions
+        self._fields = Fields(task, trusting=True)
+        self._layout = layout
 
-    def whole(self) -> Program:
+    def program(self) -> Program:
         """All of it."""
-        operations, width = self.program()
         return Program(
-            operations,
-            width,
-            self._what_is_decided(),
+            self._layout.operations,
+            self._layout.width,
+            self._decided(),
             [self._field_of(one) for one in self._fields.of("") if one.name not in DECIDED],
             self._fields_of("app_info"),
             self._fields_of("device_info"),
@@ -227,7 +234,7 @@ class _Generator(SlotsGenerator):
             self._items_of(self._fields.of(CONTENTS)),
         )
 
-    def _what_is_decided(self) -> Decided:
+    def _decided(self) -> Decided:
         mapping, decisions = self._mapping, self._decisions
         event_id = mapping.sources["event_id"]
         return Decided(
@@ -302,7 +309,7 @@ class _Generator(SlotsGenerator):
         quantity = [at for at, one in enumerate(targets) if is_quantity(one)]
         return Items(
             self._at_items(steps),
-            self.items_have_slots,
+            self._items_have_slots(),
             fields,
             quantity[0] if quantity else -1,
             listed[0] if listed else -1,
@@ -313,30 +320,32 @@ class _Generator(SlotsGenerator):
     def _at_items(self, steps: Path) -> At | None:
         if not steps:
             return None
-        return self._at(steps[:-1]) if self.items_have_slots else self._at_all(steps)
+        return self._at(steps[:-1]) if self._items_have_slots() else self._at_all(steps)
 
     def _at_item(self, target: Target) -> At:
-        steps = self._mapping.sources[target.name].steps
-        within = steps[len(self._mapping.item_steps) :]
-        if self.items_have_slots:
-            return _at(self.item_place(within))
-        return _at(Place(0, within)) if self._mapping.item_steps else self._at(steps)
+        steps, of_items = self._mapping.sources[target.name].steps, self._mapping.item_steps
+        if of_items and not self._items_have_slots():
+            return _at(Place(0, steps[len(of_items) :]))
+        return self._at(steps)
 
     # -- places
+
+    def _items_have_slots(self) -> bool:
+        return self._layout.item_width is not None
 
     def _at_target(self, name: str) -> At | None:
         source = self._mapping.sources.get(name)
         return None if source is None else self._at(source.steps)
 
     def _at(self, steps: Path) -> At:
-        return _at(self.place(steps))
+        return _at(self._layout.place(steps))
 
     def _at_all(self, steps: Path) -> At:
         of_items = self._mapping.item_steps
-        if self.items_have_slots and steps[: len(of_items)] == of_items:
-            slot, below = self.item_place(steps[len(of_items) :])
-            return At(self.place(of_items[:-1]).slot, _names(below), slot)
-        return _at(self.place(steps))
+        if self._items_have_slots() and steps[: len(of_items)] == of_items:
+            slot, below = self._layout.place(steps)
+            return At(self._layout.place(of_items[:-1]).slot, _names(below), slot)
+        return _at(self._layout.place(steps))
 
 
 def _at(place: Place) -> At:
@@ -348,10 +357,11 @@ def _names(steps: Path) -> tuple[str, ...]:
 
 
 def write_program(task: Task, plan: RecordPlan) -> Many | None:
-    """As `fused_source.write_fused`, with the compiled modules, which must be there."""
-    assert COMPILED is not None  # noqa: S101
-    generator = _Generator(task, plan)
-    if not generator.is_possible():
+    """What reads and converts records of this plan; None if there can be no program of it, or no compiled modules."""
+    if COMPILED is None:
         return None
-    many: Many = COMPILED.Events(generator.whole()).read
+    layout = Layout(plan, task.mapping.asked, task.mapping.item_steps)
+    if not layout.is_possible:
+        return None
+    many: Many = COMPILED.Events(_Maker(task, layout).program()).read
     return many

@@ -1,13 +1,12 @@
-"""From bytes to deliveries in one go: what nearly every record takes.
+"""Which executor takes a record: nearly always the compiled program, else the plain path.
 
-Theory of operation. Per writer's schema there is one function that reads records (`Many`), written when the schema is
-first met. Where the package was built with a C compiler it is a program for the compiled module (`convert_program`),
-which writes an event's JSON without making its payload; else it is Python (`fused_source`). What it is not certain of,
-and what goes wrong in it, is done again in two steps, by the decoder and the converter, whose verdict counts. So this
-is faster and decides nothing: without it the same comes out.
+Theory of operation. Per writer's schema there is one program that the compiled modules run (`program`), made when the
+schema is first met; it writes an event's JSON without making its payload. What it is not certain of, and what goes
+wrong in it, is done again from the record's bytes in two steps, by the plain decoder and converter, whose verdict
+counts. So this is faster and decides nothing: without it the same comes out.
 
-Records of schemas that cannot be read so (a record of more fields than one function takes, too many schemas) always
-take two steps.
+Records of schemas that have no program (a record of more fields than there may be slots, too many schemas) always take
+two steps.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from consumer.avro.decode import Decoder
 from consumer.avro.source import Plan, RecordPlan
 from consumer.conversion.converter import Converter
-from consumer.conversion.program import COMPILED, write_program
-from consumer.conversion.reading_source import Many, write_fused
+from consumer.conversion.program import Many, write_program
 from consumer.engine.intake import TOMBSTONE, TwoSteps
 from consumer.engine.model import Record
 
@@ -26,24 +24,20 @@ if TYPE_CHECKING:
     from consumer.engine.intake import Prepared
 
 MOST_SCHEMAS: Final = 64
-"""Schemas for which a function is written: each costs some milliseconds, and a megabyte at the worst."""
+"""Schemas that get a program: each costs some milliseconds, and a megabyte at the worst."""
 
 
 class Written(NamedTuple):
-    """What was written for a schema: the plan it was written from, and the function; None: in two steps."""
+    """What was written for a schema: the plan it was written from, and what reads its records; None: in two steps."""
 
     plan: Plan
     function: Many | None
 
 
-class FusedReading:
+class CompiledReading:
     """Reads records as `TwoSteps` does, faster."""
 
-    def __init__(
-        self, decoder: Decoder, converter: Converter, *, compiled: bool = COMPILED is not None
-    ) -> None:
-        """`compiled`: with the compiled module, which must be there."""
-        self._function_of = write_program if compiled else write_fused
+    def __init__(self, decoder: Decoder, converter: Converter) -> None:
         self._decoder = decoder
         self._converter = converter
         self._two_steps = TwoSteps(decoder, converter)
@@ -91,6 +85,6 @@ class FusedReading:
         if not isinstance(plan, RecordPlan) or functions >= MOST_SCHEMAS:
             return None
         try:
-            return self._function_of(self._converter.task, plan)
-        except Exception:  # a schema that the compiler is not up to costs its speed: `in_two_steps` tells
+            return write_program(self._converter.task, plan)
+        except Exception:  # a schema that the program is not up to costs its speed: `in_two_steps` tells
             return None

@@ -70,7 +70,7 @@ class Converting(Protocol):
 
 
 class Reading(Protocol):
-    """From records to deliveries: `TwoSteps`, or `consumer.conversion.reading.FusedReading`."""
+    """From records to deliveries: `TwoSteps`, or `consumer.conversion.reading.CompiledReading`."""
 
     @property
     def in_two_steps(self) -> int:

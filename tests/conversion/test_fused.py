@@ -22,11 +22,10 @@ from consumer.avro.decode import Decoder, framing_of
 from consumer.avro.reading import MOST_ITEMS
 from consumer.conversion.converter import Converter
 from consumer.conversion.fields import Way
+from consumer.conversion.layout import Code
 from consumer.conversion.mapping import load_mapping
 from consumer.conversion.program import COMPILED, MARKS, write_program
-from consumer.conversion.reading import MOST_SCHEMAS, FusedReading, Written
-from consumer.conversion.reading_source import write_fused
-from consumer.conversion.slots import Code
+from consumer.conversion.reading import MOST_SCHEMAS, CompiledReading, Written
 from consumer.engine.clock import Clock
 from consumer.engine.counters import Counters, Samples
 from consumer.engine.dedup import Claims, Delivery
@@ -40,7 +39,7 @@ Setup = tuple[dict[str, Any], str | None, str | None]
 
 
 class Both:
-    """Fused readings, written and compiled, and two steps, of one schema and mapping; converters of their own.
+    """The compiled reading and two steps, of one schema and mapping; converters of their own.
 
     Two steps twice: of a decoder that reads all of a record, and of one that reads what the mapping asks for, as the
     service has it.
@@ -61,17 +60,13 @@ class Both:
         ref = SchemaRef("id", "7")
         self.learn(ref, self.writer)
         self.framing = framing_of(ref)
-        self.fused = FusedReading(self.decoder, self.converter, compiled=False)
-        self.compiled = FusedReading(self.decoder, self.converter, compiled=COMPILED is not None)
+        self.compiled = CompiledReading(self.decoder, self.converter)
         self.two_steps = TwoSteps(self.whole, converter())
         self.trimmed = TwoSteps(self.decoder, converter())
         plan: Any = self.decoder.plans[self.framing]
-        # Written here, so that a writer which fails is seen, and not a reading that makes do without it.
-        self.functions = [write_fused(self.converter.task, plan)]
-        if COMPILED is not None:
-            self.functions.append(write_program(self.converter.task, plan))
-        for reading, function in zip((self.fused, self.compiled), self.functions, strict=False):
-            reading._written[self.framing] = Written(plan, function)
+        # Made here, so that a program which cannot be made is seen, and not a reading that does without it.
+        self.function = write_program(self.converter.task, plan)
+        self.compiled._written[self.framing] = Written(plan, self.function)
 
     def learn(self, ref: SchemaRef, schema: dict[str, Any]) -> None:
         """Both decoders learn what `ref` names."""
@@ -93,17 +88,16 @@ class Both:
         records = [Record(at, -1, None, value, headers) for at, value in enumerate(values)]
         said = [comparable_read(one) for one in self.two_steps.read(records, NOW)]
         assert [comparable_read(one) for one in self.trimmed.read(records, NOW)] == said
-        assert [comparable_read(one) for one in self.fused.read(records, NOW)] == said
         assert [comparable_read(one) for one in self.compiled.read(records, NOW)] == said
         return said
 
-    def alone(self, number: int, value: bytes) -> Any:
-        """What a function itself makes of it; None: it leaves it to the two steps."""
-        function = self.functions[number]
-        assert function is not None
+    def alone(self, value: bytes) -> Any:
+        """What the program itself makes of it; None: it leaves it to the two steps."""
+        if self.function is None:
+            pytest.skip("the package was built without a C compiler")
         prepared: list[Any] = []
         record = Record(0, -1, None, value, ())
-        function([record], prepared, self.framing, len(self.framing), *self.converter.bounds(NOW))
+        self.function([record], prepared, self.framing, len(self.framing), *self.converter.bounds(NOW))
         return prepared[0] if prepared else None
 
 
@@ -197,12 +191,11 @@ def test_the_vectors_hold_on_the_fast_path(case: dict[str, Any]) -> None:
         both.check(value)
 
 
-@pytest.mark.parametrize("number", range(len(BOTH["default"].functions)))
-def test_most_vectors_are_on_the_fast_path(number: int) -> None:
-    """The tests above compare the functions themselves, and not the two steps with themselves."""
+def test_most_vectors_are_on_the_fast_path() -> None:
+    """The tests above compare the program itself, and not the two steps with themselves."""
     both = BOTH["default"]
     written = [value for case in CASES if (value := both.value(event_of(case.get("set", {})))) is not None]
-    alone = [one for value in written if (one := both.alone(number, value)) is not None]
+    alone = [one for value in written if (one := both.alone(value)) is not None]
     assert len(written) > 150
     assert len(alone) > 0.9 * len(written)
     assert any(isinstance(one, Rejection) for one in alone)
@@ -255,13 +248,13 @@ def test_framings_and_tombstones_in_one_fetch() -> None:
     both.check(good[5:], headers=(("__value_schema_id", good[:5]),))
 
 
-@pytest.mark.parametrize("number", range(len(BOTH["default"].functions)))
-def test_headers_do_not_end_what_is_read_in_one_go(number: int) -> None:
+def test_headers_do_not_end_what_is_read_in_one_go() -> None:
     """Records that carry a trace, or all name their schema in a header, are read one after the other."""
-    both, function = BOTH["default"], BOTH["default"].functions[number]
+    both, function = BOTH["default"], BOTH["default"].function
     good = both.value(event_of({}))
     assert good is not None
-    assert function is not None
+    if function is None:
+        pytest.skip("the package was built without a C compiler")
     bounds, names = both.converter.bounds(NOW), "__value_schema_id"
     traced = [Record(at, -1, None, good, (("traceparent", b"00-1"),) * (at % 2)) for at in range(4)]
     named = [Record(at, -1, None, good[5:], ((names, both.framing),)) for at in range(4)]
@@ -278,8 +271,9 @@ def test_headers_do_not_end_what_is_read_in_one_go(number: int) -> None:
 
 
 def test_schemas_beyond_the_bound_take_two_steps() -> None:
-    """Functions are written for so many schemas; the next one is read all the same."""
+    """So many schemas get a program; the next one is read all the same."""
     both = Both(SETUPS["default"])
+    both.alone(b"")  # not without a compiler
     good = both.value(event_of({}))
     assert good is not None
     for number in range(100, 100 + MOST_SCHEMAS + 2):
@@ -287,13 +281,14 @@ def test_schemas_beyond_the_bound_take_two_steps() -> None:
         both.learn(ref, SCHEMA)
         (said,) = both.check(framing_of(ref) + good[5:])
         assert isinstance(said, list)
-    assert sum(one.function is not None for one in both.fused._written.values()) == MOST_SCHEMAS
+    assert sum(one.function is not None for one in both.compiled._written.values()) == MOST_SCHEMAS
 
 
 @pytest.mark.parametrize("more", [0, 1])
 def test_an_array_of_too_many_items(more: int) -> None:
     """The largest that is kept is read in one go, one item more is refused by whoever reads it."""
     both = Both(SETUPS["default"])
+    both.alone(b"")
     event = event_of({"order": {"items": [{"sku": "a"}] * (MOST_ITEMS + more)}})
     (said,) = both.check(both.value(event))
     assert both.compiled.in_two_steps == more
@@ -301,15 +296,15 @@ def test_an_array_of_too_many_items(more: int) -> None:
     assert not more or said.code == "too_large"
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_records_that_take_two_steps_are_counted(compiled: bool) -> None:
-    """What is read in one go is not; a schema for which nothing could be written shows in the figures at once."""
+def test_records_that_take_two_steps_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read in one go is not; a schema for which there can be no program shows in the figures at once."""
 
     def fails(task: Any, plan: Any) -> NoReturn:
         raise RuntimeError("not up to this schema")
 
     both = Both(SETUPS["default"])
-    reading = both.compiled if compiled else both.fused
+    both.alone(b"")
+    reading = both.compiled
     good = both.value(event_of({}))
     assert good is not None
     both.check(good, None, good)
@@ -317,19 +312,16 @@ def test_records_that_take_two_steps_are_counted(compiled: bool) -> None:
     both.check(good, good + b"\0", good)
     assert reading.in_two_steps == 1
     reading._written.clear()
-    reading._function_of = fails
+    monkeypatch.setattr("consumer.conversion.reading.write_program", fails)
     context: Any = SimpleNamespace(now=SimpleNamespace(unix=NOW), counters=Counters())
     intake = Intake(context, Clock(context), Claims(), reading, Samples())
     assert all(isinstance(one, Delivery) for one in intake.prepare([Record(0, -1, None, good, ())] * 3))
     assert context.counters.in_two_steps == 4
 
 
-@pytest.mark.parametrize(
-    ("more", "in_one_go"), [(60, [False, True]), (1000, [False, True]), (1100, [False, False])]
-)
-def test_a_record_too_wide_to_spread_takes_two_steps(more: int, in_one_go: list[bool]) -> None:
-    """Python is written for few fields, the compiled program takes as many as anybody has; wider ones are read as
-    before."""
+@pytest.mark.parametrize(("more", "in_one_go"), [(60, True), (1000, True), (1100, False)])
+def test_a_record_too_wide_to_spread_takes_two_steps(more: int, in_one_go: bool) -> None:
+    """A program takes as many fields as anybody has; wider records are read all the same."""
     names = [f"f{n}" for n in range(more)]
     wide = {**SCHEMA, "fields": [*SCHEMA["fields"], *(
         {"name": name, "type": ["null", "int"], "default": None} for name in names)]}  # fmt: skip
@@ -338,6 +330,5 @@ def test_a_record_too_wide_to_spread_takes_two_steps(more: int, in_one_go: list[
     assert value is not None
     (said,) = both.check(value)
     assert isinstance(said, list)
-    for number, function in enumerate(both.functions):
-        assert (function is not None) is in_one_go[number]
-        assert function is None or both.alone(number, value) is not None
+    assert (both.function is not None) is (in_one_go and COMPILED is not None)
+    assert both.function is None or both.alone(value) is not None

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from consumer.conversion.layout import MOST_OPERATIONS, Code, Layout
 from consumer.conversion.program import COMPILED
-from consumer.conversion.slots import MOST_OPERATIONS, Code, SlotsGenerator
 from consumer.engine.dedup import Delivery
 from tests.conversion.test_convert import NOW
 from tests.conversion.test_fused import Both
@@ -166,7 +166,7 @@ def test_it_says_what_the_two_steps_say_in_one_go(event: dict[str, Any]) -> None
     assert value is not None
     BOTH.check(value)
     if COMPILED is not None:
-        assert BOTH.alone(1, value) is not None
+        assert BOTH.alone(value) is not None
 
 
 @settings(max_examples=600, deadline=None)
@@ -265,7 +265,7 @@ def test_what_is_right_is_passed_over(kind: Any, last: bytes) -> None:
     both, head = behind(kind)
     assert isinstance(both.check(head + last)[0], list)
     if COMPILED is not None:
-        assert isinstance(both.alone(1, head + last), Delivery)
+        assert isinstance(both.alone(head + last), Delivery)
 
 
 @pytest.mark.parametrize(("kind", "last"), BAD, ids=str)
@@ -275,7 +275,7 @@ def test_what_is_wrong_is_refused_though_nobody_asks_for_it(kind: Any, last: byt
     (said,) = both.check(head + last)
     assert said.stage.value == "decode"
     if COMPILED is not None:
-        assert both.alone(1, head + last) is None
+        assert both.alone(head + last) is None
 
 
 @pytest.mark.parametrize(
@@ -299,8 +299,14 @@ def test_what_our_schema_has_no_place_for_is_refused_though_nobody_asks(
 def operations_of(schema: dict[str, Any]) -> list[Any]:
     """The program of a schema under the small mapping."""
     both = Both((schema, HEAD_MAPPING, None))
+    return layout_of(both).operations
+
+
+def layout_of(both: Both) -> Layout:
+    """Where the values of its writer's records go."""
     plan: Any = both.decoder.plans[both.framing]
-    return SlotsGenerator(both.converter.task, plan).program()[0]
+    mapping = both.converter.mapping
+    return Layout(plan, mapping.asked, mapping.item_steps)
 
 
 def test_a_schema_that_doubles_with_each_level_has_a_bounded_program() -> None:
@@ -345,7 +351,7 @@ def test_an_item_that_is_null_is_as_if_it_were_not_there(item: Any, last: bytes,
     (said,) = both.check(value + last)
     assert (b'"contents"' in said[5], contents in said[5]) == (bool(contents), True)
     if COMPILED is not None:
-        assert isinstance(both.alone(1, value + last), Delivery)
+        assert isinstance(both.alone(value + last), Delivery)
 
 
 def test_null_items_take_no_memory() -> None:
@@ -360,8 +366,8 @@ def test_null_items_take_no_memory() -> None:
     many = value + b"\x80\xa4\xe8\x03" + bytes(4_000_000) + b"\x00"
     tracemalloc.start()
     try:
-        assert isinstance(both.alone(1, most), Delivery)
-        assert both.alone(1, many) is None
+        assert isinstance(both.alone(most), Delivery)
+        assert both.alone(many) is None
         (said,) = both.check(many)
         assert said.code == "too_large"
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
@@ -390,14 +396,10 @@ def test_a_long_list_of_itself_is_left_to_python() -> None:
 
 def test_only_what_is_asked_for_is_made() -> None:
     """Of the schema above: no field of a line but those that the mapping names, no address but its fields."""
-    if COMPILED is None:
-        pytest.skip("the package was built without a C compiler")
-    plan: Any = BOTH.decoder.plans[BOTH.framing]
-    generator = SlotsGenerator(BOTH.converter.task, plan)
-    operations, width = generator.program()
-    (items,) = (one for one in operations if one[0] == Code.ITEMS)
-    (trail,) = (one for one in operations if one[0] == Code.CALL)
+    layout = layout_of(BOTH)
+    (items,) = (one for one in layout.operations if one[0] == Code.ITEMS)
+    (trail,) = (one for one in layout.operations if one[0] == Code.CALL)
     texts = {"id", "kind", "ts", "email", "codes", "contacts", "handles", "amount", "currency"}
-    assert width == len(texts | {"first", "last", "city", "country"} | {"lines", "props"})
+    assert layout.width == len(texts | {"first", "last", "city", "country"} | {"lines", "props"})
     assert items[2] == len({"sku", "qty", "price.amount", "attributes", "tags"})
     assert trail[1] < 0

@@ -9,7 +9,6 @@ from decimal import Decimal
 from typing import Any
 
 import orjson
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -181,7 +180,7 @@ GOOD: dict[str, Any] = {
 @settings(max_examples=400, deadline=None)
 @given(event=EVENTS)
 def test_typed_records_come_out_alike(event: dict[str, Any]) -> None:
-    """Whatever stands in them: the two steps, the written function and the compiled program say the same."""
+    """Whatever stands in them: the two steps and the compiled program say the same."""
     BOTH.check(BOTH.value(event))
 
 
@@ -208,12 +207,11 @@ def test_a_typed_record_is_what_one_expects() -> None:
     assert said[6:] == [[]]
 
 
-@pytest.mark.parametrize("number", range(len(BOTH.functions)))
-def test_typed_records_are_read_in_one_go(number: int) -> None:
+def test_typed_records_are_read_in_one_go() -> None:
     """None of it is a reason to take the two steps; a purchase that lacks half of its facts neither."""
     value, bare = BOTH.value(GOOD), BOTH.value({**GOOD, "user": None, "purchase": None, "props": {}})
     assert value is not None
     assert bare is not None
     assert isinstance(BOTH.converter, Converter)
-    assert BOTH.alone(number, value) is not None
-    assert BOTH.alone(number, bare) is not None
+    assert BOTH.alone(value) is not None
+    assert BOTH.alone(bare) is not None

@@ -41,7 +41,6 @@ __all__ = [
     "SHAPES",
     "both_of",
     "fast_path",
-    "written",
 ]
 
 _MOST_BESIDE: Final = 3
@@ -144,9 +143,3 @@ def fast_path(data: bytes) -> None:
     values = [both.framing + body for body in (*bodies, taker.rest())]
     with bounded(sum(map(len, values)) * 3):
         both.check(*values)
-
-
-def written() -> list[Any]:
-    """The functions of the shapes that are written as Python."""
-    functions = [both_of(shape).functions[0] for shape in range(len(SHAPES))]
-    return [function for function in functions if function is not None]

@@ -34,7 +34,7 @@ def generated() -> list[FunctionType]:
     """The readers and converters that the product writes as Python for the schemas known here."""
     found = {
         value: None
-        for start in records.written() + fast_path.written()
+        for start in records.written()
         for value in start.__globals__.values()
         if isinstance(value, FunctionType) and value.__code__.co_filename.startswith("<")
     }

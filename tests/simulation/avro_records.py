@@ -22,7 +22,7 @@ import fastavro
 from consumer.avro.decode import Decoder, framing_of
 from consumer.conversion.converter import Converter
 from consumer.conversion.mapping import load_mapping
-from consumer.conversion.reading import FusedReading
+from consumer.conversion.reading import CompiledReading
 from consumer.engine.model import SchemaRef
 from tests.simulation.records import BROKEN, LATE, Form, Kind, Parts, Spec
 
@@ -109,7 +109,7 @@ class AvroForm(Form):
     def parts(self, specs: Any) -> Parts:
         """A new process knows our own schema only."""
         decoder, converter = Decoder(OURS), _converter()
-        return Parts(decoder, converter, FusedReading(decoder, converter) if self._fast else None)
+        return Parts(decoder, converter, CompiledReading(decoder, converter) if self._fast else None)
 
     def schema(self, ref: SchemaRef) -> str:
         """What the registry has."""
