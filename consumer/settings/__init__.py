@@ -1,16 +1,16 @@
 """The settings: the only reader of the environment.
 
 Every setting is defined once, in `consumer.settings.fields`. `load` turns an environment into `Settings`;
-`describe` and `markdown_table` print the same definitions for ``--help`` and docs/settings.md, so neither drifts.
-The way of a value::
+`describe` and `markdown_table` give the same definitions to ``--help`` and the docs, so neither drifts.
+A value passes these steps::
 
-    environ -> unknown names refused -> X_FILE read -> groups validated -> required ones there?
-            -> contradictions refused -> effective values (test mode) -> Settings, with warnings
+    environ -> refuse unknown names -> read X_FILE -> validate each group -> refuse missing settings
+            -> refuse contradictions -> effective values (test mode) -> Settings, with warnings
 
 ``KAFKA_…`` and ``SCHEMA_REGISTRY_…`` beyond the named ones pass through to the clients' own properties
 (`consumer.settings.passthrough`). A blank value counts as not set, except where empty has a meaning
-(``PINSTREAM_HTTP_ADDRESS``). Whatever is wrong becomes a `SettingsError` of one line: the variable, what was
-wrong, what is allowed; never a secret, never a value that may hold one.
+(``PINSTREAM_HTTP_ADDRESS``). Every mistake becomes a `SettingsError` of one line that names the variable, the mistake
+and what is allowed. It never shows a secret or a value that may contain one.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from consumer.settings.checks import REVOKE_MARGIN, contradictions, effective, m
 from consumer.settings.fields import (
     REGISTRY,
     REQUIRED,
-    Group,
     KafkaSettings,
     PinstreamSettings,
     PinterestSettings,
     RegistrySettings,
     SettingDoc,
     Settings,
+    SettingsGroup,
 )
 from consumer.settings.passthrough import (
     FOREIGN_KAFKA_NAME,
@@ -68,34 +68,37 @@ __all__ = [
 ]
 
 DEFAULT_NEEDS = ("kafka", "topics", "account", "token")
-"""What ``run`` and ``check`` need: brokers, topics to read, an account and its token."""
+"""Needs of ``run`` and ``check``: brokers, topics to read, an account and its token."""
 
 _EMPTY_HAS_A_MEANING = frozenset({"PINSTREAM_HTTP_ADDRESS"})
 _CLOSED_PREFIXES = ("PINSTREAM_", "PINTEREST_")
-"""A name that starts so and is not ours is a slip; other prefixes have other owners."""
+"""An unknown name with one of these prefixes is a mistake. The other prefixes are shared with other programs."""
 _BUILD_NAMES = ("PINSTREAM_NO_COMPILE",)
-"""Read by the build (hatch_build.py), not by a command: known, so that an environment may keep it."""
+"""Read by the build (hatch_build.py), not by a command. Accepted, so that an environment may keep it."""
 _OUR_PREFIXES = (*_CLOSED_PREFIXES, "KAFKA_", "SCHEMA_REGISTRY_")
 _SHOWN_CHARACTERS = 60
 
-_AnyGroup = TypeVar("_AnyGroup", bound=Group)
+_AnyGroup = TypeVar("_AnyGroup", bound=SettingsGroup)
 
 
 def load(environ: Mapping[str, str], *, needs: Collection[str] = DEFAULT_NEEDS) -> Settings:
-    """The settings of this environment.
+    """Read and validate the settings of `environ`. Raises `SettingsError`.
 
-    `needs` names what the command cannot do without: ``kafka`` (brokers), ``topics`` (``KAFKA_TOPICS``), ``account``
-    (an ad account), ``token`` (its access token). What is not needed may be absent, but a value that is there and
-    cannot be is refused all the same. Raises `SettingsError`.
+    `needs` names what the command requires: ``kafka`` (brokers), ``topics`` (``KAFKA_TOPICS``), ``account``
+    (an ad account), ``token`` (its access token). Other settings may be missing, but an invalid value is refused even
+    if the command does not need it.
     """
     _refuse_unreadable(environ)
-    passed_over = service_link_names(environ)
-    _refuse_unknown(environ, passed_over)
+    ignored = service_link_names(environ)
+    _refuse_unknown(environ, ignored)
     raw = _raw_values(environ)
     foreign = {name for name in environ if FOREIGN_KAFKA_NAME.fullmatch(name)}
-    raw["KAFKA_…"] = kafka_properties(environ, passed_over | foreign | REGISTRY.keys())
-    raw["SCHEMA_REGISTRY_…"] = registry_properties(environ, passed_over | REGISTRY.keys())
-    _work_out_defaults(raw, environ)
+    raw["KAFKA_…"] = kafka_properties(environ, ignored | foreign | REGISTRY.keys())
+    raw["SCHEMA_REGISTRY_…"] = registry_properties(environ, ignored | REGISTRY.keys())
+    # Defaults that depend on the environment or on another setting.
+    raw.setdefault("PINSTREAM_SCHEMAS_DIR", str(packaged_schemas_dir()))
+    raw.setdefault("PINSTREAM_STATE_DIR", _default_state_dir(environ))
+    raw.setdefault("PINSTREAM_KEY_STORE", f"lmdb:{raw['PINSTREAM_STATE_DIR']}/keys")
     settings = Settings(
         kafka=_validated(KafkaSettings, raw),
         registry=_validated(RegistrySettings, raw),
@@ -109,13 +112,13 @@ def load(environ: Mapping[str, str], *, needs: Collection[str] = DEFAULT_NEEDS) 
 
 
 def describe() -> list[SettingDoc]:
-    """Every setting, in the order of the table."""
+    """Return every setting, in the order of the table."""
     return list(REGISTRY.values())
 
 
 def markdown_table() -> str:
-    """The settings table of docs/settings.md."""
-    lines = ["| variable | default | unit | what for, and why |", "| --- | --- | --- | --- |"]
+    """Return the settings table of the docs as Markdown."""
+    lines = ["| variable | default | unit | meaning |", "| --- | --- | --- | --- |"]
     for doc in describe():
         in_words = " " in doc.default or doc.default in (REQUIRED, "none")
         default = doc.default if in_words else f"`{doc.default}`"
@@ -124,14 +127,14 @@ def markdown_table() -> str:
 
 
 def packaged_schemas_dir() -> Path:
-    """The schemas that come with pinstream: inside the installed package, or beside it in the source tree."""
+    """Return the folder of the packaged schemas: inside the installed package, or beside it in the source tree."""
     package = Path(__file__).parent.parent
     inside = package / "schemas"
     return inside if inside.is_dir() else package.parent / "schemas"
 
 
 def _secret_file_names() -> dict[str, str]:
-    """``X_FILE`` -> X for the secrets whose file is read here. (The token's is a setting: it is read again.)"""
+    """``X_FILE`` -> X for the secrets whose file is read here. (A token's file is a setting: it is read repeatedly.)"""
     return {
         f"{name}_FILE": name
         for name, doc in REGISTRY.items()
@@ -140,7 +143,7 @@ def _secret_file_names() -> dict[str, str]:
 
 
 def _refuse_unreadable(environ: Mapping[str, str]) -> None:
-    """Python keeps bytes that are not UTF-8 as lone surrogates, which no client takes."""
+    """Refuse text that is not UTF-8: Python keeps such bytes as lone surrogates, which no client accepts."""
     for name in sorted(environ):
         text = name + environ[name]
         if (
@@ -151,24 +154,24 @@ def _refuse_unreadable(environ: Mapping[str, str]) -> None:
             raise SettingsError(f"{ascii(name)[1:-1]} is not UTF-8 text; correct it")
 
 
-def _refuse_unknown(environ: Mapping[str, str], passed_over: Collection[str]) -> None:
+def _refuse_unknown(environ: Mapping[str, str], ignored: Collection[str]) -> None:
     known = [
         name
         for name in (*REGISTRY, *_secret_file_names(), *_BUILD_NAMES)
         if name.startswith(_CLOSED_PREFIXES)
     ]
     for name in sorted(environ):
-        if name.startswith(_CLOSED_PREFIXES) and name not in known and name not in passed_over:
+        if name.startswith(_CLOSED_PREFIXES) and name not in known and name not in ignored:
             nearest = get_close_matches(name, known, n=1, cutoff=0)[0]
-            raise SettingsError(f"{name} is not a setting; the nearest is {nearest}; correct or remove it")
+            raise SettingsError(f"{name} is not a setting; did you mean {nearest}? Correct or remove it")
 
 
 def _raw_values(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Variable -> text, for those that are set."""
+    """Variable -> text, for the variables that are set."""
     raw: dict[str, Any] = {}
     for name in REGISTRY:
         if not name.isascii():
-            continue  # KAFKA_… stands for many; a locale without the dots could not even ask for it
+            continue  # KAFKA_… is a placeholder, and an ASCII locale cannot look up its name
         text = environ.get(name, "").strip()
         if text or (name in environ and name in _EMPTY_HAS_A_MEANING):
             raw[name] = text
@@ -181,15 +184,8 @@ def _raw_values(environ: Mapping[str, str]) -> dict[str, Any]:
     return raw
 
 
-def _work_out_defaults(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
-    """The defaults that depend on the environment or on another setting."""
-    raw.setdefault("PINSTREAM_SCHEMAS_DIR", str(packaged_schemas_dir()))
-    raw.setdefault("PINSTREAM_STATE_DIR", _default_state_dir(environ))
-    raw.setdefault("PINSTREAM_KEY_STORE", f"lmdb:{raw['PINSTREAM_STATE_DIR']}/keys")
-
-
 def _default_state_dir(environ: Mapping[str, str]) -> str:
-    """By the XDG base directory specification, which says to ignore a relative ``XDG_STATE_HOME``."""
+    """Follow the XDG base directory specification, which says to ignore a relative ``XDG_STATE_HOME``."""
     base = environ.get("XDG_STATE_HOME", "")
     if Path(base).is_absolute():
         return f"{base}/pinstream"
@@ -197,7 +193,7 @@ def _default_state_dir(environ: Mapping[str, str]) -> str:
 
 
 def _validated(group: type[_AnyGroup], raw: Mapping[str, Any]) -> _AnyGroup:
-    """The group made of its variables, the first thing wrong with them as a `SettingsError`."""
+    """Build a group from its variables; the first invalid one becomes a `SettingsError`."""
     names = [field.alias or "" for field in group.model_fields.values()]
     try:
         return group.model_validate({name: raw[name] for name in names if name in raw})
@@ -209,7 +205,7 @@ def _validated(group: type[_AnyGroup], raw: Mapping[str, Any]) -> _AnyGroup:
 
 
 def _shown(name: str, value: object) -> str:
-    """The value for a message; nothing where it is, or may hold, a secret."""
+    """Return the value for a message; empty if it is, or may contain, a secret."""
     text = str(value)
     if value is None or REGISTRY[name].secret or "@" in text:
         return ""
@@ -217,16 +213,17 @@ def _shown(name: str, value: object) -> str:
 
 
 def _refuse_missing(raw: Mapping[str, Any], needs: Collection[str]) -> None:
-    """All of them in one line, so that who begins with nothing is told once."""
+    """Name all missing settings in one line, so that a new user sees them at once."""
     missing = [doc for doc in describe() if doc.needed_for in needs and doc.name not in raw]
     names = [doc.name for doc in missing]
     if "token" in needs and not raw.keys() & {"PINTEREST_ACCESS_TOKEN", "PINTEREST_ACCESS_TOKEN_FILE"}:
         names.append("PINTEREST_ACCESS_TOKEN (or PINTEREST_ACCESS_TOKEN_FILE)")
     if not missing:
-        return  # a token that is missing alone is told of with what else may be wrong with it
+        return  # `token_trouble` reports a token that is the only thing missing
     if len(names) == 1:
-        raise SettingsError(f"{names[0]} is not set; it is required: {missing[0].reason}")
+        reason = missing[0].reason
+        raise SettingsError(f"{names[0]} is not set; it is required: {reason[0].lower()}{reason[1:]}")
     listed = ", ".join(names[:-1])
     raise SettingsError(
-        f"{listed} and {names[-1]} are not set; they are required: pinstream run --help says what each is"
+        f"{listed} and {names[-1]} are not set; they are required: see pinstream run --help for each"
     )

@@ -1,16 +1,16 @@
 """``KAFKA_…`` and ``SCHEMA_REGISTRY_…`` variables that become properties of the Kafka and registry clients.
 
-``KAFKA_SASL_USERNAME`` is librdkafka's ``sasl.username``: lower case, underscores as dots. Which properties
-exist is librdkafka's to say, when the client is made; which are refused is said here: what would weaken the
-delivery guarantee, contradicts a setting of ours, or cannot be text. The registry's client knows few properties
-and says nothing useful of a wrong one, so they are listed here.
+``KAFKA_SASL_USERNAME`` becomes librdkafka's ``sasl.username``: lower case, dots for underscores. librdkafka itself
+refuses unknown properties when a client is created. This module refuses properties that would weaken the delivery
+guarantee, contradict a setting of pinstream, or cannot be given as text. The registry's client has few properties and
+gives no useful message for a wrong one, so they are listed here.
 
-Passwords and keys may come from a file (``KAFKA_SASL_PASSWORD_FILE``). All values are wrapped as secrets, for
-nobody can list all that may be one.
+Passwords and keys may come from a file (``KAFKA_SASL_PASSWORD_FILE``). All values are wrapped as secrets, because no
+list of the properties that may be secret is complete.
 
-Two sorts of variables look like ours and are not: the service links that Kubernetes puts into every container
-beside a service named ``kafka`` or ``pinstream`` (``KAFKA_PORT=tcp://…``), and what Kafka's own shell scripts
-read (``KAFKA_HEAP_OPTS``). Both are passed over.
+Two kinds of variables have these prefixes and are ignored: the service links that Kubernetes puts into every container
+if a service is named ``kafka`` or ``pinstream`` (``KAFKA_PORT=tcp://…``), and the variables of Kafka's own shell
+scripts (``KAFKA_HEAP_OPTS``).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from pydantic import SecretStr
 from consumer.errors import SettingsError
 
 _COMMITS = "pinstream commits by itself, and only what is settled"
-_CALLBACK = "it is set in code, not as text"
-_SET_BY_US = "pinstream sets it, the delivery guarantee rests on it"
+_CALLBACK = "it can only be set in code, not as text"
+_SET_BY_US = "pinstream sets it, because the delivery guarantee depends on it"
 
 REFUSED_PROPERTIES: Mapping[str, str] = {
     "enable.auto.commit": _COMMITS,
     "enable.auto.offset.store": _COMMITS,
     "auto.commit.enable": _COMMITS,
-    "auto.commit.interval.ms": f"{_COMMITS}; PINSTREAM_COMMIT_INTERVAL says how often",
+    "auto.commit.interval.ms": f"{_COMMITS}; PINSTREAM_COMMIT_INTERVAL sets how often",
     "offset.store.method": _COMMITS,
     "offset.store.path": _COMMITS,
     "offset.store.sync.interval.ms": _COMMITS,
@@ -44,13 +44,13 @@ REFUSED_PROPERTIES: Mapping[str, str] = {
     "acks": f"dead letters wait for all replicas: {_SET_BY_US}",
     "request.required.acks": f"dead letters wait for all replicas: {_SET_BY_US}",
     "enable.idempotence": f"dead letters are written once: {_SET_BY_US}",
-    "delivery.report.only.error": f"every dead letter's fate has to be known: {_SET_BY_US}",
+    "delivery.report.only.error": f"pinstream needs the delivery report of every dead letter: {_SET_BY_US}",
     "delivery.timeout.ms": "pinstream sets the time limit of a dead letter itself",
     "message.timeout.ms": "pinstream sets the time limit of a dead letter itself",
     "transactional.id": "dead letters are not written in transactions",
     "enable.partition.eof": _SET_BY_US,
     "allow.auto.create.topics": "a missing topic has to be an error, not a new and empty topic",
-    "check.crcs": "a record that was changed on its way must not be delivered: checksums are always checked",
+    "check.crcs": "a record that was corrupted in transit must not be delivered: checksums are always checked",
     "plugin.library.paths": "it would load foreign code into the process",
     "topic.blacklist": "name the topics to read in KAFKA_TOPICS",
     "share.acknowledgement.mode": "pinstream reads in consumer groups, not share groups",
@@ -62,16 +62,16 @@ REFUSED_PROPERTIES: Mapping[str, str] = {
     "on_commit": _CALLBACK,
     "on_delivery": _CALLBACK,
 }
-"""librdkafka property -> why it cannot be set. `refusal` adds what no list of names can say."""
+"""librdkafka property -> why it cannot be set. `refusal` adds rules that are not about a single name."""
 
 FOREIGN_KAFKA_NAME = re.compile(r"KAFKA_(?:HOME|(?:\w+_)?OPTS)")
-"""What Kafka's own shell scripts read from the environment; no librdkafka property is named so."""
+"""Variables of Kafka's own shell scripts; no librdkafka property has such a name."""
 
 _UNDERSCORED = {
     name.upper(): name
     for name in ("log_level", "enabled_events", "default_topic_conf", "on_commit", "on_delivery")
 }
-"""The properties that have underscores in their own names, as far as anyone would set them."""
+"""Properties that have underscores in their own names, as far as users may set them."""
 
 _SECRET_PROPERTY = re.compile(
     r"(?:.+\.)?(?:password|secret|passphrase)|.+\.key\.pem|sasl\.oauthbearer\.config|sasl\.jaas\.config"
@@ -107,7 +107,7 @@ _REGISTRY_TEXTS = frozenset(
 )
 _REGISTRY_PROPERTIES = _REGISTRY_NUMBERS | _REGISTRY_SECRETS | _REGISTRY_TEXTS
 _SECRET_FILE_BYTES = 64 * 1024
-"""More is no secret but the wrong file."""
+"""A larger file is not a secret but the wrong file."""
 
 
 def kafka_property(variable: str) -> str:
@@ -117,7 +117,7 @@ def kafka_property(variable: str) -> str:
 
 
 def kafka_variable(name: str) -> str:
-    """``sasl.username`` -> ``KAFKA_SASL_USERNAME``: what to name when librdkafka refuses a property."""
+    """``sasl.username`` -> ``KAFKA_SASL_USERNAME``: the name for a message when librdkafka refuses a property."""
     return "KAFKA_" + name.upper().replace(".", "_")
 
 
@@ -127,11 +127,11 @@ def registry_variable(name: str) -> str:
 
 
 def refusal(name: str, value: str) -> str | None:
-    """Why this librdkafka property cannot be set to this value; None if it can."""
+    """Return why this librdkafka property cannot be set to this value; None if it can."""
     if name in REFUSED_PROPERTIES:
         return REFUSED_PROPERTIES[name]
     if name.startswith("test."):
-        return "it would replace the brokers by made-up ones"
+        return "it would replace the brokers by simulated ones"
     if name.endswith((".cb", "_cb")):
         return _CALLBACK
     if name == "isolation.level" and value.lower() != "read_committed":
@@ -153,10 +153,10 @@ def service_link_names(environ: Mapping[str, str]) -> frozenset[str]:
     return frozenset(name for name in environ if link.fullmatch(name))
 
 
-def kafka_properties(environ: Mapping[str, str], passed_over: Collection[str]) -> dict[str, SecretStr]:
-    """librdkafka properties from every ``KAFKA_…`` variable not `passed_over`; `SettingsError` for a refused one."""
+def kafka_properties(environ: Mapping[str, str], ignored: Collection[str]) -> dict[str, SecretStr]:
+    """Return librdkafka properties from every ``KAFKA_…`` variable not in `ignored`. Raises `SettingsError`."""
     properties: dict[str, SecretStr] = {}
-    for variable, text in _given("KAFKA_", environ, passed_over):
+    for variable, text in _given("KAFKA_", environ, ignored):
         name, value = _value(variable, kafka_property(variable), text, _SECRET_PROPERTY.fullmatch, environ)
         reason = refusal(name, value)
         if reason is not None:
@@ -165,10 +165,10 @@ def kafka_properties(environ: Mapping[str, str], passed_over: Collection[str]) -
     return properties
 
 
-def registry_properties(environ: Mapping[str, str], passed_over: Collection[str]) -> dict[str, SecretStr]:
-    """Registry client properties from every ``SCHEMA_REGISTRY_…`` variable not `passed_over`."""
+def registry_properties(environ: Mapping[str, str], ignored: Collection[str]) -> dict[str, SecretStr]:
+    """Return registry client properties from every ``SCHEMA_REGISTRY_…`` variable not in `ignored`."""
     properties: dict[str, SecretStr] = {}
-    for variable, text in _given("SCHEMA_REGISTRY_", environ, passed_over):
+    for variable, text in _given("SCHEMA_REGISTRY_", environ, ignored):
         name = variable.removeprefix("SCHEMA_REGISTRY_").lower().replace("_", ".")
         name, value = _value(variable, name, text, _REGISTRY_SECRETS.__contains__, environ)
         if name not in _REGISTRY_PROPERTIES:
@@ -176,7 +176,7 @@ def registry_properties(environ: Mapping[str, str], passed_over: Collection[str]
                 get_close_matches(name, sorted(_REGISTRY_PROPERTIES), n=1, cutoff=0)[0]
             )
             raise SettingsError(
-                f"{variable} is not a setting of the registry's client; the nearest is {nearest}"
+                f"{variable} is not a setting of the registry's client; did you mean {nearest}?"
             )
         if name in _REGISTRY_NUMBERS and not re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
             raise SettingsError(f"{variable} is not a number; write digits")
@@ -185,12 +185,12 @@ def registry_properties(environ: Mapping[str, str], passed_over: Collection[str]
 
 
 def number_if_registry_wants_one(name: str, value: str) -> str | float:
-    """The registry's client takes some of its properties as numbers only."""
+    """Convert `value` to a number if the registry's client requires one for this property."""
     return float(value) if name in _REGISTRY_NUMBERS else value
 
 
 def read_secret_file(variable: str, path: Path) -> str:
-    """The secret in the file that `variable` names, without the line break at its end."""
+    """Return the secret in the file that `variable` names, without the line break at its end."""
     named = f"{variable}: {_shown_path(path)}"
     try:
         with path.open("rb") as file:
@@ -198,35 +198,33 @@ def read_secret_file(variable: str, path: Path) -> str:
         text = raw.decode("utf-8").rstrip("\r\n")
     except OSError as error:
         raise SettingsError(
-            f"{named} cannot be read: {error.strerror}; it names a file with the secret in it"
+            f"{named} cannot be read: {error.strerror}; it must name a file that contains the secret"
         ) from None
     except UnicodeDecodeError:
         raise SettingsError(f"{named} is not UTF-8 text; is it the right file?") from None
     if not text.strip() or len(raw) > _SECRET_FILE_BYTES:
         what = "is larger than 64 KiB" if text.strip() else "is empty"
-        raise SettingsError(f"{named} {what}; write the secret there, and nothing else")
+        raise SettingsError(f"{named} {what}; the file must contain the secret and nothing else")
     return text
 
 
 def _shown_path(path: Path) -> str:
-    """The path for a message; not where it may be the secret itself, put in place of its file's path."""
+    """Return the path for a message, unless it may be the secret itself, given instead of a path."""
     is_path = len(path.parts) > 1 and os.path.isdir(path.parent)
     return repr(str(path)) if is_path else "its value"
 
 
-def _given(
-    prefix: str, environ: Mapping[str, str], passed_over: Collection[str]
-) -> Iterator[tuple[str, str]]:
-    """The variables with this prefix that are set, sorted: the same environment fails the same way."""
+def _given(prefix: str, environ: Mapping[str, str], ignored: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield the set variables with this prefix, sorted, so that the same environment always fails the same way."""
     for name in sorted(environ):
-        if name.startswith(prefix) and name != prefix and name not in passed_over and environ[name].strip():
+        if name.startswith(prefix) and name != prefix and name not in ignored and environ[name].strip():
             yield name, environ[name]
 
 
 def _value(
     variable: str, name: str, text: str, is_secret: Callable[[str], object], environ: Mapping[str, str]
 ) -> tuple[str, str]:
-    """The property's name and value; ``X_FILE`` of a secret X gives the name of X and what the file holds."""
+    """Return the property's name and value. ``X_FILE`` of a secret X gives the name of X and the file's content."""
     plain = name.removesuffix(".file")
     if plain == name or not is_secret(plain):
         return name, text if is_secret(name) else text.strip()

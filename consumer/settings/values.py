@@ -1,9 +1,9 @@
-"""How the text of an environment variable becomes a value: durations, sizes, numbers, names, addresses.
+"""Parsers for the text of environment variables: durations, sizes, numbers, names, addresses.
 
-Each parser takes text and returns a value, or raises `ValueError` whose message says what was wrong and what
-is allowed, without repeating the text (it may be a secret; whoever reports it decides whether to show it).
-`duration`, `size`, `whole`, `share`, `one_of` return a validator for one field with that field's bounds, to be used as
-``Annotated[float, duration("1s", "1h")]`` in a pydantic model. Durations are seconds (float), sizes bytes.
+Each parser takes text and returns a value, or raises `ValueError` with a message that says what is wrong and what is
+allowed. The message does not repeat the text, which may be a secret; the caller decides whether to show it.
+`duration`, `size`, `whole`, `share_of_one`, `one_of` return a validator with the bounds of one field, for use as
+``Annotated[float, duration("1s", "1h")]`` in a pydantic model. Durations are seconds (float), sizes are bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SIZE_FORMS = "a size such as 64KiB, 4MiB, 1GiB or plain bytes"
 
 
 class HttpAddress(NamedTuple):
-    """Where the page, health and metrics are served; port 0 takes any free one."""
+    """Address that serves the page, health and metrics; port 0 takes any free port."""
 
     host: str
     port: int
@@ -48,7 +48,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_size(text: str) -> int:
-    """``4MiB``, ``64KiB`` or plain bytes, as bytes. Decimal units (MB) are refused: they mean two things."""
+    """``4MiB``, ``64KiB`` or plain bytes, as bytes. Decimal units (MB) are refused because they are ambiguous."""
     match = _NUMBER_AND_UNIT.fullmatch(text)
     if match is None or match[2] not in _BYTES or "." in match[1]:
         raise ValueError(f"not a size; allowed: {SIZE_FORMS}")
@@ -63,7 +63,7 @@ def parse_whole(text: str) -> int:
 
 
 def duration(low: str, high: str, *, zero: str | None = None) -> BeforeValidator:
-    """A duration from `low` to `high`; ``0`` too if `zero` says what it means."""
+    """Validate a duration from `low` to `high`. `zero` says what ``0`` means; without it, ``0`` is out of bounds."""
     bounds = parse_duration(low), parse_duration(high)
     allowed = f"allowed: {low} to {high}" + (f", or 0 for {zero}" if zero else "")
 
@@ -77,7 +77,7 @@ def duration(low: str, high: str, *, zero: str | None = None) -> BeforeValidator
 
 
 def size(low: str, high: str) -> BeforeValidator:
-    """A size from `low` to `high`."""
+    """Validate a size from `low` to `high`."""
     bounds = parse_size(low), parse_size(high)
 
     def validate(text: str) -> int:
@@ -90,7 +90,7 @@ def size(low: str, high: str) -> BeforeValidator:
 
 
 def whole(low: int, high: int) -> BeforeValidator:
-    """A whole number from `low` to `high`."""
+    """Validate a whole number from `low` to `high`."""
 
     def validate(text: str) -> int:
         try:
@@ -104,8 +104,8 @@ def whole(low: int, high: int) -> BeforeValidator:
     return BeforeValidator(validate)
 
 
-def share() -> BeforeValidator:
-    """A share of a whole: above 0, and 1 at most."""
+def share_of_one() -> BeforeValidator:
+    """Validate a share: above 0, at most 1."""
 
     def validate(text: str) -> float:
         if not re.fullmatch(r"0?\.[0-9]{1,9}|[01](?:\.0{1,9})?", text) or not float(text):
@@ -116,7 +116,7 @@ def share() -> BeforeValidator:
 
 
 def one_of(*choices: str) -> BeforeValidator:
-    """One of these words, in any case."""
+    """Validate one of these words, in upper or lower case."""
 
     def validate(text: str | None) -> str | None:
         if text is None or text.lower() in choices:
@@ -127,36 +127,36 @@ def one_of(*choices: str) -> BeforeValidator:
 
 
 def parse_flag(text: str) -> bool:
-    """``true`` or ``false``, in any case, and nothing else: ``1`` or ``yes`` could be a slip."""
+    """``true`` or ``false``, in upper or lower case. ``1`` or ``yes`` may be a mistake and are refused."""
     if text.lower() not in ("true", "false"):
         raise ValueError("not a flag; allowed: true or false")
     return text.lower() == "true"
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """A comma-separated list, trimmed, in order, each once; an empty item is an error."""
+    """Split a comma-separated list: items are stripped, duplicates dropped; an empty item is an error."""
     if not text:
         return ()
     items = [item.strip() for item in text.split(",")]
     if not all(items):
-        raise ValueError("an item of the list is empty; remove the surplus comma")
+        raise ValueError("an item of the list is empty; remove the extra comma")
     return tuple(dict.fromkeys(items))
 
 
 def check_topic(name: str) -> str:
-    """A topic name as Kafka allows it, else `ValueError`."""
+    """Return `name` if Kafka allows it as a topic name; raise `ValueError` if not."""
     if not _TOPIC.fullmatch(name) or len(name) > MAX_TOPIC_LENGTH or name in (".", ".."):
         raise ValueError(
-            f"{name[:60]!r} is no topic name; allowed: letters, digits, '.', '_', '-'; at most {MAX_TOPIC_LENGTH}"
+            f"{name[:60]!r} is not a topic name; allowed: letters, digits, '.', '_', '-'; at most {MAX_TOPIC_LENGTH}"
         )
     return name
 
 
 def check_topic_pattern(pattern: str) -> str:
-    """A pattern that means the same to everyone who evaluates it, else `ValueError`.
+    """Return `pattern` if librdkafka and the brokers understand it alike; raise `ValueError` if not.
 
-    librdkafka's classic group protocol uses the C library's POSIX extended expressions, KIP-848 brokers RE2.
-    What only one of them knows would match nothing without a word, so it is refused here.
+    librdkafka's classic group protocol uses the C library's POSIX extended expressions; KIP-848 brokers use RE2.
+    Syntax that only one of them supports would silently match nothing, so it is refused here.
     """
     try:
         re.compile(pattern)
@@ -164,7 +164,7 @@ def check_topic_pattern(pattern: str) -> str:
         raise ValueError(f"the pattern {pattern[:60]!r} is not a regular expression: {error}") from None
     if _NOT_IN_EVERY_DIALECT.search(pattern):
         raise ValueError(
-            f"the pattern {pattern[:60]!r} uses what not every Kafka version knows;"
+            f"the pattern {pattern[:60]!r} uses syntax that not every Kafka version supports;"
             " write it without '(?', lazy repeats and letter escapes such as \\d (use [0-9])"
         )
     return pattern
@@ -182,10 +182,10 @@ def parse_topics(text: str) -> tuple[str, ...]:
 
 
 def parse_dead_letter_topic(template: str) -> str:
-    """A topic name in which ``{topic}`` may stand for the record's topic."""
+    """A topic name that may contain ``{topic}``, a placeholder for the record's topic."""
     rest = template.replace("{topic}", "t", 1)
     if "{" in rest or "}" in rest:
-        raise ValueError("only {topic} may stand in braces, and once")
+        raise ValueError("only {topic} may be in braces, and only once")
     check_topic(rest)
     return template
 
@@ -200,7 +200,7 @@ def parse_brokers(text: str) -> str:
 
 
 def parse_account(text: str) -> str:
-    """An ad account id: 1 to 18 digits (the OpenAPI description's pattern). Empty is left to the caller."""
+    """An ad account id: 1 to 18 digits (the OpenAPI description's pattern), or empty."""
     if text and not re.fullmatch(r"[0-9]{1,18}", text):
         raise ValueError("not an ad account id; allowed: 1 to 18 digits")
     return text
@@ -212,7 +212,7 @@ def parse_accounts(text: str) -> tuple[str, ...]:
 
 
 def parse_url(text: str) -> str:
-    """An http(s) URL without credentials, query or fragment, and without a slash at its end."""
+    """An http(s) URL without credentials, query or fragment; a slash at its end is removed."""
     try:
         parts = urlsplit(text)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
@@ -221,19 +221,19 @@ def parse_url(text: str) -> str:
     if not valid or re.search(r"\s", text):
         raise ValueError("not a URL; allowed: http://host[:port][/path] or https://…")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("a URL here holds no user or password; remove what stands before the @")
+        raise ValueError("the URL must not contain a user or password; remove the part before the @")
     if parts.query or parts.fragment:
-        raise ValueError("a URL here ends with its path; remove the query or fragment")
+        raise ValueError("the URL must end with its path; remove the query or fragment")
     return text.rstrip("/")
 
 
 def parse_urls(text: str) -> str:
-    """A comma-separated list of URLs: the registry's client tries one after the other."""
+    """A comma-separated list of URLs, which the registry's client tries one after the other."""
     return ",".join(parse_url(item) for item in split_list(text))
 
 
 def parse_http_address(text: str) -> HttpAddress | None:
-    """``host:port`` or ``[v6]:port``; empty is none."""
+    """``host:port`` or ``[v6]:port``; None if empty."""
     if not text:
         return None
     host, _, port = text.rpartition(":")
@@ -247,7 +247,7 @@ def parse_http_address(text: str) -> HttpAddress | None:
 
 
 def parse_key_store(text: str) -> str:
-    """``memory:``, ``lmdb:/path``, ``redis://…`` or ``rediss://…``; empty is left to the caller."""
+    """``memory:``, ``lmdb:/path``, ``redis://…`` (refused later with a reason) or empty."""
     scheme, _, rest = text.partition(":")
     if scheme == "lmdb" and rest:
         return f"lmdb:{parse_path(rest)}"
@@ -264,17 +264,15 @@ def parse_full_name(text: str) -> str:
 
 
 def parse_path(text: str | None) -> Path | None:
-    """A path; a leading ``~`` is the home folder."""
+    """A path; a leading ``~`` stands for the home folder."""
     try:
         return None if text is None else Path(text).expanduser()
     except RuntimeError:
-        raise ValueError("'~' has no meaning here: there is no home folder; write the whole path") from None
+        raise ValueError("there is no home folder for '~'; write the whole path") from None
 
 
 def parse_header_text(text: str | None) -> str | None:
-    """Text fit for an HTTP header: visible ASCII, no blanks. What a token consists of."""
+    """Text for an HTTP header, such as a token: visible ASCII without blanks."""
     if text is not None and not re.fullmatch(r"[\x21-\x7e]+", text):
-        raise ValueError(
-            "has blanks, line breaks or characters that no token has; write only the token there"
-        )
+        raise ValueError("has blanks, line breaks or characters that no token has; it must be the token only")
     return text

@@ -1,13 +1,14 @@
-// The connection, and what is shown when. Figures come from /events as they change; where that fails, from /status each
-// second. What is not known to be of now is shown grey, with its age: a stream that says nothing is asked after.
+// The connection to pinstream. Figures arrive on the /events stream; if it fails, the page polls /status each second.
+// Figures that may be out of date are greyed and show their age. When the stream is silent, the page asks /status
+// whether pinstream still answers.
 
-const QUIET = 7;            // seconds without news before a stream is asked after; it may have nothing new to say
-const PATIENCE = 3000;      // milliseconds for one answer
-const AGAIN = 2000;         // milliseconds before another attempt
+const QUIET = 7;            // seconds of silence on the stream before the page asks /status; there may be nothing new
+const PATIENCE = 3000;      // milliseconds to wait for one answer
+const AGAIN = 2000;         // milliseconds before the next attempt
 const STREAM_AGAIN = 30000; // milliseconds before /events is tried again after two failures
-const PACE_OVER = 10;       // seconds over which the rate of now is taken
+const PACE_OVER = 10;       // seconds over which the current rate is computed
 const HISTORY_EVERY = 10000;
-const SETTLE = 1200;        // milliseconds before something is announced: a blink of the line is not worth a word
+const SETTLE = 1200;        // milliseconds before a change is announced, so that a short interruption is not
 
 const link = { source: null, fails: 0, streamAt: 0, timer: 0, heard: null, since: 0, checking: false };
 let shown = null;
@@ -18,7 +19,7 @@ let announcing = 0;
 
 const seconds = () => performance.now() / 1000;
 
-/** Tell screen readers: once for each `kind` of news, and only if it still holds after a moment. */
+/** Announce `text` to screen readers: once for each `kind`, and only if it still holds after SETTLE. */
 function announce(kind, text) {
   clearTimeout(announcing);
   announcing = setTimeout(() => {
@@ -28,10 +29,10 @@ function announce(kind, text) {
   }, SETTLE);
 }
 
-// -- what came
+// -- a new /status document
 
 function receive(status) {
-  if (status.version !== 1) return misunderstood();
+  if (status.version !== 1) return rejectDocument();
   const back = document.body.classList.contains("gone") || !shown;
   link.heard = seconds();
   shown = status;
@@ -41,15 +42,15 @@ function receive(status) {
     unknown = false;
   } catch (error) {
     console.error(error);
-    return misunderstood();
+    return rejectDocument();
   }
-  found();
+  showLive();
   if (back) history();
 }
 
-function misunderstood() {
+function rejectDocument() {
   unknown = true;
-  lose("This page does not understand the figures.", "Another version of pinstream may have started: reload the page.");
+  showLost("This page does not understand the figures.", "Another version of pinstream may have started: reload the page.");
 }
 
 function show() {
@@ -57,14 +58,14 @@ function show() {
   if (samples.length && settled < samples[samples.length - 1][1]) samples = [];
   samples.push([seconds(), settled]);
   const [kind, words] = showState(s);
-  showTiles(s, paceNow(), trend());
+  showTiles(s, currentRate(), trend());
   for (const panel of [showLedger, showDestination, showOldest, showPartitions, showFreshness, showDuplicates, showCoverage,
     showReasons, showLatest, showNotes, showProcess]) panel(s);
   announce(kind, words);
 }
 
-/** Records settled a second over the last ten or so; null until there are two looks. */
-function paceNow() {
+/** Records settled per second over the last PACE_OVER seconds; from the history until there are two samples. */
+function currentRate() {
   const now = seconds();
   while (samples.length > 2 && now - samples[1][0] >= PACE_OVER) samples.shift();
   if (samples.length < 2) return latestOf("settled_per_second");
@@ -72,14 +73,14 @@ function paceNow() {
   return now - from < .9 ? latestOf("settled_per_second") : (after - before) / (now - from);
 }
 
-/** What the history's last point says; null without one. */
+/** The value of `name` in the last point of the history; null if there is none. */
 function latestOf(name) {
   if (!past || !past.steps.length) return null;
   const list = past.steps.reduce((a, b) => a.seconds <= b.seconds ? a : b).series[name];
   return list[list.length - 1] ?? null;
 }
 
-/** What lag was five minutes ago, or as long ago as the history goes back. */
+/** The lag five minutes ago, or as far back as the history reaches. */
 function trend() {
   if (!past || !past.steps.length) return null;
   const { at, lag } = past.steps.reduce((a, b) => a.seconds <= b.seconds ? a : b).series, last = at.length - 1;
@@ -87,17 +88,17 @@ function trend() {
   return then < 0 || then === last || lag[then] == null ? null : `${age(at[last] - at[then])} ago: ${n(lag[then])}`;
 }
 
-// -- whether we hear from it
+// -- connected or not
 
-function found() {
+function showLive() {
   document.body.classList.remove("gone");
   $("lost").hidden = true;
   $("live").className = "on";
   put($("live-text"), `live, ${clock(Date.now() / 1000)}`);
 }
 
-/** Say it at once. The figures stay, grey, with their age. */
-function lose(title = "No connection to pinstream.", why = "Trying again by itself.") {
+/** Show at once that the figures are out of date. They stay on the page, grey, with their age. */
+function showLost(title = "No connection to pinstream.", why = "The page keeps trying.") {
   document.body.classList.add("gone");
   $("live").className = "gone";
   $("lost").hidden = false;
@@ -105,19 +106,19 @@ function lose(title = "No connection to pinstream.", why = "Trying again by itse
   document.title = "No connection – pinstream";
   $("lost").dataset.why = why;
   put($("lost-title"), title);
-  tellAge();
+  showFiguresAge();
   if (!shown) showWaiting();
-  announce("lost", `${title} ${shown ? "The figures are old." : ""} ${why}`);
+  announce("lost", `${title} ${shown ? "The figures are out of date." : ""} ${why}`);
 }
 
-function tellAge() {
+function showFiguresAge() {
   const old = link.heard == null ? "There are no figures yet. " : `These figures are ${age(Math.round(seconds() - link.heard))} old. `;
   put($("lost-text"), old + $("lost").dataset.why);
 }
 
 function showWaiting() {
   $("state").className = "loading";
-  put($("state"), h("h2", null, "No figures yet."), h("p", null, "They come as soon as pinstream answers."));
+  put($("state"), h("h2", null, "No figures yet."), h("p", null, "They appear as soon as pinstream answers."));
 }
 
 function listen() {
@@ -133,15 +134,15 @@ function listen() {
   });
   source.onerror = () => {
     if (link.source !== source) return;
-    hangUp();
+    closeStream();
     link.fails += 1;
     link.streamAt = performance.now() + (link.fails < 2 ? AGAIN : STREAM_AGAIN);
-    if (spoke) lose();
+    if (spoke) showLost();
     poll();
   };
 }
 
-function hangUp() {
+function closeStream() {
   if (link.source) link.source.close();
   link.source = null;
 }
@@ -151,44 +152,44 @@ function later(what, milliseconds) {
   link.timer = setTimeout(what, milliseconds);
 }
 
-/** Ask for /status; true if it came. */
+/** Fetch /status once and show it; throws if there are no figures. */
 async function ask() {
   const answer = await fetch("/status", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
   if (answer.ok) return receive(await answer.json());
-  const why = { 401: "It asks for its token: reload the page.", 503: "It has no room for one more reader: trying again." };
-  lose(`pinstream answers, and gives no figures (HTTP ${answer.status}).`, why[answer.status]);
+  const why = { 401: "It needs the token: reload the page.", 503: "It serves too many readers: the page keeps trying." };
+  showLost(`pinstream answers without figures (HTTP ${answer.status}).`, why[answer.status]);
   throw new Error("no figures");
 }
 
-/** Without a stream: ask each second, and try the stream again when its time has come. */
+/** Without a stream: ask for /status each second, and open the stream again once `link.streamAt` has passed. */
 async function poll() {
   try {
     await ask();
     if (performance.now() >= link.streamAt) { link.fails = Math.min(link.fails, 1); return listen() }
     later(poll, 1000);
   } catch (error) {
-    if (error.message !== "no figures") lose();
+    if (error.message !== "no figures") showLost();
     link.fails = link.streamAt = 0;
     later(poll, AGAIN);
   }
 }
 
-/** A stream that has said nothing for a while: nothing new, or nobody there? */
+/** The stream is silent: ask /status whether there is nothing new or no connection. */
 async function check() {
   link.checking = true;
   try {
     await ask();
   } catch {
-    lose();
-    hangUp();
+    showLost();
+    closeStream();
     later(poll, 0);
   }
   link.checking = false;
 }
 
 function tick() {
-  if (document.body.classList.contains("gone")) return tellAge();
-  if (shown && link.heard != null && !unknown) showTiles(shown, paceNow(), trend());
+  if (document.body.classList.contains("gone")) return showFiguresAge();
+  if (shown && link.heard != null && !unknown) showTiles(shown, currentRate(), trend());
   if (link.source && seconds() - Math.max(link.heard ?? 0, link.since) > QUIET && !link.checking) check();
 }
 
@@ -196,11 +197,11 @@ async function history() {
   try {
     const answer = await fetch("/history", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
     if (answer.ok) past = await answer.json();
-  } catch { /* the connection says so */ }
+  } catch { /* poll and check show a lost connection */ }
   draw();
 }
 
-// -- begin
+// -- start
 
 document.addEventListener("change", event => {
   if (event.target.name !== "window") return;
@@ -212,7 +213,7 @@ $("more").addEventListener("click", () => {
   allPartitions = !allPartitions;
   if (shown) showPartitions(shown);
 });
-addEventListener("offline", () => { hangUp(); lose(); later(poll, AGAIN) });
+addEventListener("offline", () => { closeStream(); showLost(); later(poll, AGAIN) });
 addEventListener("online", () => { if (!link.source) later(poll, 0) });
 document.addEventListener("visibilitychange", () => {
   if (document.hidden || link.heard == null) return;

@@ -1,34 +1,34 @@
-// Plots of what /history gave: axes with units, gaps where nothing is known, a cursor for mouse and keyboard, a table.
+// The plots of /history: axes with units, gaps where a value is unknown, a cursor for mouse and keyboard, a table.
 
-const RATE = { unit: "a second", tick: short, show: x => rate(x) + "/s" };
+const RATE = { unit: "per second", tick: short, show: x => rate(x) + "/s" };
 const COUNT = { unit: "records", tick: short, show: x => n(Math.round(x)) };
 const SHARE = { unit: "percent", tick: x => x * 100 + NBSP + "%", show: x => share(x, 1), marks: [0, .25, .5, .75, 1] };
 const TIME = { unit: "logarithmic", tick: age, show: x => age(x), log: true };
 const PLOTS = [
   {
-    id: "rate", title: "Throughput", of: "records a second", scale: RATE,
+    id: "rate", title: "Throughput", of: "records per second", scale: RATE,
     curves: [["settled_per_second", "settled", "calm"], ["delivered_per_second", "delivered", "good"],
       ["dead_lettered_per_second", "dead letters", "bad"]],
   },
-  { id: "lag", title: "Lag", of: "records still to come, all partitions: the most of each moment", scale: COUNT, curves: [["lag", "lag", "open"]] },
+  { id: "lag", title: "Lag", of: "unsettled records, all partitions (maximum per interval)", scale: COUNT, curves: [["lag", "lag", "open"]] },
   {
-    id: "behind", title: "Lag in time", of: "the longest wait of an unsettled record, logarithmic", scale: TIME,
-    rule: HOUR, curves: [["lag_seconds", "waited", "open"]],
+    id: "behind", title: "Lag in time", of: "age of the oldest unsettled record, logarithmic", scale: TIME,
+    rule: HOUR, curves: [["lag_seconds", "oldest record", "open"]],
   },
   {
-    id: "within", title: "Delivered within one hour", of: "share of what was delivered at a time", scale: SHARE,
+    id: "within", title: "Delivered within one hour", of: "share of the events delivered in each interval", scale: SHARE,
     curves: [["within_hour", "within one hour", "good"]], none: "Nothing was delivered",
   },
   {
-    id: "age", title: "Event age at delivery", of: "from happening to delivered, logarithmic", scale: TIME, rule: HOUR,
+    id: "age", title: "Event age at delivery", of: "from the event's time to its delivery, logarithmic", scale: TIME, rule: HOUR,
     curves: [["age_p50", "half within", "good"], ["age_p95", "95 % within", "warn"], ["age_p99", "99 % within", "bad"]],
     none: "Nothing was delivered",
   },
 ];
-/** Those that stand within another card, by the place they go to. */
+/** Plots inside another card, by the id of the element that holds them. */
 const WITHIN = {
   "duplicates-plot": {
-    id: "duplicates", title: "Duplicates suppressed", of: "a second", scale: RATE, level: "h4",
+    id: "duplicates", title: "Duplicates suppressed", of: "per second", scale: RATE, level: "h4",
     curves: [["duplicates_per_second", "duplicates", "calm"]],
   },
 };
@@ -42,7 +42,7 @@ const cursors = {};
 let past = null;
 let span = "hour";
 
-/** 1,200,000 -> 1.2M: for an axis. */
+/** A short number for an axis: 1,200,000 -> 1.2M. */
 function short(x) {
   if (x >= 1e12) return +(x / 1e12).toPrecision(3) + "tn";
   if (x >= 1e9) return +(x / 1e9).toPrecision(3) + "bn";
@@ -51,7 +51,7 @@ function short(x) {
   return n(+x.toPrecision(3));
 }
 
-/** Numbers that people count in: four steps or so from 0 to `top`. */
+/** About four round steps from 0 to `top`. */
 function ticks(top, whole) {
   const rough = (top || 1) / 4, power = 10 ** Math.floor(Math.log10(rough));
   let step = [1, 2, 2.5, 5, 10].map(x => x * power).find(x => x >= rough * .999);
@@ -61,7 +61,7 @@ function ticks(top, whole) {
 
 const TIMES = [1, 10, 60, 600, HOUR, 6 * HOUR, 24 * HOUR, 7 * 24 * HOUR];
 
-/** The steps of the chosen time: ten seconds for the last hour, two minutes for the last day. */
+/** The points of the chosen period: every ten seconds for the last hour, every two minutes for the last day. */
 function steps() {
   if (!past || !past.steps.length) return null;
   const fine = past.steps.reduce((a, b) => a.seconds <= b.seconds ? a : b);
@@ -69,7 +69,7 @@ function steps() {
   return span === "hour" ? fine : coarse;
 }
 
-/** From when to when: the chosen time, or since the start if that is shorter. */
+/** Start and end of the time axis: the chosen period, or the time since the start if that is shorter. */
 function reach(at) {
   const to = at[at.length - 1];
   return [Math.max(to - SPAN[span], Math.min(at[0], to - SHORTEST)), to];
@@ -85,7 +85,7 @@ function axis(plot, values) {
   return { marks, y: v => EDGE.top + room * (1 - Math.log(Math.max(v, 1)) / Math.log(top)) };
 }
 
-/** Times for the axis below, on round minutes or hours of the reader's clock. */
+/** Marks of the time axis, at round minutes or hours of local time. */
 function times(from, to, width) {
   const fits = Math.max(2, Math.floor(width / 80));
   const step = [30, 60, 120, 300, 600, 900, 1200, 1800, HOUR, 2 * HOUR, 4 * HOUR, 6 * HOUR, 12 * HOUR].find(s => (to - from) / s <= fits) || 12 * HOUR;
@@ -94,7 +94,7 @@ function times(from, to, width) {
   return Array.from({ length: Math.floor((to - first) / step) + 1 }, (_, i) => first + i * step);
 }
 
-/** One curve: pieces between the gaps; a point that stands alone is a dot. */
+/** One curve, interrupted at gaps; a point between two gaps is a dot. */
 function curve(at, values, x, y, apart, style) {
   const pieces = [];
   let last = null;
@@ -111,11 +111,11 @@ function curve(at, values, x, y, apart, style) {
   ];
 }
 
-/** Why there is no plot. */
+/** The text to show instead of a plot. */
 function nothing(plot, step) {
   if (!past) return "No history yet.";
-  if (step && step.series.at.length) return `${plot.none || "Not known"} in the last ${span}.`;
-  return `Nothing to draw yet: the first points come within ${span === "hour" ? "half a minute" : "a few minutes"}.`;
+  if (step && step.series.at.length) return `${plot.none || "Unknown"} in the last ${span}.`;
+  return `No points yet: the first ones come within ${span === "hour" ? "half a minute" : "a few minutes"}.`;
 }
 
 function figure(plot, width) {
@@ -164,7 +164,7 @@ function figure(plot, width) {
   ];
 }
 
-/** Some rows of the same, evenly spaced, the latest first. */
+/** The plot as a table: at most TABLE_ROWS evenly spaced points, the latest first. */
 function numbers(plot, at, values) {
   const every = Math.max(1, Math.ceil(at.length / TABLE_ROWS));
   const picked = at.map((_, i) => i).filter(i => (at.length - 1 - i) % every === 0).reverse();
@@ -184,7 +184,7 @@ function draw() {
   for (const [at, plot] of Object.entries(WITHIN)) put($(at), figure(plot, inner($(at))));
 }
 
-/** The width within, in CSS pixels, so that text in the plot has its own size. */
+/** The inner width of `node` in CSS pixels: a plot is drawn in pixels, so that its text is not scaled. */
 function inner(node) {
   const style = getComputedStyle(node);
   return Math.max(240, Math.round(node.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight)));

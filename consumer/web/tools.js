@@ -1,5 +1,5 @@
 "use strict";
-// Words, figures, and putting them on the page: as text, never as markup, and only where something changed.
+// Formatting of numbers and times, and writing to the page: as text, never as markup, and only where something changed.
 
 const NBSP = "\u00a0";
 const NONE = "–";
@@ -7,16 +7,16 @@ const HOUR = 3600;
 
 const $ = id => document.getElementById(id);
 const n = x => x == null ? NONE : x.toLocaleString("en");
-/** A count with its noun. A long figure may stand on another line than its noun, and is never broken itself. */
+/** A count with its noun. A line may break between a long number and its noun, never inside the number. */
 const many = (count, what) => n(count) + (n(count).length > 9 ? " " : NBSP) + what + (count === 1 ? "" : "s");
-/** A class for a large figure: the more characters it has, the smaller it has to be to stay on one line. */
+/** The CSS class of a large figure: the longer it is, the smaller its font, so that it stays on one line. */
 const sized = figure => ["", "long", "longer", "longest"][[9, 13, 17].filter(most => String(figure).length > most).length];
 const sum = list => list.reduce((all, one) => all + one, 0);
 
-/** The largest of what is known; null if nothing is. */
+/** The largest value that is not null; null if there is none. */
 const most = list => list.reduce((top, x) => x == null ? top : top == null ? x : Math.max(top, x), null);
 
-/** A share in percent, rounded down (but for what floating point adds or takes away): 100 % only if it is all of it, 0 % only if it is none. */
+/** A share in percent, rounded down, so that 100 % means all and 0 % means none (1e-9 absorbs floating-point error). */
 function share(part, whole, digits = 2) {
   if (!whole) return NONE;
   if (part === whole) return "100" + NBSP + "%";
@@ -26,7 +26,7 @@ function share(part, whole, digits = 2) {
   return Math.min(down, 100 - 1 / scale).toFixed(part ? digits : 0) + NBSP + "%";
 }
 
-/** Seconds in words. */
+/** Seconds as text with a unit. */
 function age(s) {
   if (s == null) return NONE;
   if (s < 10 && s !== Math.round(s)) return s.toFixed(1) + NBSP + "s";
@@ -42,25 +42,25 @@ function bytes(x) {
   return (power ? (x / 1024 ** power).toFixed(1) : n(x)) + NBSP + ["bytes", "KiB", "MiB", "GiB", "TiB"][power];
 }
 
-/** A rate in at most three digits after the point, fewer the larger it is. */
+/** A rate: two decimals below 1, one below 10, none above. */
 const rate = x => x == null ? NONE : x === 0 ? "0" : x < 10 ? x.toFixed(x < 1 ? 2 : 1) : n(Math.round(x));
 
-/** Unix seconds as the time of day here. */
+/** Unix seconds as the local time of day. */
 const clock = (unix, seconds = true) => new Date(unix * 1000).toLocaleTimeString("en-GB",
   seconds ? { hour: "2-digit", minute: "2-digit", second: "2-digit" } : { hour: "2-digit", minute: "2-digit" });
 
-/** The time of day, with its date if that is not today's. */
+/** The local time of day, with the date unless it is today. */
 const moment = unix => new Date(unix * 1000).toDateString() === new Date().toDateString() ? clock(unix)
   : new Date(unix * 1000).toLocaleDateString("en-GB", { day: "numeric", month: "short" }) + ", " + clock(unix, false);
 
-/** What an element is to be: h("p", { class: "soft" }, "text", …). */
+/** Describe an element for `put`: h("p", { class: "soft" }, "text", …). */
 const h = (tag, attributes, ...children) => ({ tag, attributes: attributes || {}, children });
 const wanted = list => [list].flat(4).filter(one => one != null && one !== false && one !== "");
 
 const SVG = "http://www.w3.org/2000/svg";
 const HTML = "http://www.w3.org/1999/xhtml";
 
-/** Make `parent` hold `children`. What is there already stays, so that focus, selection and open details do too. */
+/** Make `children` the content of `parent`. Equal nodes are kept, and with them focus, selection and open details. */
 function put(parent, ...children) {
   const list = wanted(children);
   list.forEach((one, index) => {
@@ -90,20 +90,20 @@ function made(parent, there, tag) {
 }
 
 function dress(node, attributes) {
-  // Whether details are open is the reader's choice.
+  // The reader opens and closes details: keep `open`.
   for (const { name } of [...node.attributes]) if (attributes[name] == null && name !== "open") node.removeAttribute(name);
   for (const [name, value] of Object.entries(attributes)) {
     if (value != null && node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
   }
 }
 
-/** Text and class of an element that stays. */
+/** Set the text and the class of the element `id`. */
 function say(id, text, cls) {
   put($(id), text);
   if (cls != null && $(id).className !== cls) $(id).className = cls;
 }
 
-/** A table's content: heads are [text, class], cells are text, or [content, class, name of the column]. */
+/** The content of a table: each head is [text, class, name for narrow screens], each cell is text or [content, class]. */
 function rows(heads, lines) {
   return [
     h("thead", null, h("tr", null, heads.map(([text, cls]) => h("th", { scope: "col", class: cls }, text)))),

@@ -92,7 +92,7 @@ class TestNeeds:
             load({"HOME": "/h"})
         assert str(all_.value) == (
             "KAFKA_BOOTSTRAP_SERVERS, KAFKA_TOPICS, PINTEREST_AD_ACCOUNT_ID and PINTEREST_ACCESS_TOKEN (or "
-            "PINTEREST_ACCESS_TOKEN_FILE) are not set; they are required: pinstream run --help says what each is"
+            "PINTEREST_ACCESS_TOKEN_FILE) are not set; they are required: see pinstream run --help for each"
         )
         with pytest.raises(SettingsError, match=r"^KAFKA_TOPICS and PINTEREST_AD_ACCOUNT_ID are not set"):
             load({"HOME": "/h", "KAFKA_BOOTSTRAP_SERVERS": "b:1", "PINTEREST_ACCESS_TOKEN": "t"})

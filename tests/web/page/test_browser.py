@@ -50,7 +50,7 @@ async def test_a_page_that_has_no_answer_yet_says_it_is_connecting(visit: Visit)
         server.silent = True
         async with visit(server.url) as shown:
             await shown.wait_for_selector("#tiles dd")
-            assert await text(shown, "#state") == "Connecting … The figures come in a moment."
+            assert await text(shown, "#state") == "Connecting … The figures appear in a moment."
             assert await text(shown, "#live") == "connecting …"
             assert re.findall(r"\d", await text(shown, "#tiles dd.big")) == []
             assert await shown.get_attribute("#main", "aria-busy") == "true"
@@ -75,11 +75,11 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
             assert row in ledger
         assert await text(shown, "#read") == "Read 5,207,980 records"
         assert (
-            "It adds up: 5,120,000 + 48,004 + 33,200 + 176 + 6,600 = 5,207,980 read. 812 records more were let go"
+            "It adds up: 5,120,000 + 48,004 + 33,200 + 176 + 6,600 = 5,207,980 read. 812 records more were released"
             in await text(shown, "#sum")
         )
         assert (await text(shown, "#freshness")).startswith(
-            "96.00 % of 1,000 events delivered in the last hour came within one hour "
+            "96.00 % of 1,000 events delivered in the last hour arrived within one hour "
             "Half within 3 s, 95 % within 50 s, 99 % within 75 min."
         )
         assert "Has waited 12 s; waits for its batch to fill." in await text(shown, "#oldest")
@@ -105,28 +105,28 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
     [
         (
             halted,
-            "Halted: Pinterest refuses us. Why: the access token is refused (HTTP 401, code 2). Nothing is lost. "
-            "What to do: put a valid token in PINTEREST_ACCESS_TOKEN or its file",
-            "refuses us Why: the access token is refused (HTTP 401, code 2). For 13 min; tried again in 13 min.",
+            "Halted: Pinterest refuses the token or the ad account. Why: the access token is refused (HTTP 401, code 2). "
+            "Nothing is lost. What to do: set a valid token in PINTEREST_ACCESS_TOKEN or its file",
+            "is refused Why: the access token is refused (HTTP 401, code 2). For 13 min; next attempt in 13 min.",
         ),
         (
             unreachable,
             "Pinterest does not answer. Why: no verdict on any event; the latest call: HTTP 403 (squid/5.7: Access "
-            "denied). For 13 min: 52,011 records to go. Nothing is lost, and it goes on by itself. What to do: if",
+            "denied). For 13 min: 52,011 records to go. Nothing is lost, and pinstream continues by itself. What to do: if",
             "does not answer Why: no verdict on any event; the latest call: HTTP 403 (squid/5.7: Access denied).",
         ),
         (
             guarded,
-            "Intake has stopped: too many records would be dead letters. Why: of the latest 2,000 records of orders, "
-            "1,640 would be, mostly convert no_identity. Nothing is lost. The cause: records cannot become conversion "
-            "events: the mapping, or the producer. What to do: correct the mapping or the producer and start again.",
-            "takes events 0 calls under way",
+            "Intake has stopped: too many records would be dead letters. Why: 1,640 of the latest 2,000 records of "
+            "orders would be dead letters, mostly convert no_identity. Nothing is lost. The cause: records cannot be "
+            "converted: the mapping, or the data from the producer, is wrong. What to do: correct the mapping or the producer and start again.",
+            "takes events 0 calls in flight",
         ),
         (
             throttled,
-            "Waiting until Pinterest takes calls again. Nothing is lost, and it goes on by itself: 1,011 records to go."
-            " The oldest has waited 67 min.",
-            "is at its limit of calls Goes on by itself in 37 s.",
+            "Throttled: waiting until Pinterest takes calls again. Nothing is lost, and pinstream continues by itself: "
+            "1,011 records to go. The oldest has waited 67 min.",
+            "is at its call limit Calls continue in 37 s.",
         ),
         (empty, "No partitions assigned yet. The group is still forming", "Nothing sent yet."),
         (
@@ -138,40 +138,40 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
             lambda: replace(
                 guarded(), guard=GuardStatistics(TOPIC, 501, 1_000, "deliver refused", Cause.DESTINATION)
             ),
-            "Intake has stopped: too many records would be dead letters. Why: of the latest 1,000 records of orders, "
-            "501 would be, mostly deliver refused. Nothing is lost. The cause: Pinterest refuses the events. What to",
-            "refuses events 0 calls under way",
+            "Intake has stopped: too many records would be dead letters. Why: 501 of the latest 1,000 records of "
+            "orders would be dead letters, mostly deliver refused. Nothing is lost. The cause: Pinterest refuses the events. What to",
+            "refuses events 0 calls in flight",
         ),
         (
             lambda: statistics(replace(partition(3, lag=90), unreadable_at=1_020), waiting_for_start=1),
-            "1 partition cannot be read on: what Kafka sends is damaged. orders [3] from offset 1,020. It is asked for",
+            "1 partition cannot be read further: Kafka sends damaged data. orders [3] from offset 1,020. pinstream keeps",
             "Nothing sent yet.",
         ),
         (
             lambda: statistics(waiting_for_start=2),
-            "Waiting for Kafka to say where to start. 2 partitions of ours cannot be read until then, 0 partitions",
+            "Waiting for Kafka to say where to start. 2 assigned partitions cannot be read until then, 0 partitions",
             "Nothing sent yet.",
         ),
         (
             lambda: statistics(partition(lag=9), waiting_for_start=1),
-            "Waiting for Kafka to say where to start. 1 partition of ours cannot be read until then, 1 partition can.",
+            "Waiting for Kafka to say where to start. 1 assigned partition cannot be read until then, 1 partition can.",
             "Nothing sent yet.",
         ),
         (
             lambda: statistics(partition(0), partition(1, lag=None)),
-            "Nothing is waiting, as far as is known. It is not known yet how much is left in 1 partition.",
+            "No known record is waiting. The lag of 1 partition is not known yet.",
             "Nothing sent yet.",
         ),
         (
             lambda: statistics(partition(lag=9), clock=ClockStatistics(612.0, 610.0, 612.0, 0)),
-            "This machine's clock is 10 min behind. So says Pinterest, and events are judged by its clock meanwhile. "
-            "Nothing is lost. What to do: set the clock right (NTP); no restart is needed.",
+            "This machine's clock is 10 min behind. Pinterest's clock says so, and pinstream uses that clock until this "
+            "one is right. Nothing is lost. What to do: set the clock right (NTP); no restart is needed.",
             "Nothing sent yet.",
         ),
         (
             lambda: statistics(partition(open=2, lag=9), clock=ClockStatistics(None, 612.0, 0.0, 2)),
-            "Records are stamped 10 min ahead of this machine's clock. Pinterest has not said yet which of the two is "
-            "right. 2 events wait for it. What to do: compare the clocks",
+            "Record timestamps are 10 min ahead of this machine's clock. Pinterest's clock, which decides between the "
+            "two, is not known yet. 2 events wait for it. What to do: compare the clocks",
             "Nothing sent yet.",
         ),
         (
@@ -180,9 +180,9 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
                 waiting_for_schema=7,
                 schemas=(SchemaWait("id", "17", 6, 44.0, 41.0), SchemaWait("id", "18", 1, 31.0, None)),
             ),
-            "Waiting for schemas: 7 records. Why: schema id 17 is not known to the registry (or the folder), as it has "
-            "said for 41 s; its records have waited 44 s. So have those of 1 other schema. All other records go on. "
-            "What to do: register it",
+            "Waiting for schemas: 7 records. Why: the registry (or the folder) has said for 41 s that it does not know "
+            "schema id 17; its records have waited 44 s. The records of 1 other schema wait too. All other records "
+            "continue. What to do: register the schema",
             "Nothing sent yet.",
         ),
         (
@@ -191,20 +191,20 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
                 waiting_for_schema=1,
                 schemas=(SchemaWait("id", "17", 1, 44.0, None),),
             ),
-            "Waiting for schemas: 1 record. Why: there is no answer yet of what schema id 17 is; its records have "
-            "waited 44 s. All other records go on. What to do: look after the registry",
+            "Waiting for schemas: 1 record. Why: the registry has not answered yet for schema id 17; its records have "
+            "waited 44 s. All other records continue. What to do: check the registry",
             "Nothing sent yet.",
         ),
-        (idle, "Caught up: nothing is waiting.", "takes events 0 calls under way, 0 events queued"),
+        (idle, "Caught up: no record is waiting.", "takes events 0 calls in flight, 0 events queued"),
         (lambda: statistics(partition(), stopping=True), "Stopping.", "Nothing sent yet."),
         (
             lambda: statistics(partition(open=5, lag=5), seconds_since_progress=44.0),
-            "Nothing moves: 5 records to go. Nothing was settled for 44 s.",
+            "Nothing settles: 5 records to go. No record was settled for 44 s.",
             "Nothing sent yet.",
         ),
         (
             lambda: statistics(partition(lag=7), stalled_for=130.0, seconds_since_progress=0.0),
-            "Nothing moves: 7 records to go. Nothing was settled for 2 min.",
+            "Nothing settles: 7 records to go. No record was settled for 2 min.",
             "Nothing sent yet.",
         ),
         (
@@ -214,7 +214,7 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
                 clock=ClockStatistics(70.0, 0.0, 70.0, 0),
                 oldest_open=OldestOpen(TOPIC, 0, 7, 133.0, WaitsFor.KEY_STORE, None),
             ),
-            "Nothing moves: 7 records to go. Nothing was settled for 2 min. The oldest open event waits for the key",
+            "Nothing settles: 7 records to go. No record was settled for 2 min. The oldest open event waits for the key",
             "Nothing sent yet.",
         ),
         (
@@ -225,8 +225,8 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
                 schemas=(SchemaWait("id", "17", 1, 133.0, None),),
                 oldest_open=OldestOpen(TOPIC, 0, 7, 133.0, WaitsFor.SCHEMA, None),
             ),
-            "Waiting for schemas: 1 record. Why: there is no answer yet of what schema id 17 is; its records have "
-            "waited 2 min. Nothing else moves either.",
+            "Waiting for schemas: 1 record. Why: the registry has not answered yet for schema id 17; its records have "
+            "waited 2 min. No other record settles either.",
             "Nothing sent yet.",
         ),
     ],
@@ -289,7 +289,7 @@ async def test_a_member_that_lags_says_how_far_and_for_how_long(
     async with stand(scenes.lagging(seconds), scenes.history()) as server, visit(server.url) as shown:
         await live(shown)
         assert (await text(shown, "#state")).startswith(state)
-        assert "waits for its turn: calls are paced or throttled" in await text(shown, "#tiles")
+        assert "waits for the call quota: calls are paced or throttled" in await text(shown, "#tiles")
         then = scenes.history()["steps"][0]["series"]["lag"][-31]
         await shows(shown, f"5 min ago: {then:,}", "#tiles")
         await shoot(shown, f"lagging-{seconds:.0f}", full=False)
@@ -310,9 +310,10 @@ async def test_what_the_ledger_cannot_know_of_is_said_below_it(visit: Visit) -> 
             await live(shown)
             assert await text(shown, "#missing") == (
                 "Kafka removed up to 3,600 records before they were read: raise the topic's retention. orders was "
-                "deleted and made anew, and read from the beginning: what was unread before is gone. Reading went "
-                "back 1 time: a log was cut, or a topic made anew. 4 partitions began where the group had committed "
-                "for another destination: what lies before is not sent to this one. Since the start; the log says more."
+                "deleted and created again, and read from the beginning. Records that were unread before are lost. The "
+                "position went back 1 time: a log was truncated, or a topic created again. 4 partitions began at an "
+                "offset that the group had committed for another destination: earlier records are not sent to this "
+                "one. Since the start; see the log for details."
             )
 
 
@@ -325,7 +326,7 @@ async def test_a_short_wait_is_not_worth_the_headline(visit: Visit) -> None:
     async with stand(scenes.scene(scene)) as server, visit(server.url) as shown:
         await live(shown)
         assert (await text(shown, "#state")).startswith("Keeping up: 3 records open.")
-        assert "is at its limit of calls Goes on by itself in 0.8 s." in await text(shown, "#destination")
+        assert "is at its call limit Calls continue in 0.8 s." in await text(shown, "#destination")
 
 
 async def test_partitions_stand_in_their_order(visit: Visit) -> None:
@@ -365,7 +366,7 @@ async def test_one_refused_account_of_two_is_told_apart(visit: Visit) -> None:
     async with stand(shown_scene) as server, visit(server.url) as shown:
         await live(shown)
         assert (await text(shown, "#state")).startswith(
-            "Pinterest refuses 1 of 2 ad accounts; the others go on."
+            "Pinterest refuses 1 of 2 ad accounts; the others continue."
         )
         assert "Half within more than 7 days" in await text(shown, "#freshness")
 
@@ -375,7 +376,7 @@ async def test_test_mode_shows(visit: Visit) -> None:
     info = {"process": {**INFO["process"], "test_mode": True}}
     async with stand(scenes.full(**info)) as server, visit(server.url) as shown:
         await live(shown)
-        assert await text(shown, "#mode") == "test mode: checked, not recorded"
+        assert await text(shown, "#mode") == "test mode: events are validated, not recorded"
 
 
 async def test_a_status_of_an_older_pinstream_is_enough(visit: Visit) -> None:
@@ -392,7 +393,7 @@ async def test_a_status_of_an_older_pinstream_is_enough(visit: Visit) -> None:
         assert (await text(shown, "#state")).startswith("Keeping up: 31,866 records to go.")
         assert await text(shown, "#coverage-note") == "Nothing delivered in the last hour."
         assert "delivered since the start" in await text(shown, "#tiles")
-        assert "delivered since the start came within one hour" in await text(shown, "#freshness")
+        assert "delivered since the start arrived within one hour" in await text(shown, "#freshness")
 
 
 # -- figures
@@ -486,19 +487,19 @@ async def test_freshness_is_of_the_window_that_is_chosen(visit: Visit) -> None:
     async with stand(document, scenes.history()) as server, visit(server.url) as shown:
         await live(shown)
         assert (await text(shown, "#freshness")).startswith(
-            "90.00 % of 10 events delivered in the last hour came within one hour Half within 5 s"
+            "90.00 % of 10 events delivered in the last hour arrived within one hour Half within 5 s"
         )
         assert "Since the start: 97.50 % of 40 events within one hour." in await text(shown, "#freshness")
         assert "90.00 % of 10 events delivered in the last hour" in await text(shown, "#tiles")
         plot = await text(shown, "#plot-within")
-        assert plot.startswith("Delivered within one hour share of what was delivered at a time")
+        assert plot.startswith("Delivered within one hour share of the events delivered in each interval")
         assert re.search(r"within one hour 9\d\.\d\d % latest", plot)
         assert "0 % 25 % 50 % 75 % 100 %" in " ".join(
             await shown.locator("#plot-within .canvas text").all_text_contents()
         ).replace("\u00a0", " ")
         await shown.check("input[value=day]")
         await shows(
-            shown, "97.50 % of 40 events delivered in the last day came within one hour", "#freshness"
+            shown, "97.50 % of 40 events delivered in the last day arrived within one hour", "#freshness"
         )
         assert "90.00 % of 10 events delivered in the last hour" in await text(shown, "#tiles")
         await fits(shown)
@@ -547,7 +548,7 @@ async def test_a_screen_reader_hears_of_a_change_once(visit: Visit) -> None:
             await shows(shown, f"Keeping up: {4 * (9_000 + lag):,} records to go.", "#state")
         server.tell(**{name: scenes.scene(halted)[name] for name in ("ledger", "destination", "partitions")})
         await shows(shown, "Halted", "#announce")
-        assert await shown.evaluate("said") == ["Halted: Pinterest refuses us."]
+        assert await shown.evaluate("said") == ["Halted: Pinterest refuses the token or the ad account."]
 
 
 async def test_many_partitions_show_the_worst_first_and_all_on_demand(visit: Visit) -> None:

@@ -26,13 +26,13 @@ async def test_a_lost_connection_is_said_at_once_and_comes_back_by_itself(visit:
         await server.stop()
         await shown.wait_for_selector("#lost:visible", timeout=2_000)
         await shows(shown, "No connection to pinstream. These figures are", "#lost")
-        await shows(shown, "These figures are 3 s old. Trying again by itself.", "#lost")
+        await shows(shown, "These figures are 3 s old. The page keeps trying.", "#lost")
         assert await text(shown, "#live") == "no connection"
         assert (await text(shown, "#state")).startswith("Keeping up")
         assert await shown.evaluate(colour) != fresh
         assert (await shown.title()).startswith("No connection")
         assert await shown.evaluate(CONTRAST) == []
-        await shows(shown, "No connection to pinstream. The figures are old.", "#announce")
+        await shows(shown, "No connection to pinstream. The figures are out of date.", "#announce")
         await shoot(shown, "disconnected")
         server.status = scenes.scene(idle)
         await server.start()
@@ -83,8 +83,8 @@ async def test_without_streams_the_page_asks_instead(visit: Visit) -> None:
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        (500, "pinstream answers, and gives no figures (HTTP 500)."),
-        (401, "It asks for its token: reload the page."),
+        (500, "pinstream answers without figures (HTTP 500)."),
+        (401, "It needs the token: reload the page."),
     ],
 )
 async def test_an_answer_without_figures_is_told_from_none(code: int, words: str, visit: Visit) -> None:

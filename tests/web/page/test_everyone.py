@@ -61,7 +61,7 @@ async def test_plots_have_axes_gaps_a_cursor_and_a_table(visit: Visit) -> None:
         await shows(shown, "latest", "#plot-rate .keys")
         await shown.click("#plot-behind summary")
         table = await text(shown, "#plot-behind details table")
-        assert table.startswith("time waited 22:13:20 1.5 s")
+        assert table.startswith("time oldest record 22:13:20 1.5 s")
         assert "unknown" in table
 
 
@@ -80,10 +80,10 @@ async def test_without_a_history_there_is_a_word_instead_of_a_plot(visit: Visit)
     """Just started: no bare axes."""
     async with stand(scenes.full(), {"steps": []}) as server, visit(server.url) as shown:
         await live(shown)
-        await shows(shown, "Nothing to draw yet: the first points come within half a minute.", "#plot-rate")
+        await shows(shown, "No points yet: the first ones come within half a minute.", "#plot-rate")
         assert await shown.locator(".canvas").count() == 0
         await shown.check("input[value=day]")
-        await shows(shown, "Nothing to draw yet: the first points come within a few minutes.", "#plot-rate")
+        await shows(shown, "No points yet: the first ones come within a few minutes.", "#plot-rate")
 
 
 async def test_a_plot_without_anything_to_show_says_why(visit: Visit) -> None:
@@ -97,7 +97,7 @@ async def test_a_plot_without_anything_to_show_says_why(visit: Visit) -> None:
         await shown.wait_for_selector("#plot-rate .canvas")
         assert await text(shown, "#plot-age .none") == "Nothing was delivered in the last hour."
         assert await text(shown, "#plot-within .none") == "Nothing was delivered in the last hour."
-        assert await text(shown, "#plot-lag .none") == "Not known in the last hour."
+        assert await text(shown, "#plot-lag .none") == "Unknown in the last hour."
 
 
 # -- for everyone
