@@ -105,21 +105,23 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
     [
         (
             halted,
-            "Halted: Pinterest refuses the token or the ad account. Why: the access token is refused (HTTP 401, code 2). "
-            "Nothing is lost. What to do: set a valid token in PINTEREST_ACCESS_TOKEN or its file",
+            "Halted: Pinterest refuses the token or the ad account. Why: the access token is refused (HTTP 401, code "
+            "2). Nothing is lost. What to do: set a valid token in PINTEREST_ACCESS_TOKEN or its file",
             "is refused Why: the access token is refused (HTTP 401, code 2). For 13 min; next attempt in 13 min.",
         ),
         (
             unreachable,
             "Pinterest does not answer. Why: no verdict on any event; the latest call: HTTP 403 (squid/5.7: Access "
-            "denied). For 13 min: 52,011 records to go. Nothing is lost, and pinstream continues by itself. What to do: if",
+            "denied). For 13 min: 52,011 records to go. Nothing is lost, and pinstream continues by itself. What to "
+            "do: if",
             "does not answer Why: no verdict on any event; the latest call: HTTP 403 (squid/5.7: Access denied).",
         ),
         (
             guarded,
             "Intake has stopped: too many records would be dead letters. Why: 1,640 of the latest 2,000 records of "
             "orders would be dead letters, mostly convert no_identity. Nothing is lost. The cause: records cannot be "
-            "converted: the mapping, or the data from the producer, is wrong. What to do: correct the mapping or the producer and start again.",
+            "converted: the mapping, or the data from the producer, is wrong. What to do: correct the mapping or the "
+            "producer and start again.",
             "takes events 0 calls in flight",
         ),
         (
@@ -139,12 +141,14 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
                 guarded(), guard=GuardStatistics(TOPIC, 501, 1_000, "deliver refused", Cause.DESTINATION)
             ),
             "Intake has stopped: too many records would be dead letters. Why: 501 of the latest 1,000 records of "
-            "orders would be dead letters, mostly deliver refused. Nothing is lost. The cause: Pinterest refuses the events. What to",
+            "orders would be dead letters, mostly deliver refused. Nothing is lost. The cause: Pinterest refuses the "
+            "events. What to",
             "refuses events 0 calls in flight",
         ),
         (
             lambda: statistics(replace(partition(3, lag=90), unreadable_at=1_020), waiting_for_start=1),
-            "1 partition cannot be read further: Kafka sends damaged data. orders [3] from offset 1,020. pinstream keeps",
+            "1 partition cannot be read further: Kafka sends damaged data. orders [3] from offset 1,020. pinstream "
+            "keeps",
             "Nothing sent yet.",
         ),
         (
@@ -164,8 +168,8 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         ),
         (
             lambda: statistics(partition(lag=9), clock=ClockStatistics(612.0, 610.0, 612.0, 0)),
-            "This machine's clock is 10 min behind. Pinterest's clock says so, and pinstream uses that clock until this "
-            "one is right. Nothing is lost. What to do: set the clock right (NTP); no restart is needed.",
+            "This machine's clock is 10 min behind. Pinterest's clock says so, and pinstream uses that clock until "
+            "this one is right. Nothing is lost. What to do: set the clock right (NTP); no restart is needed.",
             "Nothing sent yet.",
         ),
         (
@@ -214,7 +218,8 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
                 clock=ClockStatistics(70.0, 0.0, 70.0, 0),
                 oldest_open=OldestOpen(TOPIC, 0, 7, 133.0, WaitsFor.KEY_STORE, None),
             ),
-            "Nothing settles: 7 records to go. No record was settled for 2 min. The oldest open event waits for the key",
+            "Nothing settles: 7 records to go. No record was settled for 2 min. The oldest open event waits for the "
+            "key",
             "Nothing sent yet.",
         ),
         (
