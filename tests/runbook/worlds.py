@@ -267,7 +267,7 @@ class Refused(World):
         mapping = self.folder / "mapping.toml"
         mapping.write_text('[event_names]\norder_completed = ""\n')
         self.env["PINSTREAM_MAPPING_FILE"] = str(mapping)
-        self.write_mapping("mended.toml", '[event_names]\norder_completed = "checkout"\n')
+        self.write_mapping("corrected.toml", '[event_names]\norder_completed = "checkout"\n')
         self.write_sample(commerce_event("sample"))
         self.write(self.events("order", 30))
         self.start()
@@ -290,7 +290,7 @@ class Filtered(Refused):
         mapping = self.folder / "mapping.toml"
         mapping.write_text('[event_names]\norder_completed = "!filter"\n')
         self.env["PINSTREAM_MAPPING_FILE"] = str(mapping)
-        self.write_mapping("mended.toml", '[event_names]\norder_completed = "checkout"\n')
+        self.write_mapping("corrected.toml", '[event_names]\norder_completed = "checkout"\n')
         self.write_sample(commerce_event("sample"))
         self.write(self.events("order", 50))
         self.write(self.events("visit", 20, event_type="page_viewed", order=None))
