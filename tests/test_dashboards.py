@@ -24,8 +24,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from consumer.engine.coverage import PARAMETERS, CoverageSnapshot, Covered
 from consumer.engine.statistics import Statistics
 from consumer.web.metrics import StatisticsCollector
-from consumer.workers.showing import Seen, WorkersCollector
-from consumer.workers.supervision import Worker
+from consumer.workers.showing import WorkersCollector, WorkerView
+from consumer.workers.supervision import WorkerRecord
 from tests.test_deployment import SERVICES, settings_of
 from tests.web.building import busy
 
@@ -72,7 +72,7 @@ def scraped() -> dict[str, dict[str, set[str]]]:
     """Series name -> label -> its values, as Prometheus reads them."""
     registry = CollectorRegistry()
     registry.register(StatisticsCollector(everything))
-    registry.register(WorkersCollector(lambda: [Seen(Worker(1), None, None, None, None)]))
+    registry.register(WorkersCollector(lambda: [WorkerView(WorkerRecord(1), None, None, None, None)]))
     found: dict[str, dict[str, set[str]]] = {}
     for family in text_string_to_metric_families(generate_latest(registry).decode()):
         for sample in family.samples:

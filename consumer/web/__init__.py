@@ -1,1 +1,1 @@
-"""What people and probes see over HTTP: the page, /status, /metrics, /healthz, /readyz. It reads, never changes."""
+"""HTTP for people and probes: the page, /status, /metrics, /healthz, /readyz. It only reads."""

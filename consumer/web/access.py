@@ -1,14 +1,13 @@
-"""Who may read: who knows the token (``PINSTREAM_HTTP_TOKEN``), or everyone. Probes are never asked for it.
+"""Access control: with ``PINSTREAM_HTTP_TOKEN``, only requests with the token are answered; probes need none.
 
-Theory of operation. The token comes as ``Authorization: Bearer TOKEN`` (Prometheus, scripts), or as the password of
-HTTP Basic with any user: so a browser asks for it, and sends it along with all that the page fetches afterwards. It
-is asked for before anything is looked up, so that a stranger does not even learn which paths there are. It is
-compared in a time that does not tell how much of it was right.
+The token comes as ``Authorization: Bearer TOKEN`` (Prometheus, scripts), or as the password of HTTP Basic with any
+user, so that a browser asks for it and sends it with everything that the page fetches. It is checked before routing, so
+that a stranger does not learn which paths exist, and compared in constant time.
 
-Without a token, a browser is still not to be made the spy of another site: a site may let its own name point to our
-address (DNS rebinding), and then reads what its visitor reaches. So the figures are shown only to who asks for them by
-a name that no site can have: an address, a name without a dot, or one of those that are kept for local networks. With
-a token that needs no care: a browser sends it only to the site that it was given for.
+Without a token, another website must not read the figures through a visitor's browser: it could point its own host name
+at our address (DNS rebinding). So the figures are served only if the request's host is one that no website can have: an
+IP address, a name without a dot, or a name reserved for local networks. With a token this check is not needed, because
+a browser sends the token only to the site that it was entered for.
 """
 
 from __future__ import annotations
@@ -24,46 +23,46 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-"""What probes ask for, by whatever name they know."""
-_NO_SITES_NAME = (".localhost", ".local", ".internal", ".home.arpa", ".test")
-"""Endings that nobody can register (RFC 6761, 6762, 8375, and ICANN's for private use)."""
-_FOREIGN = (
-    "by a name with a dot, the figures are shown only with a token, so that no other site can read them through your "
-    "browser: set PINSTREAM_HTTP_TOKEN, or ask by the address\n"
+"""Paths for probes, which need no token and may use any host name."""
+_LOCAL_DOMAINS = (".localhost", ".local", ".internal", ".home.arpa", ".test")
+"""Domains that cannot be registered (RFC 6761, 6762, 8375, and ICANN's domain for private use)."""
+_REFUSED_HOST = (
+    "without a token, pinstream serves the figures only at an IP address or a local name, so that no website can read "
+    "them through your browser: set PINSTREAM_HTTP_TOKEN, or use the IP address\n"
 )
 _CHALLENGE = 'Basic realm="pinstream", charset="UTF-8"'
 _ADVICE = (
-    "the token is needed: as the password, with any user; or as the header Authorization: Bearer TOKEN\n"
+    "the token is required: as the password with any user, or in the header Authorization: Bearer TOKEN\n"
 )
 
 
 def guard(token: Callable[[], str]) -> Middleware:
-    """A middleware that lets pass who knows `token`, which is asked for anew at each request: it may change."""
+    """Return a middleware that requires the token. `token` is called for each request, because the token may change."""
 
     @web.middleware
-    async def ask(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def require_token(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path in OPEN_PATHS or admits(request.headers.get("Authorization", ""), token()):
             return await handler(request)
         return web.Response(status=401, text=_ADVICE, headers={"WWW-Authenticate": _CHALLENGE})
 
-    return ask
+    return require_token
 
 
 @web.middleware
 async def refuse_foreign_names(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """For a server without a token: whoever is asked for as a site that someone may own gives no figures."""
-    if request.path in OPEN_PATHS or no_sites_name(request.headers.get("Host", "")):
+    """For a server without a token: refuse requests for a host name that a website could have."""
+    if request.path in OPEN_PATHS or is_local_name(request.headers.get("Host", "")):
         return await handler(request)
-    return web.Response(status=421, text=_FOREIGN)
+    return web.Response(status=421, text=_REFUSED_HOST)
 
 
-def no_sites_name(host: str) -> bool:
-    """Whether this Host header names what no site on the Internet can be called."""
+def is_local_name(host: str) -> bool:
+    """Return True if no website on the Internet can have the name in this Host header."""
     try:
         name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:  # brackets without an address in them
         return False
-    return "." not in name or name.endswith(_NO_SITES_NAME) or _is_address(name)
+    return "." not in name or name.endswith(_LOCAL_DOMAINS) or _is_address(name)
 
 
 def _is_address(text: str) -> bool:
@@ -75,16 +74,16 @@ def _is_address(text: str) -> bool:
 
 
 def admits(authorization: str, token: str) -> bool:
-    """Whether this header's value shows the token. An empty token admits nobody."""
-    # Digests, since a comparison of texts tells by its time whether they are equally long.
+    """Return True if this Authorization header carries the token. An empty token admits no request."""
+    # Compare digests: comparing the texts themselves would reveal by its time whether their lengths are equal.
     given, right = (hashlib.sha256(one).digest() for one in (_shown(authorization), token.encode()))
     return bool(token) and hmac.compare_digest(given, right)
 
 
 def _shown(authorization: str) -> bytes:
-    """What is given as the token; empty if nothing is."""
+    """Return the token in this header; empty if there is none."""
     scheme, _, rest = authorization.partition(" ")
-    # A header is bytes: what is not UTF-8 stays as it came, and equals no token.
+    # surrogateescape keeps bytes that are not UTF-8; they equal no token.
     raw = rest.strip(" ").encode("utf-8", "surrogateescape")
     if scheme.lower() == "bearer":
         return raw

@@ -1,14 +1,13 @@
-"""How many HTTP connections may be open, and how long a client may take to send a request.
+"""Limits of HTTP: the number of open connections, and the time a client may take to send a request.
 
-Theory of operation. Whoever reaches the address can open connections, even without the token. Each takes a file
-descriptor, and a process that has none left can neither send events nor answer a probe. So there are at most
-`MOST_CONNECTIONS`, all addresses together. A new connection is always accepted: where it is one too many, the oldest
-one that is not being answered is closed, or, if all are, the oldest. So a probe is answered while others hold
-connections open in silence.
+Every client that reaches the address can open connections, even without the token. Each takes a file descriptor, and a
+process without free descriptors can neither send events nor answer a probe. So at most `MOST_CONNECTIONS` are open,
+over all addresses. A new connection is always accepted; above the limit, the oldest connection that is not being
+answered is closed, or the oldest of all. So probes are answered although other clients hold idle connections.
 
-asyncio accepts up to `BACKLOG` connections in one go before the first of them is counted, so for a moment there may be
-that many more. `REQUEST_TIMEOUT` is obeyed by aiohttp (``keepalive_timeout``): it closes a connection on which no
-complete request came in time, counted from its opening or from the last answer.
+asyncio may accept up to `BACKLOG` connections before the first of them is counted, so for a moment there may be that
+many more. aiohttp enforces `REQUEST_TIMEOUT` (``keepalive_timeout``): it closes a connection without a complete request
+within that time, counted from its opening or from the last answer.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 MOST_CONNECTIONS = 200
-"""Far more than the page, Prometheus and probes need; far below 1,024, the usual limit of open files."""
+"""Far more than page, Prometheus and probes need, and far below 1,024, the usual limit of open files."""
 REQUEST_TIMEOUT = 20.0
-"""Seconds to a complete request. Longer than most intervals between scrapes, so that those reuse their connection."""
+"""Seconds for a complete request. Longer than most scrape intervals, so that Prometheus reuses its connection."""
 BACKLOG = 128
 
 
@@ -35,7 +34,7 @@ class Connections:
         self._answering: set[object] = set()
 
     def middleware(self) -> Middleware:
-        """Notes which connections are being answered; to be the outermost middleware."""
+        """Return the middleware that records which connections are being answered. It must be the outermost."""
 
         @web.middleware
         async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -49,21 +48,21 @@ class Connections:
         return note
 
     def count(self, server: web.Server) -> None:
-        """Let the limit hold for `server`'s connections too."""
+        """Count the connections of `server` too."""
         self._servers.append(server)
 
     def open(self) -> int:
-        """How many are open."""
+        """Return the number of open connections."""
         return len(self._open())
 
     def make_room(self) -> None:
-        """Close an older connection if one more would be too many."""
+        """Close an older connection if one more would exceed the limit."""
         transports = self._open()
         if len(transports) >= MOST_CONNECTIONS:
-            # The oldest of each server comes first.
+            # Each server lists its oldest connection first.
             silent = (one for one in transports if one not in self._answering)
             victim = next(silent, next(iter(transports)))
-            transports[victim].abort()  # a close would wait for a client that does not read
+            transports[victim].abort()  # close() would wait for a client that does not read
 
     def _open(self) -> dict[web.RequestHandler, asyncio.Transport]:
         all_of_them = chain.from_iterable(server.connections for server in self._servers)
@@ -72,7 +71,7 @@ class Connections:
 
 
 class LimitedSite(web.BaseSite):
-    """Listens on `host` and `port`, or on the socket `sock`, and keeps to the limit of `connections`."""
+    """Listens on `host` and `port`, or on the socket `sock`, within the limit of `connections`."""
 
     def __init__(
         self,
@@ -90,11 +89,11 @@ class LimitedSite(web.BaseSite):
 
     @property
     def name(self) -> str:
-        """The address, for aiohttp's own use."""
+        """The address, which aiohttp requires."""
         return f"http://{self._host}:{self._port}"
 
     async def start(self) -> None:
-        """Listen. Raises `OSError` where the address cannot be had."""
+        """Listen. Raises `OSError` if the address is not available."""
         await super().start()
         server = self._runner.server
         assert server is not None  # noqa: S101 - the runner is set up before it gets a site

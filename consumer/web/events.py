@@ -1,12 +1,12 @@
-"""The stream of /status documents (server-sent events): one document a second, made once for all listeners.
+"""/events: a stream of /status documents (server-sent events), one per second, made once for all listeners.
 
-Theory of operation. Whoever owns an `Events` shows it the time again and again; once in each second it makes the
-document, if anybody listens, and hands the same bytes to every listener. A document that has not changed is said
-again every few seconds, so that a page knows that the line is alive; in between a comment finds out who has gone.
+The web server calls `Events.look` regularly. Once per second, if there are listeners, it makes the document and gives
+the same bytes to every listener. An unchanged document is repeated every few seconds, so that the page knows that the
+connection is alive; in between, a comment line detects listeners that are gone.
 
-Each listener has room for one message. One that comes while another still waits takes its place: what is old is of
-no use. Who has fallen too far behind is cut off, with all that was on its way to him: nothing is stored up for those
-who do not read. A browser comes back by itself, two seconds later.
+Each listener has room for one message; a newer message replaces one that is still waiting. A listener that falls too
+far behind is disconnected, so that nothing is buffered for clients that do not read. A browser reconnects after two
+seconds.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from consumer.engine.statistics import Statistics
 
 MOST_LISTENERS = 32
 MOST_MISSED = 5
-"""Messages in a row that a listener was not ready to take; it is cut off at that many."""
+"""Messages in a row that a listener was not ready for, after which it is disconnected."""
 SAY_AGAIN = 5
-"""Seconds after which a document that has not changed is said again."""
+"""Seconds after which an unchanged document is repeated."""
 _RETRY = b"retry: 2000\n\n"
 _HEARTBEAT = b":\n\n"
 _HEADERS = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
-"""The second one tells nginx not to collect what should be seen at once."""
+"""X-Accel-Buffering tells nginx not to buffer the stream."""
 
 
 class Events:
-    """Tells all listeners the document that `make` gives of a snapshot, or without one of now, at most once a second.
+    """Sends the document of `make` to all listeners, at most once a second.
 
-    `clock` in monotonic seconds.
+    `make` takes a snapshot, or takes one itself if it gets None. `clock` returns monotonic seconds.
     """
 
     def __init__(self, make: Callable[[Statistics | None], bytes], clock: Callable[[], float]) -> None:
@@ -40,13 +40,13 @@ class Events:
         self._clock = clock
         self._listeners: set[_Listener] = set()
         self._told: bytes | None = None
-        """The document that the listeners have; None: they have none, or it is too old."""
+        """The latest document sent; None: there is none, or it is out of date."""
         self._told_at = 0.0
         self._second = 0
         self._ended = False
 
     def look(self, statistics: Statistics) -> None:
-        """Tell the listeners how things are, if a new second has begun. Raises what `make` raises."""
+        """Send the document to the listeners if a new second has begun. Raises what `make` raises."""
         now = self._clock()
         if not self._listeners or int(now) == self._second:
             return
@@ -60,23 +60,23 @@ class Events:
             one.tell(message)
 
     def hang_up(self) -> None:
-        """End all streams: they have nothing true to say. Listeners may come back."""
+        """End all streams, because there are no valid figures. Listeners may reconnect."""
         self._told = None
         for one in tuple(self._listeners):
             one.hang_up()
 
     def end(self) -> None:
-        """End all streams, and take no more listeners."""
+        """End all streams and accept no more listeners."""
         self._ended = True
         self.hang_up()
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """The stream, until the listener goes or falls behind, or the streams are ended."""
+        """Serve a stream until the listener leaves or falls behind, or the streams are ended."""
         transport = request.transport
         if request.method == "HEAD":
             return web.Response(headers=_HEADERS)
         if self._ended or transport is None or len(self._listeners) >= MOST_LISTENERS:
-            text = f"stopping, or {MOST_LISTENERS} listen already; /status has the same\n"
+            text = f"pinstream is stopping, or has {MOST_LISTENERS} listeners already; /status has the same figures\n"
             return web.Response(status=503, text=text, headers={"Retry-After": "5"})
         listener = _Listener(transport)
         listener.tell(self._first())
@@ -87,7 +87,7 @@ class Events:
             self._listeners.discard(listener)
 
     def _first(self) -> bytes:
-        """What a new listener hears: what the others have heard, or, without any, how things are now."""
+        """The first message of a new listener: the latest document, or a new one if there are no other listeners."""
         document = self._told if self._listeners else None
         if document is None:
             now = self._clock()
@@ -108,7 +108,7 @@ async def _stream(request: web.Request, listener: _Listener) -> web.StreamRespon
         while (message := await listener.next()) is not None:
             await response.write(message)
     except ConnectionError:
-        pass  # gone, or cut off
+        pass  # the listener left or was disconnected
     return response
 
 
@@ -125,7 +125,7 @@ class _Listener:
         self._wake = asyncio.Event()
 
     def tell(self, message: bytes) -> None:
-        """Have it sent, or take note that the listener has not even taken the one before."""
+        """Queue `message`; if the one before is still waiting, count a missed message."""
         if self._message is not None:
             self._missed += 1
             if self._missed >= MOST_MISSED:
@@ -136,14 +136,14 @@ class _Listener:
         self._wake.set()
 
     def hang_up(self) -> None:
-        """End the stream; at once, if something is still on its way to somebody who does not read."""
+        """End the stream; abort the connection if the listener does not read."""
         self._over = True
         self._wake.set()
         if self._transport.get_write_buffer_size():
             self._transport.abort()
 
     async def next(self) -> bytes | None:
-        """The next message; None: the stream is over."""
+        """Wait for the next message; None: the stream is over."""
         await self._wake.wait()
         self._wake.clear()
         if self._over:
@@ -153,5 +153,5 @@ class _Listener:
 
 
 def _event(document: bytes) -> bytes:
-    """An event ``status``; the document is JSON in one line."""
+    """Encode a server-sent event ``status``; `document` is one line of JSON."""
     return b"event: status\ndata: " + document + b"\n\n"

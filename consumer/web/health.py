@@ -1,16 +1,16 @@
-"""Healthy: this process goes on by itself. Ready: what it is given would be delivered. Neither is about anybody else.
+"""Health: whether this process works by itself. Readiness: whether it could deliver events now.
 
-Theory of operation. A probe that fails for somebody else's outage restarts the healthy (docs/why.md).
-So what a restart does not help is no sickness, however long it lasts: the API, the brokers, the
-registry, a shared store, a full disk, somebody's hanging transaction. What stands still for it is told by its own
-name, on the page, in the log, as a metric and an alert (`consumer.engine.stall`), and `unreadiness` where nothing could
-be delivered. A restart helps where the process itself does not go on:
+A probe that fails during an outage of another system makes Kubernetes restart healthy processes. So an outage that a
+restart cannot help does not make the process unhealthy, however long it lasts: of the API, the brokers, the registry, a
+shared store, a full disk, somebody's hanging transaction. `consumer.engine.stall` reports such a stall under its own
+name on the page, in the log, as a metric and an alert; `why_not_ready` reports it if nothing could be delivered. A
+restart helps if the process itself hangs:
 
-* a loop that stands still: then the probe is not answered at all;
-* a fetch that does not come back. Brokers that are away do not hold one up: each question has its time limit, and so
-  has a rebalance, which waits for a drain. What takes longer than all of them together hangs in this process;
-* a ledger that does not add up: nothing is committed any more, and a restart begins new books;
-* a key store on this machine that only a new start can open.
+* An event loop that hangs: the probe is not answered at all.
+* A fetch that does not return. An outage of the brokers does not cause this: each request has a time limit, and so has
+  a rebalance, which waits for a drain. A fetch that takes longer than all of them together hangs in this process.
+* A ledger that does not add up: nothing is committed any more, and a restart starts a new ledger.
+* A key store on this machine that only a new process can open.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ from __future__ import annotations
 from consumer.engine.statistics import Statistics
 
 FETCH_HANGS_AFTER = 120.0
-"""Seconds, beside what a drain may take, after which a fetch hangs: far above all its time limits."""
-_MISMATCH = (
-    "the ledger does not add up (by {} records): nothing is read or committed any more; please report this"
-)
-_NOT_JOINED = "the group has not said yet which partitions are ours"
-_NOT_STARTED = "the brokers do not say where to start: {} of our partitions wait"
+"""Seconds, in addition to the time limit of a drain, after which a fetch hangs: far above all its time limits."""
+_MISMATCH = "the ledger does not add up (by {} records): nothing is read or committed any more; please report this bug"
+_NOT_JOINED = "the group has not assigned partitions yet"
+_NOT_STARTED = "the brokers do not say where to start: {} assigned partitions wait"
 _CANNOT = ("halted", "unreachable")
-"""States in which an ad account takes no events, and nothing is known of when it will."""
+"""States in which an ad account takes no events for an unknown time."""
 
 
-def sickness(
+def why_unhealthy(
     statistics: Statistics,
     now: float,
     fetched_at: float | None = None,
@@ -36,24 +34,24 @@ def sickness(
     hangs_after: float = FETCH_HANGS_AFTER,
     broken: str | None = None,
 ) -> str | None:
-    """What is wrong with the process that a restart may mend, in one line; None: healthy.
+    """Return what is wrong with the process and may be cured by a restart, in one line; None: healthy.
 
-    `now`, and `fetched_at`, when the last fetch began (None: nothing is known of it): monotonic seconds. `hangs_after`:
-    seconds that a fetch may take. `broken`: why the key store cannot be used before a new start.
+    `now` and `fetched_at`, the begin of the last fetch (None: unknown), are monotonic seconds. `hangs_after`: seconds
+    that a fetch may take. `broken`: why the key store cannot be used by this process any more.
     """
     if statistics.mismatch:
         return _MISMATCH.format(statistics.mismatch)
     if statistics.stopping:
-        return None  # the stop has a deadline of its own
+        return None  # the shutdown has its own deadline
     if fetched_at is not None and now - fetched_at >= hangs_after:
-        return f"no fetch came back for {now - fetched_at:.0f} s"
+        return f"no fetch has returned for {now - fetched_at:.0f} s"
     return broken
 
 
-def unreadiness(statistics: Statistics) -> str | None:
-    """Why nothing could be delivered now, in one line; None: ready.
+def why_not_ready(statistics: Statistics) -> str | None:
+    """Return why nothing could be delivered now, in one line; None: ready.
 
-    A member that the group gives nothing is ready, too: it is a spare, and a rolling update goes on.
+    A member without partitions is ready: it is a spare, and a rolling update must continue.
     """
     if statistics.stopping:
         return "stopping"
@@ -73,9 +71,9 @@ def unreadiness(statistics: Statistics) -> str | None:
 
 
 def _no_account(statistics: Statistics) -> str | None:
-    """Of the ad accounts that there were events for, one that takes events is enough.
+    """Return why no ad account takes events. One account that takes events is enough for readiness.
 
-    They are not named: whoever reaches the address may ask. /status says which of them it is.
+    The accounts are not named, because /readyz needs no token; /status names them.
     """
     accounts = statistics.accounts
     if not accounts or any(one.state not in _CANNOT for one in accounts):
@@ -86,5 +84,7 @@ def _no_account(statistics: Statistics) -> str | None:
 
 def _no_key_store(statistics: Statistics) -> str | None:
     if statistics.key_store_fails:
-        return "the key store does not answer: nothing can be delivered without it (the log says why)"
+        return (
+            "the key store does not answer: nothing can be delivered without it (see the log for the reason)"
+        )
     return None

@@ -1,12 +1,12 @@
-"""The last hour and the last day in points, for the plots; in memory, bounded, begun anew with the process.
+"""/history: the last hour and the last day as points for the plots. Kept in memory, bounded, lost at a restart.
 
-Theory of operation. Each second a snapshot is looked at that is there anyway, each ten a reading is taken. A point says
-what happened since the point before: rates and event ages come from differences of what only ever grows, and so cover
-all of that time; lag, which comes and goes, is the worst look since then, so that a peak between two readings is seen;
-keys are the last. The same readings make the points of the hour (10 s) and those of the day (2 min).
+The web server passes a snapshot each second; every ten seconds it becomes a sample. A point describes the time since
+the point before. Rates and event ages are differences of counters and so cover all of that time. Lag is the maximum of
+all snapshots since then, so that a short peak is seen. The number of keys is the latest. The same samples make the
+points of the hour (every 10 s) and of the day (every 2 min).
 
-A point is kept with its monotonic time and shown with the wall's: a clock that is set does not tear the curves. What
-is not known is None, not zero: no ages where nothing was delivered, no rate where a count has shrunk.
+Points have monotonic times and are shown with wall-clock times, so that setting the clock does not tear the curves.
+Unknown values are None, not zero: no ages if nothing was delivered, no rate if a count has decreased.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from consumer.engine.freshness import Ages, ages
 from consumer.engine.statistics import PartitionStatistics, Statistics
 
 STEPS = ((10, 360), (120, 720))
-"""Seconds between two points, and the most points: an hour, and a day."""
+"""Seconds between two points, and the maximum number of points: for an hour and for a day."""
 _EVERY = STEPS[0][0]
 
 
-class Reading(NamedTuple):
-    """What a snapshot has of it. `at`: monotonic seconds; counts and age buckets since the start; lag: the worst."""
+class Sample(NamedTuple):
+    """What the history keeps of a snapshot: counts and age buckets since the start, and the maximum lag.
+
+    `at`: monotonic seconds.
+    """
 
     at: float
     settled: int
@@ -57,13 +60,13 @@ class Point(NamedTuple):
 
 
 class Lag(NamedTuple):
-    """Of all partitions where it is known: records in all, and how long the oldest has waited, in seconds."""
+    """Lag over all partitions where it is known: the sum of records, and the age of the oldest, in seconds."""
 
     records: int | None
     seconds: float | None
 
     def worst(self, other: Lag) -> Lag:
-        """The more of both, each on its own."""
+        """Return the maximum of each value."""
         return Lag(_most((self.records, other.records)), _most((self.seconds, other.seconds)))
 
 
@@ -71,55 +74,55 @@ NO_LAG = Lag(None, None)
 
 
 class History:
-    """Takes snapshots, in order; gives the /history document."""
+    """Takes snapshots in order and makes the /history document."""
 
     def __init__(self) -> None:
         self._begun: float | None = None
         self._tick = -1
         self._worst = NO_LAG
-        """Of the looks since the latest reading."""
+        """Maximum lag since the latest sample."""
         self._steps = [_Step(seconds, most) for seconds, most in STEPS]
 
     def look(self, statistics: Statistics, now: float, keys: Callable[[], int | None]) -> None:
-        """At `now` (monotonic seconds); takes a reading if it is time for one. `keys`: how many the key store holds."""
+        """Take the snapshot of `now` (monotonic seconds), and a sample if one is due. `keys`: the key store's size."""
         if self._begun is None:
             self._begun = now
-        self._worst = self._worst.worst(lag(statistics.partitions))
+        self._worst = self._worst.worst(current_lag(statistics.partitions))
         tick = int((now - self._begun) // _EVERY)
         if tick == self._tick:
             return
         self._tick = tick
-        reading = read(statistics, now, keys(), self._worst)
+        sample = sample_of(statistics, now, keys(), self._worst)
         self._worst = NO_LAG
         for step in self._steps:
-            step.take(reading, now - self._begun)
+            step.take(sample, now - self._begun)
 
     def document(self, now: float, unix: float) -> dict[str, Any]:
-        """The points as JSON, oldest first; `unix` is the wall's time at the monotonic `now`."""
+        """Return the points as JSON, oldest first; `unix` is the wall-clock time at the monotonic `now`."""
         return {"steps": [step.document(unix - now) for step in self._steps]}
 
 
 class _Step:
-    """The points of one spacing."""
+    """The points of one interval."""
 
     def __init__(self, seconds: int, most: int) -> None:
         self._seconds = seconds
         self._points: deque[Point] = deque(maxlen=most)
         self._tick = 0
-        self._before: Reading | None = None
-        self._since: list[Reading] = []
-        """The readings after `_before`: as many as a point has, and no more."""
+        self._before: Sample | None = None
+        self._since: list[Sample] = []
+        """The samples since `_before`, for the next point."""
 
-    def take(self, reading: Reading, age: float) -> None:
-        """`age`: seconds from the first reading to this one."""
+    def take(self, sample: Sample, age: float) -> None:
+        """Take a sample; make a point if one is due. `age`: seconds since the first sample."""
         if self._before is None:
-            self._before = reading
+            self._before = sample
             return
-        self._since.append(reading)
+        self._since.append(sample)
         tick = int(age // self._seconds)
         if tick != self._tick:
             self._points.append(point(self._before, self._since))
-            self._tick, self._before, self._since = tick, reading, []
+            self._tick, self._before, self._since = tick, sample, []
 
     def document(self, to_unix: float) -> dict[str, Any]:
         columns = zip(*self._points, strict=True) if self._points else ((),) * len(Point._fields)
@@ -128,17 +131,17 @@ class _Step:
         return {"seconds": self._seconds, "points": len(self._points), "series": series}
 
 
-def lag(partitions: Iterable[PartitionStatistics]) -> Lag:
-    """The lag of now."""
+def current_lag(partitions: Iterable[PartitionStatistics]) -> Lag:
+    """Return the lag over these partitions."""
     known = list(partitions)
     records = [one.lag for one in known if one.lag is not None]
     return Lag(sum(records) if records else None, _most(one.lag_seconds for one in known))
 
 
-def read(statistics: Statistics, now: float, keys: int | None, worst: Lag) -> Reading:
-    """What the history keeps of a snapshot; `worst`: the lag since the reading before."""
+def sample_of(statistics: Statistics, now: float, keys: int | None, worst: Lag) -> Sample:
+    """Return the sample of a snapshot; `worst`: the maximum lag since the sample before."""
     totals = statistics.totals
-    return Reading(
+    return Sample(
         at=now,
         settled=totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered,
         delivered=totals.delivered,
@@ -151,8 +154,8 @@ def read(statistics: Statistics, now: float, keys: int | None, worst: Lag) -> Re
     )
 
 
-def point(before: Reading, since: Sequence[Reading]) -> Point:
-    """What happened between `before` and the last reading `since` then."""
+def point(before: Sample, since: Sequence[Sample]) -> Point:
+    """Return the point from the sample `before` to the last sample of `since`."""
     last = since[-1]
     seconds = last.at - before.at
     delivered = _ages([late - early for early, late in zip(before.buckets, last.buckets, strict=True)])

@@ -1,6 +1,6 @@
-"""Listening on an address: how it is written, what a browser opens, why it cannot be had; and trying it out.
+"""Listening on an address: its notation, its URL, and why it is not available.
 
-The server listens here, and ``pinstream check`` tries here whether it could, so that both say the same of an address.
+The server listens with this module, and ``pinstream check`` tries the same functions, so that both report the same.
 """
 
 from __future__ import annotations
@@ -17,53 +17,53 @@ from consumer.errors import SettingsError
 from consumer.web.connections import Connections, LimitedSite
 
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
-"""For an address that stands for all: one that reaches it from this machine."""
+"""Wildcard address -> an address that reaches it from this machine."""
 LOCAL_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
-"""Who listens here is reached from this machine only."""
+"""Hosts that can be reached from this machine only."""
 
 
-class Place(NamedTuple):
+class ListenAddress(NamedTuple):
     """An address, and the setting that names it."""
 
     variable: str
     host: str
     port: int
     otherwise: str = "choose another address"
-    """What to do if it cannot be had."""
+    """What to do if the address is not available."""
 
     def __str__(self) -> str:
         return _joined(self.host, self.port)
 
 
-def main_place(host: str, port: int) -> Place:
-    """Where health and metrics are and, unless it has an address of its own, the page."""
-    return Place(
+def main_address(host: str, port: int) -> ListenAddress:
+    """The address of health and metrics and, unless it has its own address, of the page."""
+    return ListenAddress(
         "PINSTREAM_HTTP_ADDRESS", host, port, "choose another address, or set it empty to serve nothing"
     )
 
 
-def page_place(host: str, port: int) -> Place:
-    """The page's own."""
-    return Place("PINSTREAM_PAGE_ADDRESS", host, port)
+def page_address(host: str, port: int) -> ListenAddress:
+    """The page's own address."""
+    return ListenAddress("PINSTREAM_PAGE_ADDRESS", host, port)
 
 
 def url(host: str, port: int) -> str:
-    """What a browser on this machine opens."""
+    """Return the URL that a browser on this machine opens."""
     return f"http://{_joined(LOOPBACK.get(host, host), port)}/"
 
 
-async def listen(runner: web.AppRunner, place: Place, connections: Connections) -> None:
-    """Let `runner`, which is set up, listen there. Raises `SettingsError` naming the variable if it cannot."""
+async def listen(runner: web.AppRunner, place: ListenAddress, connections: Connections) -> None:
+    """Make `runner`, which is set up, listen at `place`. Raises `SettingsError`, which names the variable."""
     try:
         await _site(runner, place.host, place.port, connections).start()
-    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
+    except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
         raise SettingsError(
             f"{place.variable}: cannot listen on {place} ({_why(error)}); {place.otherwise}"
         ) from error
 
 
-async def try_out(*places: Place) -> None:
-    """Listen at all of them for a moment, and serve nothing. Raises `SettingsError` as `listen` does."""
+async def try_out(*places: ListenAddress) -> None:
+    """Listen at all `places` for a moment, without serving. Raises `SettingsError` like `listen`."""
     async with contextlib.AsyncExitStack() as stack:
         for place in places:
             runner = web.AppRunner(web.Application())
@@ -73,13 +73,13 @@ async def try_out(*places: Place) -> None:
 
 
 def is_taken(error: SettingsError) -> bool:
-    """Whether `listen` failed since someone listens there already."""
+    """Return True if `listen` failed because the address is in use."""
     return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
 
 
 def _site(runner: web.AppRunner, host: str, port: int, connections: Connections) -> web.BaseSite:
     if host == "::":
-        # asyncio would leave IPv4 out here; who binds the address for all means all.
+        # asyncio would exclude IPv4 here, but the wildcard address shall mean all addresses.
         both = socket.has_dualstack_ipv6()
         listening = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=both)
         return LimitedSite(runner, connections, host, port, listening)
@@ -91,7 +91,7 @@ def _joined(host: str, port: int) -> str:
 
 
 def _why(error: Exception) -> str:
-    """Why an address cannot be had, in the system's words: asyncio's would repeat the address."""
+    """Return why an address is not available, in the system's words: asyncio's would repeat the address."""
     if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno is not None:
         return os.strerror(error.errno).lower()
     return "no such host"

@@ -1,8 +1,8 @@
-"""The page as it is served: one document, put together when the server starts.
+"""The page as it is served: one document, assembled when the server starts.
 
-Theory of operation. `page.html` names its parts where they go: ``/* page.css */`` in the style element, the scripts in
-the script element. They are put in as they are, so that nothing has to be built beforehand and nothing is fetched
-afterwards; the server allows style and script by the hash of what came out.
+`page.html` names its parts where they belong: ``/* page.css */`` in the style element, the scripts in the script
+element. They are inserted unchanged, so there is no build step and the browser fetches no further file. The server
+allows style and script by their hashes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from importlib.resources import files
 _PARTS = re.compile(r"/\* ((?:\w+\.(?:css|js) ?)+) \*/")
 
 
-def page() -> str:
-    """The document, all parts in it."""
+def render_page() -> str:
+    """Return the document with all parts inserted."""
     folder = files("consumer.web")
 
     def read(name: str) -> str:

@@ -1,15 +1,15 @@
 """The HTTP server of a running consumer: thin handlers over one snapshot function.
 
-Theory of operation. Every answer is made from a snapshot taken for it. A task of the server's own takes one each
-second and shows it to two that remember: `History`, for the plots, and `Events`, which makes a document of it if
-anybody listens. So it costs the same however many look. What is served holds no personal data, and cannot change
-anything; with a token, only who knows it sees it.
+Every answer is made from a snapshot taken for it. In addition, a task takes a snapshot each second and passes it to
+`History`, for the plots, and to `Events`, which makes a document of it if there are listeners. So the cost does not
+grow with the number of listeners. The answers contain no personal data, and no request changes anything. With a token,
+only requests that carry it are answered.
 
-The page may have an address of its own: then the other one has only what machines ask for, health and metrics, and can
-be open to more people. Both are made of the same handlers, and what is asked for at the wrong one is told so.
+The page may have its own address. The other address then serves only health and metrics, and can be open to more
+people. Both addresses use the same handlers; a request at the wrong one gets a hint to the other setting.
 
-The page is one document. Its style and script are allowed by their hash, so that no markup which got into it could run.
-No other site may read an answer, frame the page or be asked for anything by it. No request has a body that is read.
+The page is one document. The Content-Security-Policy allows its style and script by their hashes, so that injected
+markup could not run. No other site may read an answer, frame the page or be called by it. Request bodies are not read.
 """
 
 from __future__ import annotations
@@ -36,38 +36,38 @@ from consumer.engine.statistics import Statistics
 from consumer.web.access import guard, refuse_foreign_names
 from consumer.web.connections import REQUEST_TIMEOUT, Connections
 from consumer.web.events import Events
-from consumer.web.health import FETCH_HANGS_AFTER, sickness, unreadiness
+from consumer.web.health import FETCH_HANGS_AFTER, why_not_ready, why_unhealthy
 from consumer.web.history import History
-from consumer.web.listening import Place, listen, main_place, page_place, url
+from consumer.web.listening import ListenAddress, listen, main_address, page_address, url
 from consumer.web.metrics import StatisticsCollector
-from consumer.web.page import page
+from consumer.web.page import render_page
 from consumer.web.status import status_document
 
 _LOOK_EVERY = 1.0
-"""Seconds between two looks at the figures."""
+"""Seconds between two snapshots for `History` and `Events`."""
 _STOP_TIMEOUT = 1.0
-"""Seconds for answers under way when the server stops: a reader that dawdles must not hold up the shutdown."""
+"""Seconds for unfinished answers when the server stops: a slow client must not delay the shutdown."""
 _LINGER = 1.0
-"""Seconds for which the body of a request is thrown away after the answer; then the connection is closed."""
+"""Seconds for which a request's body is discarded after the answer; then the connection is closed."""
 _ELSEWHERE = (
-    "the page, /status, /history and /events have an address of their own here: PINSTREAM_PAGE_ADDRESS "
-    "(pinstream logs it when it starts)\n"
+    "the page, /status, /history and /events are served at PINSTREAM_PAGE_ADDRESS, which pinstream logs when it "
+    "starts\n"
 )
 
 
 class Urls(NamedTuple):
-    """Where what is served: URLs that a browser on this machine can open."""
+    """The URLs of page and health, as a browser on this machine can open them."""
 
     page: str
     health: str
 
 
 class WebServer:
-    """Serves page, status, metrics and health at `host`:`port`; all of it is read from `snapshot`.
+    """Serves page, status, metrics and health at `host`:`port`, all from `snapshot`.
 
-    `page_at`, host and port: page, status, history and events are served there, and not at `host`:`port`.
-    `info` is put into /status as it is. `fetched_at` says when the last fetch began, on the same monotonic clock as
-    `clock`; None while there was none. `hangs_after` and `broken`: see `consumer.web.health.sickness`. `keys`: how
+    `page_at`: host and port that serve page, status, history and events instead of `host`:`port`.
+    `info` is added to /status unchanged. `fetched_at` says when the last fetch began, on the same monotonic clock as
+    `clock`; None while there was none. `hangs_after` and `broken`: see `consumer.web.health.why_unhealthy`. `keys`: how
     many keys the key store holds, for /history. `token` gives the token of now that all but the probes must show;
     None: there is none. `others`: what ails one of several processes whose figures these are, in one line.
     `more_metrics`: of these.
@@ -94,8 +94,8 @@ class WebServer:
     ) -> None:
         self._snapshot = snapshot
         self._info = info
-        self._main_place = main_place(host, port)
-        self._page_place = None if page_at is None else page_place(*page_at)
+        self._main_address = main_address(host, port)
+        self._page_address = None if page_at is None else page_address(*page_at)
         self._clock = clock
         self._wall = wall
         self._fetched_at = fetched_at
@@ -111,7 +111,7 @@ class WebServer:
         self._registry.register(StatisticsCollector(snapshot))
         if more_metrics is not None:
             self._registry.register(more_metrics)
-        document = page()
+        document = render_page()
         self._page = document.encode()
         self._headers = _security_headers(document)
         self.connections = Connections()
@@ -119,11 +119,11 @@ class WebServer:
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> Urls:
-        """Listen; gives where. Raises `SettingsError` if an address cannot be had."""
+        """Listen and return the URLs. Raises `SettingsError` if an address is not available."""
         try:
-            health = page = await self._listen(self._main_place, self._routes())
-            if self._page_place is not None:
-                page = await self._listen(self._page_place, self._page_routes() + self._machine_routes())
+            health = page = await self._listen(self._main_address, self._routes())
+            if self._page_address is not None:
+                page = await self._listen(self._page_address, self._page_routes() + self._machine_routes())
         except BaseException:
             await self._close()
             raise
@@ -131,7 +131,7 @@ class WebServer:
         return Urls(page, health + "healthz")
 
     async def stop(self) -> None:
-        """Stop listening; streams end at once. Stopping again, or before the start, does nothing."""
+        """Stop listening and end all streams. Without a start, or a second time, it does nothing."""
         watching, self._watching = self._watching, None
         if watching is not None:
             watching.cancel()
@@ -140,8 +140,8 @@ class WebServer:
         self._events.end()
         await self._close()
 
-    async def _listen(self, place: Place, routes: list[web.RouteDef]) -> str:
-        """Serve `routes` there; gives its URL."""
+    async def _listen(self, place: ListenAddress, routes: list[web.RouteDef]) -> str:
+        """Serve `routes` at `place` and return its URL."""
         runner = web.AppRunner(
             self._application(routes),
             access_log=None,
@@ -168,14 +168,14 @@ class WebServer:
         return app
 
     def _routes(self) -> list[web.RouteDef]:
-        """What is at the main address: all, unless the page has one of its own."""
+        """The routes of the main address: all of them, unless the page has its own address."""
         page = self._page_routes()
-        if self._page_place is not None:
+        if self._page_address is not None:
             page = [web.get(one.path, _serve_elsewhere) for one in page]
         return page + self._machine_routes()
 
     def _page_routes(self) -> list[web.RouteDef]:
-        """For people: the page, and what it asks for."""
+        """Routes for people: the page, and what it fetches."""
         return [
             web.get("/", self._serve_page),
             web.get("/status", self._serve_status),
@@ -184,7 +184,7 @@ class WebServer:
         ]
 
     def _machine_routes(self) -> list[web.RouteDef]:
-        """For Prometheus and probes; at the page's address as well, since the page links to them."""
+        """Routes for Prometheus and probes. The page's address has them too, because the page links to them."""
         return [
             web.get("/metrics", self._serve_metrics),
             web.get("/healthz", self._serve_health),
@@ -199,20 +199,23 @@ class WebServer:
             await asyncio.sleep(self._look_every)
 
     def _look(self) -> None:
-        """Once a second. Without figures the streams end: nobody shall take the last ones for those of now."""
+        """Runs once a second.
+
+        Without figures it ends the streams, so that old figures are not taken for current ones.
+        """
         now = self._clock()
         try:
             statistics = self._snapshot()
             self._history.look(statistics, now, self._keys)
             self._events.look(statistics)
-        except Exception as error:  # a bug, which must be heard of, and must not end the looks
+        except Exception as error:  # a bug: log it and keep looking
             structlog.get_logger().error("figures_unreadable", error=type(error).__name__)
             self._events.hang_up()
 
-    def _sickness(self) -> str | None:
-        """Figures that cannot be had are sickness enough."""
+    def _why_unhealthy(self) -> str | None:
+        """Return why the process is unhealthy, also if its figures cannot be read."""
         try:
-            found = sickness(
+            found = why_unhealthy(
                 self._snapshot(),
                 self._clock(),
                 self._fetched_at(),
@@ -224,7 +227,7 @@ class WebServer:
             return f"the figures cannot be read ({type(error).__name__})"
 
     def _document(self, statistics: Statistics | None = None) -> bytes:
-        """The /status document, of now unless a snapshot is there already."""
+        """The /status document of `statistics`, or of a new snapshot."""
         return orjson.dumps(status_document(statistics or self._snapshot(), self._info()))
 
     # -- answering
@@ -248,24 +251,24 @@ class WebServer:
         )
 
     async def _serve_health(self, _: web.Request) -> web.Response:
-        return _verdict(self._sickness())
+        return _health_response(self._why_unhealthy())
 
     async def _serve_readiness(self, _: web.Request) -> web.Response:
-        return _verdict(unreadiness(self._snapshot()))
+        return _health_response(why_not_ready(self._snapshot()))
 
 
 async def _serve_elsewhere(_: web.Request) -> web.Response:
     return web.Response(status=404, text=_ELSEWHERE)
 
 
-def _verdict(trouble: str | None) -> web.Response:
+def _health_response(trouble: str | None) -> web.Response:
     if trouble is None:
         return web.Response(text="ok\n")
     return web.Response(status=503, text=trouble + "\n")
 
 
 def _security_headers(document: str) -> dict[str, str]:
-    """For every answer. Style and script of the page are allowed as they are now, and no others."""
+    """The headers of every answer. They allow the page's own style and script, and no others."""
     style, script = (_hashes_of(document, tag) for tag in ("style", "script"))
     return {
         "Content-Security-Policy": f"default-src 'none'; style-src {style}; script-src {script}; "
@@ -286,7 +289,7 @@ def _hashes_of(document: str, tag: str) -> str:
 
 
 def _logger() -> logging.Logger:
-    """What aiohttp logs with: a request that is no HTTP is the client's trouble, and its bytes are nothing to log."""
+    """The logger for aiohttp, without invalid requests: they are the client's mistake, and must not be logged."""
     logger = logging.getLogger(__name__)
     logger.addFilter(_is_ours)
     return logger

@@ -1,13 +1,13 @@
-"""``pinstream run --workers N``: so many group members on one machine, under one supervisor.
+"""``pinstream run --workers N``: N group members on one machine, under one supervisor.
 
-Theory of operation. The supervisor reads the settings, serves page, /status, health and metrics, and holds no client of
-Kafka or the API. Each worker is a process of its own, ``pinstream run`` with its share of the budgets (`shares`): an
-ordinary member of the group, which serves nothing over HTTP. Two pipes join it to the supervisor (`line`)::
+The supervisor reads the settings, serves the page, /status, health and metrics, and has no client of Kafka or the API.
+Each worker is a process of its own, ``pinstream run`` with its share of the budgets (`shares`): an ordinary member of
+the group that serves nothing over HTTP. Two pipes connect it to the supervisor (`line`)::
 
-    supervisor --- stdin: nothing is ever written; its end says that the supervisor is gone ---> worker
-    supervisor <-- stdout: snapshots of the core, twice a second, and why it ends -------------- worker
+    supervisor --- stdin: nothing is written; end of file means that the supervisor is gone ---> worker
+    supervisor <-- stdout: snapshots of the engine, twice a second, and why the worker ends ---- worker
 
-What to do when a worker ends or a signal comes is decided in `supervision`, which is synchronous and has no clock; the
-snapshots of all workers, and what dead ones left behind, become one in `merging`, likewise. `supervisor` does what the
-one says and shows what the other gives to the same web server that a single process has. `worker` is the child's side.
+`supervision` decides what to do when a worker ends or a signal arrives. `merging` makes one snapshot from the snapshots
+of all workers, live and dead. Both are synchronous and have no clock. `supervisor` performs the decisions and gives the
+merged snapshot to the same web server that a single process has. `worker` is the child's side.
 """

@@ -1,12 +1,12 @@
-"""The line between a worker and its supervisor: snapshots one way, and the end of the line both ways.
+"""The pipes between a worker and its supervisor: reports one way, and end of file both ways.
 
-Theory of operation. A worker's stdin and stdout are pipes to the supervisor. It takes both away first of all, so that
-nobody else in its process reads or writes them by mistake. What it says are frames: a length, then a pickled `Said`.
-(Both ends are the same program, one started by the other, and nobody else holds the pipes: as in `multiprocessing`.)
+A worker's stdin and stdout are pipes to the supervisor. The worker first replaces both descriptors, so that nothing
+else in its process can use the pipes by mistake. On stdout it writes frames: a length, then a pickled `WorkerReport`.
+(Pickle is safe here: both ends are the same program, one started the other, and no other process has the pipes.)
 
-The worker says how things are; it does not wait for anybody to listen. A thread writes, and of what it has not begun to
-write only the latest is kept. Another waits for the end of stdin: the supervisor has gone, in whatever way. Then the
-worker is asked to stop as it always is, by SIGTERM, and if it has not ended within its grace, it is ended.
+The worker never waits for the supervisor to read. One thread writes the reports and keeps only the latest that it has
+not begun to write. Another thread waits for the end of stdin, which means that the supervisor is gone. It then sends
+the worker a SIGTERM, and ends the process if it has not stopped within its grace.
 """
 
 from __future__ import annotations
@@ -27,55 +27,55 @@ from consumer.errors import PinstreamError
 
 _LENGTH = struct.Struct(">I")
 MOST_BYTES = 64 * 1024 * 1024
-"""Of one frame. A snapshot has some ten thousand."""
+"""Maximum size of a frame. A snapshot has about ten thousand bytes."""
 _LAST_WORD = 2.0
-"""Seconds that the last frame of a worker may take."""
+"""Seconds that writing the last frame of a worker may take."""
 _ALONE = 70
-"""The exit code of a worker whose supervisor is gone and that did not end by itself. Nobody is there to read it."""
+"""Exit code of a worker that did not stop within its grace after its supervisor was gone."""
 
 
-class Said(NamedTuple):
-    """How things are with a worker."""
+class WorkerReport(NamedTuple):
+    """What a worker reports to its supervisor."""
 
     joined: bool = False
-    """It has found all that it needs, and works."""
+    """True once the worker has found the cluster and its topics and joins the group."""
     statistics: Statistics | None = None
-    """None: they could not be had, or it ends and there are none."""
-    sickness: str | None = None
-    """What its health says."""
+    """None: they could not be read, or the worker ended before it had any."""
+    unhealthy: str | None = None
+    """Why its health check fails; None: it is healthy."""
     key_store: Mapping[str, Any] | None = None
-    """What /status has of the key store."""
+    """The key store's part of /status."""
     error: str | None = None
-    """Why it ends, if not in order."""
+    """Why the worker ends, if it was not asked to."""
 
 
-def frame(said: Said) -> bytes:
-    """As it goes over the line."""
+def frame(said: WorkerReport) -> bytes:
+    """Encode a report as it is sent through the pipe."""
     body = pickle.dumps(said, pickle.HIGHEST_PROTOCOL)
     return _LENGTH.pack(len(body)) + body
 
 
-async def hear(reader: asyncio.StreamReader | None) -> Said | None:
-    """What a worker says next; None: it says no more. Raises for what no worker says."""
+async def hear(reader: asyncio.StreamReader | None) -> WorkerReport | None:
+    """Read a worker's next report; None: there are no more. Raises `PinstreamError` for an invalid frame."""
     if reader is None:
         return None
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
         if length > MOST_BYTES:
-            raise PinstreamError("a worker's report cannot be read; please report this")
-        said = pickle.loads(await reader.readexactly(length))  # noqa: S301 - see above: it is our own
-    except asyncio.IncompleteReadError:  # killed in the middle of it
+            raise PinstreamError("a worker's report cannot be read; please report this bug")
+        said = pickle.loads(await reader.readexactly(length))  # noqa: S301 - written by our own process, see above
+    except asyncio.IncompleteReadError:  # the worker was killed while it wrote
         return None
-    return said if isinstance(said, Said) else None
+    return said if isinstance(said, WorkerReport) else None
 
 
-class Line:
-    """The worker's end. `out` and `lifeline` are file descriptors, which it has for itself."""
+class ReportLine:
+    """The worker's end of the pipes. It owns `out` and `lifeline`, two file descriptors."""
 
     def __init__(self, out: int, lifeline: int) -> None:
         self._out = out
         self._lifeline = lifeline
-        self._waiting: list[Said] = []
+        self._waiting: list[WorkerReport] = []
         self._over = False
         self._changed = threading.Condition()
         self._writer = threading.Thread(target=self._write_all, name="worker-line", daemon=True)
@@ -83,7 +83,7 @@ class Line:
 
     @classmethod
     def take(cls) -> Self:
-        """Take stdin and stdout for the line; what is printed from now on goes to stderr."""
+        """Take over stdin and stdout; from now on, print writes to stderr."""
         line = cls(os.dup(1), os.dup(0))
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, 0)
@@ -95,19 +95,19 @@ class Line:
         return line
 
     def end_with_it(self, grace: float) -> None:
-        """From now on: when the supervisor is gone, stop in order; after `grace` seconds, by force."""
+        """Stop this process when the supervisor is gone: by SIGTERM, and after `grace` seconds by force."""
         threading.Thread(
             target=_wait_for_the_end, args=(self._lifeline, grace), name="worker-lifeline", daemon=True
         ).start()
 
-    def say(self, said: Said) -> None:
-        """Have it written; it takes the place of what is not being written yet. Never waits."""
+    def say(self, said: WorkerReport) -> None:
+        """Queue `said` for writing, in place of a report that is still queued. Never waits."""
         with self._changed:
             self._waiting = [said]
             self._changed.notify()
 
-    def end(self, last: Said | None = None) -> None:
-        """No more is said, but for a last word; waits for a moment until all is written."""
+    def end(self, last: WorkerReport | None = None) -> None:
+        """Write the queued report and `last`, then end; wait at most `_LAST_WORD` seconds."""
         with self._changed:
             if last is not None:
                 self._waiting.append(last)
@@ -116,13 +116,13 @@ class Line:
         self._writer.join(_LAST_WORD)
 
     def _write_all(self) -> None:
-        with contextlib.suppress(OSError):  # nobody is there any more: the other thread sees to that
+        with contextlib.suppress(OSError):  # the supervisor is gone: the other thread notices it too
             while (said := self._take()) is not None:
                 left = memoryview(frame(said))
                 while left:
                     left = left[os.write(self._out, left) :]
 
-    def _take(self) -> Said | None:
+    def _take(self) -> WorkerReport | None:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._over)
             return self._waiting.pop(0) if self._waiting else None

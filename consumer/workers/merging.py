@@ -1,15 +1,15 @@
-"""Many workers' snapshots become one, of which page, /status and /metrics are made as of a single process's.
+"""Merge the snapshots of all workers into one, for the page, /status and /metrics.
 
-Theory of operation. Each worker's snapshot was taken in one go and adds up; so what is summed over whole snapshots adds
-up too, whatever their ages. Each figure says itself how those of many become one (`consumer.engine.figures`): it is
-added if it says nothing; of states and times the worst is taken. Lists are joined here. Shares and quantiles are
-worked out from the added counts, never from each other. `merge([])` is the snapshot of no worker at all.
+Each worker's snapshot is taken atomically and its ledger adds up, so a sum over whole snapshots adds up too, whatever
+their ages. Each figure defines how it is merged (`consumer.engine.figures`): by default it is added; of states and
+times the worst is taken. Lists are joined here. Shares and quantiles are computed from the added counts. `merge([])` is
+the snapshot of no worker.
 
-`remains` is what a dead worker leaves behind: its counts, so that no counter ever goes back, and nothing of what it had
-in hand, which is released: someone reads it again. That is a snapshot as well, so what all the dead left behind is one
-snapshot, however many they were. What it counted after its last snapshot, half a second at most, nobody knows.
+`remains` is what a dead worker leaves behind: its counts, so that no counter ever decreases. Its open records are
+released: another member reads them again. The result is a snapshot too, so all dead workers together are one snapshot.
+What a worker counted after its last snapshot, half a second at most, is lost.
 
-A partition that was handed over may be in two snapshots, of different moments; the newer one has it.
+A partition that was handed over may be in two snapshots of different ages; the newer one is used.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from consumer.engine.statistics import (
 )
 
 MOST_NAMES = 64
-"""Names in a family of counts; further ones are ``other``, as in the core."""
+"""Maximum number of names in a family of counts; further ones are counted as ``other``, as in the engine."""
 
 
 def merge(snapshots: Sequence[Statistics]) -> Statistics:
-    """One snapshot of all these, the oldest first."""
+    """Merge these snapshots, which are ordered from the oldest to the newest."""
     merged: Statistics = _added(Statistics, snapshots)
     return merged
 
 
 def remains(last: Statistics) -> Statistics:
-    """What is left of a worker that is gone, from its last snapshot."""
+    """What a dead worker leaves behind, computed from its last snapshot."""
     return replace(
         merge([]),
         totals=_let_go(last.totals),
@@ -59,45 +59,45 @@ def remains(last: Statistics) -> Statistics:
 
 
 def _let_go(totals: Totals) -> Totals:
-    """What is not settled is released. Books that were wrong are closed as well: the next process begins new ones."""
+    """Count open records as released. A ledger that did not add up is corrected: the next process starts a new one."""
     settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
     released = max(totals.released, totals.read + totals.released - settled)
     return replace(totals, read=settled, open=0, released=released)
 
 
 class Merged:
-    """The latest snapshot of each live worker, and what the dead ones left behind."""
+    """The latest snapshot of each live worker, and the remains of the dead ones."""
 
     def __init__(self) -> None:
         self._live: dict[int, Statistics] = {}
         """By worker, the oldest snapshot first."""
         self._past = merge([])
         self._names: dict[str, set[str]] = {}
-        """Of each family of counts, the names that are counted by themselves: for ever, or a count would go back."""
+        """Family of counts -> the names that have a count of their own. Names stay, or a count would decrease."""
 
     def take(self, worker: int, statistics: Statistics) -> bool:
-        """A worker's snapshot of now; whether it has settled something since its last."""
+        """Take a worker's new snapshot. Return True if it has settled records since its last one."""
         before = self._live.pop(worker, None)
         self._live[worker] = statistics
         return _settled(statistics) > (_settled(before) if before is not None else 0)
 
     def gone(self, worker: int) -> None:
-        """A worker has ended."""
+        """Move a worker that has ended to the dead ones."""
         last = self._live.pop(worker, None)
         if last is not None:
             self._past = self._named(merge([self._past, remains(last)]))
 
     def of(self, worker: int) -> Statistics | None:
-        """The latest snapshot of a worker; None: it has sent none yet, or is gone."""
+        """The latest snapshot of a worker; None: it has sent none yet, or it is dead."""
         return self._live.get(worker)
 
     def statistics(self, *, stopping: bool = False) -> Statistics:
-        """The figures of all. `stopping`: whether the supervisor is."""
+        """The merged snapshot. `stopping`: whether the supervisor is stopping."""
         one = self._named(merge([self._past, *self._live.values()]))
         return replace(one, stopping=stopping)
 
     def _named(self, statistics: Statistics) -> Statistics:
-        """With at most `MOST_NAMES` names in each family: each worker keeps to that, but together they know more."""
+        """Limit each family to `MOST_NAMES` names: each worker does, but together they may have more."""
         counters = Counters()
         for family, value in vars(statistics.counters).items():
             setattr(counters, family, self._capped(family, value) if isinstance(value, Counter) else value)
@@ -109,7 +109,7 @@ class Merged:
         for name, count in counts.items():
             if name not in known and len(known) < MOST_NAMES:
                 known.add(name)
-            # Names of several parts are codes, of which there are only so many.
+            # Names of several parts are codes, and the set of codes is limited.
             capped[name if name in known or not isinstance(name, str) else OTHER] += count
         return capped
 
@@ -162,7 +162,7 @@ def _partitions(all_of_them: Sequence[Sequence[PartitionStatistics]]) -> tuple[P
 
 
 def _accounts(all_of_them: Sequence[Sequence[AccountStatistics]]) -> tuple[AccountStatistics, ...]:
-    """In the order of the settings, which all workers have."""
+    """All workers list the accounts in the order of the settings."""
     by_name: dict[str, list[AccountStatistics]] = {}
     for accounts in all_of_them:
         for one in accounts:
@@ -171,7 +171,7 @@ def _accounts(all_of_them: Sequence[Sequence[AccountStatistics]]) -> tuple[Accou
 
 
 def _account(gates: Sequence[AccountStatistics]) -> AccountStatistics:
-    """The worst state of any worker's gate, and what all have to send."""
+    """The worst state of any worker's gate, and the sum of the queues."""
     state = worst_state(one.state for one in gates)
     worst = [one for one in gates if one.state == state]
     return AccountStatistics(
@@ -221,7 +221,7 @@ def _messages(all_of_them: Sequence[Mapping[tuple[str, str], str]]) -> Mapping[t
 
 
 def _schemas(all_of_them: Sequence[Sequence[SchemaWait]]) -> tuple[SchemaWait, ...]:
-    """The same schema may be waited for by several."""
+    """Several workers may wait for the same schema."""
     waits: dict[tuple[str, str], list[SchemaWait]] = {}
     for one in chain.from_iterable(all_of_them):
         waits.setdefault((one.kind, one.value), []).append(one)

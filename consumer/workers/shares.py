@@ -1,8 +1,8 @@
-"""How many workers there are, and what each gets of what is set for all of them together.
+"""The number of workers, and each worker's share of the budgets.
 
-A budget, a quota and the number of requests in flight are what somebody set for this machine and this ad account; so
-many workers must not multiply them. Each gets its part, the parts add up, and what cannot be divided is refused before
-anything starts. What is not a sum (a linger, a window, the key store's limit: the store is one) stays as it is.
+Budgets, quotas and the number of requests in flight are set for this machine and this ad account, so N workers must not
+multiply them. Each worker gets a part and the parts add up. Settings that cannot be divided are refused before anything
+starts. Settings that are not sums (the linger, the dedup window, the limit of the shared key store) stay as they are.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _INSTANCE = "group.instance.id"
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
-def count_of(text: str, settings: Settings, cpu_max: Path = _CPU_MAX) -> int:
-    """How many workers ``--workers TEXT`` means. Raises `UsageError`."""
+def worker_count(text: str, settings: Settings, cpu_max: Path = _CPU_MAX) -> int:
+    """Return the number of workers that ``--workers TEXT`` asks for. Raises `UsageError`."""
     if text == AUTO:
         return min(cores(cpu_max), _divisible_by(settings.pinstream), MOST_WORKERS)
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_WORKERS:
@@ -33,10 +33,7 @@ def count_of(text: str, settings: Settings, cpu_max: Path = _CPU_MAX) -> int:
 
 
 def cores(cpu_max: Path = _CPU_MAX) -> int:
-    """How many cores this process may use: those it may run on, and what a container's limit leaves of them.
-
-    A limit of one and a half is one.
-    """
+    """Return the number of cores that CPU affinity and the container's limit allow, rounded down."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = cpu_max.read_text("ascii").split()
@@ -47,7 +44,7 @@ def cores(cpu_max: Path = _CPU_MAX) -> int:
 
 
 def _divisible_by(own: PinstreamSettings) -> int:
-    """The most workers that `check` lets share these quotas and budgets."""
+    """The largest number of workers for which `check_divisible` accepts these quotas and budgets."""
     return min(
         own.concurrency,
         own.calls_per_minute,
@@ -57,33 +54,33 @@ def _divisible_by(own: PinstreamSettings) -> int:
 
 
 def part(whole: int, number: int, count: int) -> int:
-    """Of `whole`, what worker `number` of `count` gets: the parts add up, and differ by one at most."""
+    """Return the part of `whole` for worker `number` of `count`. The parts add up and differ by at most one."""
     return whole // count + (number <= whole % count)
 
 
-def share(settings: Settings, number: int, count: int) -> Settings:
-    """The settings of worker `number` of `count` (from 1)."""
+def worker_settings(settings: Settings, number: int, count: int) -> Settings:
+    """Return the settings of worker `number` of `count` (from 1)."""
     own = settings.pinstream
     parts = ("concurrency", "calls_per_minute", "max_open_events", "max_open_bytes")
     divided = {name: part(getattr(own, name), number, count) for name in parts}
     kafka = settings.kafka
     instance = kafka.properties.get(_INSTANCE)
     if instance is not None:
-        # Two members with the same name would throw each other out of the group.
+        # Two members with the same name would fence each other out of the group.
         name = SecretStr(f"{instance.get_secret_value()}-{number}")
         kafka = kafka.model_copy(update={"properties": {**kafka.properties, _INSTANCE: name}})
     return settings.model_copy(update={"pinstream": own.model_copy(update=divided), "kafka": kafka})
 
 
-def check(settings: Settings, count: int) -> None:
-    """Whether what is set can be divided by so many. Raises `SettingsError`."""
+def check_divisible(settings: Settings, count: int) -> None:
+    """Check that the settings can be divided among `count` workers. Raises `SettingsError`."""
     if count == 1:
         return
     own = settings.pinstream
     if own.key_store.get_secret_value() == "memory:":
         raise SettingsError(
-            f"PINSTREAM_KEY_STORE=memory: is not shared by --workers {count}: what one worker delivered, the others"
-            " would send again; use lmdb:/path (on a tmpfs, if it must not touch a disk), or run one worker"
+            f"PINSTREAM_KEY_STORE=memory: is not shared by --workers {count}: events that one worker has delivered, the"
+            " others would send again; use lmdb:/path (on a tmpfs, if it must not touch a disk), or run one worker"
         )
     for name, whole in (
         ("PINSTREAM_CONCURRENCY", own.concurrency),
@@ -91,8 +88,8 @@ def check(settings: Settings, count: int) -> None:
     ):
         if whole < count:
             raise SettingsError(
-                f"{name}={whole} is below --workers {count}: it is for all of them together, and each needs at least 1;"
-                " raise the one or lower the other"
+                f"{name}={whole} is below --workers {count}: it is shared by all of them, and each needs at least 1;"
+                " raise the first or lower the second"
             )
     _check_budget(own, count)
 

@@ -1,4 +1,4 @@
-"""What the supervisor shows beside the merged figures: its workers, in /status, on /metrics and to health."""
+"""What the supervisor shows in addition to the merged figures: its workers, in /status, /metrics and health."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from consumer.engine.figures import Figure
 from consumer.engine.statistics import Statistics
 from consumer.web.metrics import collect
 from consumer.web.status import document_of
-from consumer.workers.supervision import ALIVE, State, Worker
+from consumer.workers.supervision import ALIVE, WorkerRecord, WorkerState
 
 
-class Seen(NamedTuple):
-    """A worker, as it is now."""
+class WorkerView(NamedTuple):
+    """The current state of a worker."""
 
-    books: Worker
+    books: WorkerRecord
     pid: int | None
-    """None: it does not live."""
+    """None: there is no process."""
     heard: float | None
-    """Seconds since its last report, or else since its start; None: it does not live."""
-    sickness: str | None
-    """What its own health says."""
+    """Seconds since its last report, or since its start if there was none; None: there is no process."""
+    unhealthy: str | None
+    """Why its own health check fails; None: it is healthy."""
     statistics: Statistics | None
 
     @property
@@ -38,7 +38,7 @@ class WorkerFigures(NamedTuple):
 
     worker: Annotated[int, Figure("worker", "Its number, 1 to N.", is_label=True)]
     state: Annotated[
-        State,
+        WorkerState,
         Figure(
             "state",
             "The state of the worker.",
@@ -46,7 +46,7 @@ class WorkerFigures(NamedTuple):
             also="`waiting` for the first one to join, `starting`, `running`, `pausing` until it is started again, "
             "`gone`.",
             helps="1: it runs, and is a member of the group.",
-            number=lambda state: state is State.RUNNING,
+            number=lambda state: state is WorkerState.RUNNING,
         ),
     ]
     pid: Annotated[int | None, Figure("pid", "Its process.", also="null: there is none.")]
@@ -69,8 +69,8 @@ class WorkerFigures(NamedTuple):
     open: Annotated[int | None, Figure("open", "Records open in its process.", also="`ledger.open`.")]
 
 
-def figures(one: Seen) -> WorkerFigures:
-    """Of a worker as it is now."""
+def figures(one: WorkerView) -> WorkerFigures:
+    """Return the figures of a worker."""
     totals = one.statistics.totals if one.statistics is not None else None
     return WorkerFigures(
         worker=one.books.number,
@@ -84,61 +84,58 @@ def figures(one: Seen) -> WorkerFigures:
     )
 
 
-def rows(workers: Iterable[Seen]) -> list[dict[str, Any]]:
-    """What /status has of them."""
+def worker_rows(workers: Iterable[WorkerView]) -> list[dict[str, Any]]:
+    """Return the rows of ``workers`` in /status."""
     return [document_of(figures(one)) for one in workers]
 
 
 SILENT_AFTER = 30.0
-"""Seconds without a report, of which there are two a second, after which a worker stands still."""
+"""Seconds without a report, normally sent twice a second, after which a worker counts as hanging."""
 
 
-def sickness(workers: Sequence[Seen], silent_after: float = SILENT_AFTER) -> str | None:
-    """What ails any live worker. One that starts has as long to say its first word as one that has gone silent.
+def why_workers_unhealthy(workers: Sequence[WorkerView], silent_after: float = SILENT_AFTER) -> str | None:
+    """Return why the first unhealthy live worker is unhealthy; None: all are healthy.
 
-    One that is dead is no sickness: it is started again, or else all ends.
+    A dead worker does not count: it is started again, or the supervisor ends. A new worker has `silent_after` seconds
+    for its first report.
     """
     for one in workers:
-        trouble = _sickness(one, silent_after) if one.alive else None
-        if trouble is not None:
+        trouble = one.unhealthy
+        if one.heard is not None and one.heard >= silent_after:
+            trouble = f"it has reported nothing for {one.heard:.0f} s"
+        if one.alive and trouble is not None:
             return f"worker {one.books.number}: {trouble}"
     return None
 
 
-def _sickness(one: Seen, silent_after: float) -> str | None:
-    if one.heard is not None and one.heard >= silent_after:
-        return f"it has reported nothing for {one.heard:.0f} s"
-    return one.sickness
-
-
 class WorkersCollector(Collector):
-    """The supervisor's own metrics."""
+    """The metrics of the supervisor itself."""
 
-    def __init__(self, workers: Callable[[], Sequence[Seen]]) -> None:
+    def __init__(self, workers: Callable[[], Sequence[WorkerView]]) -> None:
         self._workers = workers
 
     def collect(self) -> Iterable[Metric]:
-        """One series for each worker, whether it lives or not."""
+        """Yield one series per worker, live or dead."""
         return collect(WorkerFigures, map(figures, self._workers()))
 
 
-class Keys:
-    """What /status has of the key store that all share: its size, as whoever sees most of it, and what each evicted.
+class SharedKeyStore:
+    """The key store in /status, merged from the workers that share it: the largest size seen, and all evictions.
 
-    While nobody lives it is as it was last seen.
+    While no worker lives, the size is the last one seen.
     """
 
     def __init__(self) -> None:
         self._sizes = dict.fromkeys(("keys", "bytes", "buckets"), 0)
         self._evicted = 0
-        """By those that are gone."""
+        """Keys evicted by workers that are gone."""
 
     def gone(self, part: Mapping[str, Any]) -> None:
-        """This is what a worker that is gone had of it."""
+        """Keep the evictions of a worker that is gone; `part` is its last report."""
         self._evicted += part["evicted_early"]
 
     def of_all(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """These are what the live ones have of it."""
+        """Merge the reports of the live workers."""
         if parts:
             self._sizes = {name: max(part[name] for part in parts) for name in self._sizes}
         return {**self._sizes, "evicted_early": self._evicted + sum(part["evicted_early"] for part in parts)}

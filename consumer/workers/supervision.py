@@ -1,17 +1,17 @@
-"""What the supervisor does when a worker joins, works or ends, and when a signal comes. It has no clock: it is told.
+"""Decide what to do when a worker joins, settles records or ends, and when a signal arrives.
 
-Theory of operation. `Supervision.handle(input, now)` gives commands, `next_deadline()` says when to feed a `Tick` at
-the latest; whoever owns it performs the commands and feeds how that went, as with the core.
+Like the engine, this module is synchronous and has no clock: `Supervision.handle(input, now)` returns commands, and
+`next_deadline()` says when to feed a `TimePassed` at the latest. The caller performs the commands.
 
-The first worker starts alone. If it ends before it has joined (brokers away, no such topic, a bad mapping), all end
-with its exit code and its one line, as a single process would. Once it has joined, the others start.
+The first worker starts alone. If it ends before it has joined (brokers away, no such topic, a bad mapping), the
+supervisor ends with its exit code and its message, as a single process would. After it has joined, the others start.
 
-From then on a worker that ends is started again after a pause: full jitter, longer with each end in a row, short
-again once it has lived for a while. Ends that no new start mends are for whoever started us: exit code 2 (settings) and
-3 (the destination refuses) stop all in order, with that code; and so does, with 1, a worker that has ended too often
-while nobody settled a single record. As long as anybody makes progress, nobody is given up.
+From then on, a worker that ends is started again after a pause with full jitter. The pause grows with each end in a row
+and is short again after the worker has lived for `LIVED` seconds. A restart cannot help after exit code 2 (settings) or
+3 (the destination refuses): all workers are stopped and the supervisor ends with that code. It ends with code 1 after a
+worker has ended `MOST_ENDS` times while no worker settled a record. While any worker makes progress, it goes on.
 
-To stop, all are asked at once, and have one deadline; who is not gone by then is killed.
+To stop, the supervisor asks all workers at once. Those that are not gone by one common deadline are killed.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from consumer.engine.policy import Backoff
 
 RESTARTS = Backoff(base=1.0, cap=30.0)
 LIVED = 60.0
-"""Seconds after which an end is not one more in a row."""
+"""Seconds of life after which the next end starts a new row of ends."""
 MOST_ENDS = 6
-"""So many ends of one worker in a row, with nothing settled by anybody meanwhile, and it is given up."""
+"""Ends of one worker in a row, without a record settled by any worker, after which the supervisor ends."""
 MARGIN = 1.5
-"""Seconds that a worker may take beyond the grace: it keeps to that by itself, and has to take itself down after."""
+"""Seconds that a worker may take beyond the grace, for closing down after its own deadline."""
 SETTINGS, REFUSED = 2, 3
 _KILLED = -signal.SIGKILL
-_BEFORE_IT_COULD_HEAR = -signal.SIGTERM
+_TERMINATED = -signal.SIGTERM
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +43,21 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A worker has found all that it needs, and joins the group."""
+    """A worker has found the cluster and its topics and joins the group."""
 
     worker: int
 
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """A worker has settled something."""
+    """A worker has settled records."""
 
     worker: int
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A worker is gone. `code` as `subprocess` has it: below zero a signal; `reason` is what it said, if anything."""
+    """A worker is gone. `code` is as in `subprocess` (negative: a signal); `reason` is its last report's, if any."""
 
     worker: int
     code: int
@@ -65,34 +65,34 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class StopRequested:
-    """A signal came. Again: nothing changes."""
+class StopSignalled:
+    """A signal to stop arrived. A second one changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
+class TimePassed:
     """Time has passed."""
 
 
-Input = Begun | Joined | Progressed | Ended | StopRequested | Tick
+Input = Begun | Joined | Progressed | Ended | StopSignalled | TimePassed
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartWorker:
     """Start this worker."""
 
     worker: int
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """Ask this worker to stop in order (SIGTERM)."""
+class StopWorker:
+    """Ask this worker to stop (SIGTERM)."""
 
     worker: int
 
 
 @dataclass(frozen=True, slots=True)
-class Kill:
+class KillWorker:
     """End this worker at once (SIGKILL)."""
 
     worker: int
@@ -100,69 +100,69 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """All are gone: end with this exit code, and say why."""
+    """All workers are gone: end with this exit code and this reason."""
 
     code: int
     reason: str | None
 
 
-Command = Start | Stop | Kill | Finish | Report
+Command = StartWorker | StopWorker | KillWorker | Finish | Report
 
 
-class State(Enum):
-    """Of one worker."""
+class WorkerState(Enum):
+    """State of one worker."""
 
     WAITING = "waiting"
-    """For the first one to join."""
+    """Waiting for the first worker to join."""
     STARTING = "starting"
     RUNNING = "running"
     PAUSING = "pausing"
     """Between an end and the next start."""
     GONE = "gone"
-    """And not started again."""
+    """Ended, and not started again."""
 
 
-ALIVE = frozenset({State.STARTING, State.RUNNING})
+ALIVE = frozenset({WorkerState.STARTING, WorkerState.RUNNING})
 
 
 @dataclass(slots=True)
-class Worker:
-    """The books on one worker."""
+class WorkerRecord:
+    """What `Supervision` knows about one worker."""
 
     number: int
-    state: State = State.WAITING
+    state: WorkerState = WorkerState.WAITING
     restarts: int = 0
     started_at: float = 0.0
     start_at: float = 0.0
-    """When it pauses: until then."""
+    """The end of its pause, while it pauses."""
     in_a_row: int = 0
-    """Ends in a row, none of which came after it had lived for a while."""
+    """Ends in a row, each before it had lived for `LIVED` seconds."""
     in_vain: int = 0
-    """Ends since anybody made progress."""
+    """Ends since any worker last settled a record."""
 
 
 class Supervision:
-    """The books on `count` workers, numbered from 1.
+    """Supervises `count` workers, numbered from 1.
 
-    `grace`: seconds they may take to stop. `jitter` gives uniform random numbers from 0 to 1.
+    `grace`: seconds that they may take to stop. `jitter` returns uniform random numbers from 0 to 1.
     """
 
     def __init__(self, count: int, *, grace: float, jitter: Callable[[], float]) -> None:
-        self.workers: Sequence[Worker] = [Worker(number) for number in range(1, count + 1)]
+        self.workers: Sequence[WorkerRecord] = [WorkerRecord(number) for number in range(1, count + 1)]
         self._grace = grace
         self._jitter = jitter
         self._joined = False
-        """Whether any worker ever has."""
+        """True once any worker has joined."""
         self._ending: _Ending | None = None
         self._commands: list[Command] = []
 
     @property
     def stopping(self) -> bool:
-        """Whether no worker is started any more."""
+        """True if no worker is started any more."""
         return self._ending is not None
 
     def handle(self, happened: Input, now: float) -> Sequence[Command]:
-        """What to do now that this has happened."""
+        """Return the commands that follow from this input."""
         match happened:
             case Begun() if self._ending is None:
                 self._start(self.workers[0], now)
@@ -173,44 +173,44 @@ class Supervision:
                     one.in_vain = 0
             case Ended():
                 self._end(self._worker(happened.worker), happened, now)
-            case StopRequested():
+            case StopSignalled():
                 self._stop_all(0, None, now)
-            case _:  # time has passed, or it was told to stop before it had begun
+            case _:  # time has passed, or the stop came before the begin
                 pass
         self._keep_time(now)
         commands, self._commands = self._commands, []
         return commands
 
     def next_deadline(self) -> float | None:
-        """When to feed a `Tick` at the latest; None: only when something happens."""
+        """When to feed a `TimePassed` at the latest; None: only when something happens."""
         if self._ending is not None:
             return None if self._ending.killed or self._ending.finished else self._ending.kill_at
-        return min((one.start_at for one in self.workers if one.state is State.PAUSING), default=None)
+        return min((one.start_at for one in self.workers if one.state is WorkerState.PAUSING), default=None)
 
-    def _worker(self, number: int) -> Worker:
+    def _worker(self, number: int) -> WorkerRecord:
         return self.workers[number - 1]
 
     # -- starting
 
-    def _start(self, one: Worker, now: float) -> None:
-        one.state, one.started_at = State.STARTING, now
-        self._commands.append(Start(one.number))
+    def _start(self, one: WorkerRecord, now: float) -> None:
+        one.state, one.started_at = WorkerState.STARTING, now
+        self._commands.append(StartWorker(one.number))
 
-    def _join(self, one: Worker, now: float) -> None:
-        if one.state is State.STARTING:
-            one.state = State.RUNNING
+    def _join(self, one: WorkerRecord, now: float) -> None:
+        if one.state is WorkerState.STARTING:
+            one.state = WorkerState.RUNNING
         if self._joined or self._ending is not None:
             return
         self._joined = True
         for other in self.workers:
-            if other.state is State.WAITING:
+            if other.state is WorkerState.WAITING:
                 self._start(other, now)
 
     def _keep_time(self, now: float) -> None:
         ending = self._ending
         if ending is None:
             for one in self.workers:
-                if one.state is State.PAUSING and one.start_at <= now:
+                if one.state is WorkerState.PAUSING and one.start_at <= now:
                     one.restarts += 1
                     self._start(one, now)
             return
@@ -222,53 +222,53 @@ class Supervision:
                         Report(
                             "error", "worker_killed", {"worker": one.number, "seconds": self._grace + MARGIN}
                         ),
-                        Kill(one.number),
+                        KillWorker(one.number),
                     ]
         self._finish_if_all_are_gone(ending)
 
     # -- an end
 
-    def _end(self, one: Worker, end: Ended, now: float) -> None:
+    def _end(self, one: WorkerRecord, end: Ended, now: float) -> None:
         if self._ending is not None:
-            one.state = State.GONE
+            one.state = WorkerState.GONE
             self._ending.take(end)
             return
         one.in_a_row = 1 if now - one.started_at >= LIVED else one.in_a_row + 1
         one.in_vain += 1
-        verdict = self._verdict(one, end)
+        verdict = self._exit_of(one, end)
         if verdict is None:
             self._pause(one, end, now)
             return
-        one.state = State.GONE
+        one.state = WorkerState.GONE
         self._report(one, end, None)
         self._stop_all(*verdict, now)
 
-    def _verdict(self, one: Worker, end: Ended) -> tuple[int, str] | None:
-        """With which exit code and why all end; None: the worker is started again."""
-        reason = told(end)
+    def _exit_of(self, one: WorkerRecord, end: Ended) -> tuple[int, str] | None:
+        """Return exit code and reason if the supervisor must end; None: the worker is started again."""
+        reason = end_reason(end)
         if end.code in (SETTINGS, REFUSED):
             return end.code, reason
         if not self._joined and end.code != 0:
             return 1, reason
         if one.in_vain >= MOST_ENDS:
             return 1, (
-                f"worker {one.number} ended {one.in_vain} times and no record was settled in between; the last time: "
+                f"worker {one.number} ended {one.in_vain} times and no record was settled in between; the last reason: "
                 f"{reason}"
             )
         return None
 
-    def _pause(self, one: Worker, end: Ended, now: float) -> None:
+    def _pause(self, one: WorkerRecord, end: Ended, now: float) -> None:
         pause = RESTARTS.delay(one.in_a_row, self._jitter())
-        one.state, one.start_at = State.PAUSING, now + pause
+        one.state, one.start_at = WorkerState.PAUSING, now + pause
         self._report(one, end, pause)
 
-    def _report(self, one: Worker, end: Ended, pause: float | None) -> None:
+    def _report(self, one: WorkerRecord, end: Ended, pause: float | None) -> None:
         again = None if pause is None else round(pause, 3)
         self._commands.append(
             Report(
                 "error",
                 "worker_ended",
-                {"worker": one.number, "code": end.code, "reason": told(end), "restart_seconds": again},
+                {"worker": one.number, "code": end.code, "reason": end_reason(end), "restart_seconds": again},
             )
         )
 
@@ -280,19 +280,19 @@ class Supervision:
         self._ending = _Ending(code, reason, now + self._grace + MARGIN)
         for one in self.workers:
             if one.state in ALIVE:
-                self._commands.append(Stop(one.number))
+                self._commands.append(StopWorker(one.number))
             else:
-                one.state = State.GONE
+                one.state = WorkerState.GONE
 
     def _finish_if_all_are_gone(self, ending: _Ending) -> None:
-        if not ending.finished and all(one.state is State.GONE for one in self.workers):
+        if not ending.finished and all(one.state is WorkerState.GONE for one in self.workers):
             ending.finished = True
             self._commands.append(Finish(ending.code, ending.reason))
 
 
 @dataclass(slots=True)
 class _Ending:
-    """All are to stop, and what the process will end with."""
+    """All workers are being stopped: exit code and reason of the supervisor."""
 
     code: int
     reason: str | None
@@ -301,20 +301,20 @@ class _Ending:
     finished: bool = field(default=False)
 
     def take(self, end: Ended) -> None:
-        """A worker ended as it was asked to, or otherwise: that is the exit code, if there is no other yet."""
-        if self.code == 0 and end.code not in (0, _BEFORE_IT_COULD_HEAR):
+        """Take over the exit code of a worker that failed while stopping, if there is no other yet."""
+        if self.code == 0 and end.code not in (0, _TERMINATED):
             self.code = end.code if end.code in (SETTINGS, REFUSED) else 1
-            self.reason = told(end)
+            self.reason = end_reason(end)
 
 
-def told(end: Ended) -> str:
-    """Why a worker ended, in words."""
+def end_reason(end: Ended) -> str:
+    """Return why a worker ended, for a message."""
     if end.reason is not None:
         return end.reason
     if end.code >= 0:
         return f"worker {end.worker} ended with exit code {end.code}"
     if end.code == _KILLED:
-        return f"worker {end.worker} was killed (SIGKILL: by someone, or for want of memory)"
+        return f"worker {end.worker} was killed (SIGKILL: by someone, or because memory ran out)"
     return f"worker {end.worker} was ended by {_name(-end.code)}"
 
 

@@ -1,4 +1,4 @@
-"""The supervisor's shell: starts processes, hears them, does what `Supervision` decides, serves the figures."""
+"""The supervisor's I/O: starts the workers, reads their reports, performs `Supervision`'s commands, serves figures."""
 
 from __future__ import annotations
 
@@ -29,34 +29,33 @@ from consumer.settings import Settings, load
 from consumer.web.status import ledger
 from consumer.workers import showing
 from consumer.workers import supervision as s
-from consumer.workers.line import Said, hear
+from consumer.workers.line import WorkerReport, hear
 from consumer.workers.merging import Merged
-from consumer.workers.shares import check, count_of
+from consumer.workers.shares import check_divisible, worker_count
 
 _BUFFER = 1024 * 1024
 _ERRORS: Mapping[int, type[PinstreamError]] = {s.SETTINGS: SettingsError, s.REFUSED: DestinationRefused}
 
 
 def run_workers(environ: Mapping[str, str], workers: str, again: Sequence[str]) -> None:
-    """Serve with so many workers (a number, or ``auto``) until SIGTERM or SIGINT.
+    """Run `workers` workers (a number, or ``auto``) until SIGTERM or SIGINT.
 
-    `again`: the command that is this program, to which the arguments for a worker are added. Raises what is in the
-    error tree.
+    `again` is the command of this program; the arguments of a worker are added to it. Raises `PinstreamError`.
     """
     settings = load(environ)
-    count = count_of(workers, settings)
-    check(settings, count)
+    count = worker_count(workers, settings)
+    check_divisible(settings, count)
     if count == 1:
         run_service(environ)
         return
     building.set_up_logs(settings)
-    # What a worker would find wrong with the files, before any is started.
+    # Find mistakes in schema and mapping files before any worker starts.
     building.mapping(settings, building.reader_schema(settings, building.local_schemas(settings)))
     asyncio.run(Supervisor(settings, count, [*again, "run"]).run())
 
 
 class Supervisor:
-    """All workers, from the first start to the last end. `command` starts one, with ``--worker I/N`` added."""
+    """Runs all workers, from the first start to the last end. `command` with ``--worker I/N`` added starts one."""
 
     def __init__(self, settings: Settings, count: int, command: Sequence[str]) -> None:
         self._settings = settings
@@ -65,35 +64,35 @@ class Supervisor:
         self._supervision = s.Supervision(
             count,
             grace=settings.pinstream.shutdown_grace,
-            # Workers, and supervisors of other machines, must not come back in step.
+            # Jitter keeps workers and the supervisors of other machines from restarting in step.
             jitter=random.SystemRandom().random,
         )
         self._merged = Merged()
         self._lives: dict[int, _Life] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._keys = showing.Keys()
+        self._keys = showing.SharedKeyStore()
         self._started = time.time()
         self._closing = False
         self._end: asyncio.Future[s.Finish] | None = None
         self._performers: dict[type, Callable[[Any], None]] = {
-            s.Start: self._start,
-            s.Stop: lambda command: self._lives[command.worker].stop(),
-            s.Kill: lambda command: self._lives[command.worker].kill(),
+            s.StartWorker: self._start,
+            s.StopWorker: lambda command: self._lives[command.worker].stop(),
+            s.KillWorker: lambda command: self._lives[command.worker].kill(),
             s.Finish: self._finish,
             Report: building.log_report,
         }
 
     async def run(self) -> None:
-        """Until all workers are gone for good. Raises why, unless somebody asked for it."""
+        """Run until all workers have ended for good. Raises the reason unless a signal asked for the end."""
         self._end = asyncio.get_running_loop().create_future()
-        on_stop_signal(lambda: self._feed(s.StopRequested()), self._kill_all)
+        on_stop_signal(lambda: self._feed(s.StopSignalled()), self._kill_all)
         server = web_server(
             self._settings,
             self.statistics,
             self._info,
             keys=lambda: self._key_store()["keys"],
-            others=lambda: showing.sickness(self._seen()),
+            others=lambda: showing.why_workers_unhealthy(self._seen()),
             more_metrics=showing.WorkersCollector(self._seen),
         )
         try:
@@ -114,10 +113,10 @@ class Supervisor:
             raise _ERRORS.get(end.code, WorkersFailed)(end.reason or "")
 
     def statistics(self) -> Statistics:
-        """The figures of all workers. Raises `InvariantViolation` if those of a live one cannot be had."""
+        """Return the figures of all workers. Raises `InvariantViolation` if a live worker cannot report its own."""
         for number, life in self._lives.items():
             if life.said is not None and life.said.statistics is None:
-                raise InvariantViolation(f"worker {number} cannot tell its figures")
+                raise InvariantViolation(f"worker {number} cannot report its figures")
         return self._merged.statistics(stopping=self._supervision.stopping)
 
     # -- feed, perform, re-arm
@@ -129,16 +128,18 @@ class Supervisor:
         try:
             for command in self._supervision.handle(happened, now):
                 self._performers[type(command)](command)
-        except Exception as error:  # a bug: rather no worker than one that nobody watches
+        except Exception as error:  # a bug: end rather than leave workers unsupervised
             self._fail(error)
         if self._timer is not None:
             self._timer.cancel()
         deadline = self._supervision.next_deadline()
         self._timer = (
-            None if deadline is None else asyncio.get_running_loop().call_at(deadline, self._feed, s.Tick())
+            None
+            if deadline is None
+            else asyncio.get_running_loop().call_at(deadline, self._feed, s.TimePassed())
         )
 
-    def _start(self, command: s.Start) -> None:
+    def _start(self, command: s.StartWorker) -> None:
         life = self._lives[command.worker] = _Life()
         arguments = [*self._command, "--worker", f"{command.worker}/{self._count}"]
         task = asyncio.create_task(self._watch(command.worker, life, arguments))
@@ -146,10 +147,10 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
 
     async def _watch(self, number: int, life: _Life, arguments: Sequence[str]) -> None:
-        """A worker's life; whatever becomes of it, its end is heard of."""
+        """Run one process of a worker and report its end, however it ends."""
         try:
             code, reason = await life.live(arguments, lambda said: self._hear(number, life, said))
-        except Exception as error:  # it could not be started, or said what no worker says
+        except Exception as error:  # the process could not be started, or sent an invalid report
             code, reason = 1, f"worker {number} cannot be run ({error})"
         del self._lives[number]
         self._merged.gone(number)
@@ -157,7 +158,7 @@ class Supervisor:
             self._keys.gone(life.said.key_store)
         self._feed(s.Ended(number, code, reason))
 
-    def _hear(self, number: int, life: _Life, said: Said) -> None:
+    def _hear(self, number: int, life: _Life, said: WorkerReport) -> None:
         if said.error is not None:
             life.error = said.error
             return
@@ -182,19 +183,19 @@ class Supervisor:
 
     # -- what is shown
 
-    def _seen(self) -> Sequence[showing.Seen]:
+    def _seen(self) -> Sequence[showing.WorkerView]:
         return [self._look_at(books) for books in self._supervision.workers]
 
-    def _look_at(self, books: s.Worker) -> showing.Seen:
+    def _look_at(self, books: s.WorkerRecord) -> showing.WorkerView:
         life = self._lives.get(books.number)
         if life is None:
-            return showing.Seen(books, None, None, None, None)
+            return showing.WorkerView(books, None, None, None, None)
         since = life.began_at if life.heard_at is None else life.heard_at
-        return showing.Seen(
+        return showing.WorkerView(
             books,
             life.pid,
             time.monotonic() - since,
-            None if life.said is None else life.said.sickness,
+            None if life.said is None else life.said.unhealthy,
             self._merged.of(books.number),
         )
 
@@ -206,7 +207,7 @@ class Supervisor:
         return {
             "process": process(self._settings, self._started),
             "key_store": self._key_store(),
-            "workers": showing.rows(self._seen()),
+            "workers": showing.worker_rows(self._seen()),
         }
 
 
@@ -214,24 +215,26 @@ class _Life:
     """One process of a worker, from its start to its end."""
 
     def __init__(self) -> None:
-        self.said: Said | None = None
+        self.said: WorkerReport | None = None
         """The latest report."""
         self.began_at = time.monotonic()
         self.heard_at: float | None = None
         self.error: str | None = None
-        """Its last word."""
+        """The error in its last report."""
         self._process: asyncio.subprocess.Process | None = None
         self._wanted: Callable[[asyncio.subprocess.Process], None] | None = None
-        """What was asked for before there was a process."""
+        """A stop or kill that was asked for before the process existed."""
 
     @property
     def pid(self) -> int | None:
         """None: there is no process yet."""
         return None if self._process is None else self._process.pid
 
-    async def live(self, arguments: Sequence[str], hears: Callable[[Said], None]) -> tuple[int, str | None]:
-        """Until it has ended: its exit code, and why, if it said so."""
-        # A session of its own: what the terminal sends to all of them (Ctrl-C) only the supervisor shall hear.
+    async def live(
+        self, arguments: Sequence[str], hears: Callable[[WorkerReport], None]
+    ) -> tuple[int, str | None]:
+        """Run the process to its end. Return its exit code, and the error that it reported."""
+        # In a session of its own, so that Ctrl-C in the terminal reaches only the supervisor.
         process = self._process = await asyncio.create_subprocess_exec(
             *arguments,
             stdin=asyncio.subprocess.PIPE,
@@ -244,18 +247,18 @@ class _Life:
         try:
             while (said := await hear(process.stdout)) is not None:
                 hears(said)
-        except Exception:  # nobody could tell any more how it is: then it must not live
+        except Exception:  # without reports it cannot be supervised: end it
             self.kill()
             await process.wait()
             raise
         return await process.wait(), self.error
 
     def stop(self) -> None:
-        """Ask it to stop in order."""
+        """Ask it to stop (SIGTERM)."""
         self._do(lambda process: process.terminate())
 
     def kill(self) -> None:
-        """End it at once."""
+        """End it at once (SIGKILL)."""
         self._do(lambda process: process.kill())
 
     def _do(self, what: Callable[[asyncio.subprocess.Process], None]) -> None:
@@ -267,6 +270,6 @@ class _Life:
 
 
 def this_program() -> list[str]:
-    """The command that this process was started with, without the arguments: interpreter, its options, entry point."""
+    """Return the command of this process without its arguments: interpreter, its options, entry point."""
     own = len(sys.orig_argv) - len(sys.argv[1:])
     return [sys.executable or os.fsdecode(sys.orig_argv[0]), *sys.orig_argv[1:own]]

@@ -1,7 +1,7 @@
 """One worker: an ordinary member of the group with its share of the budgets, which reports to a supervisor.
 
-It has no page of its own. Signals from the terminal are not for it (the supervisor hears them, and asks it); asked to
-stop twice, it stops once: who wants it gone at once sends SIGKILL, which loses nothing.
+A worker serves no page. It ignores SIGINT from the terminal, because the supervisor handles it and then asks the worker
+to stop. A second SIGTERM changes nothing; SIGKILL ends it at once and loses nothing.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from consumer.app.run import Member, before, hangs_after, look_at_cluster, membe
 from consumer.app.tracing import Tracing
 from consumer.errors import PinstreamError
 from consumer.settings import Settings, load
-from consumer.web.health import sickness
-from consumer.workers.line import Line, Said
-from consumer.workers.shares import share
+from consumer.web.health import why_unhealthy
+from consumer.workers.line import ReportLine, WorkerReport
+from consumer.workers.shares import worker_settings
 from consumer.workers.supervision import MARGIN
 
 REPORT_EVERY = 0.5
-"""Seconds between two reports: so old is what /status says of a worker, at most."""
+"""Seconds between two reports, and the maximum age of a worker's figures in /status."""
 
 
 def run_worker(environ: Mapping[str, str], number: int, count: int) -> None:
-    """Work until asked to stop. Ends the process with the exit code of what went wrong, and tells the supervisor."""
-    line = Line.take()
+    """Run worker `number` until it is asked to stop. An error is reported to the supervisor and sets the exit code."""
+    line = ReportLine.take()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        settings = share(load(environ), number, count)
+        settings = worker_settings(load(environ), number, count)
         line.end_with_it(settings.pinstream.shutdown_grace + MARGIN)
         logs.configure(
             log_format=settings.pinstream.log_format,
@@ -44,15 +44,15 @@ def run_worker(environ: Mapping[str, str], number: int, count: int) -> None:
         asyncio.run(_run(settings, traces, line))
         line.end()
     except PinstreamError as error:
-        # One line for all: the supervisor says it.
-        line.end(Said(error=str(error)))
+        # The supervisor prints the message, once for all workers.
+        line.end(WorkerReport(error=str(error)))
         sys.exit(error.exit_code)
     except Exception as error:
-        line.end(Said(error=f"unexpected {type(error).__name__}"))
+        line.end(WorkerReport(error=f"unexpected {type(error).__name__}"))
         raise
 
 
-async def _run(settings: Settings, traces: Tracing, line: Line) -> None:
+async def _run(settings: Settings, traces: Tracing, line: ReportLine) -> None:
     asked = asyncio.Event()
     async with member(settings, traces=traces) as one:
 
@@ -69,9 +69,9 @@ async def _run(settings: Settings, traces: Tracing, line: Line) -> None:
 
 
 class _Reporter:
-    """Says twice a second how things are, and once more at the end."""
+    """Reports to the supervisor twice a second, and once more at the end."""
 
-    def __init__(self, one: Member, line: Line) -> None:
+    def __init__(self, one: Member, line: ReportLine) -> None:
         self.joined = False
         self._member = one
         self._line = line
@@ -79,7 +79,7 @@ class _Reporter:
 
     @contextlib.asynccontextmanager
     async def reporting(self) -> AsyncIterator[None]:
-        """Reports are made within."""
+        """Send reports while the context is open."""
         task = asyncio.create_task(self._go_on())
         try:
             yield
@@ -93,18 +93,18 @@ class _Reporter:
             self._line.say(self._said())
             await asyncio.sleep(REPORT_EVERY)
 
-    def _said(self) -> Said:
+    def _said(self) -> WorkerReport:
         service, key_store = self._member.service, self._member.info()["key_store"]
         try:
             statistics = service.statistics()
-        except Exception as error:  # the core found its books wrong; a single process's health says the same
+        except Exception as error:  # the ledger does not add up; the health of a single process says the same
             unreadable = f"the figures cannot be read ({type(error).__name__})"
-            return Said(self.joined, sickness=unreadable, key_store=key_store)
-        ill = sickness(
+            return WorkerReport(self.joined, unhealthy=unreadable, key_store=key_store)
+        ill = why_unhealthy(
             statistics,
             time.monotonic(),
             service.fetched_at,
             hangs_after=self._hangs_after,
             broken=service.key_store_broken,
         )
-        return Said(self.joined, statistics, ill, key_store)
+        return WorkerReport(self.joined, statistics, ill, key_store)

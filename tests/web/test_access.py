@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from consumer.adapters.conversions_api import FileToken
 from consumer.web import access
-from consumer.web.access import admits, no_sites_name
+from consumer.web.access import admits, is_local_name
 from tests.web.building import Served, busy, idle
 from tests.web.listening import WITHIN, listening, running
 
@@ -186,14 +186,14 @@ async def test_with_a_token_the_page_has_any_name(served: Served) -> None:
 
 def test_which_names_no_site_can_have() -> None:
     """Addresses, names without a dot, and the endings kept for local networks."""
-    assert [name for name in OURS if not no_sites_name(name)] == []
-    assert [name for name in FOREIGN if no_sites_name(name)] == []
+    assert [name for name in OURS if not is_local_name(name)] == []
+    assert [name for name in FOREIGN if is_local_name(name)] == []
 
 
 @given(st.text(max_size=40))
 def test_no_host_header_crashes(header: str) -> None:
     """Whatever is sent, there is an answer."""
-    assert no_sites_name(header) in (True, False)
+    assert is_local_name(header) in (True, False)
 
 
 async def test_another_site_is_never_allowed_to_read(served: Served) -> None:

@@ -124,7 +124,9 @@ async def test_one_listener_too_many_is_turned_away(served: Served) -> None:
         async with listening(served):
             status, headers, text = await served.get("/events")
             assert (status, headers["Retry-After"]) == (503, "5")
-            assert text == "stopping, or 32 listen already; /status has the same\n"
+            assert (
+                text == "pinstream is stopping, or has 32 listeners already; /status has the same figures\n"
+            )
             assert (await served.get("/status"))[0] == 200
         async with asyncio.timeout(WITHIN):
             while True:

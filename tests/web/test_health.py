@@ -12,7 +12,7 @@ from consumer.app.run import hangs_after
 from consumer.engine import interface as i
 from consumer.engine.statistics import Statistics
 from consumer.settings import REVOKE_MARGIN, load
-from consumer.web.health import FETCH_HANGS_AFTER, sickness, unreadiness
+from consumer.web.health import FETCH_HANGS_AFTER, why_not_ready, why_unhealthy
 from tests.end_to_end.processes import run_environment
 from tests.engine.building import NO, UNDECODABLE, Core, event
 from tests.support.kafka.harness import Kafka
@@ -60,17 +60,17 @@ def stuck(**more: Any) -> Statistics:
 )
 def test_nobody_else_s_trouble_is_sickness(snapshot: Statistics) -> None:
     """However long it lasts, while fetches come back: a restart would not help (aiokafka #847)."""
-    assert sickness(snapshot, LONG, LONG - 1) is None
+    assert why_unhealthy(snapshot, LONG, LONG - 1) is None
 
 
 def test_a_fetch_that_never_came_back_is_sick() -> None:
     """Only this process can be the reason, and who does not fetch hears of nothing; before the first all is unknown."""
     caught_up = statistics(partition(delivered=10))
-    assert sickness(caught_up, START, None) is None
-    assert sickness(caught_up, START + FETCH_HANGS_AFTER - 1, START) is None
-    assert sickness(caught_up, START + FETCH_HANGS_AFTER, START) == "no fetch came back for 120 s"
-    assert sickness(caught_up, START + FETCH_HANGS_AFTER, START, hangs_after=180.0) is None
-    assert sickness(caught_up, START + 180.0, START, hangs_after=180.0) is not None
+    assert why_unhealthy(caught_up, START, None) is None
+    assert why_unhealthy(caught_up, START + FETCH_HANGS_AFTER - 1, START) is None
+    assert why_unhealthy(caught_up, START + FETCH_HANGS_AFTER, START) == "no fetch has returned for 120 s"
+    assert why_unhealthy(caught_up, START + FETCH_HANGS_AFTER, START, hangs_after=180.0) is None
+    assert why_unhealthy(caught_up, START + 180.0, START, hangs_after=180.0) is not None
 
 
 @pytest.mark.parametrize(("timeout_ms", "seconds"), [(None, 120), ("10000", 120), ("60000", 360), ("x", 120)])
@@ -87,22 +87,23 @@ def test_a_fetch_hangs_only_after_all_of_its_time_limits(
 def test_the_destination_does_not_excuse_a_dead_fetch_loop(state: str) -> None:
     """Polling never stops, or the group throws us out; only the stop ends it."""
     waiting = stuck(accounts=[account(state=state, queued=5)])
-    assert sickness(waiting, START + 120, START) == "no fetch came back for 120 s"
-    assert sickness(guarded(), START + 120, START) == "no fetch came back for 120 s"
-    assert sickness(stuck(stopping=True), START + 120, START) is None
+    assert why_unhealthy(waiting, START + 120, START) == "no fetch has returned for 120 s"
+    assert why_unhealthy(guarded(), START + 120, START) == "no fetch has returned for 120 s"
+    assert why_unhealthy(stuck(stopping=True), START + 120, START) is None
 
 
 def test_a_ledger_that_does_not_add_up_is_sick() -> None:
     """Nothing is committed any more; a restart begins new books."""
-    assert "does not add up" in (sickness(statistics(partition(), mismatch=2), START) or "")
+    assert "does not add up" in (why_unhealthy(statistics(partition(), mismatch=2), START) or "")
 
 
 def test_a_key_store_that_only_a_new_start_opens_is_sick() -> None:
     """In its own words; one that does not answer for now is not."""
     assert (
-        sickness(stuck(), START, START, broken="the key store is damaged: …") == "the key store is damaged: …"
+        why_unhealthy(stuck(), START, START, broken="the key store is damaged: …")
+        == "the key store is damaged: …"
     )
-    assert sickness(stuck(key_store_fails=True), START, START) is None
+    assert why_unhealthy(stuck(key_store_fails=True), START, START) is None
 
 
 # -- readiness
@@ -110,40 +111,38 @@ def test_a_key_store_that_only_a_new_start_opens_is_sick() -> None:
 
 def test_ready_is_who_has_joined_whatever_it_was_given() -> None:
     """Nothing, too: a spare member is ready, and a rolling update goes on."""
-    assert (
-        unreadiness(replace(empty(), joined=False)) == "the group has not said yet which partitions are ours"
-    )
-    assert unreadiness(replace(empty(), joined=True)) is None
-    assert unreadiness(statistics(partition())) is None
-    assert unreadiness(statistics(partition(), waiting_for_start=1)) is None
-    assert unreadiness(replace(empty(), joined=True, waiting_for_start=3)) == (
-        "the brokers do not say where to start: 3 of our partitions wait"
+    assert why_not_ready(replace(empty(), joined=False)) == "the group has not assigned partitions yet"
+    assert why_not_ready(replace(empty(), joined=True)) is None
+    assert why_not_ready(statistics(partition())) is None
+    assert why_not_ready(statistics(partition(), waiting_for_start=1)) is None
+    assert why_not_ready(replace(empty(), joined=True, waiting_for_start=3)) == (
+        "the brokers do not say where to start: 3 assigned partitions wait"
     )
 
 
 def test_not_ready_while_stopping_guarded_or_without_a_key_store() -> None:
     """One line says why. What is only slow, or throttled, is ready."""
-    assert unreadiness(statistics(partition(), stopping=True)) == "stopping"
-    assert "does not add up" in (unreadiness(statistics(partition(), mismatch=1)) or "")
-    assert (unreadiness(guarded()) or "").startswith("intake stopped: ")
-    assert (unreadiness(stuck(key_store_fails=True)) or "").startswith("the key store does not answer")
-    assert unreadiness(statistics(partition(), accounts=[account(state="throttled")])) is None
-    assert unreadiness(stuck()) is None
+    assert why_not_ready(statistics(partition(), stopping=True)) == "stopping"
+    assert "does not add up" in (why_not_ready(statistics(partition(), mismatch=1)) or "")
+    assert (why_not_ready(guarded()) or "").startswith("intake stopped: ")
+    assert (why_not_ready(stuck(key_store_fails=True)) or "").startswith("the key store does not answer")
+    assert why_not_ready(statistics(partition(), accounts=[account(state="throttled")])) is None
+    assert why_not_ready(stuck()) is None
 
 
 def test_not_ready_while_no_ad_account_takes_events() -> None:
     """Halted or unreachable, each reason once and no account by name; one that takes events is enough."""
     dead = account("7", "halted", reason="no such account")
     away = account("8", "unreachable", reason="no verdict")
-    assert unreadiness(statistics(partition(), accounts=[dead])) == "destination halted: no such account"
-    assert unreadiness(statistics(partition(), accounts=[away])) == "destination unreachable: no verdict"
-    assert unreadiness(statistics(partition(), accounts=[dead, away])) == (
+    assert why_not_ready(statistics(partition(), accounts=[dead])) == "destination halted: no such account"
+    assert why_not_ready(statistics(partition(), accounts=[away])) == "destination unreachable: no verdict"
+    assert why_not_ready(statistics(partition(), accounts=[dead, away])) == (
         "destination halted: no such account; no verdict"
     )
     assert (
-        unreadiness(statistics(partition(), accounts=[dead, dead])) == "destination halted: no such account"
+        why_not_ready(statistics(partition(), accounts=[dead, dead])) == "destination halted: no such account"
     )
-    assert unreadiness(statistics(partition(), accounts=[dead, away, account(OTHER_ACCOUNT)])) is None
+    assert why_not_ready(statistics(partition(), accounts=[dead, away, account(OTHER_ACCOUNT)])) is None
 
 
 # -- real cores
@@ -155,18 +154,18 @@ def test_a_real_core_whose_api_never_answers_is_healthy_and_not_ready_until_it_d
     core.assign()
     core.fetch(event("a"))
     core.send_all()
-    assert unreadiness(core.statistics()) is None
+    assert why_not_ready(core.statistics()) is None
     core.advance(29.0)
-    assert unreadiness(core.statistics()) is None
+    assert why_not_ready(core.statistics()) is None
     core.feed(i.Unanswered(core.take(i.Send).number, "timeout"))
     core.advance(1.0)
-    assert unreadiness(core.statistics()) == (
+    assert why_not_ready(core.statistics()) == (
         "destination unreachable: no verdict on any event; the latest call: no answer in time"
     )
     core.advance(3_600.0)
-    assert sickness(core.statistics(), core.now, core.now) is None
+    assert why_unhealthy(core.statistics(), core.now, core.now) is None
     core.deliver()
-    assert unreadiness(core.statistics()) is None
+    assert why_not_ready(core.statistics()) is None
     assert [len(core.reports(name)) for name in ("unreachable", "reachable")] == [1, 1]
 
 
@@ -177,8 +176,8 @@ def test_a_real_core_that_is_refused_stays_healthy_and_is_not_ready() -> None:
     core.fetch(event("a"))
     core.send_all()
     core.answer(core.take(i.Send), 401, NO)
-    assert sickness(core.statistics(), LONG, LONG) is None
-    assert unreadiness(core.statistics()) == (
+    assert why_unhealthy(core.statistics(), LONG, LONG) is None
+    assert why_not_ready(core.statistics()) == (
         "destination halted: the access token is refused (HTTP 401, code 2)"
     )
 
@@ -189,8 +188,8 @@ def test_a_real_core_whose_guard_tripped_stays_healthy_and_is_not_ready() -> Non
     core.assign()
     core.fetch(*(event(f"{n}") for n in range(4)), *[UNDECODABLE] * 6)
     core.advance(1_200.0)
-    assert sickness(core.statistics(), core.now, core.now) is None
-    assert unreadiness(core.statistics()) == (
+    assert why_unhealthy(core.statistics(), core.now, core.now) is None
+    assert why_not_ready(core.statistics()) == (
         "intake stopped: 6 of the latest 10 of shop would be dead letters, mostly decode malformed (schema): correct "
         "the schema (at the producer, in the registry or in PINSTREAM_SCHEMAS_DIR) and start again"
     )
@@ -202,7 +201,7 @@ def test_a_real_core_whose_key_store_fails_is_not_ready() -> None:
     core.assign()
     core.fetch(event("a"))
     core.feed(i.LookUpFailed(core.take(i.LookUpKeys).number))
-    assert (unreadiness(core.statistics()) or "").startswith("the key store does not answer")
+    assert (why_not_ready(core.statistics()) or "").startswith("the key store does not answer")
     core.until(lambda: core.has(i.LookUpKeys))
     core.look_up()
-    assert unreadiness(core.statistics()) is None
+    assert why_not_ready(core.statistics()) is None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from consumer.engine.freshness import AGE_BOUNDS, HOUR
 from consumer.engine.statistics import Statistics
-from consumer.web.history import NO_LAG, STEPS, History, Lag, Point, Reading, lag, read
+from consumer.web.history import NO_LAG, STEPS, History, Lag, Point, Sample, current_lag, sample_of
 from tests.engine.building import Core, event
 from tests.web.building import UNIX, busy, idle, partition, statistics, totals
 from tests.web.listening import looked, running
@@ -88,9 +88,9 @@ def test_lag_is_of_all_partitions_where_it_is_known() -> None:
     known = statistics(partition(0, lag=5), partition(1, lag=7), partition(2, lag=None))
     steps = history((0, known), (10, known), (20, statistics(partition(lag=None))), (30, statistics()))
     assert points(steps[0], "lag") == [(12,), (None,), (None,)]
-    assert lag(busy().partitions).records == sum(one.lag or 0 for one in busy().partitions)
+    assert current_lag(busy().partitions).records == sum(one.lag or 0 for one in busy().partitions)
     late = [replace(partition(n), lag_seconds=seconds) for n, seconds in enumerate([0.5, 61.5, None])]
-    assert lag(late).seconds == 61.5
+    assert current_lag(late).seconds == 61.5
 
 
 def test_a_peak_between_two_points_is_seen() -> None:
@@ -207,9 +207,9 @@ def test_more_looks_than_points_cost_nothing() -> None:
 # -- against a naive list
 
 
-def naive(readings: Sequence[Reading], seconds: int, most: int) -> list[Point]:
+def naive(readings: Sequence[Sample], seconds: int, most: int) -> list[Point]:
     """The same, from a list of all the readings there ever were."""
-    groups: list[list[Reading]] = [[]]
+    groups: list[list[Sample]] = [[]]
     for one in readings[1:]:
         groups[-1].append(one)
         ticks = [int((r.at - readings[0].at) // seconds) for r in (readings[readings.index(one) - 1], one)]
@@ -222,7 +222,7 @@ def naive(readings: Sequence[Reading], seconds: int, most: int) -> list[Point]:
     return made[-most:]
 
 
-def naive_point(before: Reading, group: Sequence[Reading]) -> Point:
+def naive_point(before: Sample, group: Sequence[Sample]) -> Point:
     """By sorting all the ages there were."""
     last = group[-1]
     names = ("settled", "delivered", "duplicates", "dead_lettered")
@@ -287,16 +287,16 @@ def test_the_same_as_a_naive_list(walk: list[tuple[float, Statistics, int | None
         assert all(value is None or value >= 0 for row in points(step, *SERIES) for value in row)
 
 
-def due(walk: list[tuple[float, Statistics, int | None]]) -> Iterator[Reading]:
+def due(walk: list[tuple[float, Statistics, int | None]]) -> Iterator[Sample]:
     """The readings that are taken: the first in each ten seconds from the start on, with the worst lag till then."""
     begun, last, seen = walk[0][0], -1, [NO_LAG]
     for at, snapshot, keys in walk:
-        seen.append(lag(snapshot.partitions))
+        seen.append(current_lag(snapshot.partitions))
         if (tick := int((at - begun) // 10)) != last:
             last = tick
             records, seconds = zip(*seen, strict=True)
             worst = Lag(*(max((x for x in one if x is not None), default=None) for one in (records, seconds)))
-            yield read(snapshot, START + at, keys, worst)
+            yield sample_of(snapshot, START + at, keys, worst)
             seen = [NO_LAG]
 
 

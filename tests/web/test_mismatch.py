@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.web.health import sickness, unreadiness
+from consumer.web.health import why_not_ready, why_unhealthy
 from tests.engine.building import Core, event, filtered
 from tests.web.building import Served, idle, serving, statistics
 
@@ -54,7 +54,7 @@ async def test_probes_say_no(spoiled: Served) -> None:
 @pytest.mark.parametrize("off", [2, -2])
 def test_nothing_excuses_it(off: int) -> None:
     """Whichever way it is off, and also while all looks idle."""
-    assert sickness(idle(), 0.0) is None
+    assert why_unhealthy(idle(), 0.0) is None
     snapshot = statistics(mismatch=off)
-    assert "does not add up" in (sickness(snapshot, 0.0) or "")
-    assert "does not add up" in (unreadiness(snapshot) or "")
+    assert "does not add up" in (why_unhealthy(snapshot, 0.0) or "")
+    assert "does not add up" in (why_not_ready(snapshot) or "")

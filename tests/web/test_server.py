@@ -240,7 +240,7 @@ async def test_health_and_readiness_answer_in_codes_and_one_line() -> None:
         assert (await served.get("/healthz"))[::2] == (200, "ok\n")
         assert (await served.get("/readyz"))[::2] == (
             503,
-            "the group has not said yet which partitions are ours\n",
+            "the group has not assigned partitions yet\n",
         )
         served.shown.statistics = idle()
         assert (await served.get("/readyz"))[::2] == (200, "ok\n")
@@ -266,7 +266,7 @@ async def test_a_dead_fetch_loop_is_sick_though_all_looks_idle() -> None:
         served.shown.fetched_at = served.shown.now
         assert (await served.get("/healthz"))[0] == 200
         served.shown.now += FETCH_HANGS_AFTER
-        assert (await served.get("/healthz"))[::2] == (503, "no fetch came back for 120 s\n")
+        assert (await served.get("/healthz"))[::2] == (503, "no fetch has returned for 120 s\n")
 
 
 async def test_figures_that_cannot_be_had_are_sick() -> None:

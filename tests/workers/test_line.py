@@ -15,11 +15,11 @@ from collections.abc import Callable
 import pytest
 
 from consumer.engine.statistics import Statistics
-from consumer.workers.line import MOST_BYTES, Line, Said, frame, hear
+from consumer.workers.line import MOST_BYTES, ReportLine, WorkerReport, frame, hear
 from tests.web.building import busy, full_counters, guarded, halted, statistics
 
 
-async def heard(data: bytes) -> list[Said]:
+async def heard(data: bytes) -> list[WorkerReport]:
     """What is heard of these bytes, and then the end."""
     reader = asyncio.StreamReader()
     reader.feed_data(data)
@@ -34,17 +34,17 @@ async def heard(data: bytes) -> list[Said]:
 async def test_a_snapshot_arrives_as_it_was(scene: Callable[[], Statistics]) -> None:
     """All of it, counters too."""
     snapshot = scene()
-    [said] = await heard(frame(Said(True, snapshot, None, {"keys": 3})))
+    [said] = await heard(frame(WorkerReport(True, snapshot, None, {"keys": 3})))
     assert said.statistics is not None
     assert vars(said.statistics.counters) == vars(snapshot.counters)
     for name in ("totals", "partitions", "accounts", "freshness", "coverage", "letters", "samples", "guard"):
         assert getattr(said.statistics, name) == getattr(snapshot, name)
-    assert said._replace(statistics=None) == Said(True, None, None, {"keys": 3})
+    assert said._replace(statistics=None) == WorkerReport(True, None, None, {"keys": 3})
 
 
 async def test_cut_off_in_the_middle() -> None:
     """Killed while it wrote: what was whole counts."""
-    whole = frame(Said(statistics=statistics(counters=full_counters())))
+    whole = frame(WorkerReport(statistics=statistics(counters=full_counters())))
     for cut in (1, 3, 4, 5, len(whole) - 1):
         assert len(await heard(whole + whole[:cut])) == 1
 
@@ -61,13 +61,13 @@ async def test_what_no_worker_says() -> None:
 async def test_the_latest_is_kept_and_the_last_word_comes_last() -> None:
     """While nobody reads, a worker neither waits nor stores: what it said before is overtaken by what it says now."""
     (source, sink), (nothing, alive) = os.pipe(), os.pipe()
-    line = Line(sink, nothing)
+    line = ReportLine(sink, nothing)
     big = "x" * 200_000  # more than a pipe holds: the first one blocks the writer
     for number in range(50):
-        line.say(Said(error=big, key_store={"number": number}))
+        line.say(WorkerReport(error=big, key_store={"number": number}))
 
     def end() -> None:
-        line.end(Said(key_store={"number": 99}))
+        line.end(WorkerReport(key_store={"number": 99}))
         os.close(sink)
 
     ending = asyncio.create_task(asyncio.to_thread(end))
@@ -84,14 +84,14 @@ async def test_the_latest_is_kept_and_the_last_word_comes_last() -> None:
 
 PROGRAM = """
 import signal, sys, time
-from consumer.workers.line import Line, Said
+from consumer.workers.line import ReportLine, WorkerReport
 
-line = Line.take()
+line = ReportLine.take()
 if "deaf" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 line.end_with_it(0.2)
 print("printed")
-line.say(Said(error="hello"))
+line.say(WorkerReport(error="hello"))
 time.sleep(60)
 """
 
@@ -107,7 +107,7 @@ def test_when_the_supervisor_is_gone(how: str, code: int) -> None:
     )
     assert process.stdout is not None
     (length,) = struct.unpack(">I", process.stdout.read(4))
-    assert pickle.loads(process.stdout.read(length)) == Said(error="hello")
+    assert pickle.loads(process.stdout.read(length)) == WorkerReport(error="hello")
     _, complaints = process.communicate(timeout=30)
     assert process.returncode == code
     assert complaints in (b"printed\n", b"")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from consumer.errors import SettingsError, UsageError
 from consumer.settings import Settings
-from consumer.workers.shares import MOST_WORKERS, check, cores, count_of, part, share
+from consumer.workers.shares import MOST_WORKERS, check_divisible, cores, part, worker_count, worker_settings
 from tests.settings.environment import with_
 
 
@@ -32,7 +32,7 @@ def test_parts_add_up(whole: int, count: int) -> None:
 def test_what_is_divided(tmp_path: Path) -> None:
     """Quota, requests in flight and both budgets of open events; all else stays as it is."""
     settings = loaded(tmp_path, PINSTREAM_CONCURRENCY="5", PINSTREAM_MAX_OPEN_BYTES="64MiB")
-    one, two = (share(settings, number, 2) for number in (1, 2))
+    one, two = (worker_settings(settings, number, 2) for number in (1, 2))
     assert (one.pinstream.concurrency, two.pinstream.concurrency) == (3, 2)
     assert (one.pinstream.calls_per_minute, two.pinstream.calls_per_minute) == (2500, 2500)
     assert (one.pinstream.max_open_events, one.pinstream.max_open_bytes) == (10_000, 32 * 1024 * 1024)
@@ -46,15 +46,18 @@ def test_what_is_divided(tmp_path: Path) -> None:
 def test_test_mode_s_own_quota_is_divided_as_well(tmp_path: Path) -> None:
     """600 calls a minute are for all of them, too."""
     settings = loaded(tmp_path, PINTEREST_TEST_MODE="true")
-    assert share(settings, 1, 4).pinstream.calls_per_minute == 150
+    assert worker_settings(settings, 1, 4).pinstream.calls_per_minute == 150
 
 
 def test_static_members_have_names_of_their_own(tmp_path: Path) -> None:
     """Two with the same one would throw each other out of the group."""
     settings = loaded(tmp_path, KAFKA_GROUP_INSTANCE_ID="pod-0", KAFKA_CLIENT_ID="us")
-    names = [share(settings, number, 2).kafka.client_properties()["group.instance.id"] for number in (1, 2)]
+    names = [
+        worker_settings(settings, number, 2).kafka.client_properties()["group.instance.id"]
+        for number in (1, 2)
+    ]
     assert names == ["pod-0-1", "pod-0-2"]
-    assert share(settings, 1, 2).kafka.client_properties()["client.id"] == "us"
+    assert worker_settings(settings, 1, 2).kafka.client_properties()["client.id"] == "us"
 
 
 @pytest.mark.parametrize(
@@ -72,30 +75,30 @@ def test_what_cannot_be_divided(tmp_path: Path, count: int, settings: dict[str, 
     """Refused, naming the variable and the number of workers; for one worker all of it is fine."""
     found = loaded(tmp_path, **settings)
     with pytest.raises(SettingsError, match=named) as refused:
-        check(found, count)
+        check_divisible(found, count)
     assert f"--workers {count}" in str(refused.value)
-    check(found, 1)
+    check_divisible(found, 1)
 
 
 def test_the_defaults_divide(tmp_path: Path) -> None:
     """By up to as many as have a request in flight each."""
     for count in range(1, 9):
-        check(loaded(tmp_path), count)
+        check_divisible(loaded(tmp_path), count)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "", "1.5", str(MOST_WORKERS + 1), "²"])
 def test_what_is_no_number_of_workers(tmp_path: Path, text: str) -> None:
     """The error says what is."""
     with pytest.raises(UsageError, match="auto"):
-        count_of(text, loaded(tmp_path))
+        worker_count(text, loaded(tmp_path))
 
 
 def test_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One for each core."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     absent = tmp_path / "cpu.max"
-    assert count_of("auto", loaded(tmp_path), absent) == 6
-    assert count_of("3", loaded(tmp_path), absent) == 3
+    assert worker_count("auto", loaded(tmp_path), absent) == 6
+    assert worker_count("3", loaded(tmp_path), absent) == 3
 
 
 @pytest.mark.parametrize(
@@ -113,11 +116,11 @@ def test_auto_chooses_nothing_that_is_refused(
     """On a machine with more cores than the settings can be divided by: as many as they can, and not one more."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     found = loaded(tmp_path, **settings)
-    count = count_of("auto", found, tmp_path / "cpu.max")
+    count = worker_count("auto", found, tmp_path / "cpu.max")
     assert count == expected
-    check(found, count)
+    check_divisible(found, count)
     with pytest.raises(SettingsError):
-        check(found, count + 1)
+        check_divisible(found, count + 1)
 
 
 @pytest.mark.parametrize(

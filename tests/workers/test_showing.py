@@ -12,25 +12,31 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.web.server import WebServer
-from consumer.workers.showing import Keys, Seen, WorkersCollector, rows, sickness
-from consumer.workers.supervision import State, Worker
+from consumer.workers.showing import (
+    SharedKeyStore,
+    WorkersCollector,
+    WorkerView,
+    why_workers_unhealthy,
+    worker_rows,
+)
+from consumer.workers.supervision import WorkerRecord, WorkerState
 from tests.web.building import busy, partition, statistics
 
 STALL_AFTER = 120.0
 PAGE = (Path(__file__).parents[2] / "docs" / "status.md").read_text("utf-8")
 
 
-def seen(number: int = 1, state: State = State.RUNNING, **others: Any) -> Seen:
+def seen(number: int = 1, state: WorkerState = WorkerState.RUNNING, **others: Any) -> WorkerView:
     """A worker that is well."""
-    known = {"pid": 40 + number, "heard": 0.25, "sickness": None, "statistics": None}
-    return Seen(Worker(number, state, restarts=number - 1), **{**known, **others})
+    known = {"pid": 40 + number, "heard": 0.25, "unhealthy": None, "statistics": None}
+    return WorkerView(WorkerRecord(number, state, restarts=number - 1), **{**known, **others})
 
 
 def test_a_row_each() -> None:
-    """State, process, restarts, and what it has in hand."""
+    """WorkerState, process, restarts, and what it has in hand."""
     one = seen(1, statistics=statistics(partition(0, delivered=3, open=2), partition(4)))
-    two = seen(2, State.PAUSING, pid=None, heard=None)
-    first, second = rows([one, two])
+    two = seen(2, WorkerState.PAUSING, pid=None, heard=None)
+    first, second = worker_rows([one, two])
     assert first == {
         "worker": 1,
         "state": "running",
@@ -46,23 +52,25 @@ def test_a_row_each() -> None:
 
 def test_all_well() -> None:
     """A dead one is no sickness either: it is started again, or else all ends."""
-    dead = seen(2, State.PAUSING, pid=None, heard=None, sickness=None)
-    assert sickness([seen(), dead, seen(3, State.STARTING)], STALL_AFTER) is None
+    dead = seen(2, WorkerState.PAUSING, pid=None, heard=None, unhealthy=None)
+    assert why_workers_unhealthy([seen(), dead, seen(3, WorkerState.STARTING)], STALL_AFTER) is None
 
 
-@pytest.mark.parametrize("state", [State.RUNNING, State.STARTING])
-def test_one_is_enough(state: State) -> None:
+@pytest.mark.parametrize("state", [WorkerState.RUNNING, WorkerState.STARTING])
+def test_one_is_enough(state: WorkerState) -> None:
     """One that is sick by its own word, or says nothing any more; the line says which."""
-    ill = seen(2, state, sickness="nothing settled for 130 s")
-    assert sickness([seen(), ill], STALL_AFTER) == "worker 2: nothing settled for 130 s"
+    ill = seen(2, state, unhealthy="nothing settled for 130 s")
+    assert why_workers_unhealthy([seen(), ill], STALL_AFTER) == "worker 2: nothing settled for 130 s"
     silent = seen(3, state, heard=STALL_AFTER)
-    assert sickness([seen(), silent], STALL_AFTER) == "worker 3: it has reported nothing for 120 s"
+    assert (
+        why_workers_unhealthy([seen(), silent], STALL_AFTER) == "worker 3: it has reported nothing for 120 s"
+    )
 
 
 def test_metrics() -> None:
     """One series for each worker, alive or not."""
     registry = CollectorRegistry()
-    registry.register(WorkersCollector(lambda: [seen(1), seen(2, State.PAUSING)]))
+    registry.register(WorkersCollector(lambda: [seen(1), seen(2, WorkerState.PAUSING)]))
     found = {
         (sample.name, sample.labels["worker"]): sample.value
         for family in text_string_to_metric_families(generate_latest(registry).decode())
@@ -78,7 +86,7 @@ def test_metrics() -> None:
 
 def test_the_key_store_is_one() -> None:
     """Sizes are what whoever sees most of it sees, or last saw; evictions were counted by each, the dead included."""
-    keys = Keys()
+    keys = SharedKeyStore()
     assert keys.of_all([]) == {"keys": 0, "bytes": 0, "buckets": 0, "evicted_early": 0}
     one = {"keys": 10, "bytes": 900, "buckets": 2, "evicted_early": 1}
     other = {"keys": 12, "bytes": 800, "buckets": 2, "evicted_early": 2}
@@ -92,7 +100,7 @@ def test_the_key_store_is_one() -> None:
 def test_all_of_it_is_explained() -> None:
     """docs/status.md has a row for each field of a worker, and for each metric with its very sentence."""
     told = re.findall(r"^\| `workers\[\]\.(\w+)` \| ", PAGE, re.MULTILINE)
-    assert told == list(rows([seen()])[0])
+    assert told == list(worker_rows([seen()])[0])
     families = {
         family.name + "_total" * (family.type == "counter"): family.documentation
         for family in WorkersCollector(lambda: [seen()]).collect()
@@ -101,7 +109,7 @@ def test_all_of_it_is_explained() -> None:
         dict(re.findall(r"^\| `(pinstream_worker\w+)` \| \w+ \| `worker` \| ([^|]+) \|$", PAGE, re.MULTILINE))
         == families
     )
-    for state in State:
+    for state in WorkerState:
         assert f"`{state.value}`" in PAGE
 
 

@@ -23,14 +23,14 @@ from consumer.workers.supervision import (
     Finish,
     Input,
     Joined,
-    Kill,
+    KillWorker,
     Progressed,
-    Start,
-    State,
-    Stop,
-    StopRequested,
+    StartWorker,
+    StopSignalled,
+    StopWorker,
     Supervision,
-    Tick,
+    TimePassed,
+    WorkerState,
 )
 
 GRACE = 25.0
@@ -59,10 +59,10 @@ class World:
 
     def _perform(self, command: Command) -> None:
         assert self.finished is None, "nothing after the end"
-        if isinstance(command, Start):
+        if isinstance(command, StartWorker):
             assert command.worker not in self.alive, "two processes of one worker"
             self.alive.add(command.worker)
-        elif isinstance(command, Stop | Kill):
+        elif isinstance(command, StopWorker | KillWorker):
             assert command.worker in self.alive
         elif isinstance(command, Finish):
             assert not self.alive
@@ -79,7 +79,7 @@ class World:
         deadline = self.supervision.next_deadline()
         assert deadline is not None
         self.now = max(self.now, deadline)
-        return self.feed(Tick())
+        return self.feed(TimePassed())
 
 
 class TestStarting:
@@ -88,9 +88,9 @@ class TestStarting:
     def test_the_others_wait_for_the_first(self) -> None:
         """Once it has joined, all others start at once."""
         world = World()
-        assert world.feed(Begun()) == [Start(1)]
+        assert world.feed(Begun()) == [StartWorker(1)]
         assert world.supervision.next_deadline() is None
-        assert world.feed(Joined(1)) == [Start(2), Start(3)]
+        assert world.feed(Joined(1)) == [StartWorker(2), StartWorker(3)]
         assert world.feed(Joined(2)) == []
 
     @pytest.mark.parametrize("code", [1, 2, 3])
@@ -110,7 +110,7 @@ class TestStarting:
     def test_told_to_stop_before_it_began(self) -> None:
         """Nothing is started."""
         world = World()
-        assert world.feed(StopRequested()) == [Finish(0, None)]
+        assert world.feed(StopSignalled()) == [Finish(0, None)]
         assert world.feed(Begun()) == []
 
 
@@ -126,7 +126,7 @@ class TestRestarting:
         assert world.alive == {1, 3}
         report = world.reports[-1]
         assert (report.level, report.event, report.fields["code"]) == ("error", "worker_ended", code)
-        assert world.wait() == [Start(2)]
+        assert world.wait() == [StartWorker(2)]
         assert world.supervision.workers[1].restarts == 1
 
     def test_pauses_grow_up_to_a_cap(self) -> None:
@@ -164,8 +164,8 @@ class TestRestarting:
         world.wait()
         world.feed(Ended(2, 1))
         world.feed(Ended(3, 1))
-        assert world.wait() == [Start(3)]
-        assert world.wait() == [Start(2)]
+        assert world.wait() == [StartWorker(3)]
+        assert world.wait() == [StartWorker(2)]
 
 
 class TestGivingUp:
@@ -176,7 +176,7 @@ class TestGivingUp:
         """All are stopped in order, and then we end with that code and reason."""
         world = World()
         world.begin()
-        assert world.feed(Ended(2, code, "because")) == [Stop(1), Stop(3)]
+        assert world.feed(Ended(2, code, "because")) == [StopWorker(1), StopWorker(3)]
         assert world.feed(Ended(1, 0)) == []
         assert world.feed(Ended(3, 0)) == [Finish(code, "because")]
 
@@ -187,7 +187,7 @@ class TestGivingUp:
         for _ in range(MOST_ENDS - 1):
             assert world.feed(Ended(2, 1, "the key store is full")) == []
             world.wait()
-        assert world.feed(Ended(2, 1, "the key store is full")) == [Stop(1)]
+        assert world.feed(Ended(2, 1, "the key store is full")) == [StopWorker(1)]
         [finish] = world.feed(Ended(1, 0))
         assert isinstance(finish, Finish)
         assert (finish.code, finish.reason is not None and "the key store is full" in finish.reason) == (
@@ -202,7 +202,7 @@ class TestGivingUp:
         for _ in range(5 * MOST_ENDS):
             world.feed(Progressed(1))
             assert world.feed(Ended(2, 1)) == []
-            assert world.wait() == [Start(2)]
+            assert world.wait() == [StartWorker(2)]
 
     def test_one_death_of_each(self) -> None:
         """Many workers that die at once, once, are no reason."""
@@ -220,8 +220,8 @@ class TestStopping:
         world = World()
         world.begin()
         world.feed(Ended(2, 1))
-        assert world.feed(StopRequested()) == [Stop(1), Stop(3)]
-        assert world.feed(StopRequested()) == []
+        assert world.feed(StopSignalled()) == [StopWorker(1), StopWorker(3)]
+        assert world.feed(StopSignalled()) == []
         assert world.supervision.stopping
         assert world.feed(Ended(1, 0)) == []
         assert world.feed(Ended(3, 0)) == [Finish(0, None)]
@@ -230,14 +230,14 @@ class TestStopping:
         """It is killed by SIGTERM, which it could not hear yet: that is in order."""
         world = World()
         world.feed(Begun())
-        assert world.feed(StopRequested()) == [Stop(1)]
+        assert world.feed(StopSignalled()) == [StopWorker(1)]
         assert world.feed(Ended(1, -signal.SIGTERM)) == [Finish(0, None)]
 
     def test_joined_meanwhile(self) -> None:
         """Nobody is started for that."""
         world = World()
         world.feed(Begun())
-        world.feed(StopRequested())
+        world.feed(StopSignalled())
         assert world.feed(Joined(1)) == []
 
     def test_who_does_not_end_is_killed(self) -> None:
@@ -245,9 +245,9 @@ class TestStopping:
         world = World(2)
         world.begin()
         asked = world.now
-        world.feed(StopRequested())
+        world.feed(StopSignalled())
         world.feed(Ended(1, 0))
-        assert world.wait() == [Kill(2)]
+        assert world.wait() == [KillWorker(2)]
         assert world.now == asked + GRACE + MARGIN
         assert world.reports[-1].event == "worker_killed"
         assert world.supervision.next_deadline() is None
@@ -260,7 +260,7 @@ class TestStopping:
         """The first bad one is our exit code and reason."""
         world = World(3)
         world.begin()
-        world.feed(StopRequested())
+        world.feed(StopSignalled())
         world.feed(Ended(1, code, "first"))
         world.feed(Ended(2, 1, "second"))
         assert world.feed(Ended(3, 0)) == [Finish(ours, "first")]
@@ -297,34 +297,35 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def is_told_to_stop(self) -> None:
         if self.world.finished is None:
-            self.world.feed(StopRequested())
+            self.world.feed(StopSignalled())
 
     @rule(seconds=st.floats(0, 100))
     def time_passes(self, seconds: float) -> None:
         deadline = self.world.supervision.next_deadline()
         self.world.now += seconds
         if deadline is not None and deadline <= self.world.now:
-            self.world.feed(Tick())
+            self.world.feed(TimePassed())
 
     @invariant()
     def the_books_are_right(self) -> None:
         if not hasattr(self, "world"):
             return
         workers = self.world.supervision.workers
-        alive = {one.number for one in workers if one.state in (State.STARTING, State.RUNNING)}
+        alive = {one.number for one in workers if one.state in (WorkerState.STARTING, WorkerState.RUNNING)}
         assert alive == self.world.alive
         if self.world.finished is None:
             # Somebody lives, or is waited for: it never just stands there.
             assert alive or self.world.supervision.next_deadline() is not None
             longest = max(
-                (one.start_at - self.world.now for one in workers if one.state is State.PAUSING), default=0
+                (one.start_at - self.world.now for one in workers if one.state is WorkerState.PAUSING),
+                default=0,
             )
             assert longest <= RESTARTS.cap
 
     def teardown(self) -> None:
         """Told to stop, and with all workers gone, it ends."""
         if hasattr(self, "world") and self.world.finished is None:
-            self.world.feed(StopRequested())
+            self.world.feed(StopSignalled())
             for number in sorted(self.world.alive):
                 self.world.feed(Ended(number, 0))
             assert self.world.finished is not None

@@ -14,9 +14,16 @@ from consumer.commands.check.rows import Found, Said, Skip, count, names
 from consumer.conversion.targets import MOST_OWN_EVENTS, NEW_TARGETS
 from consumer.errors import PinstreamError, SettingsError
 from consumer.settings import Settings
-from consumer.web.listening import LOCAL_HOSTS, LOOPBACK, Place, is_taken, main_place, page_place, try_out
-from consumer.workers.shares import check as divide
-from consumer.workers.shares import count_of, share
+from consumer.web.listening import (
+    LOCAL_HOSTS,
+    LOOPBACK,
+    ListenAddress,
+    is_taken,
+    main_address,
+    page_address,
+    try_out,
+)
+from consumer.workers.shares import check_divisible, worker_count, worker_settings
 
 _ASK_WITHIN = 3.0
 _OURS = b"server: pinstream"
@@ -25,9 +32,9 @@ _MIB = 1024 * 1024
 
 async def workers(found: Found) -> Said:
     """Whether what is set can be divided by so many, and what each would get."""
-    number = count_of(found.workers or "1", found.settings)
-    divide(found.settings, number)
-    own = share(found.settings, number, number).pinstream
+    number = worker_count(found.workers or "1", found.settings)
+    check_divisible(found.settings, number)
+    own = worker_settings(found.settings, number, number).pinstream
     return Said(
         f"{number}; each has {count(own.concurrency, 'request')} in flight, {own.calls_per_minute:,} calls a minute, "
         f"{own.max_open_events:,} open events and {own.max_open_bytes // _MIB:,} MiB of them"
@@ -116,9 +123,9 @@ async def page(found: Found) -> Said:
     own = found.settings.pinstream
     if own.http_address is None:
         raise Skip("PINSTREAM_HTTP_ADDRESS is empty: no page, no health, no metrics")
-    places = [main_place(*own.http_address)]
+    places = [main_address(*own.http_address)]
     if own.page_address is not None:
-        places.append(page_place(*own.page_address))
+        places.append(page_address(*own.page_address))
     free = [await _is_free(place) for place in places]
     # Each alone can be had; together, too? A name and a number may be the same address.
     if all(free):
@@ -127,7 +134,7 @@ async def page(found: Found) -> Said:
     return Said("; ".join(said) + _openness(found.settings, places[-1].host))
 
 
-async def _is_free(place: Place) -> bool:
+async def _is_free(place: ListenAddress) -> bool:
     """Whether it is free; False: a pinstream serves there. Raises `SettingsError` if neither."""
     try:
         await try_out(place)
@@ -142,7 +149,7 @@ async def _is_free(place: Place) -> bool:
     return True
 
 
-def _said(place: Place, is_free: bool) -> str:
+def _said(place: ListenAddress, is_free: bool) -> str:
     if not is_free:
         return f"{place}: a pinstream serves it already; a second one here needs an address of its own"
     return f"{place} is free" if place.port else f"{place.host}, any free port"
@@ -158,7 +165,7 @@ def _openness(settings: Settings, host: str) -> str:
     return "; whoever reaches it may look, since PINSTREAM_HTTP_TOKEN is not set"
 
 
-async def _is_ours(place: Place) -> bool:
+async def _is_ours(place: ListenAddress) -> bool:
     try:
         async with asyncio.timeout(_ASK_WITHIN):
             reader, writer = await asyncio.open_connection(LOOPBACK.get(place.host, place.host), place.port)

@@ -27,7 +27,7 @@ import pytest_asyncio
 from aiohttp import web
 from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
 
-from consumer.web.page import page
+from consumer.web.page import render_page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 IN_CI = os.environ.get("CI", "").lower() == "true"
@@ -103,7 +103,7 @@ class Stand:
             one.put_nowait(_event(self.status))
 
     async def _page(self, _: web.Request) -> web.Response:
-        return web.Response(text=page(), content_type="text/html")
+        return web.Response(text=render_page(), content_type="text/html")
 
     async def _status(self, request: web.Request) -> web.Response:
         return await self._figures(request, self.status)
@@ -146,7 +146,7 @@ def _event(document: dict[str, Any]) -> bytes:
 async def _harden(_: web.Request, response: web.StreamResponse) -> None:
     hashes = {
         tag: base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-        for tag, content in re.findall(r"<(style|script)>(.*?)</\1>", page(), re.DOTALL)
+        for tag, content in re.findall(r"<(style|script)>(.*?)</\1>", render_page(), re.DOTALL)
     }
     response.headers["Content-Security-Policy"] = (
         f"default-src 'none'; style-src 'sha256-{hashes['style']}'; script-src 'sha256-{hashes['script']}'; "

@@ -6,12 +6,12 @@ import re
 from importlib.resources import files
 
 from consumer.engine.statistics import WaitsFor
-from consumer.web.page import page
+from consumer.web.page import render_page
 from tests.web.page.scenes import IDS
 
-SCRIPT = re.findall(r"<script>(.*?)</script>", page(), re.DOTALL)
-STYLE = re.findall(r"<style>(.*?)</style>", page(), re.DOTALL)
-MARKUP = re.sub(r"<(style|script)>.*?</\1>", "", page(), flags=re.DOTALL)
+SCRIPT = re.findall(r"<script>(.*?)</script>", render_page(), re.DOTALL)
+STYLE = re.findall(r"<style>(.*?)</style>", render_page(), re.DOTALL)
+MARKUP = re.sub(r"<(style|script)>.*?</\1>", "", render_page(), flags=re.DOTALL)
 
 
 def test_page_is_one_document_with_all_parts_in_it() -> None:
@@ -21,20 +21,20 @@ def test_page_is_one_document_with_all_parts_in_it() -> None:
     parts = [one for one in folder.iterdir() if one.name.endswith((".css", ".js"))]
     assert len(parts) > 3
     for one in parts:
-        assert page().count(one.read_text("utf-8")) == 1, one.name
-    assert not re.search(r"/\* [\w. ]+\.(js|css) \*/", page())
+        assert render_page().count(one.read_text("utf-8")) == 1, one.name
+    assert not re.search(r"/\* [\w. ]+\.(js|css) \*/", render_page())
 
 
 def test_page_is_small_and_asks_nobody() -> None:
     """No library, no font, no picture from anywhere: the page works without the internet."""
-    assert len(page().encode()) < 75_000
-    assert set(re.findall(r"https?://[^\"]*", page())) == {
+    assert len(render_page().encode()) < 75_000
+    assert set(re.findall(r"https?://[^\"]*", render_page())) == {
         "http://www.w3.org/2000/svg",
         "http://www.w3.org/1999/xhtml",
     }
-    links = re.findall(r"(?:src|href)=\"([^\"#]+)\"", page())
+    links = re.findall(r"(?:src|href)=\"([^\"#]+)\"", render_page())
     assert set(links) == {"data:,", "/status", "/history", "/metrics"}
-    assert set(re.findall(r"(?:fetch|EventSource)\(\"([^\"]*)\"", page())) == {
+    assert set(re.findall(r"(?:fetch|EventSource)\(\"([^\"]*)\"", render_page())) == {
         "/status",
         "/history",
         "/events",
@@ -48,7 +48,7 @@ def test_page_puts_in_text_and_never_markup() -> None:
         "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "style=",
         "setProperty", "javascript:", ".style.", "cssText", "srcdoc",
     ):  # fmt: skip
-        assert way not in page(), way
+        assert way not in render_page(), way
     assert re.findall(r"<[^>]*\son\w+=", MARKUP) == []
 
 
