@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from consumer.avro.container import MAGIC, Block, BrokenContainer, Container
+from consumer.avro.decode import DecodeCode, rejected
 from consumer.avro.ndjson import MAX_LINE_BYTES, LinePlan, parse_line
-from consumer.avro.rejection import DecodeCode, rejected
-from consumer.avro.resolution import Incompatible, InvalidSchema, Read, Unresolvable, compile_reader
-from consumer.avro.schema import parse
+from consumer.avro.plan import Read
+from consumer.avro.reading import Unresolvable
+from consumer.avro.resolution import Incompatible, compile_reader
+from consumer.avro.schema import InvalidSchema, parse
 from consumer.engine.model import CommerceEvent, Rejection
 from consumer.errors import InputError
 

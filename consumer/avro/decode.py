@@ -20,18 +20,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any, Final
 from uuid import UUID
 
 from consumer.avro.paths import ALL, Asked
-from consumer.avro.reading import MOST_ITEMS, TooManyItems
-from consumer.avro.rejection import DecodeCode, rejected
-from consumer.avro.resolution import Incompatible, InvalidSchema, Read, Unresolvable, resolve
-from consumer.avro.schema import AvroType, Json, fingerprint, parse
-from consumer.avro.source import Plan, write_reader
-from consumer.avro.trimming import trimmed
-from consumer.engine.model import CommerceEvent, Record, Rejection, SchemaRef
+from consumer.avro.plan import Plan, Read, trimmed
+from consumer.avro.reading import MOST_ITEMS, TooManyItems, Unresolvable, reader_of
+from consumer.avro.resolution import Incompatible, resolve
+from consumer.avro.schema import AvroType, InvalidSchema, Json, fingerprint, parse, shown
+from consumer.engine.model import CommerceEvent, Record, Rejection, SchemaRef, Stage
 
 SCHEMA_ID_HEADER: Final = "__value_schema_id"
 """The header in which Confluent's serialisers put the schema of the value (for the key there is another)."""
@@ -53,6 +51,48 @@ _IN_VALUE: Final = frozenset({"id", "fingerprint"})
 
 Decoded = CommerceEvent | Rejection | SchemaRef | None
 """An event; or why there is none; or the schema that is needed first; or ``None`` for a tombstone."""
+
+
+class DecodeCode(StrEnum):
+    """Why a record was rejected at stage ``decode``: the dead letter's ``pinstream.code``.
+
+    The closed set of reasons why bytes or a line could not become a commerce event: dead letters, metrics and the
+    README share it.
+    """
+
+    EMPTY = "empty"
+    """The value has no bytes (a tombstone has no value at all, and is not rejected)."""
+    UNKNOWN_WIRE_FORMAT = "unknown_wire_format"
+    """The record does not say, in any way we read, which schema it was written with."""
+    TRUNCATED_HEADER = "truncated_header"
+    """It starts to name its schema, and ends before it has."""
+    NO_SUCH_SCHEMA = "no_such_schema"
+    """It names a schema that the registry (or the schemas folder) says does not exist."""
+    INCOMPATIBLE_SCHEMA = "incompatible_schema"
+    """Its schema, or the part of it that this record uses, cannot be resolved to ours."""
+    UNDECODABLE = "undecodable"
+    """Its bytes are not a datum of the schema it names."""
+    TRAILING_BYTES = "trailing_bytes"
+    """Bytes are left over after the datum: most likely it names the wrong schema."""
+    NOT_JSON = "not_json"
+    """A line of an NDJSON file is not JSON."""
+    NOT_AN_OBJECT = "not_an_object"
+    """A line of an NDJSON file is JSON, but not an object."""
+    MISFIT = "misfit"
+    """A line of an NDJSON file does not have the shape of the schema."""
+    TOO_LARGE = "too_large"
+    """A line of an NDJSON file is larger or deeper than we read; or a record has an array of too many items."""
+
+
+_LONGEST_MESSAGE: Final = 500
+"""Characters: a schema's names may be of any length, and a message is a header of the dead letter."""
+
+
+def rejected(code: DecodeCode, message: str) -> Rejection:
+    """The verdict of stage ``decode``: a value, never an exception, since one bad record must not stop the others.
+
+    `message` must name schemas, fields and types only, never data."""
+    return Rejection(Stage.DECODE, code.value, shown(message, _LONGEST_MESSAGE))
 
 
 class WireFormat(Enum):
@@ -103,8 +143,7 @@ class Decoder:
         """From a record and its value to its framing, and to where in the value the datum starts."""
         self._known: dict[bytes, Read] = {}
         self.plans: dict[bytes, Plan] = {}
-        """By framing, how the known schemas are read; for who writes it out in another way
-        (`consumer.conversion.reading`)."""
+        """By framing, how the known schemas are read: for `consumer.conversion.reading`, which compiles them."""
         self._refused: OrderedDict[bytes, Rejection] = OrderedDict()
         # What we write ourselves in single-object encoding needs no look-up.
         own = SchemaRef("fingerprint", fingerprint(self._reader))
@@ -134,7 +173,7 @@ class Decoder:
 
     def _learn(self, framing: bytes, writer: AvroType) -> None:
         plan = trimmed(resolve(writer, self._reader), self._asked)
-        self._known[framing] = write_reader(plan)
+        self._known[framing] = reader_of(plan)
         self.plans[framing] = plan
 
     def missing(self, ref: SchemaRef) -> Rejection:

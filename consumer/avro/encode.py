@@ -34,8 +34,7 @@ from consumer.avro.schema import (
     outline,
     parse,
 )
-from consumer.avro.times import count_of
-from consumer.avro.values import INT_RANGE, LONG_RANGE, decimal_to_bytes, default_factory
+from consumer.avro.values import INT_RANGE, LONG_RANGE, count_of, decimal_to_bytes, default_factory
 from consumer.engine.model import CommerceEvent, SchemaRef
 
 

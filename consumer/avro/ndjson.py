@@ -26,7 +26,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NamedTuple, NoReturn
 from uuid import UUID
 
-from consumer.avro.rejection import DecodeCode, rejected
+from consumer.avro.decode import DecodeCode, rejected
 from consumer.avro.schema import (
     NO_DEFAULT,
     Array,
@@ -41,8 +41,16 @@ from consumer.avro.schema import (
     label,
     parse,
 )
-from consumer.avro.times import MILLIS, from_text, rescaled
-from consumer.avro.values import INT_RANGE, LONG_RANGE, decimal_to_scale, default_factory, from_bytes
+from consumer.avro.values import (
+    INT_RANGE,
+    LONG_RANGE,
+    MILLIS,
+    decimal_to_scale,
+    default_factory,
+    from_bytes,
+    from_text,
+    rescaled,
+)
 from consumer.engine.model import CommerceEvent, Rejection
 
 MAX_LINE_BYTES: Final = 16 << 20

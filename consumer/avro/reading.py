@@ -1,17 +1,16 @@
-"""Reading Avro's binary encoding: small functions from bytes and a position to a value and the next position.
+"""Reading Avro's binary encoding in Python: small functions from bytes and a position to a value and the next position.
 
-Theory of operation: a `Read` takes ``(data, at)`` and returns ``(value, next)``. A schema is compiled once
-(`avro_resolution`, `avro_source`) into functions of this one shape: those generated read the usual spellings of
-the usual types themselves, and call the ones here for the rest. What is read here comes from outside, so each
-function, here or generated, keeps three promises:
+Theory of operation. A `Read` takes ``(data, at)`` and returns ``(value, next)``. `reader_of` puts one together for a
+plan, out of the functions here. What is read comes from outside, so each function keeps three promises, and so does the
+compiled reader (`native/_slots.pyx`):
 
 * every loop over a count that the data claim consumes at least one byte per round, and reading past the end
   raises (text and bytes may leave the position beyond the end instead: whatever reads next raises, and the
   caller compares the final position with the length);
 * nothing is allocated because a length was claimed, only because the bytes are there;
-* only Python frames nest, so data nested too deeply end in `RecursionError`, not in a dead process. (This,
-  and that it takes three times as long, is why fastavro is not used here: its C code ends the process at 5,000
-  levels and reads the negative index -1 of a union or enum as the last.)
+* only Python frames nest, so data nested too deeply end in `RecursionError`, not in a dead process. (This is why
+  fastavro is not used here: its C code ends the process at 5,000 levels, and reads the negative index -1 of a union or
+  enum as the last.)
 
 Bad data raise `ValueError`, `IndexError`, `OverflowError`, `struct.error` or `RecursionError`; the caller
 catches all alike. `Unresolvable` is apart: the bytes are fine and our schema has no place for them.
@@ -23,10 +22,23 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-Read = Callable[[bytes, int], tuple[Any, int]]
+from consumer.avro.plan import (
+    ArrayPlan,
+    DefaultPlan,
+    EnumPlan,
+    Leaf,
+    MapPlan,
+    OptionalPlan,
+    Plan,
+    Read,
+    RecordPlan,
+    UnionPlan,
+    branch_bytes,
+)
 
 _FLOAT: Final = struct.Struct("<f").unpack_from
 _DOUBLE: Final = struct.Struct("<d").unpack_from
+_NO_BRANCH: Final = "a union's branch that it does not have"
 _LONG_BITS: Final = 63  # the shift of a long's tenth and last byte
 
 
@@ -163,6 +175,25 @@ def enum_reader(name: str, symbols: Sequence[str | None]) -> Read:
     return read_enum
 
 
+def array_reader(read_item: Read, kept: bool = True) -> Read:
+    """Blocks of items, up to a block of none; not `kept`: they are read over, and null stands for them."""
+
+    def read_array(data: bytes, at: int) -> tuple[list[Any] | None, int]:
+        items: list[Any] = []
+        count, at = read_count(data, at)
+        while count:
+            for _ in range(count):
+                item, at = read_item(data, at)
+                if kept:
+                    items.append(item)
+                    if len(items) > MOST_ITEMS:
+                        raise TooManyItems
+            count, at = read_count(data, at)
+        return items if kept else None, at
+
+    return read_array
+
+
 def map_reader(read_value: Read, keys: frozenset[str] | None = None) -> Read:
     """Blocks of keys and values, up to a block of none. Only `keys` are kept; None: all."""
 
@@ -199,6 +230,20 @@ def union_reader(branches: Sequence[Read]) -> Read:
     return read_union
 
 
+def optional_reader(read: Read, null: int, other: int) -> Read:
+    """The union of null and one other type, whose branches are spelled by these bytes."""
+
+    def read_optional(data: bytes, at: int) -> tuple[Any, int]:
+        branch = data[at]
+        if branch == other:
+            return read(data, at + 1)
+        if branch != null:  # a longer spelling of 0 or 1 as well
+            raise ValueError(_NO_BRANCH)
+        return None, at + 1
+
+    return read_optional
+
+
 class Converting:
     """`read`, then `convert` what it read."""
 
@@ -221,3 +266,74 @@ def refusing(reason: str) -> Read:
         raise Unresolvable(reason)
 
     return refuse
+
+
+def reader_of(plan: Plan) -> Read:
+    """What reads data as `plan` says."""
+    return _Readers().of(plan)
+
+
+_FieldRead = tuple[str | None, int, int, Read]
+"""The name of a field that we have; of an optional, the bytes of null and of the other branch, else -1; its value."""
+
+
+class _Readers:
+    """The readers of one plan. A record or an enum has one, in however many places it stands."""
+
+    def __init__(self) -> None:
+        self._made: dict[RecordPlan | EnumPlan, Read] = {}
+
+    def of(self, plan: Plan) -> Read:
+        if isinstance(plan, Leaf):
+            return plan.read
+        if isinstance(plan, OptionalPlan):
+            return optional_reader(self.of(plan.value), *branch_bytes(plan))
+        if isinstance(plan, ArrayPlan):
+            return array_reader(self.of(plan.item), plan.kept)
+        if isinstance(plan, MapPlan):
+            return map_reader(self.of(plan.value), plan.keys)
+        if isinstance(plan, UnionPlan):
+            return union_reader([self.of(branch) for branch in plan.branches])
+        if isinstance(plan, DefaultPlan):
+            make = plan.make
+            return lambda _data, at: (make(), at)
+        if plan not in self._made:
+            if isinstance(plan, EnumPlan):
+                self._made[plan] = enum_reader(plan.name, plan.symbols)
+            else:
+                self._record(plan)
+        return self._made[plan]
+
+    def _record(self, plan: RecordPlan) -> None:
+        if plan.fields is None:
+            self._made[plan] = refusing(f"{plan.name}: not resolved")
+            return
+        fields: list[_FieldRead] = []
+        self._made[plan] = _record_reader(fields)  # before its fields, which may refer to it
+        for name, value in plan.fields:
+            if isinstance(value, OptionalPlan):
+                fields.append((name, *branch_bytes(value), self.of(value.value)))
+            else:
+                fields.append((name, -1, -1, self.of(value)))
+
+
+def _record_reader(fields: list[_FieldRead]) -> Read:
+    def read_record(data: bytes, at: int) -> tuple[dict[str, Any], int]:
+        record: dict[str, Any] = {}
+        for name, null, other, read in fields:
+            # Nearly every field is an optional, so its branch is read here: a call less, for each.
+            if other >= 0:
+                branch = data[at]
+                at += 1
+                if branch != other:
+                    if branch != null:
+                        raise ValueError(_NO_BRANCH)
+                    if name is not None:
+                        record[name] = None
+                    continue
+            value, at = read(data, at)
+            if name is not None:
+                record[name] = value
+        return record, at
+
+    return read_record

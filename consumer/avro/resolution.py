@@ -1,9 +1,8 @@
 """Avro schema resolution ("Schema Resolution" of the specification), done once per pair of schemas.
 
-`compile_reader` walks a writer's schema and ours side by side and works out the plan (`avro_source`) by which
-the writer's bytes are read straight into the shape of our schema: fields we lack are read over, fields the
-writer lacks get our default, aliases rename, numbers are promoted, enum symbols are mapped. The plan is then
-written out as Python; per datum nothing is compared or looked up any more.
+`resolve` walks a writer's schema and ours side by side and works out the plan by which the writer's bytes are read
+straight into the shape of our schema: fields we lack are read over, fields the writer lacks get our default, aliases
+rename, numbers are promoted, enum symbols are mapped. Per datum nothing is compared or looked up any more.
 
 The work is bounded by steps: each pair of types is resolved once, failed pairs of records and enums are remembered
 like the others, and a writer's schema that would take more than `MOST_STEPS` is refused. So no schema holds up the
@@ -30,11 +29,21 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Final
 
-from consumer.avro.bounds import require_bounded
+from consumer.avro.plan import (
+    ArrayPlan,
+    DefaultPlan,
+    EnumPlan,
+    Leaf,
+    MapPlan,
+    OptionalPlan,
+    Plan,
+    Read,
+    RecordPlan,
+    UnionPlan,
+)
 from consumer.avro.reading import (
     Converting,
     FixedReader,
-    Read,
     Unresolvable,
     read_boolean,
     read_bytes,
@@ -45,6 +54,7 @@ from consumer.avro.reading import (
     read_long_as_float,
     read_null,
     read_string,
+    reader_of,
     refusing,
 )
 from consumer.avro.schema import (
@@ -53,7 +63,6 @@ from consumer.avro.schema import (
     Enum,
     Field,
     Fixed,
-    InvalidSchema,
     Logical,
     Map,
     Named,
@@ -61,22 +70,10 @@ from consumer.avro.schema import (
     Record,
     Union,
     label,
+    require_bounded,
     shown,
 )
-from consumer.avro.source import (
-    ArrayPlan,
-    DefaultPlan,
-    EnumPlan,
-    Leaf,
-    MapPlan,
-    OptionalPlan,
-    Plan,
-    RecordPlan,
-    UnionPlan,
-    write_reader,
-)
-from consumer.avro.times import rescaled
-from consumer.avro.values import DecimalReader, decimal_to_scale, default_factory, from_bytes
+from consumer.avro.values import DecimalReader, decimal_to_scale, default_factory, from_bytes, rescaled
 
 
 class Incompatible(Exception):
@@ -117,7 +114,7 @@ def compile_reader(writer: AvroType, reader: AvroType) -> Read:
     Raises `Incompatible`, or `InvalidSchema` if the writer's data would have no bound or a default of the
     reader is no value of its type.
     """
-    return write_reader(resolve(writer, reader))
+    return reader_of(resolve(writer, reader))
 
 
 def resolve(writer: AvroType, reader: AvroType, most_steps: int = MOST_STEPS) -> Plan:
@@ -346,6 +343,3 @@ def _rescaled_decimal(read: Callable[[bytes], Decimal], ours: Logical, data: byt
         return decimal_to_scale(value, ours)
     except ValueError:
         raise Unresolvable(f"a decimal that our scale of {ours.scale} does not hold exactly") from None
-
-
-__all__ = ["Incompatible", "InvalidSchema", "Read", "Unresolvable", "compile_reader", "resolve"]

@@ -1,4 +1,8 @@
-"""Values that take more than their bytes say: decimals, UUIDs, and the defaults of a schema.
+"""Values that take more than their bytes say: decimals, UUIDs, times, and the defaults of a schema.
+
+Times are whole numbers of a unit, converted exactly and never through a float. A timestamp is a count of units since
+1970 in UTC, a local timestamp the same of a clock on the wall, a time a count since midnight, a date a count of days.
+Conversion between units rounds down, so that an instant never moves into the future.
 
 A default is written in JSON ("Complex Types", table of field default values): bytes as text of the code
 points 0 to 255, a union's as a value of any of its branches (since 1.12; before, of the first), a record's
@@ -9,7 +13,9 @@ record, since events are mutable.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Any, Final
 from uuid import UUID
@@ -33,6 +39,15 @@ from consumer.avro.schema import (
 
 INT_RANGE: Final = range(-(2**31), 2**31)
 LONG_RANGE: Final = range(-(2**63), 2**63)
+MILLIS: Final = 1_000
+"""The unit, per second, of a time given as a whole number in NDJSON (docs/conversion.md)."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_MICROS: Final = 1_000_000
+# `fromisoformat` takes almost any run of digits for a date; what people mean by ISO 8601 is narrower.
+_DATE_AND_TIME: Final = re.compile(r"(?:\d{4}-\d\d-\d\d(?:[Tt ].+)?|\d{8}(?:[Tt].+)?)", re.ASCII)
+_TIME_OF_DAY: Final = re.compile(r"\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?", re.ASCII)
 _EXACT: Final = Context(prec=MAX_DECIMAL_PRECISION * 2, traps=[InvalidOperation, Inexact])
 
 
@@ -164,3 +179,55 @@ _LEAF_CHECKS: Final[dict[str, Callable[[Json], bool]]] = {
     "long": lambda json: type(json) is int and json in LONG_RANGE,
     "string": lambda json: type(json) is str,
 }
+
+
+def rescaled(count: int, per_second: int, new_per_second: int) -> int:
+    """`count` units of `per_second` as units of `new_per_second`, rounded down."""
+    return count * new_per_second // per_second
+
+
+def from_text(text: str, logical: Logical) -> int:
+    """ISO 8601 text as a count of the logical type's unit; without an offset it is UTC.
+
+    Raises `ValueError` for anything else.
+    """
+    if logical.family == "time":
+        if not _TIME_OF_DAY.fullmatch(text):
+            raise ValueError("not a time of day")
+        return from_time(time.fromisoformat(text), logical)
+    if not _DATE_AND_TIME.fullmatch(text):
+        raise ValueError("not ISO 8601")
+    return from_datetime(datetime.fromisoformat(text.upper()), logical)
+
+
+def from_datetime(moment: datetime, logical: Logical) -> int:
+    """A `datetime` as a count of the logical type's unit; a naive one is UTC. A date cuts the time off."""
+    if moment.tzinfo is None or logical.family != "timestamp":
+        # Dates and local timestamps are what the wall shows: its offset is not part of them.
+        moment = moment.replace(tzinfo=UTC)
+    micros = (moment - _EPOCH) // _MICROSECOND
+    if logical.family == "date":
+        return micros // (86_400 * _MICROS)
+    return rescaled(micros, _MICROS, logical.per_second)
+
+
+def from_time(moment: time, logical: Logical) -> int:
+    """A time of day as a count of the logical type's unit since midnight."""
+    seconds = moment.hour * 3600 + moment.minute * 60 + moment.second
+    return rescaled(seconds * _MICROS + moment.microsecond, _MICROS, logical.per_second)
+
+
+def count_of(value: object, logical: Logical) -> object:
+    """What Python holds of a time (ISO 8601 text, `datetime`, `date`, `time`) as a count; a count stays.
+
+    Raises `ValueError` for text that is no time of this type.
+    """
+    if isinstance(value, str):
+        return from_text(value, logical)
+    if isinstance(value, datetime):
+        return from_datetime(value, logical)
+    if isinstance(value, date):
+        return from_datetime(datetime(value.year, value.month, value.day, tzinfo=UTC), logical)
+    if isinstance(value, time):
+        return from_time(value, logical)
+    return value

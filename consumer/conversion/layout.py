@@ -18,10 +18,22 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from consumer.avro.paths import ALL, EACH, NOTHING, Asked, Step, StepKind, below_any, names_in, within
+from consumer.avro.plan import (
+    ArrayPlan,
+    DefaultPlan,
+    EnumPlan,
+    Leaf,
+    MapPlan,
+    OptionalPlan,
+    Plan,
+    Read,
+    RecordPlan,
+    UnionPlan,
+    branch_bytes,
+)
 from consumer.avro.reading import (
     Converting,
     FixedReader,
-    Read,
     read_boolean,
     read_bytes,
     read_double,
@@ -30,22 +42,9 @@ from consumer.avro.reading import (
     read_long,
     read_null,
     read_string,
+    reader_of,
 )
-from consumer.avro.source import (
-    ArrayPlan,
-    DefaultPlan,
-    EnumPlan,
-    Leaf,
-    MapPlan,
-    OptionalPlan,
-    Plan,
-    RecordPlan,
-    UnionPlan,
-    branch_bytes,
-    write_reader,
-)
-from consumer.avro.times import rescaled
-from consumer.avro.values import DecimalReader
+from consumer.avro.values import DecimalReader, rescaled
 
 Path = tuple[Step, ...]
 
@@ -231,7 +230,7 @@ class Layout:
         elif isinstance(plan, Leaf):
             self._leaf(plan.read, slot)
         elif self._is_too_much(plan):
-            self._add(Code.CALL, slot, extra=write_reader(plan))
+            self._add(Code.CALL, slot, extra=reader_of(plan))
         else:
             self._around.append(plan)
             self._nest(plan, slot, asked)

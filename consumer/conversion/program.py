@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from consumer.avro.source import RecordPlan
+from consumer.avro.plan import RecordPlan
 from consumer.conversion import decisions as decide
 from consumer.conversion.amounts import amount
 from consumer.conversion.decisions import REFUSALS, Decisions, LeftOutWarnings

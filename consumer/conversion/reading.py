@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from consumer.avro.decode import Decoder
-from consumer.avro.source import Plan, RecordPlan
+from consumer.avro.plan import Plan, RecordPlan
 from consumer.conversion.converter import Converter
 from consumer.conversion.program import Many, write_program
 from consumer.engine.intake import TOMBSTONE, TwoSteps

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from consumer.avro.bounds import MAX_VALUES_PER_DATUM
 from consumer.avro.decode import Decoder
 from consumer.avro.paths import Step, StepKind
 from consumer.avro.reading import MOST_ITEMS
+from consumer.avro.schema import MAX_VALUES_PER_DATUM
 from consumer.engine.model import Record, Rejection, SchemaRef
 
 SEVEN = SchemaRef("id", "7")

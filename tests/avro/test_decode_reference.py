@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consumer.avro.resolution import Unresolvable, compile_reader
+from consumer.avro.reading import Unresolvable
+from consumer.avro.resolution import compile_reader
 from consumer.avro.schema import parse
 from tests.avro.test_decode_properties import evolutions, written
 

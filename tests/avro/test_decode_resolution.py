@@ -9,7 +9,8 @@ from typing import Any
 import fastavro
 import pytest
 
-from consumer.avro.resolution import Incompatible, Unresolvable, compile_reader
+from consumer.avro.reading import Unresolvable
+from consumer.avro.resolution import Incompatible, compile_reader
 from consumer.avro.schema import InvalidSchema, outline, parse
 
 Schema = Any

@@ -10,9 +10,9 @@ import pytest
 
 from consumer.avro import resolution as avro_resolution
 from consumer.avro.decode import Decoder
+from consumer.avro.plan import Plan, RecordPlan
 from consumer.avro.resolution import Incompatible, resolve
 from consumer.avro.schema import MAX_NAME_CHARACTERS, MAX_SCHEMA_TYPES, InvalidSchema, parse
-from consumer.avro.source import Plan, RecordPlan
 from consumer.engine.model import Rejection, SchemaRef
 from tests.avro.test_decode_resolution import enum, field, record
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.avro.rejection import DecodeCode
+from consumer.avro.decode import DecodeCode
 from consumer.conversion.converter import FILTER_CODES, REJECTION_CODES, WARNING_CODES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "conversion.md").read_text("utf-8")

@@ -14,8 +14,7 @@ from typing import IO, Any, Final
 import orjson
 
 from consumer.adapters.files import open_records
-from consumer.avro.decode import Decoder, WireFormat
-from consumer.avro.rejection import DecodeCode
+from consumer.avro.decode import DecodeCode, Decoder, WireFormat
 from consumer.commands.explain import explanation
 from consumer.conversion.converter import REJECTION_CODES, WARNING_CODES, Converter
 from consumer.conversion.decisions import UNCONVERTIBLE
@@ -33,7 +32,7 @@ FOREIGN: Final = SchemaRef("id", "99")
 """A schema that no decoder knows yet."""
 _FORMATS: Final = tuple(WireFormat)
 _MOST_VALUES, _VALUES_A_BYTE = 10_000, 24
-"""What a datum may hold by `avro_bounds`, and our own schema's defaults beside it."""
+"""What a datum may hold by `consumer.avro.schema.require_bounded`, and our own schema's defaults beside it."""
 
 
 # ------------------------------------------------------------------------------------------------ decode

@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from consumer.avro.source import Plan, write_reader
+from consumer.avro.plan import Plan
+from consumer.avro.reading import reader_of
 from consumer.conversion.reading import CompiledReading
 from consumer.engine.dedup import Delivery
 from consumer.engine.intake import TwoSteps
@@ -45,7 +46,7 @@ def fast_path_does_not_look_where_the_datum_ends(patch: pytest.MonkeyPatch) -> N
 
     def end(plan: Plan, value: bytes, start: int) -> int | None:
         try:
-            return write_reader(plan)(value, start)[1]
+            return reader_of(plan)(value, start)[1]
         except Exception:
             return None
 
