@@ -34,8 +34,7 @@ from consumer.conversion.decisions import units_of
 from consumer.conversion.mapping import FILTER
 from consumer.conversion.mapping import Mapping as EventMapping
 from consumer.conversion.reading import CompiledReading
-from consumer.engine.dedup import Delivery
-from consumer.engine.intake import Prepared
+from consumer.engine.block import Delivery, Prepared
 from consumer.engine.model import CommerceEvent, Record, Rejection
 from consumer.settings import load
 

@@ -25,7 +25,7 @@ from consumer.conversion.converter import Converter
 from consumer.conversion.mapping import Mapping, load_mapping
 from consumer.conversion.program import COMPILED
 from consumer.conversion.reading import CompiledReading
-from consumer.engine.dedup import Delivery
+from consumer.engine.block import Delivery
 from consumer.engine.intake import serialised
 from consumer.engine.model import ConversionEvent, Record
 

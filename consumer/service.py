@@ -12,11 +12,12 @@ its Protocol is a bug or a dead end, and ends the service: nothing is swallowed,
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Instant, Position, TopicPartition
 from consumer.engine.pipeline import FETCH_MOST, Pipeline
 from consumer.engine.statistics import Statistics
@@ -47,7 +48,7 @@ class Source(Protocol):
     async def commit(self, positions: Sequence[Position]) -> tuple[Sequence[Position], str | None]:
         """Those the broker took, and why not the others. Tries once, in bounded time; never raises."""
 
-    async def read_anew(self, partitions: Sequence[i.NewLife]) -> None:
+    async def read_anew(self, partitions: Sequence[m.NewLife]) -> None:
         """Read these from the beginning: `Service.assigned` is called when it begins."""
 
     async def end_offsets(self) -> Mapping[TopicPartition, int]:
@@ -75,7 +76,7 @@ class Source(Protocol):
 class Api(Protocol):
     """The Conversions API; see `consumer.adapters.conversions_api`."""
 
-    async def send(self, command: i.Send) -> i.Answered | i.Unanswered:
+    async def send(self, command: m.Send) -> m.Answered | m.Unanswered:
         """One attempt, in bounded time. Never raises."""
 
     async def read_token(self) -> bool:
@@ -109,14 +110,14 @@ class KeyStore(Protocol):
 class Schemas(Protocol):
     """Writers' schemas; see `consumer.adapters.schemas`."""
 
-    async def fetch(self, command: i.FetchSchema) -> i.SchemaFound | i.SchemaMissing | i.SchemaUnavailable:
+    async def fetch(self, command: m.FetchSchema) -> m.SchemaFound | m.SchemaMissing | m.SchemaUnavailable:
         """One attempt, in bounded time. Never raises."""
 
 
 class DeadLetterWriter(Protocol):
     """The dead-letter topics; see `consumer.adapters.kafka`."""
 
-    async def store(self, letters: Sequence[i.DeadLetter]) -> Sequence[bool]:
+    async def store(self, letters: Sequence[m.DeadLetter]) -> Sequence[bool]:
         """Per letter, whether the broker acknowledged it. Bounded; never raises."""
 
 
@@ -142,7 +143,7 @@ class Untraced:
         return nullcontext()
 
 
-Observer = Callable[[i.Report], None]
+Observer = Callable[[m.Report], None]
 
 
 class Service:
@@ -178,6 +179,8 @@ class Service:
         self._tracer = tracer or Untraced()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._numbers = itertools.count(1)
+        """Of the inputs that ask for an answer themselves."""
         self._releases: dict[int, asyncio.Future[Sequence[Position]]] = {}
         self._ended: asyncio.Future[Sequence[Position]] | None = None
         self._final: Sequence[Position] | None = None
@@ -191,20 +194,6 @@ class Service:
         """Why the key store cannot be used before a new start; None: nothing is known of that."""
         self.fetched_at: float | None = None
         """When the last fetch began, in monotonic seconds: a service that is caught up still fetches."""
-        self._performers: dict[type, Callable[[Any], None]] = {
-            i.FetchSchema: lambda c: self._begin(self._fetch_schema(c)),
-            i.LookUpKeys: lambda c: self._begin(self._look_up(c)),
-            i.StoreKeys: lambda c: self._begin(self._store_keys(c)),
-            i.Send: lambda c: self._begin(self._send(c)),
-            i.StoreDeadLetters: lambda c: self._begin(self._store_dead_letters(c)),
-            i.Commit: lambda c: self._begin(self._commit(c)),
-            i.ReadAnew: lambda c: self._begin(self._source.read_anew(c.partitions)),
-            i.ReadToken: lambda c: self._begin(self._read_token()),
-            i.Release: self._release,
-            i.Stop: self._stop,
-            i.GiveUp: self._give_up,
-            i.Report: self._report,
-        }
 
     # -- for whoever runs it
 
@@ -219,7 +208,7 @@ class Service:
         background: list[asyncio.Task[None]] = []
         positions: Sequence[Position] = ()
         try:
-            self.feed(i.Tick())  # from now on it knows whether it was away
+            self.feed(m.Tick())  # from now on it knows whether it was away
             await self._source.start()
             background = [asyncio.create_task(self._intake()), asyncio.create_task(self._keep_house())]
             for task in background:
@@ -234,7 +223,7 @@ class Service:
         """Take no more, drain within the grace, commit, leave. Calling it again changes nothing."""
         if self._stop_deadline is None:
             self._stop_deadline = self._clock.now().monotonic + self._grace
-        self.feed(i.StopRequested(self._grace * _DRAIN_SHARE))
+        self.feed(m.StopRequested(self._grace * _DRAIN_SHARE))
 
     def grace_left(self) -> float:
         """Seconds that are left for stopping; while nobody asked for that, all of the grace."""
@@ -248,10 +237,10 @@ class Service:
 
     # -- what the group says (the source calls these, on the event loop)
 
-    async def assigned(self, assignments: Sequence[i.Assignment]) -> None:
+    async def assigned(self, assignments: Sequence[m.Assignment]) -> None:
         """Partitions are ours."""
-        self._report(i.Report("info", "partitions_assigned", {"partitions": len(assignments)}))
-        self.feed(i.Assigned(assignments))
+        self._report(m.Report("info", "partitions_assigned", {"partitions": len(assignments)}))
+        self.feed(m.Assigned(assignments))
 
     async def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
         """Partitions are taken back: returns what to commit, once they are drained or the grace is over."""
@@ -259,21 +248,21 @@ class Service:
             return ()
         if self._final is not None:
             return self._hand_over(partitions)
-        number = self.pipeline.context.number()
+        number = next(self._numbers)
         future: asyncio.Future[Sequence[Position]] = asyncio.get_running_loop().create_future()
         self._releases[number] = future
-        self.feed(i.Revoked(partitions, number, self._grace))
+        self.feed(m.Revoked(partitions, number, self._grace))
         return await future
 
     async def lost(self, partitions: Sequence[TopicPartition]) -> None:
         """Partitions are another's already."""
         if self._final is not None:
             self._hand_over(partitions)
-        self.feed(i.Lost(partitions))
+        self.feed(m.Lost(partitions))
 
     def topic_ids_told(self, ids: Mapping[str, str]) -> None:
         """The brokers said which ids topics have now."""
-        self.feed(i.TopicIdsTold(ids))
+        self.feed(m.TopicIdsTold(ids))
 
     def _hand_over(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
         """All is drained, and the group takes partitions back before we left it: their last positions go with them.
@@ -287,17 +276,46 @@ class Service:
 
     # -- feed, perform, re-arm
 
-    def feed(self, happened: i.Input) -> None:
+    def feed(self, happened: m.Input) -> None:
         """Tell the core what happened, begin what it says. An error in the core ends the service."""
         if self._failed:
             return
         try:
             for command in self.pipeline.handle(happened, self._clock.now()):
-                self._performers[type(command)](command)
+                self._perform(command)
         except Exception as error:
             self._fail(error)
             return
         self._rearm()
+
+    def _perform(self, command: m.Command) -> None:  # noqa: C901 - one case for each command
+        match command:
+            case m.FetchSchema():
+                self._begin(self._fetch_schema(command))
+            case m.LookUpKeys():
+                self._begin(self._look_up(command))
+            case m.StoreKeys():
+                self._begin(self._store_keys(command))
+            case m.Send():
+                self._begin(self._send(command))
+            case m.StoreDeadLetters():
+                self._begin(self._store_dead_letters(command))
+            case m.Commit():
+                self._begin(self._commit(command))
+            case m.ReadAnew():
+                self._begin(self._source.read_anew(command.partitions))
+            case m.ReadToken():
+                self._begin(self._read_token())
+            case m.Release():
+                self._release(command)
+            case m.Stop():
+                self._stop(command)
+            case m.GiveUp():
+                self._give_up(command)
+            case m.Report():
+                self._report(command)
+            case _:
+                assert_never(command)
 
     def _rearm(self) -> None:
         if self._timer is not None:
@@ -307,7 +325,7 @@ class Service:
             self._timer = None
             return
         delay = max(0.0, deadline - self._clock.now().monotonic)
-        self._timer = asyncio.get_running_loop().call_later(delay, self.feed, i.Tick())
+        self._timer = asyncio.get_running_loop().call_later(delay, self.feed, m.Tick())
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -344,7 +362,7 @@ class Service:
             chunks = await self._source.fetch(room, _FETCH_TIMEOUT)
             if chunks:
                 with self._tracer.convert(chunks):
-                    self.feed(i.Fetched(chunks))
+                    self.feed(m.Fetched(chunks))
 
     async def _keep_house(self) -> None:
         while True:
@@ -352,14 +370,14 @@ class Service:
             ends, reached = await self._source.end_offsets(), await self._source.reached()
             waiting, unreadable = await self._source.waiting_for_start(), await self._source.unreadable()
             begins, joined = await self._source.begins(), await self._source.joined()
-            self.feed(i.EndOffsets(ends, reached, waiting, unreadable, begins, joined))
+            self.feed(m.EndOffsets(ends, reached, waiting, unreadable, begins, joined))
             before, self._forgotten = self._forgotten, self._key_store.statistics().evicted_early
             if self._forgotten != before:
-                self.feed(i.KeysForgotten(self._forgotten))
+                self.feed(m.KeysForgotten(self._forgotten))
             try:
                 await self._key_store.expire(self._clock.now().unix)
             except KeyStoreError as error:
-                self._report(i.Report("warning", "key_store_trouble", {"reason": str(error)}))
+                self._report(m.Report("warning", "key_store_trouble", {"reason": str(error)}))
 
     async def _end(self, background: list[asyncio.Task[None]], positions: Sequence[Position]) -> None:
         self._closing = True
@@ -385,60 +403,60 @@ class Service:
 
     # -- commands
 
-    def _release(self, command: i.Release) -> None:
+    def _release(self, command: m.Release) -> None:
         future = self._releases.pop(command.number, None)
         if future is not None and not future.done():
             future.set_result(command.positions)
 
-    def _stop(self, command: i.Stop) -> None:
+    def _stop(self, command: m.Stop) -> None:
         self._final = command.positions
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(command.positions)
 
-    def _give_up(self, command: i.GiveUp) -> None:
+    def _give_up(self, command: m.GiveUp) -> None:
         self._refused = command.reason
         asyncio.get_running_loop().call_soon(self.request_stop)
 
-    async def _fetch_schema(self, command: i.FetchSchema) -> None:
+    async def _fetch_schema(self, command: m.FetchSchema) -> None:
         self.feed(await self._schemas.fetch(command))
 
-    async def _look_up(self, command: i.LookUpKeys) -> None:
+    async def _look_up(self, command: m.LookUpKeys) -> None:
         try:
             found = await self._key_store.look_up(command.keys, self._clock.now().unix)
         except KeyStoreError as error:
             self._key_store_failed(error)
-            self.feed(i.LookUpFailed(command.number))
+            self.feed(m.LookUpFailed(command.number))
         else:
             self.key_store_broken = None
-            self.feed(i.KeysLookedUp(command.number, found))
+            self.feed(m.KeysLookedUp(command.number, found))
 
-    async def _store_keys(self, command: i.StoreKeys) -> None:
+    async def _store_keys(self, command: m.StoreKeys) -> None:
         try:
             await self._key_store.remember(command.keys, self._clock.now().unix)
         except KeyStoreError as error:
             self._key_store_failed(error)
-            self.feed(i.StoreFailed(command.number))
+            self.feed(m.StoreFailed(command.number))
         else:
             self.key_store_broken = None
-            self.feed(i.KeysStored(command.number))
+            self.feed(m.KeysStored(command.number))
 
     def _key_store_failed(self, error: KeyStoreError) -> None:
-        self._report(i.Report("error", "key_store_trouble", {"reason": str(error)}))
+        self._report(m.Report("error", "key_store_trouble", {"reason": str(error)}))
         if error.needs_restart:
             self.key_store_broken = str(error)
 
-    async def _send(self, command: i.Send) -> None:
+    async def _send(self, command: m.Send) -> None:
         self.feed(await self._api.send(command))
 
-    async def _store_dead_letters(self, command: i.StoreDeadLetters) -> None:
-        self.feed(i.DeadLettersStored(command.number, await self._dead_letters.store(command.letters)))
+    async def _store_dead_letters(self, command: m.StoreDeadLetters) -> None:
+        self.feed(m.DeadLettersStored(command.number, await self._dead_letters.store(command.letters)))
 
-    async def _commit(self, command: i.Commit) -> None:
+    async def _commit(self, command: m.Commit) -> None:
         committed, failure = await self._source.commit(command.positions)
-        self.feed(i.CommitDone(command.number, committed, failure))
+        self.feed(m.CommitDone(command.number, committed, failure))
 
     async def _read_token(self) -> None:
-        self.feed(i.TokenRead(await self._api.read_token()))
+        self.feed(m.TokenRead(await self._api.read_token()))
 
 
 class SystemClock:

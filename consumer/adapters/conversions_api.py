@@ -22,7 +22,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from consumer.adapters.thread import run_blocking
-from consumer.engine.interface import Answered, Send, Unanswered
+from consumer.engine.messages import Answered, Send, Unanswered
 from consumer.errors import SettingsError
 
 _ANSWER_LIMIT = 16 * 1024 * 1024

@@ -23,7 +23,7 @@ from uuid import UUID
 from consumer.adapters.thread import run_blocking
 from consumer.avro.references import definitions, inlined
 from consumer.avro.schema import MAX_SCHEMA_CHARACTERS, InvalidSchema, Json, Record, fingerprint, parse
-from consumer.engine.interface import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
+from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import SchemaRef
 from consumer.errors import RegistryError, SchemaError
 

@@ -21,10 +21,9 @@ from consumer.conversion.converter import Converter
 from consumer.conversion.mapping import Mapping, load_mapping
 from consumer.conversion.program import COMPILED
 from consumer.conversion.reading import CompiledReading
-from consumer.engine.destination import destination_tag
-from consumer.engine.interface import Report
+from consumer.engine.messages import Report
+from consumer.engine.model import AWAY, Policy, destination_tag
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.policy import AWAY, Policy
 from consumer.errors import MappingError, SettingsError
 from consumer.settings import Settings, packaged_schemas_dir
 

@@ -240,8 +240,7 @@ class _DemoRun:
         return islice(records, options.events)
 
     def _settled(self) -> int:
-        ledger = self._member.service.pipeline.ledger
-        return ledger.settlements
+        return self._member.service.pipeline.progress().settled
 
     # -- watching
 
@@ -260,15 +259,12 @@ class _DemoRun:
         feeding.result()
 
     def _over(self) -> bool:
-        tripped = self._member.service.pipeline.guard.tripped
-        return self._complete() or tripped is not None or time.monotonic() > self._stopped_at + _LAST_SECONDS
+        guarded = self._member.service.pipeline.progress().guarded
+        return self._complete() or guarded or time.monotonic() > self._stopped_at + _LAST_SECONDS
 
     def _complete(self) -> bool:
         """All that was produced is settled, and all that is settled is committed."""
-        if self._settled() < self.produced:
-            return False
-        ledger = self._member.service.pipeline.ledger
-        return not any(True for _ in ledger.committables())
+        return self._settled() >= self.produced and self._member.service.pipeline.committed()
 
 
 def _now(event: CommerceEvent) -> CommerceEvent:

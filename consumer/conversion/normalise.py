@@ -33,7 +33,7 @@ from hashlib import sha256
 from ipaddress import IPv6Address
 from typing import Any, Final
 
-from consumer.engine.places import country_code, state_code
+from consumer.conversion.countries import country_code, state_code
 
 
 class LeftOut(Enum):

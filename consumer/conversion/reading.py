@@ -21,7 +21,7 @@ from consumer.engine.intake import TOMBSTONE, TwoSteps
 from consumer.engine.model import Record
 
 if TYPE_CHECKING:
-    from consumer.engine.intake import Prepared
+    from consumer.engine.block import Prepared
 
 MOST_SCHEMAS: Final = 64
 """Schemas that get a program: each costs some milliseconds, and a megabyte at the worst."""

@@ -16,9 +16,9 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from consumer.conversion.amounts import MAX_COUNT, count
+from consumer.conversion.countries import CURRENCIES
 from consumer.conversion.normalise import LeftOut, text_of, trim
 from consumer.conversion.normalise import trimmed_text as trimmed_text  # a rule of this module's too
-from consumer.engine.places import CURRENCIES
 
 Rule = Callable[[Any], Any]
 """A value of a record -> the JSON value to send, or a `LeftOut`."""

@@ -15,11 +15,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from consumer.engine.batching import Batch, halves
-from consumer.engine.clock import Clock
-from consumer.engine.context import Context
-from consumer.engine.dedup import UNCLEAR, Delivery
-from consumer.engine.delivery import (
+from consumer.engine.block import UNCLEAR, Delivery
+from consumer.engine.context import Clock, Context
+from consumer.engine.messages import Answered, Unanswered
+from consumer.engine.model import Rejection, Stage
+from consumer.engine.sending import Batch, Dispatcher, halves
+from consumer.engine.verdicts import (
     UNTROUBLED,
     BatchRefused,
     EventOutcome,
@@ -30,15 +31,13 @@ from consumer.engine.delivery import (
     Throttled,
     TooLarge,
     Verdict,
+    kind,
     limit_headers,
+    mask,
     read_answer,
     request_id,
+    who_answered,
 )
-from consumer.engine.dispatch import Dispatcher
-from consumer.engine.interface import Answered, Unanswered
-from consumer.engine.masking import kind, mask
-from consumer.engine.model import Rejection, Stage
-from consumer.engine.stranger import who_answered
 
 _NEVER_LEFT = frozenset({"dns", "connect", "tls"})
 """Why no answer came when nothing was sent: without a connection the outcome is clear."""

@@ -13,16 +13,42 @@ commit of theirs that was sent after it; while any with open records is, nothing
 Books that do not add up are a bug, and no offset of theirs can be trusted: from then on commits are *withheld*, for
 good, and intake stops. The process stays for three minutes, so that page, metrics and health are seen to say so, and
 then stops; a revoke or a stop ends it at once. A restart reads again what was not committed.
+
+Lives of topics: one that was deleted and made anew under its name has another id, and offsets of its own.
+
+An offset means something within one life only. Where the id changes while partitions are held, their assignments end
+like lost ones: nothing of them settles or commits any more, and reading begins anew, under new epochs. What was read of
+the new life meanwhile, from its middle, is read again then, and found to be delivered. If the id changed while we did
+not hold the topic, that is seen at the next assignment: its committed offset is of another id (`Assignment.void`), or
+its id is not the one last heard.
+
+What was removed from a log before it was read: by retention, or by hand (delete-records).
+
+Theory of operation. Offsets that are missing are normal: compaction and transactions leave gaps. What is missing *below
+the log's beginning* is gone for another reason, and may have been records, unread. So of each gap the part
+counts that lies below the beginning, as last heard. Nobody can say any more how much of it was records: what is counted
+is the most that it can have been. What an offset map names as settled was delivered before, and does not count.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
 from consumer.engine import offset_map
-from consumer.engine.assignment import AssignmentState
 from consumer.engine.context import Context
-from consumer.engine.interface import BETWEEN_GENERATIONS, METADATA_TOO_LARGE, Commit, CommitDone
-from consumer.engine.ledger import Ledger
-from consumer.engine.model import Instant, Position, TopicPartition
+from consumer.engine.ledger import AssignmentState, Ledger
+from consumer.engine.messages import (
+    BETWEEN_GENERATIONS,
+    METADATA_TOO_LARGE,
+    Assignment,
+    Commit,
+    CommitDone,
+    NewLife,
+    ReadAnew,
+)
+from consumer.engine.model import Chunk, Instant, Position, TopicPartition
+from consumer.engine.offset_map import OffsetMap
 from consumer.engine.statistics import MetadataLeft
 from consumer.errors import InvariantViolation
 
@@ -164,3 +190,80 @@ class Commits:
     def unproven(self) -> bool:
         """Whether something open might be another's by now."""
         return any(not state.proven and state.open and not state.draining for state in self._ledger)
+
+
+class Lives:
+    """Which life of its topic each assignment is of."""
+
+    def __init__(self, context: Context, ledger: Ledger) -> None:
+        self._context = context
+        self._ledger = ledger
+        self._ids: dict[str, str] = {}
+        """The id of each topic that was ever ours, as last heard."""
+
+    def assigned(self, assignments: Sequence[Assignment]) -> None:
+        """These begin. If one is of another life than what was read or committed before, that is reported."""
+        anew = Counter(
+            one.topic
+            for one in assignments
+            if one.void is not None or offset_map.are_different_lives(self._ids.get(one.topic), one.topic_id)
+        )
+        self._ids.update({one.topic: one.topic_id for one in assignments if one.topic_id is not None})
+        for topic, partitions in anew.items():
+            self._tell(topic, partitions, 0)
+
+    def told(self, ids: Mapping[str, str]) -> bool:
+        """The brokers told the ids of topics: assignments of an earlier life end here. Whether any did."""
+        ended: dict[str, list[AssignmentState]] = {}
+        for state in self._ledger:
+            told = ids.get(state.tp.topic)
+            if offset_map.are_different_lives(state.topic_id, told):
+                ended.setdefault(state.tp.topic, []).append(state)
+            elif state.topic_id is None:
+                state.topic_id = told
+        anew: list[NewLife] = []
+        for topic, states in ended.items():
+            self._ids[topic] = ids[topic]
+            self._tell(topic, len(states), sum(state.open for state in states))
+            for state in states:
+                self._ledger.drop(state.tp)
+                if not state.draining:
+                    anew.append(NewLife(*state.tp, state.epoch, ids[topic]))
+        if anew:
+            self._context.emit(ReadAnew(anew))
+        return bool(ended)
+
+    def _tell(self, topic: str, partitions: int, released: int) -> None:
+        self._context.counters.bump(self._context.counters.topics_made_anew, topic)
+        self._context.report(
+            "error", "topic_made_anew", topic=topic, partitions=partitions, released=released
+        )
+
+
+def removed_unread(chunk: Chunk, expected: int | None, known: OffsetMap | None) -> int:
+    """Offsets below the log's beginning that were passed over: from `expected` (None: from the chunk's first) on.
+
+    `known`: what was settled before this assignment.
+    """
+    return sum(count_unsettled(begin, end, known) for begin, end in _gaps_below_beginning(chunk, expected))
+
+
+def count_unsettled(begin: int, end: int, known: OffsetMap | None) -> int:
+    """Of the offsets from `begin` to `end` those that are not known to be settled."""
+    if known is None:
+        return max(0, end - begin)
+    bounds = known.from_offset(begin)
+    settled = sum(
+        max(0, min(last, end) - min(first, end))
+        for first, last in zip(bounds[::2], bounds[1::2], strict=True)
+    )
+    return max(0, end - begin) - settled
+
+
+def _gaps_below_beginning(chunk: Chunk, expected: int | None) -> Iterator[tuple[int, int]]:
+    for record in chunk.records:
+        if expected is not None and expected >= chunk.log_start:
+            return
+        if expected is not None and record.offset > expected:
+            yield expected, min(record.offset, chunk.log_start)
+        expected = record.offset + 1

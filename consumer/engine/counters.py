@@ -16,7 +16,7 @@ from typing import Annotated, NamedTuple
 
 from consumer.engine.coverage import OTHER
 from consumer.engine.figures import Figure, Histogram
-from consumer.engine.interface import DeadLetter
+from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Problem, Rejection, Stage, TopicPartition, Warned
 
 _MOST_NAMES = 64

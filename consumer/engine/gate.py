@@ -20,7 +20,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
-from consumer.engine.policy import Policy
+from consumer.engine.model import Policy
 
 _MINUTE = 60.0
 

@@ -26,10 +26,9 @@ from itertools import accumulate, compress
 from operator import sub
 from typing import Final, NamedTuple
 
+from consumer.engine.block import Prepared, Span
 from consumer.engine.context import Context
-from consumer.engine.intake import Prepared
 from consumer.engine.model import Filtered, Rejection, Stage
-from consumer.engine.spans import Span
 from consumer.engine.statistics import Cause, GuardStatistics, cause_of
 
 _REMIND_EVERY = 60.0

@@ -6,12 +6,40 @@ to the API, a *batch* one call. Each record ends in exactly one *disposition*.
 
 Hot objects are slotted classes or named tuples, not frozen dataclasses: a frozen dataclass costs a
 microsecond to make, and one is made for every event.
+
+The frozen values the core goes by: limits, intervals, patience. Their state lives beside.
+
+Times are in seconds, sizes in bytes. Defaults are those of contract.md.
+
+Which destination events go to, as a short tag: a delivered key and a committed offset mean nothing for another one.
+
+Theory of operation. A destination is the address of the API and whether its test mode is on. What does not make it
+another one does not change the tag: credentials, query, fragment, a slash at the end, the case of scheme and host, the
+scheme's own port written out. (RFC 3986, 6.2.2 and 6.2.3; the case of a path does matter there.) Ad accounts are no
+part of it: they stand beside the tag where that matters.
+
+The tag is a digest, so that no address stands in the metadata of commits or in a key.
+
+Which traces records were written in: the W3C ``traceparent`` in their headers.
+
+Theory of operation. Producers that trace give each record the span it was written in. A batch has many, so of some of
+them our spans say so, as links. Only what is well-formed counts: a header may hold anything, and what does not parse
+is as good as none. A span that its producer keeps is worth more than one it threw away: a link to that leads nowhere.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
+import re
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from consumer.engine.offset_map import MOST
 
 CommerceEvent = dict[str, Any]
 """A decoded record in the shape of the reader schema; times are ``int`` in the schema's own unit."""
@@ -24,6 +52,19 @@ class Disposition(Enum):
     DUPLICATE = "duplicate"
     FILTERED = "filtered"
     DEAD_LETTERED = "dead_lettered"
+
+
+class Progress(NamedTuple):
+    """Where the work stands. `held`: fetched, not read yet; `released`: fetched, and given up unsettled."""
+
+    settled: int
+    open: int
+    held: int
+    released: int
+    guarded: bool
+    """The guard has stopped intake."""
+    enough: bool
+    """`Policy.most_records` are read: nothing more will be."""
 
 
 class Stage(Enum):
@@ -126,7 +167,7 @@ class Rejection(NamedTuple):
 class Ahead(Rejection):
     """The refusal of an event for lying ahead; `time` says when it happened (unix seconds).
 
-    Whether it is refused, or waits, depends on whose clock is right (`consumer.engine.clock`).
+    Whether it is refused, or waits, depends on whose clock is right (`consumer.engine.context`).
     """
 
     time: float
@@ -204,3 +245,151 @@ class Filtered(NamedTuple):
 
 
 Converted = ConversionEvent | Filtered | Rejection
+
+
+AWAY = 2.0
+"""Seconds. Far below every session time-out; a false alarm costs no more than a commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Full-jitter exponential backoff: uniform between 0 and ``min(cap, base * 2**attempt)``.
+
+    Full jitter spreads a herd best (AWS Architecture Blog, "Exponential Backoff And Jitter").
+    """
+
+    base: float = 0.5
+    cap: float = 30.0
+
+    def ceiling(self, failures: int) -> float:
+        """The longest delay after so many failures in a row (1 is the first)."""
+        return float(min(self.cap, self.base * 2 ** min(failures - 1, 32)))
+
+    def delay(self, failures: int, jitter: float) -> float:
+        """The delay for `jitter`, a uniform random number from 0 to 1."""
+        return self.ceiling(failures) * jitter
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """All that can be set about the pipeline."""
+
+    accounts: int = 1
+    """How many ad accounts are configured."""
+    batch_events: int = 1000
+    batch_bytes: int = 4 * 1024 * 1024
+    linger: float = 0.5
+    concurrency: int = 8
+    calls_per_minute: int = 5000
+    max_open_events: int = 20_000
+    max_open_bytes: int = 128 * 1024 * 1024
+    commit_interval: float = 1.0
+    halt_patience: float = 900.0
+    """How long the destination may refuse this account before giving up; 0 is for ever."""
+    unreachable_after: float = 30.0
+    """After so long without a verdict on any call the destination counts as unreachable."""
+    schema_patience: float = 300.0
+    """How long the registry must say "no such schema" before that is final for a record that waits; 0: for ever."""
+    registry_concurrency: int = 8
+    """Questions to the schema registry at once."""
+    registry_calls_per_second: float = 20.0
+    stall_after: float = 120.0
+    """With work to do, and nothing settled for this long, a stall is reported."""
+    throttle_cap: float = 300.0
+    """The longest a Retry-After or x-ratelimit-reset is obeyed: a header must not stop us for a day."""
+    map_bytes: int = MOST
+    """The most that a commit's metadata may take: what brokers accept by default."""
+    destination: str | None = None
+    """The tag of where events go (`consumer.engine.model`), for keys and commits; None: not said."""
+    away: float = AWAY
+    """After so long without an input a process first proves that its partitions are still its own. Shorter than
+    any session time-out; while there is nothing else to do it looks at the clock twice as often."""
+    dead_letter_share: float = 1.0
+    """Intake stops when more than this share of a topic's latest records would be dead letters; 1: it never does."""
+    dead_letter_sample: int = 1000
+    """How many of the latest records, in the order of their offsets, the share is taken of; never of fewer."""
+    events_per_second: float = math.inf
+    """A replay's pace: of the events that go on, filtered ones and duplicates aside."""
+    most_records: int | None = None
+    """A replay's limit: at most so many records are read, those aside that its ``--where`` left out."""
+    trace_links: int = 0
+    """Of so many of its records a `Send` says in which trace they were written; 0: nobody looks."""
+    delivery_backoff: Backoff = Backoff()
+    inner_backoff: Backoff = Backoff(base=0.1, cap=10.0)
+    """For the key store, the dead-letter topic, the registry: near, and needed by all."""
+    probe_backoff: Backoff = Backoff(base=2.0, cap=30.0)
+
+
+_PORTS: Final = {"http": 80, "https": 443}
+_DIGEST_BYTES: Final = 6
+_TAG: Final = re.compile(r"[A-Za-z0-9_-]{8}")
+
+
+def destination_tag(url: str, test_mode: bool) -> str:
+    """The tag of the API at `url`, in test mode or not: eight characters of A-Z, a-z, 0-9, ``-`` and ``_``.
+
+    Raises `ValueError` for a URL that cannot be read.
+    """
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    host = (parts.hostname or "").rstrip(".")
+    port = parts.port or _PORTS.get(scheme, 0)
+    identity = "\n".join((scheme, host, str(port), parts.path.rstrip("/"), "test" if test_mode else "live"))
+    return urlsafe_b64encode(hashlib.sha256(identity.encode()).digest()[:_DIGEST_BYTES]).decode()
+
+
+def is_tag(text: str) -> bool:
+    """Whether `text` can be a tag."""
+    return _TAG.fullmatch(text) is not None
+
+
+REAL_API: Final = destination_tag("https://api.pinterest.com/v5", test_mode=False)
+"""The platform itself, in live mode: the destination of everything written before destinations had tags."""
+
+
+HEADER = "traceparent"
+_FORM = re.compile(
+    rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL
+)
+_SAMPLED = 1
+_FLAG = slice(54, 55)
+"""Where the digit stands whose lowest bit is `_SAMPLED`, in every version."""
+_ODD = b"13579bdf"
+
+
+def trace_parents(records: Iterable[Record | None], most: int) -> tuple[TraceParent, ...]:
+    """At most `most` different ones, those that are kept first; None is a record that is gone."""
+    kept: dict[TraceParent, None] = {}
+    others: dict[TraceParent, None] = {}
+    for record in records:
+        text = _header(record) if record is not None and record.headers else None
+        if text is None or (len(others) >= most and text[_FLAG] not in _ODD):
+            # Most producers keep one trace in a hundred: those they do not keep must cost next to nothing.
+            continue
+        parent = read_trace_parent(text)
+        if parent is None:
+            continue
+        if parent.flags & _SAMPLED:
+            kept[parent] = None
+            if len(kept) >= most:
+                break
+        else:
+            others[parent] = None
+    return (*kept, *others)[:most]
+
+
+def read_trace_parent(text: bytes) -> TraceParent | None:
+    """What a header's value says; None if it is no traceparent."""
+    found = _FORM.fullmatch(text)
+    if found is None or (found[1] == b"00" and found[5] is not None):
+        return None
+    return TraceParent(int(found[2], 16), int(found[3], 16), int(found[4], 16))
+
+
+def _header(record: Record) -> bytes | None:
+    """Of several headers the last one counts, as with Kafka's own clients."""
+    text = None
+    for name, value in record.headers:
+        if name == HEADER:
+            text = value
+    return text

@@ -9,7 +9,7 @@ become records.
 *The topic's id.* An offset means something within one life of a topic only. Deleted and made anew under the same name,
 a topic begins at offset 0 again, and what was committed in its life before names other records (`is_void`).
 
-*The destination* (`consumer.engine.destination`). Records below a committed offset are not sent again, and what was
+*The destination* (`consumer.engine.model`). Records below a committed offset are not sent again, and what was
 sent to a sandbox never reached the real API: whoever starts with another destination has to hear of it.
 
 As text: ``pinstream:2:`` and base64url of: one byte for how the runs are written and which ids follow, a checksum over

@@ -10,58 +10,61 @@ Where each rule of design.md lives: offsets and fences in `ledger`, claims in `d
 
 Revoke and stop are one path (`_drain`): no new work, drop what is queued and release its claims, wait for what
 is in flight until the deadline, then say what to commit and let go (rule 6).
+
+Assignments being let go of: a revoke, or the stop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, groupby
 from operator import attrgetter
 from random import Random
-from typing import Any
+from typing import assert_never
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine import offset_map
-from consumer.engine.admission import Admission
 from consumer.engine.answers import Answers
-from consumer.engine.assignment import AssignmentState, map_place
-from consumer.engine.clock import Clock
-from consumer.engine.commits import Commits
-from consumer.engine.context import Context
+from consumer.engine.block import Delivery, Span, Verdict, all_accepted
+from consumer.engine.claims import Claims, Keys, Letter, Outbox
+from consumer.engine.commits import Commits, Lives, count_unsettled, removed_unread
+from consumer.engine.context import Clock, Context
 from consumer.engine.counters import Samples
 from consumer.engine.coverage import Coverage
-from consumer.engine.dedup import Claims, Delivery, Keys, all_accepted
-from consumer.engine.dispatch import Dispatcher
-from consumer.engine.draining import Drain, is_busy
-from consumer.engine.early import EarlyRecords
 from consumer.engine.freshness import Freshness
 from consumer.engine.guard import Guard
-from consumer.engine.intake import Converting, Intake, Reading, SchemaLearner, TwoSteps, Verdict
-from consumer.engine.lag import lag_of
-from consumer.engine.ledger import Ledger
-from consumer.engine.lives import Lives
+from consumer.engine.intake import FETCH_MOST as FETCH_MOST
+from consumer.engine.intake import (
+    Admission,
+    Converting,
+    Intake,
+    Limit,
+    Reading,
+    Room,
+    SchemaAnswers,
+    SchemaLearner,
+    TwoSteps,
+)
+from consumer.engine.ledger import AssignmentState, Ledger, LeftAt, map_place
 from consumer.engine.model import (
     Chunk,
     Disposition,
     Early,
     Filtered,
     Instant,
+    Policy,
+    Problem,
+    Progress,
     Rejection,
     SchemaRef,
     TopicPartition,
 )
 from consumer.engine.offset_map import CommitMetadata
-from consumer.engine.outbox import Letter, Outbox
-from consumer.engine.parking import Parked, Parking
-from consumer.engine.policy import Policy
-from consumer.engine.retention import count_unsettled, removed_unread
-from consumer.engine.room import FETCH_MOST as FETCH_MOST
-from consumer.engine.room import Limit, Room
-from consumer.engine.schema_answers import SchemaAnswers
-from consumer.engine.spans import Span
-from consumer.engine.stall import Stall, excused
+from consumer.engine.sending import Dispatcher
 from consumer.engine.statistics import Statistics
-from consumer.engine.surveyor import survey
+from consumer.engine.survey import Stall, excused, lag_of, survey
+from consumer.engine.waiting import EarlyRecords, Parked, Parking
 from consumer.errors import InvariantViolation
 
 _LETTERS_MOST = 500
@@ -89,8 +92,6 @@ class Pipeline:
         self.freshness = Freshness()
         self.coverage = Coverage(Random(seed).random)  # noqa: S311 - a sample, not a secret
         self.samples = Samples()
-        self.problems = self.samples.problems
-        """The first records that could not be delivered."""
         self.dispatcher = Dispatcher(self.context)
         self.parking = Parking(policy)
         self.clock = Clock(self.context)
@@ -125,42 +126,66 @@ class Pipeline:
         self.commits = Commits(self.context, self.ledger)
         self._drains: list[Drain] = []
         self._lives = Lives(self.context, self.ledger)
-        self._handlers: dict[type, Callable[[Any], None]] = {
-            i.Assigned: self._assigned,
-            i.Revoked: self._revoked,
-            i.Lost: self._lost,
-            i.Fetched: self._fetched,
-            i.SchemaFound: lambda answer: self._schemas.found(answer),
-            i.SchemaMissing: lambda answer: self._schemas.missing(answer),
-            i.SchemaUnavailable: lambda answer: self._schemas.unavailable(answer),
-            i.KeysLookedUp: self._keys_looked_up,
-            i.LookUpFailed: self._look_up_failed,
-            i.KeysStored: lambda done: self._keys_stored(done.number, True),
-            i.StoreFailed: lambda done: self._keys_stored(done.number, False),
-            i.Answered: lambda answer: self._answers.answered(answer),
-            i.Unanswered: lambda answer: self._answers.unanswered(answer),
-            i.DeadLettersStored: self._dead_letters_stored,
-            i.CommitDone: lambda done: self.commits.done(done),
-            i.TokenRead: lambda read: self.dispatcher.token_read(read.changed),
-            i.EndOffsets: self._end_offsets,
-            i.KeysForgotten: self._keys_forgotten,
-            i.TopicIdsTold: self._topic_ids_told,
-            i.StopRequested: self._stop_requested,
-            i.Tick: lambda _: None,
-        }
 
     # -- what a shell calls
 
-    def handle(self, happened: i.Input, now: Instant) -> list[i.Command]:
+    def handle(self, happened: m.Input, now: Instant) -> list[m.Command]:
         """Take in what happened; gives what to do, in order. Raises `InvariantViolation` on a bug, never else."""
         self.context.begin(self.clock.begin(now))
         self.commits.mind_absence(now)
         settled_before = self.ledger.settlements
-        self._handlers[type(happened)](happened)
+        self._take_in(happened)
         self._go_on()
         if self.ledger.settlements > settled_before or not self.ledger.open or self.progress_at is None:
             self.progress_at = now.monotonic
         return self.context.take()
+
+    def _take_in(self, happened: m.Input) -> None:  # noqa: C901 - one case for each message
+        match happened:
+            case m.Fetched():
+                self._fetched(happened)
+            case m.KeysLookedUp():
+                self._keys_looked_up(happened)
+            case m.LookUpFailed():
+                self._look_up_failed(happened)
+            case m.Answered():
+                self._answers.answered(happened)
+            case m.Unanswered():
+                self._answers.unanswered(happened)
+            case m.KeysStored():
+                self._keys_stored(happened.number, True)
+            case m.StoreFailed():
+                self._keys_stored(happened.number, False)
+            case m.DeadLettersStored():
+                self._dead_letters_stored(happened)
+            case m.CommitDone():
+                self.commits.done(happened)
+            case m.SchemaFound():
+                self._schemas.found(happened)
+            case m.SchemaMissing():
+                self._schemas.missing(happened)
+            case m.SchemaUnavailable():
+                self._schemas.unavailable(happened)
+            case m.TokenRead():
+                self.dispatcher.token_read(happened.changed)
+            case m.Assigned():
+                self._assigned(happened)
+            case m.Revoked():
+                self._revoked(happened)
+            case m.Lost():
+                self._lost(happened)
+            case m.TopicIdsTold():
+                self._topic_ids_told(happened)
+            case m.EndOffsets():
+                self._end_offsets(happened)
+            case m.KeysForgotten():
+                self._keys_forgotten(happened)
+            case m.StopRequested():
+                self._stop_requested(happened)
+            case m.Tick():
+                pass
+            case _:
+                assert_never(happened)
 
     def next_deadline(self) -> float | None:
         """When to feed a `Tick` at the latest, in monotonic seconds; in the past: at once.
@@ -185,9 +210,29 @@ class Pipeline:
         """How many records to fetch now at most; 0: pause. A level, read before each fetch (rules 5 and 8)."""
         return 0 if self.stopping or self.commits.withheld else self._room.level()
 
-    def enough(self) -> bool:
-        """Whether `Policy.most_records` are read: nothing more will be."""
-        return self._room.enough()
+    def progress(self) -> Progress:
+        """Where the work stands, at little cost."""
+        return Progress(
+            settled=self.ledger.settlements,
+            open=self.ledger.open,
+            held=self.admission.held,
+            released=self.ledger.totals().released,
+            guarded=self.guard.tripped is not None,
+            enough=self._room.enough(),
+        )
+
+    def committed(self) -> bool:
+        """Whether everything is committed that may be."""
+        return not any(True for _ in self.ledger.committables())
+
+    def left_at(self) -> dict[TopicPartition, LeftAt]:
+        """Where each partition that was ever ours stands, or was left at."""
+        return self.ledger.left_at()
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        """The first records that could not be delivered."""
+        return self.samples.problems
 
     def statistics(self, now: Instant) -> Statistics:
         """A snapshot whose figures agree with each other."""
@@ -195,7 +240,7 @@ class Pipeline:
 
     # -- assignments
 
-    def _assigned(self, happened: i.Assigned) -> None:
+    def _assigned(self, happened: m.Assigned) -> None:
         if self.stopping:
             return
         states = [self._assign(one) for one in happened.assignments]
@@ -205,7 +250,7 @@ class Pipeline:
             self.context.report("warning", "committed_for_another_destination", partitions=elsewhere)
         self._purge()
 
-    def _assign(self, one: i.Assignment) -> AssignmentState:
+    def _assign(self, one: m.Assignment) -> AssignmentState:
         tp = TopicPartition(one.topic, one.partition)
         told = self._read_metadata(tp, one)
         inherited = None if told is None else told.settled
@@ -218,7 +263,7 @@ class Pipeline:
         self.commits.assigned(state)
         return state
 
-    def _read_metadata(self, tp: TopicPartition, one: i.Assignment) -> CommitMetadata | None:
+    def _read_metadata(self, tp: TopicPartition, one: m.Assignment) -> CommitMetadata | None:
         """What was committed with the start, if anything that can be read."""
         if not one.metadata or one.start is None:
             return None
@@ -227,7 +272,7 @@ class Pipeline:
             self.context.report("info", "commit_metadata_ignored", topic=tp.topic, partition=tp.partition)
         return told
 
-    def _lost(self, happened: i.Lost) -> None:
+    def _lost(self, happened: m.Lost) -> None:
         released = 0
         for tp in happened.partitions:
             state = self.ledger.drop(tp)
@@ -237,15 +282,15 @@ class Pipeline:
             "warning", "partitions_lost", partitions=len(happened.partitions), released=released
         )
 
-    def _topic_ids_told(self, happened: i.TopicIdsTold) -> None:
+    def _topic_ids_told(self, happened: m.TopicIdsTold) -> None:
         if self._lives.told(happened.ids):
             self._purge()
 
-    def _revoked(self, happened: i.Revoked) -> None:
+    def _revoked(self, happened: m.Revoked) -> None:
         states = [state for state in map(self.ledger.get, happened.partitions) if state is not None]
         self._drain(Drain(happened.number, states, self.context.now.monotonic + happened.grace))
 
-    def _stop_requested(self, happened: i.StopRequested) -> None:
+    def _stop_requested(self, happened: m.StopRequested) -> None:
         if self.stopping:
             return
         self.stopping = True
@@ -298,7 +343,7 @@ class Pipeline:
         self._purge()
         if drain.number is None:
             self.context.report("info", "drained", released=released, in_time=int(not late))
-            self.context.emit(i.Stop(positions, not late))
+            self.context.emit(m.Stop(positions, not late))
         else:
             self.context.report(
                 "info",
@@ -307,11 +352,11 @@ class Pipeline:
                 released=released,
                 in_time=int(not late),
             )
-            self.context.emit(i.Release(drain.number, positions))
+            self.context.emit(m.Release(drain.number, positions))
 
     # -- intake
 
-    def _fetched(self, happened: i.Fetched) -> None:
+    def _fetched(self, happened: m.Fetched) -> None:
         self._room.fed()
         self.clock.fetched(happened.chunks)
         for chunk in happened.chunks:
@@ -401,9 +446,9 @@ class Pipeline:
             return
         number = self.context.number()
         self._looking_up[number] = leaders
-        self.context.emit(i.LookUpKeys(number, [one.key for one in leaders]))
+        self.context.emit(m.LookUpKeys(number, [one.key for one in leaders]))
 
-    def _keys_looked_up(self, happened: i.KeysLookedUp) -> None:
+    def _keys_looked_up(self, happened: m.KeysLookedUp) -> None:
         self._look_up_failures = 0
         leaders = self._looked_up(happened.number)
         if len(leaders) != len(happened.found):
@@ -429,7 +474,7 @@ class Pipeline:
         for account, some in groupby(leaders, _ACCOUNT):
             self.dispatcher.queue(account).add_all(list(some), now)
 
-    def _look_up_failed(self, happened: i.LookUpFailed) -> None:
+    def _look_up_failed(self, happened: m.LookUpFailed) -> None:
         self._look_up_failures += 1
         self.context.counters.failures["key_store_look_up"] += 1
         delay = self.policy.inner_backoff.delay(self._look_up_failures, 0.5 + self.context.jitter() / 2)
@@ -492,11 +537,11 @@ class Pipeline:
         tp = span.assignment.tp
         self.guard.bad(span, index, rejection)
         at_ms = int(self.context.now.unix * 1000)
-        letter = i.DeadLetter(tp.topic, tp.partition, span.record(index), rejection, attempts, at_ms)
+        letter = m.DeadLetter(tp.topic, tp.partition, span.record(index), rejection, attempts, at_ms)
         self.samples.rejected(tp, letter.record.offset, rejection)
         self.letters.add([Letter(span, index, letter)])
 
-    def _dead_letters_stored(self, happened: i.DeadLettersStored) -> None:
+    def _dead_letters_stored(self, happened: m.DeadLettersStored) -> None:
         counters = self.context.counters
         failed = sum(1 for stored in happened.stored if not stored)
         if failed:
@@ -513,7 +558,7 @@ class Pipeline:
 
     # -- ends
 
-    def _end_offsets(self, happened: i.EndOffsets) -> None:
+    def _end_offsets(self, happened: m.EndOffsets) -> None:
         self.waiting_for_start, self.joined = happened.waiting_for_start, happened.joined
         for tp, end in happened.ends.items():
             state = self.ledger.get(tp)
@@ -525,7 +570,7 @@ class Pipeline:
             self._mind_emptied(state, happened.begins.get(state.tp, -1))
         self._look_for_stall()
 
-    def _keys_forgotten(self, happened: i.KeysForgotten) -> None:
+    def _keys_forgotten(self, happened: m.KeysForgotten) -> None:
         newly = happened.early - self.context.counters.keys_forgotten_early
         if newly > 0:
             self.context.counters.keys_forgotten_early = happened.early
@@ -558,7 +603,7 @@ class Pipeline:
         self._mind_guard()
         if self.guard.tripped is None:
             for ref in self.parking.ask(now):
-                self.context.emit(i.FetchSchema(ref))
+                self.context.emit(m.FetchSchema(ref))
         for at, leaders in list(self._look_up_again):
             if at <= now:
                 self._look_up_again.remove((at, leaders))
@@ -586,10 +631,31 @@ class Pipeline:
         number = self.context.number()
         keys = [one.key for one in self.keys.begin(number, now)]
         if keys:
-            self.context.emit(i.StoreKeys(number, keys))
+            self.context.emit(m.StoreKeys(number, keys))
 
     def _write_letters(self, now: float) -> None:
         number = self.context.number()
         letters = [one.letter for one in self.letters.begin(number, now)]
         if letters:
-            self.context.emit(i.StoreDeadLetters(number, letters))
+            self.context.emit(m.StoreDeadLetters(number, letters))
+
+
+@dataclass(slots=True)
+class Drain:
+    """Assignments being let go of. `number` answers a `Revoked`; None: the stop. `deadline` is monotonic."""
+
+    number: int | None
+    states: list[AssignmentState]
+    deadline: float
+
+
+def is_busy(states: list[AssignmentState], leaders: Sequence[Delivery], letters: Iterable[Letter]) -> bool:
+    """Whether something of these assignments is out there and may still settle.
+
+    `leaders`: deliveries in flight or on their way to the key store; their followers settle with them.
+    """
+    concerned = {id(state) for state in states if state.live}
+    if not concerned:
+        return False
+    followers = (one for leader in leaders for one in leader.followers or ())
+    return any(id(one.span.assignment) in concerned for some in (leaders, letters, followers) for one in some)

@@ -2,7 +2,7 @@
 
 A probe that fails during an outage of another system makes Kubernetes restart healthy processes. So an outage that a
 restart cannot help does not make the process unhealthy, however long it lasts: of the API, the brokers, the registry, a
-shared store, a full disk, somebody's hanging transaction. `consumer.engine.stall` reports such a stall under its own
+shared store, a full disk, somebody's hanging transaction. `consumer.engine.survey` reports such a stall under its own
 name on the page, in the log, as a metric and an alert; `why_not_ready` reports it if nothing could be delivered. A
 restart helps if the process itself hangs:
 

@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from consumer.engine.interface import Report
-from consumer.engine.policy import Backoff
+from consumer.engine.messages import Report
+from consumer.engine.model import Backoff
 
 RESTARTS = Backoff(base=1.0, cap=30.0)
 LIVED = 60.0

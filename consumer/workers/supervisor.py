@@ -16,7 +16,7 @@ import structlog
 from consumer.app import building
 from consumer.app.run import log_starting, process, run_service, web_server
 from consumer.app.signals import on_stop_signal
-from consumer.engine.interface import Report
+from consumer.engine.messages import Report
 from consumer.engine.statistics import Statistics
 from consumer.errors import (
     DestinationRefused,

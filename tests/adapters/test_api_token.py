@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from consumer.adapters.conversions_api import ConversionsApi, FileToken, FixedToken
-from consumer.engine.interface import Answered, Send, Unanswered
+from consumer.engine.messages import Answered, Send, Unanswered
 from consumer.errors import SettingsError
 from tests.adapters.test_conversions_api import SECRET, SEND, client, serving
 

@@ -13,7 +13,7 @@ import pytest
 from consumer.adapters.bounded_answers import ANSWER_LIMIT
 from consumer.adapters.schemas import RegistrySchemas
 from consumer.avro.schema import MAX_SCHEMA_CHARACTERS
-from consumer.engine.interface import FetchSchema, SchemaFound, SchemaUnavailable
+from consumer.engine.messages import FetchSchema, SchemaFound, SchemaUnavailable
 from consumer.engine.model import SchemaRef
 from tests.adapters.fake_registry import FakeRegistry
 

@@ -18,7 +18,7 @@ from aiohttp.test_utils import TestServer
 
 from consumer.adapters import conversions_api
 from consumer.adapters.conversions_api import ConversionsApi, FixedToken, Token, failure_kind
-from consumer.engine.interface import Answered, Send, Unanswered
+from consumer.engine.messages import Answered, Send, Unanswered
 from tests.support.limits import LATE
 
 SECRET = "pina_SECRET"

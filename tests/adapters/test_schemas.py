@@ -15,7 +15,7 @@ import pytest
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas, SchemaSource
 from consumer.avro.decode import Decoder
 from consumer.avro.schema import fingerprint, parse
-from consumer.engine.interface import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
+from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import SchemaRef
 from consumer.errors import RegistryError, SchemaError
 from tests.adapters.fake_registry import FakeRegistry

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from consumer.app import tracing
 from consumer.app.tracing import Tracing
 from consumer.app.tracing.spans import CLOSING, LINKS, SpanTracing, Watched
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.model import Chunk
 from consumer.service import Service
 from tests.engine.building import ACCOUNT, event
@@ -167,11 +167,11 @@ def test_a_call_that_fails_says_how_and_which_attempt_it_was() -> None:
     """No answer, an error status, and the platform's name for the call; the next attempt is a span of its own."""
     process = Traced(World(p0=values(2)))
 
-    async def fail(command: i.Send) -> i.Answered | i.Unanswered:
+    async def fail(command: m.Send) -> m.Answered | m.Unanswered:
         if command.attempt == 1:
-            return i.Unanswered(command.number, "timeout")
+            return m.Unanswered(command.number, "timeout")
         if command.attempt == 2:
-            return i.Answered(command.number, 503, {"x-pinterest-rid": "12345"}, MARK.encode())
+            return m.Answered(command.number, 503, {"x-pinterest-rid": "12345"}, MARK.encode())
         return await process.api.accept(command)
 
     process.api.answering = fail
@@ -226,9 +226,9 @@ def test_no_personal_data_is_in_a_span() -> None:
     world = World(p0=[event("a", em=MARK), f"\xff{MARK}".encode(), event(f"bad{MARK}")])
     process = Traced(world, [MARK.encode(), MARK.encode()])
 
-    async def echo(command: i.Send) -> i.Answered:
+    async def echo(command: m.Send) -> m.Answered:
         answered = await process.api.accept(command)
-        return i.Answered(command.number, 200, {"x-pinterest-rid": f"{MARK}@example.org"}, answered.body)
+        return m.Answered(command.number, 200, {"x-pinterest-rid": f"{MARK}@example.org"}, answered.body)
 
     process.api.answering = echo
     run(serve(process, settled(process)))

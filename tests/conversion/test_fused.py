@@ -26,9 +26,10 @@ from consumer.conversion.layout import Code
 from consumer.conversion.mapping import load_mapping
 from consumer.conversion.program import COMPILED, MARKS, write_program
 from consumer.conversion.reading import MOST_SCHEMAS, CompiledReading, Written
-from consumer.engine.clock import Clock
+from consumer.engine.block import Delivery
+from consumer.engine.claims import Claims
+from consumer.engine.context import Clock
 from consumer.engine.counters import Counters, Samples
-from consumer.engine.dedup import Claims, Delivery
 from consumer.engine.intake import TOMBSTONE, Intake, TwoSteps
 from consumer.engine.model import Record, Rejection, SchemaRef
 from tests.avro.test_decode_properties import evolved, record

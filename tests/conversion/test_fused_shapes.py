@@ -24,7 +24,7 @@ from consumer.conversion.mapping import load_mapping
 from consumer.conversion.normalise import HASHED_FIELDS
 from consumer.conversion.reading import CompiledReading
 from consumer.conversion.targets import TARGETS
-from consumer.engine.dedup import Delivery
+from consumer.engine.block import Delivery
 from consumer.engine.intake import TwoSteps
 from consumer.engine.model import Record, Rejection, SchemaRef
 from consumer.errors import MappingError

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from consumer.conversion.layout import MOST_OPERATIONS, Code, Layout
 from consumer.conversion.program import COMPILED
-from consumer.engine.dedup import Delivery
+from consumer.engine.block import Delivery
 from tests.conversion.test_convert import NOW
 from tests.conversion.test_fused import Both
 from tests.conversion.test_fused_typed import fields, money, optional, record_of

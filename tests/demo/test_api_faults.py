@@ -25,7 +25,7 @@ from consumer.demo.faults import (
     faults_as_json,
     faults_from_json,
 )
-from consumer.engine.delivery import NoVerdict, read_answer
+from consumer.engine.verdicts import NoVerdict, read_answer
 from tests.demo.examples import ACCOUNT, NOW, TOKEN, Client, Clock, event, running
 
 ONCE = Chance(first=1)

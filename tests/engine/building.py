@@ -14,13 +14,12 @@ from typing import Any, TypeVar
 import orjson
 from hypothesis import settings
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine import offset_map
-from consumer.engine.assignment import AssignmentState, map_place
-from consumer.engine.clock import SKEW
-from consumer.engine.dedup import Delivery
+from consumer.engine.block import Delivery, Span
+from consumer.engine.context import SKEW
 from consumer.engine.intake import SchemaLearner
-from consumer.engine.ledger import Ledger
+from consumer.engine.ledger import AssignmentState, Ledger, map_place
 from consumer.engine.model import (
     Ahead,
     Chunk,
@@ -29,6 +28,7 @@ from consumer.engine.model import (
     Converted,
     Filtered,
     Instant,
+    Policy,
     Position,
     Record,
     Rejection,
@@ -39,8 +39,6 @@ from consumer.engine.model import (
 )
 from consumer.engine.offset_map import OffsetMap
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.policy import Policy
-from consumer.engine.spans import Span
 from consumer.engine.statistics import Statistics
 
 TOPIC = "shop"
@@ -59,7 +57,7 @@ PROPERTY = settings(max_examples=300, derandomize=True, deadline=None)
 MACHINE = settings(PROPERTY, max_examples=150, stateful_step_count=40)
 """For state machines."""
 
-C = TypeVar("C", bound=i.Command)
+C = TypeVar("C", bound=m.Command)
 
 
 def event(event_id: str, account: str = ACCOUNT, **more: Any) -> bytes:
@@ -216,20 +214,20 @@ class Core:
         self.now = START
         self.clock_off = 0.0
         """Seconds that the wall clock is ahead of the world's."""
-        self.waiting: list[i.Command] = []
-        self.log: list[i.Command] = []
+        self.waiting: list[m.Command] = []
+        self.log: list[m.Command] = []
         """Every command ever given."""
         self.stored_keys: set[bytes] = set()
         self.offsets: dict[int, int] = {}
 
     # -- feeding
 
-    def feed(self, happened: i.Input) -> list[i.Command]:
+    def feed(self, happened: m.Input) -> list[m.Command]:
         """Feed one input; keeps what must be answered, checks what must hold, gives all commands."""
         commands = self.pipeline.handle(happened, self.instant())
         self.log += commands
         self.waiting += [
-            one for one in commands if not isinstance(one, i.Report | i.Release | i.Stop | i.GiveUp)
+            one for one in commands if not isinstance(one, m.Report | m.Release | m.Stop | m.GiveUp)
         ]
         self._check(commands)
         return commands
@@ -250,8 +248,8 @@ class Core:
     ) -> None:
         """The group gives us a partition."""
         self.offsets[partition] = start
-        given = i.Assignment(TOPIC, partition, epoch, start, commit_start, leader_epoch, metadata, topic_id)
-        self.feed(i.Assigned([given]))
+        given = m.Assignment(TOPIC, partition, epoch, start, commit_start, leader_epoch, metadata, topic_id)
+        self.feed(m.Assigned([given]))
 
     def fetch(self, *values: bytes | None, partition: int = 0, epoch: int | None = None) -> None:
         """Records of a live assignment come in, at the next offsets."""
@@ -260,15 +258,15 @@ class Core:
             epoch = state.epoch if state is not None else 1
         offset = self.offsets.get(partition, 0)
         self.offsets[partition] = offset + len(values)
-        self.feed(i.Fetched([chunk(values, offset=offset, partition=partition, epoch=epoch)]))
+        self.feed(m.Fetched([chunk(values, offset=offset, partition=partition, epoch=epoch)]))
 
-    def revoke(self, *partitions: int, number: int = 1_000_000, grace: float = 20.0) -> list[i.Command]:
+    def revoke(self, *partitions: int, number: int = 1_000_000, grace: float = 20.0) -> list[m.Command]:
         """The group takes partitions back."""
-        return self.feed(i.Revoked([TopicPartition(TOPIC, one) for one in partitions], number, grace))
+        return self.feed(m.Revoked([TopicPartition(TOPIC, one) for one in partitions], number, grace))
 
-    def lose(self, *partitions: int) -> list[i.Command]:
+    def lose(self, *partitions: int) -> list[m.Command]:
         """Partitions are another member's."""
-        return self.feed(i.Lost([TopicPartition(TOPIC, one) for one in partitions]))
+        return self.feed(m.Lost([TopicPartition(TOPIC, one) for one in partitions]))
 
     # -- answering
 
@@ -282,56 +280,56 @@ class Core:
             f"no {kind.__name__} waits; these do: {[type(one).__name__ for one in self.waiting]}"
         )
 
-    def has(self, kind: type[i.Command]) -> bool:
+    def has(self, kind: type[m.Command]) -> bool:
         """Whether a command of this kind waits for its answer."""
         return any(isinstance(one, kind) for one in self.waiting)
 
     def answer(
-        self, send: i.Send, status: int, body: bytes = b"", headers: dict[str, str] | None = None
-    ) -> list[i.Command]:
+        self, send: m.Send, status: int, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> list[m.Command]:
         """The API answers a call."""
-        return self.feed(i.Answered(send.number, status, headers or NO_EVENTS, body))
+        return self.feed(m.Answered(send.number, status, headers or NO_EVENTS, body))
 
-    def accept(self, send: i.Send | None = None) -> i.Send:
+    def accept(self, send: m.Send | None = None) -> m.Send:
         """The API accepts a call (the oldest)."""
-        send = send or self.take(i.Send)
+        send = send or self.take(m.Send)
         self.answer(send, 200, accepted(send.events))
         return send
 
     def deny_schema(self) -> SchemaRef:
         """The registry says that there is no such schema (the oldest asked for), until that is final."""
-        denied = self.take(i.FetchSchema).ref
-        self.feed(i.SchemaMissing(denied))
+        denied = self.take(m.FetchSchema).ref
+        self.feed(m.SchemaMissing(denied))
         while any(one[:2] == denied for one in self.statistics().schemas):
             self.advance(10.0)
-            for asked in [one for one in self.waiting if one == i.FetchSchema(denied)]:
+            for asked in [one for one in self.waiting if one == m.FetchSchema(denied)]:
                 self.waiting.remove(asked)
-                self.feed(i.SchemaMissing(denied))
+                self.feed(m.SchemaMissing(denied))
         return denied
 
     def look_up(self) -> None:
         """The key store answers all look-ups that wait."""
-        while self.has(i.LookUpKeys):
-            asked = self.take(i.LookUpKeys)
-            self.feed(i.KeysLookedUp(asked.number, [key in self.stored_keys for key in asked.keys]))
+        while self.has(m.LookUpKeys):
+            asked = self.take(m.LookUpKeys)
+            self.feed(m.KeysLookedUp(asked.number, [key in self.stored_keys for key in asked.keys]))
 
     def store_keys(self) -> None:
         """The key store takes all that waits to be stored."""
-        while self.has(i.StoreKeys):
-            asked = self.take(i.StoreKeys)
+        while self.has(m.StoreKeys):
+            asked = self.take(m.StoreKeys)
             self.stored_keys.update(asked.keys)
-            self.feed(i.KeysStored(asked.number))
+            self.feed(m.KeysStored(asked.number))
 
-    def store_letters(self, stored: bool = True) -> list[i.DeadLetter]:
+    def store_letters(self, stored: bool = True) -> list[m.DeadLetter]:
         """The broker takes the dead letters of the oldest write, or none of them."""
-        asked = self.take(i.StoreDeadLetters)
-        self.feed(i.DeadLettersStored(asked.number, [stored] * len(asked.letters)))
+        asked = self.take(m.StoreDeadLetters)
+        self.feed(m.DeadLettersStored(asked.number, [stored] * len(asked.letters)))
         return list(asked.letters)
 
     def commit(self) -> list[Position]:
         """The broker takes the oldest commit."""
-        asked = self.take(i.Commit)
-        self.feed(i.CommitDone(asked.number, asked.positions, None))
+        asked = self.take(m.Commit)
+        self.feed(m.CommitDone(asked.number, asked.positions, None))
         return list(asked.positions)
 
     def send_all(self) -> None:
@@ -343,10 +341,10 @@ class Core:
         """All that is open and can be delivered is: looked up, sent, accepted, stored."""
         for _ in range(50):
             self.send_all()
-            while self.has(i.Send):
+            while self.has(m.Send):
                 self.accept()
             self.store_keys()
-            if not self.has(i.LookUpKeys):
+            if not self.has(m.LookUpKeys):
                 return
         raise AssertionError("fifty rounds did not deliver everything")
 
@@ -366,9 +364,9 @@ class Core:
         self.now = until
         self.tick()
 
-    def tick(self) -> list[i.Command]:
+    def tick(self) -> list[m.Command]:
         """A tick now."""
-        return self.feed(i.Tick())
+        return self.feed(m.Tick())
 
     def until(self, done: Callable[[], bool], seconds: float = 3600.0) -> None:
         """Tick from deadline to deadline until `done`, or fail after `seconds`."""
@@ -386,9 +384,9 @@ class Core:
         """The snapshot of now."""
         return self.pipeline.statistics(self.instant())
 
-    def reports(self, name: str) -> list[i.Report]:
+    def reports(self, name: str) -> list[m.Report]:
         """All reports so far with this event name."""
-        return [one for one in self.log if isinstance(one, i.Report) and one.event == name]
+        return [one for one in self.log if isinstance(one, m.Report) and one.event == name]
 
     def committable(self, partition: int = 0) -> int | None:
         """The next offset that may be committed."""
@@ -396,14 +394,14 @@ class Core:
         position = state.committable() if state is not None else None
         return position.next_offset if position is not None else None
 
-    def _check(self, commands: Sequence[i.Command]) -> None:
+    def _check(self, commands: Sequence[m.Command]) -> None:
         totals = self.pipeline.ledger.totals()
         settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
         assert totals.read == settled + totals.open
         self.pipeline.ledger.check()
         assert self.pipeline.ledger.open_bytes >= 0
         for one in commands:
-            if isinstance(one, i.Commit):
+            if isinstance(one, m.Commit):
                 for position in one.positions:
                     self._check_position(position)
         deadline = self.pipeline.next_deadline()
@@ -423,19 +421,19 @@ class Core:
                 )
 
 
-def sends(commands: Sequence[i.Command]) -> list[i.Send]:
+def sends(commands: Sequence[m.Command]) -> list[m.Send]:
     """The calls among commands."""
-    return [one for one in commands if isinstance(one, i.Send)]
+    return [one for one in commands if isinstance(one, m.Send)]
 
 
-def event_ids(send: i.Send) -> list[str]:
+def event_ids(send: m.Send) -> list[str]:
     """The ids of the events in a call."""
     return [one["event_id"] for one in orjson.loads(send.body)["data"]]
 
 
-def released(commands: list[i.Command]) -> list[Position] | None:
+def released(commands: list[m.Command]) -> list[Position] | None:
     """What the release among commands says to commit; None: there is no release."""
-    releases = [one for one in commands if isinstance(one, i.Release)]
+    releases = [one for one in commands if isinstance(one, m.Release)]
     return list(releases[0].positions) if releases else None
 
 
@@ -450,6 +448,6 @@ def write_map(base: int, bounds: Sequence[int], leader_epoch: int | None, partit
     return offset_map.write(base, bounds, leader_epoch, where=map_place(TopicPartition(TOPIC, partition)))
 
 
-def stopped(core: Core) -> i.Stop | None:
+def stopped(core: Core) -> m.Stop | None:
     """The stop, once it is given."""
-    return next((one for one in core.log if isinstance(one, i.Stop)), None)
+    return next((one for one in core.log if isinstance(one, m.Stop)), None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.model import Position
 from tests.engine.building import (
     ACCOUNT,
@@ -32,11 +32,11 @@ def test_an_expired_token_drops_nothing() -> None:
     core.fetch(*(event(str(n)) for n in range(6)))
     core.look_up()
     for status in (401, 403, 401):
-        core.answer(core.take(i.Send), status, NO)
+        core.answer(core.take(m.Send), status, NO)
     core.advance(120.0)
     assert core.committable() is None
-    core.take(i.ReadToken)
-    core.feed(i.TokenRead(True))
+    core.take(m.ReadToken)
+    core.feed(m.TokenRead(True))
     core.deliver()
     assert core.statistics().totals.delivered == 6
     assert core.committable() == 6
@@ -48,8 +48,8 @@ def test_a_later_success_commits_past_no_earlier_failure() -> None:
     core.assign()
     core.fetch(*(event(str(n)) for n in range(5)))
     core.look_up()
-    first = core.take(i.Send)
-    core.feed(i.Unanswered(first.number, "connection"))
+    first = core.take(m.Send)
+    core.feed(m.Unanswered(first.number, "connection"))
     core.accept()
     core.store_keys()
     # The position is where reading began; only the map beside it tells of what is settled behind.
@@ -66,10 +66,10 @@ def test_mine_and_settled_are_one_step() -> None:
     core.send_all()
     core.revoke(0)
     core.accept()
-    asked = core.take(i.StoreKeys)
-    commands = core.feed(i.KeysStored(asked.number))
+    asked = core.take(m.StoreKeys)
+    commands = core.feed(m.KeysStored(asked.number))
     assert released(commands) == [Position(TOPIC, 0, 1, 7)]
-    assert not [one for one in commands if isinstance(one, i.Commit) and one.positions[0].partition == 0]
+    assert not [one for one in commands if isinstance(one, m.Commit) and one.positions[0].partition == 0]
 
 
 def test_a_dead_letter_settles_only_when_the_broker_has_it() -> None:
@@ -77,14 +77,14 @@ def test_a_dead_letter_settles_only_when_the_broker_has_it() -> None:
     core = Core()
     core.assign()
     core.fetch(UNDECODABLE, UNDECODABLE)
-    asked = core.take(i.StoreDeadLetters)
-    core.feed(i.DeadLettersStored(asked.number, [False, True]))
+    asked = core.take(m.StoreDeadLetters)
+    core.feed(m.DeadLettersStored(asked.number, [False, True]))
     assert core.committable() == 0
     for _ in range(10):
-        core.until(lambda: core.has(i.StoreDeadLetters))
+        core.until(lambda: core.has(m.StoreDeadLetters))
         [letter] = core.store_letters(stored=False)
         assert letter.record.offset == 0
-    core.until(lambda: core.has(i.StoreDeadLetters))
+    core.until(lambda: core.has(m.StoreDeadLetters))
     core.store_letters()
     assert core.committable() == 2
     assert core.statistics().totals.dead_lettered == 2
@@ -97,9 +97,9 @@ def test_dedup_does_not_eat_the_retry() -> None:
     core.assign()
     core.fetch(event("a"))
     core.send_all()
-    core.feed(i.Unanswered(core.take(i.Send).number, "timeout"))
+    core.feed(m.Unanswered(core.take(m.Send).number, "timeout"))
     assert not core.stored_keys
-    assert not core.has(i.StoreKeys)
+    assert not core.has(m.StoreKeys)
     core.lose(0)
     core.assign(0, epoch=2)
     core.fetch(event("a"))
@@ -115,9 +115,9 @@ def test_one_bad_message_blocks_nothing() -> None:
     core.look_up()
     for _ in range(40):
         core.store_keys()
-        if not core.has(i.Send):
+        if not core.has(m.Send):
             break
-        send = core.take(i.Send)
+        send = core.take(m.Send)
         core.answer(send, 400, NO) if "bad" in event_ids(send) else core.accept(send)
     core.store_letters()
     assert core.committable() == 10
@@ -138,17 +138,17 @@ def test_a_registry_outage_holds_only_the_unknown() -> None:
     core.assign(0)
     core.assign(1)
     core.fetch(of_schema("known", "1"), partition=0)
-    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "good"))
+    core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "good"))
     core.fetch(of_schema("unknown", "2"), partition=1)
     for _ in range(30):
-        core.feed(i.SchemaUnavailable(core.take(i.FetchSchema).ref, "timeout"))
-        core.until(lambda: core.has(i.FetchSchema), seconds=core.policy.inner_backoff.cap)
+        core.feed(m.SchemaUnavailable(core.take(m.FetchSchema).ref, "timeout"))
+        core.until(lambda: core.has(m.FetchSchema), seconds=core.policy.inner_backoff.cap)
     core.fetch(of_schema("also known", "1"), partition=0)
     core.deliver()
     assert core.statistics().totals.delivered == 2
     assert core.committable(1) is None
-    assert not core.has(i.StoreDeadLetters)
-    core.feed(i.SchemaFound(ref("2"), "good"))
+    assert not core.has(m.StoreDeadLetters)
+    core.feed(m.SchemaFound(ref("2"), "good"))
     core.deliver()
     assert core.committable(1) == 1
 
@@ -175,7 +175,7 @@ def test_a_dead_account_does_not_stop_the_others_intake() -> None:
     core.assign()
     core.fetch(event("bad", OTHER_ACCOUNT), event("good"))
     core.look_up()
-    bad, good = core.take(i.Send), core.take(i.Send)
+    bad, good = core.take(m.Send), core.take(m.Send)
     assert (bad.account, good.account) == (OTHER_ACCOUNT, ACCOUNT)
     core.answer(bad, 403, NO)
     core.accept(good)
@@ -210,7 +210,7 @@ def replayed(core: Core, *values: bytes | None) -> list[str]:
     """The restarted core reads these: all settles, and which events were sent is told."""
     core.fetch(*values)
     core.deliver()
-    if core.has(i.StoreDeadLetters):
+    if core.has(m.StoreDeadLetters):
         core.store_letters()
     assert core.statistics().totals.open == 0
     return [one for send in sends(core.log) for one in event_ids(send)]
@@ -227,7 +227,7 @@ def test_killed_when_sent_without_an_answer() -> None:
     """Sent again with the same event ids."""
     core = crashing()
     core.look_up()
-    first = core.take(i.Send)
+    first = core.take(m.Send)
     assert core.committable() is None
     assert replayed(restarted(core, None), event("a"), event("b")) == event_ids(first)
 
@@ -249,9 +249,9 @@ def test_a_key_store_that_fails_bounds_what_a_kill_sends_again() -> None:
     core.fetch(*(event(str(n)) for n in range(100)))
     core.look_up()
     for _ in range(200):
-        if core.has(i.StoreKeys):
-            core.feed(i.StoreFailed(core.take(i.StoreKeys).number))
-        if core.has(i.Send):
+        if core.has(m.StoreKeys):
+            core.feed(m.StoreFailed(core.take(m.StoreKeys).number))
+        if core.has(m.Send):
             core.accept()
         core.advance(1.0)
     assert sum(one.events for one in sends(core.log)) <= 6
@@ -264,10 +264,10 @@ def test_killed_when_the_key_is_stored_and_not_committed(told: bool) -> None:
     core = crashing()
     core.look_up()
     core.accept()
-    asked = core.take(i.StoreKeys)
+    asked = core.take(m.StoreKeys)
     core.stored_keys.update(asked.keys)
     if told:
-        core.feed(i.KeysStored(asked.number))
+        core.feed(m.KeysStored(asked.number))
     after = restarted(core, None)
     assert replayed(after, event("a"), event("b")) == []
     assert after.statistics().totals.duplicate == 2
@@ -278,15 +278,15 @@ def test_killed_when_refused_and_the_dead_letter_not_acknowledged() -> None:
     """Refused again, one more dead letter, never lost."""
     core = crashing()
     core.look_up()
-    send = core.take(i.Send)
+    send = core.take(m.Send)
     core.answer(send, 400, NO)
-    core.answer(core.take(i.Send), 400, NO)
-    assert core.has(i.StoreDeadLetters)
+    core.answer(core.take(m.Send), 400, NO)
+    assert core.has(m.StoreDeadLetters)
     assert core.committable() is None
     after = restarted(core, None)
     after.fetch(event("a"))
     after.look_up()
-    after.answer(after.take(i.Send), 400, NO)
+    after.answer(after.take(m.Send), 400, NO)
     assert after.committable() is None
     assert len(after.store_letters()) == 1
     assert after.committable() == 1
@@ -302,6 +302,6 @@ def test_revoked_with_calls_in_flight() -> None:
     core.accept()
     core.store_keys()
     core.advance(60.0)
-    assert not core.has(i.Commit)
+    assert not core.has(m.Commit)
     assert core.statistics().totals.delivered == 0
     assert core.statistics().counters.delivered_after_release == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.model import Position, Stage, TopicPartition
 from consumer.errors import InvariantViolation
 from tests.engine.building import (
@@ -68,10 +68,10 @@ def test_a_chunk_of_the_most_records_is_one_look_up_and_one_call() -> None:
     core = Core()
     core.assign()
     core.fetch(*(event(str(n)) for n in range(1000)))
-    asked = core.take(i.LookUpKeys)
+    asked = core.take(m.LookUpKeys)
     assert len(asked.keys) == 1000
-    core.feed(i.KeysLookedUp(asked.number, [False] * 1000))
-    assert core.take(i.Send).events == 1000
+    core.feed(m.KeysLookedUp(asked.number, [False] * 1000))
+    assert core.take(m.Send).events == 1000
     assert not core.waiting
 
 
@@ -86,7 +86,7 @@ def test_an_open_record_holds_the_commit_of_its_partition_alone() -> None:
     core.fetch(event("slow"), event("fast"), partition=0)
     core.fetch(event("other"), partition=1)
     core.look_up()
-    slow = core.take(i.Send)
+    slow = core.take(m.Send)
     core.deliver()
     core.advance(core.policy.commit_interval)
     held, other = core.commit()
@@ -104,15 +104,15 @@ def test_commits_come_at_their_interval_one_at_a_time() -> None:
     core.assign()
     core.fetch(filtered())
     core.advance(1.0)
-    first = core.take(i.Commit)
+    first = core.take(m.Commit)
     core.fetch(filtered())
     core.advance(5.0)
-    assert not core.has(i.Commit)
-    core.feed(i.CommitDone(first.number, [], "STALE_MEMBER_EPOCH"))
+    assert not core.has(m.Commit)
+    core.feed(m.CommitDone(first.number, [], "STALE_MEMBER_EPOCH"))
     core.advance(1.0)
     assert core.commit() == [Position(TOPIC, 0, 2, 7)]
     core.advance(5.0)
-    assert not core.has(i.Commit)
+    assert not core.has(m.Commit)
     assert core.statistics().counters.failures["commit"] == 1
     assert core.reports("commit_failed")
 
@@ -125,8 +125,8 @@ def test_a_commit_taken_in_part_is_repeated_for_the_rest() -> None:
     core.fetch(filtered(), partition=0)
     core.fetch(filtered(), partition=1)
     core.advance(1.0)
-    asked = core.take(i.Commit)
-    core.feed(i.CommitDone(asked.number, asked.positions[:1], "trouble"))
+    asked = core.take(m.Commit)
+    core.feed(m.CommitDone(asked.number, asked.positions[:1], "trouble"))
     core.advance(1.0)
     assert core.commit() == list(asked.positions[1:])
 
@@ -139,7 +139,7 @@ def test_records_of_an_older_epoch_are_not_taken_in() -> None:
     core = Core()
     core.assign(0, epoch=2)
     core.feed(
-        i.Fetched([chunk([event("old")], epoch=1), chunk([event("x")], partition=9), chunk([], epoch=2)])
+        m.Fetched([chunk([event("old")], epoch=1), chunk([event("x")], partition=9), chunk([], epoch=2)])
     )
     assert core.statistics().totals.read == 0
     assert not core.waiting
@@ -167,9 +167,9 @@ def test_a_commit_that_comes_back_late_says_nothing_of_a_new_assignment() -> Non
     core.assign(0, epoch=1)
     core.fetch(filtered())
     core.advance(1.0)
-    asked = core.take(i.Commit)
+    asked = core.take(m.Commit)
     core.assign(0, epoch=2)
-    core.feed(i.CommitDone(asked.number, asked.positions, None))
+    core.feed(m.CommitDone(asked.number, asked.positions, None))
     assert core.statistics().partitions[0].committed is None
 
 
@@ -178,10 +178,10 @@ def test_what_waits_for_a_schema_dies_with_its_assignment() -> None:
     core = Core()
     core.assign()
     core.fetch(of_schema("a", "1"))
-    asked = core.take(i.FetchSchema)
+    asked = core.take(m.FetchSchema)
     core.lose(0)
     assert core.statistics().waiting_for_schema == 0
-    core.feed(i.SchemaFound(asked.ref, "good"))
+    core.feed(m.SchemaFound(asked.ref, "good"))
     assert not core.waiting
 
 
@@ -229,9 +229,9 @@ def test_a_delivered_key_is_durable_before_its_record_settles() -> None:
     core.accept()
     for _ in range(3):
         assert core.committable() is None
-        asked = core.take(i.StoreKeys)
-        core.feed(i.StoreFailed(asked.number))
-        core.until(lambda: core.has(i.StoreKeys))
+        asked = core.take(m.StoreKeys)
+        core.feed(m.StoreFailed(asked.number))
+        core.until(lambda: core.has(m.StoreKeys))
     core.store_keys()
     assert core.committable() == 1
     assert core.statistics().counters.failures["key_store_write"] == 3
@@ -245,7 +245,7 @@ def test_a_key_delivered_before_is_a_duplicate_and_is_not_sent() -> None:
     core.deliver()
     core.fetch(event("a"), event("a"))
     core.send_all()
-    assert not core.has(i.Send)
+    assert not core.has(m.Send)
     assert core.statistics().totals.duplicate == 2
 
 
@@ -257,7 +257,7 @@ def test_a_duplicate_of_an_open_event_waits_for_it() -> None:
     core.fetch(event("a"), partition=0)
     core.fetch(event("a"), partition=1)
     core.send_all()
-    send = core.take(i.Send)
+    send = core.take(m.Send)
     assert send.events == 1
     core.advance(60.0)
     assert core.committable(1) is None
@@ -273,7 +273,7 @@ def test_a_duplicate_of_a_refused_event_is_tried_itself() -> None:
     core.assign()
     core.fetch(event("a", version=1), event("a", version=2))
     core.look_up()
-    core.answer(core.take(i.Send), 400, NO)
+    core.answer(core.take(m.Send), 400, NO)
     core.store_letters()
     core.deliver()
     totals = core.statistics().totals
@@ -293,7 +293,7 @@ def test_a_follower_whose_leader_s_partition_is_lost_is_delivered(when: str) -> 
     if when in ("in flight", "backing off"):
         core.advance(core.policy.linger)
     if when == "backing off":
-        core.feed(i.Unanswered(core.take(i.Send).number, "timeout"))
+        core.feed(m.Unanswered(core.take(m.Send).number, "timeout"))
     core.lose(0)
     core.deliver()
     totals = core.statistics().totals
@@ -321,14 +321,14 @@ def test_a_revoke_ends_the_retries(answer: int | None) -> None:
     core.assign()
     core.fetch(event("a"))
     core.send_all()
-    send = core.take(i.Send)
+    send = core.take(m.Send)
     if answer is None:
-        core.feed(i.Unanswered(send.number, "timeout"))
+        core.feed(m.Unanswered(send.number, "timeout"))
     else:
         core.answer(send, answer, headers={"retry-after": "30"})
     assert released(core.revoke(0)) == []
     core.advance(100.0)
-    assert not core.has(i.Send)
+    assert not core.has(m.Send)
     assert core.statistics().claims == 0
 
 
@@ -338,10 +338,10 @@ def test_a_look_up_that_failed_is_repeated() -> None:
     core.assign()
     core.fetch(event("a"))
     for _ in range(20):
-        asked = core.take(i.LookUpKeys)
-        core.feed(i.LookUpFailed(asked.number))
-        assert not core.has(i.LookUpKeys)
-        core.until(lambda: core.has(i.LookUpKeys), seconds=core.policy.inner_backoff.cap)
+        asked = core.take(m.LookUpKeys)
+        core.feed(m.LookUpFailed(asked.number))
+        assert not core.has(m.LookUpKeys)
+        core.until(lambda: core.has(m.LookUpKeys), seconds=core.policy.inner_backoff.cap)
     core.deliver()
     assert core.statistics().totals.delivered == 1
 
@@ -350,20 +350,20 @@ def test_answers_that_fit_no_command_are_bugs() -> None:
     """Each command is answered by exactly one input."""
     core = Core()
     for wrong in (
-        i.KeysLookedUp(99, []),
-        i.LookUpFailed(99),
-        i.KeysStored(99),
-        i.StoreFailed(99),
-        i.CommitDone(99, [], None),
-        i.DeadLettersStored(99, []),
-        i.Unanswered(99, "timeout"),
+        m.KeysLookedUp(99, []),
+        m.LookUpFailed(99),
+        m.KeysStored(99),
+        m.StoreFailed(99),
+        m.CommitDone(99, [], None),
+        m.DeadLettersStored(99, []),
+        m.Unanswered(99, "timeout"),
     ):
         with pytest.raises(InvariantViolation):
             core.feed(wrong)
     core.assign()
     core.fetch(event("a"))
     with pytest.raises(InvariantViolation):
-        core.feed(i.KeysLookedUp(core.take(i.LookUpKeys).number, [False, False]))
+        core.feed(m.KeysLookedUp(core.take(m.LookUpKeys).number, [False, False]))
 
 
 # -- rule 8: every limit is explicit
@@ -393,21 +393,21 @@ def test_before_anything_was_seen_room_is_guessed_by_size_too() -> None:
 # -- rule 9: same seed, same commands
 
 
-def script(seed: int) -> list[i.Command]:
+def script(seed: int) -> list[m.Command]:
     """A life with some of everything."""
     core = Core(seed=seed, batch_events=3)
     core.assign(0)
     core.assign(1)
     core.fetch(*(event(str(n)) for n in range(7)), UNDECODABLE, event("1"), of_schema("s", "1"))
     core.fetch(*(event(str(n), OTHER_ACCOUNT) for n in range(4)), partition=1)
-    core.feed(i.LookUpFailed(core.take(i.LookUpKeys).number))
-    core.feed(i.SchemaUnavailable(ref("1"), "timeout"))
+    core.feed(m.LookUpFailed(core.take(m.LookUpKeys).number))
+    core.feed(m.SchemaUnavailable(ref("1"), "timeout"))
     core.store_letters(stored=False)
     core.send_all()
     for status in (503, 429, 400, 401):
         core.advance(40.0)
-        if core.has(i.Send):
-            core.answer(core.take(i.Send), status)
+        if core.has(m.Send):
+            core.answer(core.take(m.Send), status)
     core.revoke(1)
     core.advance(100.0)
     return core.log
@@ -428,8 +428,8 @@ def test_a_schema_s_verdicts() -> None:
     core.assign()
     core.fetch(of_schema("a", "1"), of_schema("b", "2"), of_schema("c", "3"), event("d"))
     assert core.statistics().waiting_for_schema == 3
-    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "good"))
-    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "broken"))
+    core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "good"))
+    core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "broken"))
     core.deny_schema()
     core.deliver()
     codes = [one.rejection.code for one in core.store_letters() + core.store_letters()]
@@ -451,7 +451,7 @@ def test_a_dead_letter_names_where_it_came_from() -> None:
 def test_end_offsets_of_what_is_not_ours_are_no_matter() -> None:
     """They come from another thread, a little late."""
     core = Core()
-    core.feed(i.EndOffsets({TopicPartition(TOPIC, 5): 3}))
+    core.feed(m.EndOffsets({TopicPartition(TOPIC, 5): 3}))
     assert core.statistics().partitions == ()
 
 
@@ -469,7 +469,7 @@ def test_a_call_is_named_by_a_number_of_its_own() -> None:
     core.assign()
     core.fetch(event("a"))
     core.send_all()
-    core.answer(core.take(i.Send), 503)
-    core.until(lambda: core.has(i.Send))
+    core.answer(core.take(m.Send), 503)
+    core.until(lambda: core.has(m.Send))
     numbers = [one.number for one in sends(core.log)]
     assert len(set(numbers)) == len(numbers)

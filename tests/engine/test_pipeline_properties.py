@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.model import Position
 from tests.engine.building import (
     ACCOUNT,
@@ -86,7 +86,7 @@ class World(RuleBasedStateMachine):
     def listen(self) -> None:
         """Release and Stop commit what they name, and only what is still ours."""
         for one in self.core.log[self.heard :]:
-            if isinstance(one, i.Release):
+            if isinstance(one, m.Release):
                 partition = self.leaving.pop(one.number)
                 self.commit(one.positions)
                 self.owned.discard(partition)
@@ -140,9 +140,9 @@ class World(RuleBasedStateMachine):
 
     def stop(self, _: int, grace: float) -> None:
         """A stop that waits in vain, and the next process."""
-        self.core.feed(i.StopRequested(grace))
-        self.core.until(lambda: any(isinstance(one, i.Stop) for one in self.core.log), seconds=grace)
-        [stop] = [one for one in self.core.log if isinstance(one, i.Stop)]
+        self.core.feed(m.StopRequested(grace))
+        self.core.until(lambda: any(isinstance(one, m.Stop) for one in self.core.log), seconds=grace)
+        [stop] = [one for one in self.core.log if isinstance(one, m.Stop)]
         self.listen()
         self.commit(stop.positions)
         self.start()
@@ -190,32 +190,32 @@ class World(RuleBasedStateMachine):
         self.core.advance(self.core.policy.linger)
         self.listen()
 
-    def answer_badly(self, command: i.Command, data: st.DataObject) -> None:
+    def answer_badly(self, command: m.Command, data: st.DataObject) -> None:
         match command:
-            case i.LookUpKeys():
-                self.core.feed(i.LookUpFailed(command.number))
-            case i.StoreKeys():
-                self.core.feed(i.StoreFailed(command.number))
-            case i.FetchSchema():
-                self.core.feed(i.SchemaUnavailable(command.ref, "timeout"))
-            case i.StoreDeadLetters():
+            case m.LookUpKeys():
+                self.core.feed(m.LookUpFailed(command.number))
+            case m.StoreKeys():
+                self.core.feed(m.StoreFailed(command.number))
+            case m.FetchSchema():
+                self.core.feed(m.SchemaUnavailable(command.ref, "timeout"))
+            case m.StoreDeadLetters():
                 flags = data.draw(
                     st.lists(st.booleans(), min_size=len(command.letters), max_size=len(command.letters))
                 )
                 self.store_letters(command, flags)
-            case i.Commit():
-                self.core.feed(i.CommitDone(command.number, [], "trouble"))
-            case i.Send():
+            case m.Commit():
+                self.core.feed(m.CommitDone(command.number, [], "trouble"))
+            case m.Send():
                 self.answer_send_badly(command, data)
             case _:
                 self.answer_kindly(command)
 
-    def answer_send_badly(self, command: i.Send, data: st.DataObject) -> None:
+    def answer_send_badly(self, command: m.Send, data: st.DataObject) -> None:
         how = data.draw(st.sampled_from(["lost", "lost after", "refused us", "trouble", "whole"]))
         if how == "lost after":
             self.process(command)
         if how.startswith("lost"):
-            self.core.feed(i.Unanswered(command.number, "timeout"))
+            self.core.feed(m.Unanswered(command.number, "timeout"))
         elif how == "refused us":
             self.core.answer(command, data.draw(REFUSALS))
         elif how == "trouble":
@@ -227,43 +227,43 @@ class World(RuleBasedStateMachine):
         else:
             self.answer_kindly(command)
 
-    def answer_kindly(self, command: i.Command) -> None:
+    def answer_kindly(self, command: m.Command) -> None:
         match command:
-            case i.LookUpKeys():
-                self.core.feed(i.KeysLookedUp(command.number, [key in self.keys for key in command.keys]))
-            case i.StoreKeys():
+            case m.LookUpKeys():
+                self.core.feed(m.KeysLookedUp(command.number, [key in self.keys for key in command.keys]))
+            case m.StoreKeys():
                 self.keys.update(command.keys)
-                self.core.feed(i.KeysStored(command.number))
-            case i.FetchSchema():
+                self.core.feed(m.KeysStored(command.number))
+            case m.FetchSchema():
                 missing = command.ref == ref("missing")
                 self.core.feed(
-                    i.SchemaMissing(command.ref) if missing else i.SchemaFound(command.ref, "good")
+                    m.SchemaMissing(command.ref) if missing else m.SchemaFound(command.ref, "good")
                 )
-            case i.StoreDeadLetters():
+            case m.StoreDeadLetters():
                 self.store_letters(command, [True] * len(command.letters))
-            case i.Commit():
+            case m.Commit():
                 ours = [one for one in command.positions if one.partition in self.owned]
                 self.commit(ours)
-                self.core.feed(i.CommitDone(command.number, ours, None))
-            case i.ReadToken():
-                self.core.feed(i.TokenRead(False))
-            case i.Send():
+                self.core.feed(m.CommitDone(command.number, ours, None))
+            case m.ReadToken():
+                self.core.feed(m.TokenRead(False))
+            case m.Send():
                 self.core.answer(command, 200, answer_body(self.process(command)))
             case _:
                 raise AssertionError(f"what waits is no command that is answered: {command}")
 
-    def process(self, command: i.Send) -> list[tuple[str, str | None, str | None]]:
+    def process(self, command: m.Send) -> list[tuple[str, str | None, str | None]]:
         """The API processes a call: what it refuses is refused for good."""
         bad = [one.startswith("bad") for one in event_ids(command)]
         good = [one for one, refused in zip(event_ids(command), bad, strict=True) if not refused]
         self.accepted.update((command.account, one) for one in good)
         return [("failed", "bad", None) if refused else ("processed", None, None) for refused in bad]
 
-    def store_letters(self, command: i.StoreDeadLetters, flags: list[bool]) -> None:
+    def store_letters(self, command: m.StoreDeadLetters, flags: list[bool]) -> None:
         for letter, stored in zip(command.letters, flags, strict=True):
             if stored:
                 self.letters.add((letter.partition, letter.record.offset))
-        self.core.feed(i.DeadLettersStored(command.number, flags))
+        self.core.feed(m.DeadLettersStored(command.number, flags))
 
     # -- what must hold
 

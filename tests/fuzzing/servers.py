@@ -17,11 +17,10 @@ import orjson
 
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas
 from consumer.avro.decode import WireFormat
-from consumer.engine import delivery
-from consumer.engine.interface import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
-from consumer.engine.masking import kind, mask
+from consumer.engine import verdicts as delivery
+from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import SchemaRef
-from consumer.engine.stranger import who_answered
+from consumer.engine.verdicts import kind, mask, who_answered
 from tests.fuzzing.building import ROOT, SCHEMA, SchemaBuilder
 from tests.fuzzing.contract import bounded, check_line
 from tests.fuzzing.records import DECODE_CODES, FOREIGN, NOW, decoder_of, fresh, schema_text

@@ -13,10 +13,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from consumer.adapters.key_store.interface import KeyStoreStatistics
-from consumer.engine import interface as i
-from consumer.engine.model import Chunk, Instant, Position, TopicPartition
+from consumer.engine import messages as m
+from consumer.engine.model import Chunk, Instant, Policy, Position, TopicPartition
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.policy import Policy
 from consumer.errors import KeyStoreError
 from consumer.service import Service
 from tests.engine.building import TOPIC, UNIX, FakeConverter, FakeDecoder, answer_body, event_ids, record
@@ -35,7 +34,7 @@ class World:
         }
         self.committed: dict[int, int] = dict.fromkeys(self.log, 0)
         self.keys: set[bytes] = set()
-        self.letters: list[i.DeadLetter] = []
+        self.letters: list[m.DeadLetter] = []
         self.processed: list[str] = []
         """Event ids that the API processed, in order, repeated ones too."""
 
@@ -49,7 +48,7 @@ class Process:
         self.broken: dict[str, BaseException] = {}
         """By the name of a call, what it raises."""
         self.calls: list[str] = []
-        self.reports: list[i.Report] = []
+        self.reports: list[m.Report] = []
         self.api = FakeApi(self)
         self.key_store = FakeKeyStore(self)
         self.pipeline = CountingPipeline(Policy(**policy), FakeDecoder(), FakeConverter())
@@ -80,7 +79,7 @@ class Process:
         if self.dead:
             await asyncio.Event().wait()
 
-    def reported(self, name: str) -> list[i.Report]:
+    def reported(self, name: str) -> list[m.Report]:
         """The reports with this event name."""
         return [one for one in self.reports if one.event == name]
 
@@ -90,7 +89,7 @@ class CountingPipeline(Pipeline):
 
     handled = 0
 
-    def handle(self, happened: i.Input, now: Instant) -> list[i.Command]:
+    def handle(self, happened: m.Input, now: Instant) -> list[m.Command]:
         self.handled += 1
         return super().handle(happened, now)
 
@@ -113,7 +112,7 @@ class FakeSource:
         self.epochs: dict[int, int] = {}
         self.positions: dict[int, int] = {}
         self.unstarted = 0
-        self.read_again: list[i.NewLife] = []
+        self.read_again: list[m.NewLife] = []
         self.commit_time = STEP
         self.close_time = 0.0
         self.closed = False
@@ -169,7 +168,7 @@ class FakeSource:
     async def unreadable(self) -> Mapping[TopicPartition, int]:
         return {}
 
-    async def read_anew(self, partitions: Sequence[i.NewLife]) -> None:
+    async def read_anew(self, partitions: Sequence[m.NewLife]) -> None:
         self.read_again += partitions
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
@@ -190,7 +189,7 @@ class FakeSource:
         for one in partitions:
             self._epoch += 1
             self.epochs[one], self.positions[one] = self._epoch, self._world.committed[one]
-            assignments.append(i.Assignment(TOPIC, one, self._epoch, self.positions[one], False))
+            assignments.append(m.Assignment(TOPIC, one, self._epoch, self.positions[one], False))
         await self._listener.assigned(assignments)
 
     async def revoke(self, *partitions: int) -> Sequence[Position]:
@@ -214,7 +213,7 @@ class FakeSource:
         return taken
 
 
-Answering = Callable[[i.Send], Awaitable[i.Answered | i.Unanswered]]
+Answering = Callable[[m.Send], Awaitable[m.Answered | m.Unanswered]]
 
 
 class FakeApi:
@@ -227,7 +226,7 @@ class FakeApi:
         self.in_flight = 0
         self.most_in_flight = 0
 
-    async def send(self, command: i.Send) -> i.Answered | i.Unanswered:
+    async def send(self, command: m.Send) -> m.Answered | m.Unanswered:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
@@ -240,7 +239,7 @@ class FakeApi:
         await self._process.step("read_token")
         return self.token_changes.pop(0) if self.token_changes else False
 
-    async def accept(self, command: i.Send) -> i.Answered:
+    async def accept(self, command: m.Send) -> m.Answered:
         """Process all events; those whose id begins with ``bad`` fail."""
         outcomes: list[tuple[str, str | None, str | None]] = []
         for one in event_ids(command):
@@ -249,16 +248,16 @@ class FakeApi:
             if not bad:
                 self._process.world.processed.append(one)
         await asyncio.sleep(STEP)
-        return i.Answered(command.number, 200, {}, answer_body(outcomes))
+        return m.Answered(command.number, 200, {}, answer_body(outcomes))
 
-    async def hang(self, command: i.Send) -> i.Answered:
+    async def hang(self, command: m.Send) -> m.Answered:
         """Never answer."""
         await asyncio.Event().wait()
         raise AssertionError("an event that nobody sets was set")
 
-    async def refuse(self, command: i.Send) -> i.Answered:
+    async def refuse(self, command: m.Send) -> m.Answered:
         """The token is refused."""
-        return i.Answered(command.number, 401, {}, b'{"code": 2, "message": "no"}')
+        return m.Answered(command.number, 401, {}, b'{"code": 2, "message": "no"}')
 
 
 class FakeKeyStore:
@@ -298,11 +297,11 @@ class FakeSchemas:
     def __init__(self, process: Process) -> None:
         self._process = process
 
-    async def fetch(self, command: i.FetchSchema) -> i.SchemaFound | i.SchemaMissing | i.SchemaUnavailable:
+    async def fetch(self, command: m.FetchSchema) -> m.SchemaFound | m.SchemaMissing | m.SchemaUnavailable:
         await self._process.step("fetch_schema")
         if command.ref.value == "missing":
-            return i.SchemaMissing(command.ref)
-        return i.SchemaFound(command.ref, "good")
+            return m.SchemaMissing(command.ref)
+        return m.SchemaFound(command.ref, "good")
 
 
 class FakeDeadLetters:
@@ -311,7 +310,7 @@ class FakeDeadLetters:
     def __init__(self, process: Process) -> None:
         self._process = process
 
-    async def store(self, letters: Sequence[i.DeadLetter]) -> Sequence[bool]:
+    async def store(self, letters: Sequence[m.DeadLetter]) -> Sequence[bool]:
         await self._process.step("store")
         self._process.world.letters += letters
         await asyncio.sleep(STEP)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import DestinationRefused, KafkaError
 from consumer.service import Service
@@ -169,7 +169,7 @@ def test_a_renewed_token_ends_the_halt() -> None:
     process.api.answering = process.api.refuse
     process.api.token_changes = [False, False, True]
 
-    async def renewed(command: i.Send) -> i.Answered:
+    async def renewed(command: m.Send) -> m.Answered:
         answer = process.api.refuse if process.api.token_changes else process.api.accept
         return await answer(command)
 
@@ -249,7 +249,7 @@ def test_an_observer_that_fails_ends_the_service() -> None:
     """A log that cannot be written is not lived with silently."""
     process = Process(World(p0=values(1)))
 
-    def fail(_: i.Report) -> None:
+    def fail(_: m.Report) -> None:
         raise Trouble("no space for the log")
 
     def connect(service: Service) -> Any:

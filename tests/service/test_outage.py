@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from consumer.engine import interface as i
-from consumer.engine.policy import Backoff
+from consumer.engine import messages as m
+from consumer.engine.model import Backoff
 from tests.engine.building import event, event_ids
 from tests.service.driving import all_committed, until, values
 from tests.service.fakes import Process, World
@@ -43,28 +43,28 @@ MOST_CALLS = (BUDGET // BATCH) * int(LENGTH / (BACKOFF.cap / 2) + 6) * 3 // 2
 """Each open batch is tried every 15 seconds in the mean (half of the cap, full jitter), and six times on the way
 there: 46 calls a batch. Half as many more are allowed, since the dice may be lucky."""
 
-Failure = Callable[[i.Send], Coroutine[Any, Any, i.Answered | i.Unanswered]]
+Failure = Callable[[m.Send], Coroutine[Any, Any, m.Answered | m.Unanswered]]
 
 
-async def refused(command: i.Send) -> i.Unanswered:
+async def refused(command: m.Send) -> m.Unanswered:
     """Nobody listens."""
-    return i.Unanswered(command.number, "connect")
+    return m.Unanswered(command.number, "connect")
 
 
-async def silent(command: i.Send) -> i.Unanswered:
+async def silent(command: m.Send) -> m.Unanswered:
     """The call runs into its time-out."""
     await asyncio.sleep(30.0)
-    return i.Unanswered(command.number, "timeout")
+    return m.Unanswered(command.number, "timeout")
 
 
-async def unavailable(command: i.Send) -> i.Answered:
+async def unavailable(command: m.Send) -> m.Answered:
     """A gateway says so."""
-    return i.Answered(command.number, 503, {}, b"no healthy upstream")
+    return m.Answered(command.number, 503, {}, b"no healthy upstream")
 
 
-async def throttling(command: i.Send) -> i.Answered:
+async def throttling(command: m.Send) -> m.Answered:
     """Too many requests, it says, whatever we do."""
-    return i.Answered(command.number, 429, {"retry-after": "20"}, b"{}")
+    return m.Answered(command.number, 429, {"retry-after": "20"}, b"{}")
 
 
 class Outage:
@@ -77,7 +77,7 @@ class Outage:
         """When each failed call was made, and what was in it."""
         process.api.answering = self.answer
 
-    async def answer(self, command: i.Send) -> i.Answered | i.Unanswered:
+    async def answer(self, command: m.Send) -> m.Answered | m.Unanswered:
         if not BEGIN <= now() < END:
             return await self._accept(command)
         self.calls.append((now(), event_ids(command)))
@@ -167,7 +167,7 @@ def test_one_call_at_a_time_while_it_is_down() -> None:
     outage, under_way = Outage(process, silent), []
     failing = process.api.answering
 
-    async def note(command: i.Send) -> i.Answered | i.Unanswered:
+    async def note(command: m.Send) -> m.Answered | m.Unanswered:
         under_way.append((now(), process.api.in_flight))
         return await failing(command)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.model import Position
 from consumer.errors import KeyStoreError
 from consumer.service import SystemClock
@@ -46,7 +46,7 @@ def test_the_timer_ticks_at_the_core_s_deadline() -> None:
     process = Process(World(p0=values(1)), linger=30.0)
     begun: list[float] = []
 
-    async def note(command: i.Send) -> i.Answered:
+    async def note(command: m.Send) -> m.Answered:
         begun.append(now())
         return await process.api.accept(command)
 

@@ -11,7 +11,7 @@ from confluent_kafka import Consumer
 from consumer import settings
 from consumer.adapters import kafka
 from consumer.app.building import policy
-from consumer.engine.policy import AWAY
+from consumer.engine.model import AWAY
 from consumer.errors import SettingsError
 from consumer.settings import HttpAddress, load
 from tests.settings.environment import COMPLETE, refused, with_

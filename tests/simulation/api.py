@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from consumer.engine.interface import Send
+from consumer.engine.messages import Send
 from tests.simulation.records import Kind, Spec
 from tests.simulation.truth import Violation
 

@@ -8,8 +8,8 @@ from collections.abc import Container, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from consumer.engine.assignment import map_place
-from consumer.engine.interface import DeadLetter
+from consumer.engine.ledger import map_place
+from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Position, TopicPartition
 from consumer.engine.offset_map import MOST, OffsetMap, read_metadata
 from consumer.engine.offset_map import read as read_map

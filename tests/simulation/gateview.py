@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from consumer.engine.model import Instant
-from consumer.engine.policy import Policy
+from consumer.engine.model import Instant, Policy
 from tests.simulation.api import Reply, Says
 from tests.simulation.truth import Violation
 

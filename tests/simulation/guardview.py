@@ -12,8 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate, product
 
 from consumer.engine.ledger import Ledger
-from consumer.engine.model import TopicPartition
-from consumer.engine.policy import Policy
+from consumer.engine.model import Policy, TopicPartition
 from tests.simulation.records import Spec
 from tests.simulation.truth import Violation
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass, fields, replace
 from random import Random
 from typing import Any
 
-from consumer.engine.destination import destination_tag
+from consumer.engine.model import Backoff, Policy, destination_tag
 from consumer.engine.offset_map import IDS_MOST, MOST
-from consumer.engine.policy import Backoff, Policy
 
 GUARD_SHARE, GUARD_SAMPLE = 0.3, 8
 """Where there is a guard: more dead letters among so many of a topic's latest records stop intake."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine import offset_map
-from consumer.engine.assignment import map_place
+from consumer.engine.ledger import map_place
 from consumer.engine.model import Chunk, Instant, Position, TopicPartition
 from consumer.engine.pipeline import Pipeline
 from consumer.errors import InvariantViolation
@@ -64,18 +64,18 @@ class Member:
         self._wake_at: float | None = None
         self._ticks = (0.0, 0)
         self._performers: dict[type, Callable[[Any], None]] = {
-            i.FetchSchema: self._fetch_schema,
-            i.LookUpKeys: self._look_up,
-            i.StoreKeys: self._store_keys,
-            i.Send: self._send,
-            i.StoreDeadLetters: self._store_letters,
-            i.Commit: self._commit,
-            i.Release: self._release,
-            i.Stop: self._stop,
-            i.ReadAnew: self._read_anew,
-            i.ReadToken: self._read_token,
-            i.GiveUp: lambda _: self._later(self.request_stop),
-            i.Report: lambda _: None,
+            m.FetchSchema: self._fetch_schema,
+            m.LookUpKeys: self._look_up,
+            m.StoreKeys: self._store_keys,
+            m.Send: self._send,
+            m.StoreDeadLetters: self._store_letters,
+            m.Commit: self._commit,
+            m.Release: self._release,
+            m.Stop: self._stop,
+            m.ReadAnew: self._read_anew,
+            m.ReadToken: self._read_token,
+            m.GiveUp: lambda _: self._later(self.request_stop),
+            m.Report: lambda _: None,
         }
         world.later(world.delay(), self._poll)
 
@@ -88,7 +88,7 @@ class Member:
         """Now, on both clocks of its machine."""
         return self._world.instant(self.slot)
 
-    def feed(self, happened: i.Input) -> None:
+    def feed(self, happened: m.Input) -> None:
         """Let the core handle one input, and perform what it says."""
         if not self.alive or self._stands_still(self.feed, happened):
             return
@@ -154,7 +154,7 @@ class Member:
         self._ticks = (due, count + 1 if moment == due else 1)
         if self._ticks[1] > _SPIN:
             raise Violation("the core does not spin", f"{self.name}: {_SPIN} ticks at one moment")
-        self.feed(i.Tick())
+        self.feed(m.Tick())
 
     def _later(self, act: Callable[[], None]) -> None:
         self._world.later(self._world.delay(), act)
@@ -162,7 +162,7 @@ class Member:
     def _takes_effect(self) -> bool:
         return self.alive or self._world.random.random() < 0.5
 
-    def _perform(self, act: Callable[[], i.Input | None]) -> None:
+    def _perform(self, act: Callable[[], m.Input | None]) -> None:
         """Do something outside: its effect comes after a delay, its answer after another."""
 
         def effect() -> None:
@@ -176,30 +176,30 @@ class Member:
 
     # -- performing
 
-    def _fetch_schema(self, command: i.FetchSchema) -> None:
+    def _fetch_schema(self, command: m.FetchSchema) -> None:
         self._perform(lambda: self._world.registry.find(command.ref))
 
-    def _look_up(self, command: i.LookUpKeys) -> None:
-        def look_up() -> i.Input:
+    def _look_up(self, command: m.LookUpKeys) -> None:
+        def look_up() -> m.Input:
             found = self._world.keys_of(self.slot).look_up(command.keys)
-            return i.LookUpFailed(command.number) if found is None else i.KeysLookedUp(command.number, found)
+            return m.LookUpFailed(command.number) if found is None else m.KeysLookedUp(command.number, found)
 
         self._perform(look_up)
 
-    def _store_keys(self, command: i.StoreKeys) -> None:
-        def store() -> i.Input:
+    def _store_keys(self, command: m.StoreKeys) -> None:
+        def store() -> m.Input:
             stored = self._world.keys_of(self.slot).store(command.keys)
-            return i.KeysStored(command.number) if stored else i.StoreFailed(command.number)
+            return m.KeysStored(command.number) if stored else m.StoreFailed(command.number)
 
         self._perform(store)
 
-    def _store_letters(self, command: i.StoreDeadLetters) -> None:
-        def store() -> i.Input:
-            return i.DeadLettersStored(command.number, [self._store_letter(one) for one in command.letters])
+    def _store_letters(self, command: m.StoreDeadLetters) -> None:
+        def store() -> m.Input:
+            return m.DeadLettersStored(command.number, [self._store_letter(one) for one in command.letters])
 
         self._perform(store)
 
-    def _store_letter(self, letter: i.DeadLetter) -> bool:
+    def _store_letter(self, letter: m.DeadLetter) -> bool:
         """Whether it is acknowledged; a failed write may have been written all the same."""
         world = self._world
         spec = world.spec_of(letter.record)
@@ -208,7 +208,7 @@ class Member:
             world.broker.store_letter(letter, spec)
         return not fails
 
-    def _send(self, command: i.Send) -> None:
+    def _send(self, command: m.Send) -> None:
         if self.is_zombie and not self.given_up:
             # Its partitions are another's already, and it cannot know: what it sends now may be sent by both.
             self._world.truth.excuse(spec.key for spec in self.watch.calls[command.number].specs)
@@ -225,14 +225,14 @@ class Member:
             return
         self.watch.answered(number, reply)
         if reply.status:
-            self.feed(i.Answered(number, reply.status, reply.headers, reply.body))
+            self.feed(m.Answered(number, reply.status, reply.headers, reply.body))
         else:
-            self.feed(i.Unanswered(number, reply.reason))
+            self.feed(m.Unanswered(number, reply.reason))
 
-    def _read_token(self, _: i.ReadToken) -> None:
-        self._later(lambda: self.feed(i.TokenRead(self._world.random.random() < 0.5)))
+    def _read_token(self, _: m.ReadToken) -> None:
+        self._later(lambda: self.feed(m.TokenRead(self._world.random.random() < 0.5)))
 
-    def _read_anew(self, command: i.ReadAnew) -> None:
+    def _read_anew(self, command: m.ReadAnew) -> None:
         """Between two polls, as everything about the assignment."""
 
         def effect() -> None:
@@ -247,8 +247,8 @@ class Member:
                 if owners.get(tp) == (self, one.epoch):
                     self._epoch += 1
                     owners[tp] = (self, self._epoch)
-                    assignments.append(i.Assignment(*tp, self._epoch, None, False, topic_id=one.topic_id))
-            self.feed(i.Assigned(assignments))
+                    assignments.append(m.Assignment(*tp, self._epoch, None, False, topic_id=one.topic_id))
+            self.feed(m.Assigned(assignments))
 
         self._later(effect)
 
@@ -257,9 +257,9 @@ class Member:
         world = self._world
         if self.watch.held and not self.in_callback and world.random.random() < 0.04:
             topics = {tp.topic for tp in self.watch.held}
-            self.feed(i.TopicIdsTold({name: world.broker.topic_ids[name] for name in sorted(topics)}))
+            self.feed(m.TopicIdsTold({name: world.broker.topic_ids[name] for name in sorted(topics)}))
 
-    def _commit(self, command: i.Commit) -> None:
+    def _commit(self, command: m.Commit) -> None:
         self._committing = True
         epochs = {tp: held.epoch for tp, held in self.watch.held.items()}
 
@@ -270,7 +270,7 @@ class Member:
 
         self._later(effect)
 
-    def _commit_at_broker(self, command: i.Commit, epochs: dict[TopicPartition, int]) -> i.CommitDone:
+    def _commit_at_broker(self, command: m.Commit, epochs: dict[TopicPartition, int]) -> m.CommitDone:
         world, wanted = self._world, list(command.positions)
         fails = world.in_spell("commits") or world.roll(world.rates.commit_fails)
         if fails:
@@ -278,14 +278,14 @@ class Member:
             wanted = wanted[: world.random.choice((0, 0, 1, len(wanted)))]
         taken = world.broker.commit(self, epochs, wanted)
         if fails and world.random.random() < 0.5:
-            return i.CommitDone(command.number, (), "timed out")
+            return m.CommitDone(command.number, (), "timed out")
         if any(len(one.metadata) > world.broker.metadata_limit for one in wanted):
-            return i.CommitDone(command.number, taken, "OFFSET_METADATA_TOO_LARGE")
-        return i.CommitDone(
+            return m.CommitDone(command.number, taken, "OFFSET_METADATA_TOO_LARGE")
+        return m.CommitDone(
             command.number, taken, None if len(taken) == len(command.positions) else "refused"
         )
 
-    def _committed(self, done: i.CommitDone) -> None:
+    def _committed(self, done: m.CommitDone) -> None:
         if not self.alive or self._stands_still(self._committed, done):
             return
         self._committing = False
@@ -333,7 +333,7 @@ class Member:
             held.last_seen = self._world.broker.logs[held.tp][-1].offset
         self.watch.excuse_uncovered(helds)
 
-    def _release(self, command: i.Release) -> None:
+    def _release(self, command: m.Release) -> None:
         tps = self._released.pop(command.number)
         self._commit_finally(tps, command.positions, lambda: self._called_back(tps))
 
@@ -342,14 +342,14 @@ class Member:
             self.in_callback = bool(self._released)
             self._world.group.released(self, tps)
 
-    def _stop(self, command: i.Stop) -> None:
+    def _stop(self, command: m.Stop) -> None:
         owners = self._world.broker.owners
         tps = [tp for tp, (owner, _) in owners.items() if owner is self]
         self._commit_finally(tps, command.positions, lambda: self._world.ended(self))
 
     def request_stop(self) -> None:
         """SIGTERM."""
-        self.feed(i.StopRequested(self._world.knobs.grace))
+        self.feed(m.StopRequested(self._world.knobs.grace))
 
     # -- what the group does to it
 
@@ -376,9 +376,9 @@ class Member:
                 start, commit_start = broker.logs[tp][0].offset, True
             broker.owners[tp] = (self, self._epoch)
             assignments.append(
-                i.Assignment(*tp, self._epoch, start, commit_start, leader_epoch, metadata, topic_id, void)
+                m.Assignment(*tp, self._epoch, start, commit_start, leader_epoch, metadata, topic_id, void)
             )
-        self.feed(i.Assigned(assignments))
+        self.feed(m.Assigned(assignments))
         for tp in tps:
             held = self.watch.held.get(tp)
             if held is not None and held.position and self._world.roll(self._world.rates.begins_below):
@@ -406,7 +406,7 @@ class Member:
         self.in_callback = True
         self._numbers += 1
         self._released[self._numbers] = tps
-        self.feed(i.Revoked(tps, self._numbers, self._world.knobs.grace))
+        self.feed(m.Revoked(tps, self._numbers, self._world.knobs.grace))
 
     def lose(self) -> None:
         """It learns that the group threw it out."""
@@ -418,7 +418,7 @@ class Member:
         tps = list(self.watch.held)
         self._keep_stale(tps)
         if tps:
-            self.feed(i.Lost(tps))
+            self.feed(m.Lost(tps))
         self._world.group.rejoin(self)
 
     # -- polling
@@ -442,12 +442,12 @@ class Member:
         world = self._world
         chunks = [] if self.in_callback else self._take(room)
         if chunks:
-            self.feed(i.Fetched(chunks))
+            self.feed(m.Fetched(chunks))
         elif world.random.random() < 0.05:
             ends = {tp: log[-1].offset + 1 for tp, log in world.broker.logs.items() if log}
-            self.feed(i.EndOffsets(ends, begins=world.broker.begins))
+            self.feed(m.EndOffsets(ends, begins=world.broker.begins))
             self._forgotten += world.random.randint(0, 2)
-            self.feed(i.KeysForgotten(self._forgotten))
+            self.feed(m.KeysForgotten(self._forgotten))
         world.later(world.delay() / 2 if chunks else world.knobs.latency + 0.05, self._poll)
 
     def _take(self, room: int) -> list[Chunk]:
@@ -479,7 +479,7 @@ class Member:
                 continue
             specs = world.broker.fetch(tp, held.position, 5, world.now - world.base)
             if specs:
-                world.later(world.random.uniform(0, 3), self.feed, i.Fetched(_chunks(held, specs)))
+                world.later(world.random.uniform(0, 3), self.feed, m.Fetched(_chunks(held, specs)))
 
     def set_back(self) -> bool:
         """One partition's position goes backwards. False if there is none to do that to."""

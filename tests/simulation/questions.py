@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from consumer.engine.model import SchemaRef
-from consumer.engine.parking import BURST
-from consumer.engine.policy import Policy
+from consumer.engine.model import Policy, SchemaRef
+from consumer.engine.waiting import BURST
 from tests.simulation.truth import require
 
 

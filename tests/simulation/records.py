@@ -13,7 +13,7 @@ from enum import Enum
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
-from consumer.engine.dedup import dedup_key
+from consumer.engine.claims import dedup_key
 from consumer.engine.intake import Converting, Decoded, Reading, SchemaLearner
 from consumer.engine.model import (
     Ahead,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from consumer.engine.dedup import dedup_key
-from consumer.engine.destination import REAL_API
-from consumer.engine.interface import SchemaFound, SchemaMissing, SchemaUnavailable
-from consumer.engine.model import SchemaRef
+from consumer.engine.claims import dedup_key
+from consumer.engine.messages import SchemaFound, SchemaMissing, SchemaUnavailable
+from consumer.engine.model import REAL_API, SchemaRef
 from tests.simulation.records import LATE, MADE_UP, MISSING
 from tests.simulation.truth import Violation
 

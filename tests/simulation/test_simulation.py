@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from consumer.engine import interface
+from consumer.engine import messages
 from consumer.engine.intake import TwoSteps
-from consumer.engine.model import Record
-from consumer.engine.policy import Policy
+from consumer.engine.model import Policy, Record
 from tests.simulation.knobs import DESTINATION, Incidents, Rates, draw
 from tests.simulation.readings import FORMS
 from tests.simulation.records import BROKEN, LATE, MISSING, Kind, Spec
@@ -103,13 +102,13 @@ def test_the_worlds_hold_the_trouble_they_promise() -> None:
         seen[type(happened).__name__] += 1
         for command in commands:
             seen[type(command).__name__] += 1
-            if isinstance(command, interface.Report):
+            if isinstance(command, messages.Report):
                 seen[command.event + ("" if command.fields.get("in_time", 1) else " late")] += 1
 
     worlds = [World(draw(seed), look) for seed in range(240)]
     for world in worlds:
         world.run()
-    kinds = (*interface.Input.__args__, *interface.Command.__args__)
+    kinds = (*messages.Input.__args__, *messages.Command.__args__)
     incidents = (
         "partitions_lost",
         "partitions_released late",

@@ -7,12 +7,12 @@ from typing import Any
 
 import orjson
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 
 
 def tell(now: float, member: str, happened: Any, commands: Sequence[Any]) -> None:
     """Print what a process was told and what it said."""
-    if isinstance(happened, i.Tick) and not commands:
+    if isinstance(happened, m.Tick) and not commands:
         return
     print(f"{now:9.3f} {member:5} {_input(happened)}")
     for command in commands:
@@ -23,15 +23,15 @@ def _input(happened: Any) -> str:
     match happened:
         case str():
             return f"** {happened}"
-        case i.Fetched():
+        case m.Fetched():
             return "Fetched " + "; ".join(
                 f"{chunk.topic}[{chunk.partition}]e{chunk.epoch} {chunk.records[0].offset}..{chunk.records[-1].offset}"
                 f" ({len(chunk.records)})"
                 for chunk in happened.chunks
             )
-        case i.Answered():
+        case m.Answered():
             return f"Answered #{happened.number} {happened.status} {happened.headers} {happened.body[:90]!r}"
-        case i.Assigned():
+        case m.Assigned():
             return "Assigned " + "; ".join(
                 f"{one.topic}[{one.partition}]e{one.epoch} from {one.start}{'!' if one.commit_start else ''}"
                 for one in happened.assignments
@@ -41,22 +41,22 @@ def _input(happened: Any) -> str:
 
 def _command(command: Any) -> str:
     match command:
-        case i.Send():
+        case m.Send():
             ids = [event["event_id"] for event in orjson.loads(command.body)["data"]]
             return f"Send #{command.number} to {command.account}: {' '.join(ids)}"
-        case i.LookUpKeys() | i.StoreKeys():
+        case m.LookUpKeys() | m.StoreKeys():
             keys = " ".join(key.hex()[:6] for key in command.keys)
             return f"{type(command).__name__} #{command.number}: {keys}"
-        case i.StoreDeadLetters():
+        case m.StoreDeadLetters():
             letters = "; ".join(
                 f"{one.topic}[{one.partition}]@{one.record.offset} {one.rejection.stage.value}/{one.rejection.code}"
                 f" x{one.attempts}"
                 for one in command.letters
             )
             return f"StoreDeadLetters #{command.number}: {letters}"
-        case i.Commit() | i.Release():
+        case m.Commit() | m.Release():
             where = " ".join(f"{p.topic}[{p.partition}]->{p.next_offset}" for p in command.positions)
             return f"{type(command).__name__} #{command.number}: {where}"
-        case i.Report():
+        case m.Report():
             return f"report {command.level} {command.event} {dict(command.fields)}"
     return repr(command)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.engine.statistics import Statistics
 from tests.simulation.api import Reply, Says
@@ -112,40 +112,40 @@ class Watch:
 
     # -- what it is told
 
-    def told(self, happened: i.Input) -> None:
+    def told(self, happened: m.Input) -> None:
         """An input is about to be handled."""
         match happened:
-            case i.Assigned() | i.Revoked() | i.Lost() | i.StopRequested() | i.TopicIdsTold():
+            case m.Assigned() | m.Revoked() | m.Lost() | m.StopRequested() | m.TopicIdsTold():
                 self._lose_sight()
                 self._told_of_partitions(happened)
-            case i.Fetched():
+            case m.Fetched():
                 for chunk in happened.chunks:
                     self._fetched(chunk)
-            case i.TokenRead():
+            case m.TokenRead():
                 for gate in self._gates.values():
                     gate.token_read = True
             case _:
                 self._told_of_writes(happened)
 
     def _told_of_partitions(
-        self, happened: i.Assigned | i.Revoked | i.Lost | i.StopRequested | i.TopicIdsTold
+        self, happened: m.Assigned | m.Revoked | m.Lost | m.StopRequested | m.TopicIdsTold
     ) -> None:
         match happened:
-            case i.Assigned():
+            case m.Assigned():
                 self._assigned(happened)
-            case i.Revoked():
+            case m.Revoked():
                 helds = [self.held[tp] for tp in happened.partitions if tp in self.held]
                 self._drain(happened.number, helds, happened.grace)
-            case i.StopRequested() if not self.stopping:
+            case m.StopRequested() if not self.stopping:
                 self.stopping = True
                 self._drain(None, list(self.held.values()), happened.grace)
-            case i.Lost():
+            case m.Lost():
                 for tp in happened.partitions:
                     self.held.pop(tp, None)
-            case i.TopicIdsTold():
+            case m.TopicIdsTold():
                 self._lives_told(happened)
 
-    def _lives_told(self, happened: i.TopicIdsTold) -> None:
+    def _lives_told(self, happened: m.TopicIdsTold) -> None:
         """What is of an earlier life ends here; what was sent of the new one meanwhile may be sent again."""
         ended = [held for tp, held in self.held.items() if happened.ids.get(tp.topic) != held.topic_id]
         ended = [held for held in ended if held.tp.topic in happened.ids]
@@ -159,21 +159,21 @@ class Watch:
         for gate in self._gates.values():
             gate.unsure = True
 
-    def _told_of_writes(self, happened: i.Input) -> None:
+    def _told_of_writes(self, happened: m.Input) -> None:
         match happened:
-            case i.KeysStored():
+            case m.KeysStored():
                 for key in self._storing.pop(happened.number):
                     self._keys.pop(key, None)
-            case i.StoreFailed():
+            case m.StoreFailed():
                 del self._storing[happened.number]
-            case i.DeadLettersStored():
+            case m.DeadLettersStored():
                 del self._writing[happened.number]
-            case i.CommitDone():
+            case m.CommitDone():
                 self._committing = False
-            case i.SchemaFound() | i.SchemaMissing() | i.SchemaUnavailable():
+            case m.SchemaFound() | m.SchemaMissing() | m.SchemaUnavailable():
                 self._questions.answered(happened.ref)
 
-    def _assigned(self, happened: i.Assigned) -> None:
+    def _assigned(self, happened: m.Assigned) -> None:
         for one in happened.assignments if not self.stopping else ():
             tp = TopicPartition(one.topic, one.partition)
             self.held[tp] = Held(tp, one.epoch, one.start or 0)
@@ -284,31 +284,31 @@ class Watch:
         """An input was handled; its commands come."""
         self._guarded.settled_down(pipeline.ledger)
 
-    def commanded(self, command: i.Command) -> None:
+    def commanded(self, command: m.Command) -> None:
         """A command was given."""
         match command:
-            case i.Send():
+            case m.Send():
                 self._send(command)
-            case i.FetchSchema():
+            case m.FetchSchema():
                 self._questions.asked(command.ref, self._world.now, self.guarding is not None)
-            case i.StoreKeys():
+            case m.StoreKeys():
                 require(not self._storing, "one key-store write at a time", str(command.number))
                 self._storing[command.number] = list(command.keys)
-            case i.StoreDeadLetters():
+            case m.StoreDeadLetters():
                 self._letters(command)
-            case i.Commit():
+            case m.Commit():
                 self._commit(command)
-            case i.Report(event="dead_letter_guard"):
+            case m.Report(event="dead_letter_guard"):
                 self._guard(command)
-            case i.Release():
+            case m.Release():
                 self._let_go(command.number, command.positions)
-            case i.Stop():
+            case m.Stop():
                 waiting = [number for number in self._drains if number is not None]
                 require(not waiting, "a stop comes after all releases", str(waiting))
                 late = self._let_go(None, command.positions)
                 require(late != command.drained, "a stop says whether all was drained", str(command))
 
-    def _send(self, send: i.Send) -> None:
+    def _send(self, send: m.Send) -> None:
         policy, specs = self._policy, self._world.api.read(send)
         require(
             0 < len(specs) == send.events <= policy.batch_events, "batch limit in events", str(len(specs))
@@ -353,7 +353,7 @@ class Watch:
             if waited < 0.05 * longest:
                 raise Violation("attempts without a verdict back off", f"{failures} in {waited} s")
 
-    def _letters(self, command: i.StoreDeadLetters) -> None:
+    def _letters(self, command: m.StoreDeadLetters) -> None:
         require(not self._writing, "one dead-letter write at a time", str(command.number))
         require(self.guarding is None, "no dead letter is written once the guard has tripped", str(command))
         written = []
@@ -375,13 +375,13 @@ class Watch:
         self._writing[command.number] = written
         self._guarded.letters(spec for _, spec in written)
 
-    def _guard(self, report: i.Report) -> None:
+    def _guard(self, report: m.Report) -> None:
         """Intake has stopped: there must be a reason."""
         self._guarded.check_reason(str(report.fields["topic"]))
         pipeline = self._member.pipeline
         self.guarding = self.guarding if self.guarding is not None else pipeline.ledger.totals().read
 
-    def _commit(self, commit: i.Commit) -> None:
+    def _commit(self, commit: m.Commit) -> None:
         require(not self._committing, "one commit at a time", str(commit.number))
         self._committing = True
         require(bool(commit.positions), "a commit has positions", str(commit.number))

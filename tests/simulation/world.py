@@ -16,7 +16,7 @@ from hashlib import blake2b
 from random import Random
 from typing import Any
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.model import Instant, Record, TopicPartition
 from consumer.engine.statistics import Totals
 from tests.simulation.api import Api
@@ -122,7 +122,7 @@ class World:
         """The key store that a member in this slot uses."""
         return self._stores.setdefault(slot if self.knobs.own_stores else 0, KeyStore(self))
 
-    def note(self, member: Member, happened: i.Input, commands: Sequence[i.Command]) -> None:
+    def note(self, member: Member, happened: m.Input, commands: Sequence[m.Command]) -> None:
         """An input was handled."""
         self.inputs += 1
         if self._trace is not None:
@@ -198,7 +198,7 @@ class World:
         member = Member(self, slot, next(self._lives))
         self._alive.append(member)
         self._say(f"{member} starts")
-        member.feed(i.Tick())
+        member.feed(m.Tick())
         self.group.join(member)
 
     def _start_again(self, slot: int) -> None:

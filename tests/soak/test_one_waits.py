@@ -6,7 +6,7 @@ import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.intake import Decoded
 from consumer.engine.model import (
     Chunk,
@@ -14,12 +14,12 @@ from consumer.engine.model import (
     Converted,
     Filtered,
     Instant,
+    Policy,
     Record,
     Rejection,
     SchemaRef,
 )
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.policy import Policy
 
 UNKNOWN = SchemaRef("id", "7")
 CHUNK = 500
@@ -48,13 +48,13 @@ def settle(pipeline: Pipeline, first: int, chunks: int) -> None:
     for number in range(chunks):
         at = first + number * CHUNK
         records = [Record(offset, 1, None, b"x", ()) for offset in range(at, at + CHUNK)]
-        pipeline.handle(i.Fetched([Chunk("t", 0, 1, 1, records)]), Instant(at / 1e6, 1e9))
+        pipeline.handle(m.Fetched([Chunk("t", 0, 1, 1, records)]), Instant(at / 1e6, 1e9))
 
 
 def test_what_settled_behind_an_open_record_holds_no_memory() -> None:
     """A record waits for its schema, for hours: the books of the millions settled behind it do not pile up."""
     pipeline = Pipeline(Policy(max_open_events=20_000, max_open_bytes=128 << 20), _Decoder(), _Converter())
-    pipeline.handle(i.Assigned([i.Assignment("t", 0, 1, 0, False)]), Instant(0.0, 1e9))
+    pipeline.handle(m.Assigned([m.Assignment("t", 0, 1, 0, False)]), Instant(0.0, 1e9))
     settle(pipeline, 0, 20)
     tracemalloc.start()
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from consumer.app.run import hangs_after
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.statistics import Statistics
 from consumer.settings import REVOKE_MARGIN, load
 from consumer.web.health import FETCH_HANGS_AFTER, why_not_ready, why_unhealthy
@@ -157,7 +157,7 @@ def test_a_real_core_whose_api_never_answers_is_healthy_and_not_ready_until_it_d
     assert why_not_ready(core.statistics()) is None
     core.advance(29.0)
     assert why_not_ready(core.statistics()) is None
-    core.feed(i.Unanswered(core.take(i.Send).number, "timeout"))
+    core.feed(m.Unanswered(core.take(m.Send).number, "timeout"))
     core.advance(1.0)
     assert why_not_ready(core.statistics()) == (
         "destination unreachable: no verdict on any event; the latest call: no answer in time"
@@ -175,7 +175,7 @@ def test_a_real_core_that_is_refused_stays_healthy_and_is_not_ready() -> None:
     core.assign()
     core.fetch(event("a"))
     core.send_all()
-    core.answer(core.take(i.Send), 401, NO)
+    core.answer(core.take(m.Send), 401, NO)
     assert why_unhealthy(core.statistics(), LONG, LONG) is None
     assert why_not_ready(core.statistics()) == (
         "destination halted: the access token is refused (HTTP 401, code 2)"
@@ -200,8 +200,8 @@ def test_a_real_core_whose_key_store_fails_is_not_ready() -> None:
     core = Core()
     core.assign()
     core.fetch(event("a"))
-    core.feed(i.LookUpFailed(core.take(i.LookUpKeys).number))
+    core.feed(m.LookUpFailed(core.take(m.LookUpKeys).number))
     assert (why_not_ready(core.statistics()) or "").startswith("the key store does not answer")
-    core.until(lambda: core.has(i.LookUpKeys))
+    core.until(lambda: core.has(m.LookUpKeys))
     core.look_up()
     assert why_not_ready(core.statistics()) is None

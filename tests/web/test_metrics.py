@@ -14,11 +14,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from consumer.engine.block import Delivery
 from consumer.engine.counters import Counters
 from consumer.engine.coverage import Coverage
-from consumer.engine.dedup import Delivery
 from consumer.engine.freshness import AGE_BOUNDS, METRIC_AGES
-from consumer.engine.interface import KeysLookedUp, LookUpKeys
+from consumer.engine.messages import KeysLookedUp, LookUpKeys
 from consumer.engine.statistics import OldestOpen, Statistics, WaitsFor
 from consumer.web.metrics import StatisticsCollector
 from consumer.web.status import status_document

@@ -13,7 +13,7 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.engine.interface import Send
+from consumer.engine.messages import Send
 from consumer.errors import InvariantViolation, SettingsError
 from consumer.web.health import FETCH_HANGS_AFTER
 from consumer.web.status import status_document

@@ -19,7 +19,7 @@ from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.app.run import Member
 from consumer.engine.counters import Counters
 from consumer.engine.coverage import PARAMETERS
-from consumer.engine.interface import KeysLookedUp, LookUpKeys
+from consumer.engine.messages import KeysLookedUp, LookUpKeys
 from consumer.engine.statistics import OldestOpen, PartitionStatistics, WaitsFor
 from consumer.web.status import VERSION, document_of, status_document
 from tests.engine.building import Core, event, filtered, unconvertible

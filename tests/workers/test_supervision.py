@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from consumer.engine.interface import Report
+from consumer.engine.messages import Report
 from consumer.workers.supervision import (
     LIVED,
     MARGIN,

@@ -23,12 +23,12 @@ from consumer.adapters.kafka.groups import (
     committed,
     group_members,
 )
+from consumer.adapters.kafka.letters import HEADER_PREFIX
 from consumer.adapters.kafka.producer import RecordProducer
 from consumer.adapters.kafka.ranges import Range, behind_transactions, resolve_ranges
 from consumer.adapters.kafka.redrive import NewRecord, Redriver
 from consumer.adapters.kafka.replay_progress import METADATA_MOST, Plan, open_plan
 from consumer.adapters.kafka.source import KafkaSource, SourceListener
-from consumer.engine.letters import HEADER_PREFIX
 
 __all__ = [
     "HEADER_PREFIX",

@@ -53,8 +53,8 @@ from consumer.adapters.kafka.trouble import (
 )
 from consumer.adapters.kafka.unreadable import DAMAGED, take_damaged
 from consumer.adapters.thread import OwnThread, post
-from consumer.engine.assignment import map_place
-from consumer.engine.interface import Assignment, NewLife
+from consumer.engine.ledger import map_place
+from consumer.engine.messages import Assignment, NewLife
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from consumer.engine.offset_map import are_different_lives, is_void
 from consumer.errors import InvariantViolation, KafkaError

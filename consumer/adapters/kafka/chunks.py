@@ -20,8 +20,8 @@ from typing import Any, Final, Protocol
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
+from consumer.engine.block import size_of_headers
 from consumer.engine.model import UNREADABLE_HEADERS, Chunk, Record
-from consumer.engine.spans import size_of_headers
 
 _new_record = tuple.__new__  # what `Record(...)` comes down to, without its argument handling
 

@@ -42,11 +42,7 @@ from consumer.adapters.kafka.configuration import (
     producer_config,
 )
 from consumer.adapters.kafka.dead_letter_topics import DeadLetterTopics
-from consumer.adapters.kafka.producer import PolledProducer
-from consumer.adapters.kafka.trouble import OnTrouble, Teller, describe_error, exception_error, ignore_trouble
-from consumer.adapters.thread import OwnThread, post
-from consumer.engine.interface import DeadLetter
-from consumer.engine.letters import (
+from consumer.adapters.kafka.letters import (
     AT,
     ATTEMPTS,
     CODE,
@@ -61,6 +57,10 @@ from consumer.engine.letters import (
     omitted_text,
     travelling,
 )
+from consumer.adapters.kafka.producer import PolledProducer
+from consumer.adapters.kafka.trouble import OnTrouble, Teller, describe_error, exception_error, ignore_trouble
+from consumer.adapters.thread import OwnThread, post
+from consumer.engine.messages import DeadLetter
 from consumer.engine.model import UNREADABLE_HEADERS
 
 _FIXED: Final = {

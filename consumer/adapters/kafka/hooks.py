@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from consumer.engine.interface import Assignment
+from consumer.engine.messages import Assignment
 from consumer.engine.model import Position, TopicPartition
 
 

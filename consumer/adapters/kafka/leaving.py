@@ -30,7 +30,7 @@ from consumer.adapters.kafka.commits import raw_positions, read_answer
 from consumer.adapters.kafka.configuration import uses_consumer_protocol
 from consumer.adapters.kafka.raw_consumer import RawConsumer
 from consumer.adapters.kafka.trouble import exception_error
-from consumer.engine.interface import BETWEEN_GENERATIONS, METADATA_TOO_LARGE
+from consumer.engine.messages import BETWEEN_GENERATIONS, METADATA_TOO_LARGE
 from consumer.engine.model import Position
 
 _AGAIN_AFTER: Final = 0.05

@@ -47,7 +47,7 @@ from consumer.adapters.kafka.topic_ids import MISSING_TOPIC, OTHER_TOPIC, IdSour
 from consumer.adapters.kafka.trouble import Teller, as_fatal, exception_error, forgets_group, words
 from consumer.adapters.kafka.unreadable import Unreadable, take_damaged
 from consumer.adapters.kafka.unstarted import Unstarted
-from consumer.engine.interface import Assignment, NewLife
+from consumer.engine.messages import Assignment, NewLife
 from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
 

@@ -36,7 +36,7 @@ from consumer.adapters.kafka.topic_ids import ask_once
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
 from consumer.adapters.thread import OwnThread
 from consumer.engine import offset_map
-from consumer.engine.assignment import map_place
+from consumer.engine.ledger import map_place
 from consumer.engine.model import Position, TopicPartition
 from consumer.engine.offset_map import MOST
 from consumer.errors import KafkaError, UsageError

@@ -48,7 +48,7 @@ from consumer.adapters.kafka.raw_consumer import RawConsumer
 from consumer.adapters.kafka.topic_ids import IdSource, TopicIds
 from consumer.adapters.kafka.trouble import OnTrouble, ignore_trouble
 from consumer.adapters.thread import OwnThread, post, run_blocking, settle
-from consumer.engine.interface import Assignment, NewLife
+from consumer.engine.messages import Assignment, NewLife
 from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError, SettingsError
 

@@ -30,7 +30,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.engine import offset_map
-from consumer.engine.assignment import map_place
+from consumer.engine.ledger import map_place
 from consumer.engine.model import TopicPartition
 
 

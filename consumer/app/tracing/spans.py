@@ -27,10 +27,9 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, T
 from consumer import __version__
 from consumer.adapters.thread import run_blocking
 from consumer.app.tracing import Tracing
-from consumer.engine import interface as i
-from consumer.engine.delivery import request_id
-from consumer.engine.model import Chunk, Position, TraceParent
-from consumer.engine.traces import trace_parents
+from consumer.engine import messages as m
+from consumer.engine.model import Chunk, Position, TraceParent, trace_parents
+from consumer.engine.verdicts import request_id
 from consumer.service import Api, Source
 
 LINKS = 32
@@ -141,7 +140,7 @@ class SpanTracing(Tracing):
         """What is known of a commit before it."""
         return {**self._kafka, "messaging.operation.type": "settle", "pinstream.partitions": len(positions)}
 
-    def send(self, command: i.Send) -> Attributes:
+    def send(self, command: m.Send) -> Attributes:
         """What is known of a call before it."""
         return {
             **self._server,
@@ -191,7 +190,7 @@ class _TracedApi:
         self._tracing = tracing
         self.read_token = api.read_token
 
-    async def send(self, command: i.Send) -> i.Answered | i.Unanswered:
+    async def send(self, command: m.Send) -> m.Answered | m.Unanswered:
         tracing = self._tracing
         with tracing.span("send", SpanKind.CLIENT, tracing.send(command), command.parents) as span:
             answer = await self._api.send(command)
@@ -199,11 +198,11 @@ class _TracedApi:
         return answer
 
 
-def _answered(span: Span, answer: i.Answered | i.Unanswered) -> None:
+def _answered(span: Span, answer: m.Answered | m.Unanswered) -> None:
     name = request_id(answer.headers)
     if name is not None:
         span.set_attribute("pinterest.request_id", name)
-    if isinstance(answer, i.Unanswered):
+    if isinstance(answer, m.Unanswered):
         fail(span, answer.reason)
         return
     span.set_attribute("http.response.status_code", answer.status)

@@ -20,19 +20,19 @@ from consumer.app import building
 from consumer.commands.check.rows import Found, Row, Verdict
 from consumer.conversion.mapping import Mapping as EventMapping
 from consumer.conversion.targets import CONTENTS, NEW_TARGETS
-from consumer.engine.delivery import (
+from consumer.engine.messages import Answered, Send, Unanswered
+from consumer.engine.verdicts import (
     BatchRefused,
     EventOutcome,
     PerEvent,
     Refused,
     SomeRefused,
     Throttled,
+    mask,
     read_answer,
     request_id,
+    who_answered,
 )
-from consumer.engine.interface import Answered, Send, Unanswered
-from consumer.engine.masking import mask
-from consumer.engine.stranger import who_answered
 from consumer.errors import PinstreamError
 
 WHAT = "test events"

@@ -10,10 +10,9 @@ from consumer.adapters.kafka.topic_settings import TopicSettings, topic_settings
 from consumer.app import building
 from consumer.commands.check.rows import TIMEOUT, Found, Said, Skip, cluster_of, count, names
 from consumer.engine import offset_map
-from consumer.engine.assignment import map_place
-from consumer.engine.destination import destination_tag
-from consumer.engine.interface import FetchSchema, SchemaUnavailable
-from consumer.engine.model import Position, SchemaRef, TopicPartition
+from consumer.engine.ledger import map_place
+from consumer.engine.messages import FetchSchema, SchemaUnavailable
+from consumer.engine.model import Position, SchemaRef, TopicPartition, destination_tag
 from consumer.errors import KafkaError, RegistryError
 
 

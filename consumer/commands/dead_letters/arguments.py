@@ -65,7 +65,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="The last line on s
 
 
 def _filters(stages: Any, codes: Any, since: str | None, until: str | None, origins: Any) -> Any:
-    from consumer.engine.letters import Filters, parse_origin
+    from consumer.adapters.kafka.letters import Filters, parse_origin
     from consumer.engine.model import Stage
 
     try:
@@ -123,8 +123,8 @@ def show(place: str, payload: bool, as_json: bool) -> None:
     Key, value and headers are not shown, but for what --payload shows: fields that the mapping knows to say nothing
     of a person.
     """
+    from consumer.adapters.kafka.letters import parse_place
     from consumer.commands.dead_letters.showing import ShowOptions, run_show
-    from consumer.engine.letters import parse_place
 
     try:
         found = parse_place(place)

@@ -13,10 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from consumer.adapters.kafka import NewRecord
-from consumer.commands.dead_letters.outcome import Outcome, Tally
-from consumer.commands.dead_letters.reading import Marks, Reader, ours
-from consumer.commands.dead_letters.topics import DeadLetterTopic
-from consumer.engine.letters import (
+from consumer.adapters.kafka.letters import (
     DeadRecord,
     Filters,
     Home,
@@ -27,6 +24,9 @@ from consumer.engine.letters import (
     read_mark,
     restored,
 )
+from consumer.commands.dead_letters.outcome import Outcome, Tally
+from consumer.commands.dead_letters.reading import Marks, Reader, ours
+from consumer.commands.dead_letters.topics import DeadLetterTopic
 from consumer.engine.model import Record
 
 

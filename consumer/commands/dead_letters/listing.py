@@ -22,6 +22,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from consumer.adapters.kafka import describe
+from consumer.adapters.kafka.letters import DeadRecord, Done, Filters, Home, Place, read_mark
 from consumer.commands.dead_letters.reading import (
     TIMEOUT,
     KafkaReader,
@@ -32,7 +33,6 @@ from consumer.commands.dead_letters.reading import (
 )
 from consumer.commands.dead_letters.topics import DeadLetterTopic, chosen
 from consumer.commands.replay.watch import watch
-from consumer.engine.letters import DeadRecord, Done, Filters, Home, Place, read_mark
 from consumer.engine.model import Record
 from consumer.settings import load
 

@@ -12,11 +12,11 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from consumer.adapters.kafka import Bound, Range, read_record, resolve_ranges, scan
+from consumer.adapters.kafka.letters import DeadRecord, Done, Filters, Home, Place, read_letter, read_mark
 from consumer.adapters.kafka.redrive import cluster_id
 from consumer.adapters.kafka.topic_ids import ask_once
 from consumer.adapters.thread import run_blocking
 from consumer.commands.dead_letters.topics import DeadLetterTopic
-from consumer.engine.letters import DeadRecord, Done, Filters, Home, Place, read_letter, read_mark
 from consumer.engine.model import Chunk, Record
 
 TIMEOUT = 15.0

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from consumer.adapters.kafka import NewRecord, Range
+from consumer.adapters.kafka.letters import Done, headers_back
 from consumer.app.records import pause
 from consumer.commands.dead_letters.choosing import (
     Budget,
@@ -34,7 +35,6 @@ from consumer.commands.dead_letters.outcome import End, Outcome, Tally
 from consumer.commands.dead_letters.reading import Reader, Unread, read_marks
 from consumer.commands.dead_letters.topics import DeadLetterTopic
 from consumer.commands.replay.watch import Watch, watch
-from consumer.engine.letters import Done, headers_back
 from consumer.errors import KafkaError
 
 LOT_LETTERS = 500

@@ -15,13 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from consumer.adapters.kafka import Range
-from consumer.app import building
-from consumer.avro.decode import Decoder
-from consumer.commands.dead_letters.listing import DONE, WAITING, iso
-from consumer.commands.dead_letters.payload import Masker
-from consumer.commands.dead_letters.reading import KafkaReader, Reader
-from consumer.engine.interface import FetchSchema, SchemaFound, SchemaMissing
-from consumer.engine.letters import (
+from consumer.adapters.kafka.letters import (
     KEY,
     VALUE,
     DeadRecord,
@@ -33,8 +27,14 @@ from consumer.engine.letters import (
     read_mark,
     restored,
 )
-from consumer.engine.masking import mask
+from consumer.app import building
+from consumer.avro.decode import Decoder
+from consumer.commands.dead_letters.listing import DONE, WAITING, iso
+from consumer.commands.dead_letters.payload import Masker
+from consumer.commands.dead_letters.reading import KafkaReader, Reader
+from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing
 from consumer.engine.model import CommerceEvent, Record, Rejection, SchemaRef
+from consumer.engine.verdicts import mask
 from consumer.errors import KafkaError, UsageError
 from consumer.settings import Settings, load
 

@@ -28,6 +28,19 @@ from consumer.adapters.kafka import (
     Redriver,
 )
 from consumer.adapters.kafka.dead_letters import letter_headers
+from consumer.adapters.kafka.letters import (
+    HEADERS,
+    KEY,
+    LETTER_HEADERS,
+    TRIPS,
+    VALUE,
+    DeadRecord,
+    Done,
+    Home,
+    headers_back,
+    own_headers,
+    read_letter,
+)
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.key_store import open_key_store
 from consumer.app import building
@@ -50,21 +63,8 @@ from consumer.commands.replay.engine import End as RunEnd
 from consumer.commands.replay.engine import Ran, run_to_end
 from consumer.commands.replay.watch import watch
 from consumer.engine import offset_map
-from consumer.engine.assignment import map_place
-from consumer.engine.interface import DeadLetter, NewLife
-from consumer.engine.letters import (
-    HEADERS,
-    KEY,
-    LETTER_HEADERS,
-    TRIPS,
-    VALUE,
-    DeadRecord,
-    Done,
-    Home,
-    headers_back,
-    own_headers,
-    read_letter,
-)
+from consumer.engine.ledger import map_place
+from consumer.engine.messages import DeadLetter, NewLife
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from consumer.engine.pipeline import Pipeline
 from consumer.errors import DestinationRefused, InvariantViolation, KafkaError

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from consumer.adapters.kafka.ranges import Extent
 from consumer.adapters.kafka.replay_progress import read_entry
 from consumer.engine import offset_map
-from consumer.engine.assignment import map_place
+from consumer.engine.ledger import map_place
 from consumer.engine.model import Position, TopicPartition
 
 _NO_END = 1 << 63

@@ -29,11 +29,11 @@ from consumer.commands.replay.locking import beside_others, only_one
 from consumer.commands.replay.options import ReplayOptions, check_values
 from consumer.commands.replay.outcome import Outcome, tell
 from consumer.commands.replay.parts import Outside, Reading, outside, policy, reading
+from consumer.commands.replay.selection import Judging, Selecting, WithoutExpired
 from consumer.commands.replay.warnings import beforehand
 from consumer.commands.replay.watch import watch
 from consumer.conversion.converter import Converter
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.selection import Judging, Selecting, WithoutExpired
 from consumer.engine.statistics import Statistics
 from consumer.errors import DestinationRefused, Incomplete, PinstreamError
 from consumer.service import Service, SystemClock
@@ -201,7 +201,7 @@ def _outcome(
         ranges=plan.ranges,
         begun_at={name: begin for name, (begin, _) in plan.left().items()},
         read_to=source.figures(),
-        left_at=service.pipeline.ledger.left_at(),
+        left_at=service.pipeline.left_at(),
         outside_time=source.outside_time,
         problems=service.pipeline.problems,
         dry_run=options.dry_run,

@@ -7,7 +7,7 @@ from email.utils import formatdate
 
 import orjson
 
-from consumer.engine.interface import Answered, DeadLetter, Send
+from consumer.engine.messages import Answered, DeadLetter, Send
 
 
 class AcceptsAll:

@@ -101,11 +101,11 @@ async def _until_over(service: Service, source: FiniteSource, show: Callable[[],
 
 def _state(service: Service, source: FiniteSource) -> End | None:
     """How it ends, if it is over."""
-    pipeline = service.pipeline
-    if pipeline.guard.tripped is not None:
+    progress = service.pipeline.progress()
+    if progress.guarded:
         return End.GUARDED
-    if pipeline.ledger.open:
+    if progress.open:
         return None
-    if source.done and not pipeline.admission.held and not pipeline.ledger.totals().released:
+    if source.done and not progress.held and not progress.released:
         return End.COMPLETE
-    return End.LIMITED if pipeline.enough() else None
+    return End.LIMITED if progress.enough else None

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from consumer.adapters.kafka import Bound, check_order, parse_bound
-from consumer.engine.selection import Condition, conditions
+from consumer.commands.replay.selection import Condition, conditions
 from consumer.errors import UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")

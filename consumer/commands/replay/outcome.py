@@ -14,10 +14,10 @@ from rich.table import Table
 
 from consumer.adapters.kafka.ranges import Range
 from consumer.commands.replay.engine import End, Ran
-from consumer.engine.assignment import LeftAt
+from consumer.commands.replay.selection import EXPIRED, NOT_SELECTED
 from consumer.engine.counters import by_name
+from consumer.engine.ledger import LeftAt
 from consumer.engine.model import Problem, TopicPartition
-from consumer.engine.selection import EXPIRED, NOT_SELECTED
 from consumer.web.status import ledger
 
 _WOULD_BE = {

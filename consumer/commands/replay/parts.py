@@ -20,8 +20,7 @@ from consumer.app.run import log_kafka_trouble
 from consumer.commands.replay.dry import AcceptsAll, StoresNothing
 from consumer.commands.replay.keys import ReadOnlyKeys, SendingAgain
 from consumer.commands.replay.options import ReplayOptions
-from consumer.engine.model import Position, TopicPartition
-from consumer.engine.policy import Policy
+from consumer.engine.model import Policy, Position, TopicPartition
 from consumer.service import Api, DeadLetterWriter, KeyStore
 from consumer.settings import Settings
 

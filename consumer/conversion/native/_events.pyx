@@ -31,7 +31,7 @@ from consumer.conversion.native._usual cimport (
 )
 
 from consumer.conversion import decisions as decide
-from consumer.engine import dedup
+from consumer.engine import claims as dedup
 from consumer.conversion import normalise
 from consumer.conversion.amounts import MAX_COUNT, count, is_zero
 from consumer.conversion.decisions import dedup_id_of, digests, id_of, note, note_once

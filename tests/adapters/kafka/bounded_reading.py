@@ -11,7 +11,7 @@ from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.kafka import Bound, BoundedSource, Range, resolve_ranges, scan
-from consumer.engine.interface import Assignment
+from consumer.engine.messages import Assignment
 from consumer.engine.model import Chunk, Record
 from tests.support.kafka.broker import wait_until
 from tests.support.kafka.harness import WITHIN, Kafka, unique

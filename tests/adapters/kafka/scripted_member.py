@@ -13,7 +13,7 @@ from confluent_kafka import KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.member import GroupMember
-from consumer.engine.interface import Assignment
+from consumer.engine.messages import Assignment
 from consumer.engine.model import Chunk, Position, TopicPartition
 
 Step = Callable[["FakeConsumer"], list[Message]]

@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.kafka import HEADER_PREFIX, DeadLetterProducer
 from consumer.adapters.kafka.dead_letters import added_headers, letter_headers
-from consumer.engine.interface import DeadLetter
+from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Record, Rejection, Stage
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, produce, read_all, unique

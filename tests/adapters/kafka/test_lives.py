@@ -17,7 +17,7 @@ from consumer.adapters.kafka.replay_progress import Progress, open_plan
 from consumer.adapters.kafka.starts import Start
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.engine import offset_map
-from consumer.engine.interface import NewLife
+from consumer.engine.messages import NewLife
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
 from tests.adapters.kafka.scripted_member import Bench, FakeConsumer, Ids, brings, message, offsets, taken

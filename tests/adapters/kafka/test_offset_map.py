@@ -13,7 +13,7 @@ from confluent_kafka import Consumer
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.engine import offset_map
-from consumer.engine.interface import Assignment
+from consumer.engine.messages import Assignment
 from consumer.engine.model import Position, TopicPartition
 from tests.support.kafka.broker import wait_until
 from tests.support.kafka.harness import (

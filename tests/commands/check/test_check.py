@@ -18,7 +18,7 @@ from consumer.commands.check import local
 from consumer.commands.check.local import page
 from consumer.commands.check.rows import Found
 from consumer.engine import offset_map
-from consumer.engine.destination import destination_tag
+from consumer.engine.model import destination_tag
 from consumer.errors import SettingsError
 from consumer.settings import load
 from tests.end_to_end.api import Api, Loop

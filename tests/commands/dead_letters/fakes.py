@@ -8,8 +8,8 @@ from typing import Any
 
 from consumer.adapters.kafka import NewRecord, Range
 from consumer.adapters.kafka.dead_letters import letter_headers
-from consumer.engine.interface import DeadLetter
-from consumer.engine.letters import Home, Mark, Place, read_mark
+from consumer.adapters.kafka.letters import Home, Mark, Place, read_mark
+from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Chunk, Record, Rejection, Stage
 
 AT = 1_700_000_000_000

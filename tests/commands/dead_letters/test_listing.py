@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from consumer.adapters.kafka.letters import Filters, mark_headers
 from consumer.commands.dead_letters.listing import Count, Kind, Listing, ListOptions, _print, read
 from consumer.commands.dead_letters.topics import DeadLetterTopic, chosen
-from consumer.engine.letters import Filters, mark_headers
 from consumer.engine.model import Stage
 from consumer.errors import SettingsError, UsageError
 from consumer.settings import load

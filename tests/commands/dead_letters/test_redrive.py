@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from consumer.adapters.kafka.letters import Filters, OriginFilter, mark_headers
 from consumer.commands.dead_letters import redrive as module
 from consumer.commands.dead_letters.choosing import RedriveOptions
 from consumer.commands.dead_letters.outcome import LATE, End, Outcome, Tally, tell
 from consumer.commands.dead_letters.redrive import Redrive
 from consumer.commands.dead_letters.topics import DeadLetterTopic
-from consumer.engine.letters import Filters, OriginFilter, mark_headers
 from consumer.engine.model import Stage
 from consumer.errors import KafkaError
 from tests.commands.dead_letters.fakes import AT, Topics, Transactions, home, runs_in

@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.adapters.kafka.letters import Filters
 from consumer.commands.dead_letters import redrive as module
-from consumer.engine.letters import Filters
 from tests.commands.dead_letters.fakes import Killed, Topics, Transactions
 from tests.commands.dead_letters.test_redrive import (
     DEAD,

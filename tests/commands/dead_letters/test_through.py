@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.adapters.kafka import NewRecord
+from consumer.adapters.kafka.letters import Done, Filters, mark_headers, read_letter
 from consumer.commands.dead_letters.choosing import Budget, Chooser, Going, RedriveOptions, runs_of, split
 from consumer.commands.dead_letters.outcome import Outcome
 from consumer.commands.dead_letters.reading import read_marks
@@ -19,9 +20,8 @@ from consumer.commands.dead_letters.redrive import Pace
 from consumer.commands.dead_letters.through import LettersSource, Marker, Origin
 from consumer.commands.dead_letters.topics import DeadLetterTopic
 from consumer.engine import offset_map
-from consumer.engine.assignment import map_place
-from consumer.engine.interface import DeadLetter, NewLife
-from consumer.engine.letters import Done, Filters, mark_headers, read_letter
+from consumer.engine.ledger import map_place
+from consumer.engine.messages import DeadLetter, NewLife
 from consumer.engine.model import Chunk, Position, Record, Rejection, Stage, TopicPartition
 from consumer.errors import KafkaError
 from tests.commands.dead_letters.fakes import AT, Killed, Topics, Transactions, home, runs_in

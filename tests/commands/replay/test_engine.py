@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from consumer.commands.replay.engine import End, Ran, run_to_end
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.model import Chunk, TopicPartition
 from consumer.errors import KafkaError
 from consumer.service import Service
@@ -212,7 +212,7 @@ def test_a_chunk_that_comes_while_it_stops_is_not_done() -> None:
 def slowly(process: Bounded) -> Answering:
     """Answers that outlast the next fetch."""
 
-    async def answer(command: i.Send) -> i.Answered:
+    async def answer(command: m.Send) -> m.Answered:
         await asyncio.sleep(2.0)
         return await process.api.accept(command)
 

@@ -10,7 +10,7 @@ import pytest
 from consumer.adapters.kafka import Range
 from consumer.commands.replay.engine import End, Ran
 from consumer.commands.replay.outcome import Outcome, tell
-from consumer.engine.assignment import LeftAt
+from consumer.engine.ledger import LeftAt
 from consumer.engine.model import Problem, Stage, TopicPartition
 from consumer.engine.statistics import Cause, GuardStatistics
 from consumer.errors import KafkaError

@@ -23,9 +23,8 @@ from confluent_kafka import Consumer, TopicPartition
 
 from consumer.adapters.key_store import open_key_store
 from consumer.engine import offset_map
-from consumer.engine.dedup import dedup_key
-from consumer.engine.destination import destination_tag
-from consumer.engine.model import Disposition
+from consumer.engine.claims import dedup_key
+from consumer.engine.model import Disposition, destination_tag
 from consumer.engine.offset_map import OffsetMap
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import ACCOUNT, Process, run_environment, wait_for

@@ -51,7 +51,7 @@ from consumer.adapters.kafka.producer import PolledProducer
 from consumer.adapters.key_store import journal
 from consumer.adapters.key_store.bucket import Bucket
 from consumer.adapters.key_store.lmdb_store import LmdbKeyStore
-from consumer.engine.interface import Answered, Send
+from consumer.engine.messages import Answered, Send
 from consumer.service import Service
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from consumer.adapters.kafka.dead_letters import letter_headers
-from consumer.engine.interface import DeadLetter
+from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Record, Rejection, Stage
 from tests.end_to_end.processes import bare_environment, command
 from tests.end_to_end.records import ENCODER, PARTITIONS, commerce_event

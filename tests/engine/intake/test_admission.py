@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from tests.engine.building import (
     Core,
     event,
@@ -29,13 +29,13 @@ def kind(core: Core) -> None:
     """Everything is answered well until nothing is open or held; each round must get somewhere."""
     before, idle = (-1, -1), 0
     while core.pipeline.ledger.open or core.pipeline.admission.held:
-        while core.has(i.FetchSchema):
-            core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "{}"))
+        while core.has(m.FetchSchema):
+            core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "{}"))
         core.send_all()
-        while core.has(i.Send):
+        while core.has(m.Send):
             core.accept()
         core.store_keys()
-        while core.has(i.StoreDeadLetters):
+        while core.has(m.StoreDeadLetters):
             core.store_letters()
         now = (core.pipeline.ledger.settlements, core.pipeline.admission.held)
         idle = idle + 1 if now == before else 0
@@ -110,7 +110,7 @@ def test_held_records_go_with_their_partition(revoked: bool) -> None:
     totals = core.statistics().totals
     assert (totals.open, totals.released, core.statistics().held) == (1, 5, 0)
     core.deliver()
-    assert [event_ids(one) for one in core.log if isinstance(one, i.Send)] == [["b"]]
+    assert [event_ids(one) for one in core.log if isinstance(one, m.Send)] == [["b"]]
 
 
 def test_held_records_of_a_partition_that_drains_are_not_begun() -> None:
@@ -123,7 +123,7 @@ def test_held_records_of_a_partition_that_drains_are_not_begun() -> None:
     core.accept()
     core.store_keys()
     assert [one.next_offset for one in released(core.log) or []] == [1]
-    assert not core.has(i.LookUpKeys)
+    assert not core.has(m.LookUpKeys)
 
 
 def test_a_position_that_goes_back_to_what_is_held_replaces_it() -> None:
@@ -210,7 +210,7 @@ def test_records_without_their_schema_fill_half() -> None:
     assert core.pipeline.ledger.open_bytes == core.pipeline.parking.size
     parked = core.statistics().totals.open
     assert core.statistics().held == 20 - parked
-    core.feed(i.SchemaUnavailable(core.take(i.FetchSchema).ref, "timeout"))
+    core.feed(m.SchemaUnavailable(core.take(m.FetchSchema).ref, "timeout"))
     core.advance(60.0)
     assert core.statistics().totals.open == parked
 
@@ -233,8 +233,8 @@ def test_records_grow_when_their_schema_comes() -> None:
         *(of_schema(f"{n}", "1", pad="x" * 400) for n in range(2)), *(of_schema("z", "1") for _ in range(4))
     )
     before = core.pipeline.ledger.open_bytes
-    core.feed(i.SchemaFound(ref("1"), "{}"))
-    core.waiting = [one for one in core.waiting if not isinstance(one, i.FetchSchema)]
+    core.feed(m.SchemaFound(ref("1"), "{}"))
+    core.waiting = [one for one in core.waiting if not isinstance(one, m.FetchSchema)]
     assert before < core.pipeline.ledger.open_bytes <= BUDGET
     kind(core)
     assert core.committable() == 6
@@ -245,12 +245,12 @@ def test_a_deferred_event_that_never_fits_goes_when_only_such_are_open() -> None
     core = tight()
     core.fetch(*(of_schema(f"{n}", "1", pad="x" * 300) for n in range(2)), of_schema("other", "2"))
     core.fetch(padded("p", 900))
-    core.feed(i.SchemaFound(ref("1"), "{}"))
-    core.waiting = [one for one in core.waiting if one != i.FetchSchema(ref("1"))]
+    core.feed(m.SchemaFound(ref("1"), "{}"))
+    core.waiting = [one for one in core.waiting if one != m.FetchSchema(ref("1"))]
     seen: list[str] = []
     for _ in range(6):
         core.look_up()
-        while core.has(i.Send):
+        while core.has(m.Send):
             seen += event_ids(core.accept())
         core.store_keys()
     assert sorted(seen) == ["0", "1", "p"]
@@ -264,7 +264,7 @@ def test_deferred_records_go_with_their_partition(revoked: bool) -> None:
     core.assign(1, epoch=2)
     core.fetch(padded("p", 900), partition=1)
     core.fetch(*(of_schema(f"{n}", "1", pad="x" * 400) for n in range(2)))
-    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "{}"))
+    core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "{}"))
     assert core.pipeline.admission.deferred == 2
     core.fetch(padded("q", 500), partition=1)
     assert core.statistics().held == 1
@@ -288,7 +288,7 @@ def half_deferred() -> Core:
     assert core.pipeline.room() > 3
     core.fetch(of_schema("large", "1", pad="x" * 800))
     core.look_up()
-    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "{}"))
+    core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "{}"))
     assert core.pipeline.admission.deferred == 1
     assert BUDGET - core.pipeline.ledger.open_bytes > 500
     return core
@@ -314,7 +314,7 @@ def test_deferred_records_of_a_partition_that_drains_are_not_begun() -> None:
     core.accept()
     core.store_keys()
     assert released(core.log) is not None
-    assert not core.has(i.LookUpKeys)
+    assert not core.has(m.LookUpKeys)
 
 
 def half_parked(*, partition: int) -> Core:
@@ -331,8 +331,8 @@ def half_parked(*, partition: int) -> Core:
 def test_a_schema_that_comes_makes_way_at_once() -> None:
     """What waited for it goes while others are still in flight."""
     core = half_parked(partition=0)
-    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "{}"))
-    assert core.has(i.LookUpKeys)
+    core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "{}"))
+    assert core.has(m.LookUpKeys)
 
 
 def test_a_partition_that_goes_makes_way_at_once() -> None:
@@ -364,7 +364,7 @@ def test_records_passed_over_take_no_room() -> None:
     statistics = core.statistics()
     assert (statistics.totals.read, statistics.passed, statistics.held) == (2, 388, 2)
     core.deliver()
-    sent = [event_ids(one) for one in core.log if isinstance(one, i.Send)]
+    sent = [event_ids(one) for one in core.log if isinstance(one, m.Send)]
     assert sent == [["10"], ["11"], ["400"], ["401"]]
     statistics = core.statistics()
     assert (statistics.totals.read, statistics.passed, statistics.held) == (4, 388, 0)
@@ -379,7 +379,7 @@ def test_records_passed_over_behind_one_that_does_not_fit_wait_with_it() -> None
     assert (core.statistics().passed, core.statistics().held) == (0, 6)
     kind(core)
     assert core.statistics().passed == 3
-    assert [event_ids(one) for one in core.log if isinstance(one, i.Send)] == [["10"], ["11"], ["15"], ["16"]]
+    assert [event_ids(one) for one in core.log if isinstance(one, m.Send)] == [["10"], ["11"], ["15"], ["16"]]
 
 
 def test_foreign_metadata_is_said_and_ignored() -> None:

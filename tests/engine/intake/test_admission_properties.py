@@ -10,10 +10,10 @@ import orjson
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from consumer.engine import interface as i
-from consumer.engine.dedup import dedup_key
+from consumer.engine import messages as m
+from consumer.engine.block import Span, sizes_of
+from consumer.engine.claims import dedup_key
 from consumer.engine.model import TopicPartition
-from consumer.engine.spans import Span, sizes_of
 from tests.engine.building import (
     ACCOUNT,
     MACHINE,
@@ -170,25 +170,25 @@ class AdmissionMachine(RuleBasedStateMachine):
         """Events are looked up, sent, accepted, stored."""
         for _ in range(rounds):
             self.core.send_all()
-            while self.core.has(i.Send):
+            while self.core.has(m.Send):
                 self.core.accept()
             self.core.store_keys()
 
-    @precondition(lambda self: self.core.has(i.StoreDeadLetters))
+    @precondition(lambda self: self.core.has(m.StoreDeadLetters))
     @rule(stored=st.booleans())
     def dead_letters(self, stored: bool) -> None:
         """The broker takes them, or not."""
         self.core.store_letters(stored)
 
-    @precondition(lambda self: self.core.has(i.FetchSchema))
+    @precondition(lambda self: self.core.has(m.FetchSchema))
     @rule(how=st.sampled_from(["found", "found", "missing", "unavailable"]))
     def schema(self, how: str) -> None:
         """The registry answers."""
-        asked = self.core.take(i.FetchSchema).ref
+        asked = self.core.take(m.FetchSchema).ref
         self.core.feed(
-            i.SchemaFound(asked, "{}") if how == "found"
-            else i.SchemaMissing(asked) if how == "missing"
-            else i.SchemaUnavailable(asked, "timeout")
+            m.SchemaFound(asked, "{}") if how == "found"
+            else m.SchemaMissing(asked) if how == "missing"
+            else m.SchemaUnavailable(asked, "timeout")
         )  # fmt: skip
 
     @rule(seconds=st.sampled_from([0.05, 1.0, 30.0]))
@@ -241,7 +241,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             if value is not None and value.startswith(b'{"id"') and b'"schema"' not in value
         }
         for one in self.core.log[self.heard :]:
-            for key in one.keys if isinstance(one, i.LookUpKeys) else ():
+            for key in one.keys if isinstance(one, m.LookUpKeys) else ():
                 if key in places:
                     partition, offset = places[key]
                     if offset <= self.again_to[partition]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Record
-from consumer.engine.surveyor import _describe as describe
+from consumer.engine.survey import _describe as describe
 from tests.engine.building import ACCOUNT, START, TOPIC, UNIX, Core, accepted, event
 
 FAR = 3_600.0
@@ -37,12 +37,12 @@ def fetch(core: Core, *events: tuple[str, float], stamped: float = 0.0) -> None:
         Record(offset + n, stamp, None, event(event_id, time=true_now(core) + ahead), ())
         for n, (event_id, ahead) in enumerate(events)
     ]
-    core.feed(i.Fetched([Chunk(TOPIC, 0, 1, 7, records)]))
+    core.feed(m.Fetched([Chunk(TOPIC, 0, 1, 7, records)]))
 
 
 def answer(core: Core, date: str | None = None, **more: float) -> int:
     """The platform answers the oldest call, with what its clock says; how many events that had."""
-    send = core.take(i.Send)
+    send = core.take(m.Send)
     headers = {"date": date or formatdate(true_now(core) + more.get("off", 0.0), usegmt=True)}
     core.answer(send, 200, accepted(send.events), headers)
     core.store_keys()
@@ -59,7 +59,7 @@ def heard(core: Core) -> Core:
 
 def reports(core: Core, name: str) -> list[dict[str, object]]:
     """What was told under this name."""
-    return [dict(one.fields) for one in core.log if isinstance(one, i.Report) and one.event == name]
+    return [dict(one.fields) for one in core.log if isinstance(one, m.Report) and one.event == name]
 
 
 def refused(core: Core) -> list[str]:
@@ -138,26 +138,26 @@ def test_what_waits_goes_when_its_time_comes() -> None:
     fetch(core, ("other", 0.0))
     fetch(core, ("early", 360.0), stamped=360.0)
     core.look_up()
-    send = core.take(i.Send)
+    send = core.take(m.Send)
     core.advance(59.0)
     assert core.statistics().clock.early == 1
     core.advance(1.1)
     assert core.statistics().clock.early == 0
     assert send.events == 1
-    assert core.has(i.LookUpKeys)
+    assert core.has(m.LookUpKeys)
 
 
 def test_a_clock_that_is_set_right_heals_at_once() -> None:
     """What waits is judged again, and nothing is corrected any longer."""
     core = core_of(-FAR)
-    core.feed(i.Tick())
+    core.feed(m.Tick())
     fetch(core, *((f"{n}", 0.0) for n in range(3)))
     core.clock_off = 0.0
-    core.feed(i.Tick())
+    core.feed(m.Tick())
     assert core.statistics().clock.early == 0
     core = heard(core_of(-FAR))
     core.clock_off = 0.0
-    core.feed(i.Tick())
+    core.feed(m.Tick())
     assert core.statistics().clock.corrected == 0
     assert core.pipeline.context.now.unix == pytest.approx(true_now(core))
 
@@ -166,7 +166,7 @@ def test_a_clock_that_is_set_wrong_moves_nothing() -> None:
     """What the platform said goes by a clock that nobody sets."""
     core = heard(core_of(0.0))
     core.clock_off = 9 * 86_400.0
-    core.feed(i.Tick())
+    core.feed(m.Tick())
     assert core.pipeline.context.now.unix == pytest.approx(true_now(core), abs=1.1)
     assert reports(core, "clock_jumped") == [{"seconds": 9 * 86_400.0}]
 
@@ -175,11 +175,11 @@ def test_after_the_machine_was_suspended_nothing_is_refused() -> None:
     """The monotonic clock has lost hours: what the platform said then is doubtful, and what lies ahead of it waits."""
     core = heard(core_of(0.0))
     core.clock_off = FAR  # that much went by without a tick
-    core.feed(i.Tick())
+    core.feed(m.Tick())
     fetch(core, *((f"{n}", FAR) for n in range(3)), stamped=FAR)
     assert (core.statistics().clock.early, refused(core)) == (2, [])
-    proof = core.take(i.Commit)
-    core.feed(i.CommitDone(proof.number, proof.positions, None))
+    proof = core.take(m.Commit)
+    core.feed(m.CommitDone(proof.number, proof.positions, None))
     core.look_up()
     assert answer(core, off=FAR) == 1
     assert (core.statistics().clock.early, core.statistics().clock.corrected) == (0, 0.0)
@@ -212,7 +212,7 @@ def test_only_the_platform_s_own_answers_say_what_time_it_is() -> None:
     core = core_of(0.0)
     fetch(core, ("a", 0.0))
     core.look_up()
-    core.answer(core.take(i.Send), 502, b"oops", {"date": formatdate(UNIX - FAR, usegmt=True)})
+    core.answer(core.take(m.Send), 502, b"oops", {"date": formatdate(UNIX - FAR, usegmt=True)})
     assert core.statistics().clock.platform is None
 
 
@@ -232,18 +232,18 @@ def test_it_is_told_once_a_minute_and_when_it_is_over() -> None:
     core = heard(core_of(-FAR))
     for _ in range(90):
         core.now += 1.0
-        core.feed(i.Tick())
+        core.feed(m.Tick())
     told = reports(core, "clock_off")
     assert [one["by"] for one in told] == ["platform", "platform"]
     assert told[0]["behind_seconds"] in (3_599, 3_600)
     core.clock_off = 0.0
     core.now += 1.0
-    core.feed(i.Tick())
+    core.feed(m.Tick())
     assert reports(core, "clock_right") == [{"after_seconds": 90}]
     core = core_of(-FAR)
     fetch(core, ("a", 0.0))
     core.now += 2.0
-    core.feed(i.Tick())
+    core.feed(m.Tick())
     assert reports(core, "clock_off") == [{"by": "records", "behind_seconds": 3600, "certain": 0}]
 
 
@@ -290,10 +290,10 @@ def test_after_a_jump_one_wrong_answer_alone_is_not_believed() -> None:
     """What was heard before is doubtful, and so is what only one answer says."""
     core = heard(core_of(0.0))
     core.clock_off = FAR  # the machine was suspended
-    core.feed(i.Tick())
+    core.feed(m.Tick())
     fetch(core, ("a", FAR), stamped=FAR)
-    proof = core.take(i.Commit)
-    core.feed(i.CommitDone(proof.number, proof.positions, None))
+    proof = core.take(m.Commit)
+    core.feed(m.CommitDone(proof.number, proof.positions, None))
     core.look_up()
     answer(core, off=-FAR)
     assert not core.pipeline.clock.certain

@@ -7,11 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from consumer.engine.assignment import AssignmentState
-from consumer.engine.dedup import KEY_BYTES, Claims, Delivery, dedup_key
-from consumer.engine.destination import REAL_API, destination_tag
-from consumer.engine.ledger import Ledger
-from consumer.engine.model import TopicPartition
+from consumer.engine.block import Delivery
+from consumer.engine.claims import KEY_BYTES, Claims, dedup_key
+from consumer.engine.ledger import AssignmentState, Ledger
+from consumer.engine.model import REAL_API, TopicPartition, destination_tag
 from consumer.errors import InvariantViolation
 from tests.engine.building import MACHINE, TOPIC, Core, chunk, delivery, event
 

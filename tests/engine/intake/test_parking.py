@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from consumer.engine.block import Span
 from consumer.engine.ledger import Ledger
-from consumer.engine.model import TopicPartition
-from consumer.engine.parking import (
-    ABSENT_MOST,
-    BURST,
-    Parking,
-)
-from consumer.engine.policy import Backoff, Policy
-from consumer.engine.spans import Span
+from consumer.engine.model import Backoff, Policy, TopicPartition
 from consumer.engine.statistics import SCHEMAS_MOST
+from consumer.engine.waiting import ABSENT_MOST, BURST, Parking
 from tests.engine.building import TOPIC, chunk, ref
 
 BACKOFF = Backoff(base=1.0, cap=8.0)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
+from consumer.engine.commits import count_unsettled, removed_unread
 from consumer.engine.model import Chunk, TopicPartition
 from consumer.engine.offset_map import OffsetMap
-from consumer.engine.retention import count_unsettled, removed_unread
 from tests.engine.building import TOPIC, Core, event, record, write_map
 
 P0 = TopicPartition(TOPIC, 0)
@@ -60,7 +60,7 @@ def test_records_removed_while_it_was_away_are_told() -> None:
     """The committed offset lies before the beginning; what the offset map says was delivered is not missed."""
     core = Core()
     core.assign(start=100, metadata=write_map(100, [110, 150], 7))
-    core.feed(i.Fetched([chunk(500, 500, 501)]))
+    core.feed(m.Fetched([chunk(500, 500, 501)]))
     assert told(core) == [(100, 500, 360)]
     statistics = core.statistics()
     assert statistics.counters.removed_unread == 360
@@ -71,9 +71,9 @@ def test_records_removed_under_a_running_member_are_told_once() -> None:
     """Retention overtakes it; later gaps are those of transactions."""
     core = Core()
     core.assign(start=0)
-    core.feed(i.Fetched([chunk(-1, 0, 1)]))
-    core.feed(i.Fetched([chunk(10, 10, 11)]))
-    core.feed(i.Fetched([chunk(10, 14)]))
+    core.feed(m.Fetched([chunk(-1, 0, 1)]))
+    core.feed(m.Fetched([chunk(10, 10, 11)]))
+    core.feed(m.Fetched([chunk(10, 14)]))
     assert told(core) == [(2, 10, 8)]
 
 
@@ -82,14 +82,14 @@ def test_markers_that_are_removed_are_not_missed(then: str) -> None:
     """Behind the last record stands the marker of its transaction. It was read, and is removed with all else."""
     core = Core()
     core.assign(start=0)
-    core.feed(i.Fetched([chunk(-1, 0, 1)]))
+    core.feed(m.Fetched([chunk(-1, 0, 1)]))
     for _ in range(2):
-        core.feed(i.EndOffsets({P0: 3}, {P0: 3}))
+        core.feed(m.EndOffsets({P0: 3}, {P0: 3}))
     for _ in range(3):
-        core.feed(i.EndOffsets({P0: 3}, {P0: 3}, begins={P0: 3}))
+        core.feed(m.EndOffsets({P0: 3}, {P0: 3}, begins={P0: 3}))
     if then == "a record":
-        core.feed(i.Fetched([chunk(3, 3)]))
-        core.feed(i.Fetched([chunk(9, 9)]))
+        core.feed(m.Fetched([chunk(3, 3)]))
+        core.feed(m.Fetched([chunk(9, 9)]))
     assert told(core) == ([] if then == "nothing" else [(4, 9, 5)])
 
 
@@ -97,9 +97,9 @@ def test_what_the_client_has_passed_and_not_handed_over_is_told() -> None:
     """It went on behind what was removed, and says so before the first record from there comes."""
     core = Core()
     core.assign(start=0)
-    core.feed(i.Fetched([chunk(-1, 0, 1)]))
-    core.feed(i.EndOffsets({P0: 11}, {P0: 11}, begins={P0: 10}))
-    core.feed(i.Fetched([chunk(10, 10)]))
+    core.feed(m.Fetched([chunk(-1, 0, 1)]))
+    core.feed(m.EndOffsets({P0: 11}, {P0: 11}, begins={P0: 10}))
+    core.feed(m.Fetched([chunk(10, 10)]))
     assert told(core) == [(2, 10, 8)]
 
 
@@ -107,10 +107,10 @@ def test_records_that_wait_unread_are_not_missed() -> None:
     """What was fetched and waits for room counts as read up to."""
     core = Core(max_open_events=1)
     core.assign(start=0)
-    core.feed(i.Fetched([chunk(-1, 0, 1, 2)]))
+    core.feed(m.Fetched([chunk(-1, 0, 1, 2)]))
     assert core.statistics().held == 2
-    core.feed(i.Fetched([chunk(2, 3)]))
-    core.feed(i.Fetched([chunk(10, 10)]))
+    core.feed(m.Fetched([chunk(2, 3)]))
+    core.feed(m.Fetched([chunk(10, 10)]))
     assert told(core) == [(4, 10, 6)]
 
 
@@ -118,7 +118,7 @@ def test_a_log_that_was_emptied_is_told_though_no_record_comes() -> None:
     """Once it is seen twice: what was fetched before may be on its way. Then there is no lag either."""
     core = Core()
     core.assign(start=5)
-    emptied = i.EndOffsets({P0: 40}, {P0: 5}, begins={P0: 40})
+    emptied = m.EndOffsets({P0: 40}, {P0: 5}, begins={P0: 40})
     core.feed(emptied)
     assert told(core) == []
     assert core.statistics().partitions[0].lag == 35
@@ -126,7 +126,7 @@ def test_a_log_that_was_emptied_is_told_though_no_record_comes() -> None:
     core.feed(emptied)
     assert told(core) == [(5, 40, 35)]
     assert core.statistics().partitions[0].lag == 0
-    core.feed(i.Fetched([chunk(40, 40)]))
+    core.feed(m.Fetched([chunk(40, 40)]))
     assert len(told(core)) == 1, "it is not told again with the first record"
 
 
@@ -134,9 +134,9 @@ def test_a_log_that_was_emptied_behind_records_on_their_way_is_not_told() -> Non
     """They come, and with them all is read."""
     core = Core()
     core.assign(start=5)
-    emptied = i.EndOffsets({P0: 8}, {P0: 5}, begins={P0: 8})
+    emptied = m.EndOffsets({P0: 8}, {P0: 5}, begins={P0: 8})
     core.feed(emptied)
-    core.feed(i.Fetched([chunk(-1, 5, 6, 7)]))
+    core.feed(m.Fetched([chunk(-1, 5, 6, 7)]))
     core.feed(emptied)
     core.feed(emptied)
     assert told(core) == []
@@ -147,7 +147,7 @@ def test_a_position_that_goes_back_is_counted() -> None:
     core = Core()
     core.assign(start=0)
     for first in (0, 1, 0):
-        core.feed(i.Fetched([chunk(-1, first, first + 1, first + 2)]))
+        core.feed(m.Fetched([chunk(-1, first, first + 1, first + 2)]))
     assert core.statistics().counters.positions_went_back == len(core.reports("position_went_back")) == 2
 
 
@@ -155,6 +155,6 @@ def test_keys_that_are_forgotten_early_are_told_as_they_grow() -> None:
     """The store's own figure, from its start; a line for each that is more."""
     core = Core()
     for early in (0, 0, 40, 40, 100):
-        core.feed(i.KeysForgotten(early))
+        core.feed(m.KeysForgotten(early))
     assert [one.fields["keys"] for one in core.reports("keys_forgotten_early")] == [40, 60]
     assert core.statistics().counters.keys_forgotten_early == 100

@@ -8,6 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.commands.replay.selection import (
+    CHANNELS,
+    EXPIRED,
+    FIELDS,
+    LEFT_OUT,
+    UNJUDGED,
+    Selecting,
+    WithoutExpired,
+    conditions,
+)
 from consumer.conversion.decisions import REJECTION_CODES
 from consumer.engine.model import (
     CommerceEvent,
@@ -17,16 +27,6 @@ from consumer.engine.model import (
     Record,
     Rejection,
     Stage,
-)
-from consumer.engine.selection import (
-    CHANNELS,
-    EXPIRED,
-    FIELDS,
-    LEFT_OUT,
-    UNJUDGED,
-    Selecting,
-    WithoutExpired,
-    conditions,
 )
 from tests.conversion.test_convert import NOW, event_of
 from tests.conversion.test_fused import BOTH, comparable_read

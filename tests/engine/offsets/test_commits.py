@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine import offset_map
 from consumer.engine.model import Position, TopicPartition
 from consumer.engine.offset_map import CommitMetadata
@@ -39,15 +39,15 @@ def core_of(*partitions: int, commit_interval: float = 1.0, concurrency: int = 8
     return core
 
 
-def is_away(core: Core, seconds: float = 60.0) -> list[i.Command]:
+def is_away(core: Core, seconds: float = 60.0) -> list[m.Command]:
     """The process is stopped for so long, and goes on with a tick."""
     core.now += seconds
     return core.tick()
 
 
-def begun(commands: Sequence[i.Command]) -> list[i.Command]:
+def begun(commands: Sequence[m.Command]) -> list[m.Command]:
     """What of these must not happen to what may be another's."""
-    return [one for one in commands if isinstance(one, i.Send | i.StoreDeadLetters)]
+    return [one for one in commands if isinstance(one, m.Send | m.StoreDeadLetters)]
 
 
 def queued(core: Core, *values: bytes | None, partition: int = 0) -> None:
@@ -58,9 +58,9 @@ def queued(core: Core, *values: bytes | None, partition: int = 0) -> None:
 
 def committed(
     core: Core, number: int, positions: Sequence[Position], failure: str | None = None
-) -> list[i.Command]:
+) -> list[m.Command]:
     """The broker answers a commit: it took these."""
-    return core.feed(i.CommitDone(number, positions, failure))
+    return core.feed(m.CommitDone(number, positions, failure))
 
 
 # -- when
@@ -71,15 +71,15 @@ def test_commits_go_one_at_a_time_and_only_when_something_changed() -> None:
     core = core_of(commit_interval=2.0)
     core.fetch(filtered())
     core.advance(2.0)
-    first = core.take(i.Commit)
+    first = core.take(m.Commit)
     core.fetch(filtered())
     core.advance(10.0)
-    assert not core.has(i.Commit)
+    assert not core.has(m.Commit)
     committed(core, first.number, first.positions)
     core.advance(2.0)
     assert [one.next_offset for one in core.commit()] == [2]
     core.advance(20.0)
-    assert not core.has(i.Commit)
+    assert not core.has(m.Commit)
 
 
 def test_what_settles_behind_an_open_record_is_committed_in_the_map() -> None:
@@ -93,7 +93,7 @@ def test_what_settles_behind_an_open_record_is_committed_in_the_map() -> None:
     assert found is not None
     assert list(found.bounds) == [1, 3, 4, 5]
     core.advance(5.0)
-    assert not core.has(i.Commit)
+    assert not core.has(m.Commit)
     core.fetch(filtered())
     core.advance(1.0)
     [position] = core.commit()
@@ -107,7 +107,7 @@ def test_a_failed_commit_is_due_again() -> None:
     core = core_of()
     core.fetch(filtered())
     core.advance(1.0)
-    asked = core.take(i.Commit)
+    asked = core.take(m.Commit)
     committed(core, asked.number, [], "COORDINATOR_NOT_AVAILABLE")
     [report] = core.reports("commit_failed")
     assert report.fields["reason"] == "COORDINATOR_NOT_AVAILABLE"
@@ -120,14 +120,14 @@ def test_a_broker_that_takes_no_maps_is_committed_to_without() -> None:
     core = core_of()
     core.fetch(filtered(), event("a"), filtered())
     core.advance(1.0)
-    asked = core.take(i.Commit)
+    asked = core.take(m.Commit)
     assert asked.positions[0].metadata
     committed(core, asked.number, [], "OFFSET_METADATA_TOO_LARGE")
     core.advance(1.0)
     assert core.commit() == [Position(TOPIC, 0, 1, 7)]
     core.fetch(event("b"), filtered())
     core.advance(1.0)
-    assert not core.has(i.Commit)
+    assert not core.has(m.Commit)
     core.lose(0)
     core.assign(0, epoch=9, start=1)
     core.fetch(filtered(), event("c"), filtered())
@@ -141,7 +141,7 @@ def test_a_broker_that_takes_no_metadata_is_committed_to_without_any() -> None:
     core.assign(0, start=0, topic_id=TOPIC_ID)
     core.fetch(filtered(), filtered())
     core.advance(1.0)
-    asked = core.take(i.Commit)
+    asked = core.take(m.Commit)
     assert asked.positions[0].metadata
     committed(core, asked.number, [], "OFFSET_METADATA_TOO_LARGE")
     assert core.commit() == [Position(TOPIC, 0, 2, 7)]
@@ -159,8 +159,8 @@ def test_a_broker_that_takes_short_metadata_gets_the_ids() -> None:
     core.fetch(filtered(), event("a"), filtered())
     core.advance(1.0)
     assert core.statistics().commit_metadata is MetadataLeft.MAPS
-    committed(core, core.take(i.Commit).number, [], "OFFSET_METADATA_TOO_LARGE")
-    asked = core.take(i.Commit)
+    committed(core, core.take(m.Commit).number, [], "OFFSET_METADATA_TOO_LARGE")
+    asked = core.take(m.Commit)
     [position] = asked.positions
     assert (position.next_offset, len(position.metadata)) == (1, offset_map.IDS_MOST)
     found = offset_map.read_metadata(position.metadata, 1, where=f"{TOPIC}-0")
@@ -211,7 +211,7 @@ def test_another_partition_s_refused_map_turns_them_off_for_all() -> None:
     for partition in (0, 1):
         core.fetch(filtered(), event(f"a{partition}"), filtered(), partition=partition)
     core.advance(1.0)
-    asked = core.take(i.Commit)
+    asked = core.take(m.Commit)
     committed(core, asked.number, asked.positions[:1], "OFFSET_METADATA_TOO_LARGE")
     core.advance(1.0)
     assert core.commit() == [Position(TOPIC, 0, 1, 7), Position(TOPIC, 1, 1, 7)]
@@ -226,7 +226,7 @@ def test_after_an_absence_nothing_is_begun_until_it_is_proven() -> None:
     queued(core, event("a"), event("b"))
     core.fetch(UNDECODABLE)
     core.store_letters(stored=False)
-    first = core.take(i.Send)
+    first = core.take(m.Send)
     assert begun(is_away(core)) == []
     [report] = core.reports("away")
     assert report.fields["partitions"] == 1
@@ -236,8 +236,8 @@ def test_after_an_absence_nothing_is_begun_until_it_is_proven() -> None:
     assert begun(core.log[before:]) == []
     core.commit()
     core.advance(1.0)
-    assert core.has(i.Send)
-    assert core.has(i.StoreDeadLetters)
+    assert core.has(m.Send)
+    assert core.has(m.StoreDeadLetters)
 
 
 def test_the_proof_is_a_commit_even_of_what_is_committed_already() -> None:
@@ -251,7 +251,7 @@ def test_the_proof_is_a_commit_even_of_what_is_committed_already() -> None:
     is_away(core)
     assert core.commit() == [Position(TOPIC, 0, 1, 7), Position(TOPIC, 1, 0, None)]
     core.advance(10.0)
-    assert not core.has(i.Commit)
+    assert not core.has(m.Commit)
 
 
 @pytest.mark.parametrize("first", ["tick", "records", "assignment", "answer", "letters"])
@@ -259,7 +259,7 @@ def test_an_absence_is_noticed_by_whatever_comes_first(first: str) -> None:
     """The queues of sockets and threads are full when a process goes on: their order is not ours to choose."""
     core = core_of(concurrency=1)
     queued(core, event("a"), event("b"), UNDECODABLE)
-    send, letters = core.take(i.Send), core.take(i.StoreDeadLetters)
+    send, letters = core.take(m.Send), core.take(m.StoreDeadLetters)
     core.now += 60.0
     before = len(core.log)
     if first == "tick":
@@ -271,7 +271,7 @@ def test_an_absence_is_noticed_by_whatever_comes_first(first: str) -> None:
     elif first == "answer":
         core.accept(send)
     else:
-        core.feed(i.DeadLettersStored(letters.number, [False]))
+        core.feed(m.DeadLettersStored(letters.number, [False]))
         core.advance(20.0)
     assert begun(core.log[before:]) == []
     assert len(core.reports("away")) == 1
@@ -279,7 +279,7 @@ def test_an_absence_is_noticed_by_whatever_comes_first(first: str) -> None:
     core.advance(1.0)
     if first == "answer":
         core.store_keys()
-        assert event_ids(core.take(i.Send)) == ["b"]
+        assert event_ids(core.take(m.Send)) == ["b"]
 
 
 def test_the_proof_goes_at_once() -> None:
@@ -287,7 +287,7 @@ def test_the_proof_goes_at_once() -> None:
     core = core_of(commit_interval=1_000.0)
     core.fetch(event("a"))
     core.advance(1_000.0)
-    assert not core.has(i.Commit)
+    assert not core.has(m.Commit)
     is_away(core, AWAY + 0.01)
     assert len(core.reports("away")) == 1
     assert core.commit() == [Position(TOPIC, 0, 0, None)]
@@ -298,18 +298,18 @@ def test_a_commit_that_was_sent_before_proves_nothing() -> None:
     core = core_of()
     core.fetch(filtered())
     core.advance(1.0)
-    before = core.take(i.Commit)
+    before = core.take(m.Commit)
     queued(core, event("a"))
-    core.take(i.Send)
+    core.take(m.Send)
     queued(core, event("b"))
-    core.take(i.Send)
+    core.take(m.Send)
     is_away(core)
-    assert not core.has(i.Commit)
+    assert not core.has(m.Commit)
     queued(core, event("c"))
     assert begun(committed(core, before.number, before.positions)) == []
-    assert not core.has(i.Send)
+    assert not core.has(m.Send)
     assert len(begun(core.log)) == 2
-    after = core.take(i.Commit)
+    after = core.take(m.Commit)
     assert after.number > before.number
     assert [event_ids(one) for one in sends(committed(core, after.number, after.positions))] == [["c"]]
 
@@ -318,13 +318,13 @@ def test_what_was_sent_before_a_second_absence_proves_nothing_either() -> None:
     """The proof of the first absence was under way when the second began."""
     core = core_of()
     queued(core, event("a"))
-    core.take(i.Send)
+    core.take(m.Send)
     is_away(core)
     queued(core, event("b"))
-    first = core.take(i.Commit)
+    first = core.take(m.Commit)
     is_away(core)
     assert begun(committed(core, first.number, first.positions)) == []
-    second = core.take(i.Commit)
+    second = core.take(m.Commit)
     assert [event_ids(one) for one in sends(committed(core, second.number, second.positions))] == [["b"]]
 
 
@@ -332,15 +332,15 @@ def test_a_proof_that_failed_is_tried_again() -> None:
     """For as long as it takes."""
     core = core_of()
     queued(core, event("a"))
-    core.take(i.Send)
+    core.take(m.Send)
     is_away(core)
     queued(core, event("b"))
     for _ in range(4):
-        asked = core.take(i.Commit)
+        asked = core.take(m.Commit)
         assert begun(committed(core, asked.number, [], "REQUEST_TIMED_OUT")) == []
         core.advance(1.0)
     core.commit()
-    assert event_ids(core.take(i.Send)) == ["b"]
+    assert event_ids(core.take(m.Send)) == ["b"]
 
 
 def test_a_proof_of_one_partition_is_none_of_another() -> None:
@@ -350,12 +350,12 @@ def test_a_proof_of_one_partition_is_none_of_another() -> None:
         core.fetch(event(f"a{partition}"), partition=partition)
     is_away(core)
     core.look_up()
-    asked = core.take(i.Commit)
+    asked = core.take(m.Commit)
     assert len(asked.positions) == 2
     assert begun(committed(core, asked.number, asked.positions[:1], "REBALANCE_IN_PROGRESS")) == []
     core.advance(1.0)
     # The first is proven and unchanged: it is not committed again.
-    asked = core.take(i.Commit)
+    asked = core.take(m.Commit)
     assert [one.partition for one in asked.positions] == [1]
     assert len(sends(committed(core, asked.number, asked.positions))) == 2
 
@@ -363,11 +363,11 @@ def test_a_proof_of_one_partition_is_none_of_another() -> None:
 def test_a_partition_without_open_records_holds_up_nobody() -> None:
     """There is nothing of it that could be another's; nor does it where nothing is known to commit for it."""
     core = core_of(0, 1)
-    core.feed(i.Assigned([i.Assignment(TOPIC, 2, 3, None, False)]))
+    core.feed(m.Assigned([m.Assignment(TOPIC, 2, 3, None, False)]))
     core.fetch(event("a"))
     is_away(core)
     core.look_up()
-    asked = core.take(i.Commit)
+    asked = core.take(m.Commit)
     proven = [one for one in asked.positions if one.partition == 0]
     commands = committed(core, asked.number, proven, "ILLEGAL_GENERATION")
     assert [event_ids(one) for one in sends(commands)] == [["a"]]
@@ -377,7 +377,7 @@ def test_records_of_an_unproven_partition_wait_when_they_come() -> None:
     """It had none open, and holds up nobody, until there are some."""
     core = core_of()
     is_away(core)
-    asked = core.take(i.Commit)
+    asked = core.take(m.Commit)
     core.fetch(event("a"), UNDECODABLE)
     core.look_up()
     assert begun(core.log) == []
@@ -391,7 +391,7 @@ def test_a_partition_that_was_lost_meanwhile_is_not_waited_for() -> None:
         core.fetch(event(f"a{partition}"), partition=partition)
     is_away(core)
     core.look_up()
-    asked = core.take(i.Commit)
+    asked = core.take(m.Commit)
     core.lose(0)
     assert begun(core.log) == []
     kept = [one for one in asked.positions if one.partition == 1]
@@ -426,12 +426,12 @@ def test_a_partition_that_drains_holds_up_nobody() -> None:
     core.fetch(event("a"))
     core.look_up()
     is_away(core)
-    core.feed(i.CommitDone(core.take(i.Commit).number, [], "REBALANCE_IN_PROGRESS"))
+    core.feed(m.CommitDone(core.take(m.Commit).number, [], "REBALANCE_IN_PROGRESS"))
     assert released(core.revoke(0)) is None
     core.fetch(event("b"), partition=1)
     core.look_up()
     core.advance(1.0)
-    asked = core.take(i.Commit)
+    asked = core.take(m.Commit)
     assert [one.partition for one in asked.positions] == [1]
     assert [event_ids(one) for one in sends(committed(core, asked.number, asked.positions))] == [["b"]]
 
@@ -445,11 +445,11 @@ def test_an_assignment_soon_after_an_absence_is_proven_too() -> None:
     core.assign(0, epoch=7, start=4)
     core.fetch(event("b"), UNDECODABLE)
     core.look_up()
-    asked = core.take(i.Commit)
+    asked = core.take(m.Commit)
     if asked.positions[0].next_offset != 4:  # the one for the lost assignment
         committed(core, asked.number, [], "_ASSIGNMENT_LOST")
         core.advance(1.0)
-        asked = core.take(i.Commit)
+        asked = core.take(m.Commit)
     assert begun(core.log) == []
     assert list(asked.positions) == [Position(TOPIC, 0, 4, None)]
     assert len(begun(committed(core, asked.number, asked.positions))) == 2
@@ -460,7 +460,7 @@ def test_the_old_assignment_s_commit_does_not_prove_the_new_one() -> None:
     core = core_of()
     core.fetch(event("a"))
     is_away(core)
-    asked = core.take(i.Commit)
+    asked = core.take(m.Commit)
     core.lose(0)
     core.assign(0, epoch=7)
     core.fetch(event("b"))
@@ -468,7 +468,7 @@ def test_the_old_assignment_s_commit_does_not_prove_the_new_one() -> None:
     assert begun(committed(core, asked.number, asked.positions)) == []
     core.advance(1.0)
     core.commit()
-    assert core.has(i.Send)
+    assert core.has(m.Send)
 
 
 def test_a_later_assignment_is_ours() -> None:
@@ -481,7 +481,7 @@ def test_a_later_assignment_is_ours() -> None:
     core.assign(0, epoch=7)
     core.fetch(event("b"))
     core.look_up()
-    assert event_ids(core.take(i.Send)) == ["b"]
+    assert event_ids(core.take(m.Send)) == ["b"]
 
 
 @pytest.mark.parametrize("gap", [0.01, AWAY / 2, AWAY - 0.01])
@@ -493,7 +493,7 @@ def test_ordinary_gaps_cause_nothing(gap: float) -> None:
         core.now += gap
         core.fetch(event(f"b{number}"))
         core.look_up()
-        assert core.has(i.Send)
+        assert core.has(m.Send)
         core.accept()
         core.store_keys()
     assert core.reports("away") == []
@@ -521,7 +521,7 @@ def test_an_idle_process_looks_at_the_clock_often_enough() -> None:
     assert core.reports("away") == []
     core.fetch(filtered())
     core.advance(1.0)
-    core.take(i.Commit)  # and while a commit is not answered
+    core.take(m.Commit)  # and while a commit is not answered
     core.advance(500.0)
     assert core.reports("away") == []
 
@@ -531,7 +531,7 @@ def test_in_flight_calls_are_answered_meanwhile() -> None:
     core = core_of()
     core.fetch(event("a"))
     core.look_up()
-    send = core.take(i.Send)
+    send = core.take(m.Send)
     is_away(core)
     core.accept(send)
     core.store_keys()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from tests.engine.building import Core, filtered
 from tests.engine.offsets.test_commits import committed, core_of
 
@@ -12,7 +12,7 @@ from tests.engine.offsets.test_commits import committed, core_of
 def refused(core: Core, reason: str) -> None:
     """The next commit comes back with nothing taken."""
     core.advance(1.0)
-    committed(core, core.take(i.Commit).number, [], reason)
+    committed(core, core.take(m.Commit).number, [], reason)
 
 
 @pytest.mark.parametrize("reason", ["ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "_ASSIGNMENT_LOST"])
@@ -24,7 +24,7 @@ def test_what_every_rebalance_brings_is_no_warning(reason: str) -> None:
         refused(core, reason)
     assert [report.level for report in core.reports("commit_failed")] == ["info"]
     core.advance(1.0)
-    asked = core.take(i.Commit)
+    asked = core.take(m.Commit)
     committed(core, asked.number, asked.positions)
     core.fetch(filtered())
     refused(core, reason)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.model import TopicPartition
 from tests.engine.building import MACHINE, TOPIC, Core, chunk, event, filtered
 
@@ -38,7 +38,7 @@ class LagMachine(RuleBasedStateMachine):
 
     def _fetch(self, offset: int, sent: list[bool]) -> None:
         values = [self._value(one) for one in sent]
-        self.core.feed(i.Fetched([chunk(values, offset=offset, epoch=self.epoch)]))
+        self.core.feed(m.Fetched([chunk(values, offset=offset, epoch=self.epoch)]))
         self.fetched_to = offset + len(values)
 
     def _value(self, sent: bool) -> bytes:
@@ -57,11 +57,11 @@ class LagMachine(RuleBasedStateMachine):
     @rule(end=st.integers(0, 40), reached=st.none() | st.integers(0, 40))
     def hear_of_an_end(self, end: int, reached: int | None) -> None:
         """Of any, also of one long passed, or of the log before this one."""
-        self.core.feed(i.EndOffsets({TP: end}, {} if reached is None else {TP: reached}))
+        self.core.feed(m.EndOffsets({TP: end}, {} if reached is None else {TP: reached}))
 
     @rule()
     def hear_of_the_end(self) -> None:
-        self.core.feed(i.EndOffsets({TP: self.fetched_to}, {TP: self.fetched_to}))
+        self.core.feed(m.EndOffsets({TP: self.fetched_to}, {TP: self.fetched_to}))
 
     @rule()
     def deliver(self) -> None:
@@ -71,12 +71,12 @@ class LagMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.core.advance(seconds)
 
-    @precondition(lambda self: self.core.has(i.Commit))
+    @precondition(lambda self: self.core.has(m.Commit))
     @rule(taken=st.booleans())
     def commit(self, taken: bool) -> None:
-        asked = self.core.take(i.Commit)
+        asked = self.core.take(m.Commit)
         self.core.feed(
-            i.CommitDone(asked.number, asked.positions if taken else [], None if taken else "TIMED_OUT")
+            m.CommitDone(asked.number, asked.positions if taken else [], None if taken else "TIMED_OUT")
         )
 
     @invariant()
@@ -114,7 +114,7 @@ def test_an_end_that_is_behind_what_was_read_is_told_as_what_was_read(heard: int
     core = Core()
     core.assign(start=0)
     core.fetch(*(event(str(n)) for n in range(10)))
-    core.feed(i.EndOffsets({TP: heard}, {}))
+    core.feed(m.EndOffsets({TP: heard}, {}))
     [one] = core.statistics().partitions
     assert (one.position, one.end, one.lag) == (10, max(10, heard), max(10, heard))
     assert one.totals.open == 10
@@ -125,16 +125,16 @@ def test_a_commit_that_comes_back_after_the_log_was_cut_is_void() -> None:
     core = Core(linger=0.0)
     core.assign()
     core.fetch(filtered(), filtered(), filtered())
-    core.until(lambda: core.has(i.Commit))
-    under_way = core.take(i.Commit)
-    core.feed(i.Fetched([chunk([event("b")], offset=1)]))
-    core.feed(i.CommitDone(under_way.number, under_way.positions, None))
-    core.feed(i.EndOffsets({TP: 2}, {TP: 2}))
+    core.until(lambda: core.has(m.Commit))
+    under_way = core.take(m.Commit)
+    core.feed(m.Fetched([chunk([event("b")], offset=1)]))
+    core.feed(m.CommitDone(under_way.number, under_way.positions, None))
+    core.feed(m.EndOffsets({TP: 2}, {TP: 2}))
     [one] = core.statistics().partitions
     assert [at.next_offset for at in under_way.positions] == [3]
     assert (one.committed, one.position, one.end, one.totals.open) == (None, 2, 2, 1)
     core.deliver()
-    core.until(lambda: core.has(i.Commit))
+    core.until(lambda: core.has(m.Commit))
     assert [at.next_offset for at in core.commit()] == [2]
     [one] = core.statistics().partitions
     assert (one.committed, one.lag, one.lag_seconds) == (2, 0, 0.0)
@@ -143,13 +143,13 @@ def test_a_commit_that_comes_back_after_the_log_was_cut_is_void() -> None:
 def test_an_empty_log_has_no_lag_also_for_a_group_that_never_committed() -> None:
     """A new topic: nobody knows where reading will begin, and there is nothing to read."""
     core = Core()
-    core.feed(i.Assigned([i.Assignment(TOPIC, 0, 1, None, False)]))
+    core.feed(m.Assigned([m.Assignment(TOPIC, 0, 1, None, False)]))
     [one] = core.statistics().partitions
     assert (one.end, one.lag, one.lag_seconds) == (None, None, None)
-    core.feed(i.EndOffsets({TP: 0}, {}))
+    core.feed(m.EndOffsets({TP: 0}, {}))
     [one] = core.statistics().partitions
     assert (one.end, one.lag, one.lag_seconds) == (0, 0, 0.0)
-    core.feed(i.EndOffsets({TP: 7}, {}))
+    core.feed(m.EndOffsets({TP: 7}, {}))
     [one] = core.statistics().partitions
     assert (one.end, one.lag, one.lag_seconds) == (7, None, None)
 
@@ -159,7 +159,7 @@ def test_what_is_held_is_within_the_end(reached: int | None) -> None:
     """A fetch of six of which one was read: the five that wait are lag, though the end was heard of before them."""
     core = Core(max_open_events=1)
     core.assign()
-    core.feed(i.EndOffsets({TP: 1}, {} if reached is None else {TP: reached}))
+    core.feed(m.EndOffsets({TP: 1}, {} if reached is None else {TP: reached}))
     core.fetch(*(event(str(n)) for n in range(6)))
     statistics = core.statistics()
     [one] = statistics.partitions

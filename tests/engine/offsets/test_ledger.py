@@ -17,10 +17,9 @@ from hypothesis.stateful import (
 )
 
 from consumer.engine import offset_map
-from consumer.engine.assignment import map_place
-from consumer.engine.ledger import Ledger
+from consumer.engine.block import Span
+from consumer.engine.ledger import Ledger, map_place
 from consumer.engine.model import Chunk, Disposition, Position, Record, TopicPartition
-from consumer.engine.spans import Span
 from consumer.errors import InvariantViolation
 from tests.engine.building import MACHINE, TOPIC, chunk
 

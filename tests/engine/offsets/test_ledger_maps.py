@@ -7,10 +7,9 @@ from random import Random
 import pytest
 
 from consumer.engine import offset_map
-from consumer.engine.assignment import AssignmentState
-from consumer.engine.ledger import Ledger
+from consumer.engine.block import Finished, Span
+from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import Disposition, Position
-from consumer.engine.spans import Finished, Span
 from tests.engine.building import TOPIC, read_map, write_map
 from tests.engine.offsets.test_ledger_restarts import TP, Identity, begin, chunk_of
 

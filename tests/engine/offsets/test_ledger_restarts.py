@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from consumer.engine import offset_map
-from consumer.engine.assignment import AssignmentState
-from consumer.engine.ledger import Ledger
+from consumer.engine.block import Span
+from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import Chunk, Disposition, Position, Record, TopicPartition
-from consumer.engine.spans import Span
 from tests.engine.building import MACHINE, TOPIC, read_map
 
 TP = TopicPartition(TOPIC, 0)

@@ -6,13 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from consumer.engine import interface as i
-from consumer.engine.assignment import AssignmentState
+from consumer.engine import messages as m
+from consumer.engine.block import Span
 from consumer.engine.commits import _SHOWN_FOR
-from consumer.engine.ledger import Ledger
+from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import Instant, TopicPartition
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.spans import Span
 from consumer.errors import InvariantViolation
 from tests.engine.building import TOPIC, Core, event, filtered
 
@@ -66,17 +65,17 @@ SPOILERS = [
 ]  # fmt: skip
 
 
-def spoiled(spoil: Callable[[Ledger], None]) -> tuple[Pipeline, Callable[[float], list[i.Command]], Core]:
+def spoiled(spoil: Callable[[Ledger], None]) -> tuple[Pipeline, Callable[[float], list[m.Command]], Core]:
     """A core that has something to commit and something open, and then its books are wrong."""
     core = Core(linger=5.0)
     core.assign(0)
     core.fetch(filtered(), event("a"), event("b"))
     spoil(core.pipeline.ledger)
 
-    def tick(seconds: float) -> list[i.Command]:
+    def tick(seconds: float) -> list[m.Command]:
         # Not through `Core.feed`, which itself looks whether the books add up.
         core.now += seconds
-        return core.pipeline.handle(i.Tick(), core.instant())
+        return core.pipeline.handle(m.Tick(), core.instant())
 
     return core.pipeline, tick, core
 
@@ -102,8 +101,8 @@ def test_nothing_is_committed_or_read_any_more(spoil: Callable[[Ledger], None]) 
     pipeline, tick, core = spoiled(spoil)
     assert pipeline.room() > 0
     given = [one for _ in range(int(_SHOWN_FOR)) for one in tick(1.0)]
-    assert [one for one in given if isinstance(one, i.Commit)] == []
-    reports = [one for one in given if isinstance(one, i.Report) and one.event == "ledger_mismatch"]
+    assert [one for one in given if isinstance(one, m.Commit)] == []
+    reports = [one for one in given if isinstance(one, m.Report) and one.event == "ledger_mismatch"]
     assert [one.level for one in reports] == ["error"]
     assert (pipeline.room(), core.statistics().room) == (0, 0)
     with pytest.raises(InvariantViolation, match="does not add up"):
@@ -116,15 +115,15 @@ def test_books_that_come_right_by_themselves_are_not_trusted_again() -> None:
     tick(1.0)
     pipeline.ledger._entered -= 1
     given = [one for _ in range(int(_SHOWN_FOR) - 1) for one in tick(1.0)]
-    assert [one for one in given if isinstance(one, i.Commit)] == []
+    assert [one for one in given if isinstance(one, m.Commit)] == []
     with pytest.raises(InvariantViolation):
         tick(1.0)
 
 
 @pytest.mark.parametrize("spoil", SPOILERS)
-@pytest.mark.parametrize("ending", [i.StopRequested(0.0), i.Revoked([TP], 7, 0.0)])
+@pytest.mark.parametrize("ending", [m.StopRequested(0.0), m.Revoked([TP], 7, 0.0)])
 def test_a_revoke_and_a_stop_commit_nothing_and_end_it(
-    spoil: Callable[[Ledger], None], ending: i.Input
+    spoil: Callable[[Ledger], None], ending: m.Input
 ) -> None:
     """Also before anybody has looked: what would be committed last is not given."""
     pipeline, _, core = spoiled(spoil)

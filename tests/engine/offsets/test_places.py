@@ -5,7 +5,7 @@ from __future__ import annotations
 import pycountry
 import pytest
 
-from consumer.engine.places import (
+from consumer.conversion.countries import (
     COUNTRY_CODES,
     COUNTRY_NAMES,
     CURRENCIES,

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.engine.block import Finished, Span, settled_bounds, size_of_headers, sizes_of
 from consumer.engine.ledger import Ledger
 from consumer.engine.model import Chunk, Disposition, Record, TopicPartition
-from consumer.engine.spans import Finished, Span, settled_bounds, size_of_headers, sizes_of
 from consumer.errors import InvariantViolation
 from tests.engine.building import PROPERTY, TOPIC
 

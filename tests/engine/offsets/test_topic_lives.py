@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine import offset_map
 from consumer.engine.model import Position, TopicPartition
 from tests.engine.building import TOPIC, Core, event, filtered, released
@@ -21,30 +21,30 @@ def core_of(*partitions: int, topic_id: str | None = TOPIC_ID) -> Core:
     return core
 
 
-def anew(commands: list[i.Command]) -> list[i.NewLife]:
+def anew(commands: list[m.Command]) -> list[m.NewLife]:
     """What is to be read anew."""
-    return [life for one in commands if isinstance(one, i.ReadAnew) for life in one.partitions]
+    return [life for one in commands if isinstance(one, m.ReadAnew) for life in one.partitions]
 
 
 def test_another_id_ends_the_assignment() -> None:
     """It is dropped like a lost one, open records and all; its partition is read from the beginning, and told."""
     core = core_of(0, 1)
     core.fetch(filtered(), event("a"))
-    commands = core.feed(i.TopicIdsTold({TOPIC: NEXT_ID}))
-    assert anew(commands) == [i.NewLife(TOPIC, 0, 1, NEXT_ID), i.NewLife(TOPIC, 1, 2, NEXT_ID)]
+    commands = core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))
+    assert anew(commands) == [m.NewLife(TOPIC, 0, 1, NEXT_ID), m.NewLife(TOPIC, 1, 2, NEXT_ID)]
     [report] = core.reports("topic_made_anew")
     assert (report.level, report.fields) == ("error", {"topic": TOPIC, "partitions": 2, "released": 1})
     assert core.pipeline.context.counters.topics_made_anew == {TOPIC: 1}
     assert core.statistics().partitions == ()
     core.advance(60.0)
-    assert not core.has(i.Commit)
+    assert not core.has(m.Commit)
 
 
 def test_what_comes_of_the_ended_life_is_dropped() -> None:
     """Records under the old epoch are not read; those under the new one are, from the beginning."""
     core = core_of()
     core.fetch(filtered(), filtered())
-    core.feed(i.TopicIdsTold({TOPIC: NEXT_ID}))
+    core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))
     core.fetch(filtered(), epoch=1)
     assert core.pipeline.ledger.get(TopicPartition(TOPIC, 0)) is None
     core.assign(0, epoch=9, start=0, topic_id=NEXT_ID)
@@ -55,7 +55,7 @@ def test_what_comes_of_the_ended_life_is_dropped() -> None:
     found = offset_map.read_metadata(position.metadata, 1, where=f"{TOPIC}-0")
     assert found is not None
     assert found.topic_id == NEXT_ID
-    assert anew(core.feed(i.TopicIdsTold({TOPIC: NEXT_ID}))) == []
+    assert anew(core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))) == []
 
 
 def test_an_answer_to_the_old_life_settles_nothing() -> None:
@@ -63,11 +63,11 @@ def test_an_answer_to_the_old_life_settles_nothing() -> None:
     core = core_of()
     core.fetch(event("a"))
     core.send_all()
-    core.feed(i.TopicIdsTold({TOPIC: NEXT_ID}))
+    core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))
     core.accept()
     core.store_keys()
     core.advance(5.0)
-    assert not core.has(i.Commit)
+    assert not core.has(m.Commit)
     core.assign(0, epoch=9, start=0, topic_id=NEXT_ID)
     core.fetch(event("a"))
     core.deliver()
@@ -79,10 +79,10 @@ def test_a_commit_under_way_does_no_harm() -> None:
     core = core_of()
     core.fetch(filtered())
     core.advance(1.0)
-    asked = core.take(i.Commit)
-    core.feed(i.TopicIdsTold({TOPIC: NEXT_ID}))
+    asked = core.take(m.Commit)
+    core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))
     core.assign(0, epoch=9, start=0, topic_id=NEXT_ID)
-    core.feed(i.CommitDone(asked.number, asked.positions, None))
+    core.feed(m.CommitDone(asked.number, asked.positions, None))
     [position] = asked.positions
     assert offset_map.is_void(position.metadata, 1, where=f"{TOPIC}-0", topic_id=NEXT_ID)
     assert core.statistics().partitions[0].committed is None
@@ -94,7 +94,7 @@ def test_what_is_being_given_back_is_dropped_and_not_read_anew() -> None:
     core.fetch(event("a"))
     core.send_all()
     assert released(core.revoke(0)) is None
-    commands = core.feed(i.TopicIdsTold({TOPIC: NEXT_ID}))
+    commands = core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))
     assert anew(commands) == []
     assert released(commands) == []
 
@@ -104,7 +104,7 @@ def test_the_same_or_no_id_changes_nothing(ids: dict[str, str]) -> None:
     """The brokers say the same, or nothing: the topic is being deleted, or they know no ids."""
     core = core_of()
     core.fetch(filtered())
-    assert anew(core.feed(i.TopicIdsTold(ids))) == []
+    assert anew(core.feed(m.TopicIdsTold(ids))) == []
     core.advance(1.0)
     assert [one.next_offset for one in core.commit()] == [1]
 
@@ -113,8 +113,8 @@ def test_an_id_that_comes_late_is_taken() -> None:
     """Brokers that told none at the start: the first id they tell is that of what is read."""
     core = core_of(topic_id=None)
     core.fetch(filtered())
-    assert anew(core.feed(i.TopicIdsTold({TOPIC: TOPIC_ID}))) == []
-    assert len(anew(core.feed(i.TopicIdsTold({TOPIC: NEXT_ID})))) == 1
+    assert anew(core.feed(m.TopicIdsTold({TOPIC: TOPIC_ID}))) == []
+    assert len(anew(core.feed(m.TopicIdsTold({TOPIC: NEXT_ID})))) == 1
 
 
 def test_where_the_brokers_tell_no_id_the_committed_one_counts() -> None:
@@ -122,16 +122,16 @@ def test_where_the_brokers_tell_no_id_the_committed_one_counts() -> None:
     core = Core(destination=DESTINATION)
     text = offset_map.write(5, [], None, where=f"{TOPIC}-0", topic_id=TOPIC_ID)
     core.assign(0, start=5, metadata=text)
-    assert len(anew(core.feed(i.TopicIdsTold({TOPIC: NEXT_ID})))) == 1
+    assert len(anew(core.feed(m.TopicIdsTold({TOPIC: NEXT_ID})))) == 1
 
 
 def test_a_start_at_the_beginning_for_a_void_offset_is_told() -> None:
     """The topic was made anew while nobody read it: once for each topic, however many partitions."""
     core = Core()
     given = [
-        i.Assignment(TOPIC, number, number + 1, None, False, topic_id=NEXT_ID, void=7) for number in range(3)
+        m.Assignment(TOPIC, number, number + 1, None, False, topic_id=NEXT_ID, void=7) for number in range(3)
     ]
-    core.feed(i.Assigned(given))
+    core.feed(m.Assigned(given))
     [report] = core.reports("topic_made_anew")
     assert report.fields == {"topic": TOPIC, "partitions": 3, "released": 0}
 
@@ -157,7 +157,7 @@ def test_the_tail_of_one_log_and_the_head_of_the_next_in_one_fetch() -> None:
     assert core.reports("position_went_back")
     core.advance(1.0)
     assert [one.next_offset for one in core.commit()] == [2]
-    assert anew(core.feed(i.TopicIdsTold({TOPIC: NEXT_ID}))) == [i.NewLife(TOPIC, 0, 1, NEXT_ID)]
+    assert anew(core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))) == [m.NewLife(TOPIC, 0, 1, NEXT_ID)]
 
 
 def test_nothing_changes_while_stopping() -> None:
@@ -165,8 +165,8 @@ def test_nothing_changes_while_stopping() -> None:
     core = core_of()
     core.fetch(event("a"), filtered())
     core.send_all()
-    core.feed(i.StopRequested(20.0))
-    commands = core.feed(i.TopicIdsTold({TOPIC: NEXT_ID}))
+    core.feed(m.StopRequested(20.0))
+    commands = core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))
     assert anew(commands) == []
-    [stop] = [one for one in commands if isinstance(one, i.Stop)]
+    [stop] = [one for one in commands if isinstance(one, m.Stop)]
     assert list(stop.positions) == list[Position]()

@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.model import Stage
 from tests.engine.building import PROPERTY, Core, accepted, answer_body, event, event_ids, sends
 
 
-def sent(*values: bytes, **policy: Any) -> tuple[Core, i.Send]:
+def sent(*values: bytes, **policy: Any) -> tuple[Core, m.Send]:
     """A core with these events in one call that waits for its answer."""
     core = Core(**policy)
     core.assign()
     core.fetch(*values)
     core.send_all()
-    return core, core.take(i.Send)
+    return core, core.take(m.Send)
 
 
 def test_one_verdict_per_event() -> None:
@@ -50,10 +50,10 @@ def test_the_same_answer_says_the_same_again_and_only_for_as_many_events() -> No
     core.answer(send, 200, answer)
     core.fetch(event("c"), event("d"))
     core.send_all()
-    core.answer(core.take(i.Send), 200, answer)
+    core.answer(core.take(m.Send), 200, answer)
     core.fetch(event("e"))
     core.send_all()
-    core.answer(core.take(i.Send), 200, answer)
+    core.answer(core.take(m.Send), 200, answer)
     core.store_keys()
     assert core.statistics().totals.delivered == 4
     assert dict(core.statistics().counters.no_verdicts) == {"unreadable_outcomes": 1}
@@ -65,7 +65,7 @@ def test_an_answer_is_read_anew_where_a_byte_differs() -> None:
     core.answer(first, 200, answer_body([("processed", None, "odd")]))
     core.fetch(event("b"))
     core.send_all()
-    core.answer(core.take(i.Send), 200, answer_body([("processed", "odd", None)]))
+    core.answer(core.take(m.Send), 200, answer_body([("processed", "odd", None)]))
     core.store_keys()
     counters = core.statistics().counters
     assert (dict(counters.api_warnings), dict(counters.api_errors)) == ({"odd": 1}, {"odd": 1})
@@ -115,8 +115,8 @@ def test_without_a_verdict_the_same_events_go_again(status: int, body: bytes) ->
     bodies = {send.body}
     for _ in range(12):
         core.answer(send, status, body)
-        core.until(lambda: core.has(i.Send))
-        send = core.take(i.Send)
+        core.until(lambda: core.has(m.Send))
+        send = core.take(m.Send)
         bodies.add(send.body)
     assert len(bodies) == 1
     assert core.committable() is None
@@ -131,12 +131,12 @@ def test_the_backoff_is_full_jitter_under_a_growing_ceiling() -> None:
     policy = core.policy.delivery_backoff
     waits = []
     for failures in range(1, 15):
-        core.feed(i.Unanswered(send.number, "timeout"))
+        core.feed(m.Unanswered(send.number, "timeout"))
         begun = core.now
-        core.until(lambda: core.has(i.Send))
+        core.until(lambda: core.has(m.Send))
         waits.append(core.now - begun)
         assert waits[-1] <= policy.ceiling(failures) + 1e-9
-        send = core.take(i.Send)
+        send = core.take(m.Send)
     assert len(set(waits)) > 10
     assert policy.ceiling(14) == policy.cap
 
@@ -147,31 +147,31 @@ def unclear(core: Core) -> tuple[int, int]:
     return counters.unclear_repeats, counters.unclear_offline
 
 
-def again(core: Core) -> i.Send:
+def again(core: Core) -> m.Send:
     """The next attempt."""
-    core.until(lambda: core.has(i.Send))
-    return core.take(i.Send)
+    core.until(lambda: core.has(m.Send))
+    return core.take(m.Send)
 
 
 def test_offline_events_that_go_again_are_counted() -> None:
     """Once it is sent again, and once however often: the platform does not deduplicate those."""
     core, send = sent(event("a"), event("b", action_source="offline"))
-    core.feed(i.Unanswered(send.number, "timeout"))
+    core.feed(m.Unanswered(send.number, "timeout"))
     assert unclear(core) == (0, 0), "nothing went twice"
     for _ in range(3):
         send = again(core)
         assert unclear(core) == (1, 1)
-        core.feed(i.Unanswered(send.number, "timeout"))
+        core.feed(m.Unanswered(send.number, "timeout"))
 
 
 def test_events_of_an_hour_ago_that_go_again_are_counted() -> None:
     """What arrives more than an hour after it happened counts as offline; up to an hour a double is dropped."""
     core, send = sent(event("young", age=3000), event("old", age=3700), event("older", age=7200))
-    core.feed(i.Unanswered(send.number, "timeout"))
+    core.feed(m.Unanswered(send.number, "timeout"))
     send = again(core)
     assert unclear(core) == (2, 0)
     core.advance(700)
-    core.feed(i.Unanswered(send.number, "connection"))
+    core.feed(m.Unanswered(send.number, "connection"))
     again(core)
     assert unclear(core) == (3, 0), "it has grown old meanwhile"
 
@@ -188,12 +188,12 @@ def test_what_was_answered_and_goes_again_is_clear() -> None:
 def test_what_is_unclear_stays_so_in_halves() -> None:
     """The call before the one that was refused may have been processed."""
     core, send = sent(event("a", age=3590), event("b", age=3590))
-    core.feed(i.Unanswered(send.number, "timeout"))
+    core.feed(m.Unanswered(send.number, "timeout"))
     core.answer(again(core), 400, b'{"code": 4196, "message": "invalid"}')
     core.advance(60)
     assert unclear(core) == (0, 0), "less than an hour when it was sent"
-    for half in (core.take(i.Send), core.take(i.Send)):
-        core.feed(i.Unanswered(half.number, "connect"))
+    for half in (core.take(m.Send), core.take(m.Send)):
+        core.feed(m.Unanswered(half.number, "connect"))
     for _ in range(2):
         core.accept(again(core))
     assert unclear(core) == (2, 0)
@@ -203,7 +203,7 @@ def test_what_is_unclear_stays_so_in_halves() -> None:
 def test_a_call_that_never_left_is_not_unclear(reason: str) -> None:
     """Without a connection nothing was sent: the outcome is clear."""
     core, send = sent(event("a", action_source="offline"))
-    core.feed(i.Unanswered(send.number, reason))
+    core.feed(m.Unanswered(send.number, reason))
     again(core)
     assert unclear(core) == (0, 0)
 
@@ -211,7 +211,7 @@ def test_a_call_that_never_left_is_not_unclear(reason: str) -> None:
 # -- refused calls
 
 
-def judge(core: Core, send: i.Send, bad: set[str]) -> None:
+def judge(core: Core, send: m.Send, bad: set[str]) -> None:
     """The API refuses a call that holds a bad event, as a whole, and accepts any other."""
     refused = bad.intersection(event_ids(send))
     core.answer(send, 400, b'{"code": 4196, "message": "invalid"}') if refused else core.accept(send)
@@ -228,9 +228,9 @@ def test_bisecting_finds_exactly_the_bad_events(count: int, bad: set[int]) -> No
         judge(core, waiting.pop(), {str(n) for n in bad})
         calls += 1
         core.store_keys()
-        while core.has(i.Send):
-            waiting.append(core.take(i.Send))
-    while core.has(i.StoreDeadLetters):
+        while core.has(m.Send):
+            waiting.append(core.take(m.Send))
+    while core.has(m.StoreDeadLetters):
         assert {letter.rejection.code for letter in core.store_letters()} == {"refused"}
     totals = core.statistics().totals
     assert (totals.delivered, totals.dead_lettered, totals.open) == (count - len(bad), len(bad), 0)
@@ -260,7 +260,7 @@ def test_too_large_splits_down_to_the_one_event() -> None:
     """413: halves; an event that is too large alone is a dead letter that says so."""
     core, send = sent(event("a"), event("b"))
     core.answer(send, 413, TOO_LARGE)
-    first, second = core.take(i.Send), core.take(i.Send)
+    first, second = core.take(m.Send), core.take(m.Send)
     core.answer(first, 413, TOO_LARGE)
     core.accept(second)
     core.store_keys()
@@ -278,8 +278,8 @@ def test_a_refused_token_settles_nothing(status: int) -> None:
     core.advance(500.0)
     assert core.statistics().totals.open == 1
     assert core.committable() is None
-    assert not core.has(i.Commit)
-    assert not core.has(i.StoreDeadLetters)
+    assert not core.has(m.Commit)
+    assert not core.has(m.StoreDeadLetters)
     assert "SECRET" not in repr(core.log)
 
 
@@ -297,13 +297,13 @@ def test_a_middleman_settles_nothing_and_halts_nothing(status: int, body: bytes)
     ends = core.now + 3600.0
     while core.now < ends:
         core.answer(send, status, body)
-        core.until(lambda: core.has(i.Send))
-        send = core.take(i.Send)
+        core.until(lambda: core.has(m.Send))
+        send = core.take(m.Send)
     statistics = core.statistics()
     assert statistics.destination == "unreachable"
     assert (statistics.totals.open, statistics.totals.dead_lettered) == (5, 0)
     assert core.committable() is None
-    assert not core.has(i.StoreDeadLetters)
+    assert not core.has(m.StoreDeadLetters)
     assert not core.reports("halted")
     core.accept(send)
     while core.statistics().totals.delivered < 5:
@@ -319,8 +319,8 @@ def test_a_middleman_is_called_behind_a_backoff() -> None:
     ends, calls = core.now + 600.0, 0
     while core.now < ends:
         core.answer(send, 400, STRANGE)
-        core.until(lambda: core.has(i.Send))
-        send, calls = core.take(i.Send), calls + 1
+        core.until(lambda: core.has(m.Send))
+        send, calls = core.take(m.Send), calls + 1
     assert calls < 80
 
 
@@ -330,8 +330,8 @@ def test_who_answered_is_told() -> None:
     ends = core.now + 60.0
     while core.now < ends:
         core.answer(send, 403, STRANGE, {"server": "squid/5.7"})
-        core.until(lambda: core.has(i.Send))
-        send = core.take(i.Send)
+        core.until(lambda: core.has(m.Send))
+        send = core.take(m.Send)
     assert {one.fields["said"] for one in core.reports("no_verdict")} == {"squid/5.7: Access denied"}
     [account] = core.statistics().accounts
     assert account.reason == "no verdict on any event; the latest call: HTTP 403 (squid/5.7: Access denied)"
@@ -350,8 +350,8 @@ def test_what_a_middleman_repeats_of_the_request_is_not_told() -> None:
     )
     for page in pages:
         core.answer(send, 403, page)
-        core.until(lambda: core.has(i.Send))
-        send = core.take(i.Send)
+        core.until(lambda: core.has(m.Send))
+        send = core.take(m.Send)
     assert [one.fields["said"] for one in core.reports("no_verdict")] == [
         "a copy of the request",
         "blocked: ***",
@@ -369,7 +369,7 @@ def test_a_middleman_s_413_makes_batches_smaller() -> None:
     sizes = []
     for _ in range(8):
         core.look_up()
-        core.until(lambda: core.has(i.Send))
+        core.until(lambda: core.has(m.Send))
         sizes.append(len(core.accept().body))
         core.store_keys()
         if not core.statistics().totals.open:
@@ -388,8 +388,8 @@ def test_one_event_too_large_for_a_middleman_waits_and_holds_up_no_other() -> No
         else:
             core.accept(send)
             core.store_keys()
-        core.until(lambda: core.has(i.Send))
-        send = core.take(i.Send)
+        core.until(lambda: core.has(m.Send))
+        send = core.take(m.Send)
     totals = core.statistics().totals
     assert (totals.delivered, totals.open, totals.dead_lettered) == (2, 1, 0)
     assert core.reports("no_verdict")[-1].fields["events"] == 1
@@ -411,8 +411,8 @@ def test_one_event_that_a_middleman_blocks_waits_and_holds_up_no_other() -> None
         core.fetch(event(str(number)))
         number += 1
         core.look_up()
-        core.until(lambda: core.has(i.Send))
-        send = core.take(i.Send)
+        core.until(lambda: core.has(m.Send))
+        send = core.take(m.Send)
     totals = core.statistics().totals
     assert totals.dead_lettered == 0
     assert totals.delivered > 100
@@ -428,8 +428,8 @@ def test_a_platform_that_has_too_much_to_do_is_not_asked_in_smaller_pieces() -> 
     while core.now < ends:
         core.answer(send, status, b"too much to do", {"retry-after": "1"})
         status = 503 if status == 429 else 429
-        core.until(lambda: core.has(i.Send))
-        send = core.take(i.Send)
+        core.until(lambda: core.has(m.Send))
+        send = core.take(m.Send)
         assert send.events == 8
     assert core.statistics().counters.bisected == 0
 
@@ -456,8 +456,8 @@ def test_where_larger_bodies_are_refused_still_they_are_tried_more_and_more_rare
         core.fetch(*(event(f"{number + n:05}", text="x" * 200) for n in range(8)))
         number += 8
         core.send_all()
-        while core.has(i.Send):
-            send = core.take(i.Send)
+        while core.has(m.Send):
+            send = core.take(m.Send)
             if len(send.body) > half + 100:
                 calls += 1
                 core.answer(send, 413)
@@ -488,9 +488,9 @@ def test_a_429_closes_the_gate_until_its_time(headers: dict[str, str], seconds: 
     begun = core.now
     core.fetch(event("b"))
     core.look_up()
-    core.until(lambda: core.has(i.Send))
+    core.until(lambda: core.has(m.Send))
     assert core.now - begun == pytest.approx(seconds)
-    assert event_ids(core.take(i.Send)) == ["a"]
+    assert event_ids(core.take(m.Send)) == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -508,8 +508,8 @@ def test_a_429_that_asks_for_no_wait_still_backs_off(headers: dict[str, str]) ->
     begun = core.now
     for _ in range(10):
         assert not sends(core.answer(send, 429, headers=headers))
-        core.until(lambda: core.has(i.Send))
-        send = core.take(i.Send)
+        core.until(lambda: core.has(m.Send))
+        send = core.take(m.Send)
     assert core.now - begun > 10.0
 
 
@@ -518,7 +518,7 @@ def test_a_429_that_says_nothing_backs_off() -> None:
     core, send = sent(event("a"))
     core.answer(send, 429)
     begun = core.now
-    core.until(lambda: core.has(i.Send))
+    core.until(lambda: core.has(m.Send))
     assert core.now - begun >= core.policy.delivery_backoff.ceiling(1) / 2
 
 
@@ -530,7 +530,7 @@ def test_remaining_calls_named_by_an_answer_hold() -> None:
     begun = core.now
     core.fetch(event("b"))
     core.look_up()
-    core.until(lambda: core.has(i.Send))
+    core.until(lambda: core.has(m.Send))
     assert core.now - begun == 20.0
 
 
@@ -567,9 +567,9 @@ def test_an_answer_for_a_lost_partition_settles_nothing(answer: tuple[int, bytes
     core.lose(0)
     core.answer(send, *answer)
     core.advance(100.0)
-    assert not core.has(i.Send)
-    assert not core.has(i.StoreDeadLetters)
-    assert core.has(i.StoreKeys) == (answer == ANSWERS[0])
+    assert not core.has(m.Send)
+    assert not core.has(m.StoreDeadLetters)
+    assert core.has(m.StoreKeys) == (answer == ANSWERS[0])
     core.store_keys()
     statistics = core.statistics()
     assert (statistics.totals.read, statistics.totals.released, statistics.claims) == (0, 1, 0)

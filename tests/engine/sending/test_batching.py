@@ -7,12 +7,11 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from consumer.engine.batching import AccountQueue, Batch, halves
-from consumer.engine.dedup import Delivery
+from consumer.engine.block import Delivery
 from consumer.engine.gate import Gate
 from consumer.engine.ledger import Ledger
-from consumer.engine.model import TopicPartition
-from consumer.engine.policy import Policy
+from consumer.engine.model import Policy, TopicPartition
+from consumer.engine.sending import AccountQueue, Batch, halves
 from tests.engine.building import ACCOUNT, MACHINE, TOPIC, make_deliveries
 
 MIB = 1024 * 1024

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.engine.delivery import (
+from consumer.engine.verdicts import (
     BatchRefused,
     EventOutcome,
     NoVerdict,

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from consumer.engine.destination import REAL_API, destination_tag, is_tag
+from consumer.engine.model import REAL_API, destination_tag, is_tag
 
 REAL = "https://api.pinterest.com/v5"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.errors import InvariantViolation
 from tests.engine.building import ACCOUNT, NO, OTHER_ACCOUNT, Core, event, event_ids
 
@@ -25,20 +25,20 @@ def halted(**policy: Any) -> Core:
     core.assign()
     core.fetch(event("a"))
     core.look_up()
-    core.answer(core.take(i.Send), 401, b'{"code": 2, "message": "no"}')
+    core.answer(core.take(m.Send), 401, b'{"code": 2, "message": "no"}')
     return core
 
 
-def given_up(core: Core) -> list[i.GiveUp]:
+def given_up(core: Core) -> list[m.GiveUp]:
     """How often, and why, the core gave up."""
-    return [one for one in core.log if isinstance(one, i.GiveUp)]
+    return [one for one in core.log if isinstance(one, m.GiveUp)]
 
 
 def in_flight(core: Core) -> dict[str, int]:
     """Calls that wait for their answer, by account."""
     counts: dict[str, int] = {}
     for one in core.waiting:
-        if isinstance(one, i.Send):
+        if isinstance(one, m.Send):
             counts[one.account] = counts.get(one.account, 0) + 1
     return counts
 
@@ -74,13 +74,13 @@ def test_a_dead_account_holds_one_connection() -> None:
     core.fetch(*events(40, OTHER_ACCOUNT))
     core.look_up()
     for _ in range(4):
-        core.feed(i.Unanswered(core.take(i.Send).number, "timeout"))
+        core.feed(m.Unanswered(core.take(m.Send).number, "timeout"))
     core.fetch(*events(40))
     core.look_up()
     while OTHER_ACCOUNT in in_flight(core):
-        send = core.take(i.Send)
+        send = core.take(m.Send)
         if send.account == OTHER_ACCOUNT:
-            core.feed(i.Unanswered(send.number, "timeout"))
+            core.feed(m.Unanswered(send.number, "timeout"))
         else:
             core.accept(send)
         if in_flight(core).get(OTHER_ACCOUNT, 0) <= 1:
@@ -96,7 +96,7 @@ def test_a_closed_gate_does_not_hold_the_others(status: int) -> None:
     core.assign()
     core.fetch(event("bad", OTHER_ACCOUNT), event("good"))
     core.look_up()
-    bad, good = core.take(i.Send), core.take(i.Send)
+    bad, good = core.take(m.Send), core.take(m.Send)
     core.answer(bad, status, NO, headers={"retry-after": "200"})
     core.accept(good)
     core.store_keys()
@@ -112,7 +112,7 @@ def test_a_dead_account_stops_intake_only_when_it_holds_half_of_the_budget() -> 
     core.assign()
     core.fetch(*events(9, OTHER_ACCOUNT))
     core.look_up()
-    core.answer(core.take(i.Send), 403, NO)
+    core.answer(core.take(m.Send), 403, NO)
     core.fetch(*events(2))
     core.look_up()
     assert core.pipeline.room() > 0
@@ -129,7 +129,7 @@ def test_an_answer_to_no_call_is_a_bug() -> None:
     core.look_up()
     send = core.accept()
     with pytest.raises(InvariantViolation):
-        core.feed(i.Unanswered(send.number, "timeout"))
+        core.feed(m.Unanswered(send.number, "timeout"))
 
 
 # -- halts
@@ -141,7 +141,7 @@ def test_a_refused_token_halts_every_account() -> None:
     core.assign()
     core.fetch(event("a"), event("b", OTHER_ACCOUNT), event("c"))
     core.look_up()
-    core.answer(core.take(i.Send), 401, b'{"code": 2, "message": "no"}')
+    core.answer(core.take(m.Send), 401, b'{"code": 2, "message": "no"}')
     core.fetch(event("d", THIRD_ACCOUNT))
     core.look_up()
     assert in_flight(core) == {ACCOUNT: 1, OTHER_ACCOUNT: 1}
@@ -152,11 +152,11 @@ def test_a_refused_token_halts_every_account() -> None:
 def test_a_halt_reads_the_token_then_probes_then_resumes() -> None:
     """At its time, one probe; the first good answer ends it, and everything is delivered."""
     core = halted()
-    assert not core.has(i.Send)
-    core.until(lambda: core.has(i.ReadToken))
-    assert not core.has(i.Send)
-    core.take(i.ReadToken)
-    core.feed(i.TokenRead(True))
+    assert not core.has(m.Send)
+    core.until(lambda: core.has(m.ReadToken))
+    assert not core.has(m.Send)
+    core.take(m.ReadToken)
+    core.feed(m.TokenRead(True))
     core.accept()
     core.store_keys()
     assert core.reports("resumed")
@@ -170,11 +170,11 @@ def test_one_probe_at_a_time() -> None:
     core.assign()
     core.fetch(*events(5))
     core.look_up()
-    while core.has(i.Send):
-        core.answer(core.take(i.Send), 401, NO)
-    core.until(lambda: core.has(i.ReadToken))
-    core.take(i.ReadToken)
-    core.feed(i.TokenRead(False))
+    while core.has(m.Send):
+        core.answer(core.take(m.Send), 401, NO)
+    core.until(lambda: core.has(m.ReadToken))
+    core.take(m.ReadToken)
+    core.feed(m.TokenRead(False))
     assert in_flight(core) == {ACCOUNT: 1}
     core.advance(600.0)
     assert in_flight(core) == {ACCOUNT: 1}
@@ -183,20 +183,20 @@ def test_one_probe_at_a_time() -> None:
 def test_a_probe_without_a_verdict_is_followed_by_another() -> None:
     """A time-out says nothing of the token: the halt stands, and is not forgotten."""
     core = halted()
-    replies: tuple[Callable[[i.Send], object], ...] = (
-        lambda send: core.feed(i.Unanswered(send.number, "timeout")),
+    replies: tuple[Callable[[m.Send], object], ...] = (
+        lambda send: core.feed(m.Unanswered(send.number, "timeout")),
         lambda send: core.answer(send, 503),
         lambda send: core.answer(send, 200, b"nonsense"),
         lambda send: core.answer(send, 429, headers={"retry-after": "5"}),
     )
     for reply in replies:
-        core.until(lambda: core.has(i.ReadToken))
-        core.take(i.ReadToken)
-        core.feed(i.TokenRead(False))
-        core.until(lambda: core.has(i.Send))
-        reply(core.take(i.Send))
+        core.until(lambda: core.has(m.ReadToken))
+        core.take(m.ReadToken)
+        core.feed(m.TokenRead(False))
+        core.until(lambda: core.has(m.Send))
+        reply(core.take(m.Send))
         assert core.statistics().destination == "halted"
-    core.until(lambda: core.has(i.ReadToken))
+    core.until(lambda: core.has(m.ReadToken))
 
 
 def test_refusals_of_calls_already_in_flight_do_not_put_the_probe_off() -> None:
@@ -206,9 +206,9 @@ def test_refusals_of_calls_already_in_flight_do_not_put_the_probe_off() -> None:
     core.fetch(*events(8))
     core.look_up()
     for _ in range(8):
-        core.answer(core.take(i.Send), 401, NO)
+        core.answer(core.take(m.Send), 401, NO)
     begun = core.now
-    core.until(lambda: core.has(i.ReadToken))
+    core.until(lambda: core.has(m.ReadToken))
     assert core.now - begun <= core.policy.probe_backoff.base
 
 
@@ -218,11 +218,11 @@ def test_an_answer_to_a_call_from_before_the_halt_does_not_end_it() -> None:
     core.assign()
     core.fetch(*events(4))
     core.look_up()
-    first, second = core.take(i.Send), core.take(i.Send)
+    first, second = core.take(m.Send), core.take(m.Send)
     core.answer(first, 401, NO)
     core.accept(second)
     assert core.statistics().destination == "halted"
-    assert not core.has(i.Send)
+    assert not core.has(m.Send)
 
 
 def test_an_account_s_own_refusal_outlives_the_token_s() -> None:
@@ -231,14 +231,14 @@ def test_an_account_s_own_refusal_outlives_the_token_s() -> None:
     core.assign()
     core.fetch(event("a"), event("b", OTHER_ACCOUNT), event("c"))
     core.look_up()
-    mine, other = core.take(i.Send), core.take(i.Send)
+    mine, other = core.take(m.Send), core.take(m.Send)
     core.answer(other, 403, b'{"code": 29, "message": "no"}')
     core.answer(mine, 401, b'{"code": 2, "message": "no"}')
-    core.answer(core.take(i.Send), 401, b'{"code": 2, "message": "no"}')
-    core.until(lambda: core.has(i.ReadToken))
-    core.take(i.ReadToken)
-    core.feed(i.TokenRead(True))
-    probe = next(one for one in core.waiting if isinstance(one, i.Send) and one.account == ACCOUNT)
+    core.answer(core.take(m.Send), 401, b'{"code": 2, "message": "no"}')
+    core.until(lambda: core.has(m.ReadToken))
+    core.take(m.ReadToken)
+    core.feed(m.TokenRead(True))
+    probe = next(one for one in core.waiting if isinstance(one, m.Send) and one.account == ACCOUNT)
     core.waiting.remove(probe)
     core.accept(probe)
     states = {one.account: one.state for one in core.statistics().accounts}
@@ -250,11 +250,11 @@ def test_patience_runs_from_the_first_refusal_and_gives_up_once() -> None:
     core = halted(halt_patience=100.0)
     begun = core.now
     while not given_up(core):
-        core.until(lambda: bool(given_up(core)) or core.has(i.ReadToken))
-        if core.has(i.ReadToken):
-            core.take(i.ReadToken)
-            core.feed(i.TokenRead(False))
-            core.answer(core.take(i.Send), 401, b'{"code": 2, "message": "no"}')
+        core.until(lambda: bool(given_up(core)) or core.has(m.ReadToken))
+        if core.has(m.ReadToken):
+            core.take(m.ReadToken)
+            core.feed(m.TokenRead(False))
+            core.answer(core.take(m.Send), 401, b'{"code": 2, "message": "no"}')
     assert core.now == begun + 100.0
     core.advance(1000.0)
     [give_up] = given_up(core)
@@ -266,10 +266,10 @@ def test_patience_of_zero_is_for_ever() -> None:
     # It looks at the clock twice in each absence: of the usual few seconds a week has most of a million.
     core = halted(halt_patience=0.0, commit_interval=300.0, away=600.0)
     for _ in range(3):
-        core.until(lambda: core.has(i.ReadToken))
-        core.take(i.ReadToken)
-        core.feed(i.TokenRead(False))
-        core.answer(core.take(i.Send), 401, NO)
+        core.until(lambda: core.has(m.ReadToken))
+        core.take(m.ReadToken)
+        core.feed(m.TokenRead(False))
+        core.answer(core.take(m.Send), 401, NO)
         core.advance(3 * 86_400.0)
     assert not given_up(core)
 
@@ -283,9 +283,9 @@ def test_with_nothing_to_probe_with_intake_brings_one_record() -> None:
     core.fetch(event("b"), partition=1)
     core.look_up()
     assert core.pipeline.room() == 0
-    core.until(lambda: core.has(i.ReadToken))
-    core.take(i.ReadToken)
-    core.feed(i.TokenRead(True))
+    core.until(lambda: core.has(m.ReadToken))
+    core.take(m.ReadToken)
+    core.feed(m.TokenRead(True))
     assert event_ids(core.accept()) == ["b"]
     assert core.pipeline.room() > 1
 
@@ -297,7 +297,7 @@ def test_a_halted_account_with_nothing_waiting_does_not_end_the_process() -> Non
     core.assign(1)
     core.fetch(event("bad", OTHER_ACCOUNT), partition=0)
     core.look_up()
-    core.answer(core.take(i.Send), 403, NO)
+    core.answer(core.take(m.Send), 403, NO)
     core.lose(0)
     core.fetch(event("good"), partition=1)
     core.deliver()

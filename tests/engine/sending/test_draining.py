@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.model import Position
 from tests.engine.building import NO, TOPIC, UNDECODABLE, Core, event, event_ids, filtered, released, stopped
 
@@ -47,9 +47,9 @@ def test_a_revoke_drops_the_queue_and_waits_for_what_is_in_flight() -> None:
     assert released(core.revoke(0)) is None
     send = core.accept()
     assert event_ids(send) == ["a"]
-    assert not core.has(i.Send)
-    asked = core.take(i.StoreKeys)
-    commands = core.feed(i.KeysStored(asked.number))
+    assert not core.has(m.Send)
+    asked = core.take(m.StoreKeys)
+    commands = core.feed(m.KeysStored(asked.number))
     assert released(commands) == [Position(TOPIC, 0, 1, 7)]
     assert core.statistics().partitions == ()
     assert core.statistics().totals.released == 1
@@ -79,13 +79,13 @@ def test_a_revoke_waits_no_longer_than_its_deadline() -> None:
     core.store_keys()
     begun = core.now
     core.revoke(0, grace=20.0)
-    core.until(lambda: any(isinstance(one, i.Release) for one in core.log))
+    core.until(lambda: any(isinstance(one, m.Release) for one in core.log))
     assert core.now == begun + 20.0
     assert released(core.log) == [Position(TOPIC, 0, 1, 7)]
     core.accept()
     core.store_keys()
     core.advance(10.0)
-    assert not core.has(i.Commit)
+    assert not core.has(m.Commit)
 
 
 def test_a_revoke_waits_for_dead_letters() -> None:
@@ -94,8 +94,8 @@ def test_a_revoke_waits_for_dead_letters() -> None:
     core.assign()
     core.fetch(UNDECODABLE)
     assert released(core.revoke(0)) is None
-    asked = core.take(i.StoreDeadLetters)
-    assert released(core.feed(i.DeadLettersStored(asked.number, [True]))) == [Position(TOPIC, 0, 1, 7)]
+    asked = core.take(m.StoreDeadLetters)
+    assert released(core.feed(m.DeadLettersStored(asked.number, [True]))) == [Position(TOPIC, 0, 1, 7)]
 
 
 def test_a_revoke_waits_for_the_leader_of_a_follower() -> None:
@@ -108,8 +108,8 @@ def test_a_revoke_waits_for_the_leader_of_a_follower() -> None:
     core.send_all()
     assert released(core.revoke(1)) is None
     core.accept()
-    asked = core.take(i.StoreKeys)
-    assert released(core.feed(i.KeysStored(asked.number))) == [Position(TOPIC, 1, 1, 7)]
+    asked = core.take(m.StoreKeys)
+    assert released(core.feed(m.KeysStored(asked.number))) == [Position(TOPIC, 1, 1, 7)]
 
 
 def test_a_revoke_of_what_we_do_not_have_is_answered_at_once() -> None:
@@ -128,7 +128,7 @@ def test_lost_partitions_are_dropped_without_a_commit() -> None:
     core.revoke(0)
     assert released(core.lose(0)) == []
     core.advance(10.0)
-    assert not core.has(i.Commit)
+    assert not core.has(m.Commit)
 
 
 def test_a_partition_that_comes_back_while_it_drains_is_fresh() -> None:
@@ -151,13 +151,13 @@ def test_a_stop_takes_no_more_and_drains() -> None:
     core.assign()
     core.fetch(filtered(), event("a"))
     core.send_all()
-    core.feed(i.StopRequested(25.0))
-    core.feed(i.StopRequested(1.0))
+    core.feed(m.StopRequested(25.0))
+    core.feed(m.StopRequested(1.0))
     assert core.pipeline.room() == 0
     assert stopped(core) is None
     core.accept()
     core.store_keys()
-    assert stopped(core) == i.Stop([Position(TOPIC, 0, 2, 7)], True)
+    assert stopped(core) == m.Stop([Position(TOPIC, 0, 2, 7)], True)
     core.assign(1, epoch=2)
     core.fetch(event("b"), partition=1)
     assert core.statistics().totals.open == 0
@@ -170,10 +170,10 @@ def test_a_stop_ends_at_its_deadline() -> None:
     core.fetch(filtered(), event("a"))
     core.send_all()
     begun = core.now
-    core.feed(i.StopRequested(25.0))
+    core.feed(m.StopRequested(25.0))
     core.until(lambda: stopped(core) is not None)
     assert core.now == begun + 25.0
-    assert stopped(core) == i.Stop([Position(TOPIC, 0, 1, 7)], False)
+    assert stopped(core) == m.Stop([Position(TOPIC, 0, 1, 7)], False)
 
 
 def test_a_stop_with_nothing_to_wait_for_is_drained_whatever_its_grace() -> None:
@@ -181,8 +181,8 @@ def test_a_stop_with_nothing_to_wait_for_is_drained_whatever_its_grace() -> None
     core = Core()
     core.assign()
     core.fetch(filtered())
-    core.feed(i.StopRequested(0.0))
-    assert stopped(core) == i.Stop([Position(TOPIC, 0, 1, 7)], True)
+    core.feed(m.StopRequested(0.0))
+    assert stopped(core) == m.Stop([Position(TOPIC, 0, 1, 7)], True)
 
 
 @pytest.mark.parametrize("first", ["stop", "revoke"])
@@ -195,13 +195,13 @@ def test_a_revoke_during_a_stop_gets_its_own_positions(first: str) -> None:
         core.fetch(event(f"a{partition}"), partition=partition)
     core.send_all()
     if first == "stop":
-        core.feed(i.StopRequested(25.0))
+        core.feed(m.StopRequested(25.0))
     core.revoke(0, grace=25.0)
-    core.feed(i.StopRequested(25.0))
+    core.feed(m.StopRequested(25.0))
     core.accept()
     core.store_keys()
     assert released(core.log) == [Position(TOPIC, 0, 1, 7)]
-    assert stopped(core) == i.Stop([Position(TOPIC, 1, 1, 7)], True)
+    assert stopped(core) == m.Stop([Position(TOPIC, 1, 1, 7)], True)
 
 
 def test_a_stop_answers_every_revoke_that_still_waits() -> None:
@@ -211,7 +211,7 @@ def test_a_stop_answers_every_revoke_that_still_waits() -> None:
     core.fetch(event("a"))
     core.send_all()
     core.revoke(0, grace=60.0)
-    core.feed(i.StopRequested(10.0))
+    core.feed(m.StopRequested(10.0))
     core.until(lambda: stopped(core) is not None)
     assert released(core.log) is not None
 
@@ -225,12 +225,12 @@ def test_a_halt_stops_intake_and_commits_nothing_open() -> None:
     core.assign()
     core.fetch(event("a"))
     core.look_up()
-    core.answer(core.take(i.Send), 401, NO)
+    core.answer(core.take(m.Send), 401, NO)
     assert core.pipeline.room() == 0
     core.advance(300.0)
     assert core.committable() is None
-    core.take(i.ReadToken)
-    core.feed(i.TokenRead(True))
+    core.take(m.ReadToken)
+    core.feed(m.TokenRead(True))
     core.accept()
     core.store_keys()
     assert core.pipeline.room() == 1000
@@ -244,16 +244,16 @@ def test_a_stop_during_a_halt_ends(state: str) -> None:
     core.assign()
     core.fetch(filtered(), event("a"))
     core.look_up()
-    core.answer(core.take(i.Send), 401, NO)
+    core.answer(core.take(m.Send), 401, NO)
     if state != "halted":
-        core.until(lambda: core.has(i.ReadToken))
+        core.until(lambda: core.has(m.ReadToken))
     if state == "probing":
-        core.take(i.ReadToken)
-        core.feed(i.TokenRead(False))
-    core.feed(i.StopRequested(25.0))
+        core.take(m.ReadToken)
+        core.feed(m.TokenRead(False))
+    core.feed(m.StopRequested(25.0))
     if state == "probing":
         assert stopped(core) is None
-        core.answer(core.take(i.Send), 401, NO)
+        core.answer(core.take(m.Send), 401, NO)
     stop = stopped(core)
     assert stop is not None
     assert stop.drained
@@ -268,6 +268,6 @@ def test_a_halt_while_revoking_lets_go() -> None:
     core.fetch(event("a"))
     core.look_up()
     core.revoke(0)
-    assert released(core.answer(core.take(i.Send), 401, NO)) == []
+    assert released(core.answer(core.take(m.Send), 401, NO)) == []
     core.advance(100.0)
-    assert not core.has(i.Send)
+    assert not core.has(m.Send)

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from consumer.engine.gate import Gate, State
-from consumer.engine.policy import Policy
+from consumer.engine.model import Policy
 from tests.engine.building import PROPERTY
 
 

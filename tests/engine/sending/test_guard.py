@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from consumer.engine import interface as i
-from consumer.engine.dedup import Delivery
+from consumer.engine import messages as m
+from consumer.engine.block import Delivery
 from consumer.engine.guard import _Sample
 from tests.engine.building import (
     TOPIC,
@@ -57,8 +57,8 @@ def rejected(code: str) -> bytes:
 def judge(core: Core, *, refuse: str = "bad") -> None:
     """The API answers every call; it refuses events whose id begins so. Keys are stored."""
     core.send_all()
-    while core.has(i.Send):
-        send = core.take(i.Send)
+    while core.has(m.Send):
+        send = core.take(m.Send)
         outcomes = [
             ("failed", "no", None) if one.startswith(refuse) else ("processed", None, None)
             for one in event_ids(send)
@@ -117,12 +117,12 @@ def test_the_latest_records_count() -> None:
 def test_a_poisoned_topic_among_good_ones_trips_it() -> None:
     """Each topic has its own share."""
     core = guarded()
-    core.feed(i.Assigned([i.Assignment(OTHER_TOPIC, 0, 2, 0, False, None, "")]))
+    core.feed(m.Assigned([m.Assignment(OTHER_TOPIC, 0, 2, 0, False, None, "")]))
     for n in range(10):
         core.fetch(*good(20, f"{n}-"))
         poison = chunk([UNDECODABLE], offset=n, epoch=2)._replace(topic=OTHER_TOPIC)
         assert tripped(core) is None
-        core.feed(i.Fetched([poison]))
+        core.feed(m.Fetched([poison]))
     assert tripped(core) == (OTHER_TOPIC, 10, 10)
 
 
@@ -261,7 +261,7 @@ def test_what_is_filtered_when_its_schema_comes_leaves_its_place() -> None:
         core.fetch(*[page_view] * 9, *bad(1))
         core.store_letters()
     assert tripped(core) is None
-    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "{}"))
+    core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "{}"))
     assert (core.statistics().totals.filtered, tripped(core)) == (45, None)
     core.fetch(*bad(4))
     assert tripped(core) is None
@@ -291,7 +291,7 @@ def test_a_second_reading_does_not_trip_where_the_first_did_not() -> None:
         core.assign(epoch=epoch)
         core.fetch(*values)
         judge(core)
-        while core.has(i.StoreDeadLetters):
+        while core.has(m.StoreDeadLetters):
             core.store_letters()
         assert core.statistics().totals.delivered == 380
     totals = core.statistics().totals
@@ -354,26 +354,26 @@ def test_no_dead_letter_is_written_and_nothing_is_committed_past() -> None:
     """Those that wait are dropped, their records stay open; what is under way is delivered and settles."""
     core = guarded()
     core.fetch(*good(4), *bad(6))
-    assert not core.has(i.StoreDeadLetters)
+    assert not core.has(m.StoreDeadLetters)
     judge(core)
     core.advance(300.0)
     totals = core.statistics().totals
     assert (totals.delivered, totals.dead_lettered, totals.open) == (4, 0, 6)
     assert core.committable() == 4
-    assert not core.has(i.StoreDeadLetters)
+    assert not core.has(m.StoreDeadLetters)
 
 
 def test_a_write_under_way_settles_and_what_it_did_not_take_stays_open() -> None:
     """What is on the topic is a dead letter; the rest is not tried again."""
     core = guarded()
     core.fetch(*bad(4))
-    write = core.take(i.StoreDeadLetters)
+    write = core.take(m.StoreDeadLetters)
     core.fetch(*bad(6))
     assert tripped(core)
-    core.feed(i.DeadLettersStored(write.number, [True, False, True, False]))
+    core.feed(m.DeadLettersStored(write.number, [True, False, True, False]))
     core.advance(60.0)
     assert (core.statistics().totals.dead_lettered, core.statistics().totals.open) == (2, 8)
-    assert not core.has(i.StoreDeadLetters)
+    assert not core.has(m.StoreDeadLetters)
     assert core.committable() == 1
 
 
@@ -386,7 +386,7 @@ def test_later_refusals_are_not_written_either() -> None:
     core.advance(1.0)
     totals = core.statistics().totals
     assert (totals.delivered, totals.dead_lettered, totals.open) == (2, 0, 8)
-    assert sum(isinstance(one, i.Send) for one in core.log) == 4
+    assert sum(isinstance(one, m.Send) for one in core.log) == 4
     assert core.statistics().claims == 0
 
 
@@ -397,10 +397,10 @@ def test_held_and_deferred_records_are_not_read() -> None:
     core.fetch(*bad(63), *good(5))
     assert core.statistics().held == 5
     assert tripped(core)
-    core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "{}"))
+    core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "{}"))
     core.advance(10.0)
     assert (core.statistics().held, core.statistics().totals.open) == (5, 64)
-    assert not core.has(i.LookUpKeys)
+    assert not core.has(m.LookUpKeys)
 
 
 def test_it_says_so_at_once_and_every_minute() -> None:
@@ -447,7 +447,7 @@ def test_a_stop_does_not_wait_for_letters_that_are_never_written() -> None:
     core = guarded()
     core.fetch(*good(2), *bad(8))
     judge(core)
-    core.feed(i.StopRequested(20.0))
+    core.feed(m.StopRequested(20.0))
     stop = stopped(core)
     assert stop is not None
     assert stop.drained
@@ -463,7 +463,7 @@ def test_a_revoke_does_not_wait_for_them_either() -> None:
     assert released(core.revoke(0)) is None
     core.fetch(*bad(9), partition=1)
     assert tripped(core)
-    assert any(isinstance(one, i.Release) for one in core.log)
+    assert any(isinstance(one, m.Release) for one in core.log)
     assert released(core.revoke(1, number=7)) == []
 
 
@@ -473,7 +473,7 @@ def test_a_new_process_reads_the_open_ones_again() -> None:
     core.fetch(*bad(6), *good(4))
     judge(core)
     core.advance(1.0)
-    [position] = core.take(i.Commit).positions
+    [position] = core.take(m.Commit).positions
     assert position.next_offset == 0
     again = Core()
     again.assign(start=0, leader_epoch=7, metadata=position.metadata)

@@ -13,15 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
+from consumer.engine.block import Delivery, Prepared, Span
 from consumer.engine.context import Context
-from consumer.engine.dedup import Delivery
 from consumer.engine.guard import Guard
-from consumer.engine.intake import TOMBSTONE, Prepared
+from consumer.engine.intake import TOMBSTONE
 from consumer.engine.ledger import Ledger
-from consumer.engine.model import Instant, Rejection, SchemaRef, Stage, TopicPartition
-from consumer.engine.policy import Policy
-from consumer.engine.spans import Span
+from consumer.engine.model import Instant, Policy, Rejection, SchemaRef, Stage, TopicPartition
 from tests.engine.building import (
     MACHINE,
     PROPERTY,
@@ -170,23 +168,23 @@ def reading_again(core: Core, random: Random, log: Sequence[bytes], metadata: st
             place += size
             continue
         random.shuffle(core.waiting)
-        if core.has(i.LookUpKeys) and random.random() < 0.7:
+        if core.has(m.LookUpKeys) and random.random() < 0.7:
             core.look_up()
-        elif core.has(i.Send) and random.random() < 0.5:
-            send = core.take(i.Send)
+        elif core.has(m.Send) and random.random() < 0.5:
+            send = core.take(m.Send)
             outcomes = [
                 ("failed", "no", None) if one.startswith("bad") else ("processed", None, None)
                 for one in event_ids(send)
             ]
             core.answer(send, 200, answer_body(outcomes))
-        elif core.has(i.StoreDeadLetters) and random.random() < 0.5:
+        elif core.has(m.StoreDeadLetters) and random.random() < 0.5:
             core.store_letters(random.random() < 0.8)
-        elif core.has(i.StoreKeys):
+        elif core.has(m.StoreKeys):
             core.store_keys()
-        elif core.has(i.Commit):
+        elif core.has(m.Commit):
             core.commit()
-        elif core.has(i.FetchSchema):
-            core.feed(i.SchemaFound(core.take(i.FetchSchema).ref, "{}"))
+        elif core.has(m.FetchSchema):
+            core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "{}"))
         elif place >= len(log) and not core.pipeline.ledger.open:
             return
         else:
@@ -288,7 +286,7 @@ def test_whatever_comes_nothing_is_written_or_read_once_it_has_tripped(
             values.append(made.get(kind) or event(event_id))
         core.fetch(*values)
         judge(core)
-        if core.has(i.StoreDeadLetters):
+        if core.has(m.StoreDeadLetters):
             core.store_letters(letters_stored)
         core.advance(0.5)
         if tripped(core):
@@ -296,9 +294,9 @@ def test_whatever_comes_nothing_is_written_or_read_once_it_has_tripped(
             read = core.statistics().totals.read
             assert not core.pipeline.letters
             assert core.pipeline.room() == 0
-    if core.has(i.StoreDeadLetters):
+    if core.has(m.StoreDeadLetters):
         core.store_letters()
-    core.feed(i.StopRequested(20.0))
+    core.feed(m.StopRequested(20.0))
     assert stopped(core) is not None or not tripped(core)
 
 
@@ -318,6 +316,6 @@ def test_a_schema_that_comes_is_asked_for_once() -> None:
     core = guarded()
     core.fetch(of_schema("a", "1"))
     core.fetch(*bad(10))
-    core.feed(i.SchemaFound(ref("1"), "{}"))
+    core.feed(m.SchemaFound(ref("1"), "{}"))
     core.advance(120.0)
-    assert sum(isinstance(one, i.FetchSchema) for one in core.log) == 1
+    assert sum(isinstance(one, m.FetchSchema) for one in core.log) == 1

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.adapters.kafka import letters
 from consumer.adapters.kafka.dead_letters import letter_headers
-from consumer.engine import letters
-from consumer.engine.interface import DeadLetter
-from consumer.engine.letters import (
+from consumer.adapters.kafka.letters import (
     Done,
     Filters,
     Home,
@@ -33,6 +32,7 @@ from consumer.engine.letters import (
     read_mark,
     restored,
 )
+from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Record, Rejection, Stage
 from tests.engine.building import PROPERTY
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.engine import interface as i
-from consumer.engine.delivery import REQUEST_ID, request_id
+from consumer.engine import messages as m
+from consumer.engine.verdicts import REQUEST_ID, request_id
 from tests.engine.building import Core, answer_body, event
 
 RID = {REQUEST_ID: "5264813979430121"}
 
 
-def sent(*values: bytes) -> tuple[Core, i.Send]:
+def sent(*values: bytes) -> tuple[Core, m.Send]:
     """A core with these events in one call that waits for its answer."""
     core = Core()
     core.assign()
     core.fetch(*values)
     core.send_all()
-    return core, core.take(i.Send)
+    return core, core.take(m.Send)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_events_refused_together_are_one_line() -> None:
 def test_an_answer_that_broke_off_still_names_its_call() -> None:
     """The headers came, the rest did not."""
     core, send = sent(event("a"))
-    core.feed(i.Unanswered(send.number, "connection", RID))
+    core.feed(m.Unanswered(send.number, "connection", RID))
     assert core.reports("no_verdict")[0].fields["request_id"] == RID[REQUEST_ID]
 
 
@@ -74,7 +74,7 @@ def test_a_delivery_is_not_worth_a_line() -> None:
     core, send = sent(event("a"))
     before = len(core.log)
     core.answer(send, 200, answer_body([("processed", None, None)]), RID)
-    assert not [one for one in core.log[before:] if isinstance(one, i.Report)]
+    assert not [one for one in core.log[before:] if isinstance(one, m.Report)]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.model import TopicPartition
 from tests.engine.building import NO, TOPIC, UNDECODABLE, Core, event
 
@@ -17,7 +17,7 @@ def looking(core: Core, seconds: float, end: int = 1) -> list[float]:
     before = len(core.reports("stalled"))
     while core.now < begun + seconds:
         core.advance(2.0)
-        core.feed(i.EndOffsets({TopicPartition(TOPIC, 0): end}))
+        core.feed(m.EndOffsets({TopicPartition(TOPIC, 0): end}))
         if len(core.reports("stalled")) > before:
             before += 1
             told.append(core.now - begun)
@@ -76,12 +76,12 @@ def test_what_has_its_own_name_is_no_stall(answer: tuple[int, bytes]) -> None:
     """A destination that halts, throttles or cannot be reached is told as that."""
     core = waiting()
     core.send_all()
-    core.answer(core.take(i.Send), *answer, {"retry-after": "300"})
+    core.answer(core.take(m.Send), *answer, {"retry-after": "300"})
     begun = core.now
     while core.now < begun + 1_000.0:
         looking(core, 2.0)
-        if core.has(i.Send):
-            core.answer(core.take(i.Send), *answer, {"retry-after": "300"})
+        if core.has(m.Send):
+            core.answer(core.take(m.Send), *answer, {"retry-after": "300"})
     assert not core.reports("stalled")
 
 
@@ -92,5 +92,5 @@ def test_a_guard_and_a_stop_are_no_stall() -> None:
     core.fetch(*(event(f"{n}") for n in range(4)), *[UNDECODABLE] * 6)
     assert not looking(core, 400.0)
     other = waiting()
-    other.feed(i.StopRequested(10_000.0))
+    other.feed(m.StopRequested(10_000.0))
     assert not looking(other, 400.0)

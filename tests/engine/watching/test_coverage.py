@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.conversion.targets import TARGETS
-from consumer.engine import interface as i
+from consumer.engine import messages as m
+from consumer.engine.block import Delivery
+from consumer.engine.claims import dedup_key
 from consumer.engine.coverage import OTHER, PARAMETERS, Coverage, Covered
-from consumer.engine.dedup import Delivery, dedup_key
 from tests.engine.building import (
     ACCOUNT,
     PROPERTY,
@@ -410,7 +411,7 @@ def test_the_core_counts_what_was_delivered() -> None:
     core.fetch(filtered(), None, unconvertible(), b"\xff")
     core.send_all()
     assert core.statistics().coverage.hour == {}
-    send = core.take(i.Send)
+    send = core.take(m.Send)
     assert event_ids(send) == ["a", "b", "bad"]
     processed, failed = ("processed", None, None), ("failed", "no", None)
     core.answer(send, 200, answer_body([processed, processed, failed]))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.engine.masking import MASK, kind, mask
+from consumer.engine.verdicts import MASK, kind, mask
 from tests.engine.building import PROPERTY
 
 EVENT: dict[str, Any] = {
@@ -135,7 +135,7 @@ def test_values_echoed_in_another_case_are_masked() -> None:
 def test_the_same_message_is_masked_alike_in_every_process() -> None:
     """Same seed, same commands (design.md, rule 10): values of equal length must not be taken in set order."""
     code = (
-        "from consumer.engine.masking import mask\n"
+        "from consumer.engine.verdicts import mask\n"
         'print(mask("abcdefghij", b\'{"x":["abcd","bcde","cdef","defg","efgh","fghi","ghij"]}\'))'
     )
     results = {

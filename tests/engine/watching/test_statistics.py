@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.counters import LETTERS_MOST, Counters, StoredLetter, by_name
 from consumer.engine.coverage import OTHER
 from consumer.engine.model import Stage, TopicPartition
@@ -45,7 +45,7 @@ def test_the_snapshot_shows_each_partition() -> None:
     core = Core()
     core.assign(0, start=5)
     core.fetch(event("a"), filtered())
-    core.feed(i.EndOffsets({TopicPartition(TOPIC, 0): 105, TopicPartition(TOPIC, 9): 1}))
+    core.feed(m.EndOffsets({TopicPartition(TOPIC, 0): 105, TopicPartition(TOPIC, 9): 1}))
     [partition] = core.statistics().partitions
     assert (partition.committed, partition.position, partition.end, partition.lag) == (None, 7, 105, 100)
     core.deliver()
@@ -75,7 +75,7 @@ def test_the_snapshot_shows_each_account() -> None:
     core.assign()
     core.fetch(event("a"), event("b", OTHER_ACCOUNT))
     core.look_up()
-    good, bad = core.take(i.Send), core.take(i.Send)
+    good, bad = core.take(m.Send), core.take(m.Send)
     assert (good.account, bad.account) == (ACCOUNT, OTHER_ACCOUNT)
     core.answer(bad, 429, headers={"retry-after": "30"})
     assert core.statistics().destination == "throttled"
@@ -137,7 +137,7 @@ def test_a_message_of_each_kind_is_kept() -> None:
     core.assign()
     core.fetch(event("a", warn=1), event("b"), unconvertible(), b"\xff")
     core.look_up()
-    send = core.take(i.Send)
+    send = core.take(m.Send)
     core.answer(send, 200, answer_body([("failed", "bad currency", None), ("failed", "bad value", None)]))
     samples = core.statistics().samples
     assert samples.rejections == {

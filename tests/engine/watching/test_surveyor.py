@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from consumer.engine import interface as i
+from consumer.engine import messages as m
 from consumer.engine.model import TopicPartition
 from consumer.engine.statistics import OldestOpen, WaitsFor
 from tests.engine.building import (
@@ -74,7 +74,7 @@ def test_a_record_waits_for_its_schema() -> None:
     """Until the registry has said what it is."""
     core = reading(of_schema("a", "7"))
     assert waits_for(core) == ("schema", None)
-    core.feed(i.SchemaUnavailable(ref("7"), "down"))
+    core.feed(m.SchemaUnavailable(ref("7"), "down"))
     assert waits_for(core) == ("schema", None)
 
 
@@ -83,7 +83,7 @@ def test_a_record_waits_for_room_once_its_schema_is_known() -> None:
     core = Core(max_open_bytes=2_000)
     core.assign()
     core.fetch(of_schema("a", "7", text="x" * 600), event("b", text="x" * 300))
-    core.feed(i.SchemaFound(ref("7"), {}))
+    core.feed(m.SchemaFound(ref("7"), {}))
     assert core.statistics().waiting_for_schema == 0
     assert waits_for(core) == ("room", None)
 
@@ -92,9 +92,9 @@ def test_a_record_waits_for_the_key_store() -> None:
     """To be looked up, to be looked up again after a failure, and to be remembered once delivered."""
     core = reading(event("a"), linger=0.0)
     assert waits_for(core) == ("key_store", ACCOUNT)
-    core.feed(i.LookUpFailed(core.take(i.LookUpKeys).number))
+    core.feed(m.LookUpFailed(core.take(m.LookUpKeys).number))
     assert waits_for(core) == ("key_store", ACCOUNT)
-    core.until(lambda: core.has(i.LookUpKeys))
+    core.until(lambda: core.has(m.LookUpKeys))
     core.look_up()
     core.accept()
     assert waits_for(core) == ("key_store", ACCOUNT)
@@ -119,7 +119,7 @@ def test_a_full_batch_waits_for_the_calls_before_it() -> None:
     core.look_up()
     core.accept()
     core.store_keys()
-    first, second = core.take(i.Send), oldest(core)
+    first, second = core.take(m.Send), oldest(core)
     assert (first.events, second.offset, second.waits_for) == (1, 1, WaitsFor.PLATFORM)
     core.answer(first, 200, b"no JSON")
     core.advance(0.0)
@@ -136,7 +136,7 @@ def test_a_full_batch_waits_for_keys_to_be_remembered() -> None:
     core.assign(1)
     core.fetch(event("b"), partition=1)
     core.look_up()
-    assert not core.has(i.Send)
+    assert not core.has(m.Send)
     assert (oldest(core).partition, *waits_for(core)) == (1, "key_store", ACCOUNT)
 
 
@@ -144,9 +144,9 @@ def test_a_record_waits_for_the_next_attempt() -> None:
     """After one that brought no verdict, until its time; then for whatever the gate says."""
     core = reading(event("a"), linger=0.0)
     core.look_up()
-    core.feed(i.Unanswered(core.take(i.Send).number, "timeout"))
+    core.feed(m.Unanswered(core.take(m.Send).number, "timeout"))
     assert waits_for(core) == ("retry", ACCOUNT)
-    core.until(lambda: core.has(i.Send))
+    core.until(lambda: core.has(m.Send))
     assert waits_for(core) == ("platform", ACCOUNT)
 
 
@@ -154,7 +154,7 @@ def test_a_record_waits_for_the_quota() -> None:
     """Throttled by a 429, or by the calls of the last minute."""
     core = reading(event("a"), linger=0.0)
     core.look_up()
-    core.answer(core.take(i.Send), 429, headers={"retry-after": "30"})
+    core.answer(core.take(m.Send), 429, headers={"retry-after": "30"})
     assert waits_for(core) == ("quota", ACCOUNT)
     core = reading(event("a"), event("b"), linger=0.0, batch_events=1, calls_per_minute=1)
     core.look_up()
@@ -169,11 +169,11 @@ def test_a_record_waits_for_the_pace() -> None:
     core.assign()
     core.fetch(event("a"), event("b"))
     core.look_up()
-    first, second = core.take(i.Send), core.take(i.Send)
-    core.feed(i.Unanswered(first.number, "timeout"))
+    first, second = core.take(m.Send), core.take(m.Send)
+    core.feed(m.Unanswered(first.number, "timeout"))
     assert waits_for(core) == ("retry", ACCOUNT)
     core.advance(core.policy.delivery_backoff.base)
-    assert not core.has(i.Send)
+    assert not core.has(m.Send)
     assert waits_for(core) == ("quota", ACCOUNT)
     core.accept(second)
     core.store_keys()
@@ -185,7 +185,7 @@ def test_a_record_waits_for_the_end_of_a_halt(status: int) -> None:
     """Whatever else holds it as well: first the token must be put right."""
     core = reading(event("a"), linger=0.0)
     core.look_up()
-    core.answer(core.take(i.Send), status, NO)
+    core.answer(core.take(m.Send), status, NO)
     assert waits_for(core) == ("halt", ACCOUNT)
 
 
@@ -221,7 +221,7 @@ def test_a_record_let_go_of_in_a_drain_waits_for_what_is_in_flight() -> None:
     core.fetch(event("a"), event("b"))
     core.look_up()
     core.revoke(0)
-    core.take(i.Send)
+    core.take(m.Send)
     assert waits_for(core) == ("platform", ACCOUNT)
     core = Core(linger=5.0)
     core.assign(0)
@@ -252,13 +252,13 @@ def behind(core: Core, partition: int = 0) -> float | None:
 def ends(core: Core, end: int, reached: int | None = None, partition: int = 0) -> None:
     """The end of a partition is known."""
     tp = TopicPartition(TOPIC, partition)
-    core.feed(i.EndOffsets({tp: end}, {tp: reached} if reached is not None else {}))
+    core.feed(m.EndOffsets({tp: end}, {tp: reached} if reached is not None else {}))
 
 
 def committed(core: Core) -> None:
     """All that is settled is committed."""
-    while core.has(i.Commit) or any(True for _ in core.pipeline.ledger.committables()):
-        core.until(lambda: core.has(i.Commit))
+    while core.has(m.Commit) or any(True for _ in core.pipeline.ledger.committables()):
+        core.until(lambda: core.has(m.Commit))
         core.commit()
 
 
@@ -336,7 +336,7 @@ def test_lag_after_the_log_was_cut_is_not_that_of_what_was_cut() -> None:
     core = reading(filtered(), filtered(), filtered())
     ends(core, 10)
     assert behind(core) is not None
-    core.feed(i.Fetched([chunk([event("b")], offset=1)]))
+    core.feed(m.Fetched([chunk([event("b")], offset=1)]))
     assert behind(core) == pytest.approx(0.999)
     core.deliver()
     committed(core)
@@ -362,11 +362,11 @@ def test_times_to_come_and_no_times_are_no_ages() -> None:
     core.assign(0)
     records = chunk([event("a")])
     late = records.records[0]._replace(timestamp=int((UNIX + 60) * 1000))
-    core.feed(i.Fetched([records._replace(records=[late])]))
+    core.feed(m.Fetched([records._replace(records=[late])]))
     assert (behind(core), oldest(core).age) == (0.0, 0.0)
     core = Core()
     core.assign(0)
-    core.feed(i.Fetched([records._replace(records=[late._replace(timestamp=-1)])]))
+    core.feed(m.Fetched([records._replace(records=[late._replace(timestamp=-1)])]))
     statistics = core.statistics()
     assert (behind(core), oldest(core).age, statistics.oldest_open_ms) == (None, None, None)
 
@@ -383,12 +383,12 @@ def test_the_mismatch_is_zero_whatever_happens() -> None:
         lambda: core.fetch(event("a"), filtered(), unconvertible(), event("a"), partition=0),
         core.look_up,
         lambda: core.fetch(event("b"), event("c"), partition=1),
-        lambda: core.feed(i.Fetched([chunk([event("d")], offset=1, partition=1)])),
+        lambda: core.feed(m.Fetched([chunk([event("d")], offset=1, partition=1)])),
         core.store_letters,
         core.deliver,
         lambda: core.fetch(event("e"), partition=0),
         lambda: core.lose(0),
-        lambda: core.feed(i.Fetched([chunk([event("f")], offset=9, partition=0)])),
+        lambda: core.feed(m.Fetched([chunk([event("f")], offset=9, partition=0)])),
         core.deliver,
     ]
     for step in steps:
@@ -411,7 +411,7 @@ def test_a_snapshot_of_twenty_thousand_open_records_is_cheap() -> None:
     core.assign()
     for n in range(20):
         core.pipeline.handle(
-            i.Fetched([chunk([event(f"{n}-{one}") for one in range(1000)], offset=1000 * n)]), core.instant()
+            m.Fetched([chunk([event(f"{n}-{one}") for one in range(1000)], offset=1000 * n)]), core.instant()
         )
     taken = []
     for _ in range(10):

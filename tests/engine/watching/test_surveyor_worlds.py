@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.engine import interface as i
-from consumer.engine import surveyor
+from consumer.engine import messages as m
+from consumer.engine import survey as surveyor
 from consumer.engine.model import Instant
 from consumer.engine.pipeline import Pipeline
 from tests.simulation.runs import run_seed
@@ -36,7 +36,7 @@ def test_the_oldest_open_record_waits_for_something_in_every_world(
     """Crashes, rebalances, outages, cut logs: each open record is in one of the places that are looked into."""
     handle, looks = Pipeline.handle, []
 
-    def watched(self: Pipeline, happened: i.Input, now: Instant) -> list[i.Command]:
+    def watched(self: Pipeline, happened: m.Input, now: Instant) -> list[m.Command]:
         commands = handle(self, happened, now)
         _look(self, now)
         looks.append(now)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.engine import interface as i
-from consumer.engine.model import Record, TraceParent
-from consumer.engine.traces import trace_parents
+from consumer.engine import messages as m
+from consumer.engine.model import Record, TraceParent, trace_parents
 from tests.engine.building import Core, chunk, event
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -99,14 +98,14 @@ def test_a_send_says_where_its_records_come_from(links: int, found: list[int]) -
     fetched = chunk([event("a"), event("b"), event("c")])
     for number, record in enumerate(fetched.records):
         fetched.records[number] = record._replace(headers=(("traceparent", sampled(number + 1)),))
-    core.feed(i.Fetched([fetched]))
+    core.feed(m.Fetched([fetched]))
     core.send_all()
-    send = core.take(i.Send)
+    send = core.take(m.Send)
     assert [one.trace_id for one in send.parents] == found
     assert send.attempt == 1
 
     # Tried again, it comes from where it came from.
     core.answer(send, 503)
-    core.until(lambda: core.has(i.Send))
-    again = core.take(i.Send)
+    core.until(lambda: core.has(m.Send))
+    again = core.take(m.Send)
     assert (again.attempt, again.parents) == (2, send.parents)

@@ -8,18 +8,16 @@ from typing import Any
 
 import pytest
 
-from consumer.engine import answers, dedup, interface, offset_map
+from consumer.engine import answers, messages, offset_map
+from consumer.engine import claims as dedup
 from consumer.engine import pipeline as pipeline_module
-from consumer.engine.assignment import AssignmentState
-from consumer.engine.commits import Commits
-from consumer.engine.dedup import Claims, Delivery
-from consumer.engine.ledger import Ledger, Place
+from consumer.engine.block import Delivery, Place, Span
+from consumer.engine.claims import Claims, Outbox
+from consumer.engine.commits import Commits, removed_unread
+from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import Chunk, Disposition, Position, Rejection, TopicPartition
 from consumer.engine.offset_map import CommitMetadata, OffsetMap
-from consumer.engine.outbox import Outbox
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.retention import removed_unread
-from consumer.engine.spans import Span
 from tests.simulation.mutations.mutating import mutation
 
 # -- deduplication
@@ -66,7 +64,7 @@ def key_stored_before_delivery(patch: pytest.MonkeyPatch) -> None:
     """The key is remembered when the event is queued."""
     handle = Pipeline._keys_looked_up
 
-    def looked_up(self: Pipeline, happened: interface.KeysLookedUp) -> None:
+    def looked_up(self: Pipeline, happened: messages.KeysLookedUp) -> None:
         leaders = self._looking_up[happened.number]
         self.keys.add([one for one, found in zip(leaders, happened.found, strict=True) if not found])
         handle(self, happened)
@@ -115,9 +113,9 @@ def delivered_without_waiting_for_the_key(patch: pytest.MonkeyPatch) -> None:
 def failed_look_up_means_new(patch: pytest.MonkeyPatch) -> None:
     """The key store does not answer, so the event is taken for new."""
 
-    def failed(self: Pipeline, happened: interface.LookUpFailed) -> None:
+    def failed(self: Pipeline, happened: messages.LookUpFailed) -> None:
         keys = self._looking_up[happened.number]
-        self._keys_looked_up(interface.KeysLookedUp(happened.number, [False] * len(keys)))
+        self._keys_looked_up(messages.KeysLookedUp(happened.number, [False] * len(keys)))
 
     patch.setattr(Pipeline, "_look_up_failed", failed)
 
@@ -156,7 +154,7 @@ def followers_settle_before_the_key_is_durable(patch: pytest.MonkeyPatch) -> Non
 def no_epoch_fence(patch: pytest.MonkeyPatch) -> None:
     """Records of an ended assignment are taken in under the new one."""
 
-    def fetched(self: Pipeline, happened: interface.Fetched) -> None:
+    def fetched(self: Pipeline, happened: messages.Fetched) -> None:
         for chunk in happened.chunks:
             for state in self.ledger:
                 if state.tp == (chunk.topic, chunk.partition) and not state.draining:
@@ -229,7 +227,7 @@ def failed_commit_is_taken_for_done(patch: pytest.MonkeyPatch) -> None:
     """The position is not committed again until something more settles."""
     done = Commits.done
 
-    def always(self: Commits, happened: interface.CommitDone) -> None:
+    def always(self: Commits, happened: messages.CommitDone) -> None:
         positions = [position for _, position in self._under_way[1]] if self._under_way else []
         done(self, replace(happened, committed=positions, failure=None))
 
@@ -251,12 +249,12 @@ def lost_partitions_are_committed(patch: pytest.MonkeyPatch) -> None:
     """librdkafka #5604."""
     lose = Pipeline._lost
 
-    def lost(self: Pipeline, happened: interface.Lost) -> None:
+    def lost(self: Pipeline, happened: messages.Lost) -> None:
         positions = self.ledger.final_positions(s for s in map(self.ledger.get, happened.partitions) if s)
         lose(self, happened)
         if positions and self.commits._under_way is None:
             self.commits._under_way = (self.context.number(), [])
-            self.context.emit(interface.Commit(self.commits._under_way[0], positions))
+            self.context.emit(messages.Commit(self.commits._under_way[0], positions))
 
     patch.setattr(Pipeline, "_lost", lost)
 
@@ -367,7 +365,7 @@ def a_map_of_another_life_is_believed(patch: pytest.MonkeyPatch) -> None:
     """Reading begins anew, but for the records that were settled in the life before."""
     read = Pipeline._read_metadata
 
-    def of_before(self: Pipeline, tp: TopicPartition, one: interface.Assignment) -> CommitMetadata | None:
+    def of_before(self: Pipeline, tp: TopicPartition, one: messages.Assignment) -> CommitMetadata | None:
         if one.void is None:
             return read(self, tp, one)
         found = read(self, tp, one._replace(start=one.void))
@@ -402,7 +400,7 @@ def maps_are_as_long_as_they_come(patch: pytest.MonkeyPatch) -> None:
 def beginning_below_the_start_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
     """Found by a reviewer: the log was made anew, and its records were taken for what was settled before."""
 
-    def fetched(self: Pipeline, happened: interface.Fetched) -> None:
+    def fetched(self: Pipeline, happened: messages.Fetched) -> None:
         for chunk in happened.chunks:
             state = self.ledger.get(TopicPartition(chunk.topic, chunk.partition))
             if state is None or state.epoch != chunk.epoch or state.draining:
@@ -439,7 +437,7 @@ def settles_before_the_dead_letter_is_stored(patch: pytest.MonkeyPatch) -> None:
         write(self, span, index, rejection, attempts)
         self.ledger.settle(span, index, Disposition.DEAD_LETTERED)
 
-    def stored(self: Pipeline, happened: interface.DeadLettersStored) -> None:
+    def stored(self: Pipeline, happened: messages.DeadLettersStored) -> None:
         self.letters.finish(happened.number, happened.stored, self.context.now.monotonic, 0.5)
 
     patch.setattr(Pipeline, "dead_letter", early)
@@ -451,7 +449,7 @@ def partly_stored_letters_count_as_stored(patch: pytest.MonkeyPatch) -> None:
     """One acknowledgement stands for all."""
     stored = Pipeline._dead_letters_stored
 
-    def all_or_nothing(self: Pipeline, happened: interface.DeadLettersStored) -> None:
+    def all_or_nothing(self: Pipeline, happened: messages.DeadLettersStored) -> None:
         stored(self, replace(happened, stored=[any(happened.stored)] * len(happened.stored)))
 
     patch.setattr(Pipeline, "_dead_letters_stored", all_or_nothing)
@@ -482,7 +480,7 @@ def acknowledgements_are_taken_in_any_order(patch: pytest.MonkeyPatch) -> None:
     """Which of the letters was stored?"""
     stored = Pipeline._dead_letters_stored
 
-    def reversed_(self: Pipeline, happened: interface.DeadLettersStored) -> None:
+    def reversed_(self: Pipeline, happened: messages.DeadLettersStored) -> None:
         stored(self, replace(happened, stored=list(happened.stored)[::-1]))
 
     patch.setattr(Pipeline, "_dead_letters_stored", reversed_)

@@ -7,19 +7,17 @@ from typing import Any
 
 import pytest
 
-from consumer.engine import answers, delivery, interface
-from consumer.engine.admission import Admission
+from consumer.engine import answers, messages
+from consumer.engine import verdicts as delivery
 from consumer.engine.answers import Answers
-from consumer.engine.assignment import AssignmentState
-from consumer.engine.batching import AccountQueue, Batch, halves
+from consumer.engine.block import UNCLEAR, Delivery
 from consumer.engine.commits import Commits
-from consumer.engine.dedup import UNCLEAR, Delivery
-from consumer.engine.dispatch import Dispatcher
-from consumer.engine.draining import Drain
 from consumer.engine.gate import Gate
-from consumer.engine.model import Instant
-from consumer.engine.pipeline import Pipeline
-from consumer.engine.policy import Backoff
+from consumer.engine.intake import Admission
+from consumer.engine.ledger import AssignmentState
+from consumer.engine.model import Backoff, Instant
+from consumer.engine.pipeline import Drain, Pipeline
+from consumer.engine.sending import AccountQueue, Batch, Dispatcher, halves
 from tests.simulation.mutations.mutating import mutation
 
 # -- answers
@@ -82,7 +80,7 @@ def refused_batch_is_refused_whole(patch: pytest.MonkeyPatch) -> None:
 def unanswered_calls_count_as_delivered(patch: pytest.MonkeyPatch) -> None:
     """A time-out is taken for a success that was slow."""
 
-    def optimist(self: Answers, answer: interface.Unanswered) -> None:
+    def optimist(self: Answers, answer: messages.Unanswered) -> None:
         self._pipeline.delivered(self._dispatcher.answered(answer.number).deliveries)
 
     patch.setattr(Answers, "unanswered", optimist)
@@ -91,7 +89,7 @@ def unanswered_calls_count_as_delivered(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def repeats_in_doubt_are_not_counted(patch: pytest.MonkeyPatch) -> None:
     """Offline events alone are taken for what the platform does not deduplicate: an hour makes no difference."""
-    patch.setattr("consumer.engine.dispatch.COUNTS_AS_OFFLINE_AFTER", 1e12)
+    patch.setattr("consumer.engine.sending.COUNTS_AS_OFFLINE_AFTER", 1e12)
 
 
 @mutation
@@ -207,7 +205,7 @@ def retry_after_dates_are_ignored(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def refused_token_halts_its_own_account_only(patch: pytest.MonkeyPatch) -> None:
     """The other accounts find out for themselves."""
-    patch.setattr("consumer.engine.dispatch.TOKEN_REFUSED", -1)
+    patch.setattr("consumer.engine.sending.TOKEN_REFUSED", -1)
 
 
 @mutation
@@ -367,7 +365,7 @@ def a_failed_commit_is_proof(patch: pytest.MonkeyPatch) -> None:
     """Any answer will do."""
     done = Commits.done
 
-    def easily(self: Commits, happened: interface.CommitDone) -> None:
+    def easily(self: Commits, happened: messages.CommitDone) -> None:
         done(self, happened)
         for state in self._ledger:
             state.proven = True
@@ -449,9 +447,9 @@ def released_partitions_are_not_dropped(patch: pytest.MonkeyPatch) -> None:
         for state in drain.states:
             state.draining = False
         if drain.number is None:
-            self.context.emit(interface.Stop(positions, not late))
+            self.context.emit(messages.Stop(positions, not late))
         else:
-            self.context.emit(interface.Release(drain.number, positions))
+            self.context.emit(messages.Release(drain.number, positions))
 
     patch.setattr(Pipeline, "_finish", finish)
 

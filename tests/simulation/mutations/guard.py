@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from consumer.engine import guard, interface
-from consumer.engine.admission import Admission
+from consumer.engine import guard, messages
+from consumer.engine.block import Prepared, Span
 from consumer.engine.guard import Guard
-from consumer.engine.intake import TOMBSTONE, Prepared
+from consumer.engine.intake import TOMBSTONE, Admission
 from consumer.engine.model import Disposition, Rejection, Stage
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.spans import Span
 from tests.simulation.mutations.mutating import mutation
 
 
@@ -89,7 +88,7 @@ def guard_does_not_count_duplicates(patch: pytest.MonkeyPatch) -> None:
     """A group that was rewound finds nearly all delivered: the refused are alone."""
     looked_up = Pipeline._keys_looked_up
 
-    def without(self: Pipeline, happened: interface.KeysLookedUp) -> None:
+    def without(self: Pipeline, happened: messages.KeysLookedUp) -> None:
         for one, found in zip(self._looking_up[happened.number], happened.found, strict=True):
             if found and one.live:
                 self.guard.filtered_late(one.span, one.index)

@@ -11,7 +11,7 @@ import pytest
 from consumer.avro.plan import Plan
 from consumer.avro.reading import reader_of
 from consumer.conversion.reading import CompiledReading
-from consumer.engine.dedup import Delivery
+from consumer.engine.block import Delivery
 from consumer.engine.intake import TwoSteps
 from consumer.engine.model import Record
 from tests.simulation.mutations.mutating import mutation

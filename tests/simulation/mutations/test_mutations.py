@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from consumer.engine.model import Policy
 from consumer.engine.offset_map import IDS_MOST
-from consumer.engine.policy import Policy
 from tests.simulation.knobs import AWAY, DESTINATION, UNREACHABLE_AFTER, Incidents, Rates
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.runs import first_failure

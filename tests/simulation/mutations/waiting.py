@@ -8,17 +8,15 @@ from typing import Any
 
 import pytest
 
-from consumer.engine import interface
+from consumer.engine import messages
 from consumer.engine.answers import Answers
-from consumer.engine.batching import Batch
-from consumer.engine.clock import Clock
-from consumer.engine.early import EarlyRecords
-from consumer.engine.model import Rejection, SchemaRef, Stage
-from consumer.engine.parking import Parking
+from consumer.engine.block import Span
+from consumer.engine.context import Clock
+from consumer.engine.intake import SchemaAnswers
+from consumer.engine.model import Policy, Rejection, SchemaRef, Stage
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.policy import Policy
-from consumer.engine.schema_answers import SchemaAnswers
-from consumer.engine.spans import Span
+from consumer.engine.sending import Batch
+from consumer.engine.waiting import EarlyRecords, Parking
 from tests.simulation.mutations.mutating import mutation
 
 
@@ -26,8 +24,8 @@ from tests.simulation.mutations.mutating import mutation
 def registry_outage_is_final(patch: pytest.MonkeyPatch) -> None:
     """allegro/hermes #607: no answer is taken for "no such schema"."""
 
-    def missing(self: SchemaAnswers, happened: interface.SchemaUnavailable) -> None:
-        self.missing(interface.SchemaMissing(happened.ref))
+    def missing(self: SchemaAnswers, happened: messages.SchemaUnavailable) -> None:
+        self.missing(messages.SchemaMissing(happened.ref))
 
     patch.setattr(SchemaAnswers, "unavailable", missing)
 
@@ -74,7 +72,7 @@ def questions_go_on_behind_the_guard(patch: pytest.MonkeyPatch) -> None:
 
     def ask_first(self: Pipeline) -> None:
         for ref in self.parking.ask(self.context.now.monotonic):
-            self.context.emit(interface.FetchSchema(ref))
+            self.context.emit(messages.FetchSchema(ref))
         mind(self)
 
     patch.setattr(Pipeline, "_mind_guard", ask_first)
@@ -120,7 +118,7 @@ def anybody_s_clock_is_believed(patch: pytest.MonkeyPatch) -> None:
 
     answered = Answers.answered
 
-    def remembering(self: Answers, answer: interface.Answered) -> None:
+    def remembering(self: Answers, answer: messages.Answered) -> None:
         self.last_date = answer.headers.get("date")  # type: ignore[attr-defined]  # read above
         answered(self, answer)
 
@@ -132,7 +130,7 @@ def anybody_s_clock_is_believed(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def one_answer_is_believed_whatever_it_says(patch: pytest.MonkeyPatch) -> None:
     """Though no other clock bears it out."""
-    patch.setattr("consumer.engine.clock._ENOUGH", 1)
+    patch.setattr("consumer.engine.context._ENOUGH", 1)
 
 
 @mutation

@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from consumer.adapters.kafka import CommitResult, KafkaSource
-from consumer.engine.interface import Assignment
+from consumer.engine.messages import Assignment
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from tests.support.kafka.broker import wait_until
 

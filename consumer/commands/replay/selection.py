@@ -25,7 +25,8 @@ from consumer.engine.model import (
 )
 
 if TYPE_CHECKING:
-    from consumer.engine.intake import Converting, Decoded, Prepared, Reading, SchemaLearner
+    from consumer.engine.block import Prepared
+    from consumer.engine.intake import Converting, Decoded, Reading, SchemaLearner
 
 EXPIRED: Final = "expired"
 """Filter code of what is too old; the code of the rejection that it stands for (`convert_decisions`)."""

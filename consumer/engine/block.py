@@ -11,19 +11,51 @@ import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from consumer.engine.model import Chunk, Record
+from consumer.engine.model import (
+    Chunk,
+    Disposition,
+    Early,
+    Filtered,
+    Record,
+    Rejection,
+    SchemaRef,
+    TopicPartition,
+    Warned,
+)
 from consumer.errors import InvariantViolation
-
-if TYPE_CHECKING:
-    from consumer.engine.assignment import AssignmentState
 
 RELEASED = 255
 """Marks a record that is not ours to settle any more although its span is (see `Ledger.rewind`)."""
 _PASSED = 254
 """Marks a record that was settled before this assignment: the offset map it came with says so."""
+MARK: dict[Disposition, int] = {disposition: n for n, disposition in enumerate(Disposition, start=1)}
+OFFLINE, UNCLEAR, COUNTED = 1, 2, 4
+"""Marks of a delivery: it happened offline; a call with it has left, and its outcome is not known; it is counted
+among those that may be doubled."""
 _OPEN_RUN = re.compile(b"\0+")
+
+
+class Fence:
+    """One partition under one epoch: its name, whether it is still ours, and the sums that its records count into."""
+
+    __slots__ = ("counts", "draining", "epoch", "live", "open", "open_bytes", "read", "tp")
+
+    def __init__(self, tp: TopicPartition, epoch: int) -> None:
+        self.tp = tp
+        self.epoch = epoch
+        self.live = True
+        self.draining = False
+        self.read = 0
+        self.open = 0
+        self.open_bytes = 0
+        self.counts = [0] * (len(MARK) + 1)
+
+    @property
+    def accepts(self) -> bool:
+        """Whether new records may still be taken in and new work begun."""
+        return self.live and not self.draining
 
 
 class Span:
@@ -45,9 +77,7 @@ class Span:
         "settled",
     )
 
-    def __init__(
-        self, assignment: AssignmentState, chunk: Chunk, costs: list[int], passed: Iterable[int]
-    ) -> None:
+    def __init__(self, assignment: Fence, chunk: Chunk, costs: list[int], passed: Iterable[int]) -> None:
         records = chunk.records
         self.assignment = assignment
         self.records: list[Record | None] = list(records)
@@ -150,3 +180,82 @@ def settled_bounds(spans: Iterable[Span | Finished], base: int) -> list[int]:
     if settled_from is not None and settled_from < end:
         bounds += (settled_from, end)
     return bounds
+
+
+@dataclass(slots=True)
+class Place:
+    """A record: its span, and its index there."""
+
+    span: Span
+    index: int
+
+
+class Delivery:
+    """A record's way to the API: the record (span and index, once it is read), its key, and the serialised event.
+
+    The key is there once it is claimed (`Claims.claim`): only then is it known to whom it goes.
+    """
+
+    __slots__ = (
+        "account",
+        "body",
+        "dedup_id",
+        "event_time",
+        "followers",
+        "index",
+        "key",
+        "marks",
+        "name",
+        "span",
+        "warnings",
+    )
+
+    def __init__(
+        self,
+        account: str,
+        name: str,
+        dedup_id: str,
+        event_time: int,
+        offline: bool,
+        body: bytes,
+        warnings: tuple[Warned, ...],
+    ) -> None:
+        """`body`: the event's JSON, all that is kept of its payload. The others are those of `ConversionEvent`."""
+        self.span: Span
+        self.index: int
+        self.account = account
+        self.name = name
+        self.dedup_id = dedup_id
+        self.key: bytes
+        self.body = body
+        self.event_time = event_time
+        self.marks: int = offline
+        """`OFFLINE`, `UNCLEAR`, `COUNTED`."""
+        self.warnings = warnings
+        self.followers: list[Delivery] | None = None
+
+    @property
+    def offline(self) -> bool:
+        """Whether it happened offline."""
+        return bool(self.marks & OFFLINE)
+
+    @property
+    def live(self) -> bool:
+        """Whether its record is still ours to settle."""
+        return self.span.ours(self.index)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether new work may begin for it: ours, and not being drained."""
+        return self.span.ours(self.index) and not self.span.assignment.draining
+
+
+def all_accepted(deliveries: Iterable[Delivery]) -> bool:
+    """Whether each of these is `accepted`: nearly always so, and told by their few spans."""
+    spans = {one.span for one in deliveries}
+    return all(span.assignment.accepts and RELEASED not in span.settled for span in spans)
+
+
+Verdict = Filtered | Rejection | SchemaRef | Early
+Prepared = Delivery | Verdict
+"""A delivery that has no record yet, or why there is none."""

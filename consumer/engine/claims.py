@@ -6,30 +6,35 @@ confirmed: followers are duplicates. When the leader is refused, or let go of, t
 follower that is still ours leads and is tried itself.
 
 A claim is in memory only, so a crash forgets it, and nothing undelivered is ever taken for a duplicate.
+
+Things to be written durably, a group at a time, until each is: delivered keys, and dead letters.
+
+Theory of operation. At most one write is under way; what comes meanwhile waits and goes together in the next
+one (group commit: the slower the disk, the larger the groups). What a write did not take waits again, behind a
+backoff that grows with failures in a row. Nothing leaves an outbox but by being written, or by no longer being
+ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
+from typing import Generic, NamedTuple, TypeVar
 
-from consumer.engine.destination import REAL_API
-from consumer.engine.model import Warned
-from consumer.engine.spans import RELEASED, Span
+from consumer.engine.block import Delivery, Span
+from consumer.engine.messages import DeadLetter
+from consumer.engine.model import REAL_API, Backoff
 from consumer.errors import InvariantViolation
 
 KEY_BYTES = 16
 """128 bits: among 10**9 keys the chance that any two collide is about 1.5e-21."""
-OFFLINE, UNCLEAR, COUNTED = 1, 2, 4
-"""Marks of a delivery: it happened offline; a call with it has left, and its outcome is not known; it is counted
-among those that may be doubled."""
 
 
 class Keys:
     """Makes the keys of events: to whom + ad account + event name + event id (design.md, rule 3), hashed to 16 bytes.
 
     Hashed so that a key's size is bounded and no id lies readable on disk. Separated by NUL, which only the last can
-    hold. `destination`: the tag of where events go (`consumer.engine.destination`). The platform's own, in live mode,
+    hold. `destination`: the tag of where events go (`consumer.engine.model`). The platform's own, in live mode,
     has
     no part in the key (and so has none that is not known): such are the keys of folders from before there were tags,
     and what a store in production holds stays known.
@@ -52,72 +57,6 @@ class Keys:
 def dedup_key(account: str, event_name: str, dedup_id: str, destination: str | None = None) -> bytes:
     """One key; see `Keys`."""
     return Keys(destination).of(account, event_name, dedup_id)
-
-
-class Delivery:
-    """A record's way to the API: the record (span and index, once it is read), its key, and the serialised event.
-
-    The key is there once it is claimed (`Claims.claim`): only then is it known to whom it goes.
-    """
-
-    __slots__ = (
-        "account",
-        "body",
-        "dedup_id",
-        "event_time",
-        "followers",
-        "index",
-        "key",
-        "marks",
-        "name",
-        "span",
-        "warnings",
-    )
-
-    def __init__(
-        self,
-        account: str,
-        name: str,
-        dedup_id: str,
-        event_time: int,
-        offline: bool,
-        body: bytes,
-        warnings: tuple[Warned, ...],
-    ) -> None:
-        """`body`: the event's JSON, all that is kept of its payload. The others are those of `ConversionEvent`."""
-        self.span: Span
-        self.index: int
-        self.account = account
-        self.name = name
-        self.dedup_id = dedup_id
-        self.key: bytes
-        self.body = body
-        self.event_time = event_time
-        self.marks: int = offline
-        """`OFFLINE`, `UNCLEAR`, `COUNTED`."""
-        self.warnings = warnings
-        self.followers: list[Delivery] | None = None
-
-    @property
-    def offline(self) -> bool:
-        """Whether it happened offline."""
-        return bool(self.marks & OFFLINE)
-
-    @property
-    def live(self) -> bool:
-        """Whether its record is still ours to settle."""
-        return self.span.ours(self.index)
-
-    @property
-    def accepted(self) -> bool:
-        """Whether new work may begin for it: ours, and not being drained."""
-        return self.span.ours(self.index) and not self.span.assignment.draining
-
-
-def all_accepted(deliveries: Iterable[Delivery]) -> bool:
-    """Whether each of these is `accepted`: nearly always so, and told by their few spans."""
-    spans = {one.span for one in deliveries}
-    return all(span.assignment.accepts and RELEASED not in span.settled for span in spans)
 
 
 class Claims:
@@ -175,3 +114,93 @@ class Claims:
         for leader in leaders:
             if end(leader.key, None) is not leader:
                 raise InvariantViolation("a claim was ended by one that does not lead it; please report this")
+
+
+T = TypeVar("T")
+
+
+class Letter(NamedTuple):
+    """A record on its way to the dead-letter topic."""
+
+    span: Span
+    place: int
+    letter: DeadLetter
+
+    @property
+    def ours(self) -> bool:
+        """Whether its record is still ours to settle."""
+        return self.span.ours(self.place)
+
+
+class Outbox(Generic[T]):
+    """A queue of items with one write of up to `most` of them under way."""
+
+    def __init__(self, backoff: Backoff, most: int) -> None:
+        self._backoff = backoff
+        self._most = most
+        self._waiting: list[T] = []
+        self._writing: list[T] = []
+        self._number: int | None = None
+        self._failures = 0
+        self._not_before = float("-inf")
+
+    def __iter__(self) -> Iterator[T]:
+        """All that is not yet known to be written."""
+        yield from self._writing
+        yield from self._waiting
+
+    def __len__(self) -> int:
+        return len(self._writing) + len(self._waiting)
+
+    @property
+    def failing(self) -> bool:
+        """Whether the latest write failed, and what it held still waits."""
+        return self._failures > 0 and len(self) > 0
+
+    @property
+    def writing(self) -> int:
+        """How many items the write under way holds."""
+        return len(self._writing)
+
+    def add(self, items: Sequence[T]) -> None:
+        """These are to be written."""
+        self._waiting.extend(items)
+
+    def due(self) -> float | None:
+        """When the next write may begin; None while nothing waits or one is under way."""
+        return self._not_before if self._waiting and self._number is None else None
+
+    def begin(self, number: int, now: float) -> Sequence[T]:
+        """The next write, named `number`; empty if none may begin now."""
+        due = self.due()
+        if due is None or due > now:
+            return ()
+        self._number = number
+        self._writing, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+        return self._writing
+
+    def finish(self, number: int, written: Sequence[bool] | None, now: float, jitter: float) -> list[T]:
+        """The write `number` came back: per item whether it was written (None: none was). Gives those that were."""
+        if number != self._number:
+            raise InvariantViolation(
+                f"write {number} was answered, {self._number} is under way; please report this"
+            )
+        items, self._writing, self._number = self._writing, [], None
+        if written is not None and len(written) != len(items):
+            raise InvariantViolation(
+                "a write was answered for more or fewer items than it had; please report this"
+            )
+        if written is not None and all(written):
+            self._failures, self._not_before = 0, float("-inf")
+            return items
+        flags = written if written is not None else [False] * len(items)
+        done = [item for item, flag in zip(items, flags, strict=True) if flag]
+        self._waiting = [item for item, flag in zip(items, flags, strict=True) if not flag] + self._waiting
+        self._failures += 1
+        # From half of the ceiling up: a broken disk or broker is not helped by an immediate second try.
+        self._not_before = now + self._backoff.delay(self._failures, 0.5 + jitter / 2)
+        return done
+
+    def discard(self, unwanted: Callable[[T], bool]) -> None:
+        """Forget waiting items that are no longer ours. What is being written stays until it comes back."""
+        self._waiting = [item for item in self._waiting if not unwanted(item)]
