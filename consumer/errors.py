@@ -23,6 +23,9 @@ see `consumer.engine.model.Rejection`.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class PinstreamError(Exception):
     """Root of the tree; ``exit_code`` is what the process ends with."""
@@ -83,3 +86,11 @@ class DestinationRefused(PinstreamError):
 
 class InvariantViolation(PinstreamError):
     """The core found its own books wrong. Stopping before it commits is what keeps a bug from losing an event."""
+
+
+def nearest(name: str, known: Iterable[str], *, similar: bool = False) -> str:
+    """The one of `known` that is spelled most like `name`, for an error about a name that does not exist.
+
+    With `similar`, only one that is likely to be meant; an empty string if there is none.
+    """
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6 if similar else 0.0)), "")

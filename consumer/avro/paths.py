@@ -11,12 +11,13 @@ paths (to name the nearest one in an error) is bounded in depth and in number.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from enum import Enum
 from itertools import islice
 from typing import Any, Final, NamedTuple
+
+from consumer.errors import nearest
 
 AvroSchema = dict[str, Any]
 """An Avro schema as its JSON, parsed."""
@@ -147,8 +148,7 @@ class SchemaPaths:
 
     def nearest(self, path: str) -> str:
         """The path to a value that is spelled most like `path`."""
-        known = list(self.all_paths())
-        return (difflib.get_close_matches(path, known, n=1, cutoff=0.0) or [""])[0]
+        return nearest(path, self.all_paths())
 
     def all_paths(self) -> Iterator[str]:
         """Paths to values, in the schema's order; bounded in number and depth."""
@@ -161,8 +161,9 @@ class SchemaPaths:
             kinds = {_kind(node) for node, _ in places}
             places = [branch for node, space in places for branch in self._step(node, space, name)]
             if not places:
-                nearest = self.nearest(path)
-                raise NoSuchPath(f"{path!r} is not in the schema; the nearest that is: {nearest!r}")
+                raise NoSuchPath(
+                    f"{path!r} is not in the schema; the nearest that is: {self.nearest(path)!r}"
+                )
             steps.append(Step(StepKind.KEY if "map" in kinds else StepKind.FIELD, name) if name else EACH)
         return places, steps
 

@@ -13,10 +13,8 @@ Errors are one line, name the file and the key, and say what to do.
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -36,7 +34,7 @@ from consumer.conversion.targets import (
     Target,
     phone_target,
 )
-from consumer.errors import MappingError
+from consumer.errors import MappingError, nearest
 
 FILTER: Final = "!filter"
 """What stands in `[event_names]` for an event type that is not sent."""
@@ -151,10 +149,6 @@ def _item_steps(source: Source) -> tuple[Step, ...]:
     return steps[: len(steps) - steps[::-1].index(EACH)] if EACH in steps else ()
 
 
-def _nearest(word: str, words: Iterable[str]) -> str:
-    return (difflib.get_close_matches(word, list(words), n=1, cutoff=0.0) or [""])[0]
-
-
 def _parsed(toml: str, name: str) -> dict[str, Any]:
     """The file's tables, checked for shape; dotted names that TOML took apart are put together again."""
     try:
@@ -166,7 +160,7 @@ def _parsed(toml: str, name: str) -> dict[str, Any]:
     for key, value in tables.items():
         if key not in allowed:
             raise MappingError(
-                f"{name}: {key!r} is not a mapping key; the nearest is {_nearest(key, allowed)!r}"
+                f"{name}: {key!r} is not a mapping key; the nearest is {nearest(key, allowed)!r}"
             )
         if key in _TABLES and not isinstance(value, dict):
             raise MappingError(f"{name}: {key} is a table: write [{key}] on a line of its own")
@@ -258,7 +252,7 @@ class _Loader:
             if name != FILTER and name not in known:
                 self._fail(
                     f"[event_names] {key!r}: {name!r} is not an event name of the platform; the nearest is "
-                    f"{_nearest(name, sorted(known))!r}, {FILTER!r} means: do not send, and a name that you "
+                    f"{nearest(name, sorted(known))!r}, {FILTER!r} means: do not send, and a name that you "
                     "registered with Pinterest is declared in [own_events]"
                 )
         return names
@@ -299,9 +293,9 @@ class _Loader:
     def _action_sources(self) -> dict[str, str]:
         for key, value in self._entries("action_sources").items():
             if value not in ACTION_SOURCES:
-                nearest = _nearest(value, ACTION_SOURCES)
                 self._fail(
-                    f"[action_sources] {key!r}: {value!r} is not an action source; the nearest is {nearest!r}"
+                    f"[action_sources] {key!r}: {value!r} is not an action source; the nearest is "
+                    f"{nearest(value, ACTION_SOURCES)!r}"
                 )
         return {key.strip().lower(): value for key, value in self._entries("action_sources").items()}
 
@@ -310,8 +304,9 @@ class _Loader:
         if name.rpartition(".")[2] in NEVER_SENT:
             self._fail(f"[{table}] {name!r} is never sent: take the line away")
         if name not in TARGETS:
-            nearest = _nearest(name, TARGETS)
-            self._fail(f"[{table}] {name!r} is not a field of a conversion event; the nearest is {nearest!r}")
+            self._fail(
+                f"[{table}] {name!r} is not a field of a conversion event; the nearest is {nearest(name, TARGETS)!r}"
+            )
         return TARGETS[name]
 
     def _sources(self) -> dict[str, Source]:
@@ -405,8 +400,8 @@ class _Loader:
         if target.name in ("event_name", "action_source"):
             allowed = known if target.name == "event_name" else frozenset(ACTION_SOURCES)
             if not isinstance(value, str) or value not in allowed:
-                nearest = _nearest(str(value), sorted(allowed))
-                self._fail(f"[constants] {target.name}: {value!r} is not one; the nearest is {nearest!r}")
+                near = nearest(str(value), sorted(allowed))
+                self._fail(f"[constants] {target.name}: {value!r} is not one; the nearest is {near!r}")
             return value
         sent = LeftOut.MALFORMED if isinstance(value, list | dict) else target.rule(value)
         if isinstance(sent, LeftOut) or sent is None:
@@ -454,4 +449,4 @@ class _Loader:
     def _check_keys(self, table: str, entries: dict[str, Any], allowed: tuple[str, ...]) -> None:
         for key in entries:
             if key not in allowed:
-                self._fail(f"[{table}] {key!r} is not a key; the nearest is {_nearest(key, allowed)!r}")
+                self._fail(f"[{table}] {key!r} is not a key; the nearest is {nearest(key, allowed)!r}")

@@ -16,14 +16,13 @@ and what is allowed. It never shows a secret or a value that may contain one.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from consumer.errors import SettingsError
+from consumer.errors import SettingsError, nearest
 from consumer.settings.checks import REVOKE_MARGIN, contradictions, effective, missing_paths, token_trouble
 from consumer.settings.fields import (
     REGISTRY,
@@ -162,8 +161,9 @@ def _refuse_unknown(environ: Mapping[str, str], ignored: Collection[str]) -> Non
     ]
     for name in sorted(environ):
         if name.startswith(_CLOSED_PREFIXES) and name not in known and name not in ignored:
-            nearest = get_close_matches(name, known, n=1, cutoff=0)[0]
-            raise SettingsError(f"{name} is not a setting; did you mean {nearest}? Correct or remove it")
+            raise SettingsError(
+                f"{name} is not a setting; did you mean {nearest(name, known)}? Correct or remove it"
+            )
 
 
 def _raw_values(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -18,12 +18,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 
 from pydantic import SecretStr
 
-from consumer.errors import SettingsError
+from consumer.errors import SettingsError, nearest
 
 _COMMITS = "pinstream commits by itself, and only what is settled"
 _CALLBACK = "it can only be set in code, not as text"
@@ -172,11 +171,9 @@ def registry_properties(environ: Mapping[str, str], ignored: Collection[str]) ->
         name = variable.removeprefix("SCHEMA_REGISTRY_").lower().replace("_", ".")
         name, value = _value(variable, name, text, _REGISTRY_SECRETS.__contains__, environ)
         if name not in _REGISTRY_PROPERTIES:
-            nearest = registry_variable(
-                get_close_matches(name, sorted(_REGISTRY_PROPERTIES), n=1, cutoff=0)[0]
-            )
+            known = registry_variable(nearest(name, sorted(_REGISTRY_PROPERTIES)))
             raise SettingsError(
-                f"{variable} is not a setting of the registry's client; did you mean {nearest}?"
+                f"{variable} is not a setting of the registry's client; did you mean {known}?"
             )
         if name in _REGISTRY_NUMBERS and not re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
             raise SettingsError(f"{variable} is not a number; write digits")

@@ -7,7 +7,7 @@ says what its failure means.
 
 from consumer.adapters.kafka.bounded import BoundedSource, read_record, scan
 from consumer.adapters.kafka.bounds import Bound, check_order, parse_bound
-from consumer.adapters.kafka.cluster import ClusterView, describe
+from consumer.adapters.kafka.cluster import ClusterView, describe, nearest_topic
 from consumer.adapters.kafka.commits import CommitResult
 from consumer.adapters.kafka.configuration import (
     REFUSED_PROPERTIES,
@@ -57,6 +57,7 @@ __all__ = [
     "dead_letter_topic",
     "describe",
     "group_members",
+    "nearest_topic",
     "open_plan",
     "parse_bound",
     "read_record",

@@ -7,10 +7,9 @@ on demand would otherwise create the mistyped one.
 
 from __future__ import annotations
 
-import difflib
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import confluent_kafka
@@ -21,7 +20,7 @@ from consumer.adapters.kafka.configuration import Config, admin_config, dead_let
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
 from consumer.adapters.thread import run_blocking
 from consumer.engine.model import TopicPartition
-from consumer.errors import KafkaError, SettingsError
+from consumer.errors import KafkaError, SettingsError, nearest
 
 _ONE_TRY = 1.0
 _Code = confluent_kafka.KafkaError
@@ -145,9 +144,13 @@ def _matcher(pattern: str) -> Callable[[str], re.Match[str] | None]:
 
 
 def _missing(topic: str, known: Mapping[str, int]) -> KafkaError:
-    near = difflib.get_close_matches(topic, [name for name in known if not name.startswith("__")], 1)
-    hint = f"; the nearest that does is {near[0]}" if near else ""
     return KafkaError(
-        f"Kafka: the topic {topic} does not exist, or this user may not see it{hint}: "
+        f"Kafka: the topic {topic} does not exist, or this user may not see it{nearest_topic(topic, known)}: "
         "create it, or correct its name (KAFKA_TOPICS, or --topic)"
     )
+
+
+def nearest_topic(topic: str, known: Iterable[str]) -> str:
+    """The end of a message about a topic that does not exist: which one that does may be meant, if any."""
+    near = nearest(topic, (name for name in known if not name.startswith("__")), similar=True)
+    return f"; the nearest that does is {near}" if near else ""

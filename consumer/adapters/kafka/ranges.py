@@ -14,7 +14,6 @@ passes over what lies outside.
 
 from __future__ import annotations
 
-import difflib
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,7 +28,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 )
 
 from consumer.adapters.kafka.bounds import Bound
-from consumer.adapters.kafka.cluster import fetch_metadata
+from consumer.adapters.kafka.cluster import fetch_metadata, nearest_topic
 from consumer.adapters.kafka.configuration import Config, admin_config, make_client
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
 from consumer.adapters.thread import run_blocking
@@ -200,8 +199,7 @@ def _spoken(numbers: Iterable[int]) -> str:
 
 
 def _missing(topic: str, known: Iterable[str]) -> UsageError:
-    near = difflib.get_close_matches(topic, [name for name in known if not name.startswith("__")], 1)
-    hint = f"; the nearest that does is {near[0]}" if near else ""
+    hint = nearest_topic(topic, known)
     return UsageError(f"the topic {topic} does not exist, or this user may not see it{hint}: correct --topic")
 
 

@@ -6,12 +6,11 @@ also tells letters that were carried in from another cluster under another name;
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from consumer.adapters.kafka import dead_letter_pattern, dead_letter_topic
+from consumer.adapters.kafka import dead_letter_pattern, dead_letter_topic, nearest_topic
 from consumer.errors import SettingsError, UsageError
 from consumer.settings import Settings
 
@@ -87,6 +86,5 @@ def _refuse_unknown(topic: str, template: str, known: Mapping[str, int]) -> None
     origin = _origin_of(topic, template) if re.match(dead_letter_pattern(template), topic) else None
     if origin in known:
         return
-    near = difflib.get_close_matches(topic, [name for name in known if not name.startswith("__")], 1)
-    hint = f"; the nearest that does is {near[0]}" if near else ""
+    hint = nearest_topic(topic, known)
     raise UsageError(f"--topic {topic}: there is no such topic, and none for its dead letters{hint}")

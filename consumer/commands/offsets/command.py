@@ -8,7 +8,6 @@ in between. It shows what a move means before it makes it: what is read again, a
 from __future__ import annotations
 
 import asyncio
-import difflib
 import re
 import time
 from collections import Counter
@@ -31,13 +30,14 @@ from consumer.adapters.kafka import (
     GroupView,
     dead_letter_pattern,
     describe,
+    nearest_topic,
     parse_bound,
 )
 from consumer.adapters.kafka.ranges import Extent
 from consumer.adapters.kafka.replay_progress import read_entry
 from consumer.commands.offsets.rows import Move, Row
 from consumer.engine.model import Position, TopicPartition
-from consumer.errors import KafkaError, UsageError
+from consumer.errors import KafkaError, UsageError, nearest
 from consumer.settings import Settings, load
 
 _TIMEOUT = 15.0
@@ -109,16 +109,14 @@ async def _look(
     )
     for topic in options.topics:
         if topic not in cluster.known:
-            near = _nearest(topic, cluster.known)
-            raise UsageError(
-                f"--topic {topic}: it does not exist, or this user may not see it"
-                + (f"; the nearest that does is {near}" if near else "")
-            )
+            hint = nearest_topic(topic, cluster.known)
+            raise UsageError(f"--topic {topic}: it does not exist, or this user may not see it{hint}")
     topics = list(dict.fromkeys(options.topics or cluster.topics))
     positions = await offsets.positions(_partitions(topics, cluster))
     view = await offsets.view()
     if options.group and not positions and not view.active:
-        near = _nearest(group, await offsets.known_groups())
+        others = (one for one in await offsets.known_groups() if one != group and not one.startswith("__"))
+        near = nearest(group, others, similar=True)
         raise UsageError(
             f"--group {group}: it has no committed offsets"
             + (f"; the nearest group is {near}" if near else "")
@@ -130,11 +128,6 @@ def _partitions(topics: Iterable[str], cluster: ClusterView) -> list[TopicPartit
     return [
         TopicPartition(topic, number) for topic in topics for number in range(cluster.known.get(topic, 0))
     ]
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    others = [one for one in known if one != name and not one.startswith("__")]
-    return next(iter(difflib.get_close_matches(name, others, 1)), "")
 
 
 async def _rows(offsets: GroupOffsets, found: _Found, places: Sequence[TopicPartition]) -> list[Row]:

@@ -7,14 +7,13 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import orjson
 
 from consumer.adapters.kafka import Bound, check_order, parse_bound
 from consumer.commands.replay.selection import Condition, conditions
-from consumer.errors import UsageError
+from consumer.errors import UsageError, nearest
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(?:/(s|m|min|h))?")
@@ -78,8 +77,8 @@ def check_values(where: Sequence[Condition], known: frozenset[str], accounts: Se
         one for condition in where if condition.field == "event_name" for one in condition.values
     ):
         if value not in known:
-            near = get_close_matches(value, sorted(known), 1)
-            hint = f"; the nearest that is sent is {near[0]}" if near else ""
+            near = nearest(value, sorted(known), similar=True)
+            hint = f"; the nearest that is sent is {near}" if near else ""
             raise UsageError(
                 f"--where event_name={value}: the mapping sends no event of this name{hint} (it is the platform's "
                 "name that is asked for, not the record's event type)"
