@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 import click
 
 from consumer.errors import PinstreamError, UsageError
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 class Command(click.Command):
@@ -79,12 +82,18 @@ def _setting_text(doc: Any) -> str:
     return f"[{doc.default}]{unit} {doc.reason}"
 
 
-def unix_time(text: str | None, option: str) -> float | None:
-    """Unix seconds of an ISO 8601 time; a naive one is UTC. Raises `UsageError`."""
-    if text is None:
-        return None
+def parse_time(
+    text: str, option: str, forms: str = "an ISO 8601 time, for example 2026-11-24T12:00:00Z"
+) -> int:
+    """Milliseconds since 1970 of an ISO 8601 time; without a zone it is UTC.
+
+    Kafka's timestamps are whole milliseconds. A time between two of them means the later one: no timestamp lies
+    between, so ``>= since`` and ``< until`` select the same records. Raises `UsageError` that names `option` and the
+    `forms` that it takes.
+    """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"{option} {text!r} is no ISO 8601 time; write it as 2026-11-24T12:00:00Z") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        raise UsageError(f"{option} {text!r} cannot be read: use {forms}") from None
+    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+    return -(-since // _MILLISECOND)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from consumer.commands.base import SettingsCommand, unix_time
+from consumer.commands.base import SettingsCommand, parse_time
 from consumer.commands.root import main
 from consumer.errors import UsageError
 
@@ -96,7 +96,7 @@ def explain(file: str, now: str | None) -> None:
     """
     from consumer.commands.explain import explain_file
 
-    explain_file(file, unix_time(now, "--now"), os.environ)
+    explain_file(file, None if now is None else parse_time(now, "--now") / 1000, os.environ)
 
 
 @main.command(cls=SettingsCommand)

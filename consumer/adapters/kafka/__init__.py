@@ -6,7 +6,6 @@ says what its failure means.
 """
 
 from consumer.adapters.kafka.bounded import BoundedSource, read_record, scan
-from consumer.adapters.kafka.bounds import Bound, check_order, parse_bound
 from consumer.adapters.kafka.cluster import ClusterView, describe, nearest_topic
 from consumer.adapters.kafka.commits import CommitResult
 from consumer.adapters.kafka.configuration import (
@@ -25,7 +24,7 @@ from consumer.adapters.kafka.groups import (
 )
 from consumer.adapters.kafka.letters import HEADER_PREFIX
 from consumer.adapters.kafka.producer import RecordProducer
-from consumer.adapters.kafka.ranges import Range, behind_transactions, resolve_ranges
+from consumer.adapters.kafka.ranges import Bound, Range, behind_transactions, named_partitions, resolve_ranges
 from consumer.adapters.kafka.redrive import NewRecord, Redriver
 from consumer.adapters.kafka.replay_progress import METADATA_MOST, Plan, open_plan
 from consumer.adapters.kafka.source import KafkaSource, SourceListener
@@ -51,15 +50,14 @@ __all__ = [
     "Redriver",
     "SourceListener",
     "behind_transactions",
-    "check_order",
     "committed",
     "dead_letter_pattern",
     "dead_letter_topic",
     "describe",
     "group_members",
+    "named_partitions",
     "nearest_topic",
     "open_plan",
-    "parse_bound",
     "read_record",
     "resolve_ranges",
     "scan",

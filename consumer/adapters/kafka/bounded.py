@@ -35,11 +35,10 @@ import confluent_kafka
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.bounds import Bound
 from consumer.adapters.kafka.chunks import MOST_RECORDS, Inbox, Taken, group
 from consumer.adapters.kafka.commits import CommitResult, raw_partition
 from consumer.adapters.kafka.configuration import Config, consumer_config, make_client
-from consumer.adapters.kafka.ranges import Range, resolve_ranges
+from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.adapters.kafka.replay_progress import Progress
 from consumer.adapters.kafka.topic_ids import IdSource
 from consumer.adapters.kafka.trouble import (

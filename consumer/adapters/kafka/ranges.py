@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal, NamedTuple
 
 import confluent_kafka
 from confluent_kafka import IsolationLevel, KafkaException
@@ -27,7 +28,6 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
     OffsetSpec,
 )
 
-from consumer.adapters.kafka.bounds import Bound
 from consumer.adapters.kafka.cluster import fetch_metadata, nearest_topic
 from consumer.adapters.kafka.configuration import Config, admin_config, make_client
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
@@ -51,7 +51,26 @@ _MOVING: Final = frozenset(
 """Seconds that a question gets even when the limit is nearly used up."""
 _EARLIEST: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # it has no annotations
 _LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # it has no annotations
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
 _PARTITION: Final = re.compile(r"(?:(?P<topic>[^:]+):)?(?P<number>[0-9]{1,10})", re.ASCII)
+
+
+class Bound(NamedTuple):
+    """Where a range begins or ends. `value`: the offset, or milliseconds since 1970; 0 for the other kinds."""
+
+    kind: Literal["beginning", "end", "offset", "time"]
+    value: int = 0
+
+    def __str__(self) -> str:
+        """As it is written on the command line."""
+        if self.kind == "offset":
+            return f"offset:{self.value}"
+        if self.kind != "time":
+            return self.kind
+        moment = _EPOCH + self.value * _MILLISECOND
+        text = moment.isoformat(timespec="milliseconds" if self.value % 1000 else "seconds")
+        return text.replace("+00:00", "Z")
 
 
 class Range(NamedTuple):
@@ -157,7 +176,7 @@ def _acquaint(client: Any, left: Callable[[], float]) -> None:
 
 
 def _chosen(
-    topics: Sequence[str], partitions: Sequence[str], known: Mapping[str, Iterable[int]]
+    topics: Sequence[str], partitions: Sequence[str], known: Mapping[str, Collection[int]]
 ) -> list[TopicPartition]:
     for topic in topics:
         if topic not in known:
@@ -167,20 +186,27 @@ def _chosen(
         return sorted(every)
     wanted: set[TopicPartition] = set()
     for text in partitions:
-        wanted.update(_named(text, topics, known))
-    # A topic of which no partition is named is meant whole: it was asked for.
+        wanted.update(named_partitions(text, topics, known))
+    # A topic of which no partition is named is read whole: --topic asked for it.
     named = {name.topic for name in wanted}
     return sorted({*wanted, *(name for name in every if name.topic not in named)})
 
 
-def _named(text: str, topics: Sequence[str], known: Mapping[str, Iterable[int]]) -> list[TopicPartition]:
-    """The partitions that ``P`` or ``TOPIC:P`` names."""
+def named_partitions(
+    text: str, topics: Sequence[str], known: Mapping[str, Collection[int]]
+) -> list[TopicPartition]:
+    """The partitions that ``--partition P`` or ``--partition TOPIC:P`` names; ``P`` is that of each of `topics`.
+
+    `known`: the partitions of each topic. Raises `UsageError` for one that does not exist.
+    """
     found = _PARTITION.fullmatch(text.strip())
     if found is None:
         raise UsageError(f"--partition {text!r} names no partition: write P, or TOPIC:P, as in 0 or orders:0")
     topic, number = found["topic"], int(found["number"])
     if topic is not None and topic not in topics:
-        raise UsageError(f"--partition {text}: the topic {topic} is not asked for: add --topic {topic}")
+        raise UsageError(
+            f"--partition {text}: {topic} is not among the topics ({', '.join(topics)}): add --topic {topic}"
+        )
     names = [TopicPartition(one, number) for one in (topics if topic is None else [topic])]
     for name in names:
         if number not in known[name.topic]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from consumer.commands.base import Command, unix_time
+from consumer.commands.base import Command, parse_time
 from consumer.commands.root import main
 from consumer.errors import UsageError
 
@@ -72,15 +72,11 @@ def _filters(stages: Any, codes: Any, since: str | None, until: str | None, orig
         found = tuple(parse_origin(text) for text in origins)
     except ValueError as error:
         raise UsageError(f"--origin {error}") from None
-    since_ms, until_ms = _milliseconds(since, "--since"), _milliseconds(until, "--until")
+    since_ms = None if since is None else parse_time(since, "--since")
+    until_ms = None if until is None else parse_time(until, "--until")
     if since_ms is not None and until_ms is not None and since_ms >= until_ms:
         raise UsageError("--since must be before --until: no letter can match")
     return Filters(frozenset(map(Stage, stages)), frozenset(codes), since_ms, until_ms, found)
-
-
-def _milliseconds(text: str | None, option: str) -> int | None:
-    seconds = unix_time(text, option)
-    return None if seconds is None else round(seconds * 1000)
 
 
 @dead_letters.command(name="list")
@@ -184,7 +180,7 @@ def redrive(
     """
     from consumer.commands.dead_letters.choosing import RedriveOptions
     from consumer.commands.dead_letters.command import run_redrive
-    from consumer.commands.replay.options import parse_rate
+    from consumer.commands.parsing import parse_rate
 
     filters = _filters(stages, codes, since, until, origins)
     options = RedriveOptions(

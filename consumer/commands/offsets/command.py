@@ -30,12 +30,13 @@ from consumer.adapters.kafka import (
     GroupView,
     dead_letter_pattern,
     describe,
+    named_partitions,
     nearest_topic,
-    parse_bound,
 )
 from consumer.adapters.kafka.ranges import Extent
 from consumer.adapters.kafka.replay_progress import read_entry
 from consumer.commands.offsets.rows import Move, Row
+from consumer.commands.parsing import parse_bound
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError, UsageError, nearest
 from consumer.settings import Settings, load
@@ -236,31 +237,9 @@ def _chosen(options: SetOptions, found: _Found, dead_letters: str) -> list[Topic
         raise UsageError(_NO_TOPIC)
     if not options.partitions:
         return places
-    chosen: set[TopicPartition] = set()
-    for text in options.partitions:
-        chosen.update(_named(text, places))
-    return sorted(chosen)
-
-
-def _named(text: str, places: Sequence[TopicPartition]) -> list[TopicPartition]:
-    """The partition `TOPIC:P`, or the partition `P` of each topic."""
-    topics = list(dict.fromkeys(one.topic for one in places))
-    topic, colon, digits = text.rpartition(":")
-    if not (digits.isascii() and digits.isdecimal() and bool(topic) == bool(colon)):
-        raise UsageError(f"--partition {text!r} names no partition: write it as 3 or as {topics[0]}:3")
-    if colon and topic not in topics:
-        raise UsageError(
-            f"--partition {text}: {topic} is not among the topics ({', '.join(topics)}): give --topic {topic}"
-        )
-    named = [TopicPartition(one, int(digits)) for one in ([topic] if colon else topics)]
-    for place in named:
-        if place not in places:
-            most = max(one.partition for one in places if one.topic == place.topic)
-            raise UsageError(
-                f"--partition {text}: {place.topic} has no partition {place.partition}; it has "
-                + ("0 only" if most == 0 else f"0 to {most}")
-            )
-    return named
+    known = {topic: [one.partition for one in places if one.topic == topic] for topic in sorted(topics)}
+    named = (named_partitions(text, list(known), known) for text in options.partitions)
+    return sorted({place for places_ in named for place in places_})
 
 
 def _refuse_in_use(group: str, view: GroupView) -> None:

@@ -11,13 +11,12 @@ from typing import Any
 
 import orjson
 
-from consumer.adapters.kafka import Bound, check_order, parse_bound
+from consumer.adapters.kafka import Bound
+from consumer.commands.parsing import check_order, parse_bound, parse_rate
 from consumer.commands.replay.selection import Condition, conditions
 from consumer.errors import UsageError, nearest
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
-_RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(?:/(s|m|min|h))?")
-_SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +82,6 @@ def check_values(where: Sequence[Condition], known: frozenset[str], accounts: Se
                 f"--where event_name={value}: the mapping sends no event of this name{hint} (it is the platform's "
                 "name that is asked for, not the record's event type)"
             )
-
-
-def parse_rate(text: str | None) -> float | None:
-    """``100``, ``100/s``, ``6000/m``: events a second. Raises `UsageError`."""
-    if text is None:
-        return None
-    found = _RATE.fullmatch(text.strip())
-    rate = float(found[1]) / _SECONDS[found[2]] if found else 0.0
-    if rate <= 0:
-        raise UsageError(f"--rate {text!r} is no rate: write it as 100/s, 6000/m or 50000/h")
-    return rate
 
 
 def parse_name(text: str | None) -> str | None:

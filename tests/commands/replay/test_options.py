@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from consumer.adapters.kafka import Bound
+from consumer.commands.parsing import parse_rate
 from consumer.commands.replay.options import (
     ReplayOptions,
     check_values,
     parse_name,
-    parse_rate,
     parse_where,
     read_options,
 )

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.adapters.kafka import Bound, check_order, parse_bound
+from consumer.adapters.kafka import Bound
+from consumer.commands.parsing import check_order, parse_bound
 from consumer.errors import UsageError
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()

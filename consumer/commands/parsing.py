@@ -1,0 +1,61 @@
+"""Options that several commands share, parsed before anything is opened: ``--from``, ``--to``, ``--rate``.
+
+Times are read by `consumer.commands.base.parse_time`. Which partitions ``--partition`` names depends on the topics
+that there are: see `consumer.adapters.kafka.ranges.named_partitions`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from consumer.adapters.kafka import Bound
+from consumer.commands.base import parse_time
+from consumer.errors import UsageError
+
+_RATE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(?:/(s|m|min|h))?")
+_SECONDS: Final = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def parse_bound(text: str, option: str, now: float) -> Bound:
+    """The bound that `text` names: beginning, end, offset:N or a time. Raises `UsageError` that names `option`."""
+    text = text.strip()
+    if text == "beginning":
+        return Bound("beginning")
+    if text == "end":
+        return Bound("end")
+    if text.startswith("offset:"):
+        digits = text.removeprefix("offset:")
+        if digits.startswith("-") and digits[1:].isdecimal():
+            raise UsageError(
+                f"{option} {text}: an offset is 0 or more, counted from the beginning of the partition"
+            )
+        if not (digits.isascii() and digits.isdecimal() and len(digits) < 20):
+            raise UsageError(f"{option} {text!r} names no offset: write it as offset:1000")
+        return Bound("offset", int(digits))
+    forms = "beginning, end, offset:N, or an ISO 8601 time, for example 2026-11-24T12:00:00Z"
+    milliseconds = parse_time(text, option, forms)
+    if milliseconds > now * 1000:
+        raise UsageError(f"{option} {text} is in the future; the end is `end`")
+    return Bound("time", milliseconds)
+
+
+def check_order(start: Bound, stop: Bound) -> None:
+    """Raise `UsageError` if nothing can lie between the two, as far as they tell by themselves."""
+    if start.kind == "end":
+        raise UsageError("--from end leaves nothing to read: the range ends where the topic ends now")
+    if stop.kind == "beginning":
+        raise UsageError("--to beginning leaves nothing to read: give a later --to")
+    if start.kind == stop.kind and start.value > stop.value:
+        raise UsageError(f"--from {start} is after --to {stop}: swap them")
+
+
+def parse_rate(text: str | None) -> float | None:
+    """``100``, ``100/s``, ``6000/m``: events a second; None if there is no limit. Raises `UsageError`."""
+    if text is None:
+        return None
+    found = _RATE.fullmatch(text.strip())
+    rate = float(found[1]) / _SECONDS[found[2]] if found else 0.0
+    if rate <= 0:
+        raise UsageError(f"--rate {text!r} is no rate: write it as 100/s, 6000/m or 50000/h")
+    return rate
