@@ -23,8 +23,9 @@ from consumer.adapters.kafka.groups import (
     group_members,
 )
 from consumer.adapters.kafka.letters import HEADER_PREFIX
+from consumer.adapters.kafka.offsets import Extent, behind_transactions
 from consumer.adapters.kafka.producer import RecordProducer
-from consumer.adapters.kafka.ranges import Bound, Range, behind_transactions, named_partitions, resolve_ranges
+from consumer.adapters.kafka.ranges import Bound, Range, named_partitions, resolve_ranges
 from consumer.adapters.kafka.redrive import NewRecord, Redriver
 from consumer.adapters.kafka.replay_progress import METADATA_MOST, Plan, open_plan
 from consumer.adapters.kafka.source import KafkaSource, SourceListener
@@ -39,6 +40,7 @@ __all__ = [
     "ClusterView",
     "CommitResult",
     "DeadLetterProducer",
+    "Extent",
     "GroupInUse",
     "GroupOffsets",
     "GroupView",

@@ -14,41 +14,39 @@ New offsets carry no metadata: the offset map of the old position must not hold 
 
 from __future__ import annotations
 
-import concurrent.futures
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self
 
 import confluent_kafka
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but the package marks no re-export
-    AdminClient,
-    OffsetSpec,
-)
+from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.kafka.cluster import fetch_metadata
 from consumer.adapters.kafka.configuration import Config, admin_config, end_client, make_client
-from consumer.adapters.kafka.coordinator import CANNOT_SAY, meet_coordinator
-from consumer.adapters.kafka.ranges import Extent, find_extents, limit
+from consumer.adapters.kafka.offsets import (
+    CANNOT_SAY,
+    Extent,
+    ask_committed,
+    ask_patiently,
+    find_at,
+    find_extents,
+    limit,
+    read_position,
+    result_of,
+)
 from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
 from consumer.adapters.thread import OwnThread
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
 
 _Code: Final = confluent_kafka.KafkaError
-_Answer = TypeVar("_Answer")
 
-_PASSING: Final = frozenset(
-    {_Code.COORDINATOR_LOAD_IN_PROGRESS, _Code.COORDINATOR_NOT_AVAILABLE, _Code.NOT_COORDINATOR}
-)
-"""What the brokers say while a group's coordinator starts or moves: a question may be asked again."""
-_ASK_AGAIN: Final = 0.2
 _LEAST: Final = 0.1
-_SLACK: Final = 1.0
-"""Seconds more than librdkafka has: it says why its time ended."""
+"""Seconds that a question gets even when the limit is nearly used up."""
 _IN_USE: Final = frozenset(
     {
         *(_Code.UNKNOWN_MEMBER_ID, _Code.ILLEGAL_GENERATION, _Code.REBALANCE_IN_PROGRESS),
@@ -102,38 +100,31 @@ async def group_members(config: Config, group: str, timeout: float) -> GroupView
 def group_has_offsets(config: Config, timeout: float) -> bool:
     """Whether the group of `config` (``group.id``) has committed an offset of any partition of any topic.
 
-    Blocks; one client for one question, since only a partition without an offset under ``latest`` makes one ask. Of
-    topics that this user may not see the brokers do not tell. Raises `KafkaException`.
+    Blocks, with a client of its own: only a partition without an offset under ``latest`` makes one ask. The brokers do
+    not tell of topics that this user may not see. Raises `KafkaException`.
     """
-    deadline, group = time.monotonic() + timeout, str(config["group.id"])
+    deadline = time.monotonic() + timeout
     client = make_client(AdminClient, admin_config(config))
     try:
-        meet_coordinator(client, group, timeout, 0.0)
-        left = max(_LEAST, deadline - time.monotonic())
-        asked = [ConsumerGroupTopicPartitions(group)]
-        told = _result(_only(client.list_consumer_group_offsets(asked, request_timeout=left)), deadline)
+        return bool(ask_committed(client, str(config["group.id"]), deadline, slack=0.0))
     finally:
         end_client(client)
-    failure = next((one.error for one in told.topic_partitions if one.error is not None), None)
-    if failure is not None:  # "unknown" must not be taken for "none"
-        raise KafkaException(failure)
-    return any(one.offset >= 0 for one in told.topic_partitions)
 
 
 def is_member(config: Config, member: str, timeout: float) -> bool:
     """Whether the coordinator of the group of `config` (``group.id``) counts `member` (its id) among its members.
 
-    Blocks; one client for one question. False where the brokers cannot say.
+    Blocks, with a client of its own. False where the brokers cannot say.
     """
+    deadline = time.monotonic() + timeout
     client = make_client(AdminClient, admin_config(config))
     try:
-        asked = client.describe_consumer_groups([str(config["group.id"])], request_timeout=timeout)
-        found = _result(_only(asked), time.monotonic() + timeout)
-    except (KafkaException, TimeoutError):
+        [asked] = client.describe_consumer_groups([str(config["group.id"])], request_timeout=timeout).values()
+        return any(one.member_id == member for one in result_of(asked, deadline).members)
+    except KafkaException:
         return False
     finally:
         end_client(client)
-    return any(one.member_id == member for one in found.members)
 
 
 class GroupOffsets:
@@ -184,9 +175,10 @@ class GroupOffsets:
     async def first_since(
         self, partitions: Sequence[TopicPartition], milliseconds: int
     ) -> dict[TopicPartition, int]:
-        """Of each, the offset of its first record with this timestamp or a later one; absent where there is none."""
-        found = await self._thread.run(self._offsets_at, partitions, milliseconds)
-        return {one: offset for one, offset in found.items() if offset >= 0}
+        """Of each, the offset of its first record with this timestamp or a later one; absent if there is none."""
+        left = limit(self._timeout)
+        found = await self._thread.run(find_at, self._client, partitions, milliseconds, left)
+        return {one: offset for one, offset in zip(partitions, found, strict=True) if offset >= 0}
 
     async def put(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Commit these, without metadata: one try. Raises `GroupInUse` while the group has members."""
@@ -199,64 +191,36 @@ class GroupOffsets:
     # What follows runs in the thread.
 
     def _view(self) -> GroupView:
+        def ask(deadline: float) -> Any:
+            left = max(_LEAST, deadline - time.monotonic())
+            [asked] = self._client.describe_consumer_groups([self._group], request_timeout=left).values()
+            return result_of(asked, deadline)
+
         try:
-            found = self._ask(
-                lambda left: _only(self._client.describe_consumer_groups([self._group], **left))
-            )
+            found = ask_patiently(ask, self._timeout)
         except KafkaException as error:
             if exception_error(error).code() in CANNOT_SAY:
                 return GroupView("Unknown", ())
             raise self._failure("its members", error) from error
         members = (ActiveMember(one.client_id, one.host.removeprefix("/")) for one in found.members)
-        return GroupView(_in_camel_case(found.state.name), tuple(sorted(members)))
+        # ``PREPARING_REBALANCING``, as librdkafka has it, in Kafka's own words: ``PreparingRebalance``.
+        state = found.state.name.title().replace("_", "").replace("Rebalancing", "Rebalance")
+        return GroupView(state, tuple(sorted(members)))
 
     def _positions(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Position]:
         # Of all there are, and by name: the embedded broker knows only those that are named.
-        asked = [ConsumerGroupTopicPartitions(self._group)]
-        if partitions:
-            named = [RawPartition(*one) for one in partitions]
-            asked.append(ConsumerGroupTopicPartitions(self._group, named))
+        asked: list[Sequence[TopicPartition] | None] = [None, partitions] if partitions else [None]
         found: dict[TopicPartition, Position] = {}
-        for one in asked:
-            for raw in self._committed(one):
-                if raw.error is not None:  # "unknown" must not be taken for "none"
-                    raise self._failure("its offsets", KafkaException(raw.error))
-                if raw.offset >= 0:
-                    name = TopicPartition(raw.topic, raw.partition)
-                    found[name] = Position(*name, raw.offset, raw.leader_epoch, _metadata(raw))
-        return found
+        for names in asked:
 
-    def _committed(self, asked: ConsumerGroupTopicPartitions) -> list[RawPartition]:
-        try:
-            answer = self._ask(lambda left: self._offsets_asked(asked, left))
-        except KafkaException as error:
-            raise self._failure("its offsets", error) from error
-        return list(answer.topic_partitions)
+            def ask(deadline: float, names: Sequence[TopicPartition] | None = names) -> list[RawPartition]:
+                return ask_committed(self._client, self._group, deadline, names)
 
-    def _offsets_asked(
-        self, asked: ConsumerGroupTopicPartitions, left: dict[str, float]
-    ) -> concurrent.futures.Future[Any]:
-        meet_coordinator(self._client, self._group, left["request_timeout"], _SLACK)
-        return _only(self._client.list_consumer_group_offsets([asked], **left))
-
-    def _offsets_at(
-        self, partitions: Sequence[TopicPartition], milliseconds: int
-    ) -> dict[TopicPartition, int]:
-        # Below 0 a timestamp means something else: -1 is the end.
-        since = OffsetSpec.for_timestamp(max(0, milliseconds))
-        deadline = time.monotonic() + self._timeout
-        answers = self._client.list_offsets(
-            {RawPartition(*one): since for one in partitions},
-            isolation_level=IsolationLevel.READ_COMMITTED,
-            request_timeout=self._timeout,
-        )
-        found: dict[TopicPartition, int] = {}
-        for raw, answer in answers.items():
-            name = TopicPartition(raw.topic, raw.partition)
             try:
-                found[name] = _result(answer, deadline).offset
+                told = ask_patiently(ask, self._timeout)
             except KafkaException as error:
-                raise self._failure(f"the offsets of {name.topic}[{name.partition}]", error) from error
+                raise self._failure("its offsets", error) from error
+            found.update({TopicPartition(raw.topic, raw.partition): read_position(raw) for raw in told})
         return found
 
     def _put(self, offsets: Mapping[TopicPartition, int]) -> None:
@@ -264,8 +228,10 @@ class GroupOffsets:
         asked = [ConsumerGroupTopicPartitions(self._group, raw)]
         deadline = time.monotonic() + self._timeout
         try:
-            answers = self._client.alter_consumer_group_offsets(asked, request_timeout=self._timeout)
-            answer = _result(_only(answers), deadline)
+            [altered] = self._client.alter_consumer_group_offsets(
+                asked, request_timeout=self._timeout
+            ).values()
+            answer = result_of(altered, deadline)
         except KafkaException as error:
             raise self._refusal(exception_error(error)) from error
         for one in answer.topic_partitions:
@@ -273,23 +239,14 @@ class GroupOffsets:
                 raise self._refusal(one.error)
 
     def _known_groups(self) -> list[str]:
+        def ask(deadline: float) -> Any:
+            left = max(_LEAST, deadline - time.monotonic())
+            return result_of(self._client.list_consumer_groups(request_timeout=left), deadline)
+
         try:
-            found = self._ask(lambda left: self._client.list_consumer_groups(**left))
+            return sorted(one.group_id for one in ask_patiently(ask, self._timeout).valid)
         except KafkaException:
             return []
-        return sorted(one.group_id for one in found.valid)
-
-    def _ask(self, question: Callable[[dict[str, float]], concurrent.futures.Future[Any]]) -> Any:
-        deadline = time.monotonic() + self._timeout
-        while True:
-            left = max(_LEAST, deadline - time.monotonic())
-            try:
-                return _result(question({"request_timeout": left}), deadline)
-            except KafkaException as error:
-                passing = exception_error(error).code() in _PASSING
-                if not passing or time.monotonic() + _ASK_AGAIN > deadline:
-                    raise
-            time.sleep(_ASK_AGAIN)
 
     def _failure(self, what: str, error: KafkaException) -> KafkaError:
         told = exception_error(error)
@@ -305,28 +262,3 @@ class GroupOffsets:
             f"Kafka: the brokers did not take all offsets of the group {self._group}: see what they are with "
             f"`pinstream offsets show`, and set them again ({describe_error(error)})"
         )
-
-
-def _only(answers: Mapping[Any, concurrent.futures.Future[Any]]) -> concurrent.futures.Future[Any]:
-    return next(iter(answers.values()))
-
-
-def _result(answer: concurrent.futures.Future[Any], deadline: float) -> Any:
-    try:
-        # librdkafka has the same limit, and says more when it ends; it gets a moment to say it.
-        return answer.result(max(0.0, deadline - time.monotonic()) + 1.0)
-    except concurrent.futures.TimeoutError:
-        raise KafkaException(_Code(_Code._TIMED_OUT)) from None
-
-
-def _in_camel_case(state: str) -> str:
-    """``PREPARING_REBALANCING``, as librdkafka has it, in Kafka's own words: ``PreparingRebalance``."""
-    return state.title().replace("_", "").replace("Rebalancing", "Rebalance")
-
-
-def _metadata(found: RawPartition) -> str:
-    """What was committed with the offset; what is not even text (brokers need not look) is not ours: none."""
-    try:
-        return found.metadata or ""
-    except UnicodeDecodeError:
-        return ""

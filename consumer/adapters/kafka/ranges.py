@@ -15,42 +15,22 @@ passes over what lies outside.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple
 
 import confluent_kafka
-from confluent_kafka import IsolationLevel, KafkaException
-from confluent_kafka import TopicPartition as RawPartition
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but the package marks no re-export
-    AdminClient,
-    OffsetSpec,
-)
+from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.kafka.cluster import fetch_metadata, nearest_topic
 from consumer.adapters.kafka.configuration import Config, admin_config, make_client
-from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
+from consumer.adapters.kafka.offsets import Extent, find_at, find_extents, limit, meet_cluster
 from consumer.adapters.thread import run_blocking
 from consumer.engine.model import TopicPartition
-from consumer.errors import KafkaError, UsageError
+from consumer.errors import UsageError
 
 _Code = confluent_kafka.KafkaError
 _THREAD: Final = "pinstream-kafka-ranges"
-_LEAST_ASK: Final = 1.0
-_ASK_AGAIN: Final = 0.2
-_MOVING: Final = frozenset(
-    {
-        confluent_kafka.KafkaError.NOT_LEADER_FOR_PARTITION,
-        confluent_kafka.KafkaError.LEADER_NOT_AVAILABLE,
-        confluent_kafka.KafkaError.UNKNOWN_LEADER_EPOCH,
-        confluent_kafka.KafkaError.FENCED_LEADER_EPOCH,
-    }
-)
-"""The partition has another leader than the client knows, as one that was just made often has."""
-"""Seconds that a question gets even when the limit is nearly used up."""
-_EARLIEST: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # it has no annotations
-_LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # it has no annotations
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _PARTITION: Final = re.compile(r"(?:(?P<topic>[^:]+):)?(?P<number>[0-9]{1,10})", re.ASCII)
@@ -87,13 +67,6 @@ class Range(NamedTuple):
     until_ms: int | None = None
 
 
-class Extent(NamedTuple):
-    """What a partition holds now: the offsets [low, end), as far as all transactions are closed."""
-
-    low: int
-    end: int
-
-
 async def resolve_ranges(
     config: Config,
     topics: Sequence[str],
@@ -110,39 +83,6 @@ async def resolve_ranges(
     return await run_blocking(_THREAD, _resolve, config, topics, partitions, start, stop, timeout)
 
 
-async def behind_transactions(
-    config: Config, names: Sequence[TopicPartition], timeout: float
-) -> Mapping[TopicPartition, int]:
-    """How many offsets of each partition lie at or behind an open transaction, where no reader gets to yet.
-
-    Only partitions that have some. Raises `KafkaError`.
-    """
-    return await run_blocking(_THREAD, _behind, config, names, timeout)
-
-
-def _behind(config: Config, names: Sequence[TopicPartition], timeout: float) -> dict[TopicPartition, int]:
-    left = limit(timeout)
-    with make_client(AdminClient, admin_config(config)) as client:
-        _acquaint(client, left)
-        stable = _offsets(client, names, _LATEST, left)
-        written = _offsets(client, names, _LATEST, left, IsolationLevel.READ_UNCOMMITTED)
-    gaps = zip(names, stable, written, strict=True)
-    return {name: high - end for name, end, high in gaps if high > end}
-
-
-def find_extents(client: Any, names: Sequence[TopicPartition], left: Callable[[], float]) -> list[Extent]:
-    """What each of these holds. Blocks; raises `KafkaError`. `client`: an AdminClient; `left`: seconds."""
-    lows = _offsets(client, names, _EARLIEST, left)
-    ends = _offsets(client, names, _LATEST, left)
-    return [Extent(low, max(low, end)) for low, end in zip(lows, ends, strict=True)]
-
-
-def limit(timeout: float) -> Callable[[], float]:
-    """Tells how many seconds are left of `timeout`."""
-    deadline = time.monotonic() + timeout
-    return lambda: max(_LEAST_ASK, deadline - time.monotonic())
-
-
 def _resolve(
     config: Config,
     topics: Sequence[str],
@@ -155,21 +95,13 @@ def _resolve(
     known = {name: list(topic.partitions) for name, topic in fetch_metadata(config, timeout).topics.items()}
     names = _chosen(topics, partitions, known)
     with make_client(AdminClient, admin_config(config)) as client:
-        _acquaint(client, left)
+        meet_cluster(client, left)
         extents = find_extents(client, names, left)
         begins = _begins(client, names, extents, start, left)
     return [
         _range(name, extent, begin, start, stop)
         for name, extent, begin in zip(names, extents, begins, strict=True)
     ]
-
-
-def _acquaint(client: Any, left: Callable[[], float]) -> None:
-    """Let a new client see the cluster: else its first question about offsets may wait for that, up to 3 s."""
-    try:
-        client.list_topics(timeout=left())
-    except KafkaException as error:
-        raise _unanswered("the topics hold", exception_error(error)) from error
 
 
 # ------------------------------------------------------------------------------------- which partitions
@@ -240,8 +172,7 @@ def _begins(
     left: Callable[[], float],
 ) -> list[int]:
     if start.kind == "time":
-        # Below 0 the protocol has other meanings for a timestamp.
-        found = _offsets(client, names, OffsetSpec.for_timestamp(max(0, start.value)), left)
+        found = find_at(client, names, start.value, left)
         # -1: no record is late enough. What was written after the end was asked for does not count.
         return [
             extent.end if at < 0 else min(at, extent.end) for at, extent in zip(found, extents, strict=True)
@@ -273,52 +204,3 @@ def _out_of_range(name: TopicPartition, extent: Extent, option: str, bound: Boun
     else:
         held = f"which holds {extent.low} to {extent.end - 1}"
     return UsageError(f"{option} {bound}: offset {bound.value} is not in {where}, {held}")
-
-
-def _offsets(
-    client: Any,
-    names: Sequence[TopicPartition],
-    spec: OffsetSpec,
-    left: Callable[[], float],
-    isolation: IsolationLevel = IsolationLevel.READ_COMMITTED,
-) -> list[int]:
-    """One offset for each partition, in order. Each wait is bounded twice: by librdkafka, and by us.
-
-    A partition that is just changing its leader is asked for again, as long as there is time.
-    """
-    found: dict[TopicPartition, int] = {}
-    while missing := [name for name in names if name not in found]:
-        for name, answer in _ask(client, missing, spec, left(), isolation).items():
-            if isinstance(answer, int):
-                found[name] = answer
-            elif answer.code() not in _MOVING or left() <= _LEAST_ASK:
-                raise _unanswered(f"{name.topic}[{name.partition}] holds", answer)
-        if len(found) < len(names):
-            time.sleep(_ASK_AGAIN)
-    return [found[name] for name in names]
-
-
-def _ask(
-    client: Any, names: Sequence[TopicPartition], spec: OffsetSpec, seconds: float, isolation: IsolationLevel
-) -> dict[TopicPartition, int | confluent_kafka.KafkaError]:
-    """Ask once: an offset for each partition, or why there is none."""
-    asked = client.list_offsets(
-        {RawPartition(*name): spec for name in names}, isolation_level=isolation, request_timeout=seconds
-    )
-    answers = {TopicPartition(raw.topic, raw.partition): future for raw, future in asked.items()}
-    return {name: _answer(answers[name], seconds + _LEAST_ASK) for name in names}
-
-
-def _answer(future: Any, seconds: float) -> int | confluent_kafka.KafkaError:
-    try:
-        return int(future.result(seconds).offset)
-    except KafkaException as error:
-        return exception_error(error)
-    except TimeoutError:
-        return _Code(_Code._TIMED_OUT)
-
-
-def _unanswered(what: str, error: confluent_kafka.KafkaError) -> KafkaError:
-    return as_fatal(error) or KafkaError(
-        f"Kafka: the brokers do not say what {what}: look after them, then start again ({describe_error(error)})"
-    )

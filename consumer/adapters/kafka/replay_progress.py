@@ -23,17 +23,16 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-import confluent_kafka
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.kafka.commits import CommitResult, raw_positions, read_answer
 from consumer.adapters.kafka.configuration import Config, admin_config, end_client, make_client
-from consumer.adapters.kafka.coordinator import meet_coordinator
+from consumer.adapters.kafka.offsets import ask_committed, ask_patiently, read_position, result_of
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.topic_ids import ask_once
-from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
+from consumer.adapters.kafka.trouble import PASSING, as_fatal, describe_error, exception_error
 from consumer.adapters.thread import OwnThread
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
@@ -42,8 +41,6 @@ from consumer.engine.offset_map import MOST
 from consumer.errors import KafkaError, UsageError
 
 _COMMIT_TIMEOUT: Final = 10.0
-_SLACK: Final = 1.0
-"""Seconds beyond librdkafka's own limit, should it not keep that."""
 _LEAST_ASK: Final = 1.0
 """Seconds that a question gets even when the limit is nearly used up."""
 _PAUSE: Final = 0.1
@@ -59,11 +56,6 @@ _PREFIX: Final = re.compile(
     rf"pinstream\.replay:1:([0-9a-f]{{16}}):([0-9]{{1,7}}):([0-9a-f]{{16}}):{_NUMBER}:{_NUMBER}:{_NUMBER}:"
     rf"{_TIME}:{_TIME};"
 )
-_Code = confluent_kafka.KafkaError
-_PASSING: Final = frozenset(
-    {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR", "_TRANSPORT"}
-)
-"""A coordinator that moves, or has just come: in the beginning there is no core yet that would ask again."""
 _HAS_MEMBERS: Final = frozenset(
     {
         "UNKNOWN_MEMBER_ID",
@@ -233,34 +225,20 @@ class Progress:
     # In the thread.
 
     def _read(self, timeout: float) -> list[RawPartition]:
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                return self._read_once(max(_LEAST_ASK, deadline - time.monotonic()))
-            except KafkaException as error:
-                told = exception_error(error)
-                if told.name() not in _PASSING or time.monotonic() >= deadline:
-                    raise as_fatal(told) or self._unanswered(describe_error(told)) from error
-            except TimeoutError as error:
-                raise self._unanswered("_TIMED_OUT") from error
-            time.sleep(_PAUSE)
-
-    def _read_once(self, timeout: float) -> list[RawPartition]:
-        meet_coordinator(self._opened(), self._group, timeout, _SLACK)
-        asked = self._opened().list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(self._group)], request_timeout=timeout
-        )
-        found: list[RawPartition] = asked[self._group].result(timeout + _SLACK).topic_partitions or []
-        for one in found:
-            if one.error is not None:  # "unknown" must not be taken for "none"
-                raise KafkaException(one.error)
-        return [one for one in found if one.offset >= 0]
+        try:
+            return ask_patiently(lambda until: ask_committed(self._opened(), self._group, until), timeout)
+        except KafkaException as error:
+            told = exception_error(error)
+            raise as_fatal(told) or KafkaError(
+                f"Kafka: the brokers do not say what the group {self._group} has committed: check that they are "
+                f"healthy, then start again ({describe_error(told)})"
+            ) from error
 
     def _commit_patiently(self, positions: Sequence[Position], timeout: float) -> CommitResult:
         deadline = time.monotonic() + timeout
         while True:
             result = self._commit(positions, max(_LEAST_ASK, deadline - time.monotonic()))
-            if result.failure not in _PASSING or time.monotonic() >= deadline:
+            if result.failure not in PASSING or time.monotonic() >= deadline:
                 return result
             time.sleep(_PAUSE)
 
@@ -277,11 +255,9 @@ class Progress:
             asked = self._opened().alter_consumer_group_offsets(
                 [ConsumerGroupTopicPartitions(self._group, raw_positions(whole))], request_timeout=timeout
             )
-            answered = asked[self._group].result(timeout + _SLACK).topic_partitions
+            answered = result_of(asked[self._group], time.monotonic() + timeout).topic_partitions
         except KafkaException as error:
             return CommitResult((), exception_error(error).name())
-        except TimeoutError:
-            return CommitResult((), "_TIMED_OUT")
         if refresh:
             self._refresh_due = time.monotonic() + self._refresh
         return read_answer(None, answered, ours, left_out)
@@ -295,12 +271,6 @@ class Progress:
         # Here, not on the event loop: destroying a client waits for its own threads.
         if self._client is not None:
             end_client(self._client)
-
-    def _unanswered(self, why: str) -> KafkaError:
-        return KafkaError(
-            f"Kafka: the brokers do not say what the group {self._group} has committed: look after them, then start "
-            f"again ({why})"
-        )
 
 
 def _new_starts(ranges: Iterable[Range], ids: Mapping[str, str]) -> dict[TopicPartition, Position]:
@@ -368,18 +338,12 @@ def _find_plan(committed: Iterable[RawPartition], group: str, fingerprint: str) 
 
 
 def _read_held(raw: RawPartition) -> _Held | None:
-    try:
-        found = read_entry(raw.metadata or "")
-    except UnicodeDecodeError:  # confluent_kafka decodes it when it is looked at
-        return None
-    if found is None:
+    position = read_position(raw)
+    found = read_entry(position.metadata)
+    if found is None or not found[0].begin <= raw.offset <= found[0].end:
         return None
     entry, rest = found
-    if not entry.begin <= raw.offset <= entry.end:
-        return None
-    leader = raw.leader_epoch
-    epoch = leader if (leader or 0) >= 0 else None
-    return _Held(entry, Position(raw.topic, raw.partition, raw.offset, epoch, rest))
+    return _Held(entry, position._replace(metadata=rest))
 
 
 def _is_whole(held: Sequence[_Held]) -> bool:

@@ -29,6 +29,7 @@ from typing import Final, NamedTuple, Protocol
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
+from consumer.adapters.kafka.offsets import read_position
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
 from consumer.engine.model import TopicPartition
@@ -188,19 +189,10 @@ def _failure_of(told: Iterable[RawPartition]) -> KafkaException | None:
 
 
 def _committed_start(name: TopicPartition, told: RawPartition, topic_id: str | None) -> Start:
-    metadata = _metadata(told)
-    if offset_map.is_void(metadata, told.offset, where=map_place(name), topic_id=topic_id):
-        return _BEGINNING._replace(metadata=metadata, void=told.offset)
-    leader = told.leader_epoch
-    return Start(told.offset, leader if (leader or 0) >= 0 else None, False, metadata)
-
-
-def _metadata(told: RawPartition) -> str:
-    """What was committed with the offset; what is not even text (brokers need not look) is not ours: none."""
-    try:
-        return told.metadata or ""
-    except UnicodeDecodeError:
-        return ""
+    position = read_position(told)
+    if offset_map.is_void(position.metadata, told.offset, where=map_place(name), topic_id=topic_id):
+        return _BEGINNING._replace(metadata=position.metadata, void=told.offset)
+    return Start(told.offset, position.leader_epoch, False, position.metadata)
 
 
 def _left(until: float) -> float:

@@ -62,6 +62,11 @@ _FORGOTTEN: Final = frozenset({_Code.GROUP_ID_NOT_FOUND})
 _ENDS: Final = {_Code(code).str(): code for code in (*_FATAL, *_FORGOTTEN)}
 """The codes by the words that librdkafka has for them."""
 
+PASSING: Final = frozenset(
+    {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR", "_TRANSPORT"}
+)
+"""What is answered while a group's coordinator starts or moves, by name: the same question may be asked again."""
+
 _OF_A_BROKER: Final = frozenset({_Code._TRANSPORT, _Code._RESOLVE, _Code._SSL, _Code._TIMED_OUT})
 _STATE: Final = re.compile(r" \((?:after )?\d+ms in state .*\)$")
 _NO_CONNECTION: Final = re.compile(

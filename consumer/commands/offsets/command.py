@@ -33,7 +33,7 @@ from consumer.adapters.kafka import (
     named_partitions,
     nearest_topic,
 )
-from consumer.adapters.kafka.ranges import Extent
+from consumer.adapters.kafka.offsets import Extent
 from consumer.adapters.kafka.replay_progress import read_entry
 from consumer.commands.offsets.rows import Move, Row
 from consumer.commands.parsing import parse_bound

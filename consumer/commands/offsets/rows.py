@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from consumer.adapters.kafka.ranges import Extent
+from consumer.adapters.kafka.offsets import Extent
 from consumer.adapters.kafka.replay_progress import read_entry
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place

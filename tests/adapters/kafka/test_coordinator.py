@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from consumer.adapters.kafka.coordinator import meet_coordinator
 from consumer.adapters.kafka.groups import GroupOffsets
+from consumer.adapters.kafka.offsets import meet_coordinator
 
 
 class FakeAdmin:

@@ -18,7 +18,7 @@ from consumer.adapters.kafka.groups import (
     committed,
     group_members,
 )
-from consumer.adapters.kafka.ranges import Extent
+from consumer.adapters.kafka.offsets import Extent
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
 from tests.support.kafka.harness import WITHIN, Kafka, Member, commit, create_topic, produce, unique

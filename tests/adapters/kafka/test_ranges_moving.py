@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer import errors
-from consumer.adapters.kafka.ranges import find_extents, limit
+from consumer.adapters.kafka.offsets import find_extents, limit
 from consumer.engine.model import TopicPartition
 
 

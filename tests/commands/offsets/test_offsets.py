@@ -13,7 +13,7 @@ from confluent_kafka import TopicPartition as RawPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.adapters.kafka.ranges import Extent
+from consumer.adapters.kafka.offsets import Extent
 from consumer.adapters.kafka.replay_progress import Entry, write_entry
 from consumer.commands.offsets.rows import Move, Row
 from consumer.engine import offset_map
