@@ -13,7 +13,7 @@ later. Its partition is then let go of; what was fetched ahead of it is dropped.
 order: the first that is too late ends the range. Those that producers gave are not.
 
 *What is gone.* Retention may overtake a reader, and a partition may be cut off behind it. Going on elsewhere would
-skip records silently, so both end the reading, as do a damaged batch (see `unreadable`) and a partition that ends too
+skip records silently, so both end the reading, as do a damaged batch (see `chunks`) and a partition that ends too
 early for longer than `patience`.
 
 *Room 0* waits without asking the consumer: nobody throws out who is in no group, and what librdkafka fetches ahead
@@ -35,7 +35,7 @@ import confluent_kafka
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.chunks import MOST_RECORDS, Inbox, Taken, group
+from consumer.adapters.kafka.chunks import DAMAGED, MOST_RECORDS, Inbox, Taken, group, take_damaged
 from consumer.adapters.kafka.commits import CommitResult, raw_partition
 from consumer.adapters.kafka.configuration import Config, consumer_config, make_client
 from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
@@ -50,7 +50,6 @@ from consumer.adapters.kafka.trouble import (
     ignore_trouble,
     words,
 )
-from consumer.adapters.kafka.unreadable import DAMAGED, take_damaged
 from consumer.adapters.thread import OwnThread, post
 from consumer.engine.ledger import map_place
 from consumer.engine.messages import Assignment, NewLife

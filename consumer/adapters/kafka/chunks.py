@@ -1,27 +1,37 @@
-"""From librdkafka's messages to chunks of records: hot, and bounded in bytes.
+"""From librdkafka's messages to chunks of records: hot, bounded in bytes, and without what came damaged.
 
 A consume returns the records of all partitions, in runs. They are grouped by partition, epoch of the assignment
 and leader epoch, in offset order; within a run the group is found by comparing with the last record's, without
-making a key. Where offsets go back (behind the tail of a log comes the head of another: it was cut, or its topic made
-anew) a chunk of its own begins, so that within each they rise. 0.3 to 0.4 µs a record, of which the nine calls into the
-client are about half.
+making a key. Where offsets go back (the log was cut, or its topic deleted and created again) a new chunk begins, so
+that offsets rise within each chunk. 0.3 to 0.4 µs a record, about half of it the nine calls into the client.
 
-A thousand records may be a megabyte or some gigabytes, and the client hands out records by their number only. So they
-are taken a slice at a time (`Inbox`), each as large as the records before it let expect, until they hold `MOST_BYTES`:
-what is fetched beyond the core's budget, and held unread, has a bound. Headers are counted when they become objects,
-which may be twenty times their bytes; what of a slice goes beyond `MOST_BYTES` is kept back for the next fetch.
+A thousand records may be a megabyte or some gigabytes, and the client hands out records by number only. So they are
+taken a slice at a time (`Inbox`), each as large as the size of the records before it allows, until they hold
+`MOST_BYTES`: what is fetched beyond the engine's budget, and held unread, has a bound. Headers are counted when they
+become objects, which may take twenty times their bytes; what of a slice goes beyond `MOST_BYTES` is kept back for the
+next fetch.
+
+*Damaged batches.* Each batch of records has a checksum. Where it does not fit (a byte was changed on the wire, in a
+broker's memory or on its disk), where the batch cannot be decompressed, or has an unknown format, librdkafka reports it
+and goes on *somewhere* behind the error: it loses its place in the answer and takes what stands there for the next
+batch, so that it skips records, or finds the offset out of range and begins the whole log again (librdkafka 2.16;
+`rdkafka_msgset_reader.c` has the remark). None of that can be trusted. So what follows such an error in its partition
+is dropped, the partition is paused, and after a while reading goes on at the very offset where it stopped: what was
+damaged on its way then comes whole; what is damaged on the disk fails until it is repaired, or until an operator moves
+the group past it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, KafkaError, Message
 
 from consumer.engine.block import size_of_headers
-from consumer.engine.model import UNREADABLE_HEADERS, Chunk, Record
+from consumer.engine.model import UNREADABLE_HEADERS, Chunk, Record, TopicPartition
 
 _new_record = tuple.__new__  # what `Record(...)` comes down to, without its argument handling
 
@@ -37,6 +47,16 @@ the GIL between two busy threads: slices of 64 cost 0.5 µs a record."""
 
 _Key = tuple[Any, Any, int | None]
 """Topic, partition, leader epoch."""
+
+
+DAMAGED: Final = frozenset(
+    {KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED, KafkaError.INVALID_MSG}
+)
+"""How librdkafka says that a batch has the wrong checksum, cannot be unpacked, or is of no known format; and how a
+broker says that it cannot read what lies on its disk."""
+
+_FIRST_DELAY: Final = 0.5
+_MOST_DELAY: Final = 30.0
 
 
 class Client(Protocol):
@@ -192,10 +212,82 @@ class Inbox:
             if one.error() is not None or (one.topic(), one.partition()) != name
         ]
 
-    def first_offsets(self) -> dict[tuple[Any, Any], Any]:
+    def first_offsets(self) -> dict[TopicPartition, Any]:
         """Of each partition of which something is kept back, the first offset."""
         return {
-            (one.topic(), one.partition()): one.offset()
+            TopicPartition(one.topic() or "", one.partition() or 0): one.offset()
             for one in reversed(self._kept_back)
             if one.error() is None
         }
+
+
+def take_damaged(messages: Iterable[Message]) -> tuple[list[Message], dict[TopicPartition, KafkaError]]:
+    """Without what follows a damaged batch in its partition; and the first such error of each."""
+    damaged: dict[TopicPartition, KafkaError] = {}
+    kept: list[Message] = []
+    for message in messages:
+        topic, partition, error = message.topic(), message.partition(), message.error()
+        if topic is None or partition is None:
+            kept.append(message)
+            continue
+        name = TopicPartition(topic, partition)
+        if name in damaged:
+            continue
+        if error is not None and error.code() in DAMAGED:
+            damaged[name] = error
+        else:
+            kept.append(message)
+    return kept, damaged
+
+
+@dataclass(slots=True)
+class _Damage:
+    offset: int
+    delay: float
+    due: float | None
+    """When to ask for it again; None: it was asked for, and nothing has come yet."""
+
+
+class Unreadable:
+    """The partitions that cannot be read on. Lives in the consumer's thread."""
+
+    def __init__(self) -> None:
+        self._damages: dict[TopicPartition, _Damage] = {}
+        self._offsets: Mapping[TopicPartition, int] = {}
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._damages)
+
+    def offsets(self) -> Mapping[TopicPartition, int]:
+        """From where each cannot be read. For other threads too: it is never changed."""
+        return self._offsets
+
+    def waits(self, name: TopicPartition) -> bool:
+        """Whether what comes of this partition is to be dropped: it has not been asked for again yet."""
+        damage = self._damages.get(name)
+        return damage is not None and damage.due is not None
+
+    def found(self, name: TopicPartition, offset: int, now: float) -> float:
+        """It cannot be read on from `offset`. Gives the seconds until it is to be asked for again."""
+        before = self._damages.get(name)
+        again = before is not None and before.offset == offset
+        delay = min(2 * before.delay, _MOST_DELAY) if before is not None and again else _FIRST_DELAY
+        self._damages[name] = _Damage(offset, delay, now + delay)
+        self._note()
+        return delay
+
+    def due(self, now: float) -> list[TopicPartition]:
+        """Those that are to be asked for now; they wait no more."""
+        due = [name for name, one in self._damages.items() if one.due is not None and one.due <= now]
+        for name in due:
+            self._damages[name].due = None
+        return due
+
+    def discard(self, name: TopicPartition) -> None:
+        """It can be read again, or is not ours any more."""
+        if self._damages.pop(name, None) is not None:
+            self._note()
+
+    def _note(self) -> None:
+        self._offsets = {name: one.offset for name, one in self._damages.items()}

@@ -1,18 +1,45 @@
-"""Commits on their way: sent without waiting, answered by librdkafka in a later poll.
+"""Commits: those on their way, the last one of a partition that goes, and the goodbye to the group.
 
-The answer (`on_commit`) names the offsets but not the call, so it is matched to the oldest commit of exactly
-these offsets. An answer that nobody waits for any more finds its entry abandoned, or none.
+A commit on its way is sent without waiting and answered by librdkafka in a later poll. The answer (`on_commit`) names
+the offsets but not the call, so it is matched to the oldest commit of exactly these offsets. When the caller no longer
+waits for an answer, it finds its entry abandoned, or none.
+
+*Leaving* in the middle of a rebalance is mostly waiting, as long as the deadline allows. A broker answers a
+connection's requests one after the other, and answers a member that joins again only once all others have joined again
+too: one that drains takes its time, one that died takes as long as its session. All that this member asks meanwhile
+waits behind that answer: its commits, and its goodbye. And librdkafka sends the goodbye only once every commit is
+answered. A process that ends without a goodbye makes the whole group wait until its session times out.
+
+*The last commit* that was held up like this is refused, since it names the previous generation; and so is one for
+which the group waits for its leader's plan. Both conditions pass, and no later commit could make up for this one: so it
+is tried again. That is safe: the broker takes a commit only from a member, and gives a partition to no other before
+this one gave it back. A commit that is refused because its metadata is too large is tried again without metadata.
+
+*The goodbye* of a member with partitions is sent when they are revoked, which closing does. For a member without any,
+closing may send none. So it unsubscribes first, which sends it; but librdkafka puts that off until the rebalance under
+way is over, and closing would forget it. Whether it was sent shows in the member id, which goes with it (not under
+KIP-848, where the id is the client's own and the goodbye waits for nothing). A static member (``group.instance.id``)
+sends none, by intent: it will be back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import confluent_kafka
+from confluent_kafka import KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
+from consumer.adapters.kafka.configuration import RawConsumer, uses_consumer_protocol
+from consumer.adapters.kafka.trouble import exception_error
+from consumer.engine.messages import BETWEEN_GENERATIONS, METADATA_TOO_LARGE
 from consumer.engine.model import Position, TopicPartition
+
+_AGAIN_AFTER: Final = 0.05
+_LOOK: Final = 0.1
+"""Seconds between two looks whether the goodbye was said; so long the answer to a first joining may take, too."""
 
 
 class CommitResult(NamedTuple):
@@ -110,3 +137,44 @@ def raw_place(name: TopicPartition, place: Place) -> RawPartition:
 
 def _offsets_of(partitions: Iterable[RawPartition]) -> _Offsets:
     return frozenset((one.topic, one.partition, one.offset) for one in partitions)
+
+
+def commit_last(consumer: RawConsumer, positions: Sequence[Position], until: float) -> str | None:
+    """Commit these, again until then (monotonic) while the group is between generations. Why not all were taken.
+
+    A single try is bounded by librdkafka alone: it tries thrice, each for ``socket.timeout.ms``.
+    """
+    left, failure = _commit_now(consumer, positions)
+    if failure in METADATA_TOO_LARGE:  # better without than not at all: there is no later commit
+        left, failure = _commit_now(consumer, [one._replace(metadata="") for one in left])
+    while failure in BETWEEN_GENERATIONS and time.monotonic() + _AGAIN_AFTER < until:
+        time.sleep(_AGAIN_AFTER)
+        left, failure = _commit_now(consumer, left)
+    return failure
+
+
+def _commit_now(
+    consumer: RawConsumer, positions: Sequence[Position]
+) -> tuple[Sequence[Position], str | None]:
+    """Commit and wait: what the broker did not take, and why."""
+    if not positions:
+        return (), None
+    try:
+        answered = consumer.commit(offsets=raw_positions(positions), asynchronous=False)
+    except KafkaException as error:
+        return positions, exception_error(error).name()
+    taken, failure = read_answer(None, answered, positions)
+    return [one for one in positions if one not in taken], failure
+
+
+def says_goodbye(config: Mapping[str, Any]) -> bool:
+    """Whether a member of this configuration leaves its group when it ends."""
+    return not config.get("group.instance.id")
+
+
+def leave_without_partitions(consumer: RawConsumer, config: Mapping[str, Any], until: float) -> None:
+    """Say goodbye, before `consumer` is closed; waits for a rebalance under way until then (monotonic), no longer."""
+    consumer.unsubscribe()
+    consumer.consume(1, _LOOK)
+    while not uses_consumer_protocol(config) and consumer.memberid() and time.monotonic() + _LOOK < until:
+        consumer.consume(1, _LOOK)

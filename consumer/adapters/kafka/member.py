@@ -4,14 +4,14 @@ Every method and callback runs in that one thread; what it tells others goes thr
 run inside `fetch` and `close`, ask through the hooks, and block until they are answered or out of time.
 
 *Fencing.* Each assignment of a partition gets an epoch that no other in this process has. A partition is handed to
-librdkafka between two consumes only (`consumer.adapters.kafka.unstarted`), never in the callback that gives it: so what
+librdkafka between two consumes only (`consumer.adapters.kafka.starts`), never in the callback that gives it: so what
 one consume brings is all of one assignment, also where a partition went and came back within it. Records of what is not
 held any more are dropped.
 
 *Another life.* A topic that was deleted and made anew has another id (`consumer.adapters.kafka.topic_ids`). The core is
 told of ids every few seconds; what it says is to be read anew goes back to the beginning, under a new epoch.
 
-*Letting go* has rules of its own: `consumer.adapters.kafka.leaving`.
+*Letting go* has rules of its own: `consumer.adapters.kafka.commits`.
 
 *Lost is not revoked.* What is taken from a member that did not poll in time is lost: dropped, never committed.
 """
@@ -22,40 +22,33 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import confluent_kafka
 from confluent_kafka import KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.chunks import Inbox, Taken, group
+from consumer.adapters.kafka.chunks import Inbox, Taken, Unreadable, group, take_damaged
 from consumer.adapters.kafka.commits import (
     Answer,
     CommitResult,
     Commits,
     Place,
+    commit_last,
+    leave_without_partitions,
     raw_place,
     raw_positions,
+    says_goodbye,
 )
-from consumer.adapters.kafka.configuration import is_cooperative, make_client
+from consumer.adapters.kafka.configuration import RawConsumer, is_cooperative, make_client
+from consumer.adapters.kafka.ends import Ends
 from consumer.adapters.kafka.groups import is_member
-from consumer.adapters.kafka.hooks import Hooks
-from consumer.adapters.kafka.leaving import commit_last, leave_without_partitions, says_goodbye
-from consumer.adapters.kafka.raw_consumer import RawConsumer
-from consumer.adapters.kafka.starts import HasOffsets, Start
+from consumer.adapters.kafka.starts import HasOffsets, Start, Unstarted
 from consumer.adapters.kafka.topic_ids import MISSING_TOPIC, OTHER_TOPIC, IdSource
 from consumer.adapters.kafka.trouble import Teller, as_fatal, exception_error, forgets_group, words
-from consumer.adapters.kafka.unreadable import Unreadable, take_damaged
-from consumer.adapters.kafka.unstarted import Unstarted
 from consumer.engine.messages import Assignment, NewLife
 from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
-
-_ENDS_EVERY: Final = 0.25
-"""Seconds between two looks at the ends that came with fetched records."""
-_ASK_END_EVERY: Final = 1.0
-"""Seconds between two questions for one partition's end, while paused and nothing is fetched."""
-_ASK_END_TIMEOUT: Final = 1.0
 
 _MOST_IDLE_MS: Final = 300_000
 """librdkafka's default of max.poll.interval.ms."""
@@ -76,6 +69,28 @@ _FULL_FOR: Final = 1.0
 _LOOK_FOR_ROOM: Final = 0.005
 
 _epochs = itertools.count(1)
+
+
+class Hooks(Protocol):
+    """Called from the thread. The first three block until the event loop has answered, within their limit.
+
+    They raise `TimeoutError`, and whatever the listener raises.
+    """
+
+    def assigned(self, assignments: Sequence[Assignment]) -> None:
+        """These are ours."""
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
+        """These go; what to commit of them."""
+
+    def lost(self, partitions: Sequence[TopicPartition]) -> None:
+        """These are gone."""
+
+    def trouble(self, code: str, text: str) -> None:
+        """Something that mends itself. Returns at once."""
+
+    def topic_ids(self, ids: Mapping[str, str]) -> None:
+        """Which ids topics have now. Returns at once."""
 
 
 class GroupMember:
@@ -128,13 +143,6 @@ class GroupMember:
         self._late = False
         """The last poll is so long ago that the group has given our partitions away, or is about to."""
         self._failure: Exception | None = None
-        self._begins: dict[TopicPartition, int] = {}
-        self._ends: dict[TopicPartition, int] = {}
-        self._ends_of_fetches: dict[TopicPartition, int] = {}
-        self._reached: dict[TopicPartition, int] = {}
-        self._ends_due = 0.0
-        self._ask_due = 0.0
-        self._asked = 0
         self._was_assigned = False
         self._forgotten = False
         """The brokers do not know the group any more, and this client is of no use."""
@@ -148,6 +156,7 @@ class GroupMember:
         callbacks = {"error_cb": self._heard_error, "on_commit": self._commits.heard}
         self._consumer = make_client(self._make_consumer, {**self._config, **callbacks})
         self._inbox = Inbox(self._consumer)
+        self._ends = Ends(self._consumer, self._hooks.trouble)
         self._unreadable = Unreadable()
         self._unstarted = Unstarted(
             self._consumer,
@@ -231,17 +240,17 @@ class GroupMember:
             if self._held.get(name) == one.epoch:
                 self._anew[name] = one
 
-    def ends(self) -> dict[TopicPartition, int]:
-        """End offsets as last heard. For other threads too: it reads a dict that is never changed."""
-        return self._ends
+    def ends(self) -> Mapping[TopicPartition, int]:
+        """End offsets as last heard; may be called by other threads."""
+        return self._ends.ends
 
-    def begins(self) -> dict[TopicPartition, int]:
-        """Where logs begin, as last heard; like `ends` for other threads too."""
-        return self._begins
+    def begins(self) -> Mapping[TopicPartition, int]:
+        """Where logs begin, as last heard; may be called by other threads."""
+        return self._ends.begins
 
-    def reached(self) -> dict[TopicPartition, int]:
-        """Up to where was read, as of the last look at the ends; like `ends` for other threads too."""
-        return self._reached
+    def reached(self) -> Mapping[TopicPartition, int]:
+        """Up to where was read, as of the last look at the ends; may be called by other threads."""
+        return self._ends.reached
 
     def joined(self) -> bool:
         """Whether the group has said what is ours, nothing included; for other threads too."""
@@ -326,7 +335,7 @@ class GroupMember:
             name = TopicPartition(chunk.topic, chunk.partition)
             first, last = chunk.records[0].offset, chunk.records[-1].offset
             if self._next[name].offset not in (first, None) or last - first >= len(chunk.records):
-                chunk = chunk._replace(log_start=self._known_ends(name)[0])
+                chunk = chunk._replace(log_start=self._ends.known(name)[0])
             if first < (self._next[name].offset or 0):
                 self._topic_ids.hurry()
             self._ready.append(chunk)
@@ -338,11 +347,7 @@ class GroupMember:
             if (error := message.error()) is not None:
                 self._heard(message.topic(), error)
 
-    def _known_ends(self, name: TopicPartition) -> tuple[int, int]:
-        """Where its log begins and ends, as its last fetch told; below 0: not known."""
-        return self._consumer.get_watermark_offsets(RawPartition(*name), cached=True)
-
-    # ----------------------------------------------------------------- what came damaged (see `unreadable`)
+    # ------------------------------------------------------------------- what came damaged (see `chunks`)
 
     def _believed(self) -> list[TopicPartition]:
         return [name for name in self._held if not self._unreadable.waits(name)]
@@ -372,49 +377,16 @@ class GroupMember:
                 self._stop_reading(name, exception_error(failure))
 
     def _look_at_ends(self) -> None:
-        now = time.monotonic()
-        if now < self._ends_due:
+        if not self._ends.is_due():
             return
-        self._ends_due = now + _ENDS_EVERY
         if not self._joined:
             self._member_id = self._consumer.memberid()
-        # librdkafka knows an end from its last fetch, and none before the first: until it hears another one, what was
-        # asked for since stands. Ends go back too, where a log was cut or made anew.
-        told = {name: self._known_ends(name) for name in self._held}
-        self._begins = {name: begin for name, (begin, _) in told.items() if begin >= 0}
-        before, self._ends_of_fetches = self._ends_of_fetches, {name: end for name, (_, end) in told.items()}
-        known = {
-            name: end if end >= 0 and end != before.get(name) else self._ends.get(name, end)
-            for name, end in self._ends_of_fetches.items()
-        }
-        if self._paused and now >= self._ask_due:
-            self._ask_one_end(known)
-            self._ask_due = time.monotonic() + _ASK_END_EVERY
-        if any(0 <= end < self._ends.get(name, 0) for name, end in known.items()):
+        # What is kept back was given out by the consumer, and what came behind a damaged batch was dropped.
+        unread = {**self._inbox.first_offsets(), **self._unreadable.offsets()}
+        if self._ends.look(self._held, unread, paused=self._paused):
             self._topic_ids.hurry()
-        self._ends = {name: end for name, end in known.items() if end >= 0}
-        positions = self._consumer.position(_raw(self._held))
-        self._reached = {
-            TopicPartition(one.topic, one.partition): one.offset for one in positions if one.offset >= 0
-        }
         if ids := self._topic_ids.look({name.topic for name in self._held}):
             self._hooks.topic_ids(ids)
-        self._reached.update(self._inbox.first_offsets())
-        self._reached.update(self._unreadable.offsets())  # what came behind was dropped
-
-    def _ask_one_end(self, known: dict[TopicPartition, int]) -> None:
-        """While paused nothing is fetched and no end is heard of: ask, one partition after the other."""
-        if not known:
-            return
-        self._asked += 1
-        name = sorted(known)[self._asked % len(known)]
-        try:
-            _, known[name] = self._consumer.get_watermark_offsets(
-                RawPartition(*name), timeout=_ASK_END_TIMEOUT
-            )
-        except KafkaException as error:
-            code = exception_error(error).name()
-            self._hooks.trouble(code, "the broker did not say where a partition ends")
 
     # -------------------------------------------------------------------------------------- rebalancing
 
@@ -563,7 +535,6 @@ class GroupMember:
         self._consumer.close()
         self._commits.drop("_ASSIGNMENT_LOST")
         self._left_paused.clear()
-        self._begins, self._ends_of_fetches, self._ends, self._reached = {}, {}, {}, {}
         self._open(begun=self._unstarted.begun)
         self.join(self._topics)
 

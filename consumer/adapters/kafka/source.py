@@ -38,13 +38,13 @@ import confluent_kafka
 from consumer.adapters.kafka.commits import CommitResult
 from consumer.adapters.kafka.configuration import (
     Config,
+    RawConsumer,
     consumer_config,
     dead_letter_pattern,
     uses_consumer_protocol,
 )
 from consumer.adapters.kafka.groups import group_has_offsets
 from consumer.adapters.kafka.member import GroupMember
-from consumer.adapters.kafka.raw_consumer import RawConsumer
 from consumer.adapters.kafka.topic_ids import IdSource, TopicIds
 from consumer.adapters.kafka.trouble import OnTrouble, ignore_trouble
 from consumer.adapters.thread import OwnThread, post, run_blocking, settle
@@ -186,14 +186,14 @@ class KafkaSource:
         """Read these from the beginning, as their topic was made anew. They come to the listener as assigned."""
         await self._thread.run(self._joined().read_anew, partitions)
 
-    async def end_offsets(self) -> dict[TopicPartition, int]:
+    async def end_offsets(self) -> Mapping[TopicPartition, int]:
         """Where the assigned partitions end, as last heard (high watermarks). Asks nobody, costs nothing.
 
         They come with fetched records; while paused the thread asks for one partition's end a second.
         """
         return self._joined().ends()
 
-    async def reached(self) -> dict[TopicPartition, int]:
+    async def reached(self) -> Mapping[TopicPartition, int]:
         """Up to where the assigned partitions were read, what is no record (transaction markers) included."""
         return self._joined().reached()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from consumer.adapters.kafka import GroupOffsets, GroupView, dead_letter_topic, describe
+from consumer.adapters.kafka.cluster import TopicSettings, topic_settings
 from consumer.adapters.kafka.offsets import Extent
-from consumer.adapters.kafka.topic_settings import TopicSettings, topic_settings
 from consumer.app import building
 from consumer.commands.check.rows import TIMEOUT, Found, Said, Skip, cluster_of, count, names
 from consumer.engine import offset_map

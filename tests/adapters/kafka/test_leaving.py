@@ -12,7 +12,7 @@ import confluent_kafka
 import pytest
 from confluent_kafka import Message
 
-from consumer.adapters.kafka import leaving, member
+from consumer.adapters.kafka import commits, ends, member
 from consumer.engine.model import Position
 from tests.adapters.kafka.scripted_member import Bench, taken
 
@@ -39,7 +39,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The member's own."""
     one = Clock()
-    for module in (leaving, member):
+    for module in (commits, ends, member):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=one.monotonic, sleep=one.sleep))
     return one
 

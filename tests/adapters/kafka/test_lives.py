@@ -124,7 +124,7 @@ def test_ids_are_told_while_paused_too() -> None:
     bench.fetch(lambda _: [message(0)])
     assert bench.ids.hurried == 1
     bench.told.ids.clear()
-    bench.member._full_since, bench.member._ends_due = 0.0, 0.0  # full for long, and time to look
+    bench.member._full_since, bench.member._ends.due = 0.0, 0.0  # full for long, and time to look
     bench.fetch(room=0)
     assert bench.told.ids == [{"t": OLD_ID}]
     bench.close()

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from consumer.adapters.kafka.topic_settings import TopicSettings, topic_settings
+from consumer.adapters.kafka.cluster import TopicSettings, topic_settings
 from tests.support.kafka.harness import Kafka, create_topic, unique
 
 

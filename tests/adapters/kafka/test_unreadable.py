@@ -9,6 +9,7 @@ import confluent_kafka
 import pytest
 from confluent_kafka import Message
 
+from consumer.adapters.kafka import ends
 from consumer.adapters.kafka import member as member_module
 from consumer.adapters.kafka.bounded import scan
 from consumer.adapters.kafka.configuration import REFUSED_PROPERTIES, consumer_config
@@ -43,7 +44,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Time that only a test moves."""
     clock = Clock()
-    monkeypatch.setattr(member_module, "time", clock)
+    for module in (member_module, ends):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 

@@ -12,8 +12,7 @@ import pytest
 from confluent_kafka import KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.starts import Start
-from consumer.adapters.kafka.unstarted import Unstarted
+from consumer.adapters.kafka.starts import Start, Unstarted
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
 from tests.adapters.kafka.scripted_member import Bench, FakeConsumer, given, message, offsets, parts, taken

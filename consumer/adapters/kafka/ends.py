@@ -1,0 +1,96 @@
+"""Where the logs of the held partitions begin and end, and up to where each was read: for lag and the page.
+
+The member's own consumer knows most of it from its fetches, without a question to the brokers. While it is paused it
+fetches nothing and hears of no end, so one partition's end is asked for each second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from confluent_kafka import KafkaException
+from confluent_kafka import TopicPartition as RawPartition
+
+from consumer.adapters.kafka.configuration import RawConsumer
+from consumer.adapters.kafka.trouble import OnTrouble, exception_error
+from consumer.engine.model import TopicPartition
+
+_EVERY: Final = 0.25
+"""Seconds between two looks at the ends that came with fetched records."""
+_ASK_EVERY: Final = 1.0
+"""Seconds between two questions for one partition's end, while paused and nothing is fetched."""
+_ASK_TIMEOUT: Final = 1.0
+
+
+class Ends:
+    """What is known of the held partitions. Updated in the consumer's thread.
+
+    `begins`, `ends` and `reached` may be read by other threads: each look replaces the mappings and changes none.
+    """
+
+    def __init__(self, consumer: RawConsumer, on_trouble: OnTrouble) -> None:
+        self._consumer = consumer
+        self._on_trouble = on_trouble
+        self.begins: Mapping[TopicPartition, int] = {}
+        """Where logs begin."""
+        self.ends: Mapping[TopicPartition, int] = {}
+        """High watermarks."""
+        self.reached: Mapping[TopicPartition, int] = {}
+        """Up to where was read, including what is no record (transaction markers)."""
+        self.due = 0.0
+        """When to look again (monotonic)."""
+        self._of_fetches: dict[TopicPartition, int] = {}
+        self._ask_due = 0.0
+        self._asked = 0
+
+    def known(self, name: TopicPartition) -> tuple[int, int]:
+        """Where this log begins and ends, as its last fetch told; a number below 0 is not known."""
+        return self._consumer.get_watermark_offsets(RawPartition(*name), cached=True)
+
+    def is_due(self) -> bool:
+        """Whether it is time to look again."""
+        return time.monotonic() >= self.due
+
+    def look(
+        self, held: Collection[TopicPartition], unread: Mapping[TopicPartition, int], *, paused: bool
+    ) -> bool:
+        """Look again. Return True if an end went back, as it does where a log was cut or its topic created again.
+
+        `unread`: partitions of which the consumer has given out more than was handed on, and from which offset.
+        """
+        now = time.monotonic()
+        self.due = now + _EVERY
+        # librdkafka knows an end from its last fetch, and none before the first: until it hears another one, the
+        # answer to our own question stands.
+        told = {name: self.known(name) for name in held}
+        before, self._of_fetches = self._of_fetches, {name: end for name, (_, end) in told.items()}
+        known = {
+            name: end if end >= 0 and end != before.get(name) else self.ends.get(name, end)
+            for name, end in self._of_fetches.items()
+        }
+        if paused and now >= self._ask_due:
+            self._ask_one(known)
+            self._ask_due = time.monotonic() + _ASK_EVERY
+        went_back = any(0 <= end < self.ends.get(name, 0) for name, end in known.items())
+        positions = self._consumer.position([RawPartition(*name) for name in held])
+        reached = {
+            TopicPartition(one.topic, one.partition): one.offset for one in positions if one.offset >= 0
+        }
+        self.begins = {name: begin for name, (begin, _) in told.items() if begin >= 0}
+        self.ends = {name: end for name, end in known.items() if end >= 0}
+        self.reached = {**reached, **unread}
+        return went_back
+
+    def _ask_one(self, known: dict[TopicPartition, int]) -> None:
+        """Ask the broker for the end of one partition, of another one each time."""
+        if not known:
+            return
+        self._asked += 1
+        name = sorted(known)[self._asked % len(known)]
+        try:
+            _, known[name] = self._consumer.get_watermark_offsets(RawPartition(*name), timeout=_ASK_TIMEOUT)
+        except KafkaException as error:
+            code = exception_error(error).name()
+            self._on_trouble(code, "the broker did not say where a partition ends")
