@@ -1,8 +1,15 @@
-"""Kafka: the consumer, the dead-letter producer, the record producer, and questions about the cluster.
+"""Kafka, by confluent-kafka (librdkafka): translate, try once within a time limit, decide nothing.
 
-Everything stands on confluent-kafka (librdkafka). Each class has a thread of its own for its client and looks
-like plain asyncio from outside. Nothing here decides: a call is tried once, within a time limit, and the core
-says what its failure means.
+What is where. *Reading as a member of the group*: `source` is what the service drives; `member` is the same in the
+consumer's own thread; `starts` finds where a partition starts, `chunks` turns messages into records, `commits` commits
+and leaves, `ends` knows how far the logs reach, `topic_ids` notices that a topic was deleted and created again.
+*Reading outside of any group* (replay, dead letters): `bounded` reads ranges, `ranges` finds their offsets,
+`replay_progress` keeps how far a named replay has come. *Writing*: `producer`, `dead_letters`, and the transactions of
+a redrive in `redrive`. *Questions*: `cluster` (brokers, topics, their settings), `offsets`, `groups`. *All of it*:
+`configuration` (librdkafka's properties, making clients) and `trouble` (what an error means).
+
+Each client has a thread of its own and looks like plain asyncio from outside. Nothing here decides: what a failure
+means for the service is decided by the engine.
 """
 
 from consumer.adapters.kafka.bounded import BoundedSource, read_record, scan

@@ -1,22 +1,22 @@
-"""Reads ranges of partitions to their ends, outside of any group: the source of a replay, and of those who only look.
+"""Reads ranges of partitions to their ends, outside of any group: for a replay, and for commands that only look.
 
 Theory of operation. `_Reader` owns the consumer, in a thread of its own. It assigns, never subscribes: no group can
-take a partition away, and none is disturbed. What it consumes becomes one `_Lot`: the chunks, and how far each range
-was read with them. The event loop takes both at once, so that nobody hears of an offset as read before its records
+take a partition away, and none is disturbed. What one consume brings becomes one `_Lot`: the chunks, and how far each
+range was read with them. The event loop takes both at once, so that an offset never counts as read before its records
 are handed out.
 
 *The end of a range* may be no record: a transaction's marker, something aborted, a hole that compaction left. So a
 range is done when a record at or beyond its end comes, or when the broker says that the partition ends there or
-later. Its partition is then let go of; what was fetched ahead of it is dropped.
+later. Then its partition is unassigned, and what was fetched ahead of it is dropped.
 
-*Times.* Records outside of the range's time are passed over and counted. Timestamps that the broker gave are in
-order: the first that is too late ends the range. Those that producers gave are not.
+*Times.* Records outside of the range's time are skipped and counted. Timestamps that the broker gave are in order: the
+first that is too late ends the range. Those that producers gave are not.
 
-*What is gone.* Retention may overtake a reader, and a partition may be cut off behind it. Going on elsewhere would
+*What is gone.* Retention may overtake a reader, and a partition may be truncated behind it. Going on elsewhere would
 skip records silently, so both end the reading, as do a damaged batch (see `chunks`) and a partition that ends too
 early for longer than `patience`.
 
-*Room 0* waits without asking the consumer: nobody throws out who is in no group, and what librdkafka fetches ahead
+*Room 0* waits without asking the consumer: there is no group that would expel it, and what librdkafka fetches ahead
 has limits of its own. *Cancelling* a fetch loses nothing: the next one hands out what it consumed.
 """
 
@@ -58,7 +58,7 @@ from consumer.engine.offset_map import are_different_lives, is_void
 from consumer.errors import InvariantViolation, KafkaError
 
 _PATIENCE: Final = 30.0
-"""Seconds that a partition may end before the end of its range: a replica may be behind the others for a moment."""
+"""Seconds for which a partition may end before its range does: a replica may be behind the others for a moment."""
 _STILL: Final = 60.0
 """Seconds without any progress after which `scan` gives up."""
 _WAIT: Final = 0.25
@@ -78,10 +78,10 @@ _epochs = itertools.count(1)
 
 
 class AssignmentListener(Protocol):
-    """Told of what is read, on the event loop. It must not await the source."""
+    """Called with what is read, on the event loop. It must not await the source."""
 
     async def assigned(self, assignments: Sequence[Assignment]) -> None:
-        """These are read from now on; none of their records was handed out before."""
+        """These are read from now on. None of their records was handed out before."""
 
 
 class BoundedConsumer(Protocol):
@@ -97,8 +97,8 @@ class BoundedSource:
     """Reads `ranges`, one for a partition at most, each to its end; then nothing. Fits `consumer.service.Source`.
 
     `progress` and `starts` are those of a named replay (`replay_progress.Plan`); the source closes `progress`.
-    `patience`: seconds, see above. `topic_ids`: to see that a topic is made anew, which ends the reading; it is
-    closed with the source.
+    `patience`: seconds, see above. `topic_ids`: notices that a topic is created again, which ends the reading; it
+    is closed with the source.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class BoundedSource:
         make_consumer: Callable[[dict[str, Any]], BoundedConsumer] = confluent_kafka.Consumer,
     ) -> None:
         self.outside_time = 0
-        """Records passed over because of their timestamp."""
+        """Records skipped because of their timestamp."""
         self._config = _bounded_config(config)
         self._parts = [_Part(one, starts.get(TopicPartition(one.topic, one.partition))) for one in ranges]
         self._listener = listener
@@ -133,15 +133,15 @@ class BoundedSource:
 
     @property
     def done(self) -> bool:
-        """All ranges are read through, and their records handed out."""
+        """Whether all ranges are read to their ends, and their records handed out."""
         return not self._unread
 
     def figures(self) -> Mapping[TopicPartition, int]:
-        """Up to which offset each range was read, with what is no record and what was passed over."""
+        """Up to which offset each range was read, including what is no record and what was skipped."""
         return dict(self._figures)
 
     async def start(self) -> None:
-        """Begin to read, and tell the listener. Raises `SettingsError` for a property that librdkafka refuses."""
+        """Begin to read, and call the listener. Raises `SettingsError` for a property that librdkafka refuses."""
         loop = asyncio.get_running_loop()
 
         def trouble(code: str, text: str) -> None:
@@ -163,7 +163,7 @@ class BoundedSource:
     async def fetch(self, room: int, timeout: float) -> list[Chunk]:
         """At most `room` (and 1000) records, as soon as there are any; none after `timeout` seconds.
 
-        Raises `KafkaError` for what does not mend itself.
+        Raises `KafkaError` for what does not recover by itself.
         """
         reader = self._opened()
         if room <= 0 or self.done:
@@ -180,14 +180,14 @@ class BoundedSource:
         return chunks
 
     async def commit(self, positions: Sequence[Position]) -> CommitResult:
-        """Commit for the named replay, one try, bounded; without one all count as taken, and nobody is asked."""
+        """Commit for the named replay: one bounded try. Without a name all count as committed; no broker is asked."""
         if self._progress is None:
             return CommitResult(tuple(positions), None)
         return await self._progress.commit(positions)
 
     async def read_anew(self, partitions: Sequence[NewLife]) -> None:
-        """Never asked for: it tells no topic ids. A topic that is made anew ends the reading."""
-        raise InvariantViolation(f"{len(partitions)} ranges are to be read anew; please report this")
+        """Never called, since this source reports no topic ids: a topic that is created again ends the reading."""
+        raise InvariantViolation(f"{len(partitions)} ranges are to be read again; please report this")
 
     async def end_offsets(self) -> Mapping[TopicPartition, int]:
         """Where the ranges end: their lag is what is left of the replay."""
@@ -198,7 +198,7 @@ class BoundedSource:
         return self.figures()
 
     async def joined(self) -> bool:
-        """Reads what it was told to: there is no group to join."""
+        """Always true: there is no group to join."""
         return True
 
     async def waiting_for_start(self) -> int:
@@ -206,7 +206,7 @@ class BoundedSource:
         return 0
 
     async def begins(self) -> Mapping[TopicPartition, int]:
-        """Not told: what was removed ends the reading."""
+        """None: what was removed ends the reading."""
         return {}
 
     async def unreadable(self) -> Mapping[TopicPartition, int]:
@@ -214,7 +214,7 @@ class BoundedSource:
         return {}
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
-        """Commit `positions`, end the client. After `timeout` seconds the thread is left to itself (a daemon)."""
+        """Commit `positions`, end the client. After `timeout` seconds the thread, a daemon, is abandoned."""
         reader, self._reader = self._reader, None
         progress, self._progress = self._progress, None
         ending = [] if reader is None else [asyncio.ensure_future(self._thread.run(reader.close))]
@@ -254,7 +254,7 @@ async def scan(
 ) -> AsyncGenerator[list[Chunk], None]:
     """The records of `ranges`, to their ends, at most 1000 at a time: memory holds no more than librdkafka's queue.
 
-    Raises `KafkaError` when brokers bring nothing new for `still` seconds. Whoever stops early calls `aclose`.
+    Raises `KafkaError` when brokers bring nothing new for `still` seconds. A caller that stops early calls `aclose`.
     """
     source = BoundedSource(config, ranges, on_trouble=on_trouble)
     try:
@@ -268,9 +268,7 @@ async def scan(
             if chunks or source.figures() != before:
                 deadline = time.monotonic() + still
             elif time.monotonic() > deadline:
-                raise KafkaError(
-                    f"Kafka: no record came for {still:g} s: look after the brokers, then try again"
-                )
+                raise KafkaError(f"Kafka: no record came for {still:g} s: check the brokers, then try again")
     finally:
         await source.close(_CLOSE_TIMEOUT)
 
@@ -278,7 +276,7 @@ async def scan(
 async def read_record(
     config: Config, topic: str, partition: int, offset: int, timeout: float
 ) -> Record | None:
-    """The record at `offset`; None if it is no longer, or not yet, there. Raises `KafkaError` after `timeout`."""
+    """The record at `offset`; None if there is none (any more, or yet). Raises `KafkaError` after `timeout`."""
     everything = Bound("beginning"), Bound("end")
     [held] = await resolve_ranges(config, [topic], [str(partition)], *everything, timeout)
     if not held.begin <= offset < held.end:
@@ -293,7 +291,7 @@ async def read_record(
 
 
 class _Part:
-    """One range, as far as it was read. Used in the thread, but for `assignment`."""
+    """One range, as far as it was read. Used in the thread, except for `assignment`."""
 
     __slots__ = ("at", "epoch", "name", "range", "short_until", "start", "topic_id")
 
@@ -306,7 +304,7 @@ class _Part:
         """Up to where it was read."""
         self.topic_id: str | None = None
         self.short_until: float | None = None
-        """The partition ends before the range does; until when that is borne."""
+        """Until when the partition may end before its range does; None: it does not."""
 
     @property
     def done(self) -> bool:
@@ -325,7 +323,7 @@ class _Part:
 
 
 class _Lot(NamedTuple):
-    """What one consume brought: to be handed out whole."""
+    """What one consume brought; handed out whole."""
 
     chunks: list[Chunk]
     figures: dict[TopicPartition, int]
@@ -346,7 +344,7 @@ class _Reader:
     ) -> None:
         self._topic_ids = topic_ids
         self._ids: Mapping[str, str] = {}
-        """Of the topics, as they were when this began."""
+        """The topics' ids when this began."""
         self._config = config
         self._parts = {one.name: one for one in parts}
         self._ready = ready
@@ -354,11 +352,11 @@ class _Reader:
         self._tell = Teller(on_trouble)
         self._patience = patience
         self._assigned: dict[tuple[str, int], int] = {}
-        """The epochs of what is being read."""
+        """The partitions that are being read, with their epochs."""
         self._failure: KafkaError | None = None
 
     def open(self, make_consumer: Callable[[dict[str, Any]], BoundedConsumer]) -> None:
-        """Assign what is to be read. Raises `KafkaError` where a topic was made anew since its start was committed."""
+        """Assign what is to be read. Raises `KafkaError` if a topic was created again since its start was committed."""
         self._learn_ids()
         self._consumer = make_client(make_consumer, {**self._config, "error_cb": self._heard_by_itself})
         self._inbox = Inbox(self._consumer)
@@ -375,30 +373,30 @@ class _Reader:
             part.topic_id, start = self._ids.get(part.name.topic), part.start
             where = map_place(part.name)
             if is_void(start.metadata, start.next_offset, where=where, topic_id=part.topic_id):
-                raise _made_anew(part.name.topic, "since this replay began")
+                raise _created_again(part.name.topic, "since this replay began")
 
     def _ask_ids(self) -> Mapping[str, str]:
         if self._topic_ids is None:
             return {}
         try:
             return self._topic_ids.ask({one.topic for one in self._parts}, _ID_TIMEOUT)
-        except KafkaException as error:  # without them it can be read all the same
+        except KafkaException as error:  # records can be read without them
             told = exception_error(error)
-            self._on_trouble(told.name(), f"the brokers do not tell topics' ids: {words(told)}")
+            self._on_trouble(told.name(), f"the brokers do not give topic ids: {words(told)}")
             return {}
 
     def _look_for_ids(self) -> None:
-        """See that what is read is still of the topics of the beginning: now and then, and once all is read."""
+        """Check that the topics are still those of the beginning: now and then, and once all is read."""
         if self._topic_ids is None:
             return
         done = all(one.done for one in self._parts.values())
         now = self._ask_ids() if done else self._topic_ids.look(self._ids)
         for topic, found in now.items():
             if are_different_lives(self._ids.get(topic), found):
-                self._failure = self._failure or _made_anew(topic, "while it was read")
+                self._failure = self._failure or _created_again(topic, "while it was read")
 
     def fetch(self, room: int, timeout: float) -> None:
-        """Poll, put a lot into `ready`. Raises `KafkaError` for what does not mend itself."""
+        """Poll, put a lot into `ready`. Raises `KafkaError` for what does not recover by itself."""
         self._raise_failure()
         if self._ready:  # a fetch was cancelled: what it consumed comes first
             return
@@ -418,7 +416,7 @@ class _Reader:
         self._failure = KafkaError("the Kafka consumer is closed: make a new one")
 
     def close_ids(self) -> None:
-        """End the client that asks for ids."""
+        """End the client that asks for topic ids."""
         if self._topic_ids is not None:
             self._topic_ids.close()
 
@@ -444,10 +442,10 @@ class _Reader:
         for name, error in damaged.items():
             self._heard(error, self._parts.get(name))
         self._ready.append(_Lot(kept, {name: part.at for name, part in touched.items()}, outside))
-        self._let_go([name for name, part in touched.items() if part.done])
+        self._unassign([name for name, part in touched.items() if part.done])
 
     def _cut(self, part: _Part, records: list[Record], messages: list[Message]) -> int:
-        """Drop of `records` what is not in the range; how many because of their time."""
+        """Drop from `records` what is not in the range; return how many were dropped because of their time."""
         if part.done:
             records.clear()
             return 0
@@ -466,15 +464,15 @@ class _Reader:
             part.at = what.end
         return before - len(records)
 
-    def _let_go(self, names: Sequence[TopicPartition]) -> None:
+    def _unassign(self, names: Sequence[TopicPartition]) -> None:
         if not names:
             return
         for name in names:
             self._assigned.pop(name, None)
         try:
             self._consumer.incremental_unassign([RawPartition(*name) for name in names])
-        except KafkaException as error:  # then more of it comes, and is dropped
-            self._on_trouble(exception_error(error).name(), "a partition could not be let go of by itself")
+        except KafkaException as error:  # more of it comes then, and is dropped
+            self._on_trouble(exception_error(error).name(), "a single partition could not be unassigned")
 
     # -------------------------------------------------------------------------------------------- errors
 
@@ -495,7 +493,7 @@ class _Reader:
                 self._heard(error, part)
 
     def _heard_by_itself(self, error: confluent_kafka.KafkaError) -> None:
-        """librdkafka's `error_cb`. What is about a partition says so only in its text."""
+        """librdkafka's `error_cb`. That an error is about a partition shows only in its text."""
         about = [self._parts[TopicPartition(*name)] for name in self._assigned]
         text = error.str()
         self._heard(
@@ -506,12 +504,12 @@ class _Reader:
         )
 
     def _part_of(self, message: Message) -> _Part | None:
-        """The range that an error is about, if it is about one."""
+        """The range that an error is about, if any."""
         topic, number = message.topic(), message.partition()
         return None if topic is None or number is None else self._parts.get(TopicPartition(topic, number))
 
     def _ended(self, part: _Part, offset: int) -> None:
-        """The partition ends here, as of now."""
+        """The partition ends at `offset` now."""
         part.at = max(part.at, min(offset, part.range.end))
         if not part.done:
             part.short_until = part.short_until or time.monotonic() + self._patience
@@ -523,7 +521,7 @@ class _Reader:
             if part.short_until is not None and now >= part.short_until:
                 self._fail(
                     f"{_where(part)} ends at offset {part.at} now, and ended at {part.range.end} when this began: "
-                    "the brokers lost records; look after them, then begin anew"
+                    "the brokers lost records; check them, then start again"
                 )
 
     def _heard(self, error: confluent_kafka.KafkaError, part: _Part | None = None) -> None:
@@ -531,18 +529,18 @@ class _Reader:
         if part is not None and error.code() in _GONE:
             self._fail(
                 f"{_where(part)} cannot be read on from offset {part.at}, which was deleted meanwhile (retention, "
-                f"delete-records) or cut off: begin anew, from `beginning` for what is left, "
+                f"delete-records) or truncated: start again, from `beginning` for what is left, "
                 f"and under another --name if it has one ({told})"
             )
         elif part is not None and error.code() in DAMAGED:
             if not part.done:
                 self._fail(
                     f"{_where(part)} cannot be read on from offset {part.at}: what the broker sent is damaged; run "
-                    "it again, and if it stays so, have the broker's disk looked after, or begin behind the batch "
+                    "it again; if it fails again, have the broker's disk checked, or begin behind the batch "
                     f"({told})"
                 )
         elif part is not None and error.code() in _MISSING:
-            self._fail(f"{_where(part)} is not there any more: it was deleted while it was read ({told})")
+            self._fail(f"{_where(part)} does not exist any more: it was deleted while it was read ({told})")
         elif (fatal := as_fatal(error)) is not None:
             self._failure = self._failure or fatal
         else:
@@ -562,7 +560,7 @@ def _bounded_config(config: Config) -> dict[str, Any]:
 
 
 def _stamped_by_broker(messages: Iterable[Message], name: TopicPartition, offset: int) -> bool:
-    """Whether the timestamp of this record is the broker's."""
+    """Whether the broker set the timestamp of this record."""
     return any(
         message.offset() == offset
         and (message.topic(), message.partition()) == name
@@ -571,10 +569,10 @@ def _stamped_by_broker(messages: Iterable[Message], name: TopicPartition, offset
     )
 
 
-def _made_anew(topic: str, when: str) -> KafkaError:
+def _created_again(topic: str, when: str) -> KafkaError:
     return KafkaError(
-        f"Kafka: the topic {topic} was deleted and made anew {when}: its offsets are of another log now. "
-        "Begin anew, under another --name if it has one"
+        f"Kafka: the topic {topic} was deleted and created again {when}: its offsets belong to another log now. "
+        "Start again, under another --name if it has one"
     )
 
 

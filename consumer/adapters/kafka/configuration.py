@@ -1,9 +1,9 @@
 """Clients of librdkafka: their configuration, how they are made and ended, and what of a consumer is used.
 
-The user's ``KAFKA_…`` variables arrive as one dictionary of librdkafka properties. Each client gets three
-layers, the later one winning: our defaults, the user's properties (without those meant for another kind of
-client, about which librdkafka would only grumble), and what the delivery guarantee fixes. `REFUSED_PROPERTIES`
-is for the settings to refuse with a reason: what is fixed silently would otherwise look as if it worked.
+The user's ``KAFKA_…`` variables arrive as one dictionary of librdkafka properties. Each client gets three layers, the
+later one winning: our defaults, the user's properties (without those for another kind of client, about which
+librdkafka would only warn), and what the delivery guarantee fixes. The settings refuse `REFUSED_PROPERTIES` with a
+reason: what is fixed silently would look as if it worked.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ Config = Mapping[str, Value]
 Client = TypeVar("Client")
 
 LOGGER: Final = logging.getLogger("consumer.kafka")
-"""librdkafka's own log lines. They name brokers and topics, never a record's content or a password."""
+"""librdkafka's own log lines. They name brokers and topics, and never hold a record's content or a password."""
 LOGGER.addHandler(logging.NullHandler())  # silent until the application says where logs go
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Without what is told as trouble, or by whoever asked: each connection that failed (``FAIL``).
+    """False for what is reported elsewhere already: each connection that failed (``FAIL``).
 
-    librdkafka logs it beside handing it to the client's ``error_cb``. Who debugs still sees it.
+    librdkafka logs it besides handing it to the client's ``error_cb``. The debug level still shows it.
     """
-    told_already = isinstance(record.args, tuple) and record.args[:1] == ("FAIL",)
-    return not told_already or logging.getLogger().isEnabledFor(logging.DEBUG)
+    reported_already = isinstance(record.args, tuple) and record.args[:1] == ("FAIL",)
+    return not reported_already or logging.getLogger().isEnabledFor(logging.DEBUG)
 
 
 LOGGER.addFilter(_is_news)
@@ -41,7 +41,7 @@ LOGGER.addFilter(_is_news)
 _COMMITS = "pinstream itself commits what is settled, and only that; anything else would lose events"
 _ONLY_COMMITTED = "records of aborted transactions must not be delivered: it is always read_committed"
 _ACKNOWLEDGED = "a dead letter counts as stored only when all in-sync replicas have it"
-_MOCK = "a mock broker inside the process holds nobody's records; use `pinstream demo`"
+_MOCK = "a mock broker inside the process holds no real records; use `pinstream demo`"
 _OWN_LIMIT = "pinstream sets the time limit of a dead letter itself"
 
 REFUSED_PROPERTIES: Final[Mapping[str, str]] = {
@@ -135,34 +135,34 @@ _NOT_WITH_KIP_848: Final = (
     "partition.assignment.strategy",
     "group.protocol.type",
 )
-"""With ``group.protocol=consumer`` these are the broker's to say; librdkafka refuses them."""
+"""With ``group.protocol=consumer`` the broker decides these; librdkafka refuses them."""
 
 FETCH_BYTES: Final = 64 * 1024
 """Compressed bytes of one fetch from one broker, unless its first batch is larger."""
 
 _DEFAULTS: Final[Config] = {
     "client.id": "pinstream",
-    # A request to a broker that has gone silent; a commit inside a revocation is tried thrice.
+    # A request to a broker that has gone silent. A commit inside a revocation is tried three times.
     "socket.timeout.ms": 10_000,
 }
 _CONSUMER_DEFAULTS: Final[Config] = {
     "group.id": "pinstream",
     "partition.assignment.strategy": "cooperative-sticky",
-    # What is fetched ahead of the core's own budget. librdkafka looks at its queue before it asks a broker, never while
-    # it unpacks what came; it counts values there, and neither keys nor headers: so records have a limit, too.
+    # What is fetched ahead of the engine's own budget. librdkafka looks at its queue before it asks a broker, never
+    # while it decompresses an answer. It counts values there, neither keys nor headers: so records have a limit, too.
     "queued.max.messages.kbytes": 16 * 1024,
     "queued.min.messages": 2_000,
-    # Compressed bytes, and what they unpack to has no limit but the codec's. One batch comes whatever its size, so
-    # where producers make large ones this costs nothing.
+    # Compressed bytes; what they decompress to has no limit but the codec's. One batch comes whatever its size, so
+    # where producers make large batches this costs nothing.
     "fetch.max.bytes": FETCH_BYTES,
     "fetch.message.max.bytes": FETCH_BYTES,
-    # Of one answer, and (zstd) of one batch unpacked: a larger one is never read.
+    # Of one answer, and (zstd) of one decompressed batch: a larger one is never read.
     "receive.message.max.bytes": 512 * 1024 * 1024,
     # A resumed partition is fetched again when the broker has answered the fetch that went out without it.
     "fetch.wait.max.ms": 100,
-    # What was fetched ahead is soon used up: look again after this, not after librdkafka's whole second.
+    # What was fetched ahead is soon used up: look again after this, not after librdkafka's default of a second.
     "fetch.queue.backoff.ms": 10,
-    # How soon the members of a classic group see a topic that is new under a pattern, and partitions that are added.
+    # How soon the members of a classic group see a new topic that a pattern matches, and added partitions.
     "topic.metadata.refresh.interval.ms": 30_000,
 }
 _CONSUMER_FIXED: Final[Config] = {
@@ -175,13 +175,13 @@ _CONSUMER_FIXED: Final[Config] = {
     "check.crcs": True,
 }
 _ALIASES: Final = {"max.partition.fetch.bytes": "fetch.message.max.bytes"}
-"""Other names of properties that have a default here: it would not be clear which of two names counts."""
+"""Other names of properties that have a default here: with two names it would not be clear which one counts."""
 _PRODUCER_DEFAULTS: Final[Config] = {"compression.type": "lz4"}
 _PRODUCER_FIXED: Final[Config] = {"acks": "all", "enable.idempotence": True}
 
 
 def longest_commit(config: Config) -> float:
-    """Seconds that a commit inside a revocation may take: librdkafka alone bounds it, by three tries."""
+    """Seconds that a commit inside a revocation may take: only librdkafka bounds it, by three tries."""
     default = int(_DEFAULTS["socket.timeout.ms"])
     try:
         return 3 * int(config.get("socket.timeout.ms", default)) / 1000
@@ -227,7 +227,7 @@ def producer_config(user: Config, *, delivery_timeout: float) -> dict[str, Any]:
 
 
 def admin_config(user: Config) -> dict[str, Any]:
-    """What a client that only asks needs: how to reach and to convince the brokers."""
+    """What a client that only asks questions needs: how to reach the brokers and log in."""
     other = _CONSUMER_ONLY | _PRODUCER_ONLY
     return {**_DEFAULTS, **{name: value for name, value in user.items() if name not in other}}
 
@@ -253,13 +253,15 @@ def make_client(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]
     try:
         return make({**config, "logger": LOGGER})
     except KafkaException as error:
-        raise SettingsError(f"Kafka settings cannot be: {_with_variables(error.args[0].str())}") from error
+        raise SettingsError(
+            f"the Kafka settings cannot be used: {_with_variables(error.args[0].str())}"
+        ) from error
     except (TypeError, ValueError) as error:
-        raise SettingsError(f"Kafka settings cannot be: {_with_variables(str(error))}") from error
+        raise SettingsError(f"the Kafka settings cannot be used: {_with_variables(str(error))}") from error
 
 
 def end_client(client: Any) -> None:
-    """Destroy an AdminClient here and now; used again, it raises RuntimeError. As its ``with`` does at the end."""
+    """Destroy an AdminClient at once, as the end of its ``with`` block does. Used again, it raises RuntimeError."""
     client.__exit__(None, None, None)
 
 

@@ -5,13 +5,13 @@ run inside `fetch` and `close`, ask through the hooks, and block until they are 
 
 *Fencing.* Each assignment of a partition gets an epoch that no other in this process has. A partition is handed to
 librdkafka between two consumes only (`consumer.adapters.kafka.starts`), never in the callback that gives it: so what
-one consume brings is all of one assignment, also where a partition went and came back within it. Records of what is not
-held any more are dropped.
+one consume brings belongs to one assignment, also where a partition went and came back within it. Records of what is
+not held any more are dropped.
 
-*Another life.* A topic that was deleted and made anew has another id (`consumer.adapters.kafka.topic_ids`). The core is
-told of ids every few seconds; what it says is to be read anew goes back to the beginning, under a new epoch.
+*Another life.* A topic that was deleted and created again has another id (`consumer.adapters.kafka.topic_ids`). The
+engine gets the ids every few seconds; what it wants read again goes back to the beginning, under a new epoch.
 
-*Letting go* has rules of its own: `consumer.adapters.kafka.commits`.
+*Leaving* has rules of its own: `consumer.adapters.kafka.commits`.
 
 *Lost is not revoked.* What is taken from a member that did not poll in time is lost: dropped, never committed.
 """
@@ -54,9 +54,9 @@ _MOST_IDLE_MS: Final = 300_000
 """librdkafka's default of max.poll.interval.ms."""
 
 _REVOKED_WITHIN: Final = 3.0
-"""Seconds in which the last commit of a revoked partition is tried again; far below what a rebalance may take."""
+"""Seconds in which the last commit of a revoked partition is tried again: far less than a rebalance may take."""
 _LEAVING_SHARE: Final = 0.9
-"""Of the time for leaving: until when the last commit is tried again and a rebalance is waited for. The rest is for
+"""Share of the time for leaving in which the last commit is tried again and a rebalance is waited for. The rest is for
 the goodbye itself."""
 
 _ASK_GROUP_TIMEOUT: Final = 5.0
@@ -78,19 +78,19 @@ class Hooks(Protocol):
     """
 
     def assigned(self, assignments: Sequence[Assignment]) -> None:
-        """These are ours."""
+        """These partitions are ours now."""
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
-        """These go; what to commit of them."""
+        """These partitions are about to go. Returns what to commit of them."""
 
     def lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """These are gone."""
+        """These partitions are gone."""
 
     def trouble(self, code: str, text: str) -> None:
-        """Something that mends itself. Returns at once."""
+        """Something went wrong that recovers by itself. Returns at once."""
 
     def topic_ids(self, ids: Mapping[str, str]) -> None:
-        """Which ids topics have now. Returns at once."""
+        """The ids that topics have now. Returns at once."""
 
 
 class GroupMember:
@@ -118,7 +118,7 @@ class GroupMember:
         self._has_offsets = has_offsets
         self._topic_ids = topic_ids
         self._anew: dict[TopicPartition, NewLife] = {}
-        """What is to be read from the beginning."""
+        """Partitions to read again from the beginning."""
         self._anew_due = 0.0
         self._timeout = timeout
         self._make_consumer = make_consumer
@@ -129,30 +129,30 @@ class GroupMember:
         self._ready = ready
         self._commits = Commits()
         self._held: dict[TopicPartition, int] = {}
-        """What is read, and its epoch."""
+        """The partitions that are read, with their epochs."""
         self._next: dict[TopicPartition, Place] = {}
-        """Where reading goes on in each, behind what was handed out."""
+        """Where reading goes on in each partition, behind what was handed out."""
         self._paused = False
         self._full_since: float | None = None
-        """Since when there has been no room; None: there is, or it is obeyed."""
+        """Since when there has been no room; None: there is room, or the partitions are paused already."""
         self._left_paused: set[TopicPartition] = set()
-        """What was paused last, held or not."""
+        """The partitions that librdkafka has paused, held or not."""
         self._closing = False
         self._most_idle = float(config.get("max.poll.interval.ms", _MOST_IDLE_MS)) / 1000
         self._polled = time.monotonic()
         self._late = False
-        """The last poll is so long ago that the group has given our partitions away, or is about to."""
+        """The last poll is so long ago that the group has given our partitions away, or is about to do so."""
         self._failure: Exception | None = None
         self._was_assigned = False
         self._forgotten = False
-        """The brokers do not know the group any more, and this client is of no use."""
+        """The brokers do not know the group any more, and this client is of no use any more."""
         self._open()
 
     def _open(self, *, begun: bool = False) -> None:
-        """A client, which has joined nothing yet. `begun`: one before it has begun with partitions."""
+        """Make a client, which has not joined yet. `begun`: an earlier one has begun with partitions."""
         self._joined = False
         self._member_id: str | None = None
-        """As of the last look at the ends; asked for until the group has said what is ours."""
+        """As of the last look at the ends; kept up to date until the group has assigned our partitions."""
         callbacks = {"error_cb": self._heard_error, "on_commit": self._commits.heard}
         self._consumer = make_client(self._make_consumer, {**self._config, **callbacks})
         self._inbox = Inbox(self._consumer)
@@ -180,7 +180,7 @@ class GroupMember:
         )
 
     def fetch(self, room: int, timeout: float) -> None:
-        """Obey `room`, poll, put chunks into `ready`. Raises `KafkaError` for what does not mend itself."""
+        """Obey `room`, poll, put chunks into `ready`. Raises `KafkaError` for what does not recover."""
         self._raise_failure()
         if self._forgotten:
             self._safely(self._join_anew)
@@ -216,9 +216,9 @@ class GroupMember:
             self._commits.add(ours, left_out, answer)
 
     def close(self, positions: Sequence[Position], epochs: Sequence[int | None], deadline: float) -> None:
-        """Commit, leave the group. Revocations on the way out ask nobody any more.
+        """Commit, leave the group. Revocations on the way out do not call the hooks any more.
 
-        `deadline` (monotonic) is for all of it. What waits for the brokers can take longer: then whoever called leaves.
+        `deadline` (monotonic) is for all of it. Waiting for the brokers can take longer: then the caller gives up.
         """
         self._closing = True
         begun = time.monotonic()
@@ -253,14 +253,13 @@ class GroupMember:
         return self._ends.reached
 
     def joined(self) -> bool:
-        """Whether the group has said what is ours, nothing included; for other threads too."""
+        """Whether the group has assigned us our partitions, even if there are none; may be called by other threads."""
         return self._joined
 
     def is_known(self) -> bool:
-        """Ask the coordinator whether this is a member of the group; for another thread than the consumer's.
+        """Ask the coordinator whether this is a member of the group. Call it from another thread than the consumer's.
 
-        Under KIP-848 an assignment of nothing comes with no callback: who is a member and was given nothing has heard
-        all there is to hear.
+        Under KIP-848 an assignment of no partition brings no callback: a member without any hears nothing more.
         """
         member = self._member_id
         if member and not self._joined and is_member(self._config, member, _ASK_GROUP_TIMEOUT):
@@ -268,21 +267,21 @@ class GroupMember:
         return self._joined
 
     def waiting_for_start(self) -> int:
-        """How many partitions are ours and not read yet, since their start is not known; for other threads too."""
+        """How many of our partitions wait for their start; may be called by other threads."""
         return len(self._unstarted)
 
     def unreadable(self) -> Mapping[TopicPartition, int]:
-        """From where which partitions cannot be read, since what comes of them is damaged; for other threads too."""
+        """Partitions that cannot be read on, and from which offset; may be called by other threads."""
         return self._unreadable.offsets()
 
     # ------------------------------------------------------------------------------------------- polling
 
     def _is_full_for_a_moment(self, room: int) -> bool:
-        """Whether to wait without a poll: there is no room, and has not been for long.
+        """Whether to wait without a poll: there is no room, but there was some a moment ago.
 
-        A pause is dear. librdkafka throws away what it has fetched ahead, and after the resume it does not fetch before
-        its broker threads look again, which they do once a second: a destination that answers within that time would
-        be served in fits and starts. Only polls bring rebalances and the answers to commits, so not for longer.
+        A pause is expensive. librdkafka throws away what it has fetched ahead, and after the resume it does not fetch
+        before its broker threads look again, once a second: a destination that answers within that time would be
+        served in bursts. Only polls bring rebalances and the answers to commits, so this lasts a second at most.
         """
         if room > 0 or self._paused or self._ready:
             self._full_since = None
@@ -302,8 +301,8 @@ class GroupMember:
     def _set_pause(self, names: Iterable[TopicPartition]) -> None:
         """Pause these, or resume those of them that are paused.
 
-        A resume of what was never paused is no empty word: librdkafka takes the fetch back to where the partition
-        was last told to begin, also when records from there were handed out meanwhile (librdkafka #4637).
+        Resuming what was never paused does harm: librdkafka takes the fetch back to where the partition was last told
+        to begin, also when records from there were handed out meanwhile (librdkafka #4637).
         """
         if self._paused:
             names = list(names)
@@ -353,7 +352,7 @@ class GroupMember:
         return [name for name in self._held if not self._unreadable.waits(name)]
 
     def _stop_reading(self, name: TopicPartition, error: confluent_kafka.KafkaError) -> None:
-        """What stands next in this partition is damaged: what comes of it is dropped, until it is asked for again."""
+        """The next batch of this partition is damaged: drop what comes behind it, until it is asked for again."""
         offset = self._next[name].offset
         delay = self._unreadable.found(name, offset or 0, time.monotonic())
         self._left_paused.add(name)
@@ -362,11 +361,11 @@ class GroupMember:
         self._hooks.trouble(
             error.name(),
             f"{name.topic}[{name.partition}] cannot be read on from {at}: what the broker sent is damaged, and nothing "
-            f"behind it is read before it is whole; asked for again in {delay:g} s ({words(error)})",
+            f"behind it is read until it is whole; asked for again in {delay:g} s ({words(error)})",
         )
 
     def _ask_again(self) -> None:
-        """Go on where it stopped. The seek voids all that librdkafka has of the partition, so it comes last."""
+        """Go on where reading stopped. The seek discards all that librdkafka has of the partition, so it comes last."""
         for name in self._unreadable.due(time.monotonic()):
             self._left_paused.discard(name)
             self._inbox.drop(name)
@@ -391,7 +390,7 @@ class GroupMember:
     # -------------------------------------------------------------------------------------- rebalancing
 
     def _guarded(self, callback: Callable[[list[RawPartition]], None]) -> Callable[..., None]:
-        """`callback` for librdkafka: an exception must not pass through it; the fetch that goes on raises it."""
+        """`callback` for librdkafka: no exception may pass through librdkafka; the next `fetch` raises it."""
 
         def call(_: object, partitions: list[RawPartition]) -> None:
             self._safely(lambda: callback(partitions))
@@ -402,13 +401,13 @@ class GroupMember:
         try:
             step()
         except TimeoutError:
-            self._fail("the process is too busy to take note of a rebalance: start it again")
+            self._fail("the process is too busy to handle a rebalance in time: start it again")
         except Exception as error:
             self._failure = self._failure or error
 
     def _on_assign(self, partitions: list[RawPartition]) -> None:
-        self._assign([])  # librdkafka waits for an answer; they begin once the brokers have told where
-        if self._closing:  # it was under way when we began to leave, and nobody will read it
+        self._assign([])  # librdkafka waits for an answer; they begin once the brokers have said where
+        if self._closing:  # the assignment was under way when we began to leave: it will not be read
             return
         names = _names(partitions)
         self._joined = True
@@ -416,26 +415,26 @@ class GroupMember:
         self._unstarted.add(names)
 
     def _start_reading(self) -> None:
-        """Begin with what was assigned before, where the brokers have said where."""
+        """Begin with what was assigned before, as far as the brokers have said where to start."""
         found = self._unstarted.take()
         if not found:
             return
         self._next.update({name: Place(start.offset, start.leader_epoch) for name, start in found})
         self._assign([raw_place(name, self._next[name]) for name, _ in found])
-        # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857), and the
-        # level holds for what comes later, too.
+        # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857). And the
+        # level of room holds for partitions that come later, too.
         self._set_pause([name for name, _ in found])
         given = [_assignment(name, start) for name, start in found]
         self._held.update({TopicPartition(one.topic, one.partition): one.epoch for one in given})
         self._hooks.assigned(given)
 
     def _begin_anew(self) -> None:
-        """Go back to the beginning of these. A seek voids all that librdkafka has of the partition, paused or not."""
+        """Go back to the beginning of these. A seek discards all that librdkafka has of a partition, paused or not."""
         begun = []
         for name, one in list(self._anew.items()):
             try:
                 self._consumer.seek(RawPartition(*name, confluent_kafka.OFFSET_BEGINNING))
-            except KafkaException as error:  # its leader is not known yet, perhaps
+            except KafkaException as error:  # perhaps its leader is not known yet
                 self._anew_due = time.monotonic() + _SEEK_AGAIN
                 text = f"{name.topic}[{name.partition}] cannot be read from its beginning yet: tried again"
                 self._hooks.trouble(exception_error(error).name(), text)
@@ -451,7 +450,7 @@ class GroupMember:
             self._hooks.assigned(begun)
 
     def _assign(self, partitions: list[RawPartition]) -> None:
-        # Eager: these are all there are. What is held was taken away before, and all begin together.
+        # Eager: these are all partitions. What was held was taken away before, and all begin together.
         (self._consumer.incremental_assign if self._cooperative else self._consumer.assign)(partitions)
 
     def _on_revoke(self, partitions: list[RawPartition]) -> None:
@@ -470,7 +469,7 @@ class GroupMember:
         try:
             return self._hooks.revoked(names)
         except TimeoutError:
-            self._hooks.trouble("_TIMED_OUT", "partitions were not drained in time: let go as they are")
+            self._hooks.trouble("_TIMED_OUT", "partitions were not drained in time: given back as they are")
             self._hooks.lost(names)
             return ()
 
@@ -484,7 +483,7 @@ class GroupMember:
             self._let_go(partitions)
 
     def _begun(self, partitions: Iterable[RawPartition]) -> list[TopicPartition]:
-        """Those of them that are read: what waits for its start was never told of."""
+        """Those that are being read: the event loop never heard of the ones that wait for their start."""
         return [name for name in _names(partitions) if name in self._held]
 
     def _let_go(self, partitions: list[RawPartition]) -> None:
@@ -501,7 +500,7 @@ class GroupMember:
             else:
                 self._consumer.unassign()
         except KafkaException as error:
-            self._hooks.trouble(exception_error(error).name(), "a partition could not be let go of by itself")
+            self._hooks.trouble(exception_error(error).name(), "a single partition could not be unassigned")
 
     def _still_ours(self, positions: Sequence[Position], epochs: Sequence[int | None]) -> list[Position]:
         return [
@@ -521,11 +520,11 @@ class GroupMember:
     def _join_anew(self) -> None:
         """The brokers forgot the group (another cluster stands in place of this one): its partitions are lost.
 
-        A member of a classic group does all this by itself. One of KIP-848 is done for, and another client takes its
-        place.
+        A member of a classic group does all this by itself. The client of a KIP-848 group is of no use any more, and
+        another one takes its place.
         """
         self._forgotten = False
-        self._hooks.trouble("GROUP_ID_NOT_FOUND", "the brokers do not know the group any more: joined anew")
+        self._hooks.trouble("GROUP_ID_NOT_FOUND", "the brokers do not know the group any more: joined again")
         lost = list(self._held)
         self._held.clear()
         self._next.clear()

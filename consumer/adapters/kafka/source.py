@@ -1,8 +1,8 @@
 """The consumer as the event loop sees it: chunks of records, assignments to a listener, commits of positions.
 
-One thread of our own (`OwnThread`) owns the `confluent_kafka.Consumer`, by way of `GroupMember`. `fetch`,
-`commit` and `close` are jobs for it; rebalance callbacks run in it, inside a poll, and wait for the listener on
-the event loop. So **a listener must never await this source**: the thread that would do it is the one waiting.
+One thread of its own (`OwnThread`) owns the `confluent_kafka.Consumer`, through `GroupMember`. `fetch`, `commit` and
+`close` are jobs for it; rebalance callbacks run in it, inside a poll, and wait for the listener on the event loop. So
+**a listener must never await this source**: the thread that would do the work is the one that waits.
 
 ::
 
@@ -10,13 +10,14 @@ the event loop. So **a listener must never await this source**: the thread that 
     await fetch(room, timeout)  ----------> obey room (pause | resume), consume
                                               rebalance callback:
     await listener.revoked(...) <-----------    wait, bounded
-            '-- positions ----------------->    commit them, synchronously, bounded; let go
-    chunks                      <---------- group, without what is not ours any more
+            '-- positions ----------------->    commit them, synchronously, bounded; unassign
+    chunks                      <---------- group, drop what is not ours any more
     await commit(positions)     ----------> send; the answer comes in a later fetch
 
-*Room is a level.* Every fetch says how much room there is. Once it has been 0 for a second, what is assigned and what
-is assigned meanwhile is paused; anything else resumes; the poll goes on, or the group would throw us out. For up to a
-second nothing is polled and nothing paused: a pause costs what was fetched ahead, and up to a second after the resume.
+*Room is a level.* Every fetch says how much room there is. Once it has been 0 for a second, all partitions that are
+assigned, now or later, are paused; any other value resumes them; polling goes on, or the group would expel the member.
+For up to a second nothing is polled and nothing paused: a pause costs what was fetched ahead, and up to a second after
+the resume.
 
 *Cancelling* a fetch loses nothing: what it consumed is kept and handed out by the next one.
 
@@ -56,26 +57,26 @@ _TELL_TIMEOUT = 10.0
 """Seconds for the listener to take note of what it need not wait for: assigned, lost."""
 
 OnTopicIds = Callable[[Mapping[str, str]], None]
-"""Told on the event loop, every few seconds, which ids the topics of what is held have."""
+"""Called on the event loop every few seconds with the ids of the topics that are held."""
 
 _Answer = TypeVar("_Answer")
 
 
 def ignore_topic_ids(ids: Mapping[str, str]) -> None:
-    """The `OnTopicIds` of those who do not care."""
+    """An `OnTopicIds` that does nothing."""
 
 
 class SourceListener(Protocol):
-    """Told of assignments, on the event loop. It must not await the source."""
+    """What is called when partitions come and go, on the event loop. It must not await the source."""
 
     async def assigned(self, assignments: Sequence[Assignment]) -> None:
-        """These are ours from now on; none of their records was handed out before."""
+        """These are ours from now on. None of their records was handed out before."""
 
     async def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
-        """Drain these, then say what to commit. What takes longer than allowed is cancelled; `lost` follows."""
+        """Drain these, then return what to commit. Cancelled after its time limit; `lost` follows then."""
 
     async def lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """These are another member's already: drop them, commit nothing."""
+        """These already belong to another member: drop them, commit nothing."""
 
 
 class KafkaSource:
@@ -83,10 +84,10 @@ class KafkaSource:
 
     `topics`: names, or patterns that start with ``^``; a pattern never matches a topic that `dead_letter_topic`
     (a template with ``{topic}``) can name. `offset_reset`: ``earliest``, ``latest`` or ``error``, see
-    `consumer.adapters.kafka.starts`. `on_topic_ids` is told which ids topics have. In seconds: `revoke_timeout` for the
-    listener to drain, `commit_timeout` for a commit's answer, `request_timeout` for other questions to the brokers.
+    `consumer.adapters.kafka.starts`. In seconds: `revoke_timeout` for the listener to drain, `commit_timeout` for the
+    answer to a commit, `request_timeout` for other questions to the brokers.
 
-    Raises `SettingsError` for a pattern under KIP-848: there the broker matches, and knows no exceptions.
+    Raises `SettingsError` for a pattern under KIP-848: there the broker matches it, and cannot exclude topics.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class KafkaSource:
             timeout=request_timeout,
             make_consumer=make_consumer,
         )
-        self._tells_nothing_of_nothing = uses_consumer_protocol(config)
+        self._empty_is_silent = uses_consumer_protocol(config)
         """Whether an assignment of no partition brings no callback."""
         self._topics = list(topics)
         self._listener = listener
@@ -154,8 +155,8 @@ class KafkaSource:
     async def fetch(self, room: int, timeout: float) -> list[Chunk]:
         """At most `room` (and 1000) records, as soon as there are any; none after `timeout` seconds.
 
-        Call it all the time, with room 0 too: it is what polls, rebalances and brings the answers to commits.
-        Raises `KafkaError` for what does not mend itself, and what the listener raised.
+        Call it all the time, also with room 0: it polls, rebalances, and brings the answers to commits.
+        Raises `KafkaError` for what does not recover by itself, and whatever the listener raised.
         """
         await self._thread.run(self._joined().fetch, room, timeout)
         chunks = [self._ready.popleft() for _ in range(len(self._ready))]
@@ -164,7 +165,7 @@ class KafkaSource:
     async def commit(self, positions: Sequence[Position]) -> CommitResult:
         """Commit these with their leader epochs: one try, within the time limit. Needs fetches to go on.
 
-        `CommitResult.failure` is a librdkafka code: ``_ASSIGNMENT_LOST`` for partitions let go meanwhile,
+        `CommitResult.failure` is a librdkafka code: ``_ASSIGNMENT_LOST`` for partitions that went meanwhile,
         ``_TIMED_OUT``, ``STALE_MEMBER_EPOCH``, …; ``REBALANCE_IN_PROGRESS`` at once while the listener drains.
         """
         if self._rebalancing:
@@ -183,29 +184,29 @@ class KafkaSource:
             return CommitResult((), "_TIMED_OUT")
 
     async def read_anew(self, partitions: Sequence[NewLife]) -> None:
-        """Read these from the beginning, as their topic was made anew. They come to the listener as assigned."""
+        """Read these from the beginning, since their topic was created again. The listener gets them as assigned."""
         await self._thread.run(self._joined().read_anew, partitions)
 
     async def end_offsets(self) -> Mapping[TopicPartition, int]:
-        """Where the assigned partitions end, as last heard (high watermarks). Asks nobody, costs nothing.
+        """Where the assigned partitions end, as last heard (high watermarks). Asks no broker, costs nothing.
 
-        They come with fetched records; while paused the thread asks for one partition's end a second.
+        They come with fetched records; while paused, the thread asks for one partition's end a second.
         """
         return self._joined().ends()
 
     async def reached(self) -> Mapping[TopicPartition, int]:
-        """Up to where the assigned partitions were read, what is no record (transaction markers) included."""
+        """Up to where the assigned partitions were read, including what is no record (transaction markers)."""
         return self._joined().reached()
 
     async def joined(self) -> bool:
-        """Whether the group has said what is ours, nothing included."""
+        """Whether the group has assigned us our partitions, even if there are none."""
         member = self._joined()
-        if member.joined() or not self._tells_nothing_of_nothing:
+        if member.joined() or not self._empty_is_silent:
             return member.joined()
         return await run_blocking("pinstream-kafka-group", member.is_known)
 
     async def waiting_for_start(self) -> int:
-        """How many partitions are ours and not read yet: the brokers have not said where to start."""
+        """How many of our partitions are not read yet, because the brokers have not said where to start."""
         return self._joined().waiting_for_start()
 
     async def begins(self) -> Mapping[TopicPartition, int]:
@@ -213,14 +214,14 @@ class KafkaSource:
         return self._joined().begins()
 
     async def unreadable(self) -> Mapping[TopicPartition, int]:
-        """From where which partitions cannot be read, since what the brokers send of them is damaged."""
+        """The partitions that cannot be read on because the brokers send damaged batches, and from which offset."""
         return self._joined().unreadable()
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
-        """Commit `positions`, leave the group, end the thread. The listener is not asked any more.
+        """Commit `positions`, leave the group, end the thread. The listener is not called any more.
 
-        A listener that is draining gets half of the time to end by itself. After `timeout` seconds the thread is
-        left to itself (a daemon), and the trouble is told.
+        A listener that is draining gets half of the time to end by itself. After `timeout` seconds the thread, a
+        daemon, is abandoned and the trouble reported.
         """
         member, self._member = self._member, None
         if member is None:
@@ -247,7 +248,7 @@ class KafkaSource:
             )
         return self._member
 
-    # What follows is asked for by the thread, and keeps the loop's own book of epochs.
+    # What follows is called for the thread, and keeps the event loop's own record of epochs.
 
     async def tell_assigned(self, assignments: Sequence[Assignment]) -> None:
         """Announce epochs, then tell the listener."""
@@ -274,7 +275,7 @@ class KafkaSource:
 
 
 class _LoopHooks:
-    """The thread's way to the event loop: each call blocks the thread until the loop has answered, bounded."""
+    """How the thread reaches the event loop: each call blocks the thread until the loop has answered, bounded."""
 
     def __init__(
         self,
@@ -308,7 +309,7 @@ class _LoopHooks:
         post(self._loop, self._on_topic_ids, ids)
 
     def give_up(self) -> None:
-        """Wait for the listener no more, neither now nor later. Called on the loop."""
+        """Stop waiting for the listener, now and later. Called on the loop."""
         self._given_up = True
         if self._asked is not None:
             self._asked.cancel()

@@ -1,9 +1,9 @@
-"""What librdkafka's errors mean: which end the run, and the one line to show.
+"""What librdkafka's errors mean: which of them end the run, and the one line to show.
 
-librdkafka tells of everything that goes wrong, and mends most of it by itself: a broker that is away, a
-coordinator that moves. Those are *trouble*, told to the shell and gone on from. A few never mend themselves
-(a refused login, a missing permission, a fenced member, no offset to start from): going on would look alive
-and deliver nothing, so they become a `consumer.errors.KafkaError`.
+librdkafka reports everything that goes wrong, and recovers from most of it by itself: a broker that is away, a
+coordinator that moves. That is *trouble*: reported to the shell, and nothing stops. A few errors never recover by
+themselves (a refused login, a missing permission, a fenced member, no offset to start from): a run that went on would
+look alive and deliver nothing, so they become a `consumer.errors.KafkaError`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from consumer.errors import KafkaError
 _Code = confluent_kafka.KafkaError
 
 OnTrouble = Callable[[str, str], None]
-"""Told on the event loop of what librdkafka mends by itself: a code (``_TRANSPORT``) and a line, without the code."""
+"""Called on the event loop for trouble: a code (``_TRANSPORT``) and a line that does not repeat the code."""
 
 _LOGIN = (
     "the broker refused the login: check KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM"
@@ -58,14 +58,14 @@ _FATAL: Final = {
 }
 
 _FORGOTTEN: Final = frozenset({_Code.GROUP_ID_NOT_FOUND})
-"""What ends a client of a KIP-848 group and no other: the brokers do not know the group (any more)."""
+"""What ends the client of a KIP-848 group, and of no other: the brokers do not know the group (any more)."""
 _ENDS: Final = {_Code(code).str(): code for code in (*_FATAL, *_FORGOTTEN)}
-"""The codes by the words that librdkafka has for them."""
+"""The codes, by the words that librdkafka has for them."""
 
 PASSING: Final = frozenset(
     {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR", "_TRANSPORT"}
 )
-"""What is answered while a group's coordinator starts or moves, by name: the same question may be asked again."""
+"""Names of the errors while a group's coordinator starts or moves: the same question may be asked again."""
 
 _OF_A_BROKER: Final = frozenset({_Code._TRANSPORT, _Code._RESOLVE, _Code._SSL, _Code._TIMED_OUT})
 _STATE: Final = re.compile(r" \((?:after )?\d+ms in state .*\)$")
@@ -75,33 +75,33 @@ _NO_CONNECTION: Final = re.compile(
 
 
 def as_fatal(error: confluent_kafka.KafkaError) -> KafkaError | None:
-    """The error that ends the run, or None if librdkafka mends this one by itself."""
+    """The error that ends the run, or None if librdkafka recovers from this one by itself."""
     advice = _FATAL.get(_cause(error))
-    # What ends a client comes out of its queue as _FATAL, without the mark.
+    # An error that ended a client comes out of its queue as _FATAL, without the mark.
     if advice is None and not error.fatal() and error.code() != _Code._FATAL:
         return None
     return KafkaError(f"Kafka: {advice or 'the client cannot go on: restart it'} ({describe_error(error)})")
 
 
 def forgets_group(error: confluent_kafka.KafkaError) -> bool:
-    """Whether this ended the client since the brokers do not know its group any more: a new client may join it."""
+    """Whether the client ended because the brokers do not know its group any more. A new client may join it."""
     return error.code() == _Code._FATAL and _cause(error) in _FORGOTTEN
 
 
 def _cause(error: confluent_kafka.KafkaError) -> int:
-    """The code; of an error that ended a client, the code that stands behind it, if its words are known."""
+    """The code; for an error that ended a client, the code behind it if its words are known."""
     if error.code() != _Code._FATAL:
         return error.code()
     return next((code for text, code in _ENDS.items() if text in error.str()), error.code())
 
 
 def describe_error(error: confluent_kafka.KafkaError) -> str:
-    """``CODE: what words tell``, on one line."""
+    """``CODE: librdkafka's words``, on one line."""
     return f"{error.name()}: {words(error)}"
 
 
 def words(error: confluent_kafka.KafkaError) -> str:
-    """librdkafka's words, on one line; without what only its authors can use, and what differs each time."""
+    """librdkafka's words on one line, without what only its authors can use and what differs each time."""
     said = _STATE.sub("", " ".join(error.str().split()))
     failed = _NO_CONNECTION.fullmatch(said)
     if failed is None:
@@ -111,9 +111,9 @@ def words(error: confluent_kafka.KafkaError) -> str:
 
 
 class Teller:
-    """Tells of a client's trouble; that its lone broker is down only where that broker's own error does not say it.
+    """Reports a client's trouble. That its only broker is down is reported unless that broker's own error says so.
 
-    One that takes connections and never answers has no error of its own.
+    A broker that takes connections and never answers has no error of its own.
     """
 
     def __init__(self, on_trouble: OnTrouble) -> None:
@@ -121,7 +121,7 @@ class Teller:
         self._told = False
 
     def __call__(self, error: confluent_kafka.KafkaError) -> None:
-        """librdkafka said this of itself."""
+        """librdkafka reported this by itself."""
         all_down = error.code() == _Code._ALL_BROKERS_DOWN
         if not (all_down and self._told and not _are_several(error.str())):
             self._on_trouble(error.name(), words(error))
@@ -129,7 +129,7 @@ class Teller:
 
 
 def _are_several(said: str) -> bool:
-    """Whether these words are of more than one broker. While one is being made known they can be ``0/2``."""
+    """Whether these words are about more than one broker. While one is being discovered they can be ``0/2``."""
     down, _, known = said.partition(" ")[0].partition("/")
     return down == known != "1"
 
@@ -141,4 +141,4 @@ def exception_error(error: confluent_kafka.KafkaException) -> confluent_kafka.Ka
 
 
 def ignore_trouble(code: str, text: str) -> None:
-    """The `OnTrouble` of those who do not care."""
+    """An `OnTrouble` that does nothing."""

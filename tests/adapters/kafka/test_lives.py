@@ -166,7 +166,7 @@ async def test_a_replay_that_may_not_begin_ends_its_clients() -> None:
     text = offset_map.write(0, [], None, where="t-0", topic_id=OLD_ID)
     starts = {TopicPartition("t", 0): Position("t", 0, 0, None, text)}
     source = BoundedSource({}, [Range("t", 0, 0, 9)], starts=starts, topic_ids=ids)
-    with pytest.raises(KafkaError, match="deleted and made anew"):
+    with pytest.raises(KafkaError, match="deleted and created again"):
         await source.start()
     assert ids.closed
     await source.close(WITHIN)
@@ -202,7 +202,7 @@ async def test_a_replay_ends_where_its_topic_is_made_anew_while_it_reads(kafka: 
         delete_and_make(kafka, topic)
         produce(kafka, topic, [b"new"] * 200)
         with pytest.raises(
-            KafkaError, match=r"was deleted and made anew|not there any more|cannot be read on"
+            KafkaError, match=r"was deleted and created again|does not exist any more|cannot be read on"
         ):
             await read_on(source)
     finally:
@@ -239,7 +239,7 @@ async def test_a_named_replay_is_not_resumed_on_another_log(kafka: Kafka) -> Non
         progress=late,
         topic_ids=TopicIds(kafka.config),
     )
-    with pytest.raises(KafkaError, match=f"{topic} was deleted and made anew since this replay began"):
+    with pytest.raises(KafkaError, match=f"{topic} was deleted and created again since this replay began"):
         await source.start()
     await source.close(WITHIN)
 
