@@ -201,8 +201,8 @@ async def test_no_time_is_no_reason_to_pass_a_record_over_unless_one_is_asked_fo
     [
         (_Code._AUTO_OFFSET_RESET, r"t\[0\] cannot be read on from offset 2"),
         (_Code._LOG_TRUNCATION, r"t\[0\] cannot be read on from offset 2"),
-        (_Code.UNKNOWN_TOPIC_OR_PART, r"t\[0\] is not there any more"),
-        (_Code._UNKNOWN_PARTITION, r"t\[0\] is not there any more"),
+        (_Code.UNKNOWN_TOPIC_OR_PART, r"t\[0\] does not exist any more"),
+        (_Code._UNKNOWN_PARTITION, r"t\[0\] does not exist any more"),
         (_Code.TOPIC_AUTHORIZATION_FAILED, "grant READ"),
     ],
 )
@@ -248,7 +248,7 @@ async def test_a_deleted_topic_is_heard_of_by_the_client_itself() -> None:
         assert await source.fetch(1000, 0.0) == []
     assert told == ["UNKNOWN_TOPIC_OR_PART"] * 2
     fake.config["error_cb"](confluent_kafka.KafkaError(_Code.UNKNOWN_TOPIC_OR_PART, "t [1]: does not exist"))
-    with pytest.raises(KafkaError, match=r"t\[1\] is not there any more"):
+    with pytest.raises(KafkaError, match=r"t\[1\] does not exist any more"):
         await source.fetch(1000, 0.0)
 
 
