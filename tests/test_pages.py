@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 _CODE = re.compile(r"```.*?```", re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+_NOTES = ("contract.md", "design.md", "lessons.md", "pinterest.md", "style.md")
+"""Notes that sources once cited and that this repository does not have."""
 
 
 def anchors(page: Path) -> set[str]:
@@ -41,3 +43,15 @@ def test_the_index_has_every_page() -> None:
 def test_the_readme_is_short() -> None:
     """What it is, how to run it, what it guarantees, and where to read on: everything else has a page."""
     assert 6_000 <= (ROOT / "README.md").stat().st_size <= 8_192
+
+
+def test_sources_cite_only_pages_that_are_there() -> None:
+    """A page that a comment or a test names is in the repository."""
+    for folder in ("consumer", "tests", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*.py*")):
+            if path.suffix not in (".py", ".pyx", ".pxd", ".pyi") or path == Path(__file__):
+                continue
+            text = path.read_text("utf-8")
+            assert not [name for name in _NOTES if re.search(rf"(?<![\w/-]){name}", text)], path
+            for page in re.findall(r"\bdocs/[\w.-]+\.md\b", text):
+                assert (ROOT / page).exists(), f"{path}: {page}"

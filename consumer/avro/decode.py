@@ -56,8 +56,8 @@ Decoded = CommerceEvent | Rejection | SchemaRef | None
 class DecodeCode(StrEnum):
     """Why a record was rejected at stage ``decode``: the dead letter's ``pinstream.code``.
 
-    The closed set of reasons why bytes or a line could not become a commerce event: dead letters, metrics and the
-    README share it.
+    The closed set of reasons why bytes or a line could not become a commerce event: dead letters, metrics and
+    docs/conversion.md share it.
     """
 
     EMPTY = "empty"

@@ -1,4 +1,4 @@
-"""Two-phase deduplication in memory: claim, then confirm or release (design.md, rule 3).
+"""Two-phase deduplication in memory: claim, then confirm or release (docs/architecture.md, rule 3).
 
 Theory of operation. The first open delivery with a key claims it and leads; later ones with the same key follow
 it. The key store knows only delivered keys. When the leader is delivered and its key is durable, the claim is
@@ -31,7 +31,7 @@ KEY_BYTES = 16
 
 
 class Keys:
-    """Makes the keys of events: to whom + ad account + event name + event id (design.md, rule 3), hashed to 16 bytes.
+    """Makes the keys of events: to whom + ad account + event name + event id, hashed to 16 bytes.
 
     Hashed so that a key's size is bounded and no id lies readable on disk. Separated by NUL, which only the last can
     hold. `destination`: the tag of where events go (`consumer.engine.model`). The platform's own, in live mode,

@@ -42,7 +42,7 @@ from consumer.engine.statistics import ClockStatistics
 
 
 class Context:
-    """Set anew for each input by `Pipeline.handle`; the random numbers come from one seed (design.md, rule 10)."""
+    """Set anew for each input by `Pipeline.handle`; the random numbers come from one seed (rule 10)."""
 
     def __init__(self, policy: Policy, seed: int) -> None:
         self.policy = policy

@@ -1,7 +1,7 @@
 """Parameter coverage: what share of delivered events carried what the platform recommends, by event name.
 
-Theory of operation. The platform rates an integration by the parameters its events carry (pinterest.md, "What it is
-for"). Each event that was delivered is counted, as freshness does, so that both speak of the same events: a duplicate,
+Theory of operation. The platform rates an integration by the parameters its events carry (docs/platform.md).
+Each event that was delivered is counted, as freshness does, so that both speak of the same events: a duplicate,
 or one that the platform refused, says nothing of what it has. Looking at one costs a microsecond or two, so that some
 are chosen, for each name on its own.
 

@@ -1,6 +1,6 @@
 """Freshness: how old events are when they are delivered, since the start and over the last hour and day.
 
-Theory of operation. The platform wants events within one hour of happening (pinterest.md, "What it is for"). Ages are
+Theory of operation. The platform wants events within one hour of happening (docs/platform.md). Ages are
 counted in a histogram, so that their number does not matter; a bucket's bound is at most a quarter above the one before
 it (below five seconds: one second, as event times are whole seconds). So a quantile, which is the upper bound of its
 bucket, is never too low and at most a quarter too high. One of the bounds is the hour: the share within it is exact.

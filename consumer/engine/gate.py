@@ -4,11 +4,11 @@ Theory of operation. A call may go when four things allow it:
 
 * quota: at most `calls_per_minute` calls in any 60 seconds (OAS: 5,000 per ad account), counted exactly;
 * throttle: closed until the moment a 429 named; and where answers say ``x-ratelimit-remaining``, no more calls
-  than remain until ``x-ratelimit-reset``: what the headers say holds (pinterest.md, "Request");
+  than remain until ``x-ratelimit-reset``: what the headers say holds (docs/platform.md, "Request");
 * pace: calls in flight at once; halved when an attempt gets no verdict or a 429, one more for each success, so
   that an account in trouble does not hold the connections the others need;
 * halt: a refused token (401) or account (403, 404) is an outage, not a bad event. Nothing goes but one probe at
-  a time, after the token was read again; the first answer that is not a refusal ends it (design.md, rule 7).
+  a time, after the token was read again; the first answer that is not a refusal ends it (docs/architecture.md, rule 7).
 
 And it knows for how long calls have brought no verdict: after `Policy.unreachable_after` of that the destination is
 unreachable. That closes nothing: calls go on, behind their backoff, and the first verdict ends it.

@@ -5,7 +5,7 @@ decoder and converter know. Then it is known how many bytes each event will hold
 them fit. What is admitted *claims* its key. Each event is serialised once; batches, retries and bisects only join
 those bytes.
 
-Room: how many records to fetch now. A level, read before each fetch (design.md, rules 5 and 8).
+Room: how many records to fetch now. A level, read before each fetch (docs/architecture.md, rules 5 and 8).
 
 Theory of operation. Each limit says how many more it leaves, and the least of them counts: the budget in events and
 in bytes, the offset maps, a destination that is halted, the guard, and for a replay its pace and its limit. Nothing
@@ -351,7 +351,7 @@ class Room:
     def _halted(self) -> bool:
         """Whether intake stops: the token is refused, or every account, or refused ones hold half of the budget.
 
-        One refused account of several does not stop the others (lessons.md: rudder-server #4953).
+        One refused account of several does not stop the others (docs/why.md: rudder-server #4953).
         """
         halted = [queue for queue in self._dispatcher if queue.gate.halt is not None]
         if not halted:

@@ -3,7 +3,7 @@
 Theory of operation. Spans stand in a queue in offset order, so the lowest unsettled record is the first unmarked byte
 of the first unfinished span, found by one `bytearray.find`. The committable position is that record's offset; with
 nothing open it is the one after the last record seen. Offsets are never counted up: gaps from compaction and
-transactions are normal (design.md, rule 1).
+transactions are normal (docs/architecture.md, rule 1).
 
 Only the ledger (`consumer.engine.ledger`) writes here.
 

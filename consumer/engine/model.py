@@ -9,7 +9,7 @@ microsecond to make, and one is made for every event.
 
 The frozen values the core goes by: limits, intervals, patience. Their state lives beside.
 
-Times are in seconds, sizes in bytes. Defaults are those of contract.md.
+Times are in seconds, sizes in bytes. Defaults are those of docs/settings.md.
 
 Which destination events go to, as a short tag: a delivered key and a committed offset mean nothing for another one.
 
@@ -46,7 +46,7 @@ CommerceEvent = dict[str, Any]
 
 
 class Disposition(Enum):
-    """What finally became of a record: exactly one of these, always (contract.md)."""
+    """What finally became of a record: exactly one of these, always (docs/concepts.md)."""
 
     DELIVERED = "delivered"
     DUPLICATE = "duplicate"

@@ -5,8 +5,8 @@ changes. A record's way: fetched -> tracked in the ledger -> decoded, converted 
 the key store -> batched -> sent -> answered -> its key stored -> settled. Each step either ends in a settlement,
 or leaves the record open, and what is open is never committed past.
 
-Where each rule of design.md lives: offsets and fences in `ledger`, claims in `dedup`, what an answer means in
-`delivery`, when a call may go in `gate`, what is written until it is written in `outbox`. Here they meet.
+Where each rule of docs/architecture.md lives: offsets and fences in `ledger`, claims in `claims`, what an answer means
+in `verdicts`, when a call may go in `gate`, what is written until it is written in the outboxes of `claims`.
 
 Revoke and stop are one path (`_drain`): no new work, drop what is queued and release its claims, wait for what
 is in flight until the deadline, then say what to commit and let go (rule 6).

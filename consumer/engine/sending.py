@@ -15,7 +15,7 @@ Which batch goes next: all accounts' queues and gates, and what is in flight.
 
 Theory of operation. `send` hands out batches until the concurrency of the process is used or nothing may go,
 going round the accounts so that a busy one does not starve the others; a closed gate costs the others nothing
-(lessons.md: rudder-server #4953). A refused token is every account's trouble, a refused account its own.
+(docs/why.md: rudder-server #4953). A refused token is every account's trouble, a refused account its own.
 """
 
 from __future__ import annotations
@@ -305,7 +305,7 @@ class Dispatcher:
         """Emit `Send` for all that may go now.
 
         `unremembered`: events delivered whose keys are not durable yet. With those in flight they are what a crash
-        makes us send again, so together they never exceed concurrency x batch (lessons.md, "Crash points").
+        makes us send again, so together they never exceed concurrency x batch (docs/guarantees.md).
         """
         self._unremembered = unremembered
         while len(self._in_flight) < self._context.policy.concurrency:

@@ -1,13 +1,13 @@
 """Reads an answer of the Conversions API into a verdict: what is known of each event of the batch.
 
-Theory of operation. An answer is trusted only as far as it is whole (pinterest.md, "Answers"). A 200 must be
+Theory of operation. An answer is trusted only as far as it is whole (docs/platform.md, "Answers"). A 200 must be
 JSON with one readable status per event, in request order, and counters that agree with them: then each event has
 its outcome. Anything less is no verdict: the batch is undelivered and is sent again with the same event ids.
 400 and 422 refuse the batch for something in it: readable per-event verdicts are used (what failed is refused,
 the rest is sent again), else the batch is bisected. 401, 403 and 404 refuse us, not the events.
 
 A status code is not a speaker: proxies, firewalls and login pages say 400, 403 or 413 as well. So a refusal counts only
-in the platform's own words (`_own_words`); in anybody else's it is no verdict on anything (design.md, rule 7).
+in the platform's own words (`_own_words`); in other words it is no verdict (docs/architecture.md, rule 7).
 
 Pure functions: bytes in, values out. What follows from a verdict is decided in `pipeline`.
 
@@ -24,7 +24,7 @@ Masks what the API says of an event before anyone stores or reads it: its messag
 Theory of operation. Two nets, one after the other. Every text value of the event itself that could identify a
 person (all but names from closed sets) is replaced where it stands in the message, in whatever case the API folds
 it to; then whatever looks like an address, a digest, an IP address, a token or a long number. What is left says
-what was wrong, not with whom (pinterest.md, "Answers": "any value of the event is masked").
+what was wrong, not with whom (docs/platform.md, "Answers": "any value of the event is masked").
 
 An event may hold a megabyte of values, so they are looked for one by one: a pattern of them all would take seconds
 to compile and be kept.

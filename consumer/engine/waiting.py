@@ -1,7 +1,7 @@
 """Records that wait for their writer's schema.
 
 Theory of operation. A record whose schema we have not seen is parked under the schema's reference, and the registry is
-asked for it. Known schemas need no registry at all, so other records go on (lessons.md: confluentinc/schema-registry
+asked for it. Known schemas need no registry at all, so other records go on (docs/why.md: confluentinc/schema-registry
 #928, allegro/hermes #607). Three things may come back:
 
 * the schema: all its records go on;

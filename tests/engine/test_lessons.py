@@ -1,4 +1,4 @@
-"""What went wrong elsewhere (lessons.md): one test per row that concerns the core, and the crash-point table.
+"""What went wrong elsewhere (docs/why.md): one test per row that concerns the core, and the crash-point table.
 
 A crash is a new `Core` that knows only what is durable: the key store's keys and the committed offset.
 """

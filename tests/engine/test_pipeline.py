@@ -1,4 +1,4 @@
-"""The pipeline keeps the rules that must not bend (design.md), one section per rule; 5 to 7 are in test_draining.py."""
+"""The pipeline keeps the rules that must not bend (docs/architecture.md); rules 5 to 7 are in test_draining.py."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ def test_a_position_that_goes_back_between_open_records_loses_none() -> None:
 
 
 def test_a_refused_account_does_not_hold_up_the_others() -> None:
-    """While account 1 is refused (403), events of account 2 go on (lessons.md: rudder-server #4953)."""
+    """While account 1 is refused (403), events of account 2 go on (docs/why.md: rudder-server #4953)."""
     policy = Policy(linger=0.05, max_open_events=500, destination=DESTINATION)
     sizes = {"members": 1, "partitions": 4, "accounts": 2, "records": 150, "arrival": 30.0, "quiet_at": 90.0}
     rest = {"rebalances": 0, "restarts": 0, "odd": 0.0, "bad": 0.0, "duplicates": 0.0, "late_schemas": 0.0}

@@ -1,7 +1,7 @@
 """Dead letters as they lie on their topic: what their headers say, what they were, and which of them are done.
 
-Theory of operation. A *letter* is a record of a dead-letter topic with all the headers of contract.md, "Dead-letter
-record"; what lacks one of them, or holds something there that we never write, is not ours and is left alone. A *mark*
+Theory of operation. A *letter* is a record of a dead-letter topic with all the headers that
+docs/dead-letters.md lists; what lacks one, or holds something there that we never write, is left alone. A *mark*
 is a record of the same partition, further on, that says of letters that they are done: put back, or settled by the
 pipeline. It lies on the topic itself, so that it lives as long as the letters, moves with them, and can be written in
 one transaction with what it tells of. What is done is kept as runs of offsets: memory grows with runs, not letters.

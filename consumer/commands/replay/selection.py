@@ -47,7 +47,7 @@ _CHANNELS: Final[Mapping[str, frozenset[str]]] = {
     "store": frozenset({"offline"}),
     "offline": frozenset({"offline"}),
 }
-"""A channel as people call it -> the platform's ``action_source`` (pinterest.md)."""
+"""A channel as people call it -> the platform's ``action_source`` (docs/conversion.md)."""
 
 
 class Condition(NamedTuple):

@@ -57,7 +57,7 @@ def test_nothing_settled_nothing_committable() -> None:
 
 
 def test_the_lowest_open_record_holds_the_commit() -> None:
-    """A later success never commits past an earlier open record (lessons.md: vector #24215)."""
+    """A later success never commits past an earlier open record (docs/why.md: vector #24215)."""
     ledger = opened()
     span = track(ledger, 0, 1, 2)
     ledger.settle(span, 1, Disposition.DELIVERED)

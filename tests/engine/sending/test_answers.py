@@ -72,7 +72,7 @@ def test_an_answer_is_read_anew_where_a_byte_differs() -> None:
 
 
 def test_processed_with_an_error_is_delivered_and_counted() -> None:
-    """Delivered, and worth an alert (pinterest.md, "Answers")."""
+    """Delivered, and worth an alert (docs/platform.md, "Answers")."""
     core, send = sent(event("a"))
     core.answer(send, 200, answer_body([("processed", "something is odd", None)]))
     core.store_keys()
@@ -91,7 +91,7 @@ def test_warnings_are_counted_by_kind() -> None:
 
 @pytest.mark.parametrize("status", ["processed", "failed"])
 def test_counted_messages_hold_no_value_of_the_event(status: str) -> None:
-    """They become metrics: no personal data in any metric (contract.md)."""
+    """They become metrics: no personal data in any metric (docs/guarantees.md)."""
     core, send = sent(event("a", person="Jane Doe"))
     core.answer(send, 200, answer_body([(status, "person Jane Doe", "agent Jane Doe")]))
     counters = core.statistics().counters

@@ -74,7 +74,7 @@ GOOD = [("processed", None, None)] * 2
     ],
 )
 def test_a_200_that_is_not_whole_is_no_verdict(body: bytes, reason: str) -> None:
-    """Not JSON, a wrong count, counters that contradict the statuses: undelivered (pinterest.md, "Answers")."""
+    """Not JSON, a wrong count, counters that contradict the statuses: undelivered (docs/platform.md, "Answers")."""
     assert read(200, body) == NoVerdict(reason)
 
 

@@ -1,4 +1,4 @@
-"""Room, revoke, stop and halt: rules 5 to 7 of design.md."""
+"""Room, revoke, stop and halt: rules 5 to 7 of docs/architecture.md."""
 
 from __future__ import annotations
 

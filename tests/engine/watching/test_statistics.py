@@ -59,7 +59,7 @@ def test_the_snapshot_shows_each_partition() -> None:
 
 
 def test_the_snapshot_of_a_lost_partition_is_gone() -> None:
-    """The lag series goes with the partition (lessons.md: vector PR 24647); the sums stay."""
+    """The lag series goes with the partition (docs/why.md: vector PR 24647); the sums stay."""
     core = Core()
     core.assign(0)
     core.fetch(event("a"), filtered())

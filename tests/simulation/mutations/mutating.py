@@ -1,7 +1,7 @@
 """Where deliberate bugs in the core enter themselves; `mutations` has them all.
 
 Theory of operation. A mutation replaces one function or attribute of the core with one that has a bug somebody
-really had (lessons.md), or could have here. It takes a `MonkeyPatch`, so that it is undone after its test. What
+really had (docs/why.md), or could have here. It takes a `MonkeyPatch`, so that it is undone after its test. What
 catches it does not matter, only that something does, soon.
 """
 
