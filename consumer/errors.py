@@ -1,24 +1,24 @@
-"""The error tree: every error a person can meet, and the exit code it ends the process with.
+"""The error tree: every error that a user can see, and the exit code that it ends the process with.
 
 ::
 
     PinstreamError                     1   something failed
-    ├── UsageError                     2   the command line asks for what cannot be
-    │   └── SettingsError              2   a setting (or a file it names) cannot be; names the variable
+    ├── UsageError                     2   the command line is invalid
+    │   └── SettingsError              2   a setting, or a file it names, is invalid; names the variable
     │       ├── MappingError           2   the mapping file contradicts itself or the schema
-    │       └── SchemaError            2   a schema file is not Avro, or is not there
+    │       └── SchemaError            2   a schema file is not Avro, or is missing
     ├── InputError                     1   a file cannot be read to its end
-    ├── Incomplete                     1   a bounded run ended before all of it was settled
+    ├── Incomplete                     1   a bounded run ended before all its records were settled
     ├── KafkaError                     1   brokers unreachable, refused, or a topic is missing
     ├── RegistryError                  1   the schema registry cannot be used at all
     ├── KeyStoreError                  1   the key store cannot be opened, read or written
     ├── WorkersFailed                  1   a worker could not be kept running
     ├── DestinationRefused             3   the destination refuses this account and patience ran out
-    └── InvariantViolation             1   a bug: the core found its own books wrong, and stopped
+    └── InvariantViolation             1   a bug: an internal check failed, and pinstream stopped
 
-Every message is one line that says what happened and what to do, and never holds personal data or a
-secret. Verdicts on a single record (undecodable, unconvertible, refused) are not errors: they are values,
-see `consumer.engine.model.Rejection`.
+Every message is one line that says what happened and what to do. It never contains personal data or a secret. The
+rejection of a single record (undecodable, unconvertible, refused) is not an error but a value, see
+`consumer.engine.model.Rejection`.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from collections.abc import Iterable
 
 
 class PinstreamError(Exception):
-    """Root of the tree; ``exit_code`` is what the process ends with."""
+    """Root of the tree; ``exit_code`` is the exit code of the process."""
 
     exit_code = 1
 
 
 class UsageError(PinstreamError):
-    """The command line asks for something that cannot be."""
+    """The command line is invalid."""
 
     exit_code = 2
 
 
 class SettingsError(UsageError):
-    """A setting cannot be: unknown, unreadable, out of bounds, or at odds with another one."""
+    """A setting is invalid: unknown, unreadable, out of bounds, or in conflict with another one."""
 
 
 class MappingError(SettingsError):
@@ -48,7 +48,7 @@ class MappingError(SettingsError):
 
 
 class SchemaError(SettingsError):
-    """A schema file cannot be read or is not Avro, or the schema asked for is not there."""
+    """A schema file cannot be read or is not Avro, or the required schema is missing."""
 
 
 class InputError(PinstreamError):
@@ -56,22 +56,22 @@ class InputError(PinstreamError):
 
 
 class Incomplete(PinstreamError):
-    """A bounded run (replay, redrive) ended before all that was asked for is settled."""
+    """A bounded run (replay, redrive) ended before all its records were settled."""
 
 
 class KafkaError(PinstreamError):
-    """The brokers cannot be reached, refuse us, or lack a topic."""
+    """The brokers cannot be reached or refuse access, or a topic is missing."""
 
 
 class RegistryError(PinstreamError):
-    """The schema registry cannot be used at all (a single unknown id is no error: it waits)."""
+    """The schema registry cannot be used at all. (A single unknown id is not an error: its records wait.)"""
 
 
 class KeyStoreError(PinstreamError):
     """The key store cannot be opened, read or written."""
 
     needs_restart = False
-    """Whether only a new start of this process can open it."""
+    """True if only a restart of this process can open it again."""
 
 
 class WorkersFailed(PinstreamError):
@@ -79,13 +79,13 @@ class WorkersFailed(PinstreamError):
 
 
 class DestinationRefused(PinstreamError):
-    """The destination refuses this token or account, and the configured patience ran out."""
+    """The destination has refused this token or account for longer than the configured patience."""
 
     exit_code = 3
 
 
 class InvariantViolation(PinstreamError):
-    """The core found its own books wrong. Stopping before it commits is what keeps a bug from losing an event."""
+    """An internal check failed. pinstream stops before it commits, so that a bug does not lose an event."""
 
 
 def nearest(name: str, known: Iterable[str], *, similar: bool = False) -> str:

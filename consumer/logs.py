@@ -1,15 +1,15 @@
 """The log: structured lines on stderr, as JSON for machines or in colour for people.
 
-Whoever logs calls ``structlog.get_logger()`` with a constant event name and fields; this module alone says what
-becomes of it. Lines of the standard library's `logging` (aiohttp, confluent-kafka) take the same way::
+Code that logs calls ``structlog.get_logger()`` with a constant event name and fields. This module decides how the lines
+are filtered and written. Lines of the standard library's `logging` (aiohttp, confluent-kafka) go through it too::
 
     event -> level, logger, time -> RepeatLimiter -> exception text -> redact -> JSON or console -> stderr
 
-`RepeatLimiter` keeps an outage from writing the same line ten thousand times a second: of one event name and
-level, so many lines pass in each interval, and the next line that passes says how many did not. Of
-what a client repeats for as long as it lasts, each thing that is said passes once a minute. `redact` is the second
-fence against secrets: nobody should log one, and if somebody does, it is masked by its field's name or by its looks.
-Personal data is the callers' duty: they log codes and ids, never bodies.
+`RepeatLimiter` keeps an outage from writing the same line ten thousand times a second: it passes a limited number of
+lines of one event name and level per interval, and the next line that passes says how many were dropped. Messages that
+a client repeats as long as a problem lasts pass once a minute each. `redact` is the second defence against secrets:
+code must not log one, and if it does, the value is masked by its field's name or by its form. Personal data is the
+responsibility of the callers: they log codes and ids, never bodies.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ EventDict = MutableMapping[str, Any]
 
 MASK = "[redacted]"
 
-_TALL = frozenset({"starting"})
-"""What a person reads word by word: a field a line, on the console."""
-_SELDOM = frozenset({"kafka_trouble"})
-"""What is said over and over until it is mended: of these, a kind is what a line says, but for the numbers in it."""
+_ONE_FIELD_PER_LINE = frozenset({"starting"})
+"""Events that the console shows with one field per line, because people read them in full."""
+_REPEATED_BY_CLIENTS = frozenset({"kafka_trouble"})
+"""Events that clients repeat until the cause is gone. Lines that differ only in numbers count as repeats."""
 _EVENT_WIDTH = 22
 
 _DIGITS = re.compile(r"\d+")
@@ -53,11 +53,11 @@ _SECRET_TEXT = re.compile(
 
 
 class RepeatLimiter:
-    """A structlog processor that lets `burst` lines of one event and level pass in `interval` seconds.
+    """A structlog processor that passes `burst` lines of one event and level per `interval` seconds.
 
-    Of the events in `_SELDOM`, one line passes in `seldom` seconds for each thing that is said. The first line that
-    passes afterwards carries ``repeats_not_shown``. It remembers the `kinds` kinds of line
-    seen last, so its memory is bounded even if an event name is made up from data.
+    Of the events in `_REPEATED_BY_CLIENTS`, it passes each distinct message once per `seldom` seconds. The first line
+    that passes afterwards has the field ``repeats_not_shown``. The limiter remembers the latest `kinds` kinds of line,
+    so its memory is bounded even if an event name contains data.
     """
 
     def __init__(
@@ -75,15 +75,15 @@ class RepeatLimiter:
         self._kinds = kinds
         self._clock = clock
         self._lock = threading.Lock()
-        self._windows: OrderedDict[tuple[str, str], _Window] = OrderedDict()
+        self._windows: OrderedDict[tuple[str, str], _Repeats] = OrderedDict()
 
     def __call__(self, _logger: object, method: str, event: EventDict) -> EventDict:
-        """The event, with the count of its kind that were left out; `structlog.DropEvent` if it is one too many."""
+        """Return the event with the number of dropped repeats, or raise `structlog.DropEvent` to drop it."""
         name = str(event.pop("_kind", event.get("event")))
         kind, burst, interval = (method, name), self._burst, self._interval
-        if name in _SELDOM:
-            kind, burst, interval = (method, _said(event)), 1, self._seldom
-        with self._lock:  # clients log from threads of their own
+        if name in _REPEATED_BY_CLIENTS:
+            kind, burst, interval = (method, _text_without_digits(event)), 1, self._seldom
+        with self._lock:  # clients log from their own threads
             window = self._window(kind, interval)
             if window.passed >= burst:
                 window.dropped += 1
@@ -94,11 +94,11 @@ class RepeatLimiter:
             event["repeats_not_shown"] = not_shown
         return event
 
-    def _window(self, kind: tuple[str, str], interval: float) -> _Window:
+    def _window(self, kind: tuple[str, str], interval: float) -> _Repeats:
         now = self._clock()
         window = self._windows.get(kind)
         if window is None:
-            window = self._windows[kind] = _Window(now)
+            window = self._windows[kind] = _Repeats(now)
             if len(self._windows) > self._kinds:
                 self._windows.popitem(last=False)
         elif now - window.since >= interval:
@@ -107,8 +107,8 @@ class RepeatLimiter:
         return window
 
 
-class _Window:
-    """What happened to one kind of line since `since`."""
+class _Repeats:
+    """Counts of one kind of line since the begin of its interval."""
 
     __slots__ = ("dropped", "passed", "since")
 
@@ -118,35 +118,33 @@ class _Window:
         self.dropped = 0
 
 
-def _said(event: EventDict) -> str:
-    """What a line says, without its numbers: ports, brokers' numbers and offsets tell no news of their own."""
+def _text_without_digits(event: EventDict) -> str:
+    """Return the text of a line without its digits, so that other ports, broker ids and offsets count as repeats."""
     return _DIGITS.sub("", " ".join(str(event[key]) for key in sorted(event)))
 
 
 def redact(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Mask what is a secret by its field's name (``access_token``) or by its looks (``Bearer …``)."""
+    """Mask values that are secrets by their field's name (``access_token``) or form (``Bearer …``)."""
     for key, value in event.items():
         event[key] = _masked(key, value)
     return event
 
 
 class _Forward(logging.Handler):
-    """Hands the standard library's records to structlog, so that there is one way to stderr and one look."""
+    """Passes the standard library's records to structlog, so that all lines have one format and one way to stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._forward(record)
-        except Exception:  # a log that cannot be written must not break what it tells of (logging's own rule)
-            self.handleError(record)
-
-    @staticmethod
-    def _forward(record: logging.LogRecord) -> None:
-        # structlog knows no levels in between.
+        # structlog has no levels between the standard ones.
         level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
-        # The unformatted message tells one kind of line from another; formatted, each would be its own kind.
-        structlog.get_logger().log(
-            level, record.getMessage(), logger=record.name, exc_info=record.exc_info, _kind=record.msg
-        )
+        try:
+            # The unformatted message identifies the kind of line; formatted, each line would be a kind of its own.
+            structlog.get_logger().log(
+                level, record.getMessage(), logger=record.name, exc_info=record.exc_info, _kind=record.msg
+            )
+        except (
+            Exception
+        ):  # a line that cannot be written must not break the code that logs it (logging's own rule)
+            self.handleError(record)
 
 
 def configure(
@@ -158,11 +156,11 @@ def configure(
 ) -> None:
     """Set up structlog and `logging` for this process; may be called again.
 
-    `log_format` is ``json`` or ``console``; None is ``console`` on a terminal, else ``json``. `level` is
-    ``debug``, ``info``, ``warning`` or ``error``; libraries are heard from ``warning`` on, unless it is ``debug``.
-    `stream` is stderr as it is now. `always`: fields of every line, from whatever thread it comes.
+    `log_format` is ``json`` or ``console``; None means ``console`` on a terminal, else ``json``. `level` is
+    ``debug``, ``info``, ``warning`` or ``error``; lines of libraries pass from ``warning`` on, unless it is ``debug``.
+    `stream` is stderr by default. `always`: fields that are added to every line, from any thread.
     """
-    out = stream or sys.stderr or io.StringIO()  # stderr may be closed (`2>&-`): then nobody listens
+    out = stream or sys.stderr or io.StringIO()  # stderr may be closed (`2>&-`)
     threshold = logging.getLevelNamesMapping()[level.upper()]
     console = out.isatty() if log_format is None else log_format == "console"
     structlog.configure(
@@ -172,7 +170,7 @@ def configure(
             structlog.processors.add_log_level,
             RepeatLimiter(),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            # Before `redact`, and never with local variables: those hold whole events.
+            # Before `redact`, and never with local variables: those may hold whole events.
             structlog.processors.format_exc_info,
             redact,
             _console(colors=out.isatty()) if console else _json,
@@ -195,12 +193,12 @@ def _with_fields(fields: Mapping[str, object]) -> Callable[[object, str, EventDi
 
 
 def mute(name: str) -> None:
-    """Say nothing of what the standard library's logger `name` logs from now on."""
+    """Drop all lines of the standard library's logger `name` from now on."""
     logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _masked(key: str, value: object) -> object:
-    """`value`, or what may be shown of it; looks into dictionaries and lists."""
+    """Return `value` with secrets masked, also inside dictionaries and lists."""
     if _SECRET_FIELD.search(key):
         return MASK
     if isinstance(value, str):
@@ -217,16 +215,16 @@ def _mask_match(match: re.Match[str]) -> str:
 
 
 def _json(_logger: object, _method: str, event: EventDict) -> str:
-    """One line of JSON, what a reader looks for first in front. A log line never raises for what is in it."""
+    """Return one line of JSON that begins with time, level and event. It never raises, whatever the values are."""
     ordered = {key: event.pop(key, None) for key in ("timestamp", "level", "event")} | dict(event)
     try:
         return orjson.dumps(ordered, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-    except (TypeError, ValueError):  # a number or text beyond what orjson takes
+    except (TypeError, ValueError):  # a number or text that orjson does not support
         return json.dumps(ordered, default=str, skipkeys=True)
 
 
 def _console(*, colors: bool) -> Callable[[object, str, EventDict], str]:
-    """Lines for people: fields as the caller ordered them, without those that hold nothing; seconds are enough."""
+    """Render lines for people: fields in the caller's order, without None values; times in seconds."""
     line = structlog.dev.ConsoleRenderer(
         _EVENT_WIDTH, colors=colors, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
     )
@@ -234,15 +232,15 @@ def _console(*, colors: bool) -> Callable[[object, str, EventDict], str]:
     def render(logger: object, method: str, event: EventDict) -> str:
         shown = {name: value for name, value in event.items() if value is not None}
         shown["timestamp"] = f"{shown['timestamp'][:19].replace('T', ' ')}Z"
-        if shown["event"] not in _TALL:
+        if shown["event"] not in _ONE_FIELD_PER_LINE:
             return line(logger, method, shown)
         head = {name: shown.pop(name) for name in ("timestamp", "level", "event")}
-        return "\n".join([str(line(logger, method, head)).rstrip(), *map(_below, shown.items())])
+        return "\n".join([str(line(logger, method, head)).rstrip(), *map(_field_line, shown.items())])
 
     return render
 
 
-def _below(item: tuple[str, object]) -> str:
+def _field_line(item: tuple[str, object]) -> str:
     name, value = item
     words = ("no", "yes")[value] if isinstance(value, bool) else value
     return f"    {name.replace('_', ' '):<12} {words}"

@@ -20,7 +20,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from consumer.avro.encode import Encoder, SingleObject
-from consumer.demo.generator import GeneratedEvent, Generator
+from consumer.demo.generator import EventGenerator, GeneratedEvent
 from consumer.engine.model import Disposition
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "commerce_event.avsc"
@@ -102,7 +102,7 @@ _HUGE = Template((b"\xff" * _HUGE_BYTES,), Disposition.DEAD_LETTERED)
 def _templates(seed: int) -> tuple[list[Template], list[Template]]:
     """The usual ones and the heavy ones."""
     encoder = Encoder(json.loads(SCHEMA.read_text()), SingleObject())
-    usual = Generator(seed, time.time, invalid=_INVALID).next_events(_TEMPLATES)
+    usual = EventGenerator(seed, time.time, invalid=_INVALID).next_events(_TEMPLATES)
     orders = [one for one in usual if one.event is not None and (one.event["order"] or {}).get("items")]
     heavy = [_made_heavy(one) for one in orders if one.expected is Disposition.DELIVERED]
     return [_template(encoder, one) for one in usual], [_template(encoder, one) for one in heavy]

@@ -14,7 +14,7 @@ import click
 
 from consumer.adapters.files import open_records
 from consumer.avro.encode import Encoder, Unencodable
-from consumer.demo.generator import Generator
+from consumer.demo.generator import EventGenerator
 from consumer.engine.model import CommerceEvent, Rejection
 
 _RECENT = 500
@@ -78,7 +78,7 @@ def key_of(event: CommerceEvent) -> bytes:
     return str(event.get("event_id", "")).encode()
 
 
-def made_up(generator: Generator, encoder: Encoder) -> Iterator[Produced]:
+def made_up(generator: EventGenerator, encoder: Encoder) -> Iterator[Produced]:
     """The made-up shop's records, without end; broken ones as they are."""
     for one in generator:
         value = one.raw if one.event is None else encoder.encode(one.event)
@@ -101,7 +101,7 @@ def with_invalid(
 ) -> Iterator[Produced]:
     """So that about `share` of all records cannot be delivered: they are put in between."""
     dice = random.Random(seed)  # noqa: S311 - the demo's dice
-    broken = made_up(Generator(seed, now, invalid=1.0), encoder)
+    broken = made_up(EventGenerator(seed, now, invalid=1.0), encoder)
     for record in records:
         while dice.random() < share:
             yield next(broken)

@@ -70,11 +70,11 @@ class SettingsCommand(Command):
     """A command whose ``--help`` ends with the settings it goes by, from the one place that defines them."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from consumer.settings import describe
+        from consumer.settings import all_settings  # here, so that a command without settings starts quickly
 
         super().format_epilog(ctx, formatter)
         with formatter.section("Settings, from the environment only"):
-            formatter.write_dl([(doc.name, _setting_text(doc)) for doc in describe()])
+            formatter.write_dl([(doc.name, _setting_text(doc)) for doc in all_settings()])
 
 
 def _setting_text(doc: Any) -> str:

@@ -44,7 +44,7 @@ from consumer.avro.encode import Encoder, SingleObject
 from consumer.demo.api import Sandbox
 from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.faults import DEMO_FAULTS, Faults
-from consumer.demo.generator import Generator, restamp
+from consumer.demo.generator import EventGenerator, restamp
 from consumer.engine.model import CommerceEvent
 from consumer.errors import InvariantViolation
 from consumer.settings import Settings, load
@@ -232,7 +232,7 @@ class _DemoRun:
         schema = building.reader_schema(self._settings, building.local_schemas(self._settings))
         encoder = Encoder(schema, SingleObject())
         if options.path is None:
-            generator = Generator(options.seed, time.time, options.duplicates, options.invalid)
+            generator = EventGenerator(options.seed, time.time, options.duplicates, options.invalid)
             return islice(made_up(generator, encoder), options.events)
         records: Iterator[Produced] = iter(FileRecords(str(options.path), schema, encoder, _now))
         records = with_duplicates(records, options.duplicates, options.seed)

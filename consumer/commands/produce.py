@@ -18,7 +18,7 @@ from consumer.app.records import FileRecords, Produced, made_up, pause, say
 from consumer.app.signals import on_stop_signal
 from consumer.avro.encode import ConfluentId, Encoder, SingleObject
 from consumer.conversion.event_times import EventTimes
-from consumer.demo.generator import Generator
+from consumer.demo.generator import EventGenerator
 from consumer.engine.model import CommerceEvent, Rejection
 from consumer.errors import InputError, MappingError, UsageError
 from consumer.settings import Settings, load
@@ -90,7 +90,7 @@ class _Production:
     def _records(self, encoder: Encoder) -> Iterator[Produced]:
         options = self._options
         if options.file is None:
-            generator = Generator(options.seed, time.time, options.duplicates, options.invalid)
+            generator = EventGenerator(options.seed, time.time, options.duplicates, options.invalid)
             return islice(made_up(generator, encoder), options.events)
         change: Callable[[CommerceEvent], CommerceEvent] | None = None
         if options.restamp:

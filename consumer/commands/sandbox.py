@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from consumer.app.records import say
 from consumer.app.signals import on_stop_signal
-from consumer.demo.api import Sandbox, serve
+from consumer.demo.api import Sandbox, serve_sandbox
 from consumer.demo.faults import DEMO_FAULTS, Faults
 
 
@@ -37,7 +37,7 @@ def run_sandbox(
 async def _serve(server: Sandbox, host: str, port: int) -> None:
     stopped = asyncio.Event()
     on_stop_signal(stopped.set)
-    counts = await serve(server, host=host, port=port, stop=stopped, announce=_announce)
+    counts = await serve_sandbox(server, host=host, port=port, stop=stopped, announce=_announce)
     say(f"accepted {counts.accepted_events:,} events, {counts.distinct_event_ids or 0:,} distinct")
 
 

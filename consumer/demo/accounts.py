@@ -1,13 +1,13 @@
-"""What the sandbox counts: the other side of the ledger.
+"""The counts of the sandbox, independent of pinstream's own ledger.
 
-An event that was sent twice because the first answer got lost must not look like two events, so the main sums
-go over *distinct* events: account + event name + event id, which is how the platform itself deduplicates.
-What was accepted more than once is counted as doubles by source, since the platform deduplicates web and app
-events but not offline ones. Values are summed as decimals without any rounding.
+An event that was sent twice because the first answer was lost must not count as two events. So the main sums are over
+*distinct* events, by account + event name + event id, the key by which Pinterest deduplicates. Events accepted more
+than once are counted as doubles, by source, because Pinterest deduplicates web and app events but not offline ones.
+Values are summed as decimals without rounding.
 
-To tell doubles, keys are remembered: all of them, or the latest `most_ids`, so that a sandbox that nobody ends does not
-grow. Counts of distinct events are exact either way, but for an event that comes again after its key was forgotten:
-that one counts as another. `forgotten_event_ids` says whether that could be.
+To recognise doubles, the sandbox remembers keys: all of them, or the latest `most_ids`, so that a long-running sandbox
+does not grow. Counts of distinct events are exact unless an event comes again after its key was forgotten: it then
+counts as another event. `forgotten_event_ids` says whether that is possible.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, Inexact
 from typing import Any, Final, NamedTuple
 
 _EXACT: Final = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[Inexact])
-"""Additions are exact whatever their size; anything that would round raises."""
+"""Additions are exact for any size; an operation that would round raises."""
 _ZERO: Final = Decimal(0)
 _SOURCES: Final[Mapping[str, str]] = {
     "web": "web",
@@ -30,7 +30,7 @@ _SOURCES: Final[Mapping[str, str]] = {
 
 
 class EventKey(NamedTuple):
-    """What makes an event the same event for the platform."""
+    """The key by which Pinterest recognises the same event."""
 
     account: str
     event_name: str
@@ -39,31 +39,31 @@ class EventKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxCounts:
-    """What the sandbox has counted since its start or last reset. In test mode only the call is counted."""
+    """Counts of the sandbox since its start or last reset. In test mode only calls are counted."""
 
     accepted_events: int
-    """Answered as processed, doubles included."""
+    """Events answered as processed, including doubles."""
     distinct_event_ids: int | None
-    """Distinct account + event name + event id; None when the sandbox keeps no ids."""
+    """Distinct account + event name + event id; None if the sandbox keeps no ids."""
     forgotten_event_ids: int = 0
-    """How many of them it no longer remembers; 0: the counts of distinct events are exact, whatever came again."""
+    """How many of them are forgotten. If 0, the counts of distinct events are exact."""
     value_sum: Decimal | None
     """Sum of ``custom_data.value`` over distinct events, the first of each; None without ids."""
     accepted_value_sum: Decimal
-    """The same with doubles."""
+    """The same sum, including doubles."""
     doubles: Mapping[str, int]
-    """By source (web, app, offline): how often an event was accepted again after its first time."""
+    """By source (web, app, offline): how often an event was accepted again."""
     rejected_events: Mapping[str, int]
     """Events answered as failed, by the rule's code."""
     refused_calls: Mapping[str, int]
-    """Calls refused as a whole for what is in them, by the rule's code."""
+    """Calls refused as a whole because of their content, by the rule's code."""
     calls: Mapping[str, int]
-    """By status of the answer as text; ``dropped`` are those whose connection was cut instead."""
+    """By HTTP status as text; ``dropped`` if the connection was cut instead."""
     test_calls: int
     accepted_by_account: Mapping[str, int]
 
     def as_json(self) -> dict[str, Any]:
-        """For ``GET /sandbox/counts`` and the demo: amounts are decimal text, never a float."""
+        """Return the JSON of ``GET /sandbox/counts`` and the demo; amounts are decimal text, never floats."""
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
 
@@ -73,8 +73,8 @@ def _plain(value: object) -> object:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-class Books:
-    """The running counts. `most_ids`: how many events to remember, the latest; None is all, 0 none."""
+class RunningCounts:
+    """The running counts. `most_ids`: the number of latest events to remember; None for all, 0 for none."""
 
     def __init__(self, *, most_ids: int | None) -> None:
         self._most_ids = most_ids
@@ -91,7 +91,7 @@ class Books:
 
     @property
     def deliveries(self) -> Mapping[EventKey, int]:
-        """How often each event that is remembered was accepted."""
+        """How often each remembered event was accepted."""
         return dict(self._deliveries)
 
     def accept(self, account: str, event: Mapping[str, Any]) -> None:
@@ -115,7 +115,7 @@ class Books:
             self._forgotten += 1
 
     def accept_unread(self, account: str, events: int) -> None:
-        """Counts events that nobody looked into: a sandbox that does not validate knows only how many."""
+        """Counts events without reading them, for a sandbox that does not validate."""
         self._accepted[account] += events
 
     def reject(self, code: str) -> None:
@@ -123,11 +123,11 @@ class Books:
         self._rejected[code] += 1
 
     def refuse(self, code: str) -> None:
-        """Counts a call refused for what is in it."""
+        """Counts a call refused because of its content."""
         self._refused[code] += 1
 
     def answered(self, status: str, *, test: bool) -> None:
-        """Counts a call by its end: the status as text, or ``dropped``."""
+        """Counts an answered call: `status` is the HTTP status as text, or ``dropped``."""
         self._calls[status] += 1
         self._test_calls += test
 

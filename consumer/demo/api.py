@@ -1,16 +1,16 @@
-"""The sandbox of the Conversions API: an HTTP server that behaves, or on request misbehaves, like the real one.
+"""The sandbox: an HTTP server that behaves like the Conversions API and, on request, misbehaves like it.
 
 ====  ===============================  ========================================================
-POST  ``/v5/ad_accounts/{id}/events``  the API itself; see `platform` for what it says
-GET   ``/sandbox/counts``              what was counted, as JSON; see `accounts.SandboxCounts`
+POST  ``/v5/ad_accounts/{id}/events``  the API itself; see `platform` for its answers
+GET   ``/sandbox/counts``              the counts as JSON; see `accounts.SandboxCounts`
 GET   ``/sandbox/events``              how often each event was accepted
-POST  ``/sandbox/reset``               forgets the counts and the quotas used
-GET   ``/sandbox/faults``              the misbehaviour in force
-POST  ``/sandbox/faults``              sets it; what is not named is off. See `faults.Faults`
+POST  ``/sandbox/reset``               resets the counts and the used quotas
+GET   ``/sandbox/faults``              the faults in force
+POST  ``/sandbox/faults``              sets the faults; those not named are off. See `faults.Faults`
 ====  ===============================  ========================================================
 
-This module is only the network: it reads a call, lets the synchronous `Platform` answer it in one go, then
-delays the answer, cuts the connection, or sends it. For loopback only: ``/sandbox`` asks for no token.
+This module is only the network part: it reads a call, gets the answer from the synchronous `Platform`, then
+delays it, cuts the connection, or sends it. Use it on loopback only: ``/sandbox`` requires no token.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from aiohttp import web
 
 from consumer.demo import rules
 from consumer.demo.accounts import EventKey, SandboxCounts
-from consumer.demo.faults import Faults, FaultSource, Plan, faults_as_json, faults_from_json
-from consumer.demo.platform import Answer, Call, Platform, Policy
+from consumer.demo.faults import CallPlan, Faults, FaultSource, faults_as_json, faults_from_json
+from consumer.demo.platform import Answer, Call, Platform, PlatformPolicy
 from consumer.errors import UsageError
 
 NO_FAULTS: Final = Faults()
 _MAX_BODY: Final = 64 * 1024 * 1024
-"""No limit is documented; this one only protects the process."""
+"""Pinterest documents no limit; this one only protects the process."""
 _SHUTDOWN_SECONDS: Final = 1.0
 
 
 class Sandbox:
-    """A strict stand-in for the platform on a port of its own; `start`, use the base URL, `stop`.
+    """A strict stand-in for Pinterest on its own port; `start` it, use the base URL, `stop` it.
 
-    :param token: the one access token that is right; settable later, to rotate it.
-    :param accounts: the ad accounts there are (others: 404); None for any.
-    :param faults: the misbehaviour to start with; settable later.
-    :param clock: seconds since 1970; event ages, quotas and waiting times go by it.
+    :param token: the valid access token; settable later, to rotate it.
+    :param accounts: the existing ad accounts (others get 404); None for any.
+    :param faults: the faults to start with; settable later.
+    :param clock: seconds since 1970, for event ages, quotas and waiting times.
     :param check_age: whether events older than 7 days fail; the future is always refused.
-    :param most_ids: how many events' keys to remember, for distinct counts: the latest; None is all, 0 none.
-    :param seed: of the faults that are drawn.
+    :param most_ids: number of latest event keys to remember, for distinct counts; None for all, 0 for none.
+    :param seed: seed of the random faults.
     :param validate: False counts events unread, for benchmarks; then no ids are kept.
-    :param limited_tokens: further tokens that are known but permitted nothing (403).
-    :param own_events: event names that are registered beside the standard ones; see `register`.
+    :param limited_tokens: further valid tokens without any permission (403).
+    :param own_events: registered event names in addition to the standard ones; see `register`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Sandbox:
         limited_tokens: Collection[str] = (),
         own_events: Collection[str] = (),
     ) -> None:
-        policy = Policy(
+        policy = PlatformPolicy(
             accounts=None if accounts is None else frozenset(accounts),
             limited_tokens=frozenset(limited_tokens),
             max_age=rules.MAX_AGE if check_age else None,
@@ -79,7 +79,7 @@ class Sandbox:
 
     @property
     def token(self) -> str:
-        """The access token that is right."""
+        """The valid access token."""
         return self._platform.token
 
     @token.setter
@@ -92,7 +92,7 @@ class Sandbox:
 
     @property
     def faults(self) -> Faults:
-        """The misbehaviour in force. Setting it starts its call numbers and seconds anew."""
+        """The faults in force. Setting them restarts their call numbers and seconds."""
         return self._source.faults
 
     @faults.setter
@@ -100,21 +100,21 @@ class Sandbox:
         self._source = FaultSource(faults, seed=self._seed, now=self._clock())
 
     def counts(self) -> SandboxCounts:
-        """What was counted so far, frozen."""
+        """The current counts, frozen."""
         return self._platform.books.counts()
 
     def deliveries(self) -> Mapping[EventKey, int]:
-        """How often each event that is remembered was accepted."""
+        """How often each remembered event was accepted."""
         return self._platform.books.deliveries
 
     def reset(self) -> None:
-        """Forgets the counts and the quotas used; the faults stay as they are."""
+        """Resets the counts and the used quotas; the faults stay."""
         self._platform.reset()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listens (port 0: any free one) and returns the base URL, with ``/v5``.
+        """Listens (port 0: any free port) and returns the base URL, with ``/v5``.
 
-        Raises `UsageError` when it cannot listen there.
+        Raises `UsageError` if the address is not available.
         """
         runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
         await runner.setup()
@@ -130,7 +130,7 @@ class Sandbox:
         return f"http://{shown}:{runner.addresses[0][1]}/v5"
 
     async def stop(self) -> None:
-        """Stops listening and lets go of all connections; stopping twice is fine."""
+        """Stops listening and closes all connections; a second call does nothing."""
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
@@ -170,7 +170,7 @@ class Sandbox:
         self._platform.books.answered("dropped", test=test == "true")
         if request.transport is not None:
             request.transport.abort()
-        return web.Response()  # goes nowhere: the connection is gone
+        return web.Response()  # not sent: the connection is closed
 
     async def _get_counts(self, _: web.Request) -> web.Response:
         return _json(self.counts().as_json())
@@ -193,12 +193,12 @@ class Sandbox:
         return _json(faults_as_json(self.faults))
 
 
-async def serve(
+async def serve_sandbox(
     sandbox: Sandbox, *, host: str, port: int, stop: asyncio.Event, announce: Callable[[str], None]
 ) -> SandboxCounts:
     """Runs `sandbox` until `stop` is set, for ``pinstream sandbox``; `announce` gets the base URL.
 
-    Returns what was counted. Raises `UsageError` when it cannot listen there.
+    Returns the counts. Raises `UsageError` if the address is not available.
     """
     announce(await sandbox.start(host, port))
     try:
@@ -208,7 +208,7 @@ async def serve(
     return sandbox.counts()
 
 
-def _http(answer: Answer, plan: Plan) -> web.Response:
+def _http(answer: Answer, plan: CallPlan) -> web.Response:
     headers = {**answer.headers, "x-pinterest-rid": str(plan.random.getrandbits(53))}
     return web.Response(
         status=answer.status, body=answer.body, headers=headers, content_type=answer.content_type

@@ -1,18 +1,18 @@
-"""The embedded broker: Kafka enough for the demo and for tests on a machine without Java.
+"""The embedded broker: enough of Kafka for the demo, and for tests on a machine without Java.
 
-librdkafka carries a mock cluster (`test.mock.num.brokers`) that speaks the real protocol on loopback sockets:
-produce, fetch, consumer groups (classic and KIP-848), commits with leader epochs, transactions. It lives inside
-a client, so it gets a process of its own (``python -m consumer.demo.broker``): a consumer that is killed must
-find the broker still there. The process prints ``bootstrap.servers`` as one line and ends when its standard
-input closes, so it never outlives whoever started it, not even after a SIGKILL.
+librdkafka contains a mock cluster (`test.mock.num.brokers`) that speaks the real protocol on loopback sockets:
+produce, fetch, consumer groups (classic and KIP-848), commits with leader epochs, transactions. It runs inside a
+client, so it gets its own process (``python -m consumer.demo.broker``): the broker must survive when a consumer is
+killed. The process prints ``bootstrap.servers`` as one line and ends when its standard input closes, so it never
+outlives its parent, even after a SIGKILL.
 
 Its limits, each measured in tests/demo/test_broker.py:
 
-* A topic comes into being when a producer first asks for it, always with `PARTITIONS` partitions; the admin
-  API for creating topics is not there.
-* A partition keeps its last `LOG_BYTES` bytes or so; what is older is dropped **whether or not anyone has read
-  it**, and a consumer behind that point meets an offset out of range. A producer must therefore stay within
-  `LOG_BYTES` per partition of what the consumer has committed.
+* A topic is created when a producer first asks for it, always with `PARTITIONS` partitions. The admin API cannot create
+  topics.
+* A partition keeps about its last `LOG_BYTES` bytes. Older records are dropped **even if they are unread**, and a
+  consumer behind that point gets an offset out of range. So a producer must not be more than `LOG_BYTES` per partition
+  ahead of the consumer's committed offset.
 * Everything is in memory. A classic group's first rebalance takes about three seconds.
 * No transaction is ever filtered, nothing is compacted, nothing authenticates.
 """
@@ -36,7 +36,7 @@ from consumer.errors import KafkaError
 PARTITIONS = 4
 """Partitions of every topic; the mock cluster's own default."""
 LOG_BYTES = 5 * 1024 * 1024
-"""What a partition keeps; the mock cluster's own limit."""
+"""Bytes that a partition keeps; the mock cluster's own limit."""
 
 _START_SECONDS = 20.0
 _STOP_SECONDS = 5.0
@@ -45,7 +45,7 @@ _STOP_SECONDS = 5.0
 class EmbeddedBroker:
     """The mock cluster in a child process: ``async with EmbeddedBroker() as broker: broker.bootstrap_servers``.
 
-    Without an event loop: `open` and `shut`.
+    Without an event loop, use `open` and `shut`.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class EmbeddedBroker:
         self._process: subprocess.Popen[str] | None = None
 
     async def start(self) -> Self:
-        """Start the process; returns when it told its address. Raises `KafkaError` if it does not."""
+        """Start the process and wait for its address. Raises `KafkaError` if there is none in time."""
         await asyncio.to_thread(self.open)
         return self
 
@@ -62,14 +62,14 @@ class EmbeddedBroker:
         await asyncio.to_thread(self.shut)
 
     def open(self) -> Self:
-        """`start`, blocking."""
+        """Like `start`, but blocking."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "consumer.demo.broker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the demo, which then ends the broker last
+            start_new_session=True,  # Ctrl-C must reach only the demo, which ends the broker last
         )
         self.bootstrap_servers = _first_line(self._process, _START_SECONDS)
         if not self.bootstrap_servers:
@@ -80,7 +80,7 @@ class EmbeddedBroker:
         return self
 
     def shut(self) -> None:
-        """`stop`, blocking."""
+        """Like `stop`, but blocking."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -96,7 +96,7 @@ class EmbeddedBroker:
 
     @property
     def pid(self) -> int | None:
-        """The child process, while there is one."""
+        """The id of the child process; None if there is none."""
         return None if self._process is None else self._process.pid
 
     async def __aenter__(self) -> Self:
@@ -109,7 +109,7 @@ class EmbeddedBroker:
 
 
 def _first_line(process: subprocess.Popen[str], seconds: float) -> str:
-    """The first line of the process's output, or ``""`` if it ends or says nothing within `seconds`."""
+    """Return the first line of the process's output, or ``""`` if it ends or prints nothing within `seconds`."""
     alarm = threading.Timer(seconds, process.kill)
     alarm.start()
     try:
@@ -118,8 +118,8 @@ def _first_line(process: subprocess.Popen[str], seconds: float) -> str:
         alarm.cancel()
 
 
-def serve() -> int:
-    """The child process: hold the cluster, tell its address, wait for the end of standard input."""
+def run_broker() -> int:
+    """The child process: create the cluster, print its address, wait for the end of standard input."""
     config: dict[str, str | int | float | bool] = {"test.mock.num.brokers": "1", "log_level": 0}
     client = AdminClient(config)
     try:
@@ -134,5 +134,5 @@ def serve() -> int:
 
 
 if __name__ == "__main__":
-    # Without the interpreter's tidying: destroying the client would wait for its threads.
-    os._exit(serve())
+    # Skip the interpreter's shutdown: destroying the client would wait for its threads.
+    os._exit(run_broker())

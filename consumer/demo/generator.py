@@ -1,17 +1,16 @@
-"""Made-up commerce events in the shape of ``schemas/commerce_event.avsc``: a shop's day, from one seed.
+"""Generated commerce events of a shop, in the shape of ``schemas/commerce_event.avsc``.
 
-The shop keeps a few hundred sessions open; each event is the next step of one of them, taken at random, so
-events of many shoppers interleave as on a real topic. A session is a Python generator that walks down the
-funnel (look, search, view, cart, checkout, pay) and may end at every step. Shoppers come back: about half of
-the sessions belong to somebody seen before. They are on the web, in the apps, or in a store whose till
-uploads late. How much is known of them varies as it does: a guest has an address and an agent only, a
-customer an e-mail and more, some of it badly typed, since that is what normalising is for.
+The shop has a few hundred open sessions. Each event is the next step of a random session, so the events of many
+shoppers interleave as on a real topic. A session is a Python generator that goes down the funnel (page, search,
+product, cart, checkout, payment) and may end at every step. About half of the sessions belong to shoppers seen before.
+Shoppers use the web, the apps, or a store whose till uploads late. A guest has only an IP address and a user agent; a
+customer has an e-mail address and more, some of it badly typed, so that there is something to normalise.
 
-Two shares make it interesting: `duplicates` sends a recent record again, byte for byte; `invalid` makes
-records that must end as dead letters, each with one `Defect`. With every event comes what must become of it
-under the default mapping and the default settings, so a test or the demo can compare sums exactly.
+`duplicates` is the share of recent records that are sent again, byte for byte. `invalid` is the share of records that
+must become dead letters, each with one `Defect`. Every event comes with the disposition that it must get with the
+default mapping and settings, so that tests and the demo can compare sums exactly.
 
-Same seed and same clock, same events. The random numbers decide everything but the time.
+The same seed and the same clock give the same events. Random numbers decide everything except the time.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ from consumer.engine.model import CommerceEvent, Disposition
 
 OPEN_SESSIONS: Final = 300
 KNOWN_SHOPPERS: Final = 5_000
-"""The shop remembers so many; after that, new ones replace old ones."""
+"""Number of shoppers that the shop remembers; after that, new ones replace old ones."""
 RECENT: Final = 500
-"""A duplicate repeats one of so many latest deliverable events."""
+"""A duplicate repeats one of this number of latest deliverable events."""
 _FILTERED: Final = frozenset(("cart_viewed", "cart_item_removed", "order_refunded"))
 _DAY_MS: Final = 86_400_000
 
@@ -66,21 +65,21 @@ _DEFECTS: Final = tuple(Defect)
 
 
 class GeneratedEvent(NamedTuple):
-    """One record to produce: `event` to be encoded with the schema, or `raw` bytes to be sent as they are."""
+    """One record to produce: `event` is encoded with the schema; `raw` bytes are sent unchanged."""
 
     key: bytes
-    """The shopper: a shopper's events stay in order."""
+    """Identifies the shopper, so that a shopper's events stay in order."""
     event: CommerceEvent | None
     raw: bytes | None
     expected: Disposition
-    """What must become of the record, in the order of generation."""
+    """The disposition that the record must get, if records are read in the order of generation."""
     defect: Defect | None
     value: Decimal | None
-    """What the event adds to the sum of values of distinct deliveries, if it is delivered."""
+    """What a delivery of the event adds to the sum of values of distinct events."""
 
 
 class Shopper:
-    """Somebody who comes back: what the shop knows of them, and where they are."""
+    """A shopper who may come back: their market, device and customer data."""
 
     __slots__ = ("customer", "handset", "key", "market", "opt_out")
 
@@ -94,11 +93,11 @@ class Shopper:
         self.opt_out = opt_out
 
 
-class Generator:
-    """An endless iterator of `GeneratedEvent`; `now` gives seconds since 1970 and is asked once per event.
+class EventGenerator:
+    """An endless iterator of `GeneratedEvent`. `now` returns seconds since 1970 and is called once per event.
 
-    `duplicates` and `invalid` are shares from 0 to 1. What was emitted so far is summed up in `tally`
-    (records by expected disposition) and `value_sum` (of distinct deliveries, exact).
+    `duplicates` and `invalid` are shares from 0 to 1. `tally` counts the emitted records by expected disposition;
+    `value_sum` is the exact sum of values of distinct deliveries.
     """
 
     def __init__(
@@ -136,14 +135,14 @@ class Generator:
             return again._replace(expected=Disposition.DUPLICATE, value=None)
         shopper, event = self._next_step()
         if self._duplicates <= draw < self._duplicates + self._invalid:
-            return self._spoiled(shopper, event)
+            return self._with_defect(shopper, event)
         generated = _valid(shopper, event)
         if generated.expected is Disposition.DELIVERED:
             self._recent.append(generated)
         return generated
 
     def _next_step(self) -> tuple[Shopper, CommerceEvent]:
-        """The next event of one of the open sessions; one that has ended makes room for a new one."""
+        """Return the next event of a random session; replace a session that has ended."""
         index = self._random.randrange(OPEN_SESSIONS)
         step = next(self._sessions[index], None)
         while step is None:
@@ -173,7 +172,7 @@ class Generator:
             yield self._event(shopper, "order_refunded", channel="OFFLINE", url=None)
 
     def _online(self, shopper: Shopper, new: bool) -> Iterator[CommerceEvent]:
-        """Web or app: from the landing page as far down the funnel as this shopper gets."""
+        """A web or app session, from the landing page down the funnel."""
         if new and shopper.handset is not None and self._chance(0.5):
             yield self._event(shopper, "app_installed")
         yield self._event(shopper, "page_viewed")
@@ -235,7 +234,7 @@ class Generator:
     def _event(
         self, shopper: Shopper, kind: str, *, channel: str | None = None, url: str | None = ""
     ) -> CommerceEvent:
-        """An event of now, with what is the same for all kinds."""
+        """A new event with the fields that all kinds share."""
         handset, market = shopper.handset, shopper.market
         online = handset is None and channel is None
         return {
@@ -283,7 +282,7 @@ class Generator:
         paid: bool = False,
         numbered: bool = False,
     ) -> dict[str, Any]:
-        """An order or a part of one; `paid` gives it a total, after a discount some have."""
+        """An order or a part of one. `paid`: it has a total, sometimes with a discount."""
         items = [_item(market, product, quantity) for product, quantity in basket]
         total = sum((Decimal(item["price"]) * item["quantity"] for item in items), Decimal(0))
         if self._chance(0.15):
@@ -302,7 +301,7 @@ class Generator:
     # Shoppers
 
     def _shopper(self) -> tuple[Shopper, bool]:
-        """Somebody known or somebody new, and whether new."""
+        """Return a known or a new shopper, and whether the shopper is new."""
         if self._shoppers and self._chance(0.5):
             return self._shoppers[self._random.randrange(len(self._shoppers))], False
         shopper = self._new_shopper()
@@ -314,7 +313,7 @@ class Generator:
         market = self._random.choices(MARKETS, (40, 8, 12, 15, 10, 10, 5))[0]
         handset = pick(HANDSETS) if self._chance(0.35) else None
         key = f"{self._random.getrandbits(40):010x}"
-        customer = _nobody() | {
+        customer = _empty_customer() | {
             "ip_address": self._address(),
             "user_agent": pick(BROWSERS) if handset is None else handset.user_agent,
             "click_id": f"dj0y{self._random.getrandbits(96):024x}" if self._chance(0.35) else None,
@@ -327,9 +326,9 @@ class Generator:
         return Shopper(key, market, handset, customer, opt_out=self._chance(0.02))
 
     def _known(self, market: Market, key: str) -> dict[str, Any]:
-        """What a customer with an account has told, typed as people type."""
+        """The data of a customer with an account, typed as people type."""
         pick, woman = self._random.choice, self._chance(0.6)
-        place = pick(market.places)
+        home = pick(market.cities)
         email = f"customer.{key}@{pick(EMAIL_DOMAINS)}"
         return {
             "emails": [f" {email.title()} " if self._chance(0.1) else email],
@@ -339,9 +338,9 @@ class Generator:
             "last_name": pick(market.last_names),
             "gender": pick(("female", "F") if woman else ("male", "M")) if self._chance(0.4) else None,
             "birth_date": self._birth_date() if self._chance(0.3) else None,
-            "city": place.city,
-            "state": place.state,
-            "postal_code": place.postal_code,
+            "city": home.city,
+            "state": home.state,
+            "postal_code": home.postal_code,
             "partner_id": f"ramp-{key}" if self._chance(0.05) else None,
         }
 
@@ -361,13 +360,13 @@ class Generator:
         return self._random.random() < share
 
     def _uuid(self) -> str:
-        """In the form of a version 4 UUID."""
+        """A random version 4 UUID."""
         text = f"{self._random.getrandbits(128):032x}"
         variant = "89ab"[int(text[16], 16) & 3]
         return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
 
-    def _spoiled(self, shopper: Shopper, event: CommerceEvent) -> GeneratedEvent:
-        """`event` with one defect; those about amounts need an order, so it becomes one."""
+    def _with_defect(self, shopper: Shopper, event: CommerceEvent) -> GeneratedEvent:
+        """Return `event` with one random defect. It becomes an order, because defects of amounts need one."""
         defect = self._random.choice(_DEFECTS)
         if defect is Defect.UNDECODABLE:
             raw = self._broken_bytes(event)
@@ -376,25 +375,25 @@ class Generator:
             )
         event = event | {"event_type": "order_completed"}
         event["order"] = self._order(shopper.market, self._basket(), paid=True, numbered=True)
-        _SPOILERS[defect](event)
+        _MAKE_DEFECT[defect](event)
         return GeneratedEvent(
             shopper.key.encode(), event, None, Disposition.DEAD_LETTERED, defect, value=None
         )
 
     def _broken_bytes(self, event: CommerceEvent) -> bytes:
-        """Somebody's JSON on the wrong topic, or noise; never a byte that starts one of the wire formats."""
+        """JSON on the wrong topic, or noise. The first byte never begins a wire format."""
         if self._chance(0.5):
             return b'{"event_id": "%s", "note": "not Avro"}' % event["event_id"].encode()
         return b"\xff" + self._random.randbytes(self._random.randrange(40))
 
 
 def restamp(event: CommerceEvent, now_ms: int) -> CommerceEvent:
-    """A copy of `event` that happens at `now_ms` (milliseconds since 1970)."""
+    """Return a copy of `event` with the time `now_ms` (milliseconds since 1970)."""
     return event | {"occurred_at": now_ms}
 
 
 def shifted(event: CommerceEvent, by_ms: int) -> CommerceEvent:
-    """A copy of `event` moved in time by `by_ms`: the same for all keeps their distances."""
+    """Return a copy of `event` moved in time by `by_ms`."""
     return event | {"occurred_at": event["occurred_at"] + by_ms}
 
 
@@ -405,8 +404,8 @@ _TEXTS: Final = (
 )
 
 
-def _nobody() -> dict[str, Any]:
-    """A customer of whom nothing is known."""
+def _empty_customer() -> dict[str, Any]:
+    """A customer without any data."""
     return {**{name: [] for name in _LISTS}, **dict.fromkeys(_TEXTS)}
 
 
@@ -449,7 +448,7 @@ def _move(by_ms: int) -> Callable[[CommerceEvent], None]:
     return lambda event: event.update(shifted(event, by_ms))
 
 
-_SPOILERS: Final[Mapping[Defect, Callable[[CommerceEvent], None]]] = {
+_MAKE_DEFECT: Final[Mapping[Defect, Callable[[CommerceEvent], None]]] = {
     Defect.NO_IDENTITY: _anonymise,
     Defect.BAD_CURRENCY: _set_order(currency="ZZZ"),
     Defect.NEGATIVE_VALUE: _set_order(total="-12.00"),

@@ -1,10 +1,10 @@
-"""The stand-in for the platform without its network: one call in, one answer out, synchronous.
+"""The sandbox without its network: one call in, one answer out, synchronous.
 
-`Platform.answer` goes through a call in the order of the real thing (see `faults`) and answers in the shapes
-of the OpenAPI description: ``ConversionApiResponse`` for a 200, ``Error`` and ``DetailedError`` otherwise.
-Nothing of a call is recorded unless its answer says so. The exception is deliberate: a lying answer.
+`Platform.answer` checks a call in the order of the real API (see `faults`) and answers in the forms of the OpenAPI
+description: ``ConversionApiResponse`` for a 200, ``Error`` and ``DetailedError`` otherwise. The events of a call are
+recorded only if its answer says so, except for a deliberately wrong answer (`Lie`).
 
-All time comes in as `now`, all chance in the call's `Plan`.
+Time comes in as `now`, randomness in the `CallPlan` of the call.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from consumer.demo import rules
-from consumer.demo.accounts import Books
-from consumer.demo.faults import Faults, Lie, Marked, Plan, Quota, Speech, wait_headers
+from consumer.demo.accounts import RunningCounts
+from consumer.demo.faults import CallPlan, Faults, Lie, Marked, Quota, Speech, wait_headers
 
 Entry = dict[str, str | None]
 """One item of ``events`` in a ``ConversionApiResponse``."""
@@ -37,7 +37,7 @@ class Call(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What goes back. `headers` lack the content type."""
+    """The answer to a call. `headers` do not contain the content type."""
 
     status: int
     body: bytes
@@ -46,18 +46,18 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """What the platform knows and how strict it is."""
+class PlatformPolicy:
+    """The accounts, tokens and event names of the platform, and its strictness."""
 
     accounts: frozenset[str] | None
-    """The ad accounts there are; None: any."""
+    """The existing ad accounts; None: any."""
     limited_tokens: frozenset[str]
-    """Tokens that are good but permit nothing: 403."""
+    """Valid tokens without any permission: 403."""
     max_age: float | None
-    """Seconds; None: events of any age."""
+    """Maximum age of events in seconds; None: any age."""
     event_names: frozenset[str]
     validate: bool
-    """False: events are counted unread, for benchmarks of the other side."""
+    """False: events are counted without reading them, for benchmarks of pinstream."""
 
 
 _PROCESSED: Final[Entry] = {"status": "processed", "error_message": None, "warning_message": None}
@@ -76,9 +76,9 @@ _JSON: Final = "application/json"
 
 
 class Platform:
-    """The platform's side of the Conversions API. `token` may be changed at any time, as tokens are."""
+    """The server side of the Conversions API. `token` may be changed at any time."""
 
-    def __init__(self, token: str, policy: Policy, *, most_ids: int | None) -> None:
+    def __init__(self, token: str, policy: PlatformPolicy, *, most_ids: int | None) -> None:
         self.token = token
         self._policy = policy
         self._most_ids = most_ids
@@ -89,12 +89,12 @@ class Platform:
         self._policy = replace(self._policy, event_names=self._policy.event_names.union(own_events))
 
     def reset(self) -> None:
-        """Forgets all it has counted, and the quotas used."""
-        self.books = Books(most_ids=self._most_ids)
+        """Resets the counts and the used quotas."""
+        self.books = RunningCounts(most_ids=self._most_ids)
         self._quotas: defaultdict[str, Quota] = defaultdict(Quota)
 
-    def answer(self, call: Call, plan: Plan, now: float) -> Answer:
-        """Answers `call`, recording what was processed; `now` in seconds since 1970."""
+    def answer(self, call: Call, plan: CallPlan, now: float) -> Answer:
+        """Answers `call` and records the processed events; `now` in seconds since 1970."""
         limit = plan.faults.max_body_bytes
         if limit is not None and len(call.body) > limit:
             return Answer(413, b"<html><body>413 Request Entity Too Large</body></html>", {}, "text/html")
@@ -107,7 +107,7 @@ class Platform:
         answer = self._refuse_load(plan, within, now) or self._read(call, plan, now)
         return answer._replace(headers={**headers, **answer.headers})
 
-    def _refuse_caller(self, call: Call, plan: Plan) -> Answer | None:
+    def _refuse_caller(self, call: Call, plan: CallPlan) -> Answer | None:
         token = _bearer(call.authorization)
         limited = token in self._policy.limited_tokens
         if plan.unauthorised or not (limited or _same(token, self.token)):
@@ -122,11 +122,11 @@ class Platform:
             return _error(404, 50, "Ad account not found.")  # the code is not documented for this endpoint
         return None
 
-    def _take_quota(self, account: str, plan: Plan, now: float) -> tuple[bool, Mapping[str, str]]:
+    def _take_quota(self, account: str, plan: CallPlan, now: float) -> tuple[bool, Mapping[str, str]]:
         limit = plan.faults.calls_per_minute
         return (True, {}) if limit is None else self._quotas[account].take(limit, now)
 
-    def _refuse_load(self, plan: Plan, within_quota: bool, now: float) -> Answer | None:
+    def _refuse_load(self, plan: CallPlan, within_quota: bool, now: float) -> Answer | None:
         if not within_quota:
             return _error(429, 8, "This request exceeded a rate limit.")
         if plan.throttled:
@@ -138,7 +138,7 @@ class Platform:
             return _error(500, 12, "Something went wrong on our end.")  # the code is not documented either
         return None
 
-    def _read(self, call: Call, plan: Plan, now: float) -> Answer:
+    def _read(self, call: Call, plan: CallPlan, now: float) -> Answer:
         if call.content_type != _JSON:
             return self._refuse("content_type", "The content type must be application/json.")
         if call.test not in (None, "true", "false"):
@@ -159,7 +159,7 @@ class Platform:
             self.books.accept_unread(call.account, len(events))
         return Answer(200, _response([_PROCESSED] * len(events)))
 
-    def _judge(self, call: Call, events: list[Any], plan: Plan, now: float) -> Answer:
+    def _judge(self, call: Call, events: list[Any], plan: CallPlan, now: float) -> Answer:
         policy = self._policy
         problems = [
             rules.check_event(event, now, max_age=policy.max_age, event_names=policy.event_names)
@@ -182,11 +182,11 @@ class Platform:
         self,
         call: Call,
         events: list[Any],
-        problems: list[rules.Problem | None],
+        problems: list[rules.Violation | None],
         marked: Collection[int],
-        plan: Plan,
+        plan: CallPlan,
     ) -> list[Entry]:
-        """One entry per event in order; records what is processed, unless in test mode."""
+        """Return one entry per event, in order. Records processed events, unless in test mode."""
         test = call.test == "true"
         entries: list[Entry] = []
         for index, (event, problem) in enumerate(zip(events, problems, strict=True)):
@@ -208,7 +208,7 @@ class Platform:
 
 
 def _middleman(call: Call, faults: Faults) -> Answer:
-    """Somebody on the way answers in the platform's place."""
+    """The answer of a proxy or firewall in place of Pinterest."""
     status, server = faults.middleman_status, {"Server": "middleman/1.0"}
     match faults.middleman_says:
         case Speech.HTML:
@@ -234,14 +234,14 @@ def _same(left: str, right: str) -> bool:
     return hmac.compare_digest(left.encode(errors="replace"), right.encode(errors="replace"))
 
 
-def _message(problem: rules.Problem, plan: Plan) -> str:
+def _message(problem: rules.Violation, plan: CallPlan) -> str:
     if plan.faults.echo and problem.value is not None:
         return f"{problem.message}: {problem.value}"
     return problem.message
 
 
 def _marked(events: list[dict[str, Any]], marker: str | None) -> frozenset[int]:
-    """The indices of the events that carry the marker."""
+    """Return the indices of the events that contain the marker."""
     if marker is None:
         return frozenset()
     return frozenset(index for index, event in enumerate(events) if marker in event["event_id"])
@@ -251,7 +251,7 @@ def _failed(message: str) -> Entry:
     return {"status": "failed", "error_message": message, "warning_message": None}
 
 
-def _processed(event: dict[str, Any], plan: Plan) -> Entry:
+def _processed(event: dict[str, Any], plan: CallPlan) -> Entry:
     if plan.faults.warned and plan.random.random() < plan.faults.warned:
         return _WARNED
     warning = rules.warning_for(event)
@@ -278,7 +278,7 @@ def _count(entries: list[Entry]) -> int:
 
 
 def _response(entries: list[Entry], *, shown: list[Entry] | None = None, off: int = 0) -> bytes:
-    """A ``ConversionApiResponse``; `shown` and `off` are how it lies about entries and counter."""
+    """A ``ConversionApiResponse``. `shown` and `off` make its entries and its counter wrong."""
     return orjson.dumps(
         {
             "num_events_received": len(entries),
@@ -289,7 +289,7 @@ def _response(entries: list[Entry], *, shown: list[Entry] | None = None, off: in
 
 
 def _detailed(entries: list[Entry]) -> Answer:
-    """A 422 whose untyped ``details`` are what a 200 would have held."""
+    """A 422 whose untyped ``details`` are the body of a 200."""
     details = orjson.loads(_response(entries))
     return _error(422, 4196, "Not all events were successfully processed.", details=details)
 

@@ -1,21 +1,21 @@
-"""What the sandbox refuses: pure functions from one event of ``data`` to a `Problem`, or None if it is fine.
+"""The rules of the sandbox: pure functions from one event of ``data`` to a `Violation`, or None if it is valid.
 
-There are two kinds of problems, and the platform answers them differently:
+There are two kinds of violations, and Pinterest answers them differently:
 
-* **Structural**: what a validator of the OpenAPI description refuses: an unknown key in a closed object, a
+* **Structural** ones, which a validator of the OpenAPI description finds: an unknown key in a closed object, a
   missing required key, a wrong type, a length or an enumeration. One of them turns the whole call into
   a 400 (woocommerce/pinterest-for-woocommerce #967).
-* **Of one event**: what the description says in words only: identity, digests, decimal text, known names, the
-  age of the event. The call is a 200, and that event's entry says ``failed``.
+* **Violations of one event**, which the description only states in words: identity, digests, decimal text, known
+  names, the age of the event. The call is a 200, and the entry of that event says ``failed``.
 
-The description's ``anyOf`` puts ``required`` beside ``$ref``, where OpenAPI 3.0 ignores it: so identity is
-checked here. The user data object is open in the description; here it is closed, like its neighbours, so that
-a wrong key is seen and not silently lost.
+The description's ``anyOf`` puts ``required`` beside ``$ref``, where OpenAPI 3.0 ignores it, so identity is checked
+here. The user data object is open in the description. Here it is closed, like the other objects, so that a wrong key is
+reported and not silently ignored.
 
-The tables are read from ``request.schema.json``, a JSON Schema of the request; a test compares it with the
-description itself. The checks are straight lines over these tables, since a load test must not wait for its
-stand-in: about 10 microseconds for an event of usual size. Strictness beyond the platform is meant: this is an
-independent second opinion on what the converter makes, so it shares no code with it.
+The tables are read from ``request.schema.json``, a JSON Schema of the request; a test compares it with the description.
+The checks are simple loops over these tables, so that the sandbox does not slow down a load test: about 10 microseconds
+for an event of usual size. They are stricter than Pinterest on purpose, and share no code with the converter, because
+they are an independent check of its output.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ import pycountry
 
 MAX_EVENTS: Final = 1000
 MAX_TEST_EVENTS: Final = 20
-"""In test mode only so many events of a call are processed (DOC)."""
+"""Maximum number of events that are processed of a call in test mode (documented)."""
 MAX_AHEAD: Final = 300.0
-"""Seconds an event may lie in the future: clock skew, not a mistake."""
+"""Seconds that an event may be in the future, because of clock skew."""
 MAX_AGE: Final = 7 * 86_400.0
-"""Seconds an event may be old. Only third parties name a number; this is theirs."""
+"""Maximum age of an event in seconds. Pinterest documents none; third parties name this one."""
 
 
 EMPTY_DIGEST: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-"""SHA-256 of nothing: proof that an absent value was hashed."""
+"""SHA-256 of the empty string: it shows that a missing value was hashed."""
 
 
-class Problem(NamedTuple):
-    """Why an event is refused. `code` is from a closed set; `value` is what offends, personal data or not."""
+class Violation(NamedTuple):
+    """Why an event is refused. `code` is from a fixed set; `value` is the invalid value, which may be personal data."""
 
     structural: bool
     code: str
@@ -53,13 +53,13 @@ class Problem(NamedTuple):
     value: object = None
 
 
-class Bound(NamedTuple):
-    """What the description demands of a member of ``app_info`` or ``device_info``; lengths in code points."""
+class MemberLimits(NamedTuple):
+    """The description's limits of a member of ``app_info`` or ``device_info``; lengths in code points."""
 
     type: type
     max_length: int | None = None
     maximum: int | None = None
-    """Of an integer, whose minimum is then 0."""
+    """Maximum of an integer; its minimum is then 0."""
     enum: frozenset[str] | None = None
     max_items: int | None = None
 
@@ -67,7 +67,7 @@ class Bound(NamedTuple):
 REQUEST: Final[Mapping[str, Any]] = json.loads(
     files("consumer.demo").joinpath("request.schema.json").read_text("utf-8")
 )
-"""The JSON Schema of a request's body."""
+"""The JSON Schema of the body of a request."""
 
 _Types = frozenset[type]
 _PYTHON: Final[Mapping[str, type]] = {
@@ -81,13 +81,13 @@ _PYTHON: Final[Mapping[str, type]] = {
 
 
 def _definition(name: str) -> Mapping[str, Any]:
-    """One of the schema's definitions."""
+    """Return a definition of the schema."""
     found: Mapping[str, Any] = REQUEST["$defs"][name]
     return found
 
 
 def _types(member: Mapping[str, Any]) -> _Types:
-    """The types that a member may have."""
+    """Return the types that a member may have."""
     while "$ref" in member:
         member = _definition(member["$ref"].rpartition("/")[2])
     named = member["type"]
@@ -95,14 +95,14 @@ def _types(member: Mapping[str, Any]) -> _Types:
 
 
 def _table(name: str) -> Mapping[str, _Types]:
-    """The types of each member of an object."""
+    """Return the types of each member of an object."""
     return {key: _types(member) for key, member in _definition(name)["properties"].items()}
 
 
-def _bound(member: Mapping[str, Any]) -> Bound:
+def _limits_of(member: Mapping[str, Any]) -> MemberLimits:
     (kind,) = _types(member)
     enum = member.get("enum")
-    return Bound(
+    return MemberLimits(
         kind,
         max_length=member.get("maxLength"),
         maximum=member.get("maximum"),
@@ -111,9 +111,9 @@ def _bound(member: Mapping[str, Any]) -> Bound:
     )
 
 
-def _bounds(name: str) -> Mapping[str, Bound]:
-    """What is demanded of each member of an object."""
-    return {key: _bound(member) for key, member in _definition(name)["properties"].items()}
+def _limits_table(name: str) -> Mapping[str, MemberLimits]:
+    """Return the limits of each member of an object."""
+    return {key: _limits_of(member) for key, member in _definition(name)["properties"].items()}
 
 
 EVENT: Final = _table("event")
@@ -121,12 +121,12 @@ REQUIRED: Final[tuple[str, ...]] = tuple(_definition("event")["required"])
 USER_DATA: Final = _table("user_data")
 CUSTOM_DATA: Final = _table("custom_data")
 CONTENT: Final = _table("content")
-APP_INFO: Final = _bounds("app_info")
-DEVICE_INFO: Final = _bounds("device_info")
+APP_INFO: Final = _limits_table("app_info")
+DEVICE_INFO: Final = _limits_table("device_info")
 ACTION_SOURCES: Final[frozenset[str]] = frozenset(_definition("event")["properties"]["action_source"]["enum"])
 KNOWN_EVENT_NAMES: Final[frozenset[str]] = frozenset(_definition("standard_event_name")["enum"])
-"""The standard names. One that an advertiser registered is good too; of any other the platform says that it is labelled
-Unknown (5.31), and here it is refused, so that it is seen."""
+"""The standard event names. Names that an advertiser registered are valid too. Pinterest labels any other name as
+Unknown (5.31); the sandbox refuses it, so that the mistake is seen."""
 CUSTOMER_TYPES: Final[frozenset[str]] = frozenset(
     _definition("user_data")["properties"]["customer_type"]["enum"]
 )
@@ -147,15 +147,15 @@ def check_event(
     *,
     max_age: float | None = MAX_AGE,
     event_names: frozenset[str] = KNOWN_EVENT_NAMES,
-) -> Problem | None:
-    """The first problem of one item of ``data``, structure before meaning; None if it is accepted.
+) -> Violation | None:
+    """Return the first violation of one item of ``data``, structure before meaning; None if it is accepted.
 
     `now` is in seconds since 1970; `max_age` in seconds, None for any age.
     """
     problem = check_structure(event)
     if problem is not None:
         return problem
-    assert isinstance(event, dict)  # noqa: S101  what check_structure has just established
+    assert isinstance(event, dict)  # noqa: S101  check_structure has just checked it
     custom_data = event.get("custom_data")
     return (
         _check_names(event, event_names)
@@ -165,8 +165,8 @@ def check_event(
     )
 
 
-def check_structure(event: object) -> Problem | None:
-    """What a validator of the OpenAPI description refuses in one item of ``data``."""
+def check_structure(event: object) -> Violation | None:
+    """Return the first structural violation of one item of ``data``."""
     if type(event) is not dict:
         return _structural("wrong_type", "an event must be an object", event)
     problem = _check_object(event, EVENT, "")
@@ -178,8 +178,8 @@ def check_structure(event: object) -> Problem | None:
     return _check_user_data_structure(event["user_data"]) or _check_optional_structure(event)
 
 
-def check_envelope(body: object) -> Problem | None:
-    """What is wrong with the body around the events: an object with only ``data``, 1 to 1000 items."""
+def check_envelope(body: object) -> Violation | None:
+    """Return what is wrong with the body, which must be an object with only ``data``, 1 to 1000 items."""
     if type(body) is not dict:
         return _structural("wrong_type", "the body must be an object")
     for key in body:
@@ -193,12 +193,12 @@ def check_envelope(body: object) -> Problem | None:
 
 
 def check_account(account: str) -> bool:
-    """Whether this can be the id of an ad account: 1 to 18 digits 0-9."""
+    """Return True if this can be the id of an ad account: 1 to 18 digits 0-9."""
     return len(account) <= 18 and account.isascii() and account.isdigit()
 
 
 def warning_for(event: Mapping[str, Any]) -> str | None:
-    """What the platform would grumble about in an accepted event; None if nothing."""
+    """Return the warning that Pinterest would give for an accepted event; None if there is none."""
     custom_data = event.get("custom_data")
     if custom_data and custom_data.get("value") is not None and custom_data.get("currency") is None:
         return "custom_data.value without currency: the advertiser's currency is assumed"
@@ -214,11 +214,11 @@ def warning_for(event: Mapping[str, Any]) -> str | None:
 # Structure
 
 
-def _structural(code: str, message: str, value: object = None) -> Problem:
-    return Problem(True, code, message, value)
+def _structural(code: str, message: str, value: object = None) -> Violation:
+    return Violation(True, code, message, value)
 
 
-def _check_object(value: dict[str, Any], table: Mapping[str, _Types], prefix: str) -> Problem | None:
+def _check_object(value: dict[str, Any], table: Mapping[str, _Types], prefix: str) -> Violation | None:
     for key, member in value.items():
         types = table.get(key)
         if types is None:
@@ -228,7 +228,7 @@ def _check_object(value: dict[str, Any], table: Mapping[str, _Types], prefix: st
     return None
 
 
-def _check_user_data_structure(user_data: dict[str, Any]) -> Problem | None:
+def _check_user_data_structure(user_data: dict[str, Any]) -> Violation | None:
     problem = _check_object(user_data, USER_DATA, "user_data.")
     if problem is not None:
         return problem
@@ -237,7 +237,7 @@ def _check_user_data_structure(user_data: dict[str, Any]) -> Problem | None:
     return None
 
 
-def _check_optional_structure(event: dict[str, Any]) -> Problem | None:
+def _check_optional_structure(event: dict[str, Any]) -> Violation | None:
     custom_data = event.get("custom_data")
     if custom_data is not None:
         problem = _check_custom_data_structure(custom_data)
@@ -249,7 +249,7 @@ def _check_optional_structure(event: dict[str, Any]) -> Problem | None:
     )
 
 
-def _check_custom_data_structure(custom_data: dict[str, Any]) -> Problem | None:
+def _check_custom_data_structure(custom_data: dict[str, Any]) -> Violation | None:
     problem = _check_object(custom_data, CUSTOM_DATA, "custom_data.")
     if problem is not None:
         return problem
@@ -264,7 +264,7 @@ def _check_custom_data_structure(custom_data: dict[str, Any]) -> Problem | None:
     return None
 
 
-def _check_bounded(value: dict[str, Any], table: Mapping[str, Bound], prefix: str) -> Problem | None:
+def _check_bounded(value: dict[str, Any], table: Mapping[str, MemberLimits], prefix: str) -> Violation | None:
     for key, member in value.items():
         bound = table.get(key)
         if bound is None:
@@ -276,7 +276,7 @@ def _check_bounded(value: dict[str, Any], table: Mapping[str, Bound], prefix: st
     return None
 
 
-def _within(member: Any, bound: Bound) -> bool:
+def _within(member: Any, bound: MemberLimits) -> bool:
     if bound.type is int:
         return bool(0 <= member <= (_INT64_MAX if bound.maximum is None else bound.maximum))
     if bound.type is list:
@@ -287,13 +287,13 @@ def _within(member: Any, bound: Bound) -> bool:
 
 
 def _arrays(user_data: dict[str, Any]) -> list[list[Any]]:
-    """The hashed fields' values: in user_data, they and only they are arrays."""
+    """Return the values of the hashed fields, the only arrays in user_data."""
     return [member for member in user_data.values() if type(member) is list]
 
 
 def _all_text(values: Iterable[object]) -> bool:
     try:
-        "".join(values)  # type: ignore[arg-type]  # the quickest test there is: the loop is in C
+        "".join(values)  # type: ignore[arg-type]  # the fastest test: the loop is in C
     except TypeError:
         return False
     return True
@@ -302,11 +302,11 @@ def _all_text(values: Iterable[object]) -> bool:
 # Meaning
 
 
-def _failed(code: str, message: str, value: object = None) -> Problem:
-    return Problem(False, code, message, value)
+def _failed(code: str, message: str, value: object = None) -> Violation:
+    return Violation(False, code, message, value)
 
 
-def _check_names(event: dict[str, Any], event_names: frozenset[str]) -> Problem | None:
+def _check_names(event: dict[str, Any], event_names: frozenset[str]) -> Violation | None:
     if event["event_name"] not in event_names:
         return _failed(
             "event_name", "event_name is neither a standard one nor registered", event["event_name"]
@@ -318,7 +318,7 @@ def _check_names(event: dict[str, Any], event_names: frozenset[str]) -> Problem 
     return None
 
 
-def _check_time(event_time: int, now: float, max_age: float | None) -> Problem | None:
+def _check_time(event_time: int, now: float, max_age: float | None) -> Violation | None:
     if event_time > now + MAX_AHEAD:
         return _failed("future", "event_time is in the future (is it in seconds?)", event_time)
     if max_age is not None and event_time < now - max_age:
@@ -326,7 +326,7 @@ def _check_time(event_time: int, now: float, max_age: float | None) -> Problem |
     return None
 
 
-def _check_user_data(user_data: dict[str, Any]) -> Problem | None:
+def _check_user_data(user_data: dict[str, Any]) -> Violation | None:
     arrays = _arrays(user_data)
     if not (all(arrays) and _all_digests(list(chain.from_iterable(arrays)))):
         return _find_digest_problem(user_data)
@@ -345,7 +345,7 @@ def _check_user_data(user_data: dict[str, Any]) -> Problem | None:
 
 
 def _all_digests(texts: list[str]) -> bool:
-    """Whether all are digests: at once, since one by one this alone would take half of the time there is."""
+    """Return True if all are digests. Checking them together is much faster than one by one."""
     joined = "".join(texts)
     return (
         set(map(len, texts)) <= _DIGEST_LENGTH
@@ -355,13 +355,13 @@ def _all_digests(texts: list[str]) -> bool:
     )
 
 
-def _find_digest_problem(user_data: dict[str, Any]) -> Problem | None:
-    """Names the first array that is to blame, once it is known that one is."""
+def _find_digest_problem(user_data: dict[str, Any]) -> Violation | None:
+    """Return the violation of the first invalid array."""
     problems = (_check_digests(key, values) for key, values in user_data.items() if type(values) is list)
     return next(filter(None, problems), None)
 
 
-def _check_digests(key: str, values: list[str]) -> Problem | None:
+def _check_digests(key: str, values: list[str]) -> Violation | None:
     if not values:
         return _failed("empty", f"user_data.{key} is empty: leave it out", values)
     for text in values:
@@ -372,7 +372,7 @@ def _check_digests(key: str, values: list[str]) -> Problem | None:
     return None
 
 
-def _check_plain(key: str, text: str) -> Problem | None:
+def _check_plain(key: str, text: str) -> Violation | None:
     if not text or text.isspace():
         return _failed("empty", f"user_data.{key} is blank: leave it out", text)
     if len(text) == 64 and _is_digest_of_any_case(text):
@@ -380,7 +380,7 @@ def _check_plain(key: str, text: str) -> Problem | None:
     return None
 
 
-def _check_identity(user_data: dict[str, Any]) -> Problem | None:
+def _check_identity(user_data: dict[str, Any]) -> Violation | None:
     if "em" in user_data or "hashed_maids" in user_data:
         return None
     if "client_ip_address" in user_data and "client_user_agent" in user_data:
@@ -391,7 +391,7 @@ def _check_identity(user_data: dict[str, Any]) -> Problem | None:
 
 
 def _is_address(text: str) -> bool:
-    """A valid IPv4 or IPv6 address that names someone (inet_pton: a tenth of what `ipaddress` takes)."""
+    """Return True for a valid, non-zero IPv4 or IPv6 address. inet_pton takes a tenth of the time of `ipaddress`."""
     family = socket.AF_INET6 if ":" in text else socket.AF_INET
     try:
         return any(socket.inet_pton(family, text))
@@ -399,7 +399,7 @@ def _is_address(text: str) -> bool:
         return False
 
 
-def _check_custom_data(custom_data: dict[str, Any]) -> Problem | None:
+def _check_custom_data(custom_data: dict[str, Any]) -> Violation | None:
     for key in ("value", "predicted_ltv"):
         amount = custom_data.get(key)
         if amount is not None and _is_decimal(amount) is None:
@@ -416,7 +416,7 @@ def _check_custom_data(custom_data: dict[str, Any]) -> Problem | None:
     return None
 
 
-def _check_content(content: dict[str, Any]) -> Problem | None:
+def _check_content(content: dict[str, Any]) -> Violation | None:
     price = content.get("item_price")
     if price is not None and _is_decimal(price) is None:
         return _failed("amount", "custom_data.contents[].item_price must be plain decimal text", price)

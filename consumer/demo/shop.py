@@ -1,9 +1,8 @@
-"""The made-up shop: where its shoppers live, what they are called, what it sells.
+"""The data of the fictional shop: cities and names of its shoppers, and its products.
 
-Data for `generator`, nothing else. Names are common ones of each country, places are real (they must survive
-normalisation: accents, blanks, apostrophes, hyphens), and everything that could reach a person cannot: e-mail
-domains and addresses are those reserved for documentation (RFC 2606, 5737, 3849), phone numbers from ranges
-set aside for fiction where a country has one.
+Only `generator` uses it. Names are common in each country, and cities are real (with accents, blanks, apostrophes and
+hyphens to normalise). No data can reach a real person: e-mail domains and IP addresses are reserved for documentation
+(RFC 2606, 5737, 3849), and phone numbers are from ranges reserved for fiction where a country has one.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 
-class Place(NamedTuple):
-    """A city as a shop's records have it: `state` in whatever form is usual there."""
+class City(NamedTuple):
+    """A city as it appears in a shop's records; the form of `state` varies."""
 
     city: str
     state: str | None
@@ -21,7 +20,7 @@ class Place(NamedTuple):
 
 
 class Market(NamedTuple):
-    """One country the shop sells to."""
+    """A country that the shop sells to."""
 
     country: str
     language: str
@@ -29,18 +28,18 @@ class Market(NamedTuple):
     digits: int
     """Decimal places of the currency (ISO 4217)."""
     price_factor: Decimal
-    """What a product's base price is multiplied with."""
+    """Factor for a product's base price."""
     domain: str
     phone: str
-    """Prefix; six digits follow."""
+    """Prefix of phone numbers; six digits follow."""
     women: tuple[str, ...]
     men: tuple[str, ...]
     last_names: tuple[str, ...]
-    places: tuple[Place, ...]
+    cities: tuple[City, ...]
 
 
 class Product(NamedTuple):
-    """One article; `price` is in the base currency, before discount."""
+    """A product; `price` is in the base currency, before any discount."""
 
     sku: str
     name: str
@@ -56,43 +55,43 @@ MARKETS: Final = (
         ("Liam", "Noah", "James", "De'Andre", "William"),
         ("Smith", "Johnson", "O'Brien", "Garcia", "Washington-Lee"),
         (
-            Place("San Francisco", "CA", "94110"), Place("Boston", "Massachusetts", "02118"),
-            Place("St. Louis", "US-MO", "63101"), Place("New York", "NY", "10001-1234"),
-            Place("Coeur d'Alene", "Idaho", "83814"),
+            City("San Francisco", "CA", "94110"), City("Boston", "Massachusetts", "02118"),
+            City("St. Louis", "US-MO", "63101"), City("New York", "NY", "10001-1234"),
+            City("Coeur d'Alene", "Idaho", "83814"),
         ),
     ),
     Market(
         "CA", "fr", "CAD", 2, Decimal("1.35"), "boutique.example.com", "+1 555 02",
         ("Chloé", "Océane", "Emily"), ("Étienne", "Jean-Luc", "Noah"), ("Tremblay", "Gagnon", "MacDonald"),
         (
-            Place("Montréal", "QC", "H2X 1Y4"), Place("Toronto", "CA-ON", "M5V 2T6"),
-            Place("Trois-Rivières", "Quebec", "G9A 5H7"),
+            City("Montréal", "QC", "H2X 1Y4"), City("Toronto", "CA-ON", "M5V 2T6"),
+            City("Trois-Rivières", "Quebec", "G9A 5H7"),
         ),
     ),
     Market(
         "GB", "en", "GBP", 2, Decimal("0.80"), "uk.example.com", "+44 7700 900",
         ("Amelia", "Isla", "Poppy"), ("Oliver", "Harry", "Alfie"), ("Taylor", "Ap Rhys", "Fitz-Gerald"),
-        (Place("Stoke-on-Trent", None, "ST1 1AA"), Place("London", None, "SW1A 2AA")),
+        (City("Stoke-on-Trent", None, "ST1 1AA"), City("London", None, "SW1A 2AA")),
     ),
     Market(
         "DE", "de", "EUR", 2, Decimal("0.95"), "laden.example.net", "+49 30 23125",
         ("Anna", "Jürgen-Marie", "Käthe"), ("Jürgen", "Björn", "Maximilian"), ("Müller", "Groß", "von der Heide"),
-        (Place("München", None, "80331"), Place("Frankfurt (Oder)", None, "15230"), Place("Berlin", None, "10115")),
+        (City("München", None, "80331"), City("Frankfurt (Oder)", None, "15230"), City("Berlin", None, "10115")),
     ),
     Market(
         "FR", "fr", "EUR", 2, Decimal("0.95"), "boutique.example.org", "+33 1 99 00",
         ("Camille", "Anaïs", "Marie-Thérèse"), ("François", "Loïc", "Théo"), ("Lefèvre", "D'Artagnan", "Dubois"),
-        (Place("L'Haÿ-les-Roses", None, "94240"), Place("Aix en Provence", None, "13100")),
+        (City("L'Haÿ-les-Roses", None, "94240"), City("Aix en Provence", None, "13100")),
     ),
     Market(
         "BR", "pt", "BRL", 2, Decimal("5.40"), "loja.example.com", "+55 11 9555",
         ("Júlia", "Conceição", "Ana Clara"), ("João", "Luís", "Antônio"), ("da Silva", "Gonçalves", "Araújo"),
-        (Place("São Paulo", "SP", "01310-100"), Place("Florianópolis", "SC", "88010-000")),
+        (City("São Paulo", "SP", "01310-100"), City("Florianópolis", "SC", "88010-000")),
     ),
     Market(
         "JP", "ja", "JPY", 0, Decimal("150"), "mise.example.net", "+81 3 5550",
         ("さくら", "陽菜"), ("翔太", "健"), ("佐藤", "鈴木", "高橋"),
-        (Place("東京", None, "100-0001"), Place("大阪市", None, "530-0001")),
+        (City("東京", None, "100-0001"), City("大阪市", None, "530-0001")),
     ),
 )  # fmt: skip
 

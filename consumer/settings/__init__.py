@@ -1,7 +1,7 @@
 """The settings: the only reader of the environment.
 
 Every setting is defined once, in `consumer.settings.fields`. `load` turns an environment into `Settings`;
-`describe` and `markdown_table` give the same definitions to ``--help`` and the docs, so neither drifts.
+`all_settings` and `markdown_table` give the same definitions to ``--help`` and the docs, so neither drifts.
 A value passes these steps::
 
     environ -> refuse unknown names -> read X_FILE -> validate each group -> refuse missing settings
@@ -58,7 +58,7 @@ __all__ = [
     "RegistrySettings",
     "SettingDoc",
     "Settings",
-    "describe",
+    "all_settings",
     "kafka_variable",
     "load",
     "markdown_table",
@@ -110,7 +110,7 @@ def load(environ: Mapping[str, str], *, needs: Collection[str] = DEFAULT_NEEDS) 
     return effective(settings)
 
 
-def describe() -> list[SettingDoc]:
+def all_settings() -> list[SettingDoc]:
     """Return every setting, in the order of the table."""
     return list(REGISTRY.values())
 
@@ -118,7 +118,7 @@ def describe() -> list[SettingDoc]:
 def markdown_table() -> str:
     """Return the settings table of the docs as Markdown."""
     lines = ["| variable | default | unit | meaning |", "| --- | --- | --- | --- |"]
-    for doc in describe():
+    for doc in all_settings():
         in_words = " " in doc.default or doc.default in (REQUIRED, "none")
         default = doc.default if in_words else f"`{doc.default}`"
         lines.append(f"| `{doc.name}` | {default} | {doc.unit} | {doc.reason} |")
@@ -214,7 +214,7 @@ def _shown(name: str, value: object) -> str:
 
 def _refuse_missing(raw: Mapping[str, Any], needs: Collection[str]) -> None:
     """Name all missing settings in one line, so that a new user sees them at once."""
-    missing = [doc for doc in describe() if doc.needed_for in needs and doc.name not in raw]
+    missing = [doc for doc in all_settings() if doc.needed_for in needs and doc.name not in raw]
     names = [doc.name for doc in missing]
     if "token" in needs and not raw.keys() & {"PINTEREST_ACCESS_TOKEN", "PINTEREST_ACCESS_TOKEN_FILE"}:
         names.append("PINTEREST_ACCESS_TOKEN (or PINTEREST_ACCESS_TOKEN_FILE)")

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from consumer.commands import main
-from consumer.settings import describe
+from consumer.settings import all_settings
 from tests.end_to_end.processes import ROOT, bare_environment, command
 
 COMMANDS = tuple(main.commands)
@@ -71,7 +71,7 @@ def test_run_lists_every_setting(tmp_path: Path) -> None:
     """Name, default and reason of each, from the one place that defines them."""
     done = command("run", "--help", env=bare_environment(tmp_path))
     text = " ".join(done.stdout.split())
-    for doc in describe():
+    for doc in all_settings():
         assert re.search(rf"^ +{re.escape(doc.name)}(\s|$)", done.stdout, re.MULTILINE), doc.name
         assert f"[{doc.default}]" in text
         assert text.count(" ".join(doc.reason.split())) >= 1, doc.name

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from consumer.demo.accounts import EventKey, SandboxCounts
-from consumer.demo.api import Sandbox, serve
+from consumer.demo.api import Sandbox, serve_sandbox
 from consumer.demo.faults import Faults
 from consumer.errors import UsageError
 from tests.demo.examples import ACCOUNT, NOW, TOKEN, Client, Clock, digest, event, running
@@ -277,11 +277,13 @@ async def test_reset_forgets(client: Client, sandbox: Sandbox) -> None:
 
 
 async def test_serve_runs_until_told_to_stop() -> None:
-    """`serve` announces the base URL, answers, and on stop returns what was counted."""
+    """`serve_sandbox` announces the base URL, answers, and on stop returns what was counted."""
     stop = asyncio.Event()
     base: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     sandbox = Sandbox(token=TOKEN, clock=Clock())
-    task = asyncio.create_task(serve(sandbox, host="127.0.0.1", port=0, stop=stop, announce=base.set_result))
+    task = asyncio.create_task(
+        serve_sandbox(sandbox, host="127.0.0.1", port=0, stop=stop, announce=base.set_result)
+    )
     url = await asyncio.wait_for(base, LATE)
     assert url.endswith("/v5")
     stop.set()

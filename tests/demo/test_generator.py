@@ -18,7 +18,7 @@ import pytest
 from consumer.conversion.converter import Converter
 from consumer.conversion.mapping import load_mapping
 from consumer.demo import rules
-from consumer.demo.generator import Defect, GeneratedEvent, Generator, restamp, shifted
+from consumer.demo.generator import Defect, EventGenerator, GeneratedEvent, restamp, shifted
 from consumer.engine.model import ConversionEvent, Converted, Disposition, Filtered
 from tests.demo.examples import NOW
 
@@ -34,7 +34,7 @@ def standing() -> float:
 
 def generate(n: int, **options: Any) -> list[GeneratedEvent]:
     """So many events of seed 7, or of the seed given."""
-    return Generator(options.pop("seed", 7), standing, **options).next_events(n)
+    return EventGenerator(options.pop("seed", 7), standing, **options).next_events(n)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def events() -> list[GeneratedEvent]:
 
 def test_same_seed_same_events(events: list[GeneratedEvent]) -> None:
     """The events follow from the seed and the clock alone, however many are asked for at once."""
-    generator = Generator(7, standing, duplicates=0.05, invalid=0.05)
+    generator = EventGenerator(7, standing, duplicates=0.05, invalid=0.05)
     again = [*generator.next_events(10), *(next(generator) for _ in range(10))]
     assert again == events[:20]
     assert generate(20, seed=8) != generate(20)
@@ -147,7 +147,7 @@ def has(event: dict[str, Any], is_so: Callable[[dict[str, Any]], bool]) -> bool:
 
 def test_sums_are_exact() -> None:
     """`tally` and `value_sum` are those of the events emitted, values as decimals of distinct deliveries."""
-    generator = Generator(9, standing, duplicates=0.1, invalid=0.1)
+    generator = EventGenerator(9, standing, duplicates=0.1, invalid=0.1)
     emitted = generator.next_events(3000)
     assert generator.tally == Counter(generated.expected for generated in emitted)
     totals = {

@@ -10,7 +10,7 @@ from typing import Any
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from consumer.avro.encode import ConfluentId, Encoder, SingleObject
-from consumer.demo.generator import GeneratedEvent, Generator
+from consumer.demo.generator import EventGenerator, GeneratedEvent
 from consumer.engine.model import CommerceEvent
 from tests.end_to_end.processes import ROOT
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all, unique
@@ -38,9 +38,9 @@ def ndjson(events: Iterable[CommerceEvent]) -> str:
     return "".join(json.dumps(event) + "\n" for event in events)
 
 
-def generated(count: int, *, seed: int = 1, **shares: float) -> tuple[Generator, list[GeneratedEvent]]:
+def generated(count: int, *, seed: int = 1, **shares: float) -> tuple[EventGenerator, list[GeneratedEvent]]:
     """`count` events of the made-up shop, and the generator that has their tally."""
-    generator = Generator(seed, time.time, **shares)
+    generator = EventGenerator(seed, time.time, **shares)
     return generator, generator.next_events(count)
 
 

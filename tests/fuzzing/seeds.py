@@ -16,7 +16,7 @@ from typing import Any, Final
 import fastavro
 
 from consumer.avro.encode import ConfluentId, Encoder, SingleObject
-from consumer.demo.generator import Generator
+from consumer.demo.generator import EventGenerator
 from consumer.engine.model import CommerceEvent
 from tests.fuzzing import fast_path
 from tests.fuzzing.building import CODECS, SCHEMA, block, header
@@ -27,7 +27,7 @@ _NOW: Final = 1_700_000_000.0
 
 def _events(count: int, now: float = _NOW) -> list[CommerceEvent]:
     """The shop's events, those with most in them; a shopper's e-mail is the mark."""
-    generator = Generator(1, lambda: now)
+    generator = EventGenerator(1, lambda: now)
     made = [one.event for one in generator.next_events(40 * count) if one.event is not None]
     chosen = sorted(made, key=lambda event: -len(json.dumps(event, default=str)))[::40][:count]
     for event in chosen:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.settings import describe
+from consumer.settings import all_settings
 from consumer.web.metrics import StatisticsCollector
 from tests.end_to_end.api import Api, Loop
 from tests.runbook.page import Command, Hook, Section, read_page
@@ -155,7 +155,7 @@ def test_every_line_of_every_block_is_run() -> None:
 def test_what_it_names_exists() -> None:
     """Variables, metrics, and the headings it links to; what it says is logged, is looked for in the sections."""
     assert len(_LOGGED.findall(PAGE)) >= 4
-    variables = {one.name for one in describe()}
+    variables = {one.name for one in all_settings()}
     for name in set(re.findall(r"\b(?:PINSTREAM|PINTEREST)_[A-Z_]+", PAGE)):
         assert name in variables, name
     families = {one.name for one in StatisticsCollector(statistics).collect()}

@@ -386,7 +386,7 @@ def test_the_page_has_the_generated_table() -> None:
 
 def test_every_setting_has_a_reason() -> None:
     """Name, default and reason of each, with a unit where a number is meant."""
-    for doc in settings.describe():
+    for doc in settings.all_settings():
         assert doc.reason
         assert doc.default
         assert "|" not in doc.reason

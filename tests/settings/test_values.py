@@ -84,7 +84,7 @@ class TestBadValues:
         """Only free text and files, tested elsewhere, have no bad value above."""
         free = {"KAFKA_GROUP_ID", "KAFKA_…", "SCHEMA_REGISTRY_…", "PINTEREST_PARTNER_NAME"}
         files = {"PINTEREST_ACCESS_TOKEN_FILE", "PINSTREAM_HTTP_TOKEN_FILE"}
-        names = {doc.name for doc in settings.describe()} - free - files
+        names = {doc.name for doc in settings.all_settings()} - free - files
         assert names <= BAD_VALUES.keys()
 
     def test_what_is_allowed_is_said(self) -> None:

@@ -1,8 +1,8 @@
 """Key stores: where the keys of delivered events are remembered for the dedup window.
 
-`open_key_store` makes one from a URL; what it promises is in `consumer.adapters.key_store.interface`.
+`open_key_store` opens one by its URL; `consumer.adapters.key_store.interface` says what it promises.
 
-``memory:``      gone with the process: for tests, the demo, and where sending twice after a restart is fine
+``memory:``      lost with the process: for tests, the demo, and if duplicates after a restart do no harm
 ``lmdb:/path``   a folder on a local disk; survives restarts and kills; may be shared by processes of one host
 ``redis://...``  not in this version
 """
@@ -17,15 +17,15 @@ from consumer.errors import SettingsError
 __all__ = ["MIN_MAX_BYTES", "KeyStore", "KeyStoreStatistics", "open_key_store"]
 
 MIN_MAX_BYTES = 16 * 1024 * 1024
-"""The least size limit accepted: below it, a chunk of keys takes too many transactions to be of use."""
+"""Smallest size limit accepted: below it, a chunk of keys needs too many transactions."""
 
 
 def open_key_store(url: str, *, window: float, max_bytes: int) -> KeyStore:
-    """Open (or make) the key store that `url` names.
+    """Open the key store that `url` names, or create it.
 
-    `window` is in seconds, `max_bytes` the hard limit of the store's size. Raises `SettingsError` for a URL, a
-    window or a limit that cannot be, and `KeyStoreError` when the store cannot be opened (not writable, damaged,
-    of another format, held by another process), saying what to do.
+    `window` is in seconds, `max_bytes` the hard limit of the store's size. Raises `SettingsError` for an invalid
+    URL, window or limit, and `KeyStoreError` if the store cannot be opened (not writable, damaged, of another format,
+    locked by another process). The message says what to do.
     """
     if max_bytes < MIN_MAX_BYTES:
         raise SettingsError(f"the key store's size limit cannot be {max_bytes} bytes: set at least 16MiB")

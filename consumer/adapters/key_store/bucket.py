@@ -1,14 +1,14 @@
 """One bucket on disk: a folder with one LMDB environment that maps key -> stamp.
 
-Name: ``b-<start>-<window>-<sequence>``: unix seconds at which its slice of time begins, the window in seconds for
-which its writer wants the keys remembered (the slice's length follows from it), and a number that counts up when
-a slice needs several buckets because one has grown too large. So a name alone tells when a bucket may go.
+Its name is ``b-<start>-<window>-<sequence>``: the unix second at which its slice of time begins, the window of its
+writer in seconds (which gives the length of the slice), and a number that distinguishes the buckets of a slice when one
+has grown too large. So the name alone says when a bucket may be dropped.
 
-Stamps are stored as four big-endian bytes: as bytes they sort like the numbers they are. What was stored lately is in
-a journal and not in LMDB's tree yet (journal.py): a key is here if it is in either.
+Stamps are stored as four big-endian bytes, which sort like the numbers. Recently stored keys are in a journal and not
+yet in LMDB's tree (journal.py): a bucket has a key if it is in either.
 
-An environment must never be closed while a transaction is open on it, on whatever thread. So it is used only
-under a lease (`Bucket.lease`), `Bucket.retire` makes further leases impossible, and the last one out closes.
+An environment must never be closed while any thread has a transaction open on it. So it is used only under a lease
+(`Bucket.lease`). `Bucket.retire` prevents further leases, and the last lease to end closes the environment.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from consumer.adapters.key_store.pages import first_missing
 from consumer.errors import KeyStoreError
 
 MAP_BYTES = 16 * 1024**3
-"""Address space each environment maps. It costs nothing until used and is part of the format: since it is the same
-in every process and buckets end long before it, no map ever has to grow (MDB_MAP_FULL, MDB_MAP_RESIZED)."""
+"""Address space that each environment maps. It costs nothing until used and is part of the format: it is the same in
+every process, and buckets end long before it, so a map never has to grow (MDB_MAP_FULL, MDB_MAP_RESIZED)."""
 
 _KEYS_AT_ONCE = 4096
-"""Keys entered into the tree in one go: some 2 to 4 ms."""
+"""Keys entered into the tree at once, in about 2 to 4 ms."""
 
 FOLDER_BYTES = 4096
-"""What a folder itself takes on the usual file systems."""
+"""Bytes of a folder itself on common file systems."""
 
 _NAME = re.compile(r"b-(\d{1,10})-(\d{1,10})-(\d{1,9})")
 
 
 class BucketName(NamedTuple):
-    """What a bucket's folder name says; in seconds. Sorts by age, oldest first."""
+    """The parts of a bucket's folder name, in seconds. Names sort from the oldest to the newest."""
 
     start: int
     window: int
@@ -50,7 +50,7 @@ class BucketName(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> BucketName | None:
-        """Read a folder's name; None for one that is not a bucket's."""
+        """Parse a folder's name; None if it is not a bucket's."""
         match = _NAME.fullmatch(text)
         return cls(*map(int, match.groups())) if match else None
 
@@ -63,19 +63,19 @@ class BucketName(NamedTuple):
         return self.start + bucket_length(self.window)
 
     def forgotten_at(self, window: int) -> int:
-        """When no key in it is of use: neither to a reader with this window nor to the writer's own."""
+        """The second from which no key in it is needed, neither with this window nor with its writer's window."""
         return self.end + max(window, self.window)
 
 
 class BucketRetired(Exception):
-    """The bucket was dropped between being listed and being used; the caller lists again. Never leaves the store."""
+    """The bucket was dropped between being listed and being used; the caller lists again. It never leaves the store."""
 
 
 class Bucket:
     """An open bucket."""
 
     def __init__(self, folder: str, name: BucketName) -> None:
-        """Open the environment in `folder`; raises `KeyStoreError`."""
+        """Open the environment in `folder`. Raises `KeyStoreError`."""
         self.name = name
         self.folder = folder
         self._data = os.path.join(folder, "data.mdb")
@@ -89,7 +89,7 @@ class Bucket:
 
     @contextmanager
     def lease(self) -> Iterator[lmdb.Environment]:
-        """Use the environment; raises `BucketRetired` when it is closed or about to be."""
+        """Use the environment. Raises `BucketRetired` if it is closed or about to be closed."""
         with self._lock:
             if self._retired:
                 raise BucketRetired
@@ -103,7 +103,7 @@ class Bucket:
                 self._close_if_idle()
 
     def retire(self) -> None:
-        """Let no one in any more; closed now, or by the last lease that ends."""
+        """Allow no further leases, and close the environment now or when the last lease ends."""
         with self._lock:
             self._retired = True
             self._close_if_idle()
@@ -113,7 +113,7 @@ class Bucket:
             self._env.close()
 
     def find(self, keys: Sequence[bytes], oldest: bytes) -> set[bytes]:
-        """Those of `keys` that are here with a stamp of `oldest` or later."""
+        """Return those of `keys` that have a stamp of `oldest` or later here."""
         with self.lease() as env, _reading(env) as transaction:
             found = self._recent.find(transaction, keys, oldest)
             found.update(key for key, stamp in transaction.cursor().getmulti(keys) if stamp >= oldest)
@@ -126,14 +126,14 @@ class Bucket:
         journal_keys: int = 0,
         undisturbed: AbstractContextManager[None] | None = None,
     ) -> bool:
-        """Store keys with their stamps (`journal.entries`); on disk when it returns True.
+        """Store keys with their stamps (`journal.entries`). They are on disk when it returns True.
 
-        In the journal while that holds `journal_keys` at the most, else together with all of the journal in the tree.
-        `undisturbed` is entered for as long as keys are entered one by one, not while the lock or the disk is
-        waited for.
+        The keys go to the journal if it then has at most `journal_keys`; otherwise they are entered into the tree
+        together with the whole journal. `undisturbed` is active while keys are entered one by one, not while waiting
+        for the lock or the disk.
 
-        False, and nothing stored, when the worst case needs more bytes than `room()` tells. It is asked while the
-        environment's write lock is held, so that processes that share the bucket reckon one after the other.
+        Returns False, and stores nothing, if the worst case needs more bytes than `room()` returns. `room` is called
+        under the environment's write lock, so that processes that share the bucket compute it one after the other.
         """
         with self.lease() as env, env.begin(write=True) as transaction:
             keys = journal.extent(transaction).keys + len(record) // journal.ENTRY_BYTES
@@ -143,30 +143,28 @@ class Bucket:
                     return False
                 journal.append(transaction, record)
             else:
-                self._recent.count(
-                    transaction
-                )  # is it whole? Nothing is dropped to make room for one that is not
+                self._recent.count(transaction)  # raises Damage before anything is dropped to make room
                 if _worst_growth(stat, keys) > room():
                     return False
                 _enter_all(transaction, journal.take(transaction) + record, undisturbed or nullcontext())
         return True
 
     def entries(self) -> int:
-        """How many keys it holds, one in both tree and journal counted twice; 0 once retired or if damaged."""
+        """Return the number of keys; a key in both tree and journal counts twice. 0 if retired or damaged."""
         try:
             with self.lease() as env, _reading(env) as transaction:
                 in_tree = transaction.stat()["entries"] - journal.extent(transaction).records
                 return in_tree + self._recent.count(transaction)
-        except (BucketRetired, KeyStoreError):  # damage is told to those who want keys
+        except (BucketRetired, KeyStoreError):  # `find` and `put` report damage
             return 0
 
     def free_stale_readers(self) -> None:
-        """Give back the reader slots of processes that were killed."""
+        """Free the reader slots of processes that were killed."""
         with suppress(BucketRetired), self.lease() as env:
             env.reader_check()
 
     def is_on_disk(self) -> bool:
-        """Whether its name still leads to the files that are open here (another process may have dropped it)."""
+        """Return True if its name still leads to the files that are open here. Another process may have dropped it."""
         try:
             return os.stat(self._data).st_ino == self.inode
         except FileNotFoundError:
@@ -174,7 +172,7 @@ class Bucket:
 
 
 def folder_bytes(path: str) -> int:
-    """Bytes a folder takes on disk with all that is in it; 0 if it is gone. Where it errs, it errs upwards."""
+    """Return the bytes on disk of a folder with its content, rather too many than too few; 0 if it is gone."""
     try:
         return FOLDER_BYTES + sum(map(_entry_bytes, os.scandir(path)))
     except FileNotFoundError:  # dropped by another process
@@ -188,7 +186,7 @@ def _entry_bytes(entry: os.DirEntry[str]) -> int:
         status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
         return 0
-    # Its blocks; or its length, as long as the file system has yet to find blocks for it.
+    # Its blocks; or its length, while the file system has not allocated blocks for it yet.
     return max(status.st_blocks * 512, status.st_size)
 
 
@@ -198,8 +196,8 @@ def _open_environment(folder: str) -> lmdb.Environment:
         map_size=MAP_BYTES,
         create=False,
         mode=0o700,
-        metasync=False,  # a power failure may undo the last transaction, a kill none, and neither harms the rest
-        readahead=False,  # keys are hashes: the neighbour page is never the next one wanted
+        metasync=False,  # a power failure may undo the last transaction, a kill none; neither damages the rest
+        readahead=False,  # keys are hashes: the next page in the file is rarely the next one needed
     )
     try:
         env.reader_check()
@@ -211,9 +209,9 @@ def _open_environment(folder: str) -> lmdb.Environment:
 
 
 def _check_length(env: lmdb.Environment, data: str) -> None:
-    """Lengthen a file that is shorter than LMDB says, as LMDB expects; raises `Damage` if keys were in what is missing.
+    """Lengthen a file that is shorter than LMDB expects. Raises `Damage` if the missing part contained keys.
 
-    Under the write lock, because a writer may be about to lengthen the file itself.
+    It works under the write lock, because a writer may be about to lengthen the file itself.
     """
     if os.stat(data).st_size >= _length(env):
         return
@@ -221,7 +219,7 @@ def _check_length(env: lmdb.Environment, data: str) -> None:
         if os.stat(data).st_size < _length(env):
             missing = first_missing(data, env.stat()["psize"])
             if missing is not None:
-                raise Damage(f"data.mdb was cut short: page {missing} is in use and not there")
+                raise Damage(f"data.mdb was cut short: page {missing} is in use and missing")
             os.truncate(data, _length(env))
 
 
@@ -231,7 +229,7 @@ def _length(env: lmdb.Environment) -> int:
 
 @contextmanager
 def _reading(env: lmdb.Environment) -> Iterator[lmdb.Transaction[bytes]]:
-    """A read transaction; slots left by killed processes are freed if all are taken."""
+    """Begin a read transaction. If all reader slots are taken, free those of killed processes first."""
     try:
         transaction = env.begin()
     except lmdb.ReadersFullError:
@@ -251,7 +249,7 @@ def _enter_all(
 
 
 def _enter(transaction: lmdb.Transaction[bytes], items: Sequence[tuple[bytes, bytes]]) -> None:
-    """Enter keys into the tree, sorted; of one that was there already the later stamp stays."""
+    """Enter sorted keys into the tree; of a key that is there already, the later stamp stays."""
     consumed, added = transaction.cursor().putmulti(items, overwrite=False)
     if added == consumed:
         return
@@ -262,10 +260,10 @@ def _enter(transaction: lmdb.Transaction[bytes], items: Sequence[tuple[bytes, by
 
 
 def _worst_growth(stat: lmdb._StatDict, keys: int) -> int:
-    """Most bytes by which a transaction that puts `keys` keys can lengthen the file.
+    """Return the maximum bytes by which a transaction that puts `keys` keys can lengthen the file.
 
-    LMDB writes a page anew wherever it changes one. At worst no freed page can be reused, every key falls on a leaf
-    of its own and splits it, all branches change, and the new leaves are half full (64 keys).
+    LMDB copies each page that it changes. In the worst case no freed page can be reused, every key falls on another
+    leaf and splits it, all branches change, and the new leaves are half full (64 keys).
     """
     pages = 2 * min(keys, stat["leaf_pages"]) + 2 * stat["branch_pages"] + keys // 32 + 32
     return pages * stat["psize"]

@@ -1,20 +1,20 @@
-"""The folder of a key store on disk: which buckets there are, and how they come and go.
+"""The folder of a key store on disk: its buckets, and how they are created and dropped.
 
 ::
 
-    format                   which format this is, so that a future one is refused and not misread
-    lock                     held (flock) while a bucket is made or dropped
+    format                   the version of the format, so that a future one is refused and not misread
+    lock                     held (flock) while a bucket is created or dropped
     b-1731196800-172800-0/   a bucket (bucket.py)
-    new, old-*               a bucket being made or dropped; left over by a kill, removed by whoever comes next
+    new, old-*               a bucket being created or dropped; if a kill leaves it behind, the next process removes it
 
-Several processes may share the folder. Reading and writing keys needs no agreement beyond LMDB's own locks; making
-and dropping buckets is done under the flock, which a kill releases. A bucket is made under another name and
-renamed when it is complete, and renamed before its files are unlinked, so under its own name it is whole or absent.
+Several processes may share the folder. Reading and writing keys needs only LMDB's own locks. Buckets are created and
+dropped under the flock, which a kill releases. A new bucket is renamed to its name when it is complete, and renamed
+away before its files are unlinked, so under its name it is whole or absent.
 
-That others have made or dropped buckets is told by the folder's modification time: one ``stat`` per use. A writer
-looks after its commit whether the bucket is still there (`Bucket.is_on_disk`) and else writes again, elsewhere.
+The folder's modification time shows that another process has created or dropped buckets: one ``stat`` per use. After
+its commit, a writer checks that the bucket is still there (`Bucket.is_on_disk`), and otherwise writes again.
 
-Methods may be called from several threads: `buckets` never waits for the others; they wait for each other.
+Methods may be called from several threads. `buckets` never waits for the other methods; they wait for each other.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from consumer.errors import KeyStoreError
 
 _FORMAT = b"pinstream key store, format 2\n"
 _WITHOUT_JOURNALS = b"pinstream key store, format 1\n"
-"""An older format, read as it is and marked as the present one: its buckets have no journals yet."""
+"""An older format, whose buckets have no journals. It can be read unchanged and is marked as the current one."""
 _LOCK_TIME_LIMIT = 5.0
 _RACY_NANOSECONDS = 2_000_000_000
-"""A modification time younger than this may hide a second change within the same tick of the file system."""
+"""A modification time younger than this may hide a second change within the same tick of the file system's clock."""
 
 _open_roots: set[tuple[int, int]] = set()
-"""Folders open in this process, by device and inode: LMDB's locks break when a file is opened twice in one."""
+"""Device and inode of the folders open in this process: LMDB's locks break if a process opens a file twice."""
 
 
 class BucketFolder:
     """An open key store folder."""
 
     def __init__(self, root: str, window: Window) -> None:
-        """Make or open the folder; raises `KeyStoreError`."""
+        """Open the folder, or create it. Raises `KeyStoreError`."""
         self.root = os.path.abspath(os.path.expanduser(root))
         self._window = window
         self._guard = threading.Lock()
@@ -60,10 +60,10 @@ class BucketFolder:
         self._identity = (status.st_dev, status.st_ino)
         self._lost = 0
         if self._identity in _open_roots:
-            raise KeyStoreError(f"the key store {self.root} is open in this process already: use that one")
+            raise KeyStoreError(f"the key store {self.root} is already open in this process: use that one")
         _open_roots.add(self._identity)
         try:
-            self._is_marked()  # before anything is written into a folder that may be no key store
+            self._is_marked()  # before anything is written: the folder may not be a key store
             with self._guard, self._locked():
                 if not self._is_marked():
                     self._mark()
@@ -74,14 +74,14 @@ class BucketFolder:
             raise
 
     def close(self) -> None:
-        """Let go of all buckets; their files stay."""
+        """Close all buckets; their files stay."""
         for bucket in self._buckets:
             bucket.retire()
         self._buckets = ()
         _open_roots.discard(self._identity)
 
     def buckets(self) -> tuple[Bucket, ...]:
-        """The buckets, newest first. While another thread changes them: as they were a moment ago."""
+        """Return the buckets, newest first. While another thread changes them, return the previous list."""
         if self._guard.acquire(blocking=False):
             try:
                 self._list_if_changed()
@@ -90,31 +90,31 @@ class BucketFolder:
         return self._buckets
 
     def listed(self) -> tuple[Bucket, ...]:
-        """The buckets as they were last seen, newest first; without asking the disk."""
+        """Return the buckets as last listed, newest first, without reading the disk."""
         return self._buckets
 
     def lost(self) -> int:
-        """How many keys were lost since somebody deleted the folder while it was in use."""
+        """Return the number of keys lost because the folder was deleted while in use."""
         return self._lost
 
     def active(self, stamp: int, quota: int) -> Bucket:
-        """The bucket that takes keys of `stamp`; a new one if the newest of its slice has `quota` bytes or more."""
+        """Return the bucket for keys of `stamp`; a new one if the newest of its slice has `quota` bytes or more."""
         with self._guard:
             self._list_if_changed()
             bucket = self._writable(stamp, quota)
             if bucket is None:
                 with self._locked():
-                    self._list()  # another process may have made it while we waited for the lock
+                    self._list()  # another process may have created it while we waited for the lock
                     bucket = self._writable(stamp, quota) or self._make(stamp)
         return bucket
 
     def drop(self, bucket: Bucket) -> int:
-        """Remove a bucket with its files and tell how many keys went; none if another process was first."""
+        """Remove a bucket with its files. Return the number of its keys; 0 if another process removed it first."""
         with self._guard, self._locked():
             return self._drop(bucket)
 
     def drop_forgotten(self, stamp: int, at_most: int) -> None:
-        """Drop up to `at_most` buckets that are of no use at `stamp`, oldest first; also what a kill left over."""
+        """Drop up to `at_most` buckets that are not needed at `stamp`, oldest first, and leftovers of a kill."""
         with self._guard:
             self._list_if_changed()
             forgotten = [b for b in self._buckets if b.name.forgotten_at(self._window.seconds) <= stamp]
@@ -126,11 +126,11 @@ class BucketFolder:
                     self._drop(bucket)
 
     def bytes_on_disk(self) -> int:
-        """Bytes the whole folder takes."""
+        """Return the bytes of the whole folder on disk."""
         with translated(self.root):
             return folder_bytes(self.root)
 
-    # --- below: only under the guard ---
+    # --- the methods below are called under the guard ---
 
     def _list_if_changed(self) -> None:
         with translated(self.root):
@@ -143,7 +143,7 @@ class BucketFolder:
                 self._list()
 
     def _begin_anew(self) -> None:
-        """The whole folder was deleted: make it again, empty. What it knew is lost, and counted."""
+        """The whole folder was deleted: create it again and count the lost keys."""
         self._lost += sum(bucket.entries() for bucket in self._buckets)
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         _open_roots.discard(self._identity)
@@ -169,7 +169,7 @@ class BucketFolder:
         self._seen_change = changed if settled else None
 
     def _add(self, name: BucketName) -> None:
-        """Open a bucket and list it, unless another process has dropped it since."""
+        """Open a bucket and add it to the list, unless another process has dropped it meanwhile."""
         folder = self._path(str(name))
         try:
             bucket = Bucket(folder, name)
@@ -180,7 +180,7 @@ class BucketFolder:
             self._buckets = tuple(sorted((*self._buckets, bucket), key=attrgetter("name"), reverse=True))
 
     def _forget(self, bucket: Bucket) -> None:
-        """Take a bucket that is no longer on disk off the list."""
+        """Remove a bucket that is no longer on disk from the list."""
         self._buckets = tuple(other for other in self._buckets if other is not bucket)
         bucket.retire()
 
@@ -196,17 +196,17 @@ class BucketFolder:
         return next((bucket for bucket in self._buckets if bucket.name[:2] == slice_), None)
 
     def _make(self, stamp: int) -> Bucket:
-        """Make the next bucket of the stamp's slice; under the flock."""
+        """Create the next bucket of the stamp's slice, under the flock."""
         before = self._newest(stamp)
         sequence = before.name.sequence + 1 if before else 0
         name = BucketName(self._window.bucket_start(stamp), self._window.seconds, sequence)
         self._remove_leftovers()
-        if not self._is_marked():  # somebody emptied the folder
+        if not self._is_marked():  # the folder was emptied while in use
             self._mark()
         new = self._path("new")
         with translated(new):
             os.mkdir(new, mode=0o700)
-            Bucket(new, name).retire()  # LMDB writes its files, and lets go of them
+            Bucket(new, name).retire()  # LMDB creates its files and closes them
             _sync_folder(new)
             os.rename(new, self._path(str(name)))
             _sync_folder(self.root)
@@ -214,7 +214,7 @@ class BucketFolder:
         return next(bucket for bucket in self._buckets if bucket.name == name)
 
     def _drop(self, bucket: Bucket) -> int:
-        """Remove a bucket; under the flock, so that of several processes only one counts its keys as dropped."""
+        """Remove a bucket, under the flock, so that only one of several processes counts its keys as dropped."""
         self._remove_leftovers()
         dropped = 0
         with translated(bucket.folder):
@@ -227,9 +227,9 @@ class BucketFolder:
         return dropped
 
     def _is_marked(self) -> bool:
-        """Whether the folder is a key store of this format, and not a fresh one or of an older format that is read too.
+        """Return True if the folder is a key store of this format; False if it is empty or of a readable older format.
 
-        Raises `KeyStoreError` for one of another format or with another use.
+        Raises `KeyStoreError` for a folder of another format or with other content.
         """
         with translated(self.root):
             names = os.listdir(self.root)
@@ -238,20 +238,20 @@ class BucketFolder:
                     return self._is_format(file.read(len(_FORMAT) + 1))
         if set(names) - {"lock", "format.new"}:
             raise KeyStoreError(
-                f"the folder {self.root} holds other things than a key store: name an empty or a new folder"
+                f"the folder {self.root} contains files that are not a key store: name an empty or a new folder"
             )
         return False
 
     def _is_format(self, found: bytes) -> bool:
         if found not in (_FORMAT, _WITHOUT_JOURNALS):
             raise KeyStoreError(
-                f"the key store {self.root} has a format this version does not know: use the version of pinstream "
-                "that wrote it, or name another folder (keys in it are then not known)"
+                f"the key store {self.root} has a format that this version does not know: use the version of "
+                "pinstream that wrote it, or name another folder (the keys are then not known)"
             )
         return found == _FORMAT
 
     def _mark(self) -> None:
-        """Make a folder a key store of this format: the marker is whole, or as it was before."""
+        """Write the marker of this format, atomically."""
         new = self._path("format.new")
         with translated(new):
             with open(new, "wb") as file:
@@ -266,14 +266,17 @@ class BucketFolder:
             return [name for name in os.listdir(self.root) if name == "new" or name.startswith("old-")]
 
     def _remove_leftovers(self) -> None:
-        """Remove what a killed process left half made or half dropped; under the flock nobody is still at it."""
+        """Remove buckets that a killed process left half created or half dropped.
+
+        Under the flock, no process uses them.
+        """
         for name in self._leftovers():
             with translated(self._path(name)):
                 shutil.rmtree(self._path(name))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the folder's lock against other processes; raises `KeyStoreError` when it cannot be had in time."""
+        """Hold the folder's lock against other processes. Raises `KeyStoreError` if it is not free in time."""
         path = self._path("lock")
         with translated(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -291,8 +294,8 @@ class BucketFolder:
             except BlockingIOError as held:
                 if time.monotonic() > give_up:
                     raise KeyStoreError(
-                        f"the key store {self.root} is locked by another process for {_LOCK_TIME_LIMIT:g} s: "
-                        "see whether one that uses it is stopped or hangs"
+                        f"the key store {self.root} has been locked by another process for {_LOCK_TIME_LIMIT:g} s: "
+                        "check whether a process that uses it is stopped or hangs"
                     ) from held
                 time.sleep(0.005)
             else:
@@ -303,7 +306,7 @@ class BucketFolder:
 
 
 def _sync_folder(path: str) -> None:
-    """Bring a folder's entries to disk."""
+    """Flush a folder's entries to disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What the disk and LMDB may say, as one `KeyStoreError` line that tells what to do."""
+"""Turn errors of the disk and LMDB into one `KeyStoreError` line that says what to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from consumer.errors import KeyStoreError
 
 
 class Damage(Exception):
-    """What is read cannot have been written so. Becomes a `KeyStoreError`; never leaves the store."""
+    """The store's data is inconsistent. `translated` turns it into a `KeyStoreError`; it never leaves the store."""
 
 
 _DAMAGED = (
@@ -34,39 +34,39 @@ _ADVICE = {
     errno.EROFS: _REFUSED,
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
-    errno.ENOENT: "name a folder that can be made",
+    errno.ENOENT: "name a folder that can be created",
     errno.ENOTDIR: "name a folder, not a file",
     errno.EEXIST: "name a folder, not a file",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENOMEM: "raise the limit of address space (ulimit -v): every bucket maps 16 GiB of it, used or not",
     # LMDB marks its readers by process id, so two containers whose ids collide cannot read one folder.
-    errno.EAGAIN: "two containers cannot share one folder: give each its own",
+    errno.EAGAIN: "two containers cannot share one folder: give each container its own folder",
 }
 
 
 _NO_ROOM = 64 * 1024
-"""Bytes: less than LMDB writes in one go."""
+"""Free bytes below which the disk counts as full: less than LMDB writes at once."""
 
 
 @contextmanager
 def translated(path: str) -> Iterator[None]:
-    """Turn what the outside raises while `path` is used into a `KeyStoreError`."""
+    """Turn errors while `path` is used into a `KeyStoreError`."""
     try:
         yield
     except _DAMAGED as damage:
         failure = KeyStoreError(
             f"the key store's {path} is damaged ({damage}): stop every process that uses it, move this folder away "
-            "(its keys are forgotten, so their events may be sent twice if read again), and start anew"
+            "(its keys are lost, so their events may be sent twice if they are read again), and start again"
         )
         failure.needs_restart = True
         raise failure from damage
     except lmdb.Error as failure:
-        raise _told(path, failure, failure.code) from failure
+        raise _failure(path, failure, failure.code) from failure
     except OSError as failure:
-        raise _told(path, failure, failure.errno) from failure
+        raise _failure(path, failure, failure.errno) from failure
 
 
-def _told(path: str, failure: Exception, code: int | None) -> KeyStoreError:
+def _failure(path: str, failure: Exception, code: int | None) -> KeyStoreError:
     if code == errno.EIO and _is_full(path):
         code = errno.ENOSPC
     reason = os.strerror(code) if code and code > 0 else str(failure)
@@ -75,7 +75,7 @@ def _told(path: str, failure: Exception, code: int | None) -> KeyStoreError:
 
 
 def _is_full(path: str) -> bool:
-    """Whether the disk has no room left. LMDB calls a write that found room for a part of its pages an I/O error."""
+    """Return True if the disk is full. LMDB reports a write with room for only some of its pages as an I/O error."""
     try:
         status = os.statvfs(path)
     except OSError:

@@ -1,19 +1,20 @@
-"""The journal of a bucket: the keys stored lately, as one record for each transaction, not yet in the tree.
+"""The journal of a bucket: recently stored keys, one record per transaction, not yet in the tree.
 
-Keys are hashes, so each of a thousand falls on a leaf of its own, and LMDB writes a page anew for each: that is most
-of what a key costs. Written one after the other into a record they take 20 bytes each; and when the journal is full, a
-single transaction enters all of them into the tree, in their order, so that a page is written for many at once.
+Keys are hashes, so each of a thousand keys falls on another leaf, and LMDB rewrites a page for each: that is most of
+the cost of a key. In a record of the journal, a key takes 20 bytes. When the journal is full, a single transaction
+enters all its keys into the tree in sorted order, so that one page write serves many keys.
 
-A record's name sorts after every key (it is longer than the greatest one) and counts: the generation, which is the
-number of the transaction that began the journal and so never comes again; the record; and the keys before it. Its
-value is the keys, each with its stamp behind it. Records are appended and, at the end of a generation, all taken: so a
-reader that remembers a generation and a count knows what it has seen (`Recent`), and the last name tells the extent.
+The name of a record sorts after every key (it is longer than the greatest key) and contains three numbers: the
+generation, which is the id of the transaction that began the journal and therefore unique; the number of the record;
+and the number of keys before it. The value is the keys, each followed by its stamp. Records are appended and, at the
+end of a generation, all removed. So a reader that remembers a generation and a count knows which records it has seen
+(`Recent`), and the last name gives the extent.
 
-A name says what must stand before it, so a journal that lost a record, or whose record lost keys, is told from a whole
-one: `Damage`, for whoever asks, since a key that is not found is an event that is sent again. (Whether the bytes of a
-key are those that were written nobody can tell, in the tree neither.)
+A name implies the names before it, so a journal that lost a record or keys of a record is recognised and raises
+`Damage`: a key that is silently missing would be an event that is sent again. (Changed bytes of a key cannot be
+recognised, neither here nor in the tree.)
 
-Everything here works within a transaction of the caller's, so journal and tree change together or not at all.
+All functions work within a transaction of the caller, so journal and tree change together or not at all.
 """
 
 from __future__ import annotations
@@ -32,36 +33,36 @@ _GREATEST = b"\xff" * KEY_BYTES
 _NAME = struct.Struct(f">{KEY_BYTES}sQII")
 _ENTRY = struct.Struct(f"{KEY_BYTES}s4s")
 ENTRY_BYTES = _ENTRY.size
-"""What a key with its stamp takes."""
+"""Bytes of a key with its stamp."""
 
 
 class _Name(NamedTuple):
-    """A record's name."""
+    """The name of a record."""
 
     generation: int
     record: int
-    """Counts the generation's records from 0."""
+    """Number of the record within the generation, from 0."""
     keys: int
-    """How many keys the records before it hold."""
+    """Number of keys in the records before it."""
 
     @classmethod
     def read(cls, name: bytes) -> _Name:
-        """Raises `Damage` for what is no record's name."""
+        """Parse a name. Raises `Damage` if it is not the name of a record."""
         if len(name) != _NAME.size or not name.startswith(_GREATEST):
-            raise Damage("its journal ends with what is no record")
+            raise Damage("its journal does not end with a record")
         _, *numbers = _NAME.unpack(name)
         return cls(*numbers)
 
     def packed(self) -> bytes:
-        """Raises `Damage` for numbers that no journal comes to."""
+        """Encode the name. Raises `Damage` for numbers that no journal reaches."""
         try:
             return _NAME.pack(_GREATEST, *self)
         except struct.error as beyond:
-            raise Damage("its journal counts further than it can") from beyond
+            raise Damage("the numbers of its journal are out of range") from beyond
 
 
-class Extent(NamedTuple):
-    """How much a journal holds."""
+class JournalExtent(NamedTuple):
+    """The size of a journal."""
 
     generation: int
     """0 if it is empty."""
@@ -69,40 +70,40 @@ class Extent(NamedTuple):
     keys: int
     """A key that was stored twice counts twice."""
 
-    def after(self, name: bytes, record: bytes) -> Extent:
-        """With the record that comes next; raises `Damage` unless it is that."""
+    def after(self, name: bytes, record: bytes) -> JournalExtent:
+        """Return the extent including the next record. Raises `Damage` if it is not the next one."""
         if name != self.next().packed():
-            raise Damage(f"record {self.records} of its journal is not there")
-        return Extent(self.generation, self.records + 1, self.keys + _count(record))
+            raise Damage(f"record {self.records} of its journal is missing")
+        return JournalExtent(self.generation, self.records + 1, self.keys + _count(record))
 
     def next(self) -> _Name:
-        """The name of the record that comes next."""
+        """The name of the next record."""
         return _Name(*self)
 
 
 def _count(record: bytes) -> int:
-    """How many keys a record holds."""
+    """The number of keys in a record. Raises `Damage` if it is cut short."""
     keys, rest = divmod(len(record), ENTRY_BYTES)
     if rest or not keys:
         raise Damage("a record of its journal is cut short")
     return keys
 
 
-_EMPTY = Extent(0, 0, 0)
+_EMPTY = JournalExtent(0, 0, 0)
 _FIRST = _Name(0, 0, 0).packed()
 
 
-def extent(transaction: lmdb.Transaction[bytes]) -> Extent:
-    """How much the journal holds, by its last record; raises `Damage` if that is none."""
+def extent(transaction: lmdb.Transaction[bytes]) -> JournalExtent:
+    """Return the extent of the journal, from its last record. Raises `Damage` if that is not a record."""
     cursor = transaction.cursor()
     if not cursor.last() or len(cursor.key()) == KEY_BYTES:
         return _EMPTY
     last = _Name.read(cursor.key())
-    return Extent(*last).after(cursor.key(), cursor.value())
+    return JournalExtent(*last).after(cursor.key(), cursor.value())
 
 
 def entries(keys: Sequence[bytes], stamp: bytes) -> bytes:
-    """Keys that share a stamp, as a record holds them. Records, or what shall be one, may be joined."""
+    """Encode keys that share a stamp for a record. Results may be concatenated."""
     return stamp.join(keys) + stamp if keys else b""
 
 
@@ -112,26 +113,26 @@ def last_stamp(record: bytes) -> bytes:
 
 
 def append(transaction: lmdb.Transaction[bytes], record: bytes) -> None:
-    """Put a record of `entries` at the journal's end; a key that comes twice in it has its later stamp last."""
+    """Append a record of `entries` to the journal. If a key is in it twice, its later stamp must come last."""
     held = extent(transaction)
     name = held.next() if held.records else _Name(transaction.id(), 0, 0)
     transaction.put(name.packed(), record, append=True)
 
 
 def growth(record_bytes: int, page_bytes: int) -> int:
-    """The most pages by which an `append` of so many bytes can lengthen the file.
+    """Return the maximum number of pages by which an `append` of `record_bytes` can lengthen the file.
 
-    Its record, and anew the way to it through a tree that may get higher (at most some ten levels), and LMDB's own
-    list of free pages.
+    These are the pages of the record, the rewritten path to it through a tree that may grow (about ten levels at most),
+    and LMDB's own list of free pages.
     """
     return record_bytes // page_bytes + 48
 
 
 def take(transaction: lmdb.Transaction[bytes]) -> bytes:
-    """Empty the journal; all records that it held, joined. Raises `Damage` if it is not whole."""
+    """Empty the journal and return all its records, concatenated. Raises `Damage` if it is incomplete."""
     held, cursor = extent(transaction), transaction.cursor()
     records = list(cursor.iternext()) if cursor.set_range(_FIRST) else []
-    seen = Extent(held.generation, 0, 0)
+    seen = JournalExtent(held.generation, 0, 0)
     for name, value in records:
         seen = seen.after(name, value)
         transaction.delete(name)
@@ -139,18 +140,18 @@ def take(transaction: lmdb.Transaction[bytes]) -> bytes:
 
 
 def in_order(record: bytes, most: int) -> Iterator[list[tuple[bytes, bytes]]]:
-    """The keys of a record with their stamps, at most `most` at a time, sorted by key and then by stamp."""
-    # As they are joined: bytes of 20 bytes sort like the pairs and take half the time.
+    """Yield the keys of a record with their stamps, `most` at a time, sorted by key and then by stamp."""
+    # 20 concatenated bytes sort like the pair of key and stamp, in half the time.
     ordered = sorted([record[at : at + ENTRY_BYTES] for at in range(0, len(record), ENTRY_BYTES)])
     for start in range(0, len(ordered), most):
         yield list(_ENTRY.iter_unpack(b"".join(ordered[start : start + most])))
 
 
 class Recent:
-    """What a bucket's journal holds, in memory: a reader follows the journal, record by record; `Damage` if it cannot.
+    """The content of a bucket's journal in memory. Each use first reads the records that are new since the last one.
 
-    May be used by several threads. One with an older view of the bucket than another's may find keys that are newer
-    than its view; on disk they are all the same.
+    It may be used by several threads. A thread with an older view of the bucket may find keys that are newer than its
+    view; they are on disk all the same. Methods raise `Damage` if the journal is incomplete.
     """
 
     def __init__(self) -> None:
@@ -165,7 +166,7 @@ class Recent:
             return {key for key in self._entries.keys() & keys if self._entries[key] >= oldest}
 
     def count(self, transaction: lmdb.Transaction[bytes]) -> int:
-        """How many keys are in the journal, each counted once."""
+        """Return the number of distinct keys in the journal."""
         with self._lock:
             self._follow(transaction)
             return len(self._entries)
@@ -174,7 +175,7 @@ class Recent:
         now = extent(transaction)
         if now.generation != self._seen.generation:
             self._entries.clear()
-            self._seen = Extent(now.generation, 0, 0)
+            self._seen = JournalExtent(now.generation, 0, 0)
         if now.records <= self._seen.records:
             return
         cursor = transaction.cursor()

@@ -1,24 +1,24 @@
-"""The key store on disk, and the seam between the event loop and the disk.
+"""The key store on disk, and the boundary between the event loop and the disk.
 
-Where things are: `interface.py` the rules of the window, `bucket.py` one LMDB environment, `journal.py` the youngest
-keys in it, `bucket_folder.py` which of them exist, here what is done with them.
+`interface.py` has the rules of the window, `bucket.py` one LMDB environment, `journal.py` its latest keys,
+`bucket_folder.py` the set of buckets. This module looks keys up in them and stores keys.
 
-*Writing* happens on a thread of its own, so that no fsync stops the event loop. While one transaction is under way
-further calls of `remember` gather, and the next transaction takes them all. Most transactions only append to a bucket's
-journal; one in several enters what has gathered there into the tree, where LMDB writes a page for nearly every key of a
-thousand, and for a few of a hundred thousand. The binding lets go of the GIL at every key, so beside a busy event loop
-each key would cost a turn; so the loop stands still while keys are entered (`Undisturbed`: some 4 ms at a time, 20 ms
-at the most), and goes on in between and while the disk is waited for.
+*Writing* happens on its own thread, so that an fsync does not stop the event loop. During a transaction, further calls
+of `remember` queue up, and the next transaction takes them all. Most transactions only append to a bucket's journal;
+sometimes one enters the journal into the tree. Of a thousand keys nearly each costs LMDB a page write, of a hundred
+thousand only a few do. The binding releases the GIL at every key, and beside a busy event loop each key would wait for
+it. So the event loop is paused while keys are entered (`Undisturbed`: about 4 ms at a time, 20 ms at most); it runs in
+between and while the thread waits for the disk.
 
-*Reading* happens inline: half a microsecond to 1.3 per key and bucket, whereas a thread, which asks for the GIL at
-every key, takes half a second for a chunk of a thousand beside a busy loop. Only when the store outgrows
-`INLINE_BYTES`, so that a look-up may wait for the disk, it is moved to a thread.
+*Reading* happens on the event loop and takes 0.5 to 1.3 microseconds per key and bucket. A thread, which requests the
+GIL at every key, takes half a second for a thousand keys beside a busy loop. Only a store larger than `INLINE_BYTES`,
+where a look-up may wait for the disk, is read on a thread.
 
 *The limit*: a bucket takes keys until it has a quarter of the limit, then the next one is begun. Before each
-transaction its worst case is reckoned, and the oldest buckets are dropped until it fits.
+transaction its worst case is computed, and the oldest buckets are dropped until it fits.
 
-One process per folder is the usual case, several on one host are fine. Not fine: network file systems, and
-containers with process ids of their own sharing a folder (LMDB knows its readers by process id).
+Usually one process uses a folder; several on one host are supported. Network file systems are not supported, and
+neither are containers with separate process ids that share a folder (LMDB identifies its readers by process id).
 """
 
 from __future__ import annotations
@@ -42,31 +42,30 @@ from consumer.errors import KeyStoreError
 _Result = TypeVar("_Result")
 
 INLINE_BYTES = 1024**3
-"""Up to this size look-ups are made on the event loop: it is taken to be in the page cache."""
+"""Up to this size, look-ups run on the event loop: the store is assumed to be in the page cache."""
 
 TIME_LIMIT = 30.0
 """Seconds after which a disk that does not answer is an error."""
 
 _STAND_STILL = 0.02
-"""Seconds that the event loop stands still at the most for one transaction."""
+"""Maximum seconds for which the event loop is paused in one transaction."""
 
 _GROUP_KEYS = 20_000
 _ENTERED_KEYS = 32_768
-"""Keys that one transaction enters into the tree at the most: its own, and a full journal with three times as many."""
+"""Maximum keys that one transaction enters into the tree: its own, and a full journal of three times as many."""
 _FEWEST_KEYS = 8
-"""Keys of a transaction in the smallest store."""
+"""Keys per transaction in the smallest store."""
 _PAGE_BYTES = 4096
 _DROPS_PER_EXPIRE = 8
 _ATTEMPTS = 100
-"""Times a transaction is tried anew after making room or losing its bucket: far more than there are buckets."""
+"""Attempts of a transaction after making room or losing its bucket: far more than there are buckets."""
 
 
 class Undisturbed:
-    """While a thread is in this context, the event loop stands still for it, at most `most` seconds.
+    """Pauses the event loop while a thread is in this context, at most `most` seconds.
 
-    For work that releases the GIL over and over and asks for it again at once: beside a busy event loop it would
-    wait for its turn each time, and every turn costs more than the work. Standing still for a few milliseconds is
-    cheaper for both.
+    It is for work that repeatedly releases the GIL and requests it again: beside a busy event loop it would wait each
+    time, and waiting costs more than the work. A pause of a few milliseconds is cheaper for both.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: float) -> None:
@@ -76,7 +75,7 @@ class Undisturbed:
 
     def __enter__(self) -> None:
         self._done.clear()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: it disturbs no more
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._done.wait, self._most)
 
     def __exit__(self, *_: object) -> None:
@@ -109,7 +108,7 @@ class _Pending(NamedTuple):
 
 
 class LmdbKeyStore:
-    """A `KeyStore` in a folder on a local disk; made by `LmdbKeyStore.open`."""
+    """A `KeyStore` in a folder on a local disk; opened by `LmdbKeyStore.open`."""
 
     def __init__(self, folder: BucketFolder, window: Window, max_bytes: int) -> None:
         self._folder = folder
@@ -128,7 +127,7 @@ class LmdbKeyStore:
 
     @classmethod
     def open(cls, path: str, window: Window, max_bytes: int) -> LmdbKeyStore:
-        """Open or make the store in folder `path`; raises `KeyStoreError`, saying what to do."""
+        """Open the store in folder `path`, or create it. Raises `KeyStoreError`, which says what to do."""
         return cls(BucketFolder(path, window), window, max_bytes)
 
     async def look_up(self, keys: Sequence[bytes], now: float, since: float | None = None) -> list[bool]:
@@ -195,7 +194,7 @@ class LmdbKeyStore:
     # --- on the event loop ---
 
     async def _write_pending(self) -> None:
-        """Write all that waits, group after group, until nothing waits."""
+        """Write the pending calls, group by group, until none is left."""
         try:
             while self._pending:
                 await self._write_group(self._take_group())
@@ -203,7 +202,7 @@ class LmdbKeyStore:
             self._writing = None
 
     def _take_group(self) -> list[_Pending]:
-        """Take the calls that the next transactions serve: all that wait, up to a bound on their keys."""
+        """Take the pending calls for the next transactions, up to a limit on their keys."""
         group = [self._pending.popleft()]
         keys = len(group[0].keys)
         while self._pending and keys + len(self._pending[0].keys) <= _GROUP_KEYS:
@@ -212,20 +211,20 @@ class LmdbKeyStore:
         return group
 
     async def _write_group(self, group: list[_Pending]) -> None:
-        """Write one group and tell its callers; whatever goes wrong is theirs to hear."""
+        """Write one group and report success or failure to its callers."""
         failure: BaseException | None = asyncio.CancelledError()
         try:
             undisturbed = Undisturbed(asyncio.get_running_loop(), _STAND_STILL)
             calls = [(call.keys, call.stamp) for call in group]
             await ask_disk(self._writer, partial(self._write, calls, undisturbed))
             failure = None
-        except Exception as raised:  # a bug too: a caller must not wait for ever
+        except Exception as raised:  # also a bug: the callers must not wait for ever
             failure = raised
         finally:
             for call in group:
                 _settle(call.done, failure)
 
-    # --- on whichever thread reads ---
+    # --- on the thread that reads ---
 
     def _look_up(self, keys: Sequence[bytes], oldest: int) -> list[bool]:
         wanted = oldest.to_bytes(4, "big")
@@ -244,20 +243,20 @@ class LmdbKeyStore:
         self._bytes = self._folder.bytes_on_disk()
 
     def _write_part(self, start: int, part: bytes, undisturbed: Undisturbed) -> None:
-        """Store keys of the slice of time at `start` in one transaction, dropping old buckets to make room."""
+        """Store keys of the slice of time at `start` in one transaction; drop old buckets to make room."""
         for _ in range(_ATTEMPTS):
             bucket = self._folder.active(start, self._quota)
             try:
                 stored = bucket.put(part, self._room, self._journal_keys, undisturbed)
-            except BucketRetired:  # another process dropped it: take the next one
+            except BucketRetired:  # another process dropped it: use the next one
                 continue
             if not stored:
                 self._evict_oldest(journal.last_stamp(part), but=bucket)
-            elif bucket.is_on_disk():  # or else it was dropped while we wrote, and the keys went with it
+            elif bucket.is_on_disk():  # if not, it was dropped while we wrote, and the keys with it
                 return
         raise KeyStoreError(
             f"the key store {self._folder.root} found no room in {_ATTEMPTS} attempts: raise its size limit, "
-            "and see that all processes that share it have the same"
+            "and check that all processes that share it have the same limit"
         )
 
     def _room(self) -> int:
@@ -265,10 +264,10 @@ class LmdbKeyStore:
         return self._max_bytes - self._folder.bytes_on_disk()
 
     def _evict_oldest(self, latest: bytes, *, but: Bucket) -> None:
-        """Drop the oldest bucket although keys in it may still be in the window; never the one being written.
+        """Drop the oldest bucket although its keys may still be in the window; never `but`, the one being written.
 
-        One of the slice being written only if there is no other: after the clock went back that slice may be the
-        oldest, and a chunk shall not push out its own keys.
+        A bucket of the slice being written is dropped only if there is no other: if the clock went back, that slice
+        may be the oldest, and a chunk must not evict its own keys.
         """
         others = [bucket for bucket in self._folder.buckets() if bucket is not but]
         if not others:
@@ -306,7 +305,7 @@ def _find(bucket: Bucket, keys: Sequence[bytes], oldest: bytes) -> set[bytes]:
 def _parts(
     calls: Sequence[tuple[Sequence[bytes], int]], window: Window, size: int
 ) -> Iterator[tuple[int, bytes]]:
-    """Split keys into transactions: those of one slice of time, at most `size`, in the order of their stamps."""
+    """Split keys into transactions: each of one slice of time, at most `size` keys, in the order of their stamps."""
     slices: dict[int, bytearray] = {}
     for keys, stamp in sorted(calls, key=itemgetter(1)):
         slices.setdefault(window.bucket_start(stamp), bytearray()).extend(
@@ -319,10 +318,10 @@ def _parts(
 
 
 def _transaction_keys(max_bytes: int) -> tuple[int, int]:
-    """Keys per transaction and keys in a journal.
+    """Return the maximum keys of a transaction and of a journal.
 
-    What a transaction enters into the tree (its own keys and a full journal) takes two pages a key and some at worst:
-    that shall be an eighth of the limit at most. The smallest stores have no journal.
+    In the worst case, the keys that a transaction enters into the tree (its own and a full journal) take a little more
+    than two pages each. That must be at most an eighth of the limit. The smallest stores have no journal.
     """
     most = min(_ENTERED_KEYS, max(_FEWEST_KEYS, (max_bytes // 8 // _PAGE_BYTES - 64) // 2))
     keys = max(_FEWEST_KEYS, most // 4)

@@ -1,8 +1,8 @@
 """The key store in memory: one dict per bucket of time, dropped whole.
 
-The same rules as the store on disk (interface.py) without the disk: it is the fake that tests and the demo stand
-on, and a real choice where duplicates after a restart do no harm. A bucket that has grown to a quarter of the
-limit is closed and a further one begun, so that eviction never drops more than about a quarter of the keys.
+It follows the same rules as the store on disk (interface.py). Tests and the demo use it, and it is a valid choice if
+duplicates after a restart do no harm. A bucket that has grown to a quarter of the limit is closed and another one
+begun, so that an eviction never drops more than about a quarter of the keys.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from consumer.adapters.key_store.interface import KeyStoreStatistics, Window, ch
 from consumer.errors import KeyStoreError
 
 BYTES_PER_KEY = 128
-"""Upper bound of what a key takes: 64 for the bytes object as allocated, up to 60 for its share of a dict that
-has just grown (CPython 3.11, measured from 100,000 to 3 million keys: 94 to 124)."""
+"""Upper bound of the memory of a key: 64 for the bytes object as allocated, up to 60 for its share of a dict that
+has just grown (CPython 3.11, measured with 100,000 to 3 million keys: 94 to 124)."""
 
 
 class _Bucket:
@@ -29,13 +29,13 @@ class _Bucket:
 
 
 class MemoryKeyStore:
-    """A `KeyStore` that is gone with the process."""
+    """A `KeyStore` that is lost with the process."""
 
     def __init__(self, window: Window, max_bytes: int) -> None:
         self._window = window
         self._max_keys = max_bytes // BYTES_PER_KEY
         self._bucket_keys = max(1, self._max_keys // 4)
-        self._buckets: list[_Bucket] = []  # oldest first; of equal start in order of making
+        self._buckets: list[_Bucket] = []  # oldest first; with equal start, in order of creation
         self._evicted_early = 0
         self._closed = False
 
@@ -84,7 +84,7 @@ class MemoryKeyStore:
         return sum(len(bucket.stamps) for bucket in self._buckets)
 
     def _active(self, stamp: int) -> _Bucket:
-        """The bucket that takes a key of `stamp`, with room for one more within the limit."""
+        """Return the bucket for a key of `stamp`, with room for one more key within the limit."""
         start = self._window.bucket_start(stamp)
         newest = next((bucket for bucket in reversed(self._buckets) if bucket.start == start), None)
         if newest is None or len(newest.stamps) >= self._bucket_keys:
@@ -98,7 +98,7 @@ class MemoryKeyStore:
     def _evict_oldest(self, active: _Bucket, stamp: int) -> None:
         """Drop the oldest bucket; one of the slice being written only if there is no other.
 
-        After the clock went back that slice may be the oldest, and a chunk shall not push out its own keys.
+        If the clock went back, that slice may be the oldest, and a chunk must not evict its own keys.
         """
         others = [bucket for bucket in self._buckets if bucket is not active]
         oldest = min(others, key=lambda bucket: (bucket.start == active.start, bucket.start))
@@ -108,7 +108,7 @@ class MemoryKeyStore:
 
 
 def _put(stamps: dict[bytes, int], keys: Sequence[bytes], stamp: int) -> None:
-    """Set the keys' stamp where it is later than the one they have."""
+    """Set the stamp of the keys unless they have a later one."""
     for key in keys:
         if stamps.get(key, -1) < stamp:
             stamps[key] = stamp

@@ -1,11 +1,10 @@
-"""Which pages of an LMDB file are in use, read from the file itself.
+"""Find pages of an LMDB file that are in use but missing, by reading the file itself.
 
-Theory of operation. A file that was cut short is shorter than its last page number says. That alone is no damage: LMDB
-counts pages that it took and gave back within one transaction, and never wrote. Only LMDB's trees tell whether a
-missing page is in use, and LMDB cannot be asked: to read a mapped page beyond the end of the file kills the process
-(SIGBUS), and a page of zeros in its place either reads as an empty one or fails an assertion, which kills it too. So
-the trees are walked here, by the layout of LMDB 0.9 on a 64-bit little-endian machine (``mdb.c``: MDB_meta, MDB_page,
-MDB_node).
+A file that was cut short is shorter than its last page number implies. That alone is not damage: LMDB counts pages that
+it allocated and freed within one transaction and never wrote. Only LMDB's trees show whether a missing page is in use.
+LMDB itself cannot check it: reading a mapped page beyond the end of the file kills the process (SIGBUS), and a page of
+zeros in its place reads as an empty page or fails an assertion, which kills the process too. So this module walks the
+trees, by the layout of LMDB 0.9 on a 64-bit little-endian machine (``mdb.c``: MDB_meta, MDB_page, MDB_node).
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from typing import BinaryIO, Final
 
 _META_PAGES: Final = 2
 _ROOTS_AND_TXNID: Final = struct.Struct("<80xQ40xQ8xQ")
-"""Of a meta page: the roots of the tree of free pages and of the tree of keys, and the transaction that wrote it."""
+"""Meta page: the roots of the trees of free pages and of keys, and the id of the transaction that wrote it."""
 _HEADER: Final = struct.Struct("<8x2xHHH")
-"""Of a page: flags, and where its table of nodes ends (an overflow page has its length in both instead)."""
+"""Header of a page: flags, and the end of its table of nodes (an overflow page has its length there)."""
 _NODE: Final = struct.Struct("<HHHH")
-"""Low and high part of the size (or, with the flags, of a child's number); flags; length of the key."""
+"""Node: low and high part of the size (or, with the flags, of a child's number); flags; length of the key."""
 _NUMBER: Final = struct.Struct("<Q")
 _BRANCH, _LEAF = 1, 2
 _BIG_DATA: Final = 1
@@ -28,10 +27,10 @@ _NONE: Final = 2**64 - 1
 
 
 def first_missing(path: str, page_bytes: int) -> int | None:
-    """The number of a page that is in use and not wholly in the file; None: all that is in use is there.
+    """Return the number of a page that is in use and not completely in the file; None if there is none.
 
-    One that was never written (a power failure leaves zeros in its place), and is no page of a tree, is not there
-    either. Nobody may write to the file meanwhile.
+    A page that was never written (a power failure leaves zeros) and so is not a page of a tree counts as missing too.
+    No process may write to the file meanwhile.
     """
     length = os.stat(path).st_size
     with open(path, "rb") as file:
@@ -51,13 +50,13 @@ def first_missing(path: str, page_bytes: int) -> int | None:
             if (last + 1) * page_bytes > length:
                 return last
             ahead += children
-    return next(iter(ahead), None)  # more pages than there are: they lead in a circle
+    return next(iter(ahead), None)  # more pages than the file has: they form a cycle
 
 
 def _parts(page: bytes, page_bytes: int) -> tuple[list[int], int]:
-    """The pages that this one leads to, and the last one that a value of it stands on (0: none does).
+    """Return the pages that this page refers to, and the last overflow page of its values (0: none).
 
-    Raises `struct.error` for what is no page of a tree.
+    Raises `struct.error` if it is not a page of a tree.
     """
     flags, lower, _ = _HEADER.unpack_from(page)
     children, last = [], 0
@@ -66,7 +65,7 @@ def _parts(page: bytes, page_bytes: int) -> tuple[list[int], int]:
         if flags & _BRANCH:
             children.append(low | high << 16 | node_flags << 32)
         elif flags & _LEAF and node_flags & _BIG_DATA:
-            # Its value stands on pages of its own, behind a page header.
+            # The value is on overflow pages, after a page header.
             [first] = _NUMBER.unpack_from(page, at + _NODE.size + key_bytes)
             last = max(last, first + (15 + (low | high << 16)) // page_bytes)
     return children, last

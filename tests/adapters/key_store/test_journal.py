@@ -42,7 +42,7 @@ def put(bucket: Bucket, stored: list[bytes], journal_keys: int, stamp: bytes = S
     assert bucket.put(journal.entries(stored, stamp), lambda: ROOM, journal_keys)
 
 
-def extent(bucket: Bucket) -> journal.Extent:
+def extent(bucket: Bucket) -> journal.JournalExtent:
     """How much the bucket's journal holds."""
     with bucket.lease() as env, env.begin() as transaction:
         return journal.extent(transaction)

@@ -256,14 +256,14 @@ async def test_a_format_of_the_future_is_refused(tmp_path: Path) -> None:
     """Rather than misread or mixed with this one."""
     await _store_some(tmp_path)
     (tmp_path / "format").write_text("pinstream key store, format 3\n")
-    with pytest.raises(KeyStoreError, match="a format this version does not know"):
+    with pytest.raises(KeyStoreError, match="a format that this version does not know"):
         open_store(tmp_path)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     """A folder that holds other things is refused before anything is written into it."""
     (tmp_path / "holiday.jpg").touch()
-    with pytest.raises(KeyStoreError, match="holds other things than a key store"):
+    with pytest.raises(KeyStoreError, match="contains files that are not a key store"):
         open_store(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 

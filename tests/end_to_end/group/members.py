@@ -35,7 +35,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
     ResourceType,
 )
 
-from consumer.demo.generator import GeneratedEvent, Generator
+from consumer.demo.generator import EventGenerator, GeneratedEvent
 from consumer.engine.model import Disposition
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import WITHIN, Process, run_environment, wait_for
@@ -242,7 +242,7 @@ class Traffic:
         self._producer = Producer(
             {**kafka.config, "linger.ms": 5, "enable.idempotence": True, "log_level": 0}
         )
-        self._generator = Generator(seed, time.time, invalid=0.02)
+        self._generator = EventGenerator(seed, time.time, invalid=0.02)
         self._lock = threading.Lock()
         self._events: list[GeneratedEvent] = []
         self._places: dict[int, tuple[int, int]] = {}
