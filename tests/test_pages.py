@@ -55,3 +55,13 @@ def test_sources_cite_only_pages_that_are_there() -> None:
             assert not [name for name in _NOTES if re.search(rf"(?<![\w/-]){name}", text)], path
             for page in re.findall(r"\bdocs/[\w.-]+\.md\b", text):
                 assert (ROOT / page).exists(), f"{path}: {page}"
+
+
+def test_the_architecture_names_every_module_of_the_engine() -> None:
+    """Each with what it does, and no module that is gone."""
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    table = page.partition("### Inside the engine")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    modules = {path.stem for path in (ROOT / "consumer" / "engine").glob("*.py")} - {"__init__"}
+    assert sorted(named) == sorted(modules)
