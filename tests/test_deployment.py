@@ -17,8 +17,7 @@ import click
 import pytest
 import yaml
 
-from consumer import __version__
-from consumer.commands import main
+from consumer import __version__, commands
 from consumer.settings import DEFAULT_NEEDS, Settings, load
 from consumer.settings.values import parse_duration
 
@@ -75,10 +74,8 @@ class TestCompose:
     def test_commands_exist(self, name: str) -> None:
         """The command line of each service of ours parses: command, options and values."""
         command, *arguments = OURS[name]["command"]
-        with click.Context(main) as context:
-            found = main.get_command(context, command)
-            assert found is not None, f"pinstream has no command {command}"
-            found.make_context(command, arguments, parent=context)
+        with click.Context(commands.main) as context:
+            commands.command(command).make_context(command, arguments, parent=context)
 
     @pytest.mark.parametrize("name", OURS)
     def test_variables_are_settings(self, name: str) -> None:

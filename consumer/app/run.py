@@ -19,7 +19,7 @@ from consumer.adapters.kafka.configuration import longest_commit
 from consumer.adapters.key_store import KeyStore, open_key_store
 from consumer.app import building, tracing
 from consumer.app.signals import on_stop_signal
-from consumer.app.tracing import Tracing
+from consumer.app.tracing import NoTracing, Tracing
 from consumer.engine.statistics import Statistics
 from consumer.errors import DestinationRefused
 from consumer.service import Service, SystemClock
@@ -241,7 +241,7 @@ async def member(
     settings: Settings, wall: Callable[[], float] = time.time, traces: Tracing | None = None
 ) -> AsyncIterator[Member]:
     """All parts of a group member, opened in order and closed in reverse."""
-    traces = traces or Tracing()
+    traces = traces or NoTracing()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(traces.close)
         schemas = building.local_schemas(settings)

@@ -2,15 +2,76 @@
 
 Exit codes (docs/run.md): 0 done; 1 something failed; 2 wrong usage or settings; 3 the destination refuses this
 account and patience ran out. Errors go to stderr, one readable line each; a traceback only with ``--debug``.
-The app is imported when a command runs, so that ``--help`` is quick.
 
-`base` holds what commands share, `root` the group; each other module adds its commands to it when it is imported.
+Each command is a module or a folder, with its options beside its code. It is imported when it is called, so that
+``pinstream --help`` is quick; what that shows of each command therefore stands here. `base` has what commands share.
 """
 
-from consumer.commands import simple
-from consumer.commands.dead_letters import arguments as of_dead_letters
-from consumer.commands.offsets import arguments as of_offsets
-from consumer.commands.replay import arguments as of_replay
-from consumer.commands.root import main
+from __future__ import annotations
 
-__all__ = ["main", "of_dead_letters", "of_offsets", "of_replay", "simple"]
+import importlib
+from typing import Any
+
+import click
+
+from consumer import __version__
+from consumer.commands.base import Group
+
+_COMMANDS = {
+    "check": (
+        "check.command",
+        "Is this configuration fit to run? A table of what was checked; exit code 0 or 1.",
+    ),
+    "dead-letters": ("dead_letters.arguments", "What could not be delivered: look at it, and put it back."),
+    "demo": ("demo", "The whole system on this machine: broker, sandbox, producer, consumer, page."),
+    "explain": (
+        "explain",
+        "What becomes of each record of FILE (NDJSON or an Avro container; - is standard input), and why.",
+    ),
+    "offsets": (
+        "offsets.command",
+        "Where the consumer group stands, and moving it: the next run reads from there.",
+    ),
+    "produce": (
+        "produce",
+        "Encode FILE's records (NDJSON or an Avro container; - is standard input) and produce them.",
+    ),
+    "replay": ("replay.command", "A bounded part of topics through the very same pipeline, then exit."),
+    "run": ("run", "The service: consume, deliver, commit, until SIGTERM or SIGINT."),
+    "sandbox": (
+        "sandbox",
+        "A strict stand-in for the Conversions API, for development and load tests; until Ctrl-C.",
+    ),
+}
+"""Of each command the module that has it, under its own name, and the first sentence of its help."""
+
+
+def command(name: str) -> click.Command:
+    """Import the command."""
+    module = importlib.import_module(f"{__name__}.{_COMMANDS[name][0]}")
+    found: click.Command = getattr(module, name.replace("-", "_"))
+    return found
+
+
+class _Commands(Group):
+    """Lists a stand-in with the command's first sentence, and calls the command itself."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        for name, (_, sentence) in _COMMANDS.items():
+            self.add_command(click.Command(name, help=sentence))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, found if name is None else command(name), rest
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(__version__, prog_name="pinstream")
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+def main(debug: bool) -> None:
+    """Commerce events from Kafka to the Pinterest Conversions API: none lost, in time."""

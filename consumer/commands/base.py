@@ -1,7 +1,10 @@
-"""What every command has in common: ``--debug``, settings in ``--help``, errors as one line and an exit code."""
+"""What commands have in common: ``--debug``, settings in ``--help``, one line and an exit code for an error, words
+for people on stderr."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import sys
 import traceback
@@ -41,7 +44,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except PinstreamError as error:
-            _say(ctx, str(error), error)
+            _say_failure(ctx, str(error), error)
             ctx.exit(error.exit_code)
         except (KeyboardInterrupt, click.exceptions.Abort):
             ctx.exit(130)
@@ -52,7 +55,7 @@ class Group(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(1)
         except Exception as error:
-            _say(
+            _say_failure(
                 ctx,
                 f"unexpected {type(error).__name__}; run it again with --debug and report what it prints",
                 error,
@@ -60,7 +63,7 @@ class Group(click.Group):
             ctx.exit(1)
 
 
-def _say(ctx: click.Context, message: str, error: BaseException) -> None:
+def _say_failure(ctx: click.Context, message: str, error: BaseException) -> None:
     if ctx.params.get("debug"):
         traceback.print_exception(error)
     click.echo(f"pinstream: {' '.join(message.split())}", err=True)
@@ -97,3 +100,21 @@ def parse_time(
         raise UsageError(f"{option} {text!r} cannot be read: use {forms}") from None
     since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
     return -(-since // _MILLISECOND)
+
+
+async def pause(seconds: float, stopped: asyncio.Event) -> None:
+    """Sleep, but not past a stop."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stopped.wait()
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr: stdout is for results. That nobody listens is no reason to end."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
+
+
+def on_terminal() -> bool:
+    """Whether a person is watching stderr (which may be closed)."""
+    return sys.stderr is not None and sys.stderr.isatty()

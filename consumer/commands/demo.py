@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import socket
 import tempfile
 import time
@@ -28,23 +29,15 @@ from rich.table import Table
 from consumer import logs
 from consumer.adapters.kafka import RecordProducer
 from consumer.app import building
-from consumer.app.records import (
-    FileRecords,
-    Produced,
-    made_up,
-    on_terminal,
-    pause,
-    say,
-    with_duplicates,
-    with_invalid,
-)
 from consumer.app.run import Member, member
 from consumer.app.signals import on_stop_signal
 from consumer.avro.encode import Encoder, SingleObject
+from consumer.commands.base import Command, on_terminal, pause, say
 from consumer.demo.api import Sandbox
 from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.faults import DEMO_FAULTS, Faults
 from consumer.demo.generator import EventGenerator, restamp
+from consumer.demo.records import FileRecords, Produced, made_up, with_duplicates, with_invalid
 from consumer.engine.model import CommerceEvent
 from consumer.errors import InvariantViolation
 from consumer.settings import Settings, load
@@ -85,10 +78,36 @@ class DemoOptions:
         return self.events is not None or self.path is not None
 
 
-def run_demo(options: DemoOptions, environ: Mapping[str, str]) -> None:
-    """Run it to its end, or until Ctrl-C; print the ledger. Raises `InvariantViolation` if it does not add up."""
+@click.command(cls=Command)
+@click.option(
+    "--events",
+    type=click.IntRange(min=1),
+    help="Stop after N events and print the ledger; else until Ctrl-C.",
+)
+@click.option(
+    "--file", "path", type=click.Path(path_type=Path), help="Send this file's records (NDJSON or Avro)."
+)
+@click.option(
+    "--duplicates", type=click.FloatRange(0, 0.9), default=0.0, help="Share of events sent twice: 0.05."
+)
+@click.option(
+    "--invalid", type=click.FloatRange(0, 0.9), default=0.0, help="Share of records that are broken: 0.01."
+)
+@click.option("--faults", is_flag=True, help="The sandbox misbehaves: 429, 5xx, slow and dropped answers.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="The last line on stdout is the final /status document."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Same seed, same events and faults.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0.01), help="Events a second; without it as fast as it goes."
+)
+def demo(**options: Any) -> None:
+    """The whole system on this machine: broker, sandbox, producer, consumer, page. Nothing to install or start.
+
+    Event times are moved to the moment an event is produced, as if the shop were live now.
+    """
     with tempfile.TemporaryDirectory(prefix="pinstream-demo-") as folder:
-        asyncio.run(_demo(options, environ, folder))
+        asyncio.run(_demo(DemoOptions(**options), os.environ, folder))
 
 
 async def _demo(options: DemoOptions, environ: Mapping[str, str], folder: str) -> None:

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
+import click
 import orjson
 
 from consumer.adapters.files import open_records
 from consumer.app import building
+from consumer.commands.base import Command, parse_time
 from consumer.conversion.converter import Converter
 from consumer.engine.model import CommerceEvent, ConversionEvent, Filtered, Rejection
 from consumer.settings import load
+
+
+@click.command(cls=Command)
+@click.argument("file")
+@click.option("--now", metavar="TIME", help="ISO 8601; the clock that ages are judged by. Default: now.")
+def explain(file: str, now: str | None) -> None:
+    """What becomes of each record of FILE (NDJSON or an Avro container; - is standard input), and why.
+
+    One JSON line for each record on stdout: outcome, payload, error, warnings. No network, no KAFKA_… or
+    PINTEREST_… setting needed. Exit code 0 whatever the outcomes, 1 if FILE cannot be read to its end.
+    """
+    explain_file(file, None if now is None else parse_time(now, "--now") / 1000, os.environ)
 
 
 def explain_file(file: str, now: float | None, environ: Mapping[str, str]) -> None:

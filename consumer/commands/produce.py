@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
 
+import click
+
 from consumer.adapters.files import open_records
 from consumer.adapters.kafka import RecordProducer, describe
 from consumer.adapters.schemas import RegistrySchemas
 from consumer.app import building
-from consumer.app.records import FileRecords, Produced, made_up, pause, say
 from consumer.app.signals import on_stop_signal
 from consumer.avro.encode import ConfluentId, Encoder, SingleObject
+from consumer.commands.base import Command, pause, say
 from consumer.conversion.event_times import EventTimes
 from consumer.demo.generator import EventGenerator
+from consumer.demo.records import FileRecords, Produced, made_up
 from consumer.engine.model import CommerceEvent, Rejection
 from consumer.errors import InputError, MappingError, UsageError
 from consumer.settings import Settings, load
@@ -43,11 +47,37 @@ class ProduceOptions:
     seed: int
 
 
-def run_produce(options: ProduceOptions, environ: Mapping[str, str]) -> None:
-    """Produce all; raises `InputError` at the end if records of the file had to be left out."""
-    settings = load(environ, needs=("kafka",))
+@click.command(cls=Command)
+@click.argument("file", required=False)
+@click.option("--topic", required=True, help="Where to.")
+@click.option("--now", "restamp", is_flag=True, help="Move event times so that the newest is now.")
+@click.option("--generate", is_flag=True, help="Made-up events instead of FILE's.")
+@click.option(
+    "--events", type=click.IntRange(min=1), help="With --generate: stop after N; else until Ctrl-C."
+)
+@click.option(
+    "--rate", type=click.FloatRange(min=0.01), help="Events a second; without it as fast as it goes."
+)
+@click.option(
+    "--duplicates", type=click.FloatRange(0, 0.9), default=0.0, help="With --generate: share sent twice."
+)
+@click.option(
+    "--invalid", type=click.FloatRange(0, 0.9), default=0.0, help="With --generate: share that is broken."
+)
+@click.option(
+    "--seed", type=int, default=1, show_default=True, help="With --generate: same seed, same events."
+)
+def produce(file: str | None, **options: Any) -> None:
+    """Encode FILE's records (NDJSON or an Avro container; - is standard input) and produce them.
+
+    With SCHEMA_REGISTRY_URL the schema is registered and records are framed as Confluent does; without, they
+    use Avro single-object encoding.
+    """
+    if (file is None) != options["generate"]:
+        raise UsageError("give either FILE or --generate")
+    settings = load(os.environ, needs=("kafka",))
     building.set_up_logs(settings)
-    asyncio.run(_Production(options, settings).run())
+    asyncio.run(_Production(ProduceOptions(file=file, **options), settings).run())
 
 
 class _Production:

@@ -5,13 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from consumer.app.records import say
+import click
+
 from consumer.app.signals import on_stop_signal
+from consumer.commands.base import Command, say
 from consumer.demo.api import Sandbox, serve_sandbox
 from consumer.demo.faults import DEMO_FAULTS, Faults
 
 
-def run_sandbox(
+@click.command(cls=Command)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free one."
+)
+@click.option("--token", default="sandbox", show_default=True, help="The access token it takes.")
+@click.option("--account", "accounts", multiple=True, help="Ad accounts it knows; default: any.")
+@click.option(
+    "--own-event",
+    "own_events",
+    multiple=True,
+    metavar="NAME",
+    help="An event name that is registered beside the standard ones; may be repeated.",
+)
+@click.option("--faults", is_flag=True, help="Misbehave: 429, 5xx, slow and dropped answers.")
+@click.option("--any-age", is_flag=True, help="Take events older than 7 days too, to try out old orders.")
+@click.option("--seed", type=int, default=1, show_default=True)
+def sandbox(
     *,
     host: str,
     port: int,
@@ -22,7 +41,10 @@ def run_sandbox(
     any_age: bool,
     seed: int,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; say what was counted. Raises `UsageError` if it cannot listen there."""
+    """A strict stand-in for the Conversions API, for development and load tests; until Ctrl-C.
+
+    It refuses what the API refuses, answers for each event, and counts what it accepted: GET /sandbox/counts.
+    """
     server = Sandbox(
         token=token,
         accounts=accounts or None,

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from structlog.testing import capture_logs
 
 from consumer.app import tracing
-from consumer.app.tracing import Tracing
+from consumer.app.tracing import NoTracing
 from consumer.app.tracing.spans import CLOSING, LINKS, SpanTracing, Watched
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk
@@ -292,7 +292,7 @@ def test_what_we_cannot_do_is_one_warning(environ: dict[str, str], named: str) -
     """It names the variable; there are no traces, and all else goes on."""
     with capture_logs() as lines:
         found = tracing.start(environ, "group", "https://api.example.org")
-    assert type(found) is Tracing
+    assert type(found) is NoTracing
     [line] = lines
     assert (line["log_level"], line["event"]) == ("warning", "tracing_off")
     assert named in line["text"]
@@ -306,7 +306,7 @@ def test_without_the_extra_it_is_one_warning(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setitem(sys.modules, name, None)
     with capture_logs() as lines:
         found = tracing.start(ENDPOINT, "group", "https://api.example.org")
-    assert type(found) is Tracing
+    assert type(found) is NoTracing
     [line] = lines
     assert line["log_level"] == "warning"
     assert "pip install 'pinstream[otel]'" in line["text"]
@@ -327,13 +327,13 @@ def test_a_value_that_cannot_be_is_one_warning(
     monkeypatch.setenv(name, value)
     with capture_logs() as lines:
         found = tracing.start(ENDPOINT, "group", "https://api.example.org")
-    assert type(found) is Tracing
+    assert type(found) is NoTracing
     assert [one["event"] for one in lines] == ["tracing_off"]
 
 
 async def test_without_traces_everything_is_as_it_is() -> None:
     """The very same source and API; nobody looks for a traceparent."""
-    process, off = Process(World(p0=[])), Tracing()
+    process, off = Process(World(p0=[])), NoTracing()
     source = FakeSource(process, process.service)
     assert off.source(source) is source
     assert off.api(process.api) is process.api

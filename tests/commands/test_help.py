@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 import pytest
 
-from consumer.commands import main
+from consumer import commands
 from consumer.settings import all_settings
 from tests.end_to_end.processes import ROOT, bare_environment, command
+from tests.support.limits import LATE
 
-COMMANDS = tuple(main.commands)
+COMMANDS = {name: commands.command(name) for name in commands.main.commands}
 
 
-def leaves(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
+def leaves() -> Iterator[tuple[str, ...]]:
     """The words of each command, those within groups included."""
-    for name, found in group.commands.items():
+    for name, found in COMMANDS.items():
         if isinstance(found, click.Group):
-            yield from leaves(found, *path, name)
+            yield from ((name, within) for within in found.commands)
         else:
-            yield (*path, name)
+            yield (name,)
 
 
 def test_every_promised_command_is_there() -> None:
     """Those that docs/run.md names."""
     promised = {"run", "replay", "demo", "explain", "check", "produce", "sandbox", "dead-letters", "offsets"}
-    assert set(COMMANDS) == promised
-    assert {path for path in leaves(main) if path[0] == "offsets"} == {
+    assert COMMANDS.keys() == promised
+    assert {path for path in leaves() if path[0] == "offsets"} == {
         ("offsets", "show"),
         ("offsets", "set"),
     }
 
 
-@pytest.mark.parametrize("path", list(leaves(main)), ids=" ".join)
+@pytest.mark.parametrize("path", list(leaves()), ids=" ".join)
 def test_the_page_names_every_command(path: tuple[str, ...]) -> None:
     """In the table of docs/run.md, those within groups beside each other."""
     rows = [
@@ -57,7 +60,7 @@ def test_the_overview_names_every_command(tmp_path: Path) -> None:
     assert re.fullmatch(r"pinstream, version \d+\.\d+\.\d+\n", version.stdout)
 
 
-@pytest.mark.parametrize("path", list(leaves(main)), ids=" ".join)
+@pytest.mark.parametrize("path", list(leaves()), ids=" ".join)
 def test_every_command_explains_itself(path: tuple[str, ...], tmp_path: Path) -> None:
     """Usage and options; it needs no setting and touches nothing."""
     done = command(*path, "--help", env=bare_environment(tmp_path))
@@ -65,6 +68,29 @@ def test_every_command_explains_itself(path: tuple[str, ...], tmp_path: Path) ->
     assert done.stdout.startswith("Usage: ")
     assert "--debug" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_overview_says_what_the_command_says(name: str) -> None:
+    """The first sentence of its own help, though that is not read for the overview."""
+    assert commands.main.commands[name].get_short_help_str(1000) == COMMANDS[name].get_short_help_str(1000)
+    assert COMMANDS[name].name == name
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--version",), ("wrong",)], ids=" ".join)
+def test_the_overview_imports_no_command(words: Sequence[str]) -> None:
+    """So it is there at once: nothing but click is imported."""
+    script = f"""
+import sys
+from consumer.commands import main
+try:
+    main({words!r}, prog_name="pinstream")
+finally:
+    print(*sorted(name for name in sys.modules if name.startswith("consumer")), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=LATE)
+    ours = {"consumer", "consumer.commands", "consumer.commands.base", "consumer.errors"}
+    assert set(done.stderr.splitlines()[-1].split()) == ours
 
 
 def test_run_lists_every_setting(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ variables or the installation is one warning, and no traces: nobody loses events
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import structlog
 
 from consumer import logs
-from consumer.service import Api, Source, Untraced
+from consumer.service import Api, Source, Tracer, Untraced
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -27,32 +28,50 @@ _OURS = {
 INSTALL = "OpenTelemetry is not installed: pip install 'pinstream[otel]'"
 
 
-class Tracing(Untraced):
-    """No traces: everything stays as it is."""
+class Tracing(Tracer, Protocol):
+    """Traces of one member: it wraps the source and the API that the service drives."""
 
-    links = 0
-    """Of so many records of a batch it is said in which trace they were written."""
+    links: int
+    """The number of records of a batch whose own traces it links to."""
 
     def source(self, source: Source) -> Source:
         """The source that the service drives."""
-        return source
 
     def api(self, api: Api) -> Api:
         """The API that the service drives."""
+
+    def within(self, left: Callable[[], float]) -> None:
+        """`left` gives the seconds that closing may take; it is called when closing begins."""
+
+    async def close(self) -> None:
+        """Send what is still queued, in bounded time."""
+
+
+class NoTracing(Untraced):
+    """No traces: everything stays as it is."""
+
+    links = 0
+
+    def source(self, source: Source) -> Source:
+        """See `Tracing.source`."""
+        return source
+
+    def api(self, api: Api) -> Api:
+        """See `Tracing.api`."""
         return api
 
     def within(self, left: Callable[[], float]) -> None:
-        """`left`: how many seconds closing may take, asked when it comes to that."""
+        """See `Tracing.within`."""
 
     async def close(self) -> None:
-        """Send what is still here, in bounded time."""
+        """See `Tracing.close`."""
 
 
 def start(environ: Mapping[str, str], group: str, api_url: str) -> Tracing:
     """What the variables ask for. Never raises; logs why there are no traces although they ask for them."""
     variable = asked_by(environ)
     if variable is None:
-        return Tracing()
+        return NoTracing()
     log = structlog.get_logger()
     reason = _misfit(environ)
     if reason is None:
@@ -70,7 +89,7 @@ def start(environ: Mapping[str, str], group: str, api_url: str) -> Tracing:
             log.info("tracing", asked_by=variable)
             return tracing
     log.warning("tracing_off", text=f"{variable} asks for traces, but {reason}, or unset it")
-    return Tracing()
+    return NoTracing()
 
 
 def asked_by(environ: Mapping[str, str]) -> str | None:

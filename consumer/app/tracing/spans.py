@@ -26,7 +26,6 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, T
 
 from consumer import __version__
 from consumer.adapters.thread import run_blocking
-from consumer.app.tracing import Tracing
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Position, TraceParent, trace_parents
 from consumer.engine.verdicts import request_id
@@ -46,8 +45,8 @@ def export(group: str, api_url: str) -> SpanTracing:
     return SpanTracing(BatchSpanProcessor(exporter), group=group, api_url=api_url, give_up=exporter.shutdown)
 
 
-class SpanTracing(Tracing):
-    """Makes spans and hands them to `processor`. `give_up`: called when closing took too long."""
+class SpanTracing:
+    """A `Tracing` that makes spans and hands them to `processor`. `give_up`: called when closing took too long."""
 
     links = LINKS
 
@@ -91,7 +90,7 @@ class SpanTracing(Tracing):
             yield
 
     def within(self, left: Callable[[], float]) -> None:
-        """As said."""
+        """See `Tracing.within`."""
         self._left = left
 
     async def close(self) -> None:

@@ -3,7 +3,3 @@
 `command` goes through the questions and prints the table; `local`, `kafka` and `api` ask them: of this machine, of the
 brokers, of the Conversions API. `rows` is what an answer looks like.
 """
-
-from consumer.commands.check.command import run_checks
-
-__all__ = ["run_checks"]

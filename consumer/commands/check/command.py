@@ -7,14 +7,18 @@ is to mend. A question that needs what an earlier one could not get is skipped, 
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from consumer.commands.base import SettingsCommand
 from consumer.commands.check import api, kafka, local
 from consumer.commands.check.rows import Found, Question, Row, Skip, Verdict, count
 from consumer.errors import PinstreamError
@@ -40,17 +44,25 @@ _QUESTIONS: Sequence[tuple[str, Question]] = (
 )
 
 
-def run_checks(environ: Mapping[str, str], *, send_test_event: bool, workers: str | None = None) -> int:
-    """Print the table; gives the exit code: 0 if nothing failed, else 1. `workers`: see `pinstream run`."""
+@click.command(cls=SettingsCommand)
+@click.option(
+    "--send-test-event",
+    is_flag=True,
+    help="Also send events through the API's test mode. To see them in Pinterest's Events Manager, open its test view"
+    " before: it has no history.",
+)
+@click.option("--workers", metavar="N", help="As for `pinstream run`: what each of them would get.")
+def check(send_test_event: bool, workers: str | None) -> None:
+    """Is this configuration fit to run? A table of what was checked; exit code 0 or 1."""
     try:
-        settings = load(environ)
+        settings = load(os.environ)
     except PinstreamError as error:
         rows = [Row("settings", Verdict.FAILED, str(error))]
     else:
         rows = asyncio.run(_ask_all(settings, send_test_event, workers))
     verdicts = Counter(row.verdict for row in rows)
     _print(rows, _summary(verdicts))
-    return 1 if verdicts[Verdict.FAILED] else 0
+    sys.exit(1 if verdicts[Verdict.FAILED] else 0)
 
 
 async def _ask_all(settings: Settings, send_test_event: bool, workers: str | None) -> list[Row]:

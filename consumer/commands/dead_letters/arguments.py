@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import click
 
 from consumer.commands.base import Command, parse_time
-from consumer.commands.root import main
 from consumer.errors import UsageError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -21,7 +20,7 @@ class _DeadLetters(click.Group):
     command_class = Command
 
 
-@main.group(name="dead-letters", cls=_DeadLetters)
+@click.group(name="dead-letters", cls=_DeadLetters)
 def dead_letters() -> None:
     """What could not be delivered: look at it, and put it back."""
 

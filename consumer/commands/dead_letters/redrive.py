@@ -21,7 +21,7 @@ from typing import Protocol
 
 from consumer.adapters.kafka import NewRecord, Range
 from consumer.adapters.kafka.letters import Done, headers_back
-from consumer.app.records import pause
+from consumer.commands.base import pause
 from consumer.commands.dead_letters.choosing import (
     Budget,
     Chooser,

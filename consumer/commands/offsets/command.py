@@ -8,6 +8,7 @@ in between. It shows what a move means before it makes it: what is read again, a
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from collections import Counter
@@ -35,6 +36,7 @@ from consumer.adapters.kafka import (
 )
 from consumer.adapters.kafka.offsets import Extent
 from consumer.adapters.kafka.replay_progress import read_entry
+from consumer.commands.base import Command
 from consumer.commands.offsets.rows import Move, Row
 from consumer.commands.parsing import parse_bound
 from consumer.engine.model import Position, TopicPartition
@@ -68,17 +70,82 @@ class SetOptions:
     as_json: bool
 
 
-def run_show(options: ShowOptions, environ: Mapping[str, str]) -> None:
-    """Print the table. Raises `UsageError` and `KafkaError`."""
-    settings = load(environ, needs=("kafka",))
-    asyncio.run(_show(options, settings))
+class _Offsets(click.Group):
+    """A group within the group: the outer one ends commands, so this one is a plain one."""
+
+    command_class = Command
 
 
-def run_set(options: SetOptions, environ: Mapping[str, str]) -> None:
-    """Print before and after; with `yes`, do it. Raises `UsageError`, and `KafkaError` while the group is in use."""
-    bound = parse_bound(options.to, "--to", time.time())
-    settings = load(environ, needs=("kafka",))
-    asyncio.run(_set(options, bound, settings))
+@click.group(cls=_Offsets)
+def offsets() -> None:
+    """Where the consumer group stands, and moving it: the next run reads from there.
+
+    To send a part of a topic again without moving the group, use `pinstream replay`.
+    """
+
+
+_GROUP = click.option("--group", metavar="G", help="The consumer group. Default: KAFKA_GROUP_ID.")
+_TOPICS = "topics"
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables.")
+
+
+@offsets.command()
+@_GROUP
+@click.option(
+    "--topic",
+    _TOPICS,
+    multiple=True,
+    metavar="T",
+    help="Only this topic; may be repeated. Default: KAFKA_TOPICS and whatever the group has offsets for.",
+)
+@_JSON
+def show(**options: Any) -> None:
+    """What the group has committed of each partition, what is left to read, and who is in it.
+
+    "Settled above": records after the committed offset that are done already and will not be read again. Needs only
+    the KAFKA_… settings.
+    """
+    asyncio.run(_show(ShowOptions(**options), load(os.environ, needs=("kafka",))))
+
+
+@offsets.command(name="set")
+@click.option(
+    "--to",
+    required=True,
+    metavar="X",
+    help="beginning, end, offset:N or an ISO 8601 time (without a zone: UTC): the first record to read. By time: in "
+    "each partition the first record with that Kafka timestamp or a later one, else its end.",
+)
+@_GROUP
+@click.option(
+    "--topic",
+    _TOPICS,
+    multiple=True,
+    metavar="T",
+    help="Only this topic; may be repeated. Default: KAFKA_TOPICS; without it, whatever the group has offsets for.",
+)
+@click.option(
+    "--partition",
+    "partitions",
+    multiple=True,
+    metavar="P | TOPIC:P",
+    help="Only this partition; may be repeated. Default: all.",
+)
+@click.option("--yes", is_flag=True, help="Do it. Without it, it only shows what would change.")
+@_JSON
+def set_(**options: Any) -> None:
+    """Move the group: the next `pinstream run` reads on from there. Shows before and after; --yes does it.
+
+    Refused while the group has active members: stop every `pinstream run` of it first. Moved back, records are read
+    again (delivered ones are recognised within PINSTREAM_DEDUP_WINDOW); moved forward, records are skipped. Needs
+    only the KAFKA_… settings.
+
+    \b
+    pinstream offsets set --to 2026-11-24T06:00
+    pinstream offsets set --to offset:1200 --partition orders:3 --yes
+    """
+    bound = parse_bound(options["to"], "--to", time.time())
+    asyncio.run(_set(SetOptions(**options), bound, load(os.environ, needs=("kafka",))))
 
 
 # What both commands ask.

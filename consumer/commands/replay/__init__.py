@@ -1,6 +1,6 @@
 """``pinstream replay``: a bounded part of topics through the very same pipeline.
 
-`command` goes from options to exit code, `engine` runs the service until its source has ended, `keys` and `dry` are
-what stands in for the key store and for everything that writes, `outcome` is what is told at the end, `watch` what is
-shown meanwhile.
+`command` goes from options to exit code, `parts` has what the service is given, `stand_ins` what takes the place of the
+key store and of everything that writes, `engine` runs the service until its source has ended, `warnings` is what is
+told before, `watch` what is shown meanwhile, `outcome` what is told at the end.
 """

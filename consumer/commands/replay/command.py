@@ -13,22 +13,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
+
+import click
 
 from consumer import logs
 from consumer.adapters.kafka import BoundedSource
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.app import building
-from consumer.app.records import say
 from consumer.app.run import REFUSED_ADVICE, log_kafka_trouble, tune_memory
 from consumer.avro.decode import Decoder
+from consumer.commands.base import SettingsCommand, say
 from consumer.commands.replay.engine import Ran, run_to_end
-from consumer.commands.replay.locking import beside_others, only_one
-from consumer.commands.replay.options import ReplayOptions, check_values
+from consumer.commands.replay.options import ReplayOptions, check_values, read_options
 from consumer.commands.replay.outcome import Outcome, tell
-from consumer.commands.replay.parts import Outside, Reading, outside, policy, reading
+from consumer.commands.replay.parts import Outside, Reading, beside_others, only_one, outside, policy, reading
 from consumer.commands.replay.selection import Judging, Selecting, WithoutExpired
 from consumer.commands.replay.warnings import beforehand
 from consumer.commands.replay.watch import watch
@@ -46,9 +49,84 @@ _STILL = 5.0
 """Seconds without a settlement after which that is said."""
 
 
-def run_replay(options: ReplayOptions, environ: Mapping[str, str]) -> None:
+@click.command(cls=SettingsCommand)
+@click.option("--topic", "topics", multiple=True, required=True, help="What to replay; may be repeated.")
+@click.option(
+    "--partition",
+    "partitions",
+    multiple=True,
+    metavar="P | TOPIC:P",
+    help="Only this partition; may be repeated. Default: all.",
+)
+@click.option(
+    "--from",
+    "start",
+    required=True,
+    metavar="X",
+    help="beginning, end, offset:N or an ISO 8601 time: the first record that is replayed.",
+)
+@click.option(
+    "--to",
+    "stop",
+    required=True,
+    metavar="Y",
+    help="Likewise: the first record that is not replayed any more. end is fixed when the replay starts.",
+)
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Only events like this: event_name=checkout, channel=web, ad_account=…, event_id=…; != for all others. "
+    "Repeated: values of one field are alternatives, different fields must all hold.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Send and store nothing; show what would become of every record."
+)
+@click.option(
+    "--ignore-dedup",
+    is_flag=True,
+    help="Send again what was delivered within PINSTREAM_DEDUP_WINDOW. The platform drops no doubles of what"
+    " happened more than an hour ago: it counts as offline, and is then counted twice.",
+)
+@click.option(
+    "--rate",
+    metavar="N/s",
+    help="How many events a second go to the API at most: 100/s, 6000/m. Default: no limit.",
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N records that --where lets through."
+)
+@click.option(
+    "--max-age",
+    metavar="D",
+    help="Events older than this are expired: counted, not sent. Default: PINSTREAM_MAX_EVENT_AGE. 0: no limit.",
+)
+@click.option(
+    "--name",
+    metavar="N",
+    help="Keep the progress under this name, so that the same command goes on where it was interrupted.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The last line on stdout is the result as JSON.")
+def replay(**options: Any) -> None:
+    """A bounded part of topics through the very same pipeline, then exit.
+
+    The group of the running service is not touched. Times are those of the Kafka records; without a zone they are
+    UTC. What was delivered within the dedup window is not sent again, unless --ignore-dedup. Exit code 0: everything
+    is settled and the ledger adds up; 1: interrupted, or something is left open.
+
+    A web or app event that arrives more than an hour after it happened counts as offline at the platform, which drops
+    no doubles of those: what a killed replay had in flight, and sends again, may be counted twice.
+
+    \b
+    pinstream replay --topic orders --from 2026-11-23 --to 2026-11-24T06:00 --dry-run
+    pinstream replay --topic orders --partition 3 --from offset:1200 --to end --name after-outage
+    """
+    _replay_and_tell(read_options(**options))
+
+
+def _replay_and_tell(options: ReplayOptions) -> None:
     """Replay, and tell of it. Raises what is in the error tree; `Incomplete` if not all is settled."""
-    settings = _settings(options, environ)
+    settings = _settings(options, os.environ)
     with contextlib.ExitStack() as stack:
         state_dir = settings.pinstream.state_dir
         if options.name is not None:

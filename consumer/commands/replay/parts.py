@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import fcntl
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from consumer.adapters.kafka import METADATA_MOST, DeadLetterProducer, Range, open_plan, resolve_ranges
 from consumer.adapters.kafka.replay_progress import Progress
@@ -17,10 +18,10 @@ from consumer.adapters.key_store import KeyStore as StoredKeys
 from consumer.adapters.key_store import open_key_store
 from consumer.app import building
 from consumer.app.run import log_kafka_trouble
-from consumer.commands.replay.dry import AcceptsAll, StoresNothing
-from consumer.commands.replay.keys import ReadOnlyKeys, SendingAgain
 from consumer.commands.replay.options import ReplayOptions
+from consumer.commands.replay.stand_ins import AcceptsAll, ReadOnlyKeys, SendingAgain, StoresNothing
 from consumer.engine.model import Policy, Position, TopicPartition
+from consumer.errors import SettingsError, UsageError
 from consumer.service import Api, DeadLetterWriter, KeyStore
 from consumer.settings import Settings
 
@@ -139,3 +140,48 @@ def policy(options: ReplayOptions, settings: Settings) -> Policy:
         # Nothing is written that a guard would have to prevent, and all problems are to be counted.
         limits = dataclasses.replace(limits, calls_per_minute=_DRY_CALLS, dead_letter_share=1.0)
     return limits
+
+
+# One process at a time replays under a name, and a replay that sends knows of others that do: two that read the same
+# records would both send them, since neither finds a key before the other has stored it.
+
+
+@contextlib.contextmanager
+def only_one(state_dir: Path, name: str) -> Iterator[None]:
+    """Hold the name; the system lets go of it when the process ends, however it ends. Raises `UsageError`."""
+    with _open(state_dir, f"name-{name}.lock") as file:
+        if not _lock(file, fcntl.LOCK_EX):
+            raise UsageError(
+                f"--name {name}: a replay of this name is running; wait for it, or use another name"
+            )
+        yield
+
+
+@contextlib.contextmanager
+def beside_others(state_dir: Path) -> Iterator[bool]:
+    """Count as one that sends; gives whether another one does."""
+    with _open(state_dir, "sending.lock") as file:
+        alone = _lock(file, fcntl.LOCK_EX)
+        # Shared from here on: others may begin, and find that they are not alone.
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield not alone
+
+
+def _open(state_dir: Path, name: str) -> IO[str]:
+    folder = state_dir / "replays"
+    building.make_state_folder(state_dir)
+    building.make_state_folder(folder)
+    try:
+        return (folder / name).open("w")
+    except OSError as error:
+        raise SettingsError(
+            f"PINSTREAM_STATE_DIR: {folder} cannot be written ({error.strerror}); name a folder this user may write to"
+        ) from error
+
+
+def _lock(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from consumer.app.records import on_terminal, say
+from consumer.commands.base import on_terminal, say
 
 LINE_EVERY = 5.0
 _UNKNOWN = "unknown"

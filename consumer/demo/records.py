@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import random
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -106,21 +103,3 @@ def with_invalid(
         while dice.random() < share:
             yield next(broken)
         yield record
-
-
-async def pause(seconds: float, stopped: asyncio.Event) -> None:
-    """Sleep, but not past a stop."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stopped.wait()
-
-
-def say(text: str) -> None:
-    """A line for people, on stderr: stdout is for results. That nobody listens is no reason to end."""
-    with contextlib.suppress(OSError):
-        click.echo(text, err=True)
-
-
-def on_terminal() -> bool:
-    """Whether a person is watching stderr (which may be closed)."""
-    return sys.stderr is not None and sys.stderr.isatty()

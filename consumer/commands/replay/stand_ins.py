@@ -1,4 +1,4 @@
-"""Key stores as a replay sees them: one that writes nothing, and one that lets delivered events be sent again.
+"""What a replay is given in place of the service's own parts: in a dry run for all that writes, and as key store.
 
 Theory of operation. A replay shares the key store of the service beside it, and by default goes by it as it is: what
 was delivered within the window is a duplicate. *Nothing written* (a dry run) reads that store, and keeps what it
@@ -11,8 +11,38 @@ those the platform sees twice.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from email.utils import formatdate
+
+import orjson
 
 from consumer.adapters.key_store import KeyStore, KeyStoreStatistics
+from consumer.engine.messages import Answered, DeadLetter, Send
+
+
+class AcceptsAll:
+    """An `Api` that says processed of every event, at once."""
+
+    async def send(self, command: Send) -> Answered:
+        """As the API answers when all is well. Nobody else says what time it is here: this machine's clock counts, and
+        what lies ahead of it need not wait for a word."""
+        body = {
+            "num_events_received": command.events,
+            "num_events_processed": command.events,
+            "events": [{"status": "processed"}] * command.events,
+        }
+        return Answered(command.number, 200, {"date": formatdate(usegmt=True)}, orjson.dumps(body))
+
+    async def read_token(self) -> bool:
+        """There is none."""
+        return False
+
+
+class StoresNothing:
+    """A `DeadLetterWriter` that acknowledges and forgets."""
+
+    async def store(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
+        """All taken."""
+        return [True] * len(letters)
 
 
 class ReadOnlyKeys:

@@ -1,0 +1,48 @@
+"""``pinstream run``: one member in this process, or a supervisor and its workers."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from consumer.commands.base import SettingsCommand
+from consumer.errors import UsageError
+
+
+@click.command(cls=SettingsCommand)
+@click.option(
+    "--workers",
+    metavar="N",
+    help="How many members of the group run, in processes of their own, under one supervisor that starts dead ones"
+    " again and serves the figures of all; auto: one for each core, as far as the settings can be divided. They share"
+    " the key store, and the quota, the requests in flight and the open events are for all of them together. Default:"
+    " one process, without a supervisor.",
+)
+@click.option("--worker", hidden=True, help="For the supervisor's use.")
+def run(workers: str | None, worker: str | None) -> None:
+    """The service: consume, deliver, commit, until SIGTERM or SIGINT.
+
+    A second signal ends at once. Exit code 3: the destination refused this account for PINSTREAM_HALT_PATIENCE.
+    """
+    if worker is not None:
+        _run_worker(worker)
+    elif workers is not None:
+        from consumer.workers.supervisor import run_workers, this_program
+
+        debug = ["--debug"] if click.get_current_context().find_root().params.get("debug") else []
+        run_workers(os.environ, workers, [*this_program(), *debug])
+    else:
+        from consumer.app.run import run_service
+
+        run_service(os.environ)
+
+
+def _run_worker(which: str) -> None:
+    """``I/N``: worker I of N."""
+    number, _, count = which.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise UsageError("--worker is for the supervisor's use: give --workers")
+    from consumer.workers.worker import run_worker
+
+    run_worker(os.environ, int(number), int(count))
