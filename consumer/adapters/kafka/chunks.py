@@ -33,16 +33,16 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, KafkaError, Message
 from consumer.engine.block import size_of_headers
 from consumer.engine.model import UNREADABLE_HEADERS, Chunk, Record, TopicPartition
 
-_new_record = tuple.__new__  # what `Record(...)` comes down to, without its argument handling
+_new_record = tuple.__new__  # what `Record(...)` does in the end, without its argument handling
 
 
 MOST_RECORDS: Final = 1000
 """Records of one fetch at most."""
 MOST_BYTES: Final = 4 * 1024 * 1024
-"""Bytes of one fetch, after which no further slice is taken."""
+"""Once a fetch holds this many bytes, no further slice is taken."""
 _SLICE: Final = 256
-"""Records of a slice at most: so many come unforeseen, where large ones follow small ones. Each slice is a hand-over of
-the GIL between two busy threads: slices of 64 cost 0.5 µs a record."""
+"""Records of a slice at most: this many may come unforeseen, where large records follow small ones. Each slice hands
+the GIL over between two busy threads: slices of 64 cost 0.5 µs a record."""
 
 
 _Key = tuple[Any, Any, int | None]
@@ -52,36 +52,36 @@ _Key = tuple[Any, Any, int | None]
 DAMAGED: Final = frozenset(
     {KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED, KafkaError.INVALID_MSG}
 )
-"""How librdkafka says that a batch has the wrong checksum, cannot be unpacked, or is of no known format; and how a
-broker says that it cannot read what lies on its disk."""
+"""What librdkafka reports for a batch with a wrong checksum, that cannot be decompressed or has an unknown format; and
+what a broker reports when it cannot read its disk."""
 
 _FIRST_DELAY: Final = 0.5
 _MOST_DELAY: Final = 30.0
 
 
 class Client(Protocol):
-    """What of a consumer is used here."""
+    """What is used here of a consumer."""
 
     def consume(self, num_messages: int = ..., timeout: float = ...) -> list[Message]:
-        """At most `num_messages`, as soon as all are there, or those that are after `timeout` seconds."""
+        """Return `num_messages` as soon as all are there, or those that are there after `timeout` seconds."""
 
 
 class Taken:
-    """Messages, and what is in them: records, and errors."""
+    """Messages, and what they hold: records and errors."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
-        """All that were added."""
+        """All messages that were added."""
         self.size = 0
         """Bytes that their records hold."""
         self.errors: list[Message] = []
-        """Those that are errors."""
+        """Those of the messages that are errors."""
         self._records: dict[_Key, list[Record]] = {}
         self._before: list[tuple[_Key, list[Record]]] = []
-        """Records behind which offsets went back."""
+        """Records after which offsets went back."""
 
     def chunks(self, epochs: Mapping[Any, int]) -> list[Chunk]:
-        """Those of the partitions that are in `epochs`."""
+        """The chunks of the partitions in `epochs`."""
         return [
             Chunk(topic, partition, epochs[topic, partition], leader, records)
             for (topic, partition, leader), records in (*self._before, *self._records.items())
@@ -90,7 +90,7 @@ class Taken:
 
     @property
     def fitting(self) -> int:
-        """How many more records fit into a fetch, if they are as large as those that are here."""
+        """How many more records fit into a fetch, if they are as large as those so far."""
         return (MOST_BYTES - self.size) * len(self.messages) // max(1, self.size)
 
     def add(self, messages: list[Message], most: int = sys.maxsize) -> None:
@@ -121,7 +121,7 @@ class Taken:
             try:
                 read = message.headers()
             except SystemError:
-                # The client decodes names as UTF-8, and any bytes can be one: no such record stops a topic.
+                # The client decodes names as UTF-8, but any bytes can be a name: such a record must not stop a topic.
                 read = [*UNREADABLE_HEADERS]
             headers: tuple[Any, ...] = ()
             if read:
@@ -142,7 +142,7 @@ class Taken:
                 )
             )
             if headers and size >= MOST_BYTES:
-                # Headers are objects only once they are asked for: those of the records behind stay as they are.
+                # Headers become objects only when they are read: those of the records behind stay as they are.
                 del taken[taken.index(message) + 1 :]
                 break
         self.messages += taken
@@ -150,7 +150,7 @@ class Taken:
         self.size = size
 
     def _run(self, key: _Key, offset: int) -> list[Record]:
-        """Where the records of a run go that begins at `offset`."""
+        """The list for the records of a run that begins at `offset`."""
         records = self._records.setdefault(key, [])
         if records and offset <= records[-1].offset:
             self._before.append((key, records))
@@ -169,8 +169,8 @@ def group(messages: list[Message], epochs: Mapping[Any, int]) -> tuple[list[Chun
 class Inbox:
     """Takes messages from a client, as many as a fetch may hold; keeps back what came beyond that.
 
-    Lives in the consumer's thread. Whoever ends an assignment, or moves the place where a partition is read, discards
-    what is kept back of it.
+    Lives in the consumer's thread. Ending an assignment, or moving the place where a partition is read, includes
+    dropping what is kept back of it.
     """
 
     def __init__(self, consumer: Client) -> None:
@@ -178,14 +178,14 @@ class Inbox:
         self._kept_back: list[Message] = []
 
     def take(self, room: int, timeout: float) -> Taken:
-        """What is there for `room` records; waits for the first one only, `timeout` seconds at most.
+        """Take up to `room` records that are there; wait only for the first one, at most `timeout` seconds.
 
-        Asks the client in any case, since that is the poll which the group wants to see. Without room it takes one
-        message, which may be an error, unless some are kept back already.
+        Asks the client in any case, since that is the poll that the group requires. Without room it takes one message,
+        which may be an error, unless some are kept back already.
         """
         taken = Taken()
         most = min(room if self._kept_back else max(1, room), MOST_RECORDS)
-        # The first wait ends with the first record; one large consume would wait until it is full.
+        # The first wait ends with the first record. One large consume would wait until it is full.
         asked, timeout = 1, 0.0 if self._kept_back and room > 0 else timeout
         while True:
             found = self._consumer.consume(asked, timeout)
@@ -213,7 +213,7 @@ class Inbox:
         ]
 
     def first_offsets(self) -> dict[TopicPartition, Any]:
-        """Of each partition of which something is kept back, the first offset."""
+        """The first offset that is kept back, for each partition that has some."""
         return {
             TopicPartition(one.topic() or "", one.partition() or 0): one.offset()
             for one in reversed(self._kept_back)
@@ -222,7 +222,7 @@ class Inbox:
 
 
 def take_damaged(messages: Iterable[Message]) -> tuple[list[Message], dict[TopicPartition, KafkaError]]:
-    """Without what follows a damaged batch in its partition; and the first such error of each."""
+    """The messages without what follows a damaged batch in its partition; and the first such error of each."""
     damaged: dict[TopicPartition, KafkaError] = {}
     kept: list[Message] = []
     for message in messages:
@@ -245,7 +245,7 @@ class _Damage:
     offset: int
     delay: float
     due: float | None
-    """When to ask for it again; None: it was asked for, and nothing has come yet."""
+    """When to ask for it again; None: it was asked for, and nothing came yet."""
 
 
 class Unreadable:
@@ -260,16 +260,16 @@ class Unreadable:
         return len(self._damages)
 
     def offsets(self) -> Mapping[TopicPartition, int]:
-        """From where each cannot be read. For other threads too: it is never changed."""
+        """The offset from which each cannot be read; may be called by other threads."""
         return self._offsets
 
     def waits(self, name: TopicPartition) -> bool:
-        """Whether what comes of this partition is to be dropped: it has not been asked for again yet."""
+        """Whether to drop what comes from this partition: it has not been asked for again yet."""
         damage = self._damages.get(name)
         return damage is not None and damage.due is not None
 
     def found(self, name: TopicPartition, offset: int, now: float) -> float:
-        """It cannot be read on from `offset`. Gives the seconds until it is to be asked for again."""
+        """It cannot be read on from `offset`. Returns the seconds until it is to be asked for again."""
         before = self._damages.get(name)
         again = before is not None and before.offset == offset
         delay = min(2 * before.delay, _MOST_DELAY) if before is not None and again else _FIRST_DELAY
@@ -278,7 +278,7 @@ class Unreadable:
         return delay
 
     def due(self, now: float) -> list[TopicPartition]:
-        """Those that are to be asked for now; they wait no more."""
+        """Take those that are to be asked for now."""
         due = [name for name, one in self._damages.items() if one.due is not None and one.due <= now]
         for name in due:
             self._damages[name].due = None

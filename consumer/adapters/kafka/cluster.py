@@ -1,8 +1,11 @@
-"""Questions about the cluster: is it there, does it know the topics, which is the nearest to a mistyped one.
+"""Questions about the cluster: is it there, which topics and partitions exist, how are topics set.
 
-For `pinstream check` and for the start of `pinstream run`: each failure is one line that says what to change,
-within a bounded time. Metadata of all topics is asked for, never of one by name: a broker that creates topics
-on demand would otherwise create the mistyped one.
+For `pinstream check` and the start of `pinstream run`: each failure is one line that says what to change, within a
+bounded time. Metadata of all topics is asked for, never of one by name: a broker that creates topics on demand would
+otherwise create the mistyped one.
+
+A user who may read and write a topic need not be allowed to see its settings, and the embedded broker does not have
+them: a topic whose settings are not known is absent from the answer, never an error.
 """
 
 from __future__ import annotations
@@ -33,15 +36,15 @@ _HOPELESS: Mapping[int, str] = {
     _Code._SSL: "the TLS handshake failed: check KAFKA_SECURITY_PROTOCOL and KAFKA_SSL_CA_LOCATION",
     _Code._RESOLVE: "a broker's name cannot be resolved: check KAFKA_BOOTSTRAP_SERVERS and the DNS",
 }
-"""Errors that no waiting mends when they are all that a first contact brings."""
+"""Errors that waiting does not help against, if a first contact brings nothing else."""
 
 
 _WANTED: Mapping[str, str] = {"plaintext": "SASL_SSL, SSL or SASL_PLAINTEXT", "sasl_plaintext": "SASL_SSL"}
-"""What a broker may want that ends connections of this security protocol."""
+"""What a broker may require if it ends connections of this security protocol."""
 
 
 class ClusterView(NamedTuple):
-    """What the cluster says. Topics map to their number of partitions."""
+    """The cluster. Topics map to their number of partitions."""
 
     brokers: tuple[str, ...]
     """``host:port`` of each."""
@@ -60,10 +63,9 @@ async def describe(
 ) -> ClusterView:
     """The cluster and the topics (names, or patterns that start with ``^``), within `timeout` seconds.
 
-    Raises `KafkaError` (unreachable, refused, a topic missing) and `SettingsError` (a property or a pattern that
-    cannot be).
+    Raises `KafkaError` (unreachable, refused, a topic missing) and `SettingsError` (an invalid property or pattern).
     """
-    # Not asyncio's own pool: the interpreter would wait for its threads, also when nobody asks any more.
+    # Not asyncio's own pool: the interpreter would wait for its threads, also when the answer is not needed any more.
     metadata = await run_blocking("pinstream-kafka-cluster", fetch_metadata, config, timeout)
     known = {name: len(topic.partitions) for name, topic in sorted(metadata.topics.items())}
     chosen, unmatched = _choose(topics, known, dead_letter_pattern(dead_letter_topic))
@@ -91,7 +93,7 @@ def fetch_metadata(config: Config, timeout: float) -> Any:
             try:
                 return client.list_topics(timeout=max(0.1, min(_ONE_TRY, left)))
             except KafkaException as error:
-                client.poll(0)  # hear what librdkafka says of the connections meanwhile
+                client.poll(0)  # collect what librdkafka says about the connections meanwhile
                 _raise_hopeless(heard)
                 if left <= _ONE_TRY:
                     raise _unreachable(config, timeout, [*heard, exception_error(error)]) from error
@@ -110,11 +112,11 @@ def _unreachable(config: Config, timeout: float, heard: Sequence[confluent_kafka
     reasons = [error for error in heard if error.code() != _Code._ALL_BROKERS_DOWN]
     where = f"Kafka: no broker answered at {config.get('bootstrap.servers')} within {timeout:g} s"
     told = describe_error(reasons[0])
-    # librdkafka tells of each connection that cannot be made, and not of one that is made and ended by the broker.
+    # librdkafka reports each connection that cannot be made, but not one that is made and then ended by the broker.
     wanted = _WANTED.get(str(config.get("security.protocol", "plaintext")).lower())
     if wanted is not None and [error.code() for error in reasons] == [_Code._TRANSPORT]:
         return KafkaError(
-            f"{where}: it takes connections and ends them at once, as one does that wants TLS or a login: set "
+            f"{where}: it takes connections and ends them at once, as a broker does that requires TLS or a login: set "
             f"KAFKA_SECURITY_PROTOCOL ({wanted}), or correct KAFKA_BOOTSTRAP_SERVERS ({told})"
         )
     return KafkaError(
@@ -125,7 +127,7 @@ def _unreachable(config: Config, timeout: float, heard: Sequence[confluent_kafka
 def _choose(
     topics: Sequence[str], known: Mapping[str, int], dead_letters: str
 ) -> tuple[list[str], tuple[str, ...]]:
-    """The topics meant, in order and once each, and the patterns that match none."""
+    """The topics that are meant, in order and once each, and the patterns that match none."""
     chosen: dict[str, None] = {}
     unmatched: list[str] = []
     for topic in topics:
@@ -161,7 +163,7 @@ def nearest_topic(topic: str, known: Iterable[str]) -> str:
 
 
 class TopicSettings(NamedTuple):
-    """How a topic forgets, and how large a batch it takes."""
+    """Whether a topic is compacted, and how large a batch it takes."""
 
     compacted: bool
     largest: int
@@ -170,7 +172,7 @@ class TopicSettings(NamedTuple):
 async def topic_settings(
     config: Config, topics: Collection[str], timeout: float
 ) -> Mapping[str, TopicSettings]:
-    """Of each topic whose settings the brokers tell within `timeout` seconds."""
+    """The settings of those topics for which the brokers give them within `timeout` seconds."""
     return await run_blocking("pinstream-kafka-settings", _ask_settings, config, topics, timeout)
 
 
@@ -187,7 +189,7 @@ def _ask_each_setting(
     found = {}
     for name, resource in asked.items():
         try:
-            # One at a time: an answer of several is refused whole by some brokers when one is not allowed.
+            # One at a time: some brokers refuse a question about several topics if one of them is not allowed.
             left = max(0.1, deadline - time.monotonic())
             answer: Any = client.describe_configs([resource], request_timeout=left)[resource].result(left + 1)
             found[name] = TopicSettings(
@@ -199,7 +201,7 @@ def _ask_each_setting(
 
 
 def _can_tell(client: AdminClient, timeout: float) -> bool:
-    """Whether there is a controller. The embedded broker has none, and would leave the question without an answer."""
+    """Whether there is a controller. The embedded broker has none, and would never answer the question."""
     try:
         metadata: Any = client.list_topics(timeout=timeout)
     except KafkaException:

@@ -39,11 +39,11 @@ from consumer.engine.model import Position, TopicPartition
 
 _AGAIN_AFTER: Final = 0.05
 _LOOK: Final = 0.1
-"""Seconds between two looks whether the goodbye was said; so long the answer to a first joining may take, too."""
+"""Seconds between two checks whether the goodbye was sent. The answer to a first joining may take as long, too."""
 
 
 class CommitResult(NamedTuple):
-    """What the broker took. `failure`: the code of the first thing that it did not take, if any."""
+    """What the broker took. `failure`: the code of the first position that it refused, if any."""
 
     committed: tuple[Position, ...]
     failure: str | None
@@ -67,7 +67,7 @@ class Commits:
         self._sent: list[_Sent] = []
 
     def add(self, positions: Sequence[Position], left_out: str | None, answer: Answer) -> None:
-        """These were sent; `left_out` is why others that were asked for were not."""
+        """These were sent. `left_out`: why others that were asked for were not."""
         self._sent.append(_Sent(_offsets_of(raw_positions(positions)), tuple(positions), left_out, answer))
 
     def heard(self, error: confluent_kafka.KafkaError | None, partitions: Iterable[RawPartition]) -> None:
@@ -81,7 +81,7 @@ class Commits:
                 return
 
     def drop(self, failure: str) -> None:
-        """None of them will be answered any more."""
+        """No answer will come any more."""
         for sent in self._sent:
             sent.answer(CommitResult((), failure))
         self._sent.clear()
@@ -93,12 +93,12 @@ def read_answer(
     positions: Sequence[Position],
     left_out: str | None = None,
 ) -> CommitResult:
-    """Which of `positions` were taken, from the broker's verdict on each partition."""
+    """Which of `positions` were taken, by the broker's answer for each partition."""
     if error is not None and error.code() != confluent_kafka.KafkaError.NO_ERROR:
         return CommitResult((), error.name())
     refused = {(one.topic, one.partition): one.error.name() for one in partitions if one.error is not None}
     taken = tuple(one for one in positions if (one.topic, one.partition) not in refused)
-    # What says that the metadata is too large must not hide behind another partition's trouble.
+    # That the metadata is too large must not hide behind another partition's error.
     of_size = next((name for name in refused.values() if name == "OFFSET_METADATA_TOO_LARGE"), None)
     return CommitResult(taken, of_size or next(iter(refused.values()), left_out))
 
@@ -111,9 +111,9 @@ def raw_positions(positions: Iterable[Position]) -> list[RawPartition]:
 def raw_partition(
     topic: str, partition: int, offset: int, leader_epoch: int | None, metadata: str = ""
 ) -> RawPartition:
-    """librdkafka's name of a place in a partition; it takes an unknown leader epoch only by its absence.
+    """librdkafka's form of an offset in a partition. An unknown leader epoch must be left out.
 
-    So with metadata: an empty text is sent with the NUL behind it, and a broker that allows no byte refuses it.
+    So must empty metadata: it is sent with a NUL behind it, and a broker that allows no byte refuses that.
     """
     known: dict[str, Any] = {} if leader_epoch is None else {"leader_epoch": leader_epoch}
     if metadata:
@@ -140,9 +140,9 @@ def _offsets_of(partitions: Iterable[RawPartition]) -> _Offsets:
 
 
 def commit_last(consumer: RawConsumer, positions: Sequence[Position], until: float) -> str | None:
-    """Commit these, again until then (monotonic) while the group is between generations. Why not all were taken.
+    """Commit these; try again until `until` (monotonic) while the group is between generations.
 
-    A single try is bounded by librdkafka alone: it tries thrice, each for ``socket.timeout.ms``.
+    Returns why not all were taken, if so. Only librdkafka bounds a single try: three times ``socket.timeout.ms``.
     """
     left, failure = _commit_now(consumer, positions)
     if failure in METADATA_TOO_LARGE:  # better without than not at all: there is no later commit
@@ -156,7 +156,7 @@ def commit_last(consumer: RawConsumer, positions: Sequence[Position], until: flo
 def _commit_now(
     consumer: RawConsumer, positions: Sequence[Position]
 ) -> tuple[Sequence[Position], str | None]:
-    """Commit and wait: what the broker did not take, and why."""
+    """Commit and wait. Returns what the broker did not take, and why."""
     if not positions:
         return (), None
     try:
@@ -173,7 +173,7 @@ def says_goodbye(config: Mapping[str, Any]) -> bool:
 
 
 def leave_without_partitions(consumer: RawConsumer, config: Mapping[str, Any], until: float) -> None:
-    """Say goodbye, before `consumer` is closed; waits for a rebalance under way until then (monotonic), no longer."""
+    """Say goodbye before `consumer` is closed; wait for a rebalance under way, at most until `until` (monotonic)."""
     consumer.unsubscribe()
     consumer.consume(1, _LOOK)
     while not uses_consumer_protocol(config) and consumer.memberid() and time.monotonic() + _LOOK < until:

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, TypeVar
 from confluent_kafka import KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.errors import SettingsError
+from consumer.errors import SettingsError, nearest
 
 Value = str | int | float | bool
 Config = Mapping[str, Value]
@@ -129,6 +129,21 @@ _PRODUCER_ONLY: Final = frozenset(
         "partitioner",
     }
 )
+_KNOWN: Final = sorted(
+    _CONSUMER_ONLY
+    | _PRODUCER_ONLY
+    | {
+        *("bootstrap.servers", "client.id", "client.dns.lookup", "security.protocol", "debug", "log_level"),
+        *("sasl.mechanism", "sasl.username", "sasl.password", "sasl.oauthbearer.config"),
+        *("ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.key.password"),
+        *("ssl.endpoint.identification.algorithm", "enable.ssl.certificate.verification"),
+        *("socket.timeout.ms", "socket.keepalive.enable", "socket.connection.setup.timeout.ms"),
+        *("metadata.max.age.ms", "topic.metadata.refresh.interval.ms", "reconnect.backoff.ms"),
+        *("message.max.bytes", "receive.message.max.bytes", "statistics.interval.ms"),
+    }
+)
+"""Properties that an unknown one may be a slip for; librdkafka has no list of them to ask for."""
+_UNKNOWN: Final = re.compile(r'No such configuration property: "([^"]+)"')
 _NOT_WITH_KIP_848: Final = (
     "session.timeout.ms",
     "heartbeat.interval.ms",
@@ -253,9 +268,13 @@ def make_client(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]
     try:
         return make({**config, "logger": LOGGER})
     except KafkaException as error:
-        raise SettingsError(
-            f"the Kafka settings cannot be used: {_with_variables(error.args[0].str())}"
-        ) from error
+        text = error.args[0].str()
+        unknown = _UNKNOWN.search(text)
+        if unknown is None:
+            raise SettingsError(f"the Kafka settings cannot be used: {_with_variables(text)}") from error
+        near = nearest(unknown[1], _KNOWN, similar=True)
+        hint = f"did you mean {variable(near)}?" if near else "correct or remove it"
+        raise SettingsError(f"{variable(unknown[1])} is not a librdkafka property; {hint}") from error
     except (TypeError, ValueError) as error:
         raise SettingsError(f"the Kafka settings cannot be used: {_with_variables(str(error))}") from error
 

@@ -1,13 +1,13 @@
-"""A consumer group from outside: who is in it, what it has committed, where partitions begin and end; and new offsets.
+"""A consumer group from outside: its members, what it has committed, where partitions begin and end; and new offsets.
 
 For `pinstream offsets` and for the warnings of a replay. Nothing here joins the group.
 
-What the brokers say of a group (Apache Kafka 4, both protocols; tested): `describe_consumer_groups` names the members
-of classic and of KIP-848 groups alike. A group without members is ``Empty``; one that nobody has heard of is
-``Dead``, not an error. Offsets of a group with members are refused for each partition with UNKNOWN_MEMBER_ID, under
-both protocols, whatever was seen a moment before: so the look at the members is for a clear line, and the broker's
-refusal is what protects a running group. The embedded broker cannot describe groups (``Unknown``), and refuses
-offsets from outside of any group that ever had a member.
+What the brokers say about a group (Apache Kafka 4, both protocols; tested): `describe_consumer_groups` names the
+members of classic and of KIP-848 groups alike. A group without members is ``Empty``; an unknown one is ``Dead``, not an
+error. Offsets of a group with members are refused for each partition with UNKNOWN_MEMBER_ID, under both protocols,
+whatever was seen a moment before: so the look at the members is for a clear message, and the broker's refusal is what
+protects a running group. The embedded broker cannot describe groups (``Unknown``), and refuses offsets from outside
+for any group that ever had a member.
 
 New offsets carry no metadata: the offset map of the old position must not hold for the new one.
 """
@@ -71,7 +71,7 @@ class GroupView(NamedTuple):
 
     @property
     def active(self) -> bool:
-        """Whether someone is in it, or on the way into it."""
+        """Whether it has members, or some that are just joining."""
         return bool(self.members) or self.state not in ("Empty", "Dead", "Unknown")
 
 
@@ -82,10 +82,7 @@ class GroupInUse(KafkaError):
 async def committed(
     config: Config, group: str, topics: Collection[str], timeout: float
 ) -> Mapping[TopicPartition, int]:
-    """What the group has committed of these topics, where it has; of a topic that is not there, nothing.
-
-    Raises `KafkaError`.
-    """
+    """What the group has committed for partitions of these topics, where it has. Raises `KafkaError`."""
     async with GroupOffsets(config, group, timeout) as offsets:
         found = await offsets.positions(await offsets.partitions(topics))
     return {one: position.next_offset for one, position in found.items() if one.topic in topics}
@@ -100,8 +97,8 @@ async def group_members(config: Config, group: str, timeout: float) -> GroupView
 def group_has_offsets(config: Config, timeout: float) -> bool:
     """Whether the group of `config` (``group.id``) has committed an offset of any partition of any topic.
 
-    Blocks, with a client of its own: only a partition without an offset under ``latest`` makes one ask. The brokers do
-    not tell of topics that this user may not see. Raises `KafkaException`.
+    Blocks, with a client of its own: it is only asked for a partition without an offset under ``latest``. The brokers
+    leave out topics that this user may not see. Raises `KafkaException`.
     """
     deadline = time.monotonic() + timeout
     client = make_client(AdminClient, admin_config(config))
@@ -149,7 +146,7 @@ class GroupOffsets:
         await self._thread.end(partial(end_client, self._client))
 
     async def partitions(self, topics: Collection[str]) -> list[TopicPartition]:
-        """All partitions of those of `topics` that there are."""
+        """All partitions of those `topics` that exist."""
         metadata = await self._thread.run(fetch_metadata, self._config, self._timeout)
         return [
             TopicPartition(topic, number)
@@ -163,11 +160,11 @@ class GroupOffsets:
         return await self._thread.run(self._view)
 
     async def positions(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Position]:
-        """What is committed: of `partitions`, and of any other that the group has offsets for."""
+        """What is committed for `partitions`, and for any other that the group has offsets for."""
         return await self._thread.run(self._positions, partitions)
 
     async def extents(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Extent]:
-        """What these hold. The end is the last stable offset: as far as they can be read now."""
+        """What these hold. The end is the last stable offset: how far they can be read now."""
         left = limit(self._timeout)
         found = await self._thread.run(find_extents, self._client, partitions, left)
         return dict(zip(partitions, found, strict=True))
@@ -185,7 +182,7 @@ class GroupOffsets:
         await self._thread.run(self._put, offsets)
 
     async def known_groups(self) -> list[str]:
-        """The names of all groups that this user may see; none where the brokers do not tell."""
+        """The names of all groups that this user may see; none if the brokers do not give them."""
         return await self._thread.run(self._known_groups)
 
     # What follows runs in the thread.
@@ -201,14 +198,14 @@ class GroupOffsets:
         except KafkaException as error:
             if exception_error(error).code() in CANNOT_SAY:
                 return GroupView("Unknown", ())
-            raise self._failure("its members", error) from error
+            raise self._failure("the members", error) from error
         members = (ActiveMember(one.client_id, one.host.removeprefix("/")) for one in found.members)
         # ``PREPARING_REBALANCING``, as librdkafka has it, in Kafka's own words: ``PreparingRebalance``.
         state = found.state.name.title().replace("_", "").replace("Rebalancing", "Rebalance")
         return GroupView(state, tuple(sorted(members)))
 
     def _positions(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Position]:
-        # Of all there are, and by name: the embedded broker knows only those that are named.
+        # Ask for all, and by name: the embedded broker answers only for those that are named.
         asked: list[Sequence[TopicPartition] | None] = [None, partitions] if partitions else [None]
         found: dict[TopicPartition, Position] = {}
         for names in asked:
@@ -219,7 +216,7 @@ class GroupOffsets:
             try:
                 told = ask_patiently(ask, self._timeout)
             except KafkaException as error:
-                raise self._failure("its offsets", error) from error
+                raise self._failure("the offsets", error) from error
             found.update({TopicPartition(raw.topic, raw.partition): read_position(raw) for raw in told})
         return found
 
@@ -251,14 +248,14 @@ class GroupOffsets:
     def _failure(self, what: str, error: KafkaException) -> KafkaError:
         told = exception_error(error)
         return as_fatal(told) or KafkaError(
-            f"Kafka: asked for the group {self._group}, the brokers do not tell {what}: try again, or look after "
-            f"them ({describe_error(told)})"
+            f"Kafka: the brokers do not give {what} of the group {self._group}: try again, or check the brokers "
+            f"({describe_error(told)})"
         )
 
     def _refusal(self, error: confluent_kafka.KafkaError) -> KafkaError:
         if error.code() in _IN_USE:
             return GroupInUse(f"the group {self._group} has active members ({describe_error(error)})")
         return as_fatal(error) or KafkaError(
-            f"Kafka: the brokers did not take all offsets of the group {self._group}: see what they are with "
+            f"Kafka: the brokers did not take all offsets of the group {self._group}: look at them with "
             f"`pinstream offsets show`, and set them again ({describe_error(error)})"
         )

@@ -1,8 +1,8 @@
 """Producing: a librdkafka producer with a thread that polls it, and the record producer of `pinstream produce`.
 
-`produce` of the client only queues; delivery reports come in `poll`. `PolledProducer` gives each producer a
-small daemon thread that polls, so that reports come at once and nobody on the event loop has to. It also closes the
-client, after a purge: `close` alone waits until everything that is queued is acknowledged, for ever if need be.
+`produce` of the client only queues; delivery reports come in `poll`. `PolledProducer` gives each producer a thread
+that polls, so that reports come at once without work for the event loop. The thread also closes the client, after a
+purge: `close` alone waits until everything that is queued is acknowledged, possibly for ever.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class PolledProducer:
         )
 
     def stop(self) -> None:
-        """End the polling, within a moment; what is still queued is given up. Does not wait."""
+        """End the polling within a moment; what is still queued is dropped. Does not wait."""
         self._stopped.set()
         self._thread.stop()
 
@@ -72,7 +72,9 @@ class PolledProducer:
         while not self._stopped.is_set():
             try:
                 self._producer.poll(_POLL_SECONDS)
-            except Exception:  # from a callback: without this thread no record would be acknowledged any more
+            except (
+                Exception
+            ):  # raised by a callback; without this thread no record would be acknowledged any more
                 LOGGER.exception("a delivery report could not be handled")
         self._producer.purge(blocking=False)
         self._producer.close()
@@ -83,7 +85,7 @@ class RecordProducer:
 
     Acknowledged by all in-sync replicas, idempotent. The first record that fails for good fails all that follows:
     `produce` and `flush` raise `KafkaError`. `delivery_timeout`: seconds for one record, retries included.
-    `queue_records` and `queue_bytes` bound what is queued.
+    `queue_records` and `queue_bytes` limit what is queued.
     """
 
     def __init__(
@@ -136,7 +138,7 @@ class RecordProducer:
                 raise self._failed(describe_error(exception_error(error))) from error
         self.produced += 1
         if self.produced % 256 == 0:
-            await asyncio.sleep(0)  # others run too, also when the queue is never full
+            await asyncio.sleep(0)  # let others run, also when the queue is never full
 
     async def flush(self, timeout: float) -> None:
         """Wait until all is acknowledged. Raises `KafkaError` if a record failed, or `timeout` seconds passed."""
@@ -153,7 +155,7 @@ class RecordProducer:
         self._raise_failure()
 
     async def close(self) -> None:
-        """Give up what is queued and end. Call `flush` first."""
+        """Drop what is queued and end. Call `flush` first."""
         self._producer.stop()
 
     def _heard_delivery(self, error: confluent_kafka.KafkaError | None, message: Message) -> None:
@@ -177,5 +179,5 @@ class RecordProducer:
 
     def _failed(self, reason: str) -> KafkaError:
         return KafkaError(
-            f"Kafka: a record was not taken: look after the broker and the topic, then produce again: {reason}"
+            f"Kafka: a record was not taken: check the broker and the topic, then produce again: {reason}"
         )

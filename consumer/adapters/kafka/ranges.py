@@ -1,15 +1,15 @@
 """From bounds to offsets: which part of each partition a replay reads.
 
-Theory of operation. The brokers are asked once, when a replay begins: which partitions there are, where each begins
-and ends, and for a time, where the first record of that time or later stands. What comes out is fixed: records that
-arrive later do not belong to the replay.
+Theory of operation. The brokers are asked once, when a replay begins: which partitions exist, where each begins and
+ends, and for a time, where the first record of that time or later stands. The result is fixed: records that arrive
+later do not belong to the replay.
 
-The end is the last stable offset, not the high watermark. Whoever reads only what is committed never gets beyond it
-while a transaction is open, and would wait for somebody else's commit.
+The end is the last stable offset, not the high watermark. A reader of committed records never gets beyond it while a
+transaction is open, and would wait for another producer's commit.
 
-*Times.* A topic need not be in order of time: producers stamp their records themselves. So a range by time begins at
-the first record that is late enough, always ends at the end of the partition, and carries the times: the reader
-passes over what lies outside.
+*Times.* A topic need not be in order of time: producers set the timestamps of their records. So a range by time begins
+at the first record that is late enough, always ends at the end of the partition, and carries the times: the reader
+skips what lies outside.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Bound(NamedTuple):
 class Range(NamedTuple):
     """Offsets [begin, end) of one partition, and of those only the records with a timestamp in [since, until).
 
-    `since_ms`, `until_ms`: milliseconds since 1970; None: whatever the time.
+    `since_ms`, `until_ms`: milliseconds since 1970; None: no limit.
     """
 
     topic: str
@@ -77,8 +77,8 @@ async def resolve_ranges(
 ) -> list[Range]:
     """The range of each partition, by topic and partition; its end is fixed from here on.
 
-    `partitions`: ``P`` or ``TOPIC:P``, none for all. Raises `UsageError` for what is not there, `KafkaError` for
-    brokers that do not answer within `timeout` seconds.
+    `partitions`: ``P`` or ``TOPIC:P``, none for all. Raises `UsageError` for what does not exist, `KafkaError` if the
+    brokers do not answer within `timeout` seconds.
     """
     return await run_blocking(_THREAD, _resolve, config, topics, partitions, start, stop, timeout)
 
@@ -133,7 +133,9 @@ def named_partitions(
     """
     found = _PARTITION.fullmatch(text.strip())
     if found is None:
-        raise UsageError(f"--partition {text!r} names no partition: write P, or TOPIC:P, as in 0 or orders:0")
+        raise UsageError(
+            f"--partition {text!r} names no partition: write P or TOPIC:P, for example 0 or orders:0"
+        )
     topic, number = found["topic"], int(found["number"])
     if topic is not None and topic not in topics:
         raise UsageError(
@@ -173,7 +175,7 @@ def _begins(
 ) -> list[int]:
     if start.kind == "time":
         found = find_at(client, names, start.value, left)
-        # -1: no record is late enough. What was written after the end was asked for does not count.
+        # -1: no record is late enough. Records written after the end was asked for do not count.
         return [
             extent.end if at < 0 else min(at, extent.end) for at, extent in zip(found, extents, strict=True)
         ]

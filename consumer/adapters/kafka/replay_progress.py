@@ -1,17 +1,17 @@
-"""How far a named replay has come, kept where Kafka keeps such things: in a consumer group of its own.
+"""How far a named replay has come, kept in a consumer group of its own.
 
-Theory of operation. Each partition's commit carries, before the core's offset map, the whole plan as far as that
-partition goes: its range, when the replay began, a digest of the arguments, and of all partitions' ranges together.
-So a replay that goes on keeps the ends it began with, however the topic has grown, and needs no file.
+Theory of operation. Each partition's commit carries, before the engine's offset map, the whole plan as far as that
+partition goes: its range, when the replay began, a digest of the arguments, and a digest of all partitions' ranges.
+So a replay that goes on keeps the ends it began with, however much the topic has grown, and needs no file.
 
-The plan is committed whole before anything is read. If that was cut short, the digest tells, nothing has been settled
-yet, and the replay begins anew. Where something was settled and the plan is not whole (brokers forget a group's
-offsets one by one, ``offsets.retention.minutes`` after the commit), guessing would make a shorter replay look like
-the whole: it is refused. As long as a replay runs, all its offsets are committed again from time to time.
+The plan is committed whole before anything is read. If that was cut short, the digest shows it, nothing has been
+settled yet, and the replay starts again. Where something was settled and the plan is not whole (brokers forget a
+group's offsets one by one, ``offsets.retention.minutes`` after the commit), guessing would make a shorter replay look
+like the whole: it is refused. As long as a replay runs, all its offsets are committed again from time to time.
 
 What another client committed in the group is never overwritten. Commits are those of a "simple" consumer, which has
-no members behind it; a group that has some is refused by the brokers. Two replays of one name at the same time are
-not kept apart here: they do the same work, and the later commit counts.
+no members behind it; the brokers refuse them for a group that has members. Two replays of one name at the same time
+are not kept apart here: they do the same work, and the later commit counts.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _HAS_MEMBERS: Final = frozenset(
 
 
 class Entry(NamedTuple):
-    """What a commit's metadata says of the plan. `plan`: digest of all of it, `partitions`: of how many."""
+    """What a commit's metadata says about the plan. `plan`: digest of the whole, `partitions`: their number."""
 
     plan: str
     partitions: int
@@ -103,7 +103,7 @@ def read_entry(text: str) -> tuple[Entry, str] | None:
         None if since is None else int(since),
         None if until is None else int(until),
     )
-    # Read, it must be what we would have written: `007` is somebody else's.
+    # It must read exactly as we write it: `007` was written by something else.
     if write_entry(entry) != found[0] or not entry.begin <= entry.end <= _LARGEST or entry.begun > _LATEST:
         return None
     return entry, text[found.end() :]
@@ -113,13 +113,13 @@ _LONGEST: Final = write_entry(
     Entry("f" * 16, _MOST_PARTITIONS, "f" * 16, _LATEST, _LARGEST, _LARGEST, -(10**15) + 1, -(10**15) + 1)
 )
 METADATA_MOST: Final = MOST - len(_LONGEST)
-"""Bytes that are left for the core's offset map beside the plan: `Policy.map_bytes` of a named replay."""
+"""Bytes that are left for the engine's offset map beside the plan: `Policy.map_bytes` of a named replay."""
 
 
 class Plan(NamedTuple):
     """What a named replay reads. `begun`: unix seconds. `resumed`: begun by an earlier run.
 
-    `starts`: where to go on, with the core's offset map as `metadata`. `progress` is for `BoundedSource`, which
+    `starts`: where to go on, with the engine's offset map as `metadata`. `progress` is for `BoundedSource`, which
     closes it.
     """
 
@@ -138,10 +138,10 @@ async def open_plan(
     now: float,
     timeout: float,
 ) -> Plan:
-    """The plan that is committed in `group`, else a new one from `resolve`, committed at once.
+    """The plan that is committed in `group`, or else a new one from `resolve`, committed at once.
 
     `fingerprint`: any text of the arguments that make the replay what it is. Raises `UsageError` where the group
-    holds a plan of another fingerprint, or offsets of somebody else, and `KafkaError` for brokers that do not answer.
+    holds a plan with another fingerprint or offsets of another client, and `KafkaError` if the brokers do not answer.
     """
     progress = Progress(config, group)
     try:
@@ -152,7 +152,7 @@ async def open_plan(
         starts = {one.name: one.position for one in found} or _new_starts(
             ranges, await progress.topic_ids({one.topic for one in ranges}, timeout)
         )
-        # A resumed plan is committed as it is: so it is known at once if nothing can be committed.
+        # A resumed plan is committed as it is: this shows at once if nothing can be committed.
         await progress.begin(_entries(ranges, _digest(fingerprint), begun), starts, timeout)
     except BaseException:
         await progress.close()
@@ -161,9 +161,9 @@ async def open_plan(
 
 
 class Progress:
-    """Commits positions for a named replay, each with its part of the plan; its own client and thread.
+    """Commits positions for a named replay, each with its part of the plan, by a client and thread of its own.
 
-    `refresh`: seconds after which a commit takes all other partitions' positions along.
+    `refresh`: seconds after which a commit repeats the positions of all other partitions.
     """
 
     def __init__(self, config: Config, group: str, *, refresh: float = _REFRESH) -> None:
@@ -183,7 +183,7 @@ class Progress:
         return await self._thread.run(self._read, timeout)
 
     async def topic_ids(self, topics: Collection[str], timeout: float) -> Mapping[str, str]:
-        """The ids of these, as far as the brokers tell."""
+        """The ids of these topics, as far as the brokers have them."""
         return await self._thread.run(ask_once, self._config, topics, timeout)
 
     async def begin(
@@ -202,8 +202,8 @@ class Progress:
             )
         if result.failure is not None:
             raise KafkaError(
-                f"Kafka: the plan of the replay cannot be kept in the group {self._group}: grant READ on it and look "
-                f"after the brokers, or replay without --name ({result.failure})"
+                f"Kafka: the plan of the replay cannot be kept in the group {self._group}: grant READ on it and check "
+                f"the brokers, or replay without --name ({result.failure})"
             )
 
     async def commit(self, positions: Sequence[Position]) -> CommitResult:
@@ -213,7 +213,7 @@ class Progress:
         return await self._thread.run(self._commit, positions, _COMMIT_TIMEOUT)
 
     async def close(self) -> None:
-        """End the client, after the call that is under way. Calling it again changes nothing."""
+        """End the client, after the call that is under way. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -274,7 +274,7 @@ class Progress:
 
 
 def _new_starts(ranges: Iterable[Range], ids: Mapping[str, str]) -> dict[TopicPartition, Position]:
-    """Where a plan begins that has no progress yet: which lives of the topics it is of stands in the first commit."""
+    """Where a plan begins that has no progress yet. The first commit also records the ids of the topics."""
     starts = {}
     for one in ranges:
         name = TopicPartition(one.topic, one.partition)
@@ -308,7 +308,7 @@ class _Held(NamedTuple):
 
 
 def _find_plan(committed: Iterable[RawPartition], group: str, fingerprint: str) -> list[_Held]:
-    """The whole plan that is committed; empty if there is none, or only the beginning of one."""
+    """The complete plan that is committed; empty if there is none, or only the beginning of one."""
     plans: dict[str, list[_Held]] = {}
     for one in committed:
         held = _read_held(one)

@@ -1,22 +1,23 @@
 """Where an assigned partition starts (the rules of ``KAFKA_AUTO_OFFSET_RESET``), and the partitions that wait for it.
 
-The committed offset, always, if there is one of the topic as it is. One that was committed in an earlier life of the
-topic, before it was deleted and made anew, means nothing in this one: the beginning, whatever the setting. Without any:
+The committed offset, always, if there is one for the topic as it is. An offset that was committed in an earlier life of
+the topic, before it was deleted and created again, means nothing in this one: the beginning, whatever the setting.
+Without a committed offset:
 
 * ``earliest``: the beginning.
 * ``error``: nowhere, which ends the run.
-* ``latest``: the end as it is now, as an explicit offset that is then committed at once, so that a crash
-  before the first settlement cannot skip what came in between. This holds only for a group that has no offsets yet,
-  of whatever topic, subscribed or not. Otherwise the partition is new to a group that is not: its topic was made or
-  added to the subscription since, or it was added to its topic, or the group's first run never got to it. Its records
+* ``latest``: the end as it is now, as an explicit offset that is then committed at once, so that a crash before the
+  first settlement cannot skip what came in between. This holds only for a group that has no offsets yet, of whatever
+  topic, subscribed or not. Otherwise the partition is new to a group that is not: its topic was created or added to the
+  subscription since, or the partition was added to its topic, or the group's first run never got to it. Its records
   must not be skipped: the beginning.
 
 An offset out of range never leads to the end: librdkafka is configured with ``earliest`` or ``error``. Nothing else of
 this is left to librdkafka. It would look for the committed offset by itself, and where a moving coordinator does not
-tell, it gives up after three tries: the member then holds its partitions and reads nothing.
+answer, it gives up after three tries: the member then holds its partitions and reads nothing.
 
 Two members of a new group under ``latest`` that ask at the same moment, or one of which still waits for an answer, may
-find each other's first commits; the later one then reads its partitions from the beginning. That repeats old records,
+find each other's first commits; the later one then reads its partitions from the beginning. That repeats old records
 and loses none.
 
 *Partitions that wait* (`Unstarted`). Under a moving or loading coordinator the question for the committed offsets fails
@@ -24,10 +25,10 @@ at once. A partition whose start is not known is not handed to librdkafka at all
 again between the polls until it is answered, or the partition is taken away. A guess would be worse than a wait: the
 beginning would repeat a topic, the end would skip records, and an unknown start costs the offset map that came with it.
 
-*Asked and taken apart.* A question takes its time, and meanwhile the group may have given the partition away, which
-only a poll tells. So there is one between the answer (`Unstarted.ask`) and its use (`Unstarted.take`): librdkafka takes
-an assignment as news that the partitions are ours, and would call those that were lost revoked. (Behind a thousand
-records that were fetched ahead the poll may not hear of it. Then the broker refuses what would be committed.)
+*A poll between answer and use.* A question takes its time, and meanwhile the group may have given the partition away,
+which only a poll shows. So there is one between the answer (`Unstarted.ask`) and its use (`Unstarted.take`): librdkafka
+takes an assignment as news that the partitions are ours, and would call those that were lost revoked. (Behind a
+thousand records that were fetched ahead the poll may not hear of it. Then the broker refuses the commit.)
 
 *Others go on.* While a question hangs, nothing polls. So it has little time at first, more each time, and the next one
 waits as long as it took. What is known of one partition does not wait for another, except where all have to begin
@@ -50,15 +51,15 @@ from consumer.engine.ledger import map_place
 from consumer.engine.model import TopicPartition
 
 _PATIENCE: Final = 2.0
-"""Seconds for the first question; each one that hangs doubles it."""
+"""Seconds for the first question. Each one that hangs doubles it."""
 _PATIENCE_SHARE: Final = 0.5
-"""Of `timeout`. A commit that waits for a question must still be heard in its own time."""
+"""Share of `timeout`. The answer to a commit that waits for a question must still be heard in time."""
 _ASK_EVERY: Final = 0.5
 """Seconds between two questions, at least."""
 
 
 class OffsetSource(Protocol):
-    """What of `confluent_kafka.Consumer` is needed here."""
+    """What is needed here of `confluent_kafka.Consumer`."""
 
     def committed(self, partitions: list[RawPartition], timeout: float = ...) -> list[RawPartition]: ...
     def get_watermark_offsets(
@@ -67,12 +68,12 @@ class OffsetSource(Protocol):
 
 
 HasOffsets = Callable[[float], bool]
-"""Whether the group has committed an offset of any partition at all. Blocks, for the seconds given at most; raises
+"""Whether the group has committed an offset of any partition at all. Blocks for at most the seconds given; raises
 `KafkaException`."""
 
 
 AskIds = Callable[[Collection[str], float], Mapping[str, str]]
-"""The ids of topics, of those that have one. Blocks, for the seconds given at most; raises `KafkaException`."""
+"""The ids of those topics that have one. Blocks for at most the seconds given; raises `KafkaException`."""
 
 
 class Start(NamedTuple):
@@ -87,14 +88,14 @@ class Start(NamedTuple):
     metadata: str = ""
     topic_id: str | None = None
     void: int | None = None
-    """An offset that was committed in an earlier life of the topic."""
+    """The offset that was committed in an earlier life of the topic, if that is so."""
 
 
 _BEGINNING: Final = Start(None, None, False)
 
 
 class Found(NamedTuple):
-    """The starts that are known, and why others are not; None: all are."""
+    """The starts that are known, and why others are not (None: all are known)."""
 
     starts: dict[TopicPartition, Start]
     failure: KafkaException | None
@@ -109,14 +110,14 @@ def find_starts(
     has_offsets: HasOffsets,
     topic_ids: AskIds,
 ) -> Found:
-    """Where these start, as far as the brokers say so within `timeout` seconds. Blocks on them.
+    """Find where these start, as far as the brokers say so within `timeout` seconds. Blocks.
 
-    `topic_ids` is asked before: an offset is not to be of an earlier life than the id that goes with it.
+    `topic_ids` is asked first: an offset must not belong to an earlier life than the id that goes with it.
 
-    `new`: those that were found to be of a group without offsets, now or when they were asked for before. That is
-    remembered, since it stays true of them: while they are ours, and wait, the commits of others, which began already,
-    say nothing of them. `has_offsets` is asked only where that decides.
-    Where one has no start and `offset_reset` is ``error`` the failure is ``_AUTO_OFFSET_RESET``.
+    `new`: those that were found to belong to a group without offsets, now or when they were asked for before. That is
+    remembered, since it stays true: while they are ours and wait, the commits of others, which began already, say
+    nothing about them. `has_offsets` is asked only where that decides.
+    If one has no start and `offset_reset` is ``error``, the failure is ``_AUTO_OFFSET_RESET``.
     """
     until = time.monotonic() + timeout
     try:
@@ -168,15 +169,15 @@ def _find_latest(
     has_offsets: HasOffsets,
     until: float,
 ) -> KafkaException | None:
-    """Add to `starts` those that nobody committed, one by one: what is known of one must not wait for another.
+    """Add to `starts` those without a committed offset, one by one: a known start must not wait for another.
 
-    Gives the first failure.
+    Returns the first failure.
     """
     failures: list[KafkaException] = []
     undecided = [one for one in missing if one not in new]
     if undecided:
         try:
-            # One of those that were asked for has an offset? Then no further question decides.
+            # If one of those that were asked for has an offset, no further question is needed.
             if starts or has_offsets(_left(until)):
                 starts.update(dict.fromkeys(undecided, _BEGINNING))
             else:
@@ -206,7 +207,7 @@ def _ask_committed(
 
 
 def _failure_of(told: Iterable[RawPartition]) -> KafkaException | None:
-    """Why of one it was not told what is committed: "unknown" must not be taken for "none"."""
+    """Why the committed offset of one is not known: "unknown" must not be taken for "none"."""
     return next((KafkaException(one.error) for one in told if one.error is not None), None)
 
 
@@ -222,12 +223,12 @@ def _left(until: float) -> float:
 
 
 class Unstarted:
-    """The partitions that wait, and what they wait for. Lives in the consumer's thread.
+    """The partitions that wait for their start. Lives in the consumer's thread.
 
     `has_offsets`, `topic_ids`: see `find_starts`. `whole`: they can begin only together (an eager group assigns all at
-    once). `timeout`: seconds that an answer may take. `on_trouble` is told of each question that is not answered in
-    full: a code and a line. `begun`: this member began with partitions before, so the group is no new one, whatever
-    the brokers still know of it.
+    once). `timeout`: seconds that an answer may take. `on_trouble` is called for each question that is not answered in
+    full. `begun`: this member began with partitions before, so the group is not new, whatever the brokers still know
+    of it.
     """
 
     def __init__(
@@ -253,15 +254,15 @@ class Unstarted:
         self._waiting: dict[TopicPartition, Start | None] = {}
         self._new: set[TopicPartition] = set()
         self.begun = begun
-        """Whether any began yet."""
+        """Whether any partition has begun yet."""
         self._ask_due = 0.0
 
     def __len__(self) -> int:
-        """How many wait. Any thread may ask."""
+        """How many wait; may be called by other threads."""
         return len(self._waiting)
 
     def add(self, names: Sequence[TopicPartition]) -> None:
-        """These were assigned; the next `ask` asks without delay."""
+        """These were assigned. The next `ask` asks without delay."""
         if names:
             self._waiting.update(dict.fromkeys(names))
             self._ask_due = 0.0
@@ -274,9 +275,9 @@ class Unstarted:
             self._patience = _PATIENCE
 
     def ask(self) -> bool:
-        """Ask where those that wait start, if it is time to. Whether some can begin after the next poll.
+        """Ask where the waiting partitions start, if it is time to. Return whether some can begin after the next poll.
 
-        Raises `consumer.errors.KafkaError` for a refusal that does not pass.
+        Raises `consumer.errors.KafkaError` for a refusal that is final.
         """
         unknown = [name for name, start in self._waiting.items() if start is None]
         begun = time.monotonic()
@@ -297,7 +298,7 @@ class Unstarted:
         return bool(self._startable())
 
     def take(self) -> list[tuple[TopicPartition, Start]]:
-        """Those that can begin, with their starts: they wait no more."""
+        """Take those that can begin, with their starts."""
         startable = self._startable()
         self.begun = self.begun or bool(startable)
         for name, _ in startable:
@@ -305,7 +306,7 @@ class Unstarted:
         return startable
 
     def _group_has_offsets(self, timeout: float) -> bool:
-        """The brokers forget them with a topic that is deleted; we remember that ours was no new group."""
+        """The brokers forget offsets with a topic that is deleted; we remember that our group was not new."""
         return self.begun or self._has_offsets(timeout)
 
     def _startable(self) -> list[tuple[TopicPartition, Start]]:
@@ -326,7 +327,7 @@ class Unstarted:
         )
 
     def _rotate(self) -> None:
-        """Last comes what was asked for first: a question that hangs must not keep others from being asked."""
+        """Put the first one last: a question that hangs must not keep others from being asked."""
         first = next((name for name, start in self._waiting.items() if start is None), None)
         if first is not None:
             self._waiting[first] = self._waiting.pop(first)

@@ -1,16 +1,16 @@
 """Which ids topics have, by an AdminClient: an id tells one life of a topic from the next (KIP-516).
 
 The consumer itself does not say. librdkafka notices that a topic has another id and goes on at the offset where it was,
-so a topic that was deleted and made anew is read from its middle.
+so a topic that was deleted and created again is read from its middle.
 
-Two ways to ask. `TopicIds.ask` blocks, before a partition begins: first the id, then the committed offset, so that an
-offset of the life before never goes with the id of the next (`consumer.adapters.kafka.starts`). `TopicIds.look` never
-blocks: it begins a question every few seconds, and brings the answer of an earlier one. What was asked before an `ask`
-is not brought after it.
+There are two ways to ask. `TopicIds.ask` blocks, before a partition begins: first the id, then the committed offset, so
+that an offset of the earlier life never goes with the id of the next (`consumer.adapters.kafka.starts`).
+`TopicIds.look` never blocks: it begins a question every few seconds, and returns the answer to an earlier one. It never
+returns after an `ask` what was asked before it.
 
-Brokers that know no ids (older than 2.8, the embedded one) give none, and topics go without. librdkafka asks the
+Brokers without topic ids (older than 2.8, the embedded one) give none, and topics go without. librdkafka asks the
 controller, and waits where there is none. The embedded broker has none, a real cluster has none for a moment: so
-`TopicIds.ask` looks for one first, and a look without one asks seldom, and learns the ids once there is one.
+`TopicIds.ask` looks for one first. As long as there is none, `look` asks seldom, and learns the ids once there is one.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from consumer.adapters.kafka.trouble import exception_error
 _EVERY: Final = 3.0
 """Seconds between two questions."""
 _HURRIED: Final = 0.5
-"""The same, where something says that a topic may be another one by now."""
+"""The same, after a sign that a topic may be another one by now."""
 _WITHOUT_CONTROLLER: Final = 30.0
-"""The same, as long as no controller was seen."""
+"""The same, as long as there was no controller."""
 _EACH: Final = 0.01
-"""Seconds between two questions for each topic, at least: an answer takes 0.1 ms of CPU a topic with ten partitions."""
+"""Least seconds between two questions for each topic: an answer takes 0.1 ms of CPU for a topic with ten partitions."""
 _TIMEOUT: Final = 10.0
 _SLACK: Final = 1.0
 _LEAST: Final = 0.1
@@ -49,7 +49,7 @@ _NO_ID: Final = frozenset(
         KafkaError._UNSUPPORTED_FEATURE,
     }
 )
-"""Answers, if not the one that was wanted: asking again would bring the same."""
+"""These are answers, although not an id: asking again would bring the same."""
 
 
 MISSING_TOPIC: Final = frozenset(
@@ -60,7 +60,7 @@ OTHER_TOPIC: Final = MISSING_TOPIC | {
     KafkaError.OFFSET_OUT_OF_RANGE,
     KafkaError._UNKNOWN_PARTITION,
 }
-"""Errors that come, among others, with a topic that was deleted and made anew."""
+"""Errors that also come with a topic that was deleted and created again."""
 
 
 class IdSource(Protocol):
@@ -73,7 +73,7 @@ class IdSource(Protocol):
 
 
 class TopicIds:
-    """Asks for ids; made, used and closed in one thread. The client is made with the first question."""
+    """Asks for ids. Made, used and closed in one thread; the client is made with the first question."""
 
     def __init__(self, config: Config, *, make_admin: Callable[[dict[str, Any]], Any] = AdminClient) -> None:
         self._config = admin_config(config)
@@ -85,9 +85,9 @@ class TopicIds:
         self._asked_at = float("-inf")
 
     def ask(self, topics: Collection[str], timeout: float) -> Mapping[str, str]:
-        """The ids of these, within `timeout` seconds; one of which the brokers tell none is not in it.
+        """The ids of those topics for which the brokers have one, within `timeout` seconds.
 
-        Raises `KafkaException` where they do not answer.
+        Raises `KafkaException` if they do not answer.
         """
         self._asked = {}
         until = time.monotonic() + timeout
@@ -98,7 +98,7 @@ class TopicIds:
         return {name: found for name, one in asked.items() if (found := _id_of(one, until)) is not None}
 
     def look(self, topics: Collection[str]) -> Mapping[str, str]:
-        """What was asked before and is answered now; asks anew when it is time to."""
+        """The answer to an earlier question, if it is there; asks again when it is time to."""
         now = time.monotonic()
         if self._asked:
             if not all(one.done() for one in self._asked.values()):
@@ -114,7 +114,7 @@ class TopicIds:
         return {}
 
     def hurry(self) -> None:
-        """Ask soon: something says that a topic may be another one by now."""
+        """Ask soon: there is a sign that a topic may be another one by now."""
         self._hurried = True
 
     def close(self) -> None:
@@ -142,11 +142,11 @@ class TopicIds:
 
 
 def ask_once(config: Config, topics: Collection[str], timeout: float) -> Mapping[str, str]:
-    """The ids of these, as far as the brokers tell: none where they do not answer. Blocks."""
+    """The ids of these, as far as the brokers have them; none if they do not answer. Blocks."""
     ids = TopicIds(config)
     try:
         return ids.ask(topics, timeout)
-    except KafkaException:  # what cannot be compared later is taken as it is
+    except KafkaException:  # without an id, nothing is compared later
         return {}
     finally:
         ids.close()
@@ -155,7 +155,7 @@ def ask_once(config: Config, topics: Collection[str], timeout: float) -> Mapping
 def _id_of(answer: concurrent.futures.Future[Any], until: float) -> str | None:
     """The id; None: there is none. Raises `KafkaException`."""
     try:
-        # librdkafka has the same limit, and says more when it ends; it gets a moment to say it.
+        # librdkafka has the same limit, and says why when it ends: it gets a moment more.
         return id_text(answer.result(max(0.0, until - time.monotonic()) + _SLACK).topic_id)
     except KafkaException as error:
         if exception_error(error).code() in _NO_ID:
@@ -166,7 +166,7 @@ def _id_of(answer: concurrent.futures.Future[Any], until: float) -> str | None:
 
 
 def _id_or_none(answer: concurrent.futures.Future[Any]) -> str | None:
-    """As `_id_of`, of what is answered; None also where it failed: it is asked again."""
+    """As `_id_of`, for an answer that is there; also None if it failed: it is asked again."""
     try:
         return _id_of(answer, 0.0)
     except KafkaException:

@@ -14,8 +14,11 @@ from consumer.adapters.kafka.configuration import (
     admin_config,
     consumer_config,
     is_cooperative,
+    make_client,
     producer_config,
+    variable,
 )
+from consumer.errors import SettingsError
 
 topic_names = st.text("abcXYZ019._-", min_size=1, max_size=20)
 templates = st.builds(
@@ -104,3 +107,14 @@ def test_pattern_spares_the_topics_themselves(topic: str) -> None:
     hidden = re.match(dead_letter_pattern("{topic}.dead-letters"), topic) is not None
     assert hidden == (topic.endswith(".dead-letters") and topic != ".dead-letters")
     assert not re.match(dead_letter_pattern("{topic}.dead-letters"), topic + "-dead-letters")
+
+
+@pytest.mark.parametrize(
+    ("slip", "hint"),
+    [("groupid", "did you mean KAFKA_GROUP_ID?"), ("no.such.thing", "correct or remove it")],
+)
+def test_an_unknown_property_is_told_with_the_nearest(slip: str, hint: str) -> None:
+    """In words of the environment's variables; none is named that is not alike."""
+    with pytest.raises(SettingsError) as caught:
+        make_client(confluent_kafka.Consumer, {"group.id": "shop", slip: "1"})
+    assert str(caught.value) == f"{variable(slip)} is not a librdkafka property; {hint}"
