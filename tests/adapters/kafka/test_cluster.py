@@ -139,7 +139,9 @@ async def test_a_broker_that_wants_tls_is_told_as_that() -> None:
     address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server:
         line = await told({"bootstrap.servers": address}, ["t"], 2.0)
-        assert "requires TLS or a login: set KAFKA_SECURITY_PROTOCOL (SASL_SSL, SSL or SASL_PLAINTEXT)" in line
+        assert (
+            "requires TLS or a login: set KAFKA_SECURITY_PROTOCOL (SASL_SSL, SSL or SASL_PLAINTEXT)" in line
+        )
         login = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN"}
         credentials = {"sasl.username": "u", "sasl.password": "not-to-be-shown"}
         line = await told({"bootstrap.servers": address, **login, **credentials}, ["t"], 2.0)
