@@ -60,7 +60,7 @@ _WORDS = {
 def everything() -> Statistics:
     """A snapshot in which every family has a series."""
     scene = busy()
-    carried = Covered(100, 50, (25,) * len(PARAMETERS), (0.5,) * len(PARAMETERS))
+    carried = Covered(100, (50,) * len(PARAMETERS))
     return replace(
         scene,
         partitions=[replace(one, lag_seconds=3.0) for one in scene.partitions],

@@ -19,6 +19,7 @@ from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import text_of
 from consumer.conversion.rules import Rule, flag, is_crawler, order_id, web_url
 from consumer.conversion.targets import CONTENTS, TARGETS, Arity, Target
+from consumer.engine.coverage import BITS, BITS_OF_FIELDS
 
 MOST_LANGUAGES: Final = 100
 PARTNER_NAME: Final = "partner_name"
@@ -32,6 +33,13 @@ _NOT_REMEMBERED: tuple[Rule, ...] = (text_of, order_id, web_url, flag)
 _PLAIN_FROM: Final[dict[Rule, str]] = {text_of: "!", order_id: "1"}
 """Rules that ASCII text surely passes as it is, and the least character that it must begin with for that: ``!`` follows
 the blank, so that what is not below it is neither empty nor blank; what is not below ``1`` is not 0 either."""
+
+_BESIDE = ("user_data.hashed_maids", "user_data.st", "user_data.country", "custom_data.opt_out_type")
+MARKS: Final = {
+    **BITS_OF_FIELDS,
+    **{name: 1 << number for number, name in enumerate(_BESIDE, start=len(BITS))},
+}
+"""Fields whose presence something else depends on, or is counted (`consumer.engine.coverage`)."""
 
 
 class Way(IntEnum):

@@ -22,7 +22,7 @@ from consumer.avro.plan import RecordPlan
 from consumer.conversion import decisions as decide
 from consumer.conversion.amounts import amount
 from consumer.conversion.decisions import REFUSALS, Decisions, LeftOutWarnings
-from consumer.conversion.fields import MOST_LANGUAGES, Fields, Task, Way, is_quantity
+from consumer.conversion.fields import MARKS, MOST_LANGUAGES, Fields, Task, Way, is_quantity
 from consumer.conversion.layout import Layout, Operation, Path, Place
 from consumer.conversion.normalise import client_ip_address, text_of
 from consumer.conversion.rules import CalendarDay, Rule, order_id, web_url
@@ -51,19 +51,6 @@ COMPILED: Final = _module()
 _OF_ALL_VALUES: Final = frozenset({Way.DIGESTS, Way.ALL, Way.FIRST, Way.TOTAL})
 _REMEMBERED: Final = frozenset({Way.REMEMBERED, Way.DIGEST, Way.ONE_DIGEST})
 _ANY_NUMBER: Final = 2**31 - 1
-
-MARKS: Final = {
-    "user_data.em": 1,
-    "user_data.hashed_maids": 2,
-    "user_data.client_ip_address": 4,
-    "user_data.client_user_agent": 8,
-    "user_data.st": 16,
-    "user_data.country": 32,
-    "custom_data.value": 64,
-    "custom_data.currency": 128,
-    "custom_data.opt_out_type": 256,
-}
-"""Fields whose presence something else depends on; `_events.pyx` has the same numbers."""
 
 
 class Usual(IntEnum):

@@ -208,6 +208,7 @@ class Delivery:
         "name",
         "span",
         "warnings",
+        "written",
     )
 
     def __init__(
@@ -219,8 +220,10 @@ class Delivery:
         offline: bool,
         body: bytes,
         warnings: tuple[Warned, ...],
+        written: int,
     ) -> None:
-        """`body`: the event's JSON, all that is kept of its payload. The others are those of `ConversionEvent`."""
+        """`body`: the event's JSON, all that is kept of its payload; `written`: which parameters are in it
+        (`consumer.engine.coverage.BITS`). The others are those of `ConversionEvent`."""
         self.span: Span
         self.index: int
         self.account = account
@@ -232,6 +235,7 @@ class Delivery:
         self.marks: int = offline
         """`OFFLINE`, `UNCLEAR`, `COUNTED`."""
         self.warnings = warnings
+        self.written = written
         self.followers: list[Delivery] | None = None
 
     @property

@@ -139,7 +139,7 @@ class Freshness:
 
     def add(self, event_times: Iterable[int], now: Instant) -> None:
         """Events that happened at these times (unix seconds) were delivered at `now`."""
-        self._go_on(now.monotonic)
+        self._roll(now.monotonic)
         minute, unix, total = self._minute, now.unix, 0.0
         # Many events share a second: what is done for each of them is done by C's loop.
         for event_time, count in Counter(event_times).items():
@@ -151,7 +151,7 @@ class Freshness:
 
     def snapshot(self, now: float) -> FreshnessSnapshot:
         """The figures of `now` (monotonic seconds)."""
-        self._go_on(now)
+        self._roll(now)
         sums = self._windows.sums(self._running())
         return FreshnessSnapshot(
             age_sum=self._age_sum,
@@ -160,8 +160,8 @@ class Freshness:
             day_buckets=tuple(sums.day[_ALL]),
         )
 
-    def _go_on(self, now: float) -> None:
-        if self._windows.moved(now, self._running):
+    def _roll(self, now: float) -> None:
+        if self._windows.roll(now, self._running):
             self._before = [*map(add, self._before, self._minute)]
             self._minute = _none()
 

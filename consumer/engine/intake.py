@@ -42,6 +42,7 @@ from consumer.engine.block import Delivery, Prepared, Span, Verdict, sizes_of
 from consumer.engine.claims import Claims
 from consumer.engine.context import Clock, Context
 from consumer.engine.counters import Samples
+from consumer.engine.coverage import written_in
 from consumer.engine.guard import Guard
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.messages import SchemaFound, SchemaMissing, SchemaUnavailable
@@ -116,7 +117,10 @@ def serialised(event: ConversionEvent) -> Delivery | Rejection:
     except orjson.JSONEncodeError:
         return _NOT_UNICODE
     offline = event.action_source == "offline"
-    return Delivery(event.account, event.name, event.dedup_id, event.time, offline, body, event.warnings)
+    written = written_in(event.payload)
+    return Delivery(
+        event.account, event.name, event.dedup_id, event.time, offline, body, event.warnings, written
+    )
 
 
 class TwoSteps:

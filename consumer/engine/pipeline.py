@@ -20,7 +20,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from operator import attrgetter
-from random import Random
 from typing import assert_never
 
 from consumer.engine import messages as m
@@ -90,7 +89,7 @@ class Pipeline:
         self.ledger = Ledger(policy.map_bytes, policy.destination)
         self.claims = Claims(Keys(policy.destination))
         self.freshness = Freshness()
-        self.coverage = Coverage(Random(seed).random)  # noqa: S311 - a sample, not a secret
+        self.coverage = Coverage()
         self.samples = Samples()
         self.dispatcher = Dispatcher(self.context)
         self.parking = Parking(policy)

@@ -1,11 +1,11 @@
 """Counts over the last hour and the last day, from minutes that are over.
 
-Theory of operation. What is counted goes into the running minute, which whoever counts keeps. When that ends it is
-entered into two windows: an hour of minutes, and a day of quarters of an hour. A window keeps its sum, so that a
-snapshot costs the same at any rate, and what falls out of it is taken off again. So a window is up to one of its
-buckets short: the hour is 59 to 60 minutes, the day 23¾ to 24 hours.
+Theory of operation. The caller counts the running minute. When that ends, it is added to two windows: an hour of
+minutes, and a day of quarters of an hour. A window keeps its sum, so that a snapshot costs the same at any rate; what
+falls out of it is subtracted again. So a window is up to one of its buckets short: the hour is 59 to 60 minutes, the
+day 23¾ to 24 hours.
 
-Windows go by the monotonic clock: a clock that is set must not empty them.
+Windows go by the monotonic clock, since setting the wall clock must not empty them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 _MINUTE = 60
 
 Rows = dict[str, list[int]]
-"""Counts by name, in as many columns as whoever counts likes; all rows of one window have the same."""
+"""Counts by name, in columns; all rows of one window have the same columns."""
 
 
 class Sums(NamedTuple):
@@ -36,25 +36,28 @@ class Windows:
         self._hour = _Window(60, 1)
         self._day = _Window(24 * 4, 15)
 
-    def moved(self, now: float, running: Callable[[], Rows]) -> bool:
-        """Whether another minute is running at `now` (monotonic seconds); then what was `running` has been entered."""
+    def roll(self, now: float, running: Callable[[], Rows]) -> bool:
+        """Roll the windows forward to `now` (monotonic seconds). Return True if the minute changed.
+
+        `running`: the counts of the minute that ended.
+        """
         minute = int(now // _MINUTE)
         if minute == self._minute:
             return False
         rows = running()
         for window in (self._hour, self._day):
             window.add(self._minute, rows)
-            window.move(minute)
+            window.forget_before(minute)
         self._minute = minute
         return True
 
     def sums(self, running: Rows) -> Sums:
-        """Both windows, with the minute that is running."""
+        """The sums of both windows, with the running minute."""
         return Sums(self._hour.sums(running), self._day.sums(running))
 
 
 class _Window:
-    """The last so many buckets, each so many minutes wide, the one that is being filled among them."""
+    """The last `most` buckets of `width` minutes each, with the one that is being filled."""
 
     def __init__(self, most: int, width: int) -> None:
         self._most = most
@@ -63,17 +66,17 @@ class _Window:
         self._sum: Rows = {}
 
     def add(self, minute: int, rows: Rows) -> None:
-        """This was counted in a minute that is over."""
+        """Add the counts of a minute that is over."""
         number = minute // self._width
         if not self._buckets or self._buckets[-1][0] != number:
             self._buckets.append((number, {}))
-        # A row of nothing must not be taken out again: with the others gone there would be no sum of it.
+        # A row of zeros is left out: once the other rows are subtracted, there would be no sum to subtract it from.
         counted = {name: row for name, row in rows.items() if any(row)}
         _enter(counted, self._buckets[-1][1])
         _enter(counted, self._sum)
 
-    def move(self, minute: int) -> None:
-        """This minute has begun: what is too old for it goes."""
+    def forget_before(self, minute: int) -> None:
+        """Drop the buckets that are too old once `minute` has begun."""
         while self._buckets and self._buckets[0][0] <= minute // self._width - self._most:
             for name, row in self._buckets.popleft()[1].items():
                 left = [*map(sub, self._sum[name], row)]
@@ -83,7 +86,7 @@ class _Window:
                     del self._sum[name]
 
     def sums(self, running: Rows) -> Rows:
-        """The sum, with the running minute; rows that the caller may keep and must not change."""
+        """The sum with the running minute. The caller may keep the rows, but must not change them."""
         rows = dict(self._sum)
         _enter(running, rows)
         return rows

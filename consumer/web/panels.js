@@ -329,29 +329,25 @@ function showDuplicates(s) {
 }
 
 function showCoverage(s) {
-  const seen = s.coverage && s.coverage[span], names = seen ? Object.keys(seen).filter(name => seen[name].sampled) : [];
+  const seen = s.coverage && s.coverage[span], names = seen ? Object.keys(seen).filter(name => seen[name].events) : [];
   if (!names.length) {
     put($("coverage"), null);
     return put($("coverage-note"), `Nothing delivered in the last ${span}.`);
   }
   names.sort((a, b) => seen[b].events - seen[a].events || (a < b ? -1 : 1));
-  const sampled = sum(names.map(name => seen[name].sampled)), events = sum(names.map(name => seen[name].events));
-  put($("coverage-note"), `Of ${many(events, "event")} delivered in the last ${span} `,
-    sampled < events ? `${n(sampled)} were looked at: shares are estimates, the better the more events.` : "all were looked at.");
-  const columns = [["all", "All", events, id => sum(names.map(name => covered(seen[name], id) * seen[name].events)) / events],
-    ...names.map(name => [name, breakable(name), seen[name].events, id => covered(seen[name], id)])];
+  const events = sum(names.map(name => seen[name].events));
+  put($("coverage-note"), `Of ${many(events, "event")} delivered in the last ${span}.`);
+  const columns = [["all", "All", events, id => sum(names.map(name => seen[name].carried[id] || 0)) / events],
+    ...names.map(name => [name, breakable(name), seen[name].events, id => (seen[name].carried[id] || 0) / seen[name].events])];
   put($("coverage"),
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, h("th", { scope: "col", role: "columnheader" }, "Parameter, and Pinterest's advice"),
       columns.map(([, title]) => h("th", { scope: "col", role: "columnheader" }, title)))),
     h("tbody", { role: "rowgroup" }, h("tr", { role: "row" },
-      h("th", { scope: "row", role: "rowheader" }, "Events", h("small", null, "How many had this name. In All each name counts as much as it has events.")),
+      h("th", { scope: "row", role: "rowheader" }, "Events", h("small", null, "How many had this name.")),
       columns.map(([name, , count]) => h("td", { role: "cell", "data-name": name }, n(count)))), s.coverage.parameters.map(({ id, advice }) => h("tr", { role: "row" },
       h("th", { scope: "row", role: "rowheader" }, PARAMETERS[id] || id, " ", h("code", null, id), h("small", null, advice)),
       columns.map(([name, , , of]) => carried(name, of(id)))))));
 }
-
-/** What share of a name's events carried a parameter; an older pinstream says only how many that it looked at did. */
-const covered = (one, id) => one.share ? one.share[id] || 0 : (one.carried[id] || 0) / one.sampled;
 
 /** Let a long name break after `_` and `.`. */
 const breakable = name => name.split(/(?<=[_.])/).flatMap((part, i) => i ? [h("wbr"), part] : [part]);

@@ -18,11 +18,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from operator import add
 from typing import Any, Final
 
 from consumer.engine.counters import LETTERS_MOST, Counters, SamplesSnapshot, StoredLetter
-from consumer.engine.coverage import OTHER, CoverageSnapshot, Covered
+from consumer.engine.coverage import OTHER
 from consumer.engine.figures import Of, figures_of, first, least, most
 from consumer.engine.freshness import NO_FRESHNESS, FreshnessSnapshot
 from consumer.engine.statistics import (
@@ -187,29 +186,6 @@ def _account(gates: Sequence[AccountStatistics]) -> AccountStatistics:
     )
 
 
-def _coverage(windows: Sequence[Mapping[str, Covered]]) -> dict[str, Covered]:
-    by_name: dict[str, Covered] = {}
-    for window in windows:
-        for name, one in window.items():
-            so_far = by_name.get(name)
-            by_name[name] = one if so_far is None else _added_coverage(so_far, one)
-    return dict(sorted(by_name.items()))
-
-
-def _added_coverage(one: Covered, other: Covered) -> Covered:
-    """A share is of all events, so each weighs as much as there were."""
-    events = one.events + other.events
-    return Covered(
-        events=events,
-        sampled=one.sampled + other.sampled,
-        carried=tuple(map(add, one.carried, other.carried)),
-        shares=tuple(
-            (mine * one.events + theirs * other.events) / events
-            for mine, theirs in zip(one.shares, other.shares, strict=True)
-        ),
-    )
-
-
 def _letters(all_of_them: Sequence[Sequence[StoredLetter]]) -> tuple[StoredLetter, ...]:
     joined = chain.from_iterable(all_of_them)
     return tuple(sorted(joined, key=lambda one: one.at, reverse=True)[:LETTERS_MOST])
@@ -242,8 +218,6 @@ _JOINED: Final[Mapping[tuple[type, str], Callable[[Sequence[Any]], Any]]] = {
     (Statistics, "accounts"): _accounts,
     (Statistics, "letters"): _letters,
     (Statistics, "schemas"): _schemas,
-    (CoverageSnapshot, "hour"): _coverage,
-    (CoverageSnapshot, "day"): _coverage,
     (SamplesSnapshot, "rejections"): _messages,
     (SamplesSnapshot, "warnings"): _messages,
 }

@@ -164,7 +164,7 @@ def chunk(
 
 def delivery(span: Span, index: int, account: str, event_id: str, body: bytes = b"{}") -> Delivery:
     """The delivery of a record, a checkout of now."""
-    made = Delivery(account, "checkout", event_id, int(UNIX), False, body, ())
+    made = Delivery(account, "checkout", event_id, int(UNIX), False, body, (), 0)
     made.span, made.index = span, index
     return made
 

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -191,9 +190,9 @@ def test_a_mismatch_of_the_ledger_is_one_alert() -> None:
 
 def test_coverage_cannot_grow_without_bound() -> None:
     """Each event name has eleven series, and there are 64 names and ``other``, whatever the mapping says."""
-    seen = Coverage(Random(0).random)
+    seen = Coverage()
     for number in range(1_000):
-        seen.add([Delivery(ACCOUNT, f"name {number}", "id", 0, False, b"{}", ())], 0.0)
+        seen.add([Delivery(ACCOUNT, f"name {number}", "id", 0, False, b"{}", (), 0)], 0.0)
     found = series(scrape(statistics(coverage=seen.snapshot(0.0))))
     ratios = [one for name, one in found if name == "pinstream_parameter_coverage_ratio"]
     assert len(ratios) == 65 * 11

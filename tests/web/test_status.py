@@ -248,14 +248,14 @@ def test_coverage_says_of_each_parameter_how_many_carried_it() -> None:
     assert all(one["advice"] for one in coverage["parameters"])
     assert set(coverage["hour"]) < set(coverage["day"])
     checkout = coverage["hour"]["checkout"]
-    assert (checkout["events"], checkout["sampled"]) == (1_310, 214)
+    assert (checkout["events"], checkout["sampled"]) == (1_310, 1_310)
     assert list(checkout["carried"]) == ids
-    assert (checkout["carried"]["click_id"], checkout["carried"]["currency"]) == (0, 214)
+    assert (checkout["carried"]["click_id"], checkout["carried"]["currency"]) == (0, 1_310)
     assert list(checkout["share"]) == ids
     assert (checkout["share"]["click_id"], checkout["share"]["currency"], checkout["share"]["em"]) == (
         0,
         1,
-        0.97,
+        1_271 / 1_310,
     )
     nothing = status_document(empty(), {})["coverage"]
     assert (nothing["hour"], nothing["day"], len(nothing["parameters"])) == ({}, {}, 11)

@@ -113,23 +113,18 @@ def test_shares_and_quantiles_are_of_all_events() -> None:
 
 
 def test_coverage_is_of_all_events() -> None:
-    """By event name: events, those looked at, and what they carried."""
+    """By event name: events, and what they carried."""
 
     def window(**names: Any) -> Any:
         return statistics(coverage=type(merge([]).coverage)(hour=names, day={}))
 
-    one = window(checkout=covered(100, 10, em=1.0))
-    other = window(checkout=covered(300, 30, em=0.5), search=covered(5, 5))
+    one = window(checkout=covered(100, em=1.0))
+    other = window(checkout=covered(300, em=0.5), search=covered(5))
     hour = merge([one, other]).coverage.hour
     assert list(hour) == ["checkout", "search"]
     checkout = hour["checkout"]
-    assert (checkout.events, checkout.sampled, checkout.carried[0], checkout.shares[0]) == (
-        400,
-        40,
-        25,
-        0.625,
-    )
-    assert hour["search"] == covered(5, 5)
+    assert (checkout.events, checkout.carried[0], checkout.shares[0]) == (400, 250, 0.625)
+    assert hour["search"] == covered(5)
 
 
 def test_of_states_the_worst() -> None:

@@ -31,10 +31,11 @@ from consumer.conversion.native._usual cimport (
 )
 
 from consumer.conversion import decisions as decide
-from consumer.engine import claims as dedup
+from consumer.engine import block, coverage
 from consumer.conversion import normalise
 from consumer.conversion.amounts import MAX_COUNT, count, is_zero
 from consumer.conversion.decisions import dedup_id_of, digests, id_of, note, note_once
+from consumer.conversion.fields import MARKS
 from consumer.conversion.rules import click_id_of, total
 from consumer.avro.decode import is_framed_alike
 
@@ -61,25 +62,23 @@ cdef enum:
     TOTAL = 9
 
 cdef enum:
-    # Marks of fields that something depends on (`convert_program.MARKS`).
-    EM = 1
-    MAIDS = 2
-    ADDRESS = 4
-    AGENT = 8
-    STATE = 16
-    COUNTRY = 32
-    VALUE = 64
-    CURRENCY = 128
-    OPT_OUT_TYPE = 256
-
-cdef enum:
     FEW = 32  # values whose digests are compared each with each
 
 # Looked up once.
-cdef object Delivery = dedup.Delivery
+cdef object Delivery = block.Delivery
 cdef object LeftOut = normalise.LeftOut
 cdef object MALFORMED = LeftOut.MALFORMED
 cdef object BLANK = LeftOut.BLANK
+cdef int EM = MARKS["user_data.em"]
+cdef int MAIDS = MARKS["user_data.hashed_maids"]
+cdef int ADDRESS = MARKS["user_data.client_ip_address"]
+cdef int AGENT = MARKS["user_data.client_user_agent"]
+cdef int STATE = MARKS["user_data.st"]
+cdef int COUNTRY = MARKS["user_data.country"]
+cdef int VALUE = MARKS["custom_data.value"]
+cdef int CURRENCY = MARKS["custom_data.currency"]
+cdef int OPT_OUT_TYPE = MARKS["custom_data.opt_out_type"]
+cdef int COUNTED = (1 << len(coverage.BITS)) - 1  # marks that the engine counts
 cdef object BY_EVENT_NAME = decide.BY_EVENT_NAME
 cdef object BY_CONSENT = decide.BY_CONSENT
 cdef object NOT_WEB = decide.NOT_WEB
@@ -339,7 +338,7 @@ cdef class Events:
         if refusal is not None:
             return refusal
         warned = () if self.warned is None else tuple(self.warned)
-        return Delivery(account, name, dedup_id, seconds, self.source == "offline", self.page.taken(), warned)
+        return Delivery(account, name, dedup_id, seconds, self.source == "offline", self.page.taken(), warned, self.marks & COUNTED)
 
     # -- what is decided
 

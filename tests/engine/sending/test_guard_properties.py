@@ -42,7 +42,7 @@ from tests.engine.sending.test_guard import OTHER_TOPIC, bad, good, guarded, jud
 # -- against naive books
 
 KINDS: dict[str, Prepared | None] = {
-    "event": Delivery("1", "checkout", "a", 0, False, b"{}", ()),
+    "event": Delivery("1", "checkout", "a", 0, False, b"{}", (), 0),
     "filtered": TOMBSTONE,
     "rejected": Rejection(Stage.DECODE, "malformed", "no event"),
     "parked": SchemaRef("id", "1"),

@@ -1,17 +1,11 @@
-"""Parameter coverage: presence as the payload has it, windows that move, a sample that is fair, and bounds.
-
-What is random is seeded, or is made to go through all that can be.
-"""
+"""Parameter coverage: presence as the payload has it, windows that move, exact counts, and bounds."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from random import Random
+from collections.abc import Mapping
 from typing import Any
 
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +14,16 @@ from consumer.conversion.targets import TARGETS
 from consumer.engine import messages as m
 from consumer.engine.block import Delivery
 from consumer.engine.claims import dedup_key
-from consumer.engine.coverage import OTHER, PARAMETERS, Coverage, Covered
+from consumer.engine.coverage import (
+    _MOST_MASKS,
+    BITS,
+    ITEM_ID,
+    OTHER,
+    PARAMETERS,
+    Coverage,
+    Covered,
+    written_in,
+)
 from tests.engine.building import (
     ACCOUNT,
     PROPERTY,
@@ -53,12 +56,7 @@ NOTHING: dict[str, Any] = {}
 
 def make(name: str = "checkout", payload: dict[str, Any] = NOTHING) -> Delivery:
     """An event with this payload."""
-    return Delivery(ACCOUNT, name, "id", int(UNIX), False, orjson.dumps(payload), ())
-
-
-def make_coverage(seed: int = 0) -> Coverage:
-    """Seeded, as the pipeline's."""
-    return Coverage(Random(seed).random)
+    return Delivery(ACCOUNT, name, "id", int(UNIX), False, b"{}", (), written_in(payload))
 
 
 def shares(one: Covered) -> dict[str, float]:
@@ -67,13 +65,13 @@ def shares(one: Covered) -> dict[str, float]:
 
 
 def carried(one: Covered) -> dict[str, int]:
-    """How many of those looked at carried each parameter; those that none did are left out."""
+    """How many events carried each parameter; those that none did are left out."""
     return {name: count for name, count in zip(IDS, one.carried, strict=True) if count}
 
 
 def look_at(payload: dict[str, Any]) -> dict[str, int]:
     """What one event with this payload carries."""
-    coverage = make_coverage()
+    coverage = Coverage()
     coverage.add([make(payload=payload)], 0.0)
     return carried(coverage.snapshot(0.0).hour["checkout"])
 
@@ -87,7 +85,8 @@ def test_each_parameter_is_read_from_its_place(parameter: str) -> None:
 
 
 def test_places_are_fields_of_a_payload() -> None:
-    """No name here is one that a conversion event does not have."""
+    """No path is one that a conversion event does not have."""
+    assert {*BITS, ITEM_ID} <= set(TARGETS)
     for payload in PRESENT.values():
         for name, value in payload.items():
             fields = [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]
@@ -116,44 +115,22 @@ def test_advice_is_one_plain_sentence_each() -> None:
     assert len(set(IDS)) == len(IDS) == 11
 
 
-def test_all_of_a_small_stream_is_looked_at() -> None:
-    """Up to 256 events of a name in a minute nothing is left to chance, in each minute again."""
-    coverage = make_coverage()
-    for minute in range(50):
-        for place in range(0, 240, 4):
-            events = [make(payload=PRESENT["em"] if one < 30 else NOTHING) for one in range(place, place + 4)]
-            coverage.add(events, minute * 60.0 + place / 4)
-    covered = coverage.snapshot(49 * 60.0 + 59).hour["checkout"]
-    assert covered[:2] == (12_000, 12_000)
-    assert (carried(covered), shares(covered)) == ({"em": 1_500}, {"em": 0.125})
-
-
-def test_of_many_events_one_in_sixteen_is_looked_at() -> None:
-    """So that it costs next to nothing: 256 of the first 256, then half, a quarter, an eighth, and a sixteenth."""
-    coverage = make_coverage()
-    for events, sampled in ((256, 256), (512, 384), (1024, 512), (2048, 640), (2048 + 16 * 100, 740)):
-        now = events * 60.0
-        coverage.add([make()] * events, now)
-        assert coverage.snapshot(now).hour["checkout"][:2] == (events, sampled)
-        coverage = make_coverage()
-
-
 def test_a_rare_name_is_seen_among_many_others() -> None:
     """Wherever it stands."""
-    coverage = make_coverage()
+    coverage = Coverage()
     for minute in range(30):
         events = [make("page_visit") for _ in range(64)]
         events[minute] = make("signup", PRESENT["em"])
         coverage.add(events, minute * 60.0)
     covered = coverage.snapshot(29 * 60.0).hour
-    assert covered["signup"][:2] == (30, 30)
+    assert covered["signup"].events == 30
     assert carried(covered["signup"]) == {"em": 30}
     assert covered["page_visit"].events == 30 * 63
 
 
 def test_the_hour_forgets_and_the_day_does_not() -> None:
     """An event is in the hour for 59 to 60 minutes, in the day for 23 hours 45 minutes to 24 hours."""
-    coverage = make_coverage()
+    coverage = Coverage()
     coverage.add([make()], 30.0)
     for now, hour, day in (
         (59 * 60.0, 1, 1),
@@ -170,7 +147,7 @@ def test_the_hour_forgets_and_the_day_does_not() -> None:
 
 def test_looking_changes_nothing() -> None:
     """Two that differ only in how often somebody looked come to the same."""
-    watched, alone = make_coverage(), make_coverage()
+    watched, alone = Coverage(), Coverage()
     for second in range(0, 7200, 7):
         slice_ = [
             make("checkout", PRESENT["em"] if (second + n) % 3 else NOTHING) for n in range(second % 11 + 1)
@@ -183,7 +160,7 @@ def test_looking_changes_nothing() -> None:
 
 def test_a_snapshot_is_frozen() -> None:
     """What is read later does not change with what comes later."""
-    coverage = make_coverage()
+    coverage = Coverage()
     coverage.add([make()], 0.0)
     before = coverage.snapshot(0.0)
     coverage.add([make()], 0.0)
@@ -191,123 +168,29 @@ def test_a_snapshot_is_frozen() -> None:
 
 
 def test_names_are_bounded() -> None:
-    """Ten thousand names are 64 and ``other``; no event is lost, and each name has a sample."""
-    coverage = make_coverage()
+    """Ten thousand names are 64 and ``other``; no event is lost."""
+    coverage = Coverage()
     for n in range(0, 10_000, 50):
-        coverage.add([make(f"name{n + one}") for one in range(50)], n / 10)
+        coverage.add([make(f"name{n + one}", PRESENT["em"]) for one in range(50)], n / 10)
     covered = coverage.snapshot(1000.0).hour
     assert len(covered) == 65
     assert sum(one.events for one in covered.values()) == 10_000
-    assert covered[OTHER].events == 10_000 - 64
-    assert all(0 < one.sampled <= one.events for one in covered.values())
+    assert covered[OTHER].events == covered[OTHER].carried[0] == 10_000 - 64
+    assert covered["name0"].events == 1
 
 
-# -- a sample that is fair
-
-
-Flags = list[bool]
-"""Of each event, whether it carries the parameter that a test is about."""
-
-
-def tell(
-    coverage: Coverage, flags: Iterable[bool], size: int, now: float = 0.0, name: str = "checkout"
-) -> None:
-    """Events of one name, in slices of that size."""
-    plain, marked = make(name), make(name, PRESENT["em"])
-    events = [marked if flag else plain for flag in flags]
-    for start in range(0, len(events), size):
-        coverage.add(events[start : start + size], now)
-
-
-def estimates(coverage: Coverage, now: float = 0.0, name: str = "checkout") -> tuple[int, int]:
-    """How many events, and how many carriers, those that were looked at stand for."""
-    coverage.snapshot(now)
-    row = coverage._windows.sums(coverage._running()).hour[name]
-    return row[2], row[3 + len(IDS)]
-
-
-_RUNS = st.lists(st.tuples(st.booleans(), st.integers(1, 600)), min_size=1, max_size=12)
-"""Bursts of carriers and of others: adversarial orders are among them."""
-
-
-@PROPERTY
-@given(_RUNS, st.sampled_from([1, 5, 16, 63, 64, 1000]))
-def test_an_estimate_is_right_on_average_whatever_the_order(runs: list[tuple[bool, int]], size: int) -> None:
-    """Exactly: over all the places that can be drawn in a block, what the chosen stand for is what there is."""
-    flags = [flag for flag, count in runs for _ in range(count)]
-    stood_for = carriers = 0
-    for draw in range(16):
-        coverage = Coverage(lambda draw=draw: draw / 16)  # type: ignore[misc]
-        tell(coverage, flags, size)
-        weight, weighted = estimates(coverage)
-        stood_for, carriers = stood_for + weight, carriers + weighted
-        assert abs(weight - len(flags)) <= min(15, len(flags) // 128)  # the block that is cut short
-    assert (stood_for, carriers) == (16 * len(flags), 16 * sum(flags))
-
-
-ORDERS: dict[str, Flags] = {
-    "all carriers first": [True] * 2_000 + [False] * 6_000,
-    "all carriers last": [False] * 6_000 + [True] * 2_000,
-    "the first sixteen": [True] * 16 + [False] * 4_000,
-    "all but the first sixteen": [False] * 16 + [True] * 4_000,
-    "every second": [n % 2 == 0 for n in range(8_000)],
-    "every fourth": [n % 4 == 0 for n in range(8_000)],
-    "every sixteenth, as long as a block": [n % 16 == 0 for n in range(8_000)],
-    "one of each slice": [n % 64 == 63 for n in range(8_000)],
-    "bursts of a slice": [n // 64 % 8 == 0 for n in range(8_000)],
-    "bursts that grow": [n.bit_length() % 2 == 0 for n in range(8_000)],
-}
-
-
-def bound(events: int, unlikely: float) -> float:
-    """By how much a share is off at most, but for an `unlikely` chance (Hoeffding: blocks err independently).
-
-    A block of 16 is off by 16 events at most, there is one for each 16 events, and one more that is cut short.
-    """
-    return math.sqrt(8 * (events + 16) * math.log(2 / unlikely)) / (events - 15)
-
-
-@pytest.mark.parametrize("order", ORDERS)
-def test_a_share_is_near_the_truth_in_any_order(order: str) -> None:
-    """In each of 40 draws within the bound, and their mean within that of forty times as many events."""
-    flags = ORDERS[order]
-    truth, found = sum(flags) / len(flags), []
-    for seed in range(40):
-        coverage = make_coverage(seed)
-        tell(coverage, flags, 64)
-        found.append(shares(coverage.snapshot(0.0).hour["checkout"]).get("em", 0.0))
-    assert max(abs(share - truth) for share in found) <= bound(len(flags), 1e-3)
-    assert abs(sum(found) / len(found) - truth) <= bound(40 * len(flags), 1e-3)
-
-
-def test_the_error_is_as_small_as_the_page_says() -> None:
-    """docs/status.md: more than 400/√N points off once in twenty times at most; in the worst case, a coin's toss."""
-    toss, off, events = Random(1), 0, 4_000
-    for seed in range(100):
-        flags, coverage = [toss.random() < 0.5 for _ in range(events)], make_coverage(seed)
-        tell(coverage, flags, 64)
-        share = shares(coverage.snapshot(0.0).hour["checkout"])["em"]
-        off += abs(share - sum(flags) / events) > 4 / math.sqrt(events)
-    assert off <= 5
-
-
-def test_minutes_count_for_what_happened_in_them() -> None:
-    """A quiet minute is looked at in full, a busy one in part: that does not make its events count for more."""
-    found, truth = [], 0.0
-    for seed in range(20):
-        coverage, events = make_coverage(seed), []
-        for minute in range(40):
-            flags = [True] * 16 if minute % 2 else [False] * 1_600
-            tell(coverage, flags, 64, minute * 60.0)
-            events += flags
-        truth = sum(events) / len(events)
-        found.append(shares(coverage.snapshot(39 * 60.0).hour["checkout"])["em"])
-    assert max(abs(share - truth) for share in found) < 0.001  # pooled, it would be 2 % instead of 1 %
+def test_what_is_kept_of_a_minute_is_bounded() -> None:
+    """However many names and masks there are in it, and nothing is lost of them."""
+    coverage = Coverage()
+    for n in range(200):
+        coverage.add([make(f"name{n}", _payload(_some(bits))) for bits in range(100)], 0.0)
+        assert len(coverage._masks) <= _MOST_MASKS + 100
+    assert sum(one.events for one in coverage.snapshot(0.0).hour.values()) == 20_000
 
 
 def test_a_name_is_not_another() -> None:
-    """Names that come in turn, with a period of the block: each has its own share, and its own events."""
-    coverage = make_coverage()
+    """Names that come in turn: each has its own share, and its own events."""
+    coverage = Coverage()
     for _ in range(200):
         coverage.add([make("page_visit")] * 15 + [make("checkout", PRESENT["em"])], 0.0)
     covered = coverage.snapshot(0.0).hour
@@ -320,8 +203,10 @@ def test_a_name_is_not_another() -> None:
 
 _EVENTS = st.tuples(st.sampled_from(["checkout", "lead", "search"]), st.integers(0, 2 ** len(IDS) - 1))
 _WAITS = st.sampled_from([0, 1, 30, 61, 899, 3500, 3601, 40_000])
-_SLICES = st.lists(st.tuples(_WAITS, st.lists(_EVENTS, min_size=1, max_size=8)), min_size=1, max_size=8)
-_MANY = st.lists(st.tuples(_WAITS, _EVENTS, st.integers(1, 3_000)), min_size=1, max_size=6)
+_TIMES = st.sampled_from([1, 1, 3, 300])
+_SLICES = st.lists(
+    st.tuples(_WAITS, st.lists(_EVENTS, min_size=1, max_size=8), _TIMES), min_size=1, max_size=8
+)
 Happened = list[tuple[int, str, set[str]]]
 
 
@@ -353,52 +238,22 @@ def _exactly(window: Mapping[str, Covered], inside: Mapping[str, list[set[str]]]
     }
     for name, one in window.items():
         had = Counter(parameter for some in inside[name] for parameter in some)
-        assert one.sampled == one.events
         assert one.carried == tuple(had[parameter] for parameter in IDS)
         assert one.shares == tuple(had[parameter] / one.events for parameter in IDS)
 
 
 @PROPERTY
-@given(_SLICES, st.integers(0, 2**32))
-def test_few_events_are_counted_exactly(slices: list[tuple[int, list[tuple[str, int]]]], seed: int) -> None:
+@given(_SLICES)
+def test_events_are_counted_exactly(slices: list[tuple[int, list[tuple[str, int]], int]]) -> None:
     """Both windows, at every step: events, carriers and shares are those of a list of all events."""
-    coverage, now, happened = make_coverage(seed), 0, Happened()
-    met = Counter[tuple[int, str]]()
-    for wait, events in slices:
+    coverage, now, happened = Coverage(), 0, Happened()
+    for wait, events, times in slices:
         now += wait
-        events = [(name, bits) for name, bits in events if met[now // 60, name] < 256]
-        met.update((now // 60, name) for name, _ in events)
-        coverage.add([make(name, _payload(_some(bits))) for name, bits in events], now)
-        happened += [(now, name, _some(bits)) for name, bits in events]
+        coverage.add([make(name, _payload(_some(bits))) for name, bits in events] * times, now)
+        happened += [(now, name, _some(bits)) for name, bits in events] * times
         hour, day = coverage.snapshot(now)
         _exactly(hour, _inside(happened, (now // 60 - 59) * 60))
         _exactly(day, _inside(happened, (now // 900 - 95) * 900))
-
-
-@PROPERTY
-@given(_MANY, st.integers(0, 2**32))
-def test_many_events_are_counted_and_looked_at_in_part(
-    bursts: list[tuple[int, tuple[str, int], int]], seed: int
-) -> None:
-    """Events are exact, as many of those looked at carry a parameter as can be, all or nothing is never an estimate."""
-    coverage, now, happened = make_coverage(seed), 0, Happened()
-    for wait, (name, bits), count in bursts:
-        now += wait
-        coverage.add([make(name, _payload(_some(bits)))] * count, now)
-        happened += [(now, name, _some(bits))] * count
-    hour, _ = coverage.snapshot(now)
-    inside = _inside(happened, (now // 60 - 59) * 60)
-    assert {name: one.events for name, one in hour.items()} == {
-        name: len(all_) for name, all_ in inside.items()
-    }
-    for name, one in hour.items():
-        had = Counter(parameter for some in inside[name] for parameter in some)
-        assert 0 < one.sampled <= one.events
-        for parameter, count, share in zip(IDS, one.carried, one.shares, strict=True):
-            assert max(0, had[parameter] - (one.events - one.sampled)) <= count <= had[parameter]
-            assert 0 <= share <= 1
-            assert share == 1 or had[parameter] < one.events
-            assert share == 0 or had[parameter] > 0
 
 
 def test_the_core_counts_what_was_delivered() -> None:
@@ -419,7 +274,7 @@ def test_the_core_counts_what_was_delivered() -> None:
     statistics = core.statistics()
     assert (statistics.totals.delivered, statistics.totals.duplicate) == (2, 2)
     assert statistics.freshness.hour.delivered == 2
-    assert {name: one[:2] for name, one in statistics.coverage.hour.items()} == {"checkout": (2, 2)}
+    assert {name: one.events for name, one in statistics.coverage.hour.items()} == {"checkout": 2}
     assert carried(statistics.coverage.hour["checkout"]) == {"value": 1}
 
 

@@ -25,7 +25,8 @@ def scene() -> dict[str, Any]:
     made = scenes.full()
     made["counts"]["topics_made_anew"] = {}
     for name, one in made["coverage"]["hour"].items():
-        made["coverage"]["hour"][name] = {**one, "events": one["events"] * 58, "sampled": one["sampled"] * 60}
+        many = {id_: count * 58 for id_, count in one["carried"].items()}
+        made["coverage"]["hour"][name] = scenes.covered(one["events"] * 58, many)
     delivered = made["ledger"]["delivered"]
     hour = sum(one["events"] for one in made["coverage"]["hour"].values())
     freshness = made["freshness"]

@@ -119,31 +119,22 @@ SAMPLES: Mapping[str, Any] = {
 
 
 def coverage() -> dict[str, Any]:
-    """Five event names; a sixteenth of the events was looked at."""
+    """Five event names, and in the day a sixth."""
     hour = {
-        name: {
-            "events": events,
-            "sampled": events // 16,
-            "carried": {id_: events // 16 * _CARRIED[id_][column] // 100 for id_ in IDS},
-            "share": {id_: _CARRIED[id_][column] / 100 for id_ in IDS},
-        }
+        name: covered(events, {id_: -(-events * _CARRIED[id_][column] // 100) for id_ in IDS})
         for column, (name, events) in enumerate(_NAMES.items())
     }
     return {
-        "parameters": [one._asdict() for one in PARAMETERS],
+        "parameters": [{"id": one.id, "advice": one.advice} for one in PARAMETERS],
         "hour": hour,
-        "day": {**hour, "search": _rare()},
+        "day": {**hour, "search": covered(3, dict.fromkeys(IDS, 3) | {"ph": 0})},
     }
 
 
-def _rare() -> dict[str, Any]:
-    carried = dict.fromkeys(IDS, 3) | {"ph": 0}
-    return {
-        "events": 3,
-        "sampled": 3,
-        "carried": carried,
-        "share": {id_: n / 3 for id_, n in carried.items()},
-    }
+def covered(events: int, carried: dict[str, int]) -> dict[str, Any]:
+    """One event name: how many events carried each parameter."""
+    share = {id_: count / events for id_, count in carried.items()}
+    return {"events": events, "sampled": events, "carried": carried, "share": share}
 
 
 def letters(count: int = 6) -> list[dict[str, Any]]:

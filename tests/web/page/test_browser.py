@@ -418,7 +418,7 @@ async def test_a_rounded_share_is_all_only_if_it_is_all(visit: Visit) -> None:
 
 
 async def test_coverage_has_every_parameter_with_its_advice_by_event_name(visit: Visit) -> None:
-    """The marketer's table: shares of what was looked at, most frequent event first; the last day at a click."""
+    """The marketer's table: most frequent event first; the last day at a click."""
     async with stand(scenes.full()) as server, visit(server.url) as shown:
         await live(shown)
         heads = await shown.eval_on_selector_all("#coverage thead th", "all => all.map(e => e.innerText)")
@@ -430,34 +430,28 @@ async def test_coverage_has_every_parameter_with_its_advice_by_event_name(visit:
         assert events.endswith("59,222 48,210 6,120 3,377 1,204 311")
         phone = await text(shown, "#coverage tbody tr:nth-child(3)")
         assert phone.startswith("Phone, hashed ph The customer's phone number")
-        # All: each name weighs as much as it has events, however many of them were looked at.
         assert phone.endswith("5 % 4 % 9 % 3 % 62 % 18 %")
         note = await text(shown, "#coverage-note")
-        assert note.startswith("Of 59,222 events delivered in the last hour 3,700 were looked at: ")
+        assert note == "Of 59,222 events delivered in the last hour."
         await shown.check("input[value=day]")
         await shows(shown, "Of 59,225 events delivered in the last day", "#coverage-note")
         assert (await text(shown, "#coverage tbody tr:nth-child(3)")).endswith("0 %")
 
 
 async def test_all_names_together_weigh_as_much_as_they_have_events(visit: Visit) -> None:
-    """A name of which much was looked at does not count for more than it has events; and rounding is down."""
+    """Not as much as a name each; and rounding is down."""
     document = scenes.full()
     window = {
-        name: {
-            "events": events,
-            "sampled": 100,
-            "carried": dict.fromkeys(scenes.IDS, 50),
-            "share": dict.fromkeys(scenes.IDS, share),
-        }
-        for name, events, share in (("page_visit", 900, 1 / 3), ("checkout", 90, 2 / 3), ("signup", 10, 1.0))
+        name: scenes.covered(events, dict.fromkeys(scenes.IDS, carried))
+        for name, events, carried in (("page_visit", 900, 300), ("checkout", 90, 60), ("signup", 10, 10))
     }
     document["coverage"] = {**document["coverage"], "hour": window}
     async with stand(document) as server, visit(server.url) as shown:
         await live(shown)
         cells = await shown.locator("#coverage tbody tr:nth-child(2) td").all_inner_texts()
         assert [one.replace("\u00a0", " ") for one in cells] == ["37 %", "33 %", "66 %", "100 %"]
-        for one in window.values():
-            one["share"] = dict.fromkeys(scenes.IDS, 1.0)
+        for name, one in window.items():
+            window[name] = scenes.covered(one["events"], dict.fromkeys(scenes.IDS, one["events"]))
         server.tell(coverage=document["coverage"])
         await shows(shown, "100 % 100 % 100 % 100 %", "#coverage tbody tr:nth-child(2)")
 
