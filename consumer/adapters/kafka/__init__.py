@@ -4,8 +4,8 @@ What is where. *Reading as a member of the group*: `source` is what the service 
 consumer's own thread; `starts` finds where a partition starts, `chunks` turns messages into records, `commits` commits
 and leaves, `ends` knows how far the logs reach, `topic_ids` notices that a topic was deleted and created again.
 *Reading outside of any group* (replay, dead letters): `bounded` reads ranges, `ranges` finds their offsets,
-`replay_progress` keeps how far a named replay has come. *Writing*: `producer`, `dead_letters`, and the transactions of
-a redrive in `redrive`. *Questions*: `cluster` (brokers, topics, their settings), `offsets`, `groups`. *All of it*:
+`replay_progress` keeps how far a named replay has come. *Writing*: `producer`, `dead_letters`, and the `transactions` of
+a redrive; `letters` is what both write and read. *Questions*: `cluster` (brokers, topics, their settings), `offsets`, `groups`. *All of it*:
 `configuration` (librdkafka's properties, making clients) and `trouble` (what an error means).
 
 Each client has a thread of its own and looks like plain asyncio from outside. Nothing here decides: what a failure
@@ -33,9 +33,9 @@ from consumer.adapters.kafka.letters import HEADER_PREFIX
 from consumer.adapters.kafka.offsets import Extent, behind_transactions
 from consumer.adapters.kafka.producer import RecordProducer
 from consumer.adapters.kafka.ranges import Bound, Range, named_partitions, resolve_ranges
-from consumer.adapters.kafka.redrive import NewRecord, Redriver
 from consumer.adapters.kafka.replay_progress import METADATA_MOST, Plan, open_plan
 from consumer.adapters.kafka.source import KafkaSource, SourceListener
+from consumer.adapters.kafka.transactions import NewRecord, TransactionalWriter
 
 __all__ = [
     "HEADER_PREFIX",
@@ -56,8 +56,8 @@ __all__ = [
     "Plan",
     "Range",
     "RecordProducer",
-    "Redriver",
     "SourceListener",
+    "TransactionalWriter",
     "behind_transactions",
     "committed",
     "dead_letter_pattern",

@@ -58,6 +58,15 @@ class ClusterView(NamedTuple):
     """All topics that this user may see."""
 
 
+async def cluster_id(config: Config, timeout: float) -> str:
+    """The brokers' id of their cluster: a mark that was written in another cluster does not hold here.
+
+    Raises `KafkaError` and `SettingsError`, within `timeout` seconds.
+    """
+    metadata = await run_blocking("pinstream-kafka-cluster", fetch_metadata, config, timeout)
+    return str(metadata.cluster_id or "")
+
+
 async def describe(
     config: Config, topics: Sequence[str], timeout: float, *, dead_letter_topic: str = "{topic}.dead-letters"
 ) -> ClusterView:

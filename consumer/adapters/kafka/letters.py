@@ -2,9 +2,9 @@
 
 Theory of operation. A *letter* is a record of a dead-letter topic with all the headers that
 docs/dead-letters.md lists; what lacks one, or holds something there that we never write, is left alone. A *mark*
-is a record of the same partition, further on, that says of letters that they are done: put back, or settled by the
-pipeline. It lies on the topic itself, so that it lives as long as the letters, moves with them, and can be written in
-one transaction with what it tells of. What is done is kept as runs of offsets: memory grows with runs, not letters.
+is a record of the same partition, further on, that says of letters that they are done: settled by a redrive. It lies
+on the topic itself, so that it lives as long as the letters, moves with them, and can be written in one transaction
+with the letters of what died again. What is done is kept as runs of offsets: memory grows with runs, not letters.
 A mirror to another cluster gives letters other offsets, and copies marks as they are: so a mark says where it was
 written, and is believed nowhere else.
 
@@ -42,9 +42,9 @@ PARTS: Final = (VALUE, HEADERS, KEY)
 """What can be left out of a letter that its topic finds too large; a header ``pinstream.value`` … says so."""
 
 TRIPS: Final = "pinstream.trips"
-"""On a record that was put back: how often, this time included. It stays on the next letter of the record."""
+"""On a letter that was redriven and died again: how often its record was redriven."""
 REDRIVEN: Final = "pinstream.redriven"
-"""On a record that was put back: the letter, as ``TOPIC:PARTITION:OFFSET``."""
+"""On a letter that was redriven and died again: the letter before it, as ``TOPIC:PARTITION:OFFSET``."""
 DONE: Final = "pinstream.done"
 """On a mark: which offsets of its partition are done, as ``17-30,45``."""
 MARKED_AT: Final = "pinstream.marked-at"
@@ -163,8 +163,8 @@ def travelling(headers: Headers) -> list[tuple[str, bytes | None]]:
     ]
 
 
-def headers_back(own: Headers, letter: DeadRecord) -> Headers:
-    """The headers of a record that goes back: its own, and which trip it is."""
+def next_trip(own: Headers, letter: DeadRecord) -> Headers:
+    """The headers of a redriven record that dies again: its own, and how often it was redriven by now."""
     trips = (TRIPS, str(min(letter.trips + 1, _MOST_OFFSET)).encode())
     return (*own, trips, (REDRIVEN, str(letter.place).encode()))
 
@@ -221,7 +221,7 @@ def _number(text: str | None, most: int = _MOST_OFFSET) -> int | None:
 
 
 def _trips(headers: Headers, texts: Mapping[str, str]) -> int:
-    """How often it was put back. A count that cannot be read counts as too often: nothing else ends a circle."""
+    """How often it was redriven. A count that cannot be read counts as too often: nothing else ends a circle."""
     if all(name != TRIPS for name, _ in headers):
         return 0
     trips = _number(texts.get(TRIPS))

@@ -163,8 +163,8 @@ def _unfit(topics: Mapping[str, str], known: Mapping[str, TopicSettings]) -> Ite
         if known[letters].largest < needed:
             yield (
                 f"{letters} takes batches up to {known[letters].largest:,} bytes, the topic it serves {needed:,}: "
-                "larger letters are stored without their value, and cannot be put back from there; set its "
-                f"max.message.bytes={2 * needed}"
+                "larger letters are stored without their value, which a redrive then has to find at its origin; set "
+                f"its max.message.bytes={2 * needed}"
             )
 
 

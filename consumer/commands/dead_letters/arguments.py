@@ -22,7 +22,7 @@ class _DeadLetters(click.Group):
 
 @click.group(name="dead-letters", cls=_DeadLetters)
 def dead_letters() -> None:
-    """What could not be delivered: look at it, and put it back."""
+    """What could not be delivered: look at it, and redrive it."""
 
 
 def _filtered(command: _F) -> _F:
@@ -100,7 +100,7 @@ def list_(
 ) -> None:
     """How many letters there are, by topic, stage and code; and the latest. Never a key or a value.
 
-    waiting: still to be looked at; done: put back, or settled by the pipeline. Needs only the KAFKA_… settings.
+    waiting: still to be looked at; done: redriven. Needs only the KAFKA_… settings.
     """
     from consumer.commands.dead_letters.listing import ListOptions, run_list
 
@@ -130,19 +130,14 @@ def show(place: str, payload: bool, as_json: bool) -> None:
 
 @dead_letters.command()
 @_filtered
-@click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="Put back at most N letters.")
+@click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="Redrive at most N letters.")
 @click.option("--rate", metavar="N/s", help="How many a second at most: 100/s, 6000/m. Default: no limit.")
 @click.option(
     "--max-trips",
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="Leave letters of records that were put back so often already: they would go in circles.",
-)
-@click.option(
-    "--through-pipeline",
-    is_flag=True,
-    help="Not back to the topic, but straight to the platform, by this process; what dies again is a letter again.",
+    help="Leave letters of records that were redriven so often already: they would go in circles.",
 )
 @click.option("--dry-run", is_flag=True, help="Write nothing; say what would be done.")
 @_JSON
@@ -156,19 +151,19 @@ def redrive(
     most: int | None,
     rate: str | None,
     max_trips: int,
-    through_pipeline: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Put letters back on the topic they are from, where `pinstream run` reads them again.
+    """Take letters through the pipeline once more, straight to the platform.
 
-    Each exactly once: a letter is marked as done together with its new copy, in one Kafka transaction, so a redrive
-    that was interrupted, or killed, is simply run again. What comes onto the dead-letter topic meanwhile is not
-    touched. Exit code 1: interrupted, or it could not go on.
+    Nothing is written to the topic that they are from: its other readers do not see them again. A letter is marked as
+    done on the dead-letter topic once it is settled; what dies again becomes a letter again, in one Kafka transaction
+    with that mark. So a redrive that was interrupted, or killed, is simply run again: what was delivered within
+    PINSTREAM_DEDUP_WINDOW is known, and only what was on its way to the platform when it was killed may be sent again.
+    What comes onto the dead-letter topic meanwhile is not touched. Exit code 1: interrupted, or it could not go on.
 
-    Needs only the KAFKA_… settings. With --through-pipeline all of `pinstream run`: a letter is marked once it is
-    settled; killed in between it is tried again, and what was delivered within PINSTREAM_DEDUP_WINDOW is known. Only
-    what was on its way to the platform when it was killed may be sent again.
+    Needs the settings of `pinstream run`, with its key store: run it on the same machine, or with a shared one. A dry
+    run needs only the KAFKA_… settings.
 
     Events that happened more than an hour ago count as offline at the platform when they arrive. It drops no doubles of
     those: one that goes twice is counted twice.
@@ -178,11 +173,9 @@ def redrive(
     pinstream dead-letters redrive --origin orders:3:1200
     """
     from consumer.commands.dead_letters.choosing import RedriveOptions
-    from consumer.commands.dead_letters.command import run_redrive
+    from consumer.commands.dead_letters.redrive import run_redrive
     from consumer.commands.parsing import parse_rate
 
     filters = _filters(stages, codes, since, until, origins)
-    options = RedriveOptions(
-        topics, filters, most, parse_rate(rate), max_trips, dry_run, as_json, through_pipeline
-    )
+    options = RedriveOptions(topics, filters, most, parse_rate(rate), max_trips, dry_run, as_json)
     run_redrive(options, os.environ)

@@ -1,25 +1,20 @@
-"""Which letters go back, and which stay: the same for both ways back, and for a dry run of either.
+"""Which letters are redriven and which stay; a dry run chooses in the same way.
 
 A letter of the topics asked for that matches the filters is exactly one of: done before (the first pass counts those),
-left (no more were asked for), looped, gone, or chosen.
+left (``--max`` is reached, or the run was interrupted), looped, gone, or chosen.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from consumer.adapters.kafka import NewRecord
 from consumer.adapters.kafka.letters import (
     DeadRecord,
     Filters,
-    Home,
-    Runs,
     is_original,
-    mark_headers,
     own_headers,
     read_mark,
     restored,
@@ -41,11 +36,10 @@ class RedriveOptions:
     max_trips: int
     dry_run: bool
     as_json: bool
-    through_pipeline: bool = False
 
 
 class Chosen(NamedTuple):
-    """A letter that goes back. `joins`: no letter that stays lies between it and the chosen one before."""
+    """A letter that is redriven. `joins`: no letter that stays lies between it and the chosen one before."""
 
     letter: DeadRecord
     original: Record
@@ -54,19 +48,19 @@ class Chosen(NamedTuple):
 
 
 class Budget:
-    """How many letters may still go back, over all topics; `most` None: any number."""
+    """How many letters may still be redriven, over all topics; `most` None: any number."""
 
     def __init__(self, most: int | None) -> None:
         self._left = most
 
     def spent(self) -> bool:
-        """Whether no more may go."""
+        """Whether no more may be redriven."""
         return self._left is not None and self._left <= 0
 
-    def take(self, letters: int = 1) -> None:
-        """So many go; below 0: they do not after all."""
+    def take(self) -> None:
+        """One more is redriven."""
         if self._left is not None:
-            self._left -= letters
+            self._left -= 1
 
 
 class Chooser:
@@ -101,7 +95,7 @@ class Chooser:
         self.tally.elsewhere = marks.elsewhere
 
     async def choose(self, partition: int, record: Record, done: Container[int]) -> Chosen | None:
-        """The letter that goes back, if `record` is one. `done`: the offsets of its partition that are."""
+        """The letter in `record` if it is to be redriven. `done`: the offsets of its partition that are done."""
         letter = ours(self.topic, partition, record)
         if letter is None:
             if read_mark(record, await self._reader.home(self.topic.name, partition)) is None:
@@ -121,21 +115,16 @@ class Chooser:
         return Chosen(letter, original, joins)
 
     async def _original(self, letter: DeadRecord) -> Record | None:
-        """What goes back; None if the letter stays."""
+        """The record that died, whole; None if the letter stays."""
         if self.budget.spent():
             return None
         if letter.trips >= self._options.max_trips:
             self.tally.looped += 1
             return None
-        partitions = self._known.get(letter.origin.topic, 0)
-        nowhere = None if self._options.through_pipeline else self._nowhere(letter.origin.topic, partitions)
-        if nowhere is not None:
-            self.tally.gone += 1
-            self.outcome.note(f"{nowhere}: its letters stay")
-            return None
         if not letter.omitted:
             return restored(letter)
-        record = await self._reader.record(letter.origin) if letter.origin.partition < partitions else None
+        there = letter.origin.partition < self._known.get(letter.origin.topic, 0)
+        record = await self._reader.record(letter.origin) if there else None
         if record is None or not is_original(letter, record):
             self.tally.gone += 1
             parts = " and ".join(letter.omitted)
@@ -145,57 +134,3 @@ class Chooser:
             )
             return None
         return record._replace(offset=letter.place.offset, headers=own_headers(record.headers))
-
-    def _nowhere(self, origin: str, partitions: int) -> str | None:
-        """Why nothing can go back to `origin`."""
-        if origin.startswith("__"):
-            return f"{origin} is Kafka's own, and no record goes back to it"
-        if origin == self.topic.name:
-            return f"{origin} is the dead-letter topic itself, and nothing goes back to it"
-        return None if partitions else f"{origin} is not there any more, or this user may not see it"
-
-
-class Going(NamedTuple):
-    """Of a chosen letter what its mark takes."""
-
-    offset: int
-    joins: bool
-    """See `Chosen`."""
-
-
-def going(chosen: Iterable[Chosen]) -> list[Going]:
-    """The same letters, without what they hold."""
-    return [Going(one.letter.place.offset, one.joins) for one in chosen]
-
-
-def runs_of(letters: Iterable[Going]) -> list[tuple[int, int]]:
-    """Letters of one partition, in order, as runs of offsets."""
-    runs = Runs()
-    for one in letters:
-        if not one.joins:
-            runs.skip()
-        runs.add(one.offset)
-    return runs.take()
-
-
-def split(letters: Iterable[Going], settled: Callable[[int], bool]) -> tuple[list[Going], list[Going]]:
-    """Those that are settled, and the others, in order; what joins what is right in both."""
-    done: list[Going] = []
-    left: list[Going] = []
-    after_done, bridged = False, True
-    for one in letters:
-        if settled(one.offset):
-            done.append(one._replace(joins=one.joins and after_done))
-            after_done, bridged = True, bridged and one.joins
-        else:
-            left.append(one._replace(joins=one.joins and bridged))
-            after_done, bridged = False, True
-    return done, left
-
-
-def mark(home: Home, runs: Iterable[tuple[int, int]]) -> NewRecord:
-    """The record that says of these letters of a partition that they are done."""
-    headers = mark_headers(runs, home)
-    # A compacted topic keeps what has a key of its own and a value.
-    key = f"pinstream.done-{uuid.uuid4()}".encode()
-    return NewRecord(home.topic, home.partition, key, headers[0][1], headers)

@@ -27,8 +27,8 @@ from consumer.commands.dead_letters.reading import (
     TIMEOUT,
     KafkaReader,
     Reader,
-    Unread,
     ours,
+    read_chunks,
     read_marks,
 )
 from consumer.commands.dead_letters.topics import DeadLetterTopic, chosen
@@ -211,26 +211,17 @@ async def read(options: ListOptions, reader: Reader, topics: Sequence[DeadLetter
 
 async def _read_topic(filters: Filters, reader: Reader, topic: DeadLetterTopic, found: Listing) -> None:
     ranges = await reader.ranges(topic.name)
-    read_so_far = 0
-    with watch(f"reading {topic.name}", 2 * sum(one.end - one.begin for one in ranges)) as shown:
-
-        def more(offsets: int) -> None:
-            nonlocal read_so_far
-            read_so_far += offsets
-            shown.show(read_so_far)
-
-        marks = await read_marks(reader, topic, ranges, filters, more)
+    one_pass = sum(one.end - one.begin for one in ranges)
+    with watch(f"reading {topic.name}", 2 * one_pass) as shown:
+        marks = await read_marks(reader, topic, ranges, filters, shown.show)
         found.elsewhere += marks.elsewhere
         homes = {one.partition: await reader.home(topic.name, one.partition) for one in ranges}
-        unread = Unread(ranges, more)
-        async with contextlib.aclosing(reader.scan(ranges)) as scanned:
-            async for chunks in scanned:
-                for chunk in chunks:
-                    done = marks.done.get(chunk.partition, Done())
-                    for record in chunk.records:
-                        _count(filters, topic, homes[chunk.partition], record, done, found)
-                    unread.heard(chunk)
-        unread.over()
+        second_pass = read_chunks(reader, ranges, lambda read: shown.show(one_pass + read))
+        async with contextlib.aclosing(second_pass) as chunks:
+            async for chunk in chunks:
+                done = marks.done.get(chunk.partition, Done())
+                for record in chunk.records:
+                    _count(filters, topic, homes[chunk.partition], record, done, found)
 
 
 def _count(

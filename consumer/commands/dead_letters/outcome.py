@@ -1,4 +1,4 @@
-"""What a redrive tells: how many letters went back, and what became of the others. A table, or JSON."""
+"""What a redrive tells: how many letters were redriven, and what became of the others. A table, or JSON."""
 
 from __future__ import annotations
 
@@ -29,24 +29,22 @@ class End(Enum):
     COMPLETE = "complete"
     INTERRUPTED = "interrupted"
     GUARDED = "guarded"
-    """Through the pipeline: too many would have been dead letters again."""
+    """Too many would have been dead letters again."""
     FAILED = "failed"
 
 
 @dataclass(slots=True)
 class Tally:
-    """Of one dead-letter topic. ``matched = redriven + looped + gone + refused + done_before + left``."""
+    """Of one dead-letter topic. ``matched = redriven + looped + gone + done_before + left``."""
 
     topic: str
     matched: int = 0
     """Letters that the filters mean."""
     redriven: int = 0
     looped: int = 0
-    """Left, since they were put back too often already."""
+    """Left, since they were redriven too often already."""
     gone: int = 0
-    """Left, since their topic, or the record that they are too small for, is not there any more."""
-    refused: int = 0
-    """Left, since the topic does not take them any more."""
+    """Left, since they lack a part of their record, which is not at its origin any more."""
     done_before: int = 0
     foreign: int = 0
     """Records that are no letters of the topics asked for. Not among `matched`."""
@@ -56,7 +54,7 @@ class Tally:
     @property
     def left(self) -> int:
         """Not come to: because of ``--max``, or since it was interrupted."""
-        return self.matched - self.redriven - self.looped - self.gone - self.refused - self.done_before
+        return self.matched - self.redriven - self.looped - self.gone - self.done_before
 
 
 @dataclass(slots=True)
@@ -64,7 +62,6 @@ class Outcome:
     """A redrive that is over. `notes`: one line each on what was left, for people."""
 
     dry_run: bool
-    through_pipeline: bool = False
     end: End = End.COMPLETE
     tallies: list[Tally] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -99,7 +96,6 @@ class Outcome:
         return {
             "result": self.end.value,
             "dry_run": self.dry_run,
-            "through_pipeline": self.through_pipeline,
             **_counts(self.total()),
             "topics": [{"topic": tally.topic, **_counts(tally)} for tally in self.tallies],
             "ledger": self.ledger,
@@ -115,11 +111,10 @@ def _counts(tally: Tally) -> dict[str, int]:
 
 _MEANT = {
     "matched": "letters that match",
-    "redriven": "put back",
+    "redriven": "redriven",
     "done_before": "done before",
-    "looped": "left: put back too often already",
-    "gone": "left: topic or record is gone",
-    "refused": "left: the topic refuses them",
+    "looped": "left: redriven too often already",
+    "gone": "left: the record is gone",
     "left": "left: not come to",
     "foreign": "other records, not touched",
     "elsewhere": "marks of another cluster",
@@ -132,10 +127,6 @@ _BECAME = {
     "filtered": "filtered",
     "dead_lettered": "dead once more",
     "open": "still open",
-}
-_WAYS = {
-    False: ("put back", "would be put back"),
-    True: ("went through the pipeline", "would go through the pipeline"),
 }
 
 
@@ -164,7 +155,7 @@ def _tell(outcome: Outcome, *, as_json: bool) -> None:
         console.print(_table(outcome))
     if outcome.ledger is not None:
         became = ", ".join(f"{count:,} {_BECAME[name]}" for name, count in outcome.ledger.items() if count)
-        console.print(f"through the pipeline: {became or 'none'}", highlight=False, soft_wrap=True)
+        console.print(f"of the redriven: {became or 'none'}", highlight=False, soft_wrap=True)
     if outcome.total().redriven:
         console.print(LATE, highlight=False, soft_wrap=True)
     for note in outcome.notes:
@@ -181,9 +172,9 @@ def _table(outcome: Outcome) -> Table:
     table.add_column("letters on", overflow="fold")
     for tally in outcome.tallies:
         table.add_column(escape(tally.topic), justify="right", overflow="fold")
-    done, would_be = _WAYS[outcome.through_pipeline]
-    meant = {**_MEANT, "redriven": would_be if outcome.dry_run else done}
-    for name, text in meant.items():
+    for name, text in _MEANT.items():
+        if name == "redriven" and outcome.dry_run:
+            text = "would be redriven"
         counts = [_counts(tally)[name] for tally in outcome.tallies]
         if any(counts) or name in ("matched", "redriven"):
             table.add_row(text, *(f"{count:,}" for count in counts))

@@ -12,8 +12,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from consumer.adapters.kafka import Bound, Range, read_record, resolve_ranges, scan
+from consumer.adapters.kafka.cluster import cluster_id
 from consumer.adapters.kafka.letters import DeadRecord, Done, Filters, Home, Place, read_letter, read_mark
-from consumer.adapters.kafka.redrive import cluster_id
 from consumer.adapters.kafka.topic_ids import ask_once
 from consumer.adapters.thread import run_blocking
 from consumer.commands.dead_letters.topics import DeadLetterTopic
@@ -89,26 +89,7 @@ class Marks(NamedTuple):
 
 
 OnProgress = Callable[[int], None]
-"""Told of so many more offsets that are read."""
-
-
-class Unread:
-    """How far each of some ranges was read; tells of what is new, gaps included."""
-
-    def __init__(self, ranges: Sequence[Range], tell: OnProgress) -> None:
-        self._at = {(one.topic, one.partition): one.begin for one in ranges}
-        self._ends = {(one.topic, one.partition): one.end for one in ranges}
-        self._tell = tell
-
-    def heard(self, chunk: Chunk) -> None:
-        """A chunk came."""
-        key, at = (chunk.topic, chunk.partition), chunk.records[-1].offset + 1
-        self._tell(at - self._at[key])
-        self._at[key] = at
-
-    def over(self) -> None:
-        """All is read through."""
-        self._tell(sum(end - self._at[key] for key, end in self._ends.items()))
+"""Told how many offsets are read so far, gaps included."""
 
 
 def ours(topic: DeadLetterTopic, partition: int, record: Record) -> DeadRecord | None:
@@ -117,6 +98,23 @@ def ours(topic: DeadLetterTopic, partition: int, record: Record) -> DeadRecord |
     if letter is None or (topic.origins is not None and letter.origin.topic not in topic.origins):
         return None
     return letter
+
+
+async def read_chunks(
+    reader: Reader, ranges: Sequence[Range], tell: OnProgress
+) -> AsyncGenerator[Chunk, None]:
+    """One pass over `ranges`."""
+    at = {(one.topic, one.partition): one.begin for one in ranges}
+    read = 0
+    async with contextlib.aclosing(reader.scan(ranges)) as scanned:
+        async for chunks in scanned:
+            for chunk in chunks:
+                yield chunk
+                key, end = (chunk.topic, chunk.partition), chunk.records[-1].offset + 1
+                read += end - at[key]
+                at[key] = end
+            tell(read)
+    tell(sum(one.end - one.begin for one in ranges))
 
 
 async def read_marks(
@@ -130,16 +128,12 @@ async def read_marks(
     """The first pass. Ends early when `stopped` says so."""
     first = _FirstPass(topic, filters)
     homes = {one.partition: await reader.home(topic.name, one.partition) for one in ranges}
-    unread = Unread(ranges, tell)
-    async with contextlib.aclosing(reader.scan(ranges)) as scanned:
-        async for chunks in scanned:
-            for chunk in chunks:
-                for record in chunk.records:
-                    first.hear(record, homes[chunk.partition])
-                unread.heard(chunk)
+    async with contextlib.aclosing(read_chunks(reader, ranges, tell)) as chunks:
+        async for chunk in chunks:
+            for record in chunk.records:
+                first.hear(record, homes[chunk.partition])
             if stopped():
-                return first.marks()
-    unread.over()
+                break
     return first.marks()
 
 

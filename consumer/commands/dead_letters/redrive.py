@@ -1,62 +1,281 @@
-"""Letters go back to the topic they came from, each once.
+"""``pinstream dead-letters redrive``: letters go through the pipeline once more, and are marked as done.
 
-The way of a redrive, for one dead-letter topic after the other::
+It is the service of ``pinstream run`` over a source that hands out the chosen letters as the records that they were, at
+the places where the letters lie. Nothing is written to the topics that they came from. To commit a position means here
+to mark every letter that is settled by it (`marking`). The order for one dead-letter topic::
 
-    take over the transactional id (ends what a killed redrive left open, fences one that still lives)
-      -> the topic's end, fixed -> first pass: marks -> second pass, partition by partition in order:
-         each letter stays, or goes into the lot
-      -> a full lot is one transaction: the copies, and the mark that says of their letters that they are done
+    take over the transactional id (ends what a killed redrive left open, fences one that still runs)
+      -> fix the topic's end -> first pass: marks -> second pass: hand out what is chosen
+      -> delivered: its key is in the key store -> its mark     filtered, duplicate: its mark
+      -> dies again: the new letter and the mark of the old one, in one transaction
 
-So at every moment a letter is either marked and its copy is there, or neither: killed wherever it may be, it is run
-again and goes on with what is not marked. A copy gets a timestamp of now, as letters do: with the record's own,
-retention could delete it at once.
+What a kill at each point means: a letter that is not marked is handed out again by the next redrive. If its key was
+stored, it is a duplicate and gets its mark; if it was on its way, it is sent again (at most what was in flight, as with
+`pinstream run`). A letter that died again is either marked and there anew, or neither.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
-from consumer.adapters.kafka import NewRecord, Range
-from consumer.adapters.kafka.letters import Done, headers_back
-from consumer.commands.base import pause
-from consumer.commands.dead_letters.choosing import (
-    Budget,
-    Chooser,
-    Chosen,
-    RedriveOptions,
-    going,
-    mark,
-    runs_of,
+from consumer import logs
+from consumer.adapters.kafka import (
+    BoundedSource,
+    CommitResult,
+    Range,
+    TransactionalWriter,
+    describe,
 )
-from consumer.commands.dead_letters.outcome import End, Outcome, Tally
-from consumer.commands.dead_letters.reading import Reader, Unread, read_marks
-from consumer.commands.dead_letters.topics import DeadLetterTopic
-from consumer.commands.replay.watch import Watch, watch
-from consumer.errors import KafkaError
+from consumer.adapters.kafka.letters import LETTER_HEADERS, TRIPS, Done, own_headers
+from consumer.adapters.kafka.topic_ids import TopicIds
+from consumer.adapters.key_store import open_key_store
+from consumer.app import building
+from consumer.app.run import REFUSED_ADVICE, log_kafka_trouble, tune_memory
+from consumer.app.signals import on_stop_signal
+from consumer.commands.dead_letters.choosing import Budget, Chooser, Chosen, RedriveOptions
+from consumer.commands.dead_letters.marking import LOT_LETTERS, Marker, Redriven
+from consumer.commands.dead_letters.outcome import End, Outcome, tell
+from consumer.commands.dead_letters.reading import (
+    TIMEOUT,
+    KafkaReader,
+    Marks,
+    Reader,
+    read_chunks,
+    read_marks,
+)
+from consumer.commands.dead_letters.topics import DeadLetterTopic, chosen
+from consumer.commands.replay.engine import End as RunEnd
+from consumer.commands.replay.engine import run_to_end
+from consumer.commands.replay.watch import watch
+from consumer.engine.messages import NewLife
+from consumer.engine.model import Chunk, Position, Record, TopicPartition
+from consumer.engine.pipeline import Pipeline
+from consumer.errors import DestinationRefused, Incomplete, KafkaError, PinstreamError
+from consumer.service import Service, Source, SystemClock
+from consumer.settings import Settings, load
+from consumer.web.status import ledger
 
-LOT_LETTERS = 500
-LOT_BYTES = 1 << 20
-"""What one transaction holds at most (one larger letter makes a lot of its own): it must be over within seconds."""
+_CARRIED: Final = frozenset({*LETTER_HEADERS, TRIPS})
+"""Headers of a letter that go with its record through the pipeline: the new letter needs them, should it die again."""
 
 
-class Writer(Protocol):
-    """Writes lots; see `consumer.adapters.kafka.Redriver`."""
+def run_redrive(options: RedriveOptions, environ: Mapping[str, str]) -> None:
+    """Redrive letters, and print what became of them.
 
-    async def start(self) -> None:
-        """Take over from whoever redrives this topic."""
+    Raises what is in the error tree; `Incomplete` if it was interrupted, or if the guard stopped it.
+    """
+    outcome = asyncio.run(_run(options, _settings(options, environ)))
+    tell(outcome, as_json=options.as_json)
+    if outcome.end is End.INTERRUPTED:
+        raise Incomplete("interrupted: run it again to go on; what is settled is marked as done")
+    if outcome.guard is not None:
+        raise Incomplete(
+            f"stopped: too many of the letters would be dead letters again, mostly for {outcome.guard.mostly} "
+            f"({outcome.guard.cause.value}); {outcome.guard.remedy} and run it again (or set "
+            "PINSTREAM_DEAD_LETTER_SHARE=1)"
+        )
 
-    async def put_back(self, records: Sequence[NewRecord]) -> int | None:
-        """All of them in one transaction; or the index of one that is refused."""
 
-    async def close(self) -> None:
-        """End it."""
+def _settings(options: RedriveOptions, environ: Mapping[str, str]) -> Settings:
+    """A dry run takes Kafka alone, and logs nothing: what goes wrong is the line that it ends with."""
+    if options.dry_run:
+        return load(environ, needs=("kafka",))
+    if "PINSTREAM_LOG_LEVEL" not in environ:
+        # As in a replay: there is a progress bar.
+        logs.mute("consumer.kafka")
+    settings = load({"PINSTREAM_LOG_LEVEL": "warning", **environ}, needs=("kafka", "account", "token"))
+    building.set_up_logs(settings)
+    return settings
+
+
+async def _run(options: RedriveOptions, settings: Settings) -> Outcome:
+    stopped = asyncio.Event()
+    on_stop_signal(stopped.set)
+    config = settings.kafka.client_properties()
+    known = (await describe(config, (), TIMEOUT)).known
+    topics = chosen(settings, options.topics, known)
+    reader = KafkaReader(config)
+    outcome = Outcome(options.dry_run, missing=[topic.name for topic in topics if not topic.there])
+    there = [topic for topic in topics if topic.there]
+    try:
+        if options.dry_run:
+            await rehearse(options, reader, known, there, outcome)
+        else:
+            await Redrive(options, settings, reader, known, stopped, outcome).run(there)
+    except PinstreamError:
+        outcome.end = End.FAILED
+        tell(outcome, as_json=options.as_json)
+        raise
+    return outcome
+
+
+async def rehearse(
+    options: RedriveOptions,
+    reader: Reader,
+    known: Mapping[str, int],
+    topics: Sequence[DeadLetterTopic],
+    outcome: Outcome,
+) -> None:
+    """Choose, and write nothing: a dry run. `known`: the topics that there are, with their number of partitions."""
+    budget = Budget(options.most)
+    for topic in topics:
+        chooser = Chooser(options, topic, reader, known, budget, outcome)
+        ranges = await reader.ranges(topic.name)
+        marks = await _read_marks(reader, topic, ranges, options, lambda: False)
+        chooser.begin(marks)
+        with watch(f"choosing {topic.name}", sum(one.end - one.begin for one in ranges)) as shown:
+            async with contextlib.aclosing(read_chunks(reader, ranges, shown.show)) as chunks:
+                async for chunk in chunks:
+                    done = marks.done.get(chunk.partition, Done())
+                    for record in chunk.records:
+                        if await chooser.choose(chunk.partition, record, done) is not None:
+                            chooser.tally.redriven += 1
+
+
+async def _read_marks(
+    reader: Reader,
+    topic: DeadLetterTopic,
+    ranges: Sequence[Range],
+    options: RedriveOptions,
+    stopped: Callable[[], bool],
+) -> Marks:
+    """The first pass, with a progress bar."""
+    with watch(f"reading {topic.name}", sum(one.end - one.begin for one in ranges)) as shown:
+        return await read_marks(reader, topic, ranges, options.filters, shown.show, stopped)
+
+
+class Redrive:
+    """One run. `known`: the topics that there are, with their number of partitions."""
+
+    def __init__(
+        self,
+        options: RedriveOptions,
+        settings: Settings,
+        reader: Reader,
+        known: Mapping[str, int],
+        stopped: asyncio.Event,
+        outcome: Outcome,
+    ) -> None:
+        self._options = options
+        self._settings = settings
+        self._config = settings.kafka.client_properties()
+        self._reader = reader
+        self._known = known
+        self._stopped = stopped
+        self._outcome = outcome
+        self._budget = Budget(options.most)
+        self._ranges: list[Range] = []
+        self._topics: dict[str, Redriven] = {}
+
+    async def run(self, topics: Sequence[DeadLetterTopic]) -> None:
+        """All topics at once. Raises what the service raises, and `KafkaError` when another redrive takes over."""
+        async with contextlib.AsyncExitStack() as stack:
+            for topic in topics:
+                await self._prepare(topic, stack)
+            if self._stopped.is_set():
+                self._outcome.end = End.INTERRUPTED
+            else:
+                await self._serve(stack)
+
+    async def _prepare(self, topic: DeadLetterTopic, stack: contextlib.AsyncExitStack) -> None:
+        """Take the topic over and read its marks."""
+        chooser = Chooser(self._options, topic, self._reader, self._known, self._budget, self._outcome)
+        writer = TransactionalWriter(self._config, transactional_id(topic.name), on_trouble=log_kafka_trouble)
+        stack.push_async_callback(writer.close)
+        # Before anything is read: from here on the marks are what this redrive makes them.
+        await writer.start()
+        ranges = await self._reader.ranges(topic.name)
+        marks = await _read_marks(self._reader, topic, ranges, self._options, self._stopped.is_set)
+        chooser.begin(marks)
+        self._ranges += ranges
+        homes = {one.partition: await self._reader.home(topic.name, one.partition) for one in ranges}
+        self._topics[topic.name] = Redriven(chooser, writer, marks.done, homes)
+
+    async def _serve(self, stack: contextlib.AsyncExitStack) -> None:
+        """Run the service over the letters until all of them are settled."""
+        settings, own = self._settings, self._settings.pinstream
+        local = building.local_schemas(settings)
+        schema = building.reader_schema(settings, local)
+        writers = building.writer_schemas(settings, local)
+        stack.push_async_callback(writers.close)
+        api = building.conversions_api(settings)
+        stack.push_async_callback(api.close)
+        building.make_state_folder(own.state_dir)
+        keys = open_key_store(
+            own.key_store.get_secret_value(), window=own.dedup_window, max_bytes=own.key_store_max_bytes
+        )
+        stack.push_async_callback(keys.close)
+        rate = self._options.rate
+        marker = Marker(self._topics)
+        pace = Pace(rate, asyncio.get_running_loop().time)
+        sources: list[LettersSource] = []
+
+        def connect(listener: Service) -> LettersSource:
+            inner = BoundedSource(
+                self._config,
+                self._ranges,
+                listener=listener,
+                on_trouble=log_kafka_trouble,
+                topic_ids=TopicIds(self._config),
+            )
+            sources.append(LettersSource(inner, marker, pace))
+            return sources[0]
+
+        service = Service(
+            Pipeline(
+                dataclasses.replace(building.policy(settings), events_per_second=rate or math.inf),
+                building.decoder(settings, schema),
+                building.converter(settings, schema, settings.pinterest.ad_account_ids),
+                seed=time.time_ns(),
+            ),
+            connect=connect,
+            api=api,
+            key_store=keys,
+            schemas=writers,
+            dead_letters=marker,
+            clock=SystemClock(time.time),
+            report=building.log_report,
+            grace=own.shutdown_grace,
+        )
+        tune_memory()
+        try:
+            await self._watched(service, sources[0])
+        finally:
+            self._outcome.ledger = ledger(service.statistics().totals)
+
+    async def _watched(self, service: Service, source: LettersSource) -> None:
+        """Run to the end with a progress bar, and note how it ended."""
+        tallies = self._outcome.tallies
+        with watch("redrive", sum(one.matched for one in tallies)) as shown:
+
+            def show() -> None:
+                done = sum(one.matched - one.left for one in tallies)
+                shown.show(done, f"{service.statistics().totals.delivered:,} delivered")
+
+            ran = await run_to_end(service, source, show)
+        if isinstance(ran.failure, DestinationRefused):
+            raise DestinationRefused(f"{ran.failure}; {REFUSED_ADVICE}") from ran.failure
+        if ran.failure is not None:
+            raise ran.failure
+        if ran.end is RunEnd.INTERRUPTED:
+            self._outcome.end = End.INTERRUPTED
+        elif ran.end is RunEnd.GUARDED:
+            self._outcome.end, self._outcome.guard = End.GUARDED, ran.statistics.guard
+
+
+def transactional_id(topic: str) -> str:
+    """One for each dead-letter topic, whoever redrives it: so that two never do at the same time."""
+    return f"pinstream.redrive.{topic}"
 
 
 class Pace:
-    """Keeps to so many letters a second (None: no limit), reckoned from the first."""
+    """Keeps to `rate` letters a second (None: no limit), counted from the first."""
 
     def __init__(self, rate: float | None, now: Callable[[], float]) -> None:
         self._rate = rate
@@ -65,177 +284,134 @@ class Pace:
         self._gone = 0
 
     def at_once(self) -> int:
-        """The most that one lot may hold: what goes in a second."""
+        """How many may be handed out together: one second's."""
         return LOT_LETTERS if self._rate is None else max(1, min(LOT_LETTERS, int(self._rate)))
 
     def delay(self) -> float:
-        """Seconds until the next lot may go."""
+        """Seconds until more may be handed out."""
         if self._begun is None:
             self._begun = self._now()
         return 0.0 if self._rate is None else self._begun + self._gone / self._rate - self._now()
 
     def went(self, letters: int) -> None:
-        """So many went."""
+        """So many were handed out."""
         self._gone += letters
 
 
-class Redrive:
-    """One run over dead-letter topics. `known`: the topics that there are, with their number of partitions."""
+class BoundedReading(Source, Protocol):
+    """The source that letters are read from; see `consumer.adapters.kafka.BoundedSource`."""
 
-    def __init__(
-        self,
-        options: RedriveOptions,
-        reader: Reader,
-        make_writer: Callable[[str], Writer],
-        known: Mapping[str, int],
-        stopped: asyncio.Event,
-    ) -> None:
-        self.options = options
-        self.reader = reader
-        self.stopped = stopped
-        self.outcome = Outcome(options.dry_run, options.through_pipeline)
-        self.pace = Pace(options.rate, asyncio.get_running_loop().time)
-        self._known = known
-        self._make_writer = make_writer
-        self._budget = Budget(options.most)
+    @property
+    def done(self) -> bool:
+        """Whether all was handed out."""
 
-    async def run(self, topics: Sequence[DeadLetterTopic]) -> None:
-        """All of them; ends early, after the lot under way, once it is told to stop."""
-        self.outcome.missing = [topic.name for topic in topics if not topic.there]
-        for topic in topics:
-            if topic.there and not self.interrupted():
-                await self._topic(topic)
+    def figures(self) -> Mapping[TopicPartition, int]:
+        """Up to where each partition was read."""
 
-    def interrupted(self) -> bool:
-        """Whether to begin nothing more. Asked where there is more: a signal at the very end interrupts nothing."""
-        if self.stopped.is_set():
-            self.outcome.end = End.INTERRUPTED
-        return self.stopped.is_set()
 
-    def partitions_of(self, topic: str) -> int:
-        """How many partitions a topic has; 0: there is no such topic."""
-        return self._known.get(topic, 0)
+class LettersSource:
+    """Hands out the chosen letters, which `inner` reads; fits `consumer.commands.replay.engine.FiniteSource`.
 
-    async def _topic(self, topic: DeadLetterTopic) -> None:
-        chooser = Chooser(self.options, topic, self.reader, self._known, self._budget, self.outcome)
-        if self.options.dry_run:
-            await _Topic(self, chooser, None).redrive()
-            return
-        writer = self._make_writer(topic.name)
+    `pace`: of letters that are handed out, whatever becomes of them.
+    """
+
+    def __init__(self, inner: BoundedReading, marker: Marker, pace: Pace) -> None:
+        self._inner = inner
+        self._marker = marker
+        self._pace = pace
+
+    @property
+    def done(self) -> bool:
+        """All is handed out, or as much as was asked for."""
+        return self._inner.done or self._spent()
+
+    def figures(self) -> Mapping[TopicPartition, int]:
+        """Up to where each partition was read."""
+        return self._inner.figures()
+
+    async def start(self) -> None:
+        """See `Source`."""
+        await self._inner.start()
+
+    async def fetch(self, room: int, timeout: float) -> list[Chunk]:
+        """See `Source`. Raises `KafkaError` once marks cannot be written any more: another redrive has taken over."""
+        if self._marker.failure is not None:
+            raise self._marker.failure
+        delay = self._pace.delay()
+        if self._spent() or delay > timeout:
+            await asyncio.sleep(timeout)
+            return []
+        await asyncio.sleep(max(0.0, delay))
+        room = min(room, self._pace.at_once())
+        chunks = [await self._chosen(chunk) for chunk in await self._inner.fetch(room, timeout)]
+        self._pace.went(sum(len(chunk.records) for chunk in chunks))
+        return [chunk for chunk in chunks if chunk.records]
+
+    async def commit(self, positions: Sequence[Position]) -> CommitResult:
+        """Mark what these positions say is settled; taken once the broker has the marks."""
+        if await self._marker.settle(positions):
+            return CommitResult(tuple(positions), None)
+        return CommitResult((), "not marked")
+
+    async def end_offsets(self) -> Mapping[TopicPartition, int]:
+        """See `Source`."""
+        return await self._inner.end_offsets()
+
+    async def reached(self) -> Mapping[TopicPartition, int]:
+        """See `Source`."""
+        return await self._inner.reached()
+
+    async def joined(self) -> bool:
+        """Reads what it was told to: there is no group to join."""
+        return True
+
+    async def waiting_for_start(self) -> int:
+        """See `Source`."""
+        return await self._inner.waiting_for_start()
+
+    async def begins(self) -> Mapping[TopicPartition, int]:
+        """See `Source`."""
+        return await self._inner.begins()
+
+    async def read_anew(self, partitions: Sequence[NewLife]) -> None:
+        """See `Source`."""
+        await self._inner.read_anew(partitions)
+
+    async def unreadable(self) -> Mapping[TopicPartition, int]:
+        """See `Source`."""
+        return await self._inner.unreadable()
+
+    async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
+        """Mark what is settled, end the client."""
         try:
-            # Before anything is read: from here on the marks are what this redrive makes them.
-            await writer.start()
-            await _Topic(self, chooser, writer).redrive()
-        finally:
-            await writer.close()
+            async with asyncio.timeout(timeout):
+                await self.commit(positions)
+        except TimeoutError:
+            self._marker.failure = self._marker.failure or KafkaError(
+                "Kafka: the last letters could not be marked as done in time: run the redrive again; what was "
+                "delivered is known"
+            )
+        await self._inner.close(timeout)
+        if self._marker.failure is not None:
+            raise self._marker.failure
+
+    def _spent(self) -> bool:
+        return all(one.chooser.budget.spent() for one in self._marker.topics.values())
+
+    async def _chosen(self, chunk: Chunk) -> Chunk:
+        redriven = self._marker.topics[chunk.topic]
+        done = redriven.done.get(chunk.partition, Done())
+        records: list[Record] = []
+        for record in chunk.records:
+            one = await redriven.chooser.choose(chunk.partition, record, done)
+            if one is not None:
+                self._marker.handed_out(TopicPartition(chunk.topic, chunk.partition), one)
+                records.append(as_record(one))
+        return chunk._replace(records=records)
 
 
-class _Topic:
-    """One dead-letter topic, partition by partition, in order. `writer` None: nothing is written."""
-
-    def __init__(self, run: Redrive, chooser: Chooser, writer: Writer | None) -> None:
-        self._run = run
-        self._chooser = chooser
-        self._name = chooser.topic.name
-        self._tally = chooser.tally
-        self._writer = writer
-        self._lot: list[Chosen] = []
-        self._bytes = 0
-
-    async def redrive(self) -> None:
-        """Read marks and letters; put back what is to be put back."""
-        reader, stopped = self._run.reader, self._run.stopped
-        ranges = await reader.ranges(self._name)
-        with watch(f"redrive {self._name}", 2 * sum(one.end - one.begin for one in ranges)) as shown:
-            progress = _Progress(shown, self._tally)
-            topic, filters = self._chooser.topic, self._run.options.filters
-            marks = await read_marks(reader, topic, ranges, filters, progress.read, stopped.is_set)
-            self._chooser.begin(marks)
-            for one in ranges:
-                if one.begin < one.end and not self._run.interrupted():
-                    await self._partition(one, marks.done.get(one.partition, Done()), progress)
-
-    async def _partition(self, where: Range, done: Done, progress: _Progress) -> None:
-        self._lot, self._bytes = [], 0
-        unread = Unread([where], progress.read)
-        async with contextlib.aclosing(self._run.reader.scan([where])) as scanned:
-            async for chunks in scanned:
-                for chunk in chunks:
-                    for record in chunk.records:
-                        if self._run.interrupted():
-                            return
-                        chosen = await self._chooser.choose(where.partition, record, done)
-                        if chosen is not None:
-                            await self._add(where.partition, chosen)
-                    unread.heard(chunk)
-        await self._write(where.partition)
-        unread.over()
-
-    async def _add(self, partition: int, chosen: Chosen) -> None:
-        self._lot.append(chosen)
-        self._bytes += len(chosen.original.value or b"") + len(chosen.original.key or b"")
-        if len(self._lot) >= self._run.pace.at_once() or self._bytes >= LOT_BYTES:
-            await self._write(partition)
-
-    async def _write(self, partition: int) -> None:
-        lot, self._lot, self._bytes = self._lot, [], 0
-        if not lot:
-            return
-        if self._writer is not None:
-            await pause(self._run.pace.delay(), self._run.stopped)
-            if self._run.interrupted():
-                return
-            lot = await self._put_back(self._writer, partition, lot)
-            self._run.pace.went(len(lot))
-        self._tally.redriven += len(lot)
-
-    async def _put_back(self, writer: Writer, partition: int, lot: list[Chosen]) -> list[Chosen]:
-        """Those of the lot that are back: all but what is refused."""
-        home = await self._run.reader.home(self._name, partition)
-        while lot:
-            copies = [self._copy(one) for one in lot]
-            refused = await writer.put_back([*copies, mark(home, runs_of(going(lot)))])
-            if refused is None:
-                break
-            if refused == len(lot):
-                raise KafkaError(
-                    f"Kafka: {self._name} takes no mark of what is done, so nothing was put back: raise its "
-                    "max.message.bytes, or let this user write to it"
-                )
-            self._stays(lot[refused])
-            after = [one._replace(joins=one.joins and at > 0) for at, one in enumerate(lot[refused + 1 :])]
-            lot = [*lot[:refused], *after]
-        return lot
-
-    def _copy(self, chosen: Chosen) -> NewRecord:
-        topic, partition, _ = chosen.letter.origin
-        original = chosen.original
-        return NewRecord(
-            topic,
-            partition if partition < self._run.partitions_of(topic) else None,
-            original.key,
-            original.value,
-            headers_back(original.headers, chosen.letter),
-        )
-
-    def _stays(self, chosen: Chosen) -> None:
-        self._tally.refused += 1
-        self._chooser.budget.take(-1)
-        self._chooser.outcome.note(
-            f"{chosen.letter.place} stays: {chosen.letter.origin.topic} does not take it back (too large for it now, "
-            "without the key that it asks for, or this user may not write there)"
-        )
-
-
-class _Progress:
-    """Offsets read, of both passes."""
-
-    def __init__(self, shown: Watch, tally: Tally) -> None:
-        self._shown = shown
-        self._tally = tally
-        self._read = 0
-
-    def read(self, offsets: int) -> None:
-        """So many more."""
-        self._read += offsets
-        self._shown.show(self._read, f"{self._tally.redriven:,} put back")
+def as_record(chosen: Chosen) -> Record:
+    """The record that died, with the headers that tell of the letter beside its own."""
+    letter, original = chosen.letter, chosen.original
+    carried = (header for header in letter.record.headers if header[0] in _CARRIED)
+    return original._replace(timestamp=letter.timestamp, headers=(*own_headers(original.headers), *carried))

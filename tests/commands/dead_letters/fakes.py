@@ -106,7 +106,7 @@ class Killed(Exception):
 
 
 class Transactions:
-    """Writes lots onto `topics`, all of a lot or nothing. Fits `consumer.commands.dead_letters.redrive.Writer`.
+    """Writes lots onto `topics`, all of a lot or nothing. Fits `consumer.commands.dead_letters.marking.Writer`.
 
     `refuses`: what the broker does not take. `before` and `after` are called around each lot, and may raise.
     """
@@ -117,31 +117,22 @@ class Transactions:
         self.before: Callable[[int], None] = lambda lot: None
         self.after: Callable[[int], None] = lambda lot: None
         self.lots: list[Sequence[NewRecord]] = []
-        self.names: list[str] = []
-        self.closed = 0
-
-    def make(self, name: str) -> Transactions:
-        """For the redrive of a dead-letter topic."""
-        self.names.append(name)
-        return self
 
     async def start(self) -> None:
         """See `Writer`."""
 
-    async def put_back(self, records: Sequence[NewRecord]) -> int | None:
+    async def write(self, records: Sequence[NewRecord]) -> int | None:
         """See `Writer`."""
         for index, record in enumerate(records):
             if self.refuses(record):
                 return index
         self.before(len(self.lots))
         for record in records:
-            partition = 0 if record.partition is None else record.partition
-            assert partition < self.topics.partitions[record.topic]
-            self.topics.append(record.topic, partition, record.key, record.value, record.headers)
+            assert record.partition < self.topics.partitions[record.topic]
+            self.topics.append(record.topic, record.partition, record.key, record.value, record.headers)
         self.lots.append(records)
         self.after(len(self.lots) - 1)
         return None
 
     async def close(self) -> None:
         """See `Writer`."""
-        self.closed += 1

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from consumer.engine.model import Stage
 from consumer.errors import SettingsError, UsageError
 from consumer.settings import load
 from tests.commands.dead_letters.fakes import Topics, home
-from tests.end_to_end.processes import ROOT, bare_environment, command, the_one_line
+from tests.end_to_end.processes import bare_environment, command, the_one_line
 from tests.end_to_end.records import ENCODER, new_group, new_topic
 from tests.end_to_end.replay.redriving import asked, bury, kafka_environment, letter
 from tests.end_to_end.test_personal_data import CUSTOMER, EMAIL, MARK, found_in, marked
@@ -244,7 +242,7 @@ def test_no_dead_letters_is_no_error(each_kafka: Kafka, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{none}.dead-letters: no dead letters" in done.stdout
     assert asked("list", env=env)["no_dead_letters"] == [f"{none}.dead-letters"]
-    assert asked("redrive", env=env)["matched"] == 0
+    assert asked("redrive", "--dry-run", env=env)["matched"] == 0
 
 
 # ---------------------------------------------------------------------------------------------------- show
@@ -326,19 +324,6 @@ def test_show_reads_at_the_origin_what_the_letter_lacks(kafka: Kafka, tmp_path: 
     assert (gone["record"], f"{topic}:0:4 is gone" in gone["note"]) == (None, True)
 
 
-def test_show_tells_what_is_done(kafka: Kafka, tmp_path: Path) -> None:
-    """And that a mark is no letter."""
-    topic = new_topic(kafka)
-    bury(kafka, [letter(topic, 0), letter(topic, 4)])
-    env = kafka_environment(tmp_path, kafka, topic, new_group())
-    assert asked("redrive", "--max", "1", env=env)["redriven"] == 1
-    places = [f"{topic}.dead-letters:0:{offset}" for offset in range(3)]
-    assert [asked("show", place, env=env)["state"] for place in places[:2]] == ["done", "waiting"]
-    done = command("dead-letters", "show", places[2], env=env)
-    assert done.returncode == 2
-    assert "a mark" in the_one_line(done.stderr)
-
-
 def test_show_of_a_topic_that_is_not_there(kafka: Kafka, tmp_path: Path) -> None:
     """It names what the command has: the place, and no option."""
     env = kafka_environment(tmp_path, kafka, new_topic(kafka), new_group())
@@ -346,27 +331,6 @@ def test_show_of_a_topic_that_is_not_there(kafka: Kafka, tmp_path: Path) -> None
     assert done.returncode == 2
     assert "--topic" not in the_one_line(done.stderr)
     assert "the topic nope does not exist" in the_one_line(done.stderr)
-
-
-def test_a_result_that_cannot_be_printed_is_said(kafka: Kafka, tmp_path: Path) -> None:
-    """The disk is full: the work is done, and the one line says so; exit code 1."""
-    topic = new_topic(kafka)
-    bury(kafka, [letter(topic, 0)])
-    env = kafka_environment(tmp_path, kafka, topic, new_group())
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "consumer", "dead-letters", "redrive"],
-            cwd=ROOT,
-            env=env,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    assert done.returncode == 1
-    assert "the result could not be printed" in the_one_line(done.stderr)
-    assert asked("redrive", env=env)["done_before"] == 1
 
 
 # ---------------------------------------------------------------------------------------------- what cannot be
@@ -390,6 +354,13 @@ def test_wrong_arguments_are_one_line(name: str, tmp_path: Path) -> None:
     assert says in the_one_line(done.stderr)
 
 
+def test_an_option_that_is_gone_is_named(tmp_path: Path) -> None:
+    """What only the copying back onto the topic had, and what chose between the two: wrong usage, exit code 2."""
+    done = command("dead-letters", "redrive", "--through-pipeline", env=bare_environment(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "No such option '--through-pipeline'" in done.stderr
+
+
 def test_places_that_are_not_there_are_one_line(kafka: Kafka, tmp_path: Path) -> None:
     """Which topic, partition or offset it is, and what there is."""
     topic = new_topic(kafka)
@@ -410,7 +381,7 @@ def test_places_that_are_not_there_are_one_line(kafka: Kafka, tmp_path: Path) ->
     assert done.returncode == 2
     assert f"nearest that does is {topic}" in the_one_line(done.stderr)
     nothing = {name: value for name, value in env.items() if name != "KAFKA_TOPICS"}
-    done = command("dead-letters", "redrive", env=nothing)
+    done = command("dead-letters", "redrive", "--dry-run", env=nothing)
     assert done.returncode == 2
     assert "KAFKA_TOPICS" in the_one_line(done.stderr)
 

@@ -1,45 +1,27 @@
-"""Whatever letters there are and wherever it is killed: a redrive puts each back once."""
+"""Whatever letters there are and wherever it is killed: a redrive delivers each once, and none waits twice."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+import asyncio
+import contextlib
+from collections import Counter, defaultdict
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.adapters.kafka.letters import Filters
-from consumer.commands.dead_letters import redrive as module
+from consumer.commands.dead_letters.reading import read_marks
+from consumer.engine.model import Record
 from tests.commands.dead_letters.fakes import Killed, Topics, Transactions
-from tests.commands.dead_letters.test_redrive import (
-    DEAD,
-    redriven,
-    tally,
-)
+from tests.commands.dead_letters.test_choosing import DEAD, ORDERS, rehearsed
+from tests.commands.dead_letters.test_marking import dead, dies_at, marked, position, redrive
 from tests.engine.building import PROPERTY
-
-
-@PROPERTY
-@given(st.data())
-def test_a_dry_run_says_what_would_be_and_writes_nothing(data: st.DataObject) -> None:
-    """The same numbers as the redrive after it."""
-    where = drawn_topics(data)
-    changes = drawn_options(data)
-    before = {key: list(log) for key, log in where.logs.items()}
-    said = redriven(where, dry_run=True, **changes)
-    assert {key: list(log) for key, log in where.logs.items() if log} == {
-        k: v for k, v in before.items() if v
-    }
-    did = redriven(where, **changes)
-    assert said.tallies == did.tallies
-    assert said.notes == did.notes
 
 
 def drawn_topics(data: st.DataObject) -> Topics:
     """Letters of all kinds, and other records between them."""
-    partitions = data.draw(st.integers(1, 3))
-    where = Topics(orders=partitions)
+    where = Topics(orders=data.draw(st.integers(1, 3)))
     where.partitions[DEAD] = data.draw(st.integers(1, 3))
     where.chunk = data.draw(st.integers(1, 5))
     for number in range(data.draw(st.integers(0, 25))):
@@ -57,7 +39,7 @@ def drawn_topics(data: st.DataObject) -> Topics:
                 code=code,
                 on=DEAD,
                 origin="foreign" if kind == "foreign" else "orders",
-                headers=(("pinstream.trips", b"5"),) if kind == "tripped" else (),
+                headers=(("pinstream.trips", b"500"),) if kind == "tripped" else (),
                 left_out=("value",) if kind == "omitted" else (),
                 offset=10_000 + number,
             )
@@ -70,58 +52,93 @@ def drawn_options(data: st.DataObject) -> dict[str, Any]:
     return {"filters": Filters(codes=codes), "most": data.draw(st.none() | st.integers(1, 8))}
 
 
+class Destination:
+    """What is delivered, and the key store: both outlive a kill."""
+
+    def __init__(self) -> None:
+        self.sent: Counter[bytes | None] = Counter()
+        self.keys: set[bytes | None] = set()
+
+    def dies(self, record: Record) -> bool:
+        """Whether this record dies again."""
+        return record.value is None or record.value.endswith((b"0", b"3", b"7"))
+
+    def deliver(self, record: Record) -> None:
+        """As the service does: sent unless its key is known, which is stored before anything is marked."""
+        self.sent[record.value] += record.value not in self.keys
+        self.keys.add(record.value)
+
+
+async def redriven(where: Topics, writer: Transactions, there: Destination, data: Any, **changes: Any) -> Any:
+    """One redrive to its end, with commits whenever the data says so; what is told of it."""
+    marks = await read_marks(where, ORDERS, await where.ranges(DEAD), changes["filters"], lambda _: None)
+    lot = data.draw(st.integers(1, 5))
+    found, marker, outcome = redrive(where, writer, marks.done, lot=lot, max_trips=100, **changes)
+    marker.topics[DEAD].chooser.begin(marks)
+    handed: dict[int, list[int]] = defaultdict(list)
+    while not found.done:
+        for chunk in await found.fetch(1000, 0.0):
+            handed[chunk.partition] += [record.offset for record in chunk.records]
+            again = [dead(chunk, record) for record in chunk.records if there.dies(record)]
+            if again:
+                await marker.store(again)
+            for record in chunk.records:
+                if not there.dies(record):
+                    there.deliver(record)
+            if data.draw(st.booleans()):
+                await found.commit([position(at, all_, set(all_)) for at, all_ in handed.items()])
+    await found.close(1.0, [position(at, all_, set(all_)) for at, all_ in handed.items()])
+    return outcome
+
+
+def letters_of(where: Topics) -> list[Record]:
+    """Drawn letters that can be redriven."""
+    logs = [log for (topic, _), log in where.logs.items() if topic == DEAD]
+    return [
+        record
+        for log in logs
+        for record in log
+        if ("pinstream.topic", b"orders") in record.headers
+        and ("pinstream.trips", b"500") not in record.headers
+        and record.value is not None
+    ]
+
+
 @PROPERTY
 @given(st.data())
-def test_killed_anywhere_and_run_again_each_goes_back_once(data: st.DataObject) -> None:
-    """Before or after any lot, with any filters, any number of times: in the end all are back, each once."""
-    where = drawn_topics(data)
-    expected = expected_back(where)
-    lots = module.LOT_LETTERS
-    module.LOT_LETTERS = data.draw(st.integers(1, 6))
-    try:
-        for _ in range(data.draw(st.integers(0, 6))):
-            writer = Transactions(where)
-            writer.before = dies_at(data.draw(st.integers(0, 4)))
-            writer.after = dies_at(data.draw(st.integers(0, 4)))
-            writer.refuses = drawn_refusal(data)
-            try:
-                redriven(where, writer=writer, **drawn_options(data))
-            except Killed:
-                continue
-        last = tally(redriven(where))
-    finally:
-        module.LOT_LETTERS = lots
-    assert Counter(where.values("orders")) == Counter(expected)
-    assert last.left == last.refused == 0
-    assert tally(redriven(where)).done_before == len(expected)
+def test_a_dry_run_says_what_would_be(data: st.DataObject) -> None:
+    """The same numbers and notes as the redrive after it."""
+    where, changes = drawn_topics(data), drawn_options(data)
+    said = rehearsed(where, max_trips=100, **changes)
+    did = asyncio.run(redriven(where, Transactions(where), Destination(), data, **changes))
+    if changes["most"] is None:
+        assert (said.tallies, said.notes) == (did.tallies, did.notes)
+    else:  # it does not read on once it has as many as were asked for
+        [found], [expected] = did.tallies, said.tallies
+        names = ("matched", "done_before", "redriven")
+        assert [getattr(found, name) for name in names] == [getattr(expected, name) for name in names]
 
 
-def expected_back(where: Topics) -> list[bytes | None]:
-    """Of drawn letters those that can go back."""
-    logs = [log for (topic, _), log in where.logs.items() if topic == DEAD]
-    found: list[bytes | None] = []
-    for record in (one for log in logs for one in log):
-        headers = dict(record.headers)
-        if (
-            headers.get("pinstream.topic") == b"orders"
-            and record.value is not None
-            and "pinstream.trips" not in headers
-        ):
-            found.append(record.value)
-    return found
-
-
-def dies_at(lot: int) -> Callable[[int], None]:
-    """Killed when it comes to this lot."""
-
-    def die(at: int) -> None:
-        if at == lot:
-            raise Killed
-
-    return die
-
-
-def drawn_refusal(data: st.DataObject) -> Callable[[Any], bool]:
-    """What the origin does not take for now."""
-    refused = data.draw(st.sampled_from([b"", b"v1", b"v7"]))
-    return lambda record: record.topic == "orders" and record.value == refused
+@PROPERTY
+@given(st.data())
+def test_killed_anywhere_and_run_again_each_is_delivered_once(data: st.DataObject) -> None:
+    """Before or after any transaction, with any filters, any number of times: what can be delivered is delivered once;
+    of what dies again one letter waits; all others are marked."""
+    where, there = drawn_topics(data), Destination()
+    letters = letters_of(where)
+    for _ in range(data.draw(st.integers(0, 6))):
+        writer = Transactions(where)
+        writer.before = dies_at(data.draw(st.integers(0, 4)))
+        writer.after = dies_at(data.draw(st.integers(0, 4)))
+        with contextlib.suppress(Killed):
+            asyncio.run(redriven(where, writer, there, data, **drawn_options(data)))
+    everything = {"filters": Filters(), "most": None}
+    asyncio.run(redriven(where, Transactions(where), there, data, **everything))
+    assert there.sent == Counter(one.value for one in letters if not there.dies(one))
+    waiting = [
+        one.value
+        for (topic, partition), log in where.logs.items()
+        for one in log
+        if topic == DEAD and one.offset not in marked(where, partition) and one in letters_of(where)
+    ]
+    assert Counter(waiting) == Counter(one.value for one in letters if there.dies(one))

@@ -1,14 +1,14 @@
-"""``python -m tests.end_to_end.replay.redrive_points POINT [-n N] … dead-letters redrive``: a redrive killing itself.
+"""``python -m tests.end_to_end.replay.redrive_points POINT [-n N] … dead-letters redrive``: it kills itself.
 
-As `crashing`, with the points of a redrive, and lots of `LOT` letters so that there are many of them:
+As `crashing`, with lots of `LOT` letters so that there are many of them, and with points of a redrive beside those on
+the way to the API (``unsent`` to ``stored``):
 
 ============  ================================================================================================
 started       the transactional id is ours; nothing is read
-unsent        a lot is to be written; its transaction has not begun
+unmarked      a lot (marks, and letters that died again) is to be written; its transaction has not begun
 half_written  half of a lot is acknowledged by the broker
-whole         all of a lot, its mark too, is acknowledged; the commit is not sent
-committed     the broker has committed a lot; we have not noted it
-never         kills nothing
+whole         all of a lot is acknowledged; the commit is not sent
+marked        the broker has committed a lot; we have not noted it
 ============  ================================================================================================
 """
 
@@ -16,38 +16,44 @@ from __future__ import annotations
 
 from typing import Any
 
-from consumer.adapters.kafka import redrive
-from consumer.commands.dead_letters import redrive as app
+from consumer.adapters.kafka import transactions
+from consumer.commands.dead_letters import marking
 from tests.end_to_end.crashes import crashing
 from tests.end_to_end.crashes.crashing import Crash, replace
 
 LOT = 10
 
 
+def marks_in(lot: Any) -> list[tuple[int, str]]:
+    """Of a lot's marks the partition, and what it says is done."""
+    headers = [(one.partition, dict(one.headers)) for one in lot._records]
+    return [(at, named["pinstream.done"].decode()) for at, named in headers if "pinstream.done" in named]
+
+
 def started(crash: Crash) -> None:
     """After the id is taken over."""
 
     def make(real: Any) -> Any:
-        def start(self: redrive.Redriver) -> None:
+        def start(self: transactions.TransactionalWriter) -> None:
             real(self)
             crash.now()
 
         return start
 
-    replace(redrive.Redriver, "_start", make)
+    replace(transactions.TransactionalWriter, "_start", make)
 
 
-def unsent(crash: Crash) -> None:
+def unmarked(crash: Crash) -> None:
     """Before a lot."""
 
     def make(real: Any) -> Any:
         def write(self: Any) -> Any:
-            crash.now(letters=len(self._records) - 1)
+            crash.now(marks=marks_in(self))
             return real(self)
 
         return write
 
-    replace(redrive._Lot, "write", make)
+    replace(transactions._Lot, "write", make)
 
 
 def half_written(crash: Crash) -> None:
@@ -57,12 +63,12 @@ def half_written(crash: Crash) -> None:
         def send(self: Any, index: int, record: Any) -> None:
             if index == len(self._records) // 2:
                 self._producer.flush(10)
-                crash.now(written=index)
+                crash.now(marks=marks_in(self), written=index)
             real(self, index, record)
 
         return send
 
-    replace(redrive._Lot, "_send", make)
+    replace(transactions._Lot, "_send", make)
 
 
 def whole(crash: Crash) -> None:
@@ -70,36 +76,30 @@ def whole(crash: Crash) -> None:
 
     def make(real: Any) -> Any:
         def commit(self: Any) -> Any:
-            crash.now(letters=len(self._records) - 1)
+            crash.now(marks=marks_in(self))
             return real(self)
 
         return commit
 
-    replace(redrive._Lot, "_commit", make)
+    replace(transactions._Lot, "_commit", make)
 
 
-def committed(crash: Crash) -> None:
+def marked(crash: Crash) -> None:
     """After the commit."""
 
     def make(real: Any) -> Any:
         def commit(self: Any) -> Any:
             cause = real(self)
             if cause is None:
-                crash.now(letters=len(self._records) - 1)
+                crash.now(marks=marks_in(self))
             return cause
 
         return commit
 
-    replace(redrive._Lot, "_commit", make)
+    replace(transactions._Lot, "_commit", make)
 
-
-def never(_: Crash) -> None:
-    """For whoever is killed from outside."""
-
-
-REDRIVE_POINTS = {one.__name__: one for one in (started, unsent, half_written, whole, committed, never)}
 
 if __name__ == "__main__":
-    app.LOT_LETTERS = LOT
-    crashing.POINTS.update(REDRIVE_POINTS)
+    vars(marking)["LOT_LETTERS"] = LOT
+    crashing.POINTS.update({one.__name__: one for one in (started, unmarked, half_written, whole, marked)})
     crashing.main()

@@ -1,18 +1,29 @@
-"""``pinstream dead-letters redrive`` end to end: back on the origin, read by ``run``, delivered once."""
+"""``pinstream dead-letters redrive`` end to end: straight to the platform, marked when settled, each once."""
 
 from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
+from consumer.engine.model import Stage
 from tests.end_to_end.api import Api
-from tests.end_to_end.processes import Process, command, last_error, run_environment, the_one_line
+from tests.end_to_end.processes import (
+    ROOT,
+    Process,
+    command,
+    last_error,
+    run_environment,
+    the_one_line,
+)
 from tests.end_to_end.records import (
+    ENCODER,
     commerce_event,
     new_group,
     new_topic,
@@ -27,18 +38,35 @@ from tests.end_to_end.replay.redriving import (
     headers_of,
     kafka_environment,
     letter,
-    redriven,
 )
-from tests.support.kafka.harness import Kafka, create_topic, produce
+from tests.support.kafka.harness import WITHIN, Kafka, create_topic, produce
 from tests.support.limits import LATE
 
-SLOWLY = (sys.executable, "-m", "tests.end_to_end.replay.redrive_points", "never")
-"""Lots of ten letters, so that there are many moments between them."""
+
+@pytest.mark.real_kafka
+def test_delivered_marked_and_its_topic_left_alone(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """Each letter is delivered once; its topic gets nothing; the second time there is nothing to do. A dry run says
+    as much before, needs nothing but Kafka, and sends nothing."""
+    topic, group = new_topic(kafka), new_group()
+    bury(kafka, [letter(topic, number) for number in range(300)])
+    said = asked("redrive", "--dry-run", env=kafka_environment(tmp_path, kafka, topic, group))
+    assert (said["redriven"], api.calls) == (300, 0)
+    env = run_environment(tmp_path, kafka, topic, group, api.url)
+    did = asked("redrive", env=env)
+    assert did == {**said, "dry_run": False, "ledger": did["ledger"]}
+    assert (did["matched"], did["redriven"], did["left"]) == (300, 300, 0)
+    assert (did["ledger"]["read"], did["ledger"]["delivered"]) == (300, 300)
+    assert api.accepted() == event_ids(300)
+    assert records_on(kafka, topic) == 0
+    again = asked("redrive", env=env)
+    assert (again["done_before"], again["ledger"]["read"]) == (300, 0)
+    listed = asked("list", env=env)
+    assert (listed["waiting"], listed["done"]) == (0, 300)
 
 
-@pytest.mark.real_kafka  # the embedded broker ends transactions with records that have no checksum
-def test_back_to_the_origin_and_delivered(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """A wrong mapping makes dead letters; mended, they are put back and delivered, each once; then all is done."""
+@pytest.mark.real_kafka
+def test_after_the_mapping_is_corrected(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """A wrong mapping makes dead letters; once it is right they are delivered, by their code; the others wait."""
     topic, group = new_topic(kafka), new_group()
     events = [commerce_event(f"e{number}", event_type="sold") for number in range(40)]
     events += [commerce_event(f"old-{number}", occurred_at=10**12) for number in range(3)]
@@ -47,207 +75,173 @@ def test_back_to_the_origin_and_delivered(kafka: Kafka, api: Api, tmp_path: Path
     with Process(tmp_path, "run", env=env) as process:
         assert process.until_settled(43)["dead_lettered"] == 43
         assert process.stop()[0] == 0
-
-    wanted = ("--code", "unknown_event_name")
-    said = asked("redrive", *wanted, "--dry-run", env=env)
-    assert records_on(kafka, topic) == 43
-    did = asked("redrive", *wanted, env=env)
-    assert {**said, "dry_run": False} == did
-    assert (did["matched"], did["redriven"], did["left"]) == (40, 40, 0)
-    assert asked("redrive", *wanted, env=env)["done_before"] == 40
-
     (tmp_path / "m.toml").write_text('[event_names]\nsold = "checkout"\n')
-    mended = {**env, "PINSTREAM_MAPPING_FILE": str(tmp_path / "m.toml")}
-    with Process(tmp_path, "run", env=mended) as process:
-        ledger = process.until_settled(40)
-        assert process.stop()[0] == 0
-    assert ledger["delivered"] == 40
+    corrected = {**env, "PINSTREAM_MAPPING_FILE": str(tmp_path / "m.toml")}
+    did = asked("redrive", "--code", "unknown_event_name", env=corrected)
+    assert (did["matched"], did["redriven"], did["ledger"]["delivered"]) == (40, 40, 40)
     assert api.accepted() == {f"e{number}": 1 for number in range(40)}
+    assert records_on(kafka, topic) == 43
     listed = asked("list", env=env)
     assert (listed["waiting"], listed["done"]) == (3, 40)
 
 
 @pytest.mark.real_kafka
-def test_copies_are_as_the_records_were(kafka: Kafka, tmp_path: Path) -> None:
-    """Partition, key, value, own headers; none of the headers that told of the death."""
-    topic = new_topic(kafka)
-    own = (("own", b"\x80"), ("own", None))
-    letters = [letter(topic, number, headers=own) for number in range(8)]
-    letters.append(letter(topic, 8, key=None, value=None))
-    bury(kafka, letters)
-    assert asked("redrive", env=kafka_environment(tmp_path, kafka, topic, new_group()))["redriven"] == 9
-    found = committed(kafka, topic)
-    assert {(one.partition(), one.key(), one.value()) for one in found} == {
-        (one.partition, one.record.key, one.record.value) for one in letters
-    }
-    for one in found:
-        headers = headers_of(one)
-        assert headers[:-2] == ([*own] if one.value() is not None else [])
-        assert [name for name, _ in headers[-2:]] == ["pinstream.trips", "pinstream.redriven"]
-
-
-def test_a_record_that_dies_again_and_again_is_left_in_the_end(
-    kafka: Kafka, api: Api, tmp_path: Path
-) -> None:
-    """Its trips go up with each redrive; at three the guard leaves it, and says so."""
+def test_what_dies_again_is_a_letter_of_its_origin(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """One trip further, with the origin's place and time, and its own headers; after three the guard leaves it."""
     topic, group = new_topic(kafka), new_group()
-    write_events(kafka, topic, [commerce_event("old", occurred_at=10**12)])
+    own = (("own", b"1"), ("own", None))
+    broken = ENCODER.encode(commerce_event("old", occurred_at=10**12))
+    bury(
+        kafka,
+        [letter(topic, 0), letter(topic, 5, value=broken, headers=own, stage=Stage.DELIVER, code="refused")],
+    )
     env = run_environment(tmp_path, kafka, topic, group, api.url)
-    for trip in range(5):
-        if trip <= 3:
-            with Process(tmp_path, "run", env=env) as process:
-                process.until_settled(1)
-                assert process.stop()[0] == 0
+    for trip in range(1, 5):
         counts = asked("redrive", env=env)
-        expected = {"redriven": 1, "looped": 0} if trip < 3 else {"redriven": 0, "looped": 1}
-        assert {name: counts[name] for name in expected} == expected
-        assert counts["done_before"] == min(trip, 3)
-    headers = [dict(headers_of(one)) for one in committed(kafka, f"{topic}.dead-letters")]
-    trips = [one.get("pinstream.trips", b"0") for one in headers if "pinstream.code" in one]
-    assert trips == [b"0", b"1", b"2", b"3"]
-    table = command("dead-letters", "redrive", env=env)
-    assert "put back too often already" in table.stdout
+        expected = (1 if trip > 1 else 2, 0) if trip <= 3 else (0, 1)
+        assert (counts["redriven"], counts["looped"]) == expected
+        assert counts["ledger"]["dead_lettered"] == (1 if trip <= 3 else 0)
+    found = [one for one in committed(kafka, f"{topic}.dead-letters") if one.value() == broken]
+    assert {one.partition() for one in found} == {1}
+    headers = [headers_of(one) for one in found]
+    texts: list[dict[str, Any]] = [dict(one) for one in headers]
+    assert [one.get("pinstream.trips") for one in texts] == [None, b"1", b"2", b"3"]
+    assert [one["pinstream.code"] for one in texts] == [b"refused", b"expired", b"expired", b"expired"]
+    for one in texts:
+        assert one["pinstream.topic"] == topic.encode()
+        assert (one["pinstream.partition"], one["pinstream.offset"]) == (b"1", b"5")
+        assert one["pinstream.timestamp"] == texts[0]["pinstream.timestamp"]
+    assert [one for one in headers[3] if not one[0].startswith("pinstream.")] == [*own]
+    assert len(headers[3]) == 2 + 9 + 2, "nothing piles up"
+    assert texts[1]["pinstream.redriven"] == f"{topic}.dead-letters:1:0".encode()
+    assert "redriven too often already" in command("dead-letters", "redrive", env=env).stdout
     assert asked("redrive", "--max-trips", "4", env=env)["redriven"] == 1
 
 
-def test_filters_and_max(kafka: Kafka, tmp_path: Path) -> None:
-    """Only what is meant; never more than asked for; the rest the next time."""
-    topic, other = new_topic(kafka), new_topic(kafka)
+@pytest.mark.real_kafka
+def test_filters_and_max_and_what_is_left_out(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """Only what is meant, never more than asked for, the rest the next time; over two topics. A value that a letter
+    lacks is read at its origin."""
+    topic, other, group = new_topic(kafka), new_topic(kafka), new_group()
     bury(
         kafka,
-        [letter(topic, number, code="expired" if number % 3 else "no_identity") for number in range(60)],
+        [letter(topic, number, code="expired" if number % 2 else "no_identity") for number in range(40)],
     )
-    bury(kafka, [letter(other, number) for number in range(5)])
-    env = kafka_environment(tmp_path, kafka, f"{topic},{other}", new_group())
-    first = asked("redrive", "--code", "no_identity", "--origin", f"{topic}:0", env=env)
-    assert (first["matched"], first["redriven"]) == (5, 5)
-    second = asked("redrive", "--topic", topic, "--max", "7", env=env)
-    assert (second["redriven"], second["done_before"], second["left"]) == (7, 5, 48)
+    bury(kafka, [letter(other, 200 + number) for number in range(5)])
+    whole = letter(topic, 100)
+    produce(kafka, topic, [whole.record.value], key=whole.record.key, timestamp=whole.record.timestamp)
+    omitted = whole._replace(partition=0, record=whole.record._replace(offset=0))
+    bury(kafka, [omitted, letter(topic, 104)], left_out=("value",))
+    env = run_environment(tmp_path, kafka, f"{topic},{other}", group, api.url)
+    first = asked("redrive", "--topic", topic, "--code", "expired", "--max", "7", env=env)
+    assert (first["matched"], first["redriven"], first["left"]) == (20, 7, 13)
+    assert len(api.accepted()) == 7
     times = ("--since", "2023-11-14T22:13:30Z", "--until", "2023-11-14T22:13:40Z")
-    assert asked("redrive", *times, env=env)["matched"] == 10
-    last = asked("redrive", env=env)
-    assert sorted((one["matched"], one["left"]) for one in last["topics"]) == [(5, 0), (60, 0)]
-    assert event_ids(committed(kafka, topic), 60) == dict.fromkeys(range(60), 1)
-    assert event_ids(committed(kafka, other), 5) == dict.fromkeys(range(5), 1)
+    assert asked("redrive", "--dry-run", *times, env=env)["matched"] == 10
+    second = asked("redrive", "--code", "no_identity", "--origin", f"{topic}:0", env=env)
+    assert (second["matched"], second["redriven"]) == (10, 10)
+    rest = asked("redrive", env=env)
+    assert (rest["done_before"], rest["redriven"], rest["gone"]) == (17, 29, 1)
+    assert sorted((one["matched"], one["left"]) for one in rest["topics"]) == [(5, 0), (42, 0)]
+    assert f"{topic}.dead-letters:0:11 stays" in rest["notes"][0]
+    others = {f"event-{number}": 1 for number in (100, *range(200, 205))}
+    assert api.accepted() == event_ids(40) | others
 
 
 @pytest.mark.real_kafka
-def test_what_the_letter_lacks_comes_from_the_origin(kafka: Kafka, tmp_path: Path) -> None:
-    """A record too large for its dead-letter topic goes back whole while its origin has it; else it is named."""
-    topic = new_topic(kafka)
-    sent = letter(topic, 0, headers=(("own", b"1"),))
-    produce(
-        kafka,
-        topic,
-        [sent.record.value],
-        key=sent.record.key,
-        headers=[("own", b"1")],
-        timestamp=sent.record.timestamp,
-    )
-    bury(kafka, [sent, letter(topic, 4)], left_out=("value", "headers"))
-    env = kafka_environment(tmp_path, kafka, topic, new_group())
-    counts = asked("redrive", env=env)
-    assert (counts["redriven"], counts["gone"]) == (1, 1)
-    assert f"{topic}.dead-letters:0:1 stays" in counts["notes"][0]
-    original, copy = committed(kafka, topic)
-    assert (copy.key(), copy.value()) == (original.key(), original.value())
-    assert headers_of(copy)[0] == ("own", b"1")
-
-
-@pytest.mark.real_kafka
-def test_what_the_origin_takes_no_more_stays(kafka: Kafka, tmp_path: Path) -> None:
-    """Named and counted; all others go."""
-    topic = create_topic(kafka, 4, max_message_bytes="2000")
+def test_an_origin_that_is_gone_is_not_needed(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """Its letters are delivered, and it is not created by it."""
+    topic = f"{create_topic(kafka, 4)}-gone"
     create_topic(kafka, 4, f"{topic}.dead-letters")
-    env = kafka_environment(tmp_path, kafka, topic, new_group(), KAFKA_COMPRESSION_TYPE="none")
-    bury(kafka, [letter(topic, number, value=b"x" * (3000 if number == 8 else 100)) for number in range(20)])
-    counts = asked("redrive", env=env)
-    assert (counts["redriven"], counts["refused"]) == (19, 1)
-    assert f"{topic}.dead-letters:0:2 stays" in counts["notes"][0]
-    assert 8 not in event_ids(committed(kafka, topic), 20)
-    assert asked("redrive", env=env)["done_before"] == 19
-
-
-@pytest.mark.real_kafka
-def test_an_origin_that_is_gone_keeps_its_letters(kafka: Kafka, tmp_path: Path) -> None:
-    """And is not created by it."""
-    topic = create_topic(kafka, 4)
-    create_topic(kafka, 4, f"{topic}-gone.dead-letters")
-    bury(kafka, [letter(f"{topic}-gone", number) for number in range(5)])
-    env = kafka_environment(tmp_path, kafka, f"{topic}-gone", new_group())
-    counts = asked("redrive", env=env)
-    assert (counts["matched"], counts["gone"]) == (5, 5)
-    assert f"{topic}-gone is not there any more" in counts["notes"][0]
-    assert asked("list", env=env)["waiting"] == 5
+    bury(kafka, [letter(topic, number) for number in range(5)])
+    env = run_environment(tmp_path, kafka, topic, new_group(), api.url)
+    assert asked("redrive", env=env)["redriven"] == 5
+    assert api.accepted() == event_ids(5)
+    assert topic not in AdminClient({**kafka.config, "log_level": 0}).list_topics(timeout=WITHIN).topics
 
 
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_says_how_far_it_is(kafka: Kafka, tmp_path: Path, number: signal.Signals) -> None:
-    """Exit code 1, what is done and that it can be run again; which then puts back the rest, each once."""
+def test_interrupted_it_says_how_far_it_is(
+    kafka: Kafka, api: Api, tmp_path: Path, number: signal.Signals
+) -> None:
+    """What is settled is marked, one line says that it can be run again, exit code 1; the rest goes the next time."""
     topic, group = new_topic(kafka), new_group()
-    bury(kafka, [letter(topic, one) for one in range(200)])
-    env = kafka_environment(tmp_path, kafka, topic, group)
-    arguments = ("dead-letters", "redrive", "--rate", "10/s", "--json")
-    with Process(tmp_path, *arguments, env=env, under=SLOWLY) as process:
-        process.until(lambda: records_on(kafka, topic) > 20, "letters put back")
+    bury(kafka, [letter(topic, one) for one in range(400)])
+    env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_BATCH_EVENTS="10")
+    arguments = ("dead-letters", "redrive", "--rate", "100/s", "--json")
+    with Process(tmp_path, *arguments, env=env) as process:
+        process.until(lambda: api.calls > 5, "calls")
         code, seconds = process.stop(number)
-        document, line = json.loads(process.stdout.splitlines()[-1]), last_error(process.stderr)
+        document = json.loads(process.stdout.splitlines()[-1])
+        assert "run it again to go on" in last_error(process.stderr)
     assert (code, document["result"]) == (1, "interrupted")
     assert seconds < LATE
-    assert 0 < document["redriven"] < 200
-    assert document["redriven"] + document["left"] == 200
-    assert "run it again to go on" in line
-    assert sum(redriven(kafka, topic).values()) == document["redriven"]
+    assert document["redriven"] == len(api.accepted()) < 400
+    assert document["redriven"] + document["left"] == 400
     rest = asked("redrive", env=env)
-    assert (rest["done_before"], rest["left"]) == (document["redriven"], 0)
-    assert event_ids(committed(kafka, topic), 200) == dict.fromkeys(range(200), 1)
+    assert (rest["done_before"], rest["left"], rest["ledger"]["duplicate"]) == (document["redriven"], 0, 0)
+    assert api.accepted() == event_ids(400)
 
 
 @pytest.mark.real_kafka
-def test_two_at_once(kafka: Kafka, tmp_path: Path) -> None:
-    """The second takes over; the first ends with one clear line and exit code 1; each letter goes back once."""
+def test_two_at_once(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """The second takes over; the first ends with one clear line and exit code 1. Each letter is delivered, and only
+    what the first sent until it heard of it may be sent twice."""
     topic, group = new_topic(kafka), new_group()
     # So many that the first is not done by itself before the second has started, however slow the machine is.
     count = 3_000
     bury(kafka, [letter(topic, one) for one in range(count)])
-    env = kafka_environment(tmp_path, kafka, topic, group)
-    with Process(tmp_path, "dead-letters", "redrive", "--rate", "50/s", env=env, under=SLOWLY) as first:
-        first.until(lambda: records_on(kafka, topic) > 30, "letters put back")
+    limits = {"PINSTREAM_BATCH_EVENTS": "10", "PINSTREAM_CONCURRENCY": "2"}
+    env = run_environment(tmp_path, kafka, topic, group, api.url, **limits)
+    with Process(tmp_path, "dead-letters", "redrive", "--rate", "50/s", env=env) as first:
+        first.until(lambda: api.calls > 3, "calls")
         second = asked("redrive", env=env)
         assert first.wait() == 1
         assert "another redrive" in the_one_line(first.stderr)
-        assert "put back" in first.stdout
+        assert "redriven" in first.stdout
     assert second["left"] == 0
     assert second["done_before"] > 0
     assert second["done_before"] + second["redriven"] == count
-    assert event_ids(committed(kafka, topic), count) == dict.fromkeys(range(count), 1)
+    accepted = api.accepted()
+    assert accepted.keys() == event_ids(count).keys()
+    in_flight, until_the_next_mark = 2 * 10, 50
+    assert sum(accepted.values()) - count <= in_flight + until_the_next_mark
     assert asked("list", env=env)["done"] == count
 
 
 @pytest.mark.real_kafka
-def test_what_comes_meanwhile_is_for_the_next_time(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """While ``run`` makes new dead letters of what is put back, a redrive ends, and puts each back once."""
+def test_beside_a_running_member(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """``run`` goes on with the same key store, and makes new dead letters meanwhile: those are for the next time."""
     topic, group = new_topic(kafka), new_group()
-    write_events(kafka, topic, [commerce_event(f"old{one}", occurred_at=10**12) for one in range(100)])
+    bury(kafka, [letter(topic, number) for number in range(200)])
     env = run_environment(tmp_path, kafka, topic, group, api.url)
-    with Process(tmp_path, "run", env=env) as process:
-        process.until_settled(100)
-        counts = asked("redrive", "--rate", "200/s", env=env)
-        assert (counts["matched"], counts["redriven"]) == (100, 100)
-        process.until_settled(200)
-        assert process.stop()[0] == 0
+    with Process(tmp_path, "run", env=env) as member:
+        write_events(kafka, topic, [commerce_event(f"live-{number}") for number in range(50)])
+        member.until_settled(50)
+        with Process(tmp_path, "dead-letters", "redrive", "--rate", "50/s", "--json", env=env) as redrive:
+            redrive.until(lambda: len(api.accepted()) > 60, "a letter")
+            write_events(kafka, topic, [commerce_event(f"old{one}", occurred_at=10**12) for one in range(20)])
+            write_events(kafka, topic, [commerce_event(f"later-{number}") for number in range(50)])
+            ledger = member.until_settled(120)
+            assert redrive.wait() == 0, redrive.stderr
+            counts = json.loads(redrive.stdout.splitlines()[-1])
+        assert member.stop()[0] == 0
+    assert (ledger["delivered"], ledger["dead_lettered"]) == (100, 20)
+    assert (counts["matched"], counts["redriven"], counts["ledger"]["delivered"]) == (200, 200, 200)
+    live = {f"{name}-{number}": 1 for name in ("live", "later") for number in range(50)}
+    assert api.accepted() == event_ids(200) | live
     listed = asked("list", env=env)
-    assert (listed["waiting"], listed["done"]) == (100, 100)
+    assert (listed["waiting"], listed["done"]) == (20, 200)
 
 
 @pytest.mark.real_kafka
-def test_a_compacted_dead_letter_topic_keeps_marks(kafka: Kafka, tmp_path: Path) -> None:
+def test_a_compacted_dead_letter_topic_keeps_marks(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """Marks have a key of their own and a value."""
     topic = create_topic(kafka, 4)
     create_topic(kafka, 4, f"{topic}.dead-letters", cleanup_policy="compact")
     bury(kafka, [letter(topic, number) for number in range(20)])
-    env = kafka_environment(tmp_path, kafka, topic, new_group())
+    env = run_environment(tmp_path, kafka, topic, new_group(), api.url)
     for most in (8, 12):
         assert asked("redrive", "--max", str(most), env=env)["redriven"] == most
     marks: list[Any] = [
@@ -259,20 +253,86 @@ def test_a_compacted_dead_letter_topic_keeps_marks(kafka: Kafka, tmp_path: Path)
     assert all(one.value() for one in marks)
 
 
-def test_nothing_personal_is_shown(kafka: Kafka, tmp_path: Path) -> None:
+@pytest.mark.real_kafka
+def test_a_wrong_mapping_does_not_kill_all_letters_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """The guard against poison holds here too: it stops, and says why."""
+    topic, group = new_topic(kafka), new_group()
+    broken = [
+        letter(topic, one, value=ENCODER.encode(commerce_event("x", event_type="odd"))) for one in range(200)
+    ]
+    bury(kafka, broken)
+    env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_DEAD_LETTER_SAMPLE="50")
+    done = command("dead-letters", "redrive", env=env)
+    assert done.returncode == 1
+    assert "dead letters again" in last_error(done.stderr)
+    assert asked("list", env=env)["waiting"] >= 150
+
+
+@pytest.mark.real_kafka
+def test_nothing_personal_is_shown(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """Whatever the letters hold: no key and no value in anything a redrive says."""
-    topic = new_topic(kafka)
+    topic, group = new_topic(kafka), new_group()
     bury(kafka, [letter(topic, one, key=b"jane@example.org", value=b"jane@example.org") for one in range(9)])
-    bury(kafka, [letter(topic, 10, key=b"jane@example.org")], left_out=("value",))
-    env = kafka_environment(tmp_path, kafka, topic, new_group())
+    bury(kafka, [letter(topic, 12, key=b"jane@example.org")], left_out=("value",))
+    env = run_environment(tmp_path, kafka, topic, group, api.url)
     done = command("dead-letters", "redrive", env=env)
     assert done.returncode == 0
+    assert "9 dead once more" in done.stdout
     assert "jane" not in done.stdout + done.stderr
+
+
+@pytest.mark.real_kafka
+def test_a_refused_token_ends_it_with_its_own_exit_code(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """As in the service: patience runs out, exit code 3; the letters wait, unmarked."""
+    topic, group = new_topic(kafka), new_group()
+    bury(kafka, [letter(topic, number) for number in range(5)])
+    api.set_token("pina_another")
+    env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_HALT_PATIENCE="2s")
+    done = command("dead-letters", "redrive", env=env)
+    assert done.returncode == 3
+    assert "PINTEREST_ACCESS_TOKEN" in last_error(done.stderr)
+    listed = asked("list", env=env)
+    assert (listed["waiting"], listed["done"]) == (5, 0)
+
+
+def test_what_is_done_is_shown_so(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """``show`` tells of a letter that it is done; a mark is no letter."""
+    topic = new_topic(kafka)
+    bury(kafka, [letter(topic, 0), letter(topic, 4)])
+    env = run_environment(tmp_path, kafka, topic, new_group(), api.url)
+    assert asked("redrive", "--max", "1", env=env)["redriven"] == 1
+    places = [f"{topic}.dead-letters:0:{offset}" for offset in range(3)]
+    assert [asked("show", place, env=env)["state"] for place in places[:2]] == ["done", "waiting"]
+    done = command("dead-letters", "show", places[2], env=env)
+    assert done.returncode == 2
+    assert "a mark" in the_one_line(done.stderr)
+
+
+def test_a_result_that_cannot_be_printed_is_said(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """The disk is full: the work is done, and the one line says so; exit code 1."""
+    topic = new_topic(kafka)
+    bury(kafka, [letter(topic, 0)])
+    env = run_environment(tmp_path, kafka, topic, new_group(), api.url)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "consumer", "dead-letters", "redrive"],
+            cwd=ROOT,
+            env=env,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "the result could not be printed" in the_one_line(done.stderr)
+    assert asked("redrive", env=env)["done_before"] == 1
 
 
 def test_no_broker_is_one_line(tmp_path: Path) -> None:
     """Which broker it is, and what to check."""
-    env = kafka_environment(tmp_path, Kafka("127.0.0.1:9", "external"), "orders", new_group())
+    kafka = Kafka("127.0.0.1:9", "external")
+    env = run_environment(tmp_path, kafka, "orders", new_group(), "http://127.0.0.1:9")
     done = command("dead-letters", "redrive", env=env)
     assert done.returncode == 1
     assert "KAFKA_BOOTSTRAP_SERVERS" in last_error(done.stderr)

@@ -21,9 +21,9 @@ from consumer.adapters.kafka.letters import (
     Place,
     Runs,
     done_text,
-    headers_back,
     is_original,
     mark_headers,
+    next_trip,
     own_headers,
     parse_origin,
     parse_place,
@@ -205,7 +205,7 @@ def test_trips_are_counted_over_any_number_of_deaths() -> None:
         assert found.trips == trip - 1
         back = restored(found)
         assert back.headers == own
-        record = back._replace(headers=headers_back(back.headers, found))
+        record = back._replace(headers=next_trip(back.headers, found))
         assert record.headers == (
             *own,
             ("pinstream.trips", str(trip).encode()),
@@ -215,7 +215,7 @@ def test_trips_are_counted_over_any_number_of_deaths() -> None:
 
 def test_trips_are_counted_even_where_headers_are_left_out() -> None:
     """A letter too large for its topic loses its headers, but not what keeps it from going in circles."""
-    went = headers_back((("h", b"x" * 1000),), read(dead()))
+    went = next_trip((("h", b"x" * 1000),), read(dead()))
     found = read(dead(headers=went), left_out=("value", "headers"))
     assert (found.trips, found.omitted) == (
         1,
@@ -229,7 +229,7 @@ def test_trips_that_are_no_number_are_too_many(text: bytes | None) -> None:
     """A producer may write what it likes: no circle begins with it. Put back all the same, it stays so."""
     letter = read(dead(headers=(("pinstream.trips", text),)))
     assert letter.trips == 2**63 - 1
-    assert read(dead(headers=headers_back((), letter))).trips == letter.trips
+    assert read(dead(headers=next_trip((), letter))).trips == letter.trips
 
 
 # ------------------------------------------------------------------------------------------------- originals

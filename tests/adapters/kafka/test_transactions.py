@@ -12,24 +12,24 @@ import pytest_asyncio
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka import KafkaError as ConfluentError
 
-from consumer.adapters.kafka import NewRecord, Redriver
-from consumer.adapters.kafka.redrive import cluster_id
-from consumer.commands.dead_letters.through import transactional_id
+from consumer.adapters.kafka import NewRecord, TransactionalWriter
+from consumer.adapters.kafka.cluster import cluster_id
+from consumer.commands.dead_letters.redrive import transactional_id
 from consumer.errors import KafkaError, SettingsError
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, unique
 from tests.support.limits import LATE
 
-Make = Callable[..., Redriver]
+Make = Callable[..., TransactionalWriter]
 
 
 @pytest_asyncio.fixture
 async def make() -> AsyncIterator[Make]:
-    """Makes redrivers that are closed at the end."""
-    made: list[Redriver] = []
+    """Makes writers that are closed at the end."""
+    made: list[TransactionalWriter] = []
 
-    def build(kafka: Kafka, name: str, **config: str | int) -> Redriver:
-        made.append(Redriver({**kafka.config, **config}, name))
+    def build(kafka: Kafka, name: str, **config: str | int) -> TransactionalWriter:
+        made.append(TransactionalWriter({**kafka.config, **config}, name))
         return made[-1]
 
     yield build
@@ -37,7 +37,7 @@ async def make() -> AsyncIterator[Make]:
         await one.close()
 
 
-def lot(topic: str, *values: bytes, partition: int | None = 0) -> list[NewRecord]:
+def lot(topic: str, *values: bytes, partition: int = 0) -> list[NewRecord]:
     """Records with these values, which are their keys too."""
     return [NewRecord(topic, partition, value, value, (("h", value), ("none", None))) for value in values]
 
@@ -83,11 +83,11 @@ def left_open(kafka: Kafka, name: str, topic: str) -> Producer:
 async def test_a_lot_is_written_as_it_is(each_kafka: Kafka, make: Make) -> None:
     """Key, value, headers, order and partition; over several topics in one lot; lots after lots."""
     first, second = create_topic(each_kafka, 4), create_topic(each_kafka, 4)
-    redriver = make(each_kafka, unique("redrive"))
-    await redriver.start()
-    assert await redriver.put_back([*lot(first, b"1", b"2"), *lot(second, b"3", partition=1)]) is None
-    assert await redriver.put_back(lot(first, b"4")) is None
-    assert await redriver.put_back([]) is None
+    writer = make(each_kafka, unique("redrive"))
+    await writer.start()
+    assert await writer.write([*lot(first, b"1", b"2"), *lot(second, b"3", partition=1)]) is None
+    assert await writer.write(lot(first, b"4")) is None
+    assert await writer.write([]) is None
     consumer = Consumer({**each_kafka.config, "group.id": unique("reader"), "log_level": 0})
     consumer.assign([TopicPartition(first, 0, 0), TopicPartition(second, 1, 0)])
     found: list[Message] = []
@@ -101,26 +101,14 @@ async def test_a_lot_is_written_as_it_is(each_kafka: Kafka, make: Make) -> None:
 
 
 @pytest.mark.kafka
-async def test_without_a_partition_the_key_decides(each_kafka: Kafka, make: Make) -> None:
-    """Records of one key stay together."""
-    topic = create_topic(each_kafka, 4)
-    redriver = make(each_kafka, unique("redrive"))
-    await redriver.start()
-    same = [NewRecord(topic, None, b"one key", bytes([number]), ()) for number in range(20)]
-    assert await redriver.put_back(same) is None
-    found = {number: len(committed_values(each_kafka, topic, number)) for number in range(4)}
-    assert sorted(found.values()) == [0, 0, 0, 20]
-
-
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_what_a_killed_one_left_open_is_ended_at_the_start(kafka: Kafka, make: Make) -> None:
     """Readers do not wait for a dead redrive's transaction any more, and what was in it is not there."""
     topic, name = create_topic(kafka), unique("redrive")
     dead = left_open(kafka, name, topic)
-    redriver = make(kafka, name)
-    await redriver.start()
-    assert await redriver.put_back(lot(topic, b"1")) is None
+    writer = make(kafka, name)
+    await writer.start()
+    assert await writer.write(lot(topic, b"1")) is None
     assert committed_values(kafka, topic) == [b"1"]
     del dead
 
@@ -132,13 +120,13 @@ async def test_a_second_redrive_fences_the_first(kafka: Kafka, make: Make) -> No
     topic, name = create_topic(kafka), unique("redrive")
     first, second = make(kafka, name), make(kafka, name)
     await first.start()
-    assert await first.put_back(lot(topic, b"1")) is None
+    assert await first.write(lot(topic, b"1")) is None
     await second.start()
     for _ in range(2):
         with pytest.raises(KafkaError, match="another redrive") as caught:
-            await first.put_back(lot(topic, b"never"))
+            await first.write(lot(topic, b"never"))
         assert len(str(caught.value).splitlines()) == 1
-    assert await second.put_back(lot(topic, b"2")) is None
+    assert await second.write(lot(topic, b"2")) is None
     assert committed_values(kafka, topic) == [b"1", b"2"]
 
 
@@ -177,10 +165,10 @@ class _Raised(ConfluentError):
 @pytest.mark.parametrize("abortable", [True, False])
 async def test_a_commit_without_a_verdict_is_said_to_be_one(make: Make, abortable: bool) -> None:
     """A broker in the middle of fencing says UNKNOWN: nothing is aborted or tried again, since nobody knows."""
-    redriver = make(Kafka("127.0.0.1:9", "external"), "id")
-    producer = redriver._producer = Confused(ConfluentError.UNKNOWN, abortable)
+    writer = make(Kafka("127.0.0.1:9", "external"), "id")
+    producer = writer._producer = Confused(ConfluentError.UNKNOWN, abortable)
     with pytest.raises(KafkaError, match=r"did not say whether .* another redrive has taken over"):
-        await redriver.put_back(lot("orders", b"1"))
+        await writer.write(lot("orders", b"1"))
     assert producer.aborts == 0
 
 
@@ -192,14 +180,14 @@ async def test_a_record_too_large_is_named_and_nothing_written(
 ) -> None:
     """Also where the batch would be refused for all; without it the rest goes, and later lots do."""
     topic = create_topic(kafka, max_message_bytes="4000")
-    redriver = make(kafka, unique("redrive"), **{"compression.type": "none"})
-    await redriver.start()
+    writer = make(kafka, unique("redrive"), **{"compression.type": "none"})
+    await writer.start()
     small = [bytes([number]) * 900 for number in range(together - 1)]
     records = lot(topic, *small, b"x" * 5000)
     for _ in range(2):
-        assert await redriver.put_back(records) == together - 1
-    assert await redriver.put_back(records[:-1]) is None
-    assert await redriver.put_back(lot(topic, b"later")) is None
+        assert await writer.write(records) == together - 1
+    assert await writer.write(records[:-1]) is None
+    assert await writer.write(lot(topic, b"later")) is None
     assert committed_values(kafka, topic) == [*small, b"later"]
 
 
@@ -208,10 +196,10 @@ async def test_a_record_too_large_is_named_and_nothing_written(
 async def test_many_small_records_are_no_large_one(kafka: Kafka, make: Make) -> None:
     """A topic that takes only small batches takes small records in any number."""
     topic = create_topic(kafka, max_message_bytes="3000")
-    redriver = make(kafka, unique("redrive"), **{"compression.type": "none"})
-    await redriver.start()
+    writer = make(kafka, unique("redrive"), **{"compression.type": "none"})
+    await writer.start()
     values = [bytes([number]) * 700 for number in range(20)]
-    assert await redriver.put_back(lot(topic, *values)) is None
+    assert await writer.write(lot(topic, *values)) is None
     assert committed_values(kafka, topic) == values
 
 
@@ -220,11 +208,11 @@ async def test_many_small_records_are_no_large_one(kafka: Kafka, make: Make) -> 
 async def test_a_compacted_topic_refuses_what_has_no_key(kafka: Kafka, make: Make) -> None:
     """It is that one record's fault."""
     topic = create_topic(kafka, cleanup_policy="compact")
-    redriver = make(kafka, unique("redrive"))
-    await redriver.start()
+    writer = make(kafka, unique("redrive"))
+    await writer.start()
     keyless = NewRecord(topic, 0, None, b"v", ())
-    assert await redriver.put_back([*lot(topic, b"1"), keyless, *lot(topic, b"2")]) == 1
-    assert await redriver.put_back(lot(topic, b"1", b"2")) is None
+    assert await writer.write([*lot(topic, b"1"), keyless, *lot(topic, b"2")]) == 1
+    assert await writer.write(lot(topic, b"1", b"2")) is None
     assert committed_values(kafka, topic) == [b"1", b"2"]
 
 
@@ -233,46 +221,24 @@ async def test_a_compacted_topic_refuses_what_has_no_key(kafka: Kafka, make: Mak
 async def test_two_records_without_a_key_are_named_one_after_the_other(kafka: Kafka, make: Make) -> None:
     """In one batch each is told of the other; all the rest goes."""
     topic = create_topic(kafka, cleanup_policy="compact")
-    redriver = make(kafka, unique("redrive"))
-    await redriver.start()
+    writer = make(kafka, unique("redrive"))
+    await writer.start()
     keyless = NewRecord(topic, 0, None, b"v", ())
-    assert await redriver.put_back([*lot(topic, b"1"), keyless, keyless, *lot(topic, b"2")]) == 1
-    assert await redriver.put_back([*lot(topic, b"1"), keyless, *lot(topic, b"2")]) == 1
-    assert await redriver.put_back(lot(topic, b"1", b"2")) is None
+    assert await writer.write([*lot(topic, b"1"), keyless, keyless, *lot(topic, b"2")]) == 1
+    assert await writer.write([*lot(topic, b"1"), keyless, *lot(topic, b"2")]) == 1
+    assert await writer.write(lot(topic, b"1", b"2")) is None
     assert committed_values(kafka, topic) == [b"1", b"2"]
 
 
 @pytest.mark.kafka
 @pytest.mark.real_kafka
-@pytest.mark.parametrize("internal", ["__consumer_offsets", "__transaction_state"])
-async def test_a_topic_that_takes_nothing_is_the_fault_of_its_records(
-    kafka: Kafka, make: Make, internal: str
-) -> None:
-    """The first of them is named; the second is without a try; what goes elsewhere goes."""
-    topic, marks = create_topic(kafka), create_topic(kafka)
-    redriver = make(kafka, unique("redrive"))
-    await redriver.start()
-    await asyncio.to_thread(fill_internal_topics, kafka)
-    records = [*lot(topic, b"1"), *lot(internal, b"2", b"3"), *lot(topic, b"4")]
-    [mark] = lot(marks, b"mark")
-    assert await redriver.put_back([*records, mark]) == 1
-    assert await redriver.put_back([records[0], *records[2:], mark]) == 1
-    assert await redriver.put_back([records[0], records[3], mark]) is None
-    assert committed_values(kafka, topic) == [b"1", b"4"]
-    assert committed_values(kafka, marks) == [b"mark"]
-
-
-@pytest.mark.kafka
-@pytest.mark.real_kafka
-async def test_a_topic_for_marks_that_is_forbidden_ends_it(kafka: Kafka, make: Make) -> None:
+async def test_a_topic_that_is_forbidden_ends_it(kafka: Kafka, make: Make) -> None:
     """With what to grant, not with what the client makes of it."""
-    topic = create_topic(kafka)
-    redriver = make(kafka, unique("redrive"))
-    await redriver.start()
+    writer = make(kafka, unique("redrive"))
+    await writer.start()
     await asyncio.to_thread(fill_internal_topics, kafka)
     with pytest.raises(KafkaError, match="grant WRITE"):
-        await redriver.put_back([*lot(topic, b"1"), *lot("__transaction_state", b"mark")])
-    assert committed_values(kafka, topic) == []
+        await writer.write(lot("__transaction_state", b"letter", b"mark"))
 
 
 def fill_internal_topics(kafka: Kafka) -> None:
@@ -319,23 +285,22 @@ class Forbidding:
         self.failed = self.begun = False
 
 
-async def test_a_forbidden_topic_is_the_fault_of_its_records(make: Make) -> None:
-    """Also where each record is told no more than that another one failed."""
-    redriver = make(Kafka("127.0.0.1:9", "external"), "id")
-    producer = redriver._producer = Forbidding()
-    records = [*lot("orders", b"1"), *lot("forbidden", b"2", b"3"), *lot("orders", b"4")]
-    assert await redriver.put_back(records) == 1
-    assert await redriver.put_back([records[0], *records[2:]]) == 1
-    assert await redriver.put_back([records[0], records[3]]) is None
-    assert producer.written == ["orders", "orders"]
+async def test_a_forbidden_topic_is_told_where_records_are_not(make: Make) -> None:
+    """Each record is told no more than that another one failed: the transaction is asked, and knows."""
+    writer = make(Kafka("127.0.0.1:9", "external"), "id")
+    producer = writer._producer = Forbidding()
+    with pytest.raises(KafkaError, match="grant WRITE"):
+        await writer.write(lot("forbidden", b"1", b"2"))
+    assert await writer.write(lot("orders", b"3")) is None
+    assert producer.written == ["orders"]
 
 
 async def test_the_advice_on_transactional_ids_fits_ours(make: Make) -> None:
     """Whoever grants what it says can redrive any topic."""
-    redriver = make(Kafka("127.0.0.1:9", "external"), "id")
-    redriver._producer = Confused(ConfluentError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, False)
+    writer = make(Kafka("127.0.0.1:9", "external"), "id")
+    writer._producer = Confused(ConfluentError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, False)
     with pytest.raises(KafkaError, match="transactional ids that begin with") as caught:
-        await redriver.put_back(lot("orders", b"1"))
+        await writer.write(lot("orders", b"1"))
     found = re.search(r"begin with (\S+) ", str(caught.value))
     assert found is not None
     assert all(transactional_id(name).startswith(found[1]) for name in ("orders.dead-letters", "dlq"))
@@ -355,22 +320,22 @@ async def test_a_cluster_has_an_id_of_its_own(each_kafka: Kafka) -> None:
 async def test_a_partition_that_is_not_there_ends_it(kafka: Kafka, make: Make) -> None:
     """One clear line within bounds; what was put back before stays."""
     topic = create_topic(kafka)
-    redriver = make(kafka, unique("redrive"))
-    await redriver.start()
-    assert await redriver.put_back(lot(topic, b"1")) is None
+    writer = make(kafka, unique("redrive"))
+    await writer.start()
+    assert await writer.write(lot(topic, b"1")) is None
     with pytest.raises(KafkaError, match="gone since the redrive began"):
-        await redriver.put_back(lot(topic, b"2", partition=7))
+        await writer.write(lot(topic, b"2", partition=7))
     assert committed_values(kafka, topic) == [b"1"]
 
 
 async def test_no_broker_is_one_line_in_bounded_time(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """And closing takes no longer for it."""
-    monkeypatch.setattr("consumer.adapters.kafka.redrive._START_SECONDS", 1.5)
-    redriver = make(Kafka("127.0.0.1:9", "external"), "nobody")
+    monkeypatch.setattr("consumer.adapters.kafka.transactions._START_SECONDS", 1.5)
+    writer = make(Kafka("127.0.0.1:9", "external"), "nobody")
     started = time.monotonic()
     with pytest.raises(KafkaError) as caught:
-        await redriver.start()
-    await redriver.close()
+        await writer.start()
+    await writer.close()
     assert len(str(caught.value).splitlines()) == 1
     assert time.monotonic() - started < LATE
 
@@ -378,7 +343,7 @@ async def test_no_broker_is_one_line_in_bounded_time(make: Make, monkeypatch: py
 async def test_a_property_that_cannot_be_is_named() -> None:
     """As everywhere: the variable."""
     with pytest.raises(SettingsError, match="KAFKA_SEKURITY_PROTOCOL"):
-        Redriver({"bootstrap.servers": "127.0.0.1:9", "sekurity.protocol": "x"}, "id")
+        TransactionalWriter({"bootstrap.servers": "127.0.0.1:9", "sekurity.protocol": "x"}, "id")
 
 
 @pytest.mark.kafka
@@ -386,20 +351,20 @@ async def test_a_broker_that_hangs_ends_it_within_its_limits(own_kafka: RealBrok
     """SIGSTOP: one line; when the broker goes on, whoever starts anew finds all of the lot, or nothing of it."""
     kafka = Kafka(own_kafka.bootstrap_servers, "real")
     topic, name = create_topic(kafka), unique("redrive")
-    redriver = make(kafka, name)
-    await redriver.start()
-    assert await redriver.put_back(lot(topic, b"1")) is None
+    writer = make(kafka, name)
+    await writer.start()
+    assert await writer.write(lot(topic, b"1")) is None
     own_kafka.pause()
     try:
         started = time.monotonic()
         with pytest.raises(KafkaError) as caught:
-            await redriver.put_back(lot(topic, b"2", b"3"))
+            await writer.write(lot(topic, b"2", b"3"))
         assert time.monotonic() - started < 60
         assert len(str(caught.value).splitlines()) == 1
     finally:
         own_kafka.resume()
     again = make(kafka, name)
     await again.start()
-    assert await again.put_back(lot(topic, b"4")) is None
+    assert await again.write(lot(topic, b"4")) is None
     found = await asyncio.to_thread(committed_values, kafka, topic)
     assert found in ([b"1", b"4"], [b"1", b"2", b"3", b"4"])

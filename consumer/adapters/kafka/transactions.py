@@ -1,17 +1,16 @@
-"""The transactional producer of a redrive: copies and the mark that tells of them are there together, or not at all.
+"""The transactional producer of a redrive: marks, and letters that died again, are written together or not at all.
 
-A redrive has one transactional id for each dead-letter topic. `start` takes it over: it ends what a killed redrive
-left open, and fences one that still lives, which finds out with its next transaction. So whoever has started may read
-the marks, and what it read stays true until it writes or is fenced. The client is never made anew in between: that
-would take the id over from a second redrive without reading what that one marked.
+A redrive has one transactional id for each dead-letter topic. `start` takes it over: it ends the transaction that a
+killed redrive left open, and fences a redrive that still runs, which finds out with its next transaction. So whoever
+has started may read the marks, and what it read stays true until it writes or is fenced. The client is never replaced
+in between: a new one would take the id over from a second redrive without reading what that one marked.
 
-A transaction of a killed redrive keeps readers of the origin waiting (read_committed) until the next redrive starts,
-or `_TRANSACTION_SECONDS` have passed: so they are few.
+The open transaction of a killed redrive hides what follows it on the dead-letter topic from read_committed readers
+until the next redrive starts, or `_TRANSACTION_SECONDS` have passed: so that is short.
 
-What the broker refuses for what one record is (its size, a missing key), or for where it goes (a topic that this user
-may not write to, or nobody), fails the whole transaction. Which record it was shows when each is sent by itself; a
-topic that takes nothing is remembered, and not tried again. After such an abort librdkafka counts on where the broker
-does not; the broker then asks for a new epoch once, which is another abort, and the third try goes through::
+A record that the broker refuses for what it is (its size, a missing key) fails its whole transaction. Which record it
+was shows when each is sent by itself. After such an abort librdkafka's sequence numbers are ahead of the broker's;
+the broker then asks for a new epoch once, which is another abort, and the third try goes through::
 
     together --refused--> one by one --sequence--> one by one --> written, or this one is refused
 """
@@ -21,13 +20,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import confluent_kafka
 from confluent_kafka import KafkaException, Message
 
-from consumer.adapters.kafka.cluster import fetch_metadata
 from consumer.adapters.kafka.configuration import Config, make_client, producer_config
 from consumer.adapters.kafka.trouble import (
     OnTrouble,
@@ -37,7 +35,7 @@ from consumer.adapters.kafka.trouble import (
     exception_error,
     ignore_trouble,
 )
-from consumer.adapters.thread import OwnThread, post, run_blocking
+from consumer.adapters.thread import OwnThread, post
 from consumer.errors import KafkaError
 
 _Code = confluent_kafka.KafkaError
@@ -48,7 +46,6 @@ _DELIVERY_SECONDS: Final = 10.0
 _TRIES: Final = 4
 _COMMITS: Final = 2
 """A commit whose time is up goes on, and is waited for once more."""
-_PARTITIONER: Final = -1
 _FIXED: Final = {
     "transaction.timeout.ms": _TRANSACTION_SECONDS * 1000,
     # librdkafka wants it below the transaction's.
@@ -60,8 +57,6 @@ _FIXED: Final = {
 }
 _FOR_ONE: Final = frozenset({_Code.MSG_SIZE_TOO_LARGE, _Code.RECORD_LIST_TOO_LARGE, _Code.INVALID_RECORD})
 """Verdicts that one record deserves, and its whole transaction gets."""
-_FOR_TOPIC: Final = frozenset({_Code.TOPIC_AUTHORIZATION_FAILED, _Code.TOPIC_EXCEPTION})
-"""Verdicts on all records of a topic: it is forbidden, or Kafka's own."""
 _ANOTHER_FAILED: Final = frozenset(
     {_Code._PURGE_QUEUE, _Code._PURGE_INFLIGHT, _Code._STATE, _Code._INVALID_DIFFERENT_RECORD}
 )
@@ -69,7 +64,7 @@ _ANOTHER_FAILED: Final = frozenset(
 _GOES_AWAY: Final = _ANOTHER_FAILED | {_Code.OUT_OF_ORDER_SEQUENCE_NUMBER}
 _UNCLEAR: Final = _ANOTHER_FAILED | {_Code._TIMED_OUT, _Code._MSG_TIMED_OUT}
 """What a record may be told while the transaction knows better: a partition that was not added to it just waits."""
-_TOGETHER_ONLY: Final = _FOR_ONE | _FOR_TOPIC | {_Code._INVALID_DIFFERENT_RECORD}
+_TOGETHER_ONLY: Final = _FOR_ONE | {_Code._INVALID_DIFFERENT_RECORD}
 """Sent by itself, each record shows whether it is the one. (Two without a key in one batch are told of each other.)"""
 _FENCING: Final = frozenset({_Code._FENCED, _Code.PRODUCER_FENCED, _Code.INVALID_PRODUCER_EPOCH})
 _GONE: Final = "a topic or a partition is gone since the redrive began: run it again"
@@ -84,26 +79,17 @@ _REFUSED: Final = {
 
 
 class NewRecord(NamedTuple):
-    """A record to be written; `partition` None: by its key."""
+    """A record to be written."""
 
     topic: str
-    partition: int | None
+    partition: int
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
 
 
-async def cluster_id(config: Config, timeout: float) -> str:
-    """What the brokers call their cluster: what was written in another one does not hold here.
-
-    Raises `KafkaError` and `SettingsError`, within `timeout` seconds.
-    """
-    metadata = await run_blocking("pinstream-kafka-cluster", fetch_metadata, config, timeout)
-    return str(metadata.cluster_id or "")
-
-
-class Redriver:
-    """Writes lots of records, each in one transaction. `transactional_id`: see above.
+class TransactionalWriter:
+    """Writes lots of records of one topic, each lot in one transaction. `transactional_id`: see above.
 
     Make it on the event loop. Raises `SettingsError` naming a property that librdkafka refuses.
     """
@@ -122,21 +108,19 @@ class Redriver:
             "error_cb": self._heard_error,
         }
         self._producer: Any = make_client(confluent_kafka.Producer, complete)
-        self._closed: set[str] = set()
-        """Topics that take nothing."""
-        self._thread = OwnThread("pinstream-kafka-redrive")
+        self._thread = OwnThread("pinstream-kafka-transactions")
 
     async def start(self) -> None:
         """Take the transactional id over: what another left open is ended. Raises `KafkaError`."""
         await self._thread.run(self._start)
 
-    async def put_back(self, records: Sequence[NewRecord]) -> int | None:
-        """Write all of them, acknowledged and committed: None. Else the index of one that the broker refuses for
-        what it is or where it goes, and nothing is written.
+    async def write(self, records: Sequence[NewRecord]) -> int | None:
+        """Write all of them, acknowledged and committed: None. Otherwise the index of one that the broker refuses for
+        what it is, and nothing is written.
 
-        Bounded by the limits above. Raises `KafkaError` when fenced, and when it cannot be done.
+        Bounded by the limits above. Raises `KafkaError` when fenced, and when the transaction fails for good.
         """
-        return await self._thread.run(self._put_back, records)
+        return await self._thread.run(self._write, records)
 
     async def close(self) -> None:
         """End the client and its thread. What is not committed is not written."""
@@ -156,10 +140,7 @@ class Redriver:
             else:
                 return
 
-    def _put_back(self, records: Sequence[NewRecord]) -> int | None:
-        for index, record in enumerate(records):
-            if record.topic in self._closed:
-                return index
+    def _write(self, records: Sequence[NewRecord]) -> int | None:
         one_by_one = len(records) == 1
         for _ in range(_TRIES):
             lot = _Lot(self._producer, records, one_by_one)
@@ -171,8 +152,6 @@ class Redriver:
             self._abort(cause)
             if cause.code() in _TOGETHER_ONLY:
                 if one_by_one and lot.refused is not None and cause.code() not in _ANOTHER_FAILED:
-                    if cause.code() in _FOR_TOPIC:
-                        self._closed.add(records[lot.refused].topic)
                     return lot.refused
                 one_by_one = True
             elif cause.code() not in _GOES_AWAY:
@@ -183,7 +162,7 @@ class Redriver:
         try:
             self._producer.abort_transaction(_TRANSACTION_SECONDS)
         except KafkaException as error:
-            # One that the broker knows nothing of cannot be aborted, either: then its first topic is forbidden.
+            # The broker cannot abort a transaction that it knows nothing of: its topic was forbidden.
             known = cause if cause.code() in _REFUSED else exception_error(error)
             raise self._dead_end(known) from error
 
@@ -196,18 +175,18 @@ class Redriver:
         if cause.code() in _FENCING:
             return KafkaError(
                 "another redrive of the same dead-letter topic has taken over, or this one stood still for more than "
-                f"{_TRANSACTION_SECONDS} s: it stops here; what it put back is marked as done ({cause.name()})"
+                f"{_TRANSACTION_SECONDS} s: it stops here; what it delivered is known ({cause.name()})"
             )
         if cause.code() in _REFUSED:
             return KafkaError(f"Kafka: {_REFUSED[cause.code()]} ({describe_error(cause)})")
         if committing:
             return KafkaError(
-                "Kafka: the broker did not say whether the last lot is committed (it may be that another redrive has "
-                f"taken over): run the redrive again, it will know ({describe_error(cause)})"
+                "Kafka: the broker did not say whether the last transaction is committed (it may be that another "
+                f"redrive has taken over): run the redrive again, it will know ({describe_error(cause)})"
             )
         return as_fatal(cause) or KafkaError(
-            f"Kafka: a lot was not put back: look after the broker and the topics, then run the redrive again "
-            f"({describe_error(cause)})"
+            "Kafka: what is done could not be marked: check the broker and the dead-letter topic, then run the redrive "
+            f"again ({describe_error(cause)})"
         )
 
     def _heard_error(self, error: confluent_kafka.KafkaError) -> None:
@@ -220,10 +199,7 @@ class Redriver:
 class _Lot:
     """One transaction, tried once. `refused`: the index of the first record that failed; one by one, it is to blame.
 
-    The last record, the mark, is written before all if it has a topic for itself: a transaction that begins with a
-    topic that is refused is none to the broker, which cannot abort it, and librdkafka ends with that.
-
-    `committing`: the commit is under way, and nobody but the broker knows whether it was done.
+    `committing`: the commit is under way, and only the broker knows whether it was done.
     """
 
     def __init__(self, producer: Any, records: Sequence[NewRecord], one_by_one: bool) -> None:
@@ -231,9 +207,6 @@ class _Lot:
         self._records = records
         self._one_by_one = one_by_one
         self._causes: list[confluent_kafka.KafkaError] = []
-        last = len(records) - 1
-        shared = any(one.topic == records[last].topic for one in records[:last])
-        self._first = None if last < 1 or shared else last
         self.refused: int | None = None
         self.committing = False
 
@@ -260,19 +233,13 @@ class _Lot:
         return min(self._causes, key=lambda cause: cause.code() in _UNCLEAR)
 
     def _send_all(self) -> None:
-        for index in self._order():
-            self._send(index, self._records[index])
-            if self._one_by_one or index == self._first:
+        for index, record in enumerate(self._records):
+            self._send(index, record)
+            if self._one_by_one:
                 self._flush()
             if self._causes:
                 break
         self._flush()
-
-    def _order(self) -> Iterator[int]:
-        """As they are; but `_first`, if there is one, before all."""
-        if self._first is not None:
-            yield self._first
-        yield from (index for index in range(len(self._records)) if index != self._first)
 
     def _send(self, index: int, record: NewRecord) -> None:
         def heard(error: confluent_kafka.KafkaError | None, _: Message) -> None:
@@ -285,7 +252,7 @@ class _Lot:
                 value=record.value,
                 key=record.key,
                 headers=list(record.headers),
-                partition=_PARTITIONER if record.partition is None else record.partition,
+                partition=record.partition,
                 on_delivery=heard,
             )
         except KafkaException as error:

@@ -1,4 +1,4 @@
-"""Letters through the pipeline: what the source hands out, what it marks when, and where goes what dies again."""
+"""A redrive: what its source hands out, what it marks and when, and where the letters go that die again."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from consumer.adapters.kafka import NewRecord
 from consumer.adapters.kafka.letters import Done, Filters, mark_headers, read_letter
-from consumer.commands.dead_letters.choosing import Budget, Chooser, Going, RedriveOptions, runs_of, split
+from consumer.commands.dead_letters.choosing import Budget, Chooser, RedriveOptions
+from consumer.commands.dead_letters.marking import Marker, Redriven, Unmarked, runs_of, split
 from consumer.commands.dead_letters.outcome import Outcome
 from consumer.commands.dead_letters.reading import read_marks
-from consumer.commands.dead_letters.redrive import Pace
-from consumer.commands.dead_letters.through import LettersSource, Marker, Origin
+from consumer.commands.dead_letters.redrive import LettersSource, Pace
 from consumer.commands.dead_letters.topics import DeadLetterTopic
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
@@ -103,19 +103,17 @@ class Inner:
 class Slow(Transactions):
     """Takes its time, so that other things happen meanwhile."""
 
-    async def put_back(self, records: Sequence[NewRecord]) -> int | None:
+    async def write(self, records: Sequence[NewRecord]) -> int | None:
         """See `Writer`."""
         for _ in range(4):
             await asyncio.sleep(0)
-        return await super().put_back(records)
+        return await super().write(records)
 
 
 def options(**changes: Any) -> RedriveOptions:
     """All letters."""
     given: dict[str, Any] = {"topics": (), "filters": Filters(), "most": None, "rate": None, "max_trips": 3}
-    return RedriveOptions(
-        **{**given, "dry_run": False, "as_json": False, "through_pipeline": True, **changes}
-    )
+    return RedriveOptions(**{**given, "dry_run": False, "as_json": False, **changes})
 
 
 def source(
@@ -137,10 +135,10 @@ def redrive(
     **changes: Any,
 ) -> tuple[LettersSource, Marker, Outcome]:
     """A source over all that lies there, and what stores what dies again."""
-    outcome = Outcome(dry_run=False, through_pipeline=True)
+    outcome = Outcome(dry_run=False)
     chooser = Chooser(options(**changes), ORDERS, topics, topics.partitions, Budget(most), outcome)
     homes = {at: home(DEAD, at) for at in range(topics.partitions[DEAD])}
-    marker = Marker({DEAD: Origin(chooser, writer, done or {}, homes)})
+    marker = Marker({DEAD: Redriven(chooser, writer, done or {}, homes)})
     pace = Pace(rate, asyncio.get_running_loop().time if rate else float)
     return LettersSource(Inner(topics, lot), marker, pace), marker, outcome
 
@@ -199,6 +197,20 @@ async def test_letters_are_handed_out_as_the_records_they_were() -> None:
     assert (second.offset, second.value) == (5, b"v4")
     [tally] = outcome.tallies
     assert (tally.looped, tally.foreign) == (1, 2)
+
+
+async def test_what_a_letter_lacks_is_handed_out_from_its_origin() -> None:
+    """Key, value and own headers of the record there; the trips are those of the letter."""
+    where = topics(0)
+    own = (("h", b"1"), ("pinstream.trips", b"9"), ("pinstream.redriven", b"x:0:0"))
+    where.append("orders", 0, b"k0", b"v0", own)
+    where.bury(0, headers=(("h", b"1"), ("pinstream.trips", b"1")), left_out=("value", "headers", "key"))
+    found, _ = source(where, Transactions(where))
+    [chunk] = await read_all(found)
+    [record] = chunk.records
+    assert (record.offset, record.key, record.value) == (0, b"k0", b"v0")
+    assert record.headers[0] == ("h", b"1")
+    assert [value for name, value in record.headers if name == "pinstream.trips"] == [b"1"]
 
 
 def done_at(*offsets: int) -> Done:
@@ -262,7 +274,7 @@ async def test_a_mark_that_cannot_be_written_ends_it() -> None:
     """Nothing counts as committed; the next fetch, and closing, say why."""
 
     class Fenced(Transactions):
-        async def put_back(self, records: Sequence[NewRecord]) -> int | None:
+        async def write(self, records: Sequence[NewRecord]) -> int | None:
             raise KafkaError("another redrive has taken over")
 
     where = topics(4)
@@ -428,7 +440,7 @@ async def test_numbers_add_up_where_it_ends_early(most: int | None) -> None:
     where.append(DEAD, 0, b"k", b"v", mark_headers([(1, 3), (7, 10)], home(DEAD)))
     marks = await read_marks(where, ORDERS, await where.ranges(DEAD), Filters(), lambda _: None)
     found, marker, outcome = redrive(where, Transactions(where), marks.done, most=most)
-    marker.origins[DEAD].chooser.begin(marks)
+    marker.topics[DEAD].chooser.begin(marks)
     handed = [record.offset for chunk in await read_all(found) for record in chunk.records]
     await found.commit([position(0, handed, set(handed))])
     [tally] = outcome.tallies
@@ -443,20 +455,20 @@ def test_splitting_keeps_letters_that_stay_out_of_all_runs(
     steps: list[tuple[int, bool, bool]], data: st.DataObject
 ) -> None:
     """However often, and in whatever order letters settle: all are in runs in the end, and nothing else is."""
-    letters: list[Going] = []
+    letters: list[Unmarked] = []
     stays: set[int] = set()
     offset, joins = 0, False
     for gap, chosen, _ in steps:
         offset += gap
         if chosen:
-            letters.append(Going(offset, joins))
+            letters.append(Unmarked(offset, joins))
         else:
             stays.add(offset)
         joins = chosen
     left, covered = letters, set[int]()
     while left:
         some = data.draw(st.sets(st.sampled_from([one.offset for one in left]), min_size=1))
-        done, left = split(left, some.__contains__)
+        done, left = split(left, some)
         assert [one.offset for one in done] == sorted(some)
         runs = {one for begin, end in runs_of(done) for one in range(begin, end)}
         still_open = {one.offset for one in left}

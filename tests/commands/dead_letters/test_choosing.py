@@ -1,0 +1,217 @@
+"""Which letters a redrive takes and which stay, on a Kafka of lists; a dry run chooses in the same way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from consumer.adapters.kafka.letters import Filters, OriginFilter, mark_headers
+from consumer.commands.dead_letters.choosing import RedriveOptions
+from consumer.commands.dead_letters.outcome import LATE, Outcome, Tally, tell
+from consumer.commands.dead_letters.redrive import rehearse
+from consumer.commands.dead_letters.topics import DeadLetterTopic
+from consumer.engine.model import Stage
+from tests.commands.dead_letters.fakes import AT, Topics, home
+from tests.service.virtual_time import run
+
+DEAD = "orders.dead-letters"
+ORDERS = DeadLetterTopic(DEAD, frozenset({"orders"}), True)
+
+
+def options(**changes: Any) -> RedriveOptions:
+    """All letters."""
+    given: dict[str, Any] = {
+        "topics": (),
+        "filters": Filters(),
+        "most": None,
+        "rate": None,
+        "max_trips": 3,
+        "dry_run": True,
+        "as_json": False,
+        **changes,
+    }
+    return RedriveOptions(**given)
+
+
+def topics(letters: int = 10, partitions: int = 1) -> Topics:
+    """An empty topic ``orders`` and so many letters of it, in turns over the partitions."""
+    found = Topics(orders=partitions)
+    found.partitions[DEAD] = partitions
+    for number in range(letters):
+        found.bury(number, partition=number % partitions)
+    return found
+
+
+def rehearsed(
+    where: Topics,
+    *,
+    which: tuple[DeadLetterTopic, ...] = (ORDERS,),
+    known: dict[str, int] | None = None,
+    **changes: Any,
+) -> Outcome:
+    """A dry run to its end; nothing is written."""
+    before = {key: list(log) for key, log in where.logs.items()}
+    outcome = Outcome(dry_run=True)
+    run(rehearse(options(**changes), where, known or where.partitions, which, outcome))
+    assert {key: list(log) for key, log in where.logs.items() if key in before} == before
+    return outcome
+
+
+def tally(outcome: Outcome) -> Tally:
+    """The one dead-letter topic's."""
+    [found] = outcome.tallies
+    return found
+
+
+def done(where: Topics, *runs: tuple[int, int], partition: int = 0) -> None:
+    """Mark these offsets of the dead-letter topic."""
+    where.append(DEAD, partition, b"k", b"v", mark_headers(runs, home(DEAD, partition)))
+
+
+def test_what_is_found_is_told() -> None:
+    """Every number, and the whole as JSON."""
+    where = topics(3)
+    done(where, (0, 1))
+    counts = dict.fromkeys(("looped", "gone", "left", "foreign", "elsewhere"), 0)
+    counts |= {"matched": 3, "done_before": 1, "redriven": 2}
+    assert rehearsed(where).document() == counts | {
+        "result": "complete",
+        "dry_run": True,
+        "ledger": None,
+        "topics": [{"topic": DEAD} | counts],
+        "no_dead_letters": [],
+        "notes": [],
+    }
+
+
+FILTERS = {
+    "stage": (Filters(stages=frozenset({Stage.DECODE})), 1),
+    "code": (Filters(codes=frozenset({"expired"})), 1),
+    "since": (Filters(since_ms=AT + 2000), 2),
+    "until": (Filters(until_ms=AT + 2000), 2),
+    "origin": (Filters(origins=(OriginFilter("orders", 0, 3),)), 1),
+    "none that match": (Filters(codes=frozenset({"other"})), 0),
+}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_choose(name: str) -> None:
+    """What does not match is not counted."""
+    filters, expected = FILTERS[name]
+    where = topics(1)
+    where.bury(1, stage=Stage.DECODE)
+    where.bury(2, code="expired")
+    where.bury(3)
+    assert tally(rehearsed(where, filters=filters)) == Tally(DEAD, matched=expected, redriven=expected)
+
+
+def test_max_is_never_exceeded() -> None:
+    """Over partitions and topics; what is left is counted."""
+    where = topics(7, partitions=2)
+    where.partitions |= {"other": 1, "other.dead-letters": 1}
+    for number in range(3):
+        where.bury(100 + number, origin="other")
+    both = (ORDERS, DeadLetterTopic("other.dead-letters", frozenset({"other"}), True))
+    first = rehearsed(where, which=both, most=5)
+    assert [(one.redriven, one.left) for one in first.tallies] == [(5, 2), (0, 3)]
+    done(where, (0, 2))
+    done(where, (0, 3), partition=1)
+    second = rehearsed(where, which=both, most=4)
+    assert [(one.done_before, one.redriven, one.left) for one in second.tallies] == [(5, 2, 0), (0, 2, 1)]
+
+
+def test_what_was_redriven_too_often_stays() -> None:
+    """The loop guard: by the count in its header, whatever it died of last. One that cannot be read is too often."""
+    where = topics(0)
+    unreadable = (b"junk", b"", None, b"\xff", b"%d" % 2**63, b"9" * 40)
+    for number, trips in enumerate((b"2", b"3", b"4", *unreadable)):
+        where.bury(number, headers=(("pinstream.trips", trips),))
+    found = tally(rehearsed(where))
+    assert (found.redriven, found.looped, found.left) == (1, 8, 0)
+    assert tally(rehearsed(where, max_trips=4)).redriven == 2
+
+
+def test_a_topic_that_is_gone_keeps_no_letter_back() -> None:
+    """Nothing is written to it, so it need not be there."""
+    assert tally(rehearsed(topics(5), known={DEAD: 1})) == Tally(DEAD, matched=5, redriven=5)
+
+
+def whole(where: Topics, number: int, headers: Any = ()) -> None:
+    """The record of a letter, still at its origin."""
+    where.append("orders", 0, b"k%d" % number, b"v%d" % number, headers)
+
+
+def test_what_was_too_large_for_its_letter_is_fetched() -> None:
+    """From its origin."""
+    where = topics(0)
+    own = (("h", b"1"), ("pinstream.trips", b"1"), ("pinstream.redriven", b"x:0:0"))
+    whole(where, 0, own)
+    where.bury(0, headers=own, left_out=("value", "headers", "key"))
+    assert tally(rehearsed(where)) == Tally(DEAD, matched=1, redriven=1)
+
+
+@pytest.mark.parametrize("there", ["nothing", "another", "no topic", "fewer partitions"])
+def test_what_cannot_be_fetched_any_more_is_named(there: str) -> None:
+    """Retention took it, or the topic was deleted or made anew: the letter stays."""
+    where = topics(0)
+    if there == "another":
+        where.append("orders", 0, b"k0", b"v0", timestamp=AT + 1)
+    where.bury(0, left_out=("value",), partition=5 if there == "fewer partitions" else 0)
+    where.bury(1)
+    known = {DEAD: 1} if there == "no topic" else None
+    outcome = rehearsed(where, known=known)
+    assert tally(outcome) == Tally(DEAD, matched=2, redriven=1, gone=1)
+    assert "orders.dead-letters:0:0 stays" in outcome.notes[0]
+    done(where, (1, 2))
+    assert tally(rehearsed(where, known=known)) == Tally(DEAD, matched=2, gone=1, done_before=1)
+
+
+def test_notes_do_not_flood() -> None:
+    """Ten are named, of the rest how many."""
+    where = topics(0)
+    for number in range(25):
+        where.bury(number, left_out=("value",))
+    outcome = rehearsed(where)
+    assert (len(outcome.notes), outcome.unnamed) == (10, 15)
+
+
+def test_records_that_are_not_ours_stay() -> None:
+    """Junk, letters of other topics, letters carried in from elsewhere: counted, and not touched."""
+    where = topics(2)
+    where.append(DEAD, 0, b"k", b"junk")
+    where.bury(7, origin="foreign", on=DEAD)
+    where.append(DEAD, 0, None, b"v", (("pinstream.done", b"9-99"),))
+    where.bury(3)
+    assert tally(rehearsed(where)) == Tally(DEAD, matched=3, redriven=3, foreign=3)
+
+
+def test_marks_of_another_cluster_are_not_believed() -> None:
+    """A mirror closed its offsets up: what they say is of other letters. They are counted."""
+    where = topics(3)
+    for one in (
+        home(DEAD)._replace(cluster="there"),
+        home(DEAD, 1),
+        home("another"),
+    ):
+        where.append(DEAD, 0, b"k", b"v", mark_headers([(0, 3)], one))
+    where.append(DEAD, 0, b"k", b"v", mark_headers([(0, 99)], home(DEAD)._replace(cluster="there")))
+    done(where, (1, 2))
+    assert tally(rehearsed(where)) == Tally(DEAD, matched=3, redriven=2, done_before=1, elsewhere=4)
+
+
+def test_one_topic_for_all() -> None:
+    """Without a restriction any origin's letters are meant, those of the dead-letter topic itself too."""
+    where = Topics(a=1, b=1, letters=1)
+    where.bury(0, origin="a", on="letters")
+    where.bury(1, origin="b", on="letters")
+    where.bury(2, origin="letters", on="letters")
+    found = tally(rehearsed(where, which=(DeadLetterTopic("letters", None, True),)))
+    assert found == Tally("letters", matched=3, redriven=3)
+
+
+@pytest.mark.parametrize("redriven", [0, 1])
+def test_it_says_what_late_events_count_as(redriven: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever redrives letters is told of the platform's one-hour rule; not where nothing went."""
+    tell(Outcome(dry_run=False, tallies=[Tally("orders", matched=1, redriven=redriven)]), as_json=False)
+    assert (LATE in capsys.readouterr().out) is bool(redriven)
