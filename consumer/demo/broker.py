@@ -15,18 +15,25 @@ Its limits, each measured in tests/demo/test_broker.py:
   ahead of the consumer's committed offset.
 * Everything is in memory. A classic group's first rebalance takes about three seconds.
 * No transaction is ever filtered, nothing is compacted, nothing authenticates.
+
+The mock cluster ends a transaction with a control batch whose checksum is 0 (librdkafka's `rdkafka_mock.c`), which a
+client that checks checksums, as pinstream does, cannot read past. So clients do not talk to it directly: `_Front`, in
+the same process, passes requests and answers on, and puts the right checksum into these batches.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
+import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -118,21 +125,121 @@ def _first_line(process: subprocess.Popen[str], seconds: float) -> str:
         alarm.cancel()
 
 
+_FETCH, _METADATA, _FIND_COORDINATOR = 1, 3, 10
+"""Requests whose answers are changed: batches, and the broker's address."""
+_CONTROL_BATCH: Final = struct.pack(">biHiqq", 2, 0, 0x30, 0, 0, 0)
+"""A control batch of the mock cluster from its magic byte on: no checksum, transactional and control, no times."""
+_BEFORE_MAGIC: Final = 16
+_CHECKED: Final = 21
+"""Where in a batch begins what the checksum is over."""
+_BATCH_BYTES: Final = 78
+
+
+class _Front:
+    """What clients connect to: passes everything on to the mock cluster at `behind`, a port on loopback, and back."""
+
+    def __init__(self, behind: int) -> None:
+        self._behind = behind
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listen on a port of its own."""
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self._server = server  # a server that nothing refers to is closed
+
+    async def _connected(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        cluster, to_cluster = await asyncio.open_connection("127.0.0.1", self._behind)
+        asked: dict[bytes, int] = {}
+        """Requests whose answers are changed: correlation id -> API key."""
+
+        def note(request: bytes) -> bytes:
+            key = int.from_bytes(request[:2], "big")
+            if key in (_FETCH, _METADATA, _FIND_COORDINATOR):
+                asked[request[4:8]] = key
+            return request
+
+        def change(answer: bytes) -> bytes:
+            key = asked.pop(answer[:4], None)
+            if key == _FETCH:
+                return with_checksums(answer)
+            return answer if key is None else self._with_own_address(answer)
+
+        passing = [
+            asyncio.create_task(_pass_on(client, to_cluster, note)),
+            asyncio.create_task(_pass_on(cluster, to_client, change)),
+        ]
+        await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
+        for one in passing:
+            one.cancel()
+        to_client.close()
+        to_cluster.close()
+
+    def _with_own_address(self, answer: bytes) -> bytes:
+        host = b"127.0.0.1"
+        return answer.replace(host + self._behind.to_bytes(4, "big"), host + self.port.to_bytes(4, "big"))
+
+
+async def _pass_on(
+    source: asyncio.StreamReader, target: asyncio.StreamWriter, change: Callable[[bytes], bytes]
+) -> None:
+    """Pass on messages (their length, then so many bytes) until one side has closed."""
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        while True:
+            size = await source.readexactly(4)
+            message = await source.readexactly(int.from_bytes(size, "big"))
+            target.write(size + change(message))
+            await target.drain()
+
+
+def with_checksums(answer: bytes) -> bytes:
+    """The answer to a fetch with the right checksum in each control batch."""
+    at = answer.find(_CONTROL_BATCH)
+    if at < 0:
+        return answer
+    changed = bytearray(answer)
+    while at >= 0:
+        batch = at - _BEFORE_MAGIC
+        checked = answer[batch + _CHECKED : batch + _BATCH_BYTES]
+        if answer[batch + 8 : batch + 12] == (_BATCH_BYTES - 12).to_bytes(4, "big"):
+            changed[at + 1 : at + 5] = crc32c(checked).to_bytes(4, "big")
+        at = answer.find(_CONTROL_BATCH, at + 1)
+    return bytes(changed)
+
+
+@functools.lru_cache(1024)
+def crc32c(data: bytes) -> int:
+    """Castagnoli's checksum, bit by bit: these batches are small and few."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
 def run_broker() -> int:
-    """The child process: create the cluster, print its address, wait for the end of standard input."""
+    """The child process: create the cluster, print the address of its front, wait for the end of standard input."""
     config: dict[str, str | int | float | bool] = {"test.mock.num.brokers": "1", "log_level": 0}
     client = AdminClient(config)
     try:
-        brokers = client.list_topics(timeout=_START_SECONDS / 2).brokers.values()
+        [broker] = client.list_topics(timeout=_START_SECONDS / 2).brokers.values()
     except KafkaException as error:
         sys.stderr.write(f"the mock cluster does not answer: {error.args[0].str()}\n")
         return 1
-    sys.stdout.write(",".join(f"{broker.host}:{broker.port}" for broker in brokers) + "\n")
-    sys.stdout.flush()
-    sys.stdin.buffer.read()
+
+    async def until_input_ends() -> None:
+        front = _Front(broker.port)
+        await front.start()
+        sys.stdout.write(f"127.0.0.1:{front.port}\n")
+        sys.stdout.flush()
+        await asyncio.to_thread(sys.stdin.buffer.read)
+        # Without the interpreter's tidying: destroying the client would wait for its threads.
+        os._exit(0)
+
+    asyncio.run(until_input_ends())
     return 0
 
 
 if __name__ == "__main__":
-    # Skip the interpreter's shutdown: destroying the client would wait for its threads.
     os._exit(run_broker())

@@ -13,9 +13,9 @@ from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from consumer.demo.broker import LOG_BYTES, PARTITIONS, EmbeddedBroker
+from consumer.demo.broker import LOG_BYTES, PARTITIONS, EmbeddedBroker, crc32c
 from consumer.errors import KafkaError
-from tests.support.kafka.harness import Kafka, Member, committed, create_topic, produce, unique
+from tests.support.kafka.harness import WITHIN, Kafka, Member, committed, create_topic, produce, unique
 
 pytestmark = pytest.mark.kafka
 
@@ -114,6 +114,33 @@ async def test_groups_share_partitions_and_keep_commits(
     found = committed(embedded_kafka, group, name)
     assert (found.offset, found.leader_epoch) == (5, 0)
     assert committed(embedded_kafka, unique("stranger"), name).offset == OFFSET_INVALID
+
+
+def test_a_transaction_s_end_has_its_checksum(embedded_kafka: Kafka) -> None:
+    """Whoever checks checksums, as pinstream does, reads past the ends of transactions, committed and aborted."""
+    name = create_topic(embedded_kafka)
+    producer = Producer({**embedded_kafka.config, "transactional.id": unique("id"), "log_level": 0})
+    producer.init_transactions(WITHIN)
+    for number, end in enumerate(("commit", "abort", "commit")):
+        producer.begin_transaction()
+        producer.produce(name, b"%d" % number, partition=0)
+        assert producer.flush(WITHIN) == 0
+        getattr(producer, f"{end}_transaction")(WITHIN)
+    produce(embedded_kafka, name, [b"3"])
+    consumer = Consumer(
+        {**embedded_kafka.config, "group.id": unique("reader"), "check.crcs": True, "log_level": 0}
+    )
+    consumer.assign([RawPartition(name, 0, 0)])
+    found = consumer.consume(4, WITHIN)
+    consumer.close()
+    assert [(one.error(), one.offset(), one.value()) for one in found] == [
+        (None, offset, b"%d" % number) for number, offset in enumerate((0, 2, 4, 6))
+    ]
+
+
+def test_the_checksum_is_castagnoli_s() -> None:
+    """The test value of RFC 3720, appendix B.4, and the usual one."""
+    assert (crc32c(bytes(32)), crc32c(b"123456789")) == (0x8A9136AA, 0xE3069283)
 
 
 def test_partition_keeps_about_five_megabytes(embedded_kafka: Kafka) -> None:

@@ -272,7 +272,7 @@ def places(kafka: Kafka, topic: str) -> list[str]:
 def test_commands_show_nothing_of_a_person(
     kafka: Kafka, echoing: tuple[str, EchoingApi], tmp_path: Path
 ) -> None:
-    """What people run when events were refused: they send again, look, put back, and check. ``--payload`` shows what
+    """What people run when events were refused: they send again, look, redrive, and check. ``--payload`` shows what
     the mapping knows to say nothing of a person, and of the person nothing."""
     url, _ = echoing
     topic = new_topic(kafka)
@@ -299,8 +299,7 @@ def test_commands_show_nothing_of_a_person(
         run("dead-letters", "show", place)
         run("dead-letters", "show", place, "--payload", "--json")
     run("dead-letters", "redrive", "--dry-run")
-    if kafka.kind != "embedded":  # it knows no transactions
-        run("dead-letters", "redrive", "--json")
+    run("dead-letters", "redrive", "--json")
     run("check", "--send-test-event")
     assert {
         line: found

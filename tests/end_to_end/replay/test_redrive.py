@@ -43,21 +43,20 @@ from tests.support.kafka.harness import WITHIN, Kafka, create_topic, produce
 from tests.support.limits import LATE
 
 
-@pytest.mark.real_kafka
-def test_delivered_marked_and_its_topic_left_alone(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_delivered_marked_and_its_topic_left_alone(each_kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """Each letter is delivered once; its topic gets nothing; the second time there is nothing to do. A dry run says
     as much before, needs nothing but Kafka, and sends nothing."""
-    topic, group = new_topic(kafka), new_group()
-    bury(kafka, [letter(topic, number) for number in range(300)])
-    said = asked("redrive", "--dry-run", env=kafka_environment(tmp_path, kafka, topic, group))
+    topic, group = new_topic(each_kafka), new_group()
+    bury(each_kafka, [letter(topic, number) for number in range(300)])
+    said = asked("redrive", "--dry-run", env=kafka_environment(tmp_path, each_kafka, topic, group))
     assert (said["redriven"], api.calls) == (300, 0)
-    env = run_environment(tmp_path, kafka, topic, group, api.url)
+    env = run_environment(tmp_path, each_kafka, topic, group, api.url)
     did = asked("redrive", env=env)
     assert did == {**said, "dry_run": False, "ledger": did["ledger"]}
     assert (did["matched"], did["redriven"], did["left"]) == (300, 300, 0)
     assert (did["ledger"]["read"], did["ledger"]["delivered"]) == (300, 300)
     assert api.accepted() == event_ids(300)
-    assert records_on(kafka, topic) == 0
+    assert records_on(each_kafka, topic) == 0
     again = asked("redrive", env=env)
     assert (again["done_before"], again["ledger"]["read"]) == (300, 0)
     listed = asked("list", env=env)
@@ -85,23 +84,22 @@ def test_after_the_mapping_is_corrected(kafka: Kafka, api: Api, tmp_path: Path) 
     assert (listed["waiting"], listed["done"]) == (3, 40)
 
 
-@pytest.mark.real_kafka
-def test_what_dies_again_is_a_letter_of_its_origin(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_what_dies_again_is_a_letter_of_its_origin(each_kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """One trip further, with the origin's place and time, and its own headers; after three the guard leaves it."""
-    topic, group = new_topic(kafka), new_group()
+    topic, group = new_topic(each_kafka), new_group()
     own = (("own", b"1"), ("own", None))
     broken = ENCODER.encode(commerce_event("old", occurred_at=10**12))
     bury(
-        kafka,
+        each_kafka,
         [letter(topic, 0), letter(topic, 5, value=broken, headers=own, stage=Stage.DELIVER, code="refused")],
     )
-    env = run_environment(tmp_path, kafka, topic, group, api.url)
+    env = run_environment(tmp_path, each_kafka, topic, group, api.url)
     for trip in range(1, 5):
         counts = asked("redrive", env=env)
         expected = (1 if trip > 1 else 2, 0) if trip <= 3 else (0, 1)
         assert (counts["redriven"], counts["looped"]) == expected
         assert counts["ledger"]["dead_lettered"] == (1 if trip <= 3 else 0)
-    found = [one for one in committed(kafka, f"{topic}.dead-letters") if one.value() == broken]
+    found = [one for one in committed(each_kafka, f"{topic}.dead-letters") if one.value() == broken]
     assert {one.partition() for one in found} == {1}
     headers = [headers_of(one) for one in found]
     texts: list[dict[str, Any]] = [dict(one) for one in headers]
