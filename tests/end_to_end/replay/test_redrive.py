@@ -323,7 +323,7 @@ def test_a_result_that_cannot_be_printed_is_said(kafka: Kafka, api: Api, tmp_pat
             check=False,
         )
     assert done.returncode == 1
-    assert "the result could not be printed" in the_one_line(done.stderr)
+    assert "the result could not be printed" in last_error(done.stderr)
     assert asked("redrive", env=env)["done_before"] == 1
 
 
