@@ -1,8 +1,8 @@
-"""Answers of the schema registry, bounded: read and unpacked in steps, up to a limit.
+"""Bounded answers of the schema registry: read and decompressed in steps, up to a limit.
 
-Confluent's client reads an answer whole and unpacks it as it comes. From a wrong or hostile server half a megabyte can
-become a gigabyte, and an answer without an end all the memory there is. So its HTTP library is given a hook that puts
-a stream of our own in place of the answer's, before anything of it is read.
+Confluent's client reads an answer whole and decompresses it as it comes. From a wrong or hostile server half a megabyte
+can become a gigabyte, and an endless answer takes all memory. So its HTTP library gets a hook that puts a stream of our
+own in place of the answer's, before anything of it is read.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any, Final
 from confluent_kafka.schema_registry.common._httpx_compat import httpx
 
 ANSWER_LIMIT: Final = 4 * 1024 * 1024
-"""Bytes of an answer, unpacked: four times the largest schema that is read, for JSON in JSON grows."""
+"""Bytes of a decompressed answer: four times the largest schema that is read, since JSON in JSON grows."""
 _STEP: Final = 64 * 1024
 _CODINGS: Final = {"": None, "identity": None, "gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS}
-"""How an answer may be packed, and what zlib calls it."""
+"""The content codings that an answer may have, with zlib's parameter for each."""
 
 
 class UnboundedAnswer(Exception):
-    """The answer is larger than one is read, or packed in a way whose size cannot be watched."""
+    """The answer is larger than the limit, or has a content coding whose size cannot be bounded."""
 
 
 def bound_answers(session: Any) -> None:
-    """Bound all answers that this session of the HTTP library will read."""
+    """Limit all answers that this session of the HTTP library will read."""
     session.headers["Accept-Encoding"] = "gzip"
     session.event_hooks = {"response": [_bound]}
 
@@ -38,7 +38,7 @@ async def _bound(response: Any) -> None:
 
 
 class _BoundedStream(httpx.AsyncByteStream):
-    """What `stream` brings, unpacked. Raises `UnboundedAnswer` beyond the limit, before it is there."""
+    """The decompressed content of `stream`. Raises `UnboundedAnswer` beyond the limit, before more is in memory."""
 
     def __init__(self, stream: Any, window: int | None) -> None:
         self._stream = stream

@@ -1,13 +1,13 @@
-"""The Conversions API over HTTP: one attempt per call, in bounded time; what came back, and nothing decided.
+"""The Conversions API over HTTP: one attempt per call, in bounded time; it returns what came back and decides nothing.
 
-Theory of operation. One aiohttp session with as many connections as requests may be in flight. Redirects are not
-followed: a token must not travel where a redirect points. Bodies of answers are read up to a limit, since an
-answer for 1000 events is some 100 KB and a wrong server may send anything. A failure to get an answer is told by
-its kind (closed set), never by the exception's text, which can hold addresses. Where an answer repeats the token (the
-platform's 401 may, and a proxy's page), it is taken out here, where it is known.
+Theory of operation. One aiohttp session has as many connections as requests may be in flight. Redirects are not
+followed: a token must not travel to where a redirect points. The body of an answer is read up to a limit, since an
+answer for 1000 events is some 100 KB and a wrong server may send anything. A failure to get an answer is reported by
+its kind (a closed set), never by the exception's text, which can hold addresses. Where an answer repeats the token (the
+platform's 401 may, and a proxy's page), it is removed here, where it is known.
 
-The token comes from a setting or from a file. The file is looked at before each attempt (one `stat`) and read again
-when it changed, so that a mounted secret takes effect without a restart; a halt asks for it explicitly.
+The token comes from a setting or from a file. The file is checked before each attempt (one `stat`) and read again when
+it changed, so that a mounted secret takes effect without a restart; a halt asks for it explicitly.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Token(Protocol):
     """Where the access token comes from."""
 
     def value(self) -> str:
-        """The token of now."""
+        """The current token."""
 
     def reload(self) -> bool:
-        """Look again; True if it changed."""
+        """Read it again; True if it changed."""
 
 
 class FixedToken:
-    """A token given as a setting; it cannot change while we run."""
+    """A token given as a setting. It cannot change while the process runs."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -58,8 +58,8 @@ class FixedToken:
 class FileToken:
     """A token in a file (a mounted secret), read again when the file changes.
 
-    A file that is missing, empty or unreadable for a moment (a secret being replaced) leaves the last token in
-    force. Raises `SettingsError` if there is none to begin with: it names `variable`, the setting that named the file.
+    While the file is missing, empty or unreadable for a moment (a secret is being replaced), the last token stays in
+    use. Raises `SettingsError` if there is none at first: it names `variable`, the setting that named the file.
     """
 
     def __init__(self, path: Path, variable: str) -> None:
@@ -71,7 +71,7 @@ class FileToken:
             raise SettingsError(f"{variable}: the file cannot be read or is empty; put the token in it")
 
     def value(self) -> str:
-        """The token; looks at the file first."""
+        """The token, after a check whether the file changed."""
         if self._stamp() != self._seen:
             self.reload()
         return self._token
@@ -111,7 +111,7 @@ class ConversionsApi:
         self._session: aiohttp.ClientSession | None = None
 
     async def send(self, command: Send) -> Answered | Unanswered:
-        """POST the batch once. Never raises but when cancelled."""
+        """POST the batch once. Raises only when it is cancelled."""
         headers: dict[str, str] = {}
         try:
             async with asyncio.timeout(self._timeout):
@@ -120,7 +120,7 @@ class ConversionsApi:
             return Unanswered(command.number, failure_kind(error), headers)
 
     async def read_token(self) -> bool:
-        """Look at the token again; True if it is not the one last used."""
+        """Read the token again; True if it is not the one last used."""
         return self._token.reload()
 
     async def close(self) -> None:
@@ -129,7 +129,7 @@ class ConversionsApi:
             await self._session.close()
 
     async def _post(self, command: Send, answered: dict[str, str]) -> Answered | Unanswered:
-        """`answered` is given the answer's headers as soon as they are there: they outlast a body that breaks off."""
+        """Put the answer's headers into `answered` as soon as they are there: they outlast a body that breaks off."""
         url = f"{self._url}/ad_accounts/{command.account}/events"
         token = self._token.value()
         headers = {"Authorization": f"Bearer {token}", "Content-Type": _JSON, "Accept": _JSON}
@@ -200,7 +200,7 @@ class _Resolver(AbstractResolver):
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """All of the body, or one byte more than the limit."""
+    """The whole body, or more than the limit."""
     parts, size = [], 0
     async for part in response.content.iter_chunked(256 * 1024):
         parts.append(part)
@@ -211,7 +211,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 def failure_kind(error: BaseException) -> str:
-    """Why no answer came, from a closed set."""
+    """Why no answer came: one of a closed set of words."""
     if isinstance(error, TimeoutError):
         return "timeout"
     if isinstance(error, aiohttp.ClientConnectorDNSError):

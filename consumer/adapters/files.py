@@ -1,11 +1,11 @@
-"""FILE of ``explain``, ``produce`` and ``demo``: NDJSON or an Avro container, told apart by the first bytes.
+"""FILE of ``explain``, ``produce`` and ``demo``: NDJSON or an Avro container, distinguished by the first bytes.
 
-Both become commerce events in the shape of our schema, one at a time, so that a file may be larger than
-memory. A line or a datum that does not fit is a verdict and the rest goes on; only what hides the rest (a
-broken block, an I/O error) is an `InputError`, after everything before it was yielded. ``-`` is standard input.
+Both become commerce events in the shape of our schema, one at a time, so that a file may be larger than memory. A line
+or a datum that does not fit is a verdict, and reading goes on; only what hides the rest (a broken block, an I/O error)
+is an `InputError`, after everything before it was yielded. ``-`` is standard input.
 
-A container brings its writer's schema along, and is resolved by the same code as Kafka records are
-(`avro_resolution`); `avro_container` takes its blocks apart.
+A container carries its writer's schema, and is resolved by the same code as Kafka records
+(`consumer.avro.resolution`); `consumer.avro.container` reads its blocks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from consumer.errors import InputError
 
 
 class FileRecord(NamedTuple):
-    """One record: its line (NDJSON) or its place (container), from 1, and what it holds."""
+    """One record: its line number (NDJSON) or ordinal (container), from 1, and what it holds."""
 
     ordinal: int
     event: CommerceEvent | Rejection
@@ -37,9 +37,9 @@ class FileRecord(NamedTuple):
 def open_records(path: str, schema: dict[str, Any]) -> Iterator[FileRecord]:
     """The records of the file `path` (``-``: standard input) in the shape of `schema` (JSON).
 
-    Raises `InputError` at once if the file cannot be opened or its schema not be resolved to ours; while
-    iterating, if it cannot be read to its end. The file is closed with the iterator. The caller answers for
-    `schema` (`InvalidSchema` otherwise).
+    Raises `InputError` at once if the file cannot be opened or its schema cannot be resolved to ours; while
+    iterating, if it cannot be read to its end. The file is closed with the iterator. `schema` must be valid
+    (`InvalidSchema` otherwise).
     """
     name = "standard input" if path == "-" else path
     with contextlib.ExitStack() as closing:
@@ -62,8 +62,8 @@ def _opened(path: str) -> BinaryIO:
 
 
 class _Rejoined(io.RawIOBase):
-    """A stream whose first bytes were taken off to look at. A pipe can not be looked into otherwise: peeking
-    gives what has arrived, which may be less."""
+    """A stream whose first bytes were read already. A pipe cannot be inspected otherwise: peeking returns what has
+    arrived, which may be less."""
 
     def __init__(self, head: bytes, rest: BinaryIO) -> None:
         self._head = head
@@ -73,7 +73,7 @@ class _Rejoined(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        # Not `read`: that waits until the buffer is full, and lines may be trickling in.
+        # Not `read`: that waits until the buffer is full, and lines may arrive slowly.
         data = self._head or self._rest.read1(len(buffer))  # type: ignore[attr-defined]
         taken = data[: len(buffer)]
         self._head = data[len(buffer) :]
@@ -108,7 +108,7 @@ def _lines(file: BinaryIO, plan: LinePlan) -> Iterator[FileRecord]:
 
 
 def _container(file: BinaryIO, schema: dict[str, Any], name: str) -> Iterator[FileRecord]:
-    """Opens the container at once; the iterator then reads it block by block."""
+    """Open the container at once; the iterator then reads it block by block."""
     try:
         container = Container(file.read)
     except BrokenContainer as error:
@@ -122,7 +122,7 @@ def _container(file: BinaryIO, schema: dict[str, Any], name: str) -> Iterator[Fi
 
 
 class _Reads(NamedTuple):
-    """How a datum is read in our shape, and how in the writer's own: the latter finds where it ends."""
+    """How a datum is read in our shape, and in the writer's own, which finds where it ends."""
 
     ours: Read
     theirs: Read
@@ -137,7 +137,7 @@ def _blocks(blocks: Iterator[Block], reads: _Reads, name: str) -> Iterator[FileR
             event, at = _datum(reads, block.data, at, f"{name} is broken at record {ordinal}")
             yield FileRecord(ordinal, event)
         if at != len(block.data):
-            raise InputError(f"{name} is broken after record {ordinal}: its block does not end with it")
+            raise InputError(f"{name} is broken after record {ordinal}: its block goes on")
 
 
 def _next_block(blocks: Iterator[Block], name: str, ordinal: int) -> Block | None:
@@ -148,7 +148,7 @@ def _next_block(blocks: Iterator[Block], name: str, ordinal: int) -> Block | Non
 
 
 def _datum(reads: _Reads, data: bytes, at: int, broken: str) -> tuple[CommerceEvent | Rejection, int]:
-    """One datum. The next one starts where it ends, so one that cannot be read hides the rest."""
+    """One datum. The next one starts where it ends, so a datum that cannot be read hides the rest."""
     event: CommerceEvent | Rejection
     try:
         try:

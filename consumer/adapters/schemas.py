@@ -1,13 +1,12 @@
 """Writers' schemas, and ours: a folder of ``.avsc`` files, and a Confluent-compatible registry.
 
-Both answer `FetchSchema` with one of three values: found, missing (now), unavailable (no verdict). Only an
-explicit "not found" of the registry is missing; an outage, a refusal, a proxy's 404 or nonsense is unavailable,
-for good records must not become dead letters because a registry is ill (docs/why.md). Each call has a time limit
-and is tried once; when to ask again, and when "missing" is final, is the core's to decide. The folder is looked
-at again, too: a file may come late.
+Both answer `FetchSchema` with one of three values: found, missing (now), unavailable (no verdict). Only an explicit
+"not found" of the registry is missing. An outage, a refusal, a proxy's 404 or nonsense is unavailable: good records
+must not become dead letters because a registry is in trouble. Each call has a time limit and is tried once; the engine
+decides when to ask again, and when "missing" is final. The folder is checked again, too: a file may come late.
 
-Files are named freely. ``<anything>.<id>.avsc`` also answers for a Confluent id, ``<anything>.<guid>.avsc``
-for a GUID, and every file for its fingerprint. Files may refer to types of other files.
+File names are free. ``<anything>.<id>.avsc`` also answers for a Confluent id, ``<anything>.<guid>.avsc`` for a GUID,
+and every file for its fingerprint. Files may refer to types of other files.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ MAX_REFERENCES: Final = 100
 """Further schemas that one schema may refer to, directly or not."""
 
 _MOST_REFERRED: Final = 4 * MAX_SCHEMA_CHARACTERS
-"""Characters of all of these: as JSON they take up to 24 times as many bytes."""
+"""Characters of all of them: as JSON they take up to 24 times as many bytes."""
 
 Answer = SchemaFound | SchemaMissing | SchemaUnavailable
 
 _NOT_FOUND: Final = frozenset({40401, 40402, 40403})
-"""The registry's own codes for: no such subject, version, schema. A bare 404 can be a proxy's, or a registry
-too old to know the path."""
+"""The registry's own codes for: no such subject, version, schema. A plain 404 can come from a proxy, or from a registry
+that is too old to know the path."""
 
 
 class SchemaSource(Protocol):
@@ -52,7 +51,7 @@ class SchemaSource(Protocol):
         """One attempt, in bounded time. Never raises."""
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
 class _File(NamedTuple):
@@ -80,7 +79,7 @@ class LocalSchemas:
         self._by_ref, self._files, self._seen = _by_ref(files), files, seen
 
     def _read_again(self) -> None:
-        """Look whether there are other files now."""
+        """Read the folder again if its files changed."""
         if _state_of(self._folder) != self._seen:
             self._read()
 
@@ -104,7 +103,7 @@ class LocalSchemas:
         return schema
 
     def _lacking(self, name: str) -> str:
-        """What to do when no file defines the record `name`."""
+        """The message when no file defines the record `name`."""
         there = sorted({file.record for file in self._files if file.record})
         if there:
             return (
@@ -124,9 +123,9 @@ class LocalSchemas:
         return None if file is None else file.schema
 
     async def fetch(self, command: FetchSchema) -> Answer:
-        """Answers from the folder as it is now: what is not there is missing.
+        """Answer from the folder as it is now: what is not there is missing.
 
-        What is in a folder that cannot be read (now) is not known.
+        If the folder cannot be read now, the answer is unavailable.
         """
         ref = command.ref
         try:
@@ -149,7 +148,7 @@ class LocalSchemas:
 def _by_ref(files: Iterable[_File]) -> dict[SchemaRef, _File]:
     found: dict[SchemaRef, _File] = {}
     for file in files:
-        # Two files of one fingerprint are read alike: either will do. Two of one id contradict each other.
+        # Two files with one fingerprint are read alike: either will do. Two with one id contradict each other.
         found.setdefault(SchemaRef("fingerprint", file.fingerprint), file)
         if file.version is not None and (other := found.setdefault(file.version, file)) is not file:
             raise SchemaError(
@@ -170,11 +169,11 @@ def _state_of(folder: Path) -> dict[Path, tuple[int, int]]:
 
 
 def _elsewhere(folder: Path) -> str:
-    """Where a schema may lie that is not looked at: a folder below, or a file of another name."""
+    """Where a schema may be that is not read: in a folder below, or in a file with another suffix."""
     seen: list[Path] = []
     with contextlib.suppress(OSError):
         seen = sorted(path.relative_to(folder) for path in (*folder.glob("*/*.avsc"), *folder.glob("*.json")))
-    return f" (other names, and folders below, are not looked at: {seen[0]})" if seen else ""
+    return f" (other suffixes, and folders below, are not read: {seen[0]})" if seen else ""
 
 
 def _document(path: Path) -> Json:
@@ -200,15 +199,13 @@ def _file(path: Path, documents: Mapping[Path, Json]) -> _File:
     except InvalidSchema as error:
         raise SchemaError(f"{path}: is not an Avro schema: {error}") from None
     except UnicodeEncodeError:
-        raise SchemaError(
-            f"{path}: a name in it has half of a character (a lone surrogate); correct it"
-        ) from None
+        raise SchemaError(f"{path}: a name in it contains a lone surrogate; correct it") from None
     name = node.name if isinstance(node, Record) else None
     return _File(path, _version(path), schema, name, of_bytes)
 
 
 def _version(path: Path) -> SchemaRef | None:
-    """The id or GUID in ``<anything>.<id>.avsc``."""
+    """The id or GUID in a name like ``<anything>.<id>.avsc``."""
     anything, dot, last = path.stem.rpartition(".")
     if not anything or not dot:
         return None
@@ -232,8 +229,8 @@ class RegistrySchemas:
     """A Confluent-compatible registry, asked through Confluent's own client.
 
     `config` are that client's properties (``url``, ``basic.auth.user.info``, …), `timeout` seconds the limit of
-    one fetch. Fingerprints are no registry's business: `local` answers for them. Raises `RegistryError` if the
-    client refuses `config`.
+    one fetch. A registry does not know fingerprints: `local` answers for them. Raises `RegistryError` if the client
+    refuses `config`.
     """
 
     def __init__(
@@ -248,7 +245,7 @@ class RegistrySchemas:
         self._client = _client({**config, "max.retries": 0})
 
     async def fetch(self, command: FetchSchema) -> Answer:
-        """Asks the registry once, references included. Never raises."""
+        """Ask the registry once, references included. Never raises."""
         ref = command.ref
         if ref.kind == "fingerprint":
             return SchemaMissing(ref) if self._local is None else await self._local.fetch(command)
@@ -261,8 +258,10 @@ class RegistrySchemas:
                 return SchemaFound(ref, await self._complete(schema))
         except TimeoutError:
             return SchemaUnavailable(ref, f"the registry did not answer within {self._timeout:g} s")
-        except Exception as error:  # the client's own, its HTTP library's, and what nonsense provokes
-            # It remembers whatever it was answered, an answer without a schema too: for ever, were it for it.
+        except (
+            Exception
+        ) as error:  # errors of the client, of its HTTP library, and what a nonsensical answer provokes
+            # The client caches every answer for ever, also one without a schema.
             await self._client.clear_caches()  # type: ignore[no-untyped-call]  # it has no annotations
             return SchemaMissing(ref) if _is_not_found(error) else SchemaUnavailable(ref, _reason(error))
 
@@ -319,16 +318,16 @@ class RegistrySchemas:
 
 
 def _client(config: dict[str, Any]) -> AsyncSchemaRegistryClient:
-    # Imported here: it takes a third of a second, and most commands need no registry.
+    # Imported here: that takes a third of a second, and most commands need no registry.
     from confluent_kafka.schema_registry import AsyncSchemaRegistryClient
 
     from consumer.adapters.bounded_answers import bound_answers
 
     try:
         client = AsyncSchemaRegistryClient(config)
-        bound_answers(client._rest_client.session)  # it has no other way to its HTTP library's own settings
+        bound_answers(client._rest_client.session)  # there is no other way to its HTTP library
         return client
-    except Exception as error:  # whatever a wrong file or address provokes; its text may quote a password
+    except Exception as error:  # whatever a wrong file or address provokes; the text may quote a password
         raise RegistryError(
             f"the schema registry's client refuses its configuration ({type(error).__name__}): check "
             "SCHEMA_REGISTRY_URL and the other SCHEMA_REGISTRY_… settings"
@@ -347,11 +346,11 @@ def _is_not_found(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """One line without a body or an address in it: both can hold secrets."""
+    """One line without the body or an address: both can hold secrets."""
     from consumer.adapters.bounded_answers import UnboundedAnswer
 
     if isinstance(error, UnboundedAnswer):
-        return f"the registry's answer is {error}: see who answers at SCHEMA_REGISTRY_URL"
+        return f"the registry's answer is {error}: check what answers at SCHEMA_REGISTRY_URL"
     status = getattr(error, "http_status_code", None)
     if isinstance(error, ValueError):
         return f"the registry's answer holds no schema ({type(error).__name__})"
@@ -359,5 +358,5 @@ def _reason(error: Exception) -> str:
         return f"the registry could not be asked ({type(error).__name__})"
     hint = "; check its credentials" if status in (401, 403) else ""
     code = getattr(error, "error_code", None)
-    known = isinstance(code, int) and abs(code) < 10**9  # it is whatever the body said
+    known = isinstance(code, int) and abs(code) < 10**9  # it comes from the body, which may hold anything
     return f"the registry answered {status}, code {code if known else 'unknown'}{hint}"

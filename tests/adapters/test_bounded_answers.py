@@ -47,7 +47,7 @@ async def peak_of_asking(schemas: RegistrySchemas, reason: str) -> int:
     return peak
 
 
-TOO_LARGE = "the registry's answer is larger than 4 MiB: see who answers at SCHEMA_REGISTRY_URL"
+TOO_LARGE = "the registry's answer is larger than 4 MiB: check what answers at SCHEMA_REGISTRY_URL"
 
 
 @pytest.mark.parametrize("status", [200, 404, 500])

@@ -197,7 +197,7 @@ def test_a_schema_that_is_not_looked_at_is_named(tmp_path: Path, name: str) -> N
     """One in a folder below, or with another ending."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(json.dumps(PLAIN))
-    with pytest.raises(SchemaError, match=rf"no \.avsc file .* are not looked at: {name}\)"):
+    with pytest.raises(SchemaError, match=rf"no \.avsc file .* are not read: {name}\)"):
         LocalSchemas(tmp_path).reader("shop.Plain")
 
 
