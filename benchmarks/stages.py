@@ -26,8 +26,8 @@ from consumer.conversion.mapping import Mapping, load_mapping
 from consumer.conversion.program import COMPILED
 from consumer.conversion.reading import CompiledReading
 from consumer.engine.block import Delivery
-from consumer.engine.intake import serialised
 from consumer.engine.model import ConversionEvent, Record
+from consumer.engine.reading import serialised
 
 _SLICE = 64
 _ROUNDS = 3

@@ -1,4 +1,4 @@
-"""The shell: feeds the core what happened, performs what it says, re-arms one timer. It decides nothing.
+"""The shell: feeds the engine what happened, performs what it says, re-arms one timer. It decides nothing.
 
 Theory of operation. `feed` is synchronous and atomic under asyncio: one input in, commands out, each command begun
 at once as a task of its own; the task's end is the next input. So there are no locks and no queues between stages.
@@ -36,6 +36,22 @@ _CLOSE_TIMEOUT = 10.0
 """Where nobody asked for the end, there is no grace."""
 
 
+class CommitAnswer(Protocol):
+    """What the broker took of a commit, and why not the rest; see `CommitDone`."""
+
+    @property
+    def committed(self) -> Sequence[Position]:
+        """Those it took."""
+
+    @property
+    def failure(self) -> str | None:
+        """The reason, in the adapter's words; None: it took all."""
+
+    @property
+    def trouble(self) -> m.CommitTrouble:
+        """What kind of reason that is."""
+
+
 class Source(Protocol):
     """Where records come from and positions go; see `consumer.adapters.kafka`."""
 
@@ -45,7 +61,7 @@ class Source(Protocol):
     async def fetch(self, room: int, timeout: float) -> Sequence[Chunk]:
         """At most `room` records; 0: pause, and poll all the same. Raises `KafkaError` at a dead end."""
 
-    async def commit(self, positions: Sequence[Position]) -> tuple[Sequence[Position], str | None]:
+    async def commit(self, positions: Sequence[Position]) -> CommitAnswer:
         """Those the broker took, and why not the others. Tries once, in bounded time; never raises."""
 
     async def read_anew(self, partitions: Sequence[m.NewLife]) -> None:
@@ -452,8 +468,8 @@ class Service:
         self.feed(m.DeadLettersStored(command.number, await self._dead_letters.store(command.letters)))
 
     async def _commit(self, command: m.Commit) -> None:
-        committed, failure = await self._source.commit(command.positions)
-        self.feed(m.CommitDone(command.number, committed, failure))
+        done = await self._source.commit(command.positions)
+        self.feed(m.CommitDone(command.number, done.committed, done.failure, done.trouble))
 
     async def _read_token(self) -> None:
         self.feed(m.TokenRead(await self._api.read_token()))

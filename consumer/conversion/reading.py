@@ -17,8 +17,8 @@ from consumer.avro.decode import Decoder
 from consumer.avro.plan import Plan, RecordPlan
 from consumer.conversion.converter import Converter
 from consumer.conversion.program import Many, write_program
-from consumer.engine.intake import TOMBSTONE, TwoSteps
 from consumer.engine.model import Record
+from consumer.engine.reading import TOMBSTONE, TwoSteps
 
 if TYPE_CHECKING:
     from consumer.engine.block import Prepared
@@ -46,11 +46,11 @@ class CompiledReading:
 
     @property
     def in_two_steps(self) -> int:
-        """See `consumer.engine.intake.Reading`: those that were not read in one go."""
+        """See `consumer.engine.reading.Reading`: those that were not read in one go."""
         return self._two_steps.in_two_steps
 
     def read(self, records: list[Record], now: float) -> list[Prepared]:
-        """See `consumer.engine.intake.Reading`."""
+        """See `consumer.engine.reading.Reading`."""
         split, again = self._decoder.split, self._two_steps.read_one
         oldest, present = self._converter.bounds(now)
         prepared: list[Prepared] = []

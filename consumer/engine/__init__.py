@@ -1,5 +1,5 @@
-"""The synchronous core: told what happened, it says what to do next. No I/O, no clock, no environment.
+"""The synchronous engine: told what happened, it says what to do next. No I/O, no clock, no environment.
 
-Reading order: `model` (the nouns), `interface` (what passes between core and shell), `pipeline` (the one
-control flow), then its leaves.
+Reading order: `messages` (all that passes between engine and shell), `pipeline` (the one control flow), `block` and
+`ledger` (what became of each record), `intake`, `sending`. These six tell how a record travels and why none is lost.
 """

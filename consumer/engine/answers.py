@@ -1,13 +1,13 @@
-"""What follows from an answer: deliver, refuse, bisect, wait, halt. The branching; `delivery` reads the bytes.
+"""What follows from an answer: deliver, refuse, bisect, wait, halt. The branching; `verdicts` reads the bytes.
 
 Where somebody else answered in the platform's place nothing follows for any event: its batch waits and is sent again,
-in smaller ones where it was too large for them, and what they said is reported (`stranger`).
+in smaller ones where it was too large for them, and what they said is reported (`masking.who_answered`).
 
 A batch that gets no verdict time after time while others do is cut in halves, too: a firewall or the platform itself
 may stumble over one event of it, and the others shall not wait with that one. (Nothing is refused by it.)
 
 Every path ends in one of four: the event is delivered, it is refused for good, its batch goes back into the queue,
-or it is let go of because it is no longer ours. None of them loses an event.
+or it is given up because it is no longer ours. None of them loses an event.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Protocol
 
 from consumer.engine.block import UNCLEAR, Delivery
 from consumer.engine.context import Clock, Context
+from consumer.engine.masking import kind, mask, who_answered
 from consumer.engine.messages import Answered, Unanswered
 from consumer.engine.model import Rejection, Stage
 from consumer.engine.sending import Batch, Dispatcher, halves
@@ -31,12 +32,9 @@ from consumer.engine.verdicts import (
     Throttled,
     TooLarge,
     Verdict,
-    kind,
     limit_headers,
-    mask,
     read_answer,
     request_id,
-    who_answered,
 )
 
 _NEVER_LEFT = frozenset({"dns", "connect", "tls"})

@@ -1,18 +1,14 @@
-"""Two-phase deduplication in memory: claim, then confirm or release (docs/architecture.md, rule 3).
+"""Who has a key in flight, who waits for it, and what is written until it is: delivered keys and dead letters.
 
-Theory of operation. The first open delivery with a key claims it and leads; later ones with the same key follow
-it. The key store knows only delivered keys. When the leader is delivered and its key is durable, the claim is
-confirmed: followers are duplicates. When the leader is refused, or let go of, the claim is released: the first
-follower that is still ours leads and is tried itself.
+Theory of operation. Deduplication has two phases (docs/architecture.md, rule 3). The first open delivery with a key
+claims it and leads; later ones with the same key follow it. The key store knows only delivered keys. When the leader is
+delivered and its key is durable, the claim is confirmed: followers are duplicates. When the leader is refused, or given
+up, the claim is released: the first follower that is still ours leads and is tried itself. A claim is in memory only,
+so a crash forgets it, and nothing undelivered is ever taken for a duplicate.
 
-A claim is in memory only, so a crash forgets it, and nothing undelivered is ever taken for a duplicate.
-
-Things to be written durably, a group at a time, until each is: delivered keys, and dead letters.
-
-Theory of operation. At most one write is under way; what comes meanwhile waits and goes together in the next
-one (group commit: the slower the disk, the larger the groups). What a write did not take waits again, behind a
-backoff that grows with failures in a row. Nothing leaves an outbox but by being written, or by no longer being
-ours.
+An `Outbox` has at most one write under way; what comes meanwhile waits and goes together in the next one (group commit:
+the slower the disk, the larger the groups). What a write did not take waits again, behind a backoff that grows with
+failures in a row. Nothing leaves an outbox but by being written, or by no longer being ours.
 """
 
 from __future__ import annotations
@@ -31,11 +27,10 @@ KEY_BYTES = 16
 
 
 class Keys:
-    """Makes the keys of events: to whom + ad account + event name + event id, hashed to 16 bytes.
+    """Makes the keys of events: to whom + ad account + event name + event id (rule 3), hashed to 16 bytes.
 
     Hashed so that a key's size is bounded and no id lies readable on disk. Separated by NUL, which only the last can
-    hold. `destination`: the tag of where events go (`consumer.engine.model`). The platform's own, in live mode,
-    has
+    hold. `destination`: the tag of where events go (`model.destination_tag`). The platform's own, in live mode, has
     no part in the key (and so has none that is not known): such are the keys of folders from before there were tags,
     and what a store in production holds stays known.
     """

@@ -1,10 +1,10 @@
-"""When positions are committed, and how a process that was away finds out whether its partitions are still its own.
+"""When positions are committed, whether partitions are still ours, and what their logs lost or became meanwhile.
 
 Theory of operation. One commit at a time, every `commit_interval`, of all positions that changed; a failed one is
-simply due again. One whose metadata the broker finds too large is due at once with less of it: without offset maps, and
-if that was too large, without anything. The ledger says what may be committed. Each time that a member joins the group
-or leaves it, commits of the others that are on their way are refused: that is reported as such, and as trouble only
-if it lasts.
+simply due again. One whose metadata the broker finds too large is due at once with less of it: without offset maps,
+and if that was too large, without anything. The ledger says what may be committed. Each time that a member joins the
+group or leaves it, commits of the others that are on their way are refused: that is reported as such, and as trouble
+only if it lasts.
 
 A process that was *away* (stopped, swapped out, asleep) cannot know what the group did meanwhile: its partitions may
 be another's, who sends what is queued here. So after an absence they are unproven until the broker has taken a
@@ -14,20 +14,18 @@ Books that do not add up are a bug, and no offset of theirs can be trusted: from
 good, and intake stops. The process stays for three minutes, so that page, metrics and health are seen to say so, and
 then stops; a revoke or a stop ends it at once. A restart reads again what was not committed.
 
-Lives of topics: one that was deleted and made anew under its name has another id, and offsets of its own.
+*Lives of topics* (`Lives`). A topic that was deleted and made anew under its name has another id, and offsets of its
+own. An offset means something within one life only. Where the id changes while partitions are held, their assignments
+end like lost ones: nothing of them settles or commits any more, and reading begins anew, under new epochs. What was
+read of the new life meanwhile, from its middle, is read again then, and found to be delivered. If the id changed
+while we did not hold the topic, that is seen at the next assignment: its committed offset is of another id
+(`Assignment.void`), or its id is not the one last heard.
 
-An offset means something within one life only. Where the id changes while partitions are held, their assignments end
-like lost ones: nothing of them settles or commits any more, and reading begins anew, under new epochs. What was read of
-the new life meanwhile, from its middle, is read again then, and found to be delivered. If the id changed while we did
-not hold the topic, that is seen at the next assignment: its committed offset is of another id (`Assignment.void`), or
-its id is not the one last heard.
-
-What was removed from a log before it was read: by retention, or by hand (delete-records).
-
-Theory of operation. Offsets that are missing are normal: compaction and transactions leave gaps. What is missing *below
-the log's beginning* is gone for another reason, and may have been records, unread. So of each gap the part
-counts that lies below the beginning, as last heard. Nobody can say any more how much of it was records: what is counted
-is the most that it can have been. What an offset map names as settled was delivered before, and does not count.
+*What was removed unread* (`Removals`), by retention or by hand (delete-records). Offsets that are missing are normal:
+compaction and transactions leave gaps. What is missing *below the log's beginning* is gone for another reason, and
+may have been records, unread. So of each gap the part counts that lies below the beginning, as last heard. Nobody can
+say any more how much of it was records: what is counted is the most that it can have been. What an offset map names
+as settled was delivered before, and does not count.
 """
 
 from __future__ import annotations
@@ -37,23 +35,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from consumer.engine import offset_map
 from consumer.engine.context import Context
-from consumer.engine.ledger import AssignmentState, Ledger
-from consumer.engine.messages import (
-    BETWEEN_GENERATIONS,
-    METADATA_TOO_LARGE,
-    Assignment,
-    Commit,
-    CommitDone,
-    NewLife,
-    ReadAnew,
-)
+from consumer.engine.ledger import AssignmentState, Ledger, map_place
+from consumer.engine.messages import Assignment, Commit, CommitDone, CommitTrouble, NewLife, ReadAnew
 from consumer.engine.model import Chunk, Instant, Position, TopicPartition
-from consumer.engine.offset_map import OffsetMap
+from consumer.engine.offset_map import CommitMetadata, OffsetMap
 from consumer.engine.statistics import MetadataLeft
 from consumer.errors import InvariantViolation
 
-_USUAL = BETWEEN_GENERATIONS | {"_ASSIGNMENT_LOST"}
-"""Failures that come with every rebalance: the next commit, or the partition's next owner, makes up for it."""
 _LASTING = 30.0
 """Seconds after which they are not usual any more: above what members may take to drain by default."""
 
@@ -135,8 +123,8 @@ class Commits:
         if happened.failure is None:
             self._failing_since = None
         else:
-            self._failed(happened.failure)
-        if happened.failure in METADATA_TOO_LARGE and self._ledger.map_most:
+            self._failed(happened.failure, happened.trouble)
+        if happened.trouble is CommitTrouble.METADATA and self._ledger.map_most:
             self._say_less(any(state.maps_something(position) for state, position in asked))
 
     def _say_less(self, with_maps: bool) -> None:
@@ -153,12 +141,12 @@ class Commits:
             return MetadataLeft.NOTHING
         return MetadataLeft.MAPS if most > offset_map.IDS_MOST else MetadataLeft.IDS
 
-    def _failed(self, failure: str) -> None:
+    def _failed(self, failure: str, trouble: CommitTrouble) -> None:
         now = self._context.now.monotonic
         first = self._failing_since is None
         since = self._failing_since = now if self._failing_since is None else self._failing_since
         self._context.counters.failures["commit"] += 1
-        usual = failure in _USUAL and now - since < _LASTING
+        usual = trouble is CommitTrouble.PASSING and now - since < _LASTING
         if first or not usual:
             self._context.report("info" if usual else "warning", "commit_failed", reason=failure)
 
@@ -201,6 +189,31 @@ class Lives:
         self._ids: dict[str, str] = {}
         """The id of each topic that was ever ours, as last heard."""
 
+    def assign(self, one: Assignment) -> AssignmentState:
+        """Open the books of a new assignment, with what was committed along with its start."""
+        tp = TopicPartition(one.topic, one.partition)
+        told = self._read_metadata(tp, one)
+        inherited = None if told is None else told.settled
+        # Where the brokers tell no id now, the offset is still one of the life that it was committed in.
+        topic_id = one.topic_id or (None if told is None else told.topic_id)
+        state = self._ledger.assign(
+            tp, one.epoch, one.start, one.commit_start, one.leader_epoch, inherited, topic_id
+        )
+        state.elsewhere = told is not None and told.destination not in (
+            None,
+            self._context.policy.destination,
+        )
+        return state
+
+    def _read_metadata(self, tp: TopicPartition, one: Assignment) -> CommitMetadata | None:
+        """What was committed with the start, if anything that can be read."""
+        if not one.metadata or one.start is None:
+            return None
+        told = offset_map.read_metadata(one.metadata, one.start, where=map_place(tp))
+        if told is None:
+            self._context.report("info", "commit_metadata_ignored", topic=tp.topic, partition=tp.partition)
+        return told
+
     def assigned(self, assignments: Sequence[Assignment]) -> None:
         """These begin. If one is of another life than what was read or committed before, that is reported."""
         anew = Counter(
@@ -238,6 +251,50 @@ class Lives:
         self._context.report(
             "error", "topic_made_anew", topic=topic, partitions=partitions, released=released
         )
+
+
+class Removals:
+    """Tells of records that were removed from a log before they were read.
+
+    `held_to`: the offset after the last record that was fetched and is not read yet; 0: none is.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def fetched(self, state: AssignmentState, chunk: Chunk, held_to: int) -> None:
+        """Offsets are missing before or within a chunk, and the log begins behind some of them."""
+        expected = _read_to(state, held_to)
+        self._tell(state, expected, chunk.log_start, removed_unread(chunk, expected, state.inherited))
+
+    def begins(self, state: AssignmentState, beginning: int, held_to: int) -> None:
+        """Where the log begins, as last heard. If it is empty, no record may come for long to tell of what is gone.
+
+        Believed when it is seen twice, since what was fetched before may still be on its way to us.
+        """
+        expected = _read_to(state, held_to)
+        if expected is None or beginning <= expected or state.end != beginning:
+            state.emptied = None
+            return
+        before, state.emptied = state.emptied, (expected, beginning)
+        if before == state.emptied:
+            self._tell(state, expected, beginning, count_unsettled(expected, beginning, state.inherited))
+
+    def _tell(self, state: AssignmentState, expected: int | None, beginning: int, count: int) -> None:
+        if not count:
+            return
+        state.removed_to = beginning
+        self._context.counters.removed_unread += count
+        self._context.report(
+            "error", "records_removed_unread", topic=state.tp.topic, partition=state.tp.partition,
+            expected=expected, beginning=beginning, at_most=count,
+        )  # fmt: skip
+
+
+def _read_to(state: AssignmentState, held_to: int) -> int | None:
+    """What comes next of it, behind held records, markers, and what is known to be removed; None: not known."""
+    position = state.position()
+    return None if position is None else max(position, held_to, state.reached_before, state.removed_to)
 
 
 def removed_unread(chunk: Chunk, expected: int | None, known: OffsetMap | None) -> int:

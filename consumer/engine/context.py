@@ -1,8 +1,7 @@
-"""What every part of the core shares while one input is handled: the time, the commands so far, the dice.
+"""What every part shares while one message is handled: the time, the commands so far, the dice. And what time it is.
 
-What time it is: our clock, held against the platform's and against the records'.
-
-Theory of operation. A clock is an input like any other, and may be wrong. Two others say what time it is:
+Theory of operation of `Clock`. Our clock is held against the platform's and against the records': a clock is an
+input like any other, and may be wrong. Two others say what time it is:
 
 * the platform, in the ``Date`` of its own answers (whole seconds). It was written between the call and its answer, so
   it gives bounds of how far our clock is off. What is kept of it is what the platform's clock shows more than our
@@ -15,13 +14,13 @@ Theory of operation. A clock is an input like any other, and may be wrong. Two o
 
 Where the platform's clock differs by a minute or more it is the one that counts: the core's time is corrected by the
 difference, and events are judged by that. While it has said nothing yet, an event that lies too far ahead waits
-(`consumer.engine.waiting`) if its own record was stamped ahead, too; else it is refused, as it is when the platform has
-spoken: then it is the record that is wrong.
+(`consumer.engine.waiting`) if its own record was stamped ahead, too; else it is refused, as it is when the platform
+has spoken: then it is the record that is wrong.
 
 Our clock jumps against the monotonic one when it is set, and when the machine was suspended. Afterwards what the
 platform said is certain only if our clock agrees with it. If not, it goes on to count: no event becomes too old by
-that. But an event that lies ahead of it waits, until answers tell whether the clock was set wrong or the machine stood
-still.
+that. But an event that lies ahead of it waits, until answers tell whether the clock was set wrong or the machine
+stood still.
 """
 
 from __future__ import annotations

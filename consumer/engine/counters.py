@@ -188,7 +188,7 @@ class Counters:
             "writer's schema, and an event costs twice as much or more; or `process.fast_path` is `off`.",
         ),
     ] = 0
-    """Read the slow way (`consumer.engine.intake.Reading`)."""
+    """Read the slow way (`consumer.engine.reading.Reading`)."""
     removed_unread: Annotated[
         int,
         Figure(

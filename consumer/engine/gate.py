@@ -4,7 +4,7 @@ Theory of operation. A call may go when four things allow it:
 
 * quota: at most `calls_per_minute` calls in any 60 seconds (OAS: 5,000 per ad account), counted exactly;
 * throttle: closed until the moment a 429 named; and where answers say ``x-ratelimit-remaining``, no more calls
-  than remain until ``x-ratelimit-reset``: what the headers say holds (docs/platform.md, "Request");
+  than remain until ``x-ratelimit-reset``: what the headers say holds (docs/platform.md);
 * pace: calls in flight at once; halved when an attempt gets no verdict or a 429, one more for each success, so
   that an account in trouble does not hold the connections the others need;
 * halt: a refused token (401) or account (403, 404) is an outage, not a bad event. Nothing goes but one probe at

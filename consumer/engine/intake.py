@@ -1,30 +1,20 @@
-"""From fetched records to deliveries: decode, convert, serialise once, claim.
+"""From fetched records to claimed deliveries: read, admit, wait for room; and how many records to fetch now.
 
-Theory of operation. A slice of records is *prepared*: decoded, converted, serialised; that changes nothing but what
-decoder and converter know. Then it is known how many bytes each event will hold, and admission decides how many of
-them fit. What is admitted *claims* its key. Each event is serialised once; batches, retries and bisects only join
-those bytes.
-
-Room: how many records to fetch now. A level, read before each fetch (docs/architecture.md, rules 5 and 8).
-
-Theory of operation. Each limit says how many more it leaves, and the least of them counts: the budget in events and
-in bytes, the offset maps, a destination that is halted, the guard, and for a replay its pace and its limit. Nothing
-here changes anything but `Pace`, which keeps time, and does so only when an input is handled.
-
-What was fetched and does not fit yet: the budget in bytes is kept to the byte.
-
-Theory of operation. How many bytes an event holds is known only when its record was fetched, converted and
-serialised. So records are prepared a slice at a time, and only as many are read (entered in the ledger, which makes
-them open) as fit; the rest of the fetch is *held*, and while anything is held nothing more is fetched. Held records
-are bounded by one fetch, they are not open, and when their assignment ends nobody needs to know of them.
+Theory of operation. A slice of records is *prepared*: decoded, converted, serialised (`reading`); that changes nothing
+but what decoder and converter know. Then it is known how many bytes each event will hold, and `Admission` enters as
+many in the ledger as fit, which makes them open. The rest of the fetch is *held*, and while anything is held nothing
+more is fetched. Held records are bounded by one fetch, they are not open, and they are forgotten with their assignment.
+What is admitted *claims* its key. The budget in bytes is kept to the byte.
 
 Records that waited for their schema are open already, and grow when it comes: they are *deferred* until there is
-room. So that there will be, what waits for its schema, or its time (`early`), may fill half of the budget only.
+room. So that there will be, what waits for its schema, or its time (`waiting`), may fill half of the budget only.
 
 One event alone may be larger than the budget: it goes when nothing else is open, else it would stop the line.
 Nothing goes any more once the guard has tripped, or a replay's limit is reached.
 
-What follows from an answer to `FetchSchema`: its records go on, are rejected, or wait.
+*Room* is a level, read before each fetch. Each limit says how many more it leaves, and the least of them counts: the
+budget in events and in bytes, the offset maps, a destination that is halted, the guard, and for a replay its pace and
+its limit. Nothing of it changes anything but `Pace`, which keeps time, and does so only when an input is handled.
 """
 
 from __future__ import annotations
@@ -34,117 +24,23 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from operator import add
-from typing import Any, NamedTuple, Protocol
-
-import orjson
+from typing import NamedTuple, Protocol
 
 from consumer.engine.block import Delivery, Prepared, Span, Verdict, sizes_of
 from consumer.engine.claims import Claims
 from consumer.engine.context import Clock, Context
 from consumer.engine.counters import Samples
-from consumer.engine.coverage import written_in
 from consumer.engine.guard import Guard
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.messages import SchemaFound, SchemaMissing, SchemaUnavailable
-from consumer.engine.model import (
-    Ahead,
-    Chunk,
-    CommerceEvent,
-    ConversionEvent,
-    Converted,
-    Early,
-    Filtered,
-    Policy,
-    Record,
-    Rejection,
-    SchemaRef,
-    Stage,
-    Warned,
-)
+from consumer.engine.model import Ahead, Chunk, Early, Filtered, Policy, Record, SchemaRef, Warned
+from consumer.engine.reading import Reading, SchemaLearner
 from consumer.engine.sending import TOKEN_REFUSED, Dispatcher
 from consumer.engine.waiting import EarlyRecords, Parked, Parking
 
 SLICE = 64
 """Records decoded, converted and serialised in one go: few enough that the processor's cache still holds an event's
 objects when the next stage comes to them (a slice of 1000 costs a third more; docs/performance.md)."""
-TOMBSTONE = Filtered("tombstone")
-_NOT_UNICODE = Rejection(Stage.CONVERT, "unserialisable", "the event holds text that is not Unicode")
-Decoded = CommerceEvent | Rejection | SchemaRef | Filtered | None
-
-
-class Decoding(Protocol):
-    """What the core needs of a decoder; see `consumer.avro.decode.Decoder`."""
-
-    def decode_chunk(self, records: list[Record]) -> Sequence[Decoded]:
-        """One result per record: the event, why there is none, the schema that is needed first; None: tombstone.
-
-        `Filtered` where somebody in between does not want it (`consumer.commands.replay.selection`).
-        """
-
-
-class SchemaLearner(Decoding, Protocol):
-    """A decoder that learns writers' schemas; see `consumer.avro.decode.Decoder`."""
-
-    def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = ...) -> Rejection | None:
-        """Learn a writer's schema; gives why it can never be read, if so."""
-
-    def missing(self, ref: SchemaRef) -> Rejection | Filtered:
-        """The verdict on a record whose schema does not exist."""
-
-
-class Converting(Protocol):
-    """What the core needs of a converter; see `consumer.conversion.converter.Converter`."""
-
-    def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
-        """One result per event, at `now` (unix seconds)."""
-
-
-class Reading(Protocol):
-    """From records to deliveries: `TwoSteps`, or `consumer.conversion.reading.CompiledReading`."""
-
-    @property
-    def in_two_steps(self) -> int:
-        """How many records were decoded and converted one after the other, so far."""
-
-    def read(self, records: list[Record], now: float) -> list[Prepared]:
-        """One result per record, in order, at `now` (unix seconds)."""
-
-
-def serialised(event: ConversionEvent) -> Delivery | Rejection:
-    """The event with its JSON."""
-    try:
-        body = orjson.dumps(event.payload)
-    except orjson.JSONEncodeError:
-        return _NOT_UNICODE
-    offline = event.action_source == "offline"
-    written = written_in(event.payload)
-    return Delivery(
-        event.account, event.name, event.dedup_id, event.time, offline, body, event.warnings, written
-    )
-
-
-class TwoSteps:
-    """Decodes and converts a slice, one after the other; each event is serialised at once."""
-
-    def __init__(self, decoder: Decoding, converter: Converting) -> None:
-        self._decoder = decoder
-        self._converter = converter
-        self.in_two_steps = 0
-
-    def read(self, records: list[Record], now: float) -> list[Prepared]:
-        """See `Reading`."""
-        self.in_two_steps += len(records)
-        read: list[Any] = list(self._decoder.decode_chunk(records))
-        places = [place for place, decoded in enumerate(read) if type(decoded) is dict]
-        converted = self._converter.convert_chunk([read[place] for place in places], now)
-        for place, event in zip(places, converted, strict=True):
-            read[place] = serialised(event) if isinstance(event, ConversionEvent) else event
-        return [TOMBSTONE if one is None else one for one in read]
-
-    def read_one(self, record: Record, now: float) -> Prepared:
-        """What one record became."""
-        (read,) = self.read([record], now)
-        return read
 
 
 class Intake:
@@ -355,7 +251,7 @@ class Room:
     def _halted(self) -> bool:
         """Whether intake stops: the token is refused, or every account, or refused ones hold half of the budget.
 
-        One refused account of several does not stop the others (docs/why.md: rudder-server #4953).
+        One refused account of several does not stop the others (rudder-server #4953).
         """
         halted = [queue for queue in self._dispatcher if queue.gate.halt is not None]
         if not halted:
@@ -485,7 +381,7 @@ class Admission:
     def judge_early(self, version: int, quiet: Callable[[], bool]) -> None:
         """Judge events that lie ahead again where their time comes, or `version` says that there is news of the time.
 
-        While all is `quiet`, no news will come: then one is sent as a pilot (see `early`).
+        While all is `quiet`, no news will come: then one is sent as a pilot (see `EarlyRecords`).
         """
         now = self._context.now
         if self._guard.tripped is not None:

@@ -1,23 +1,14 @@
-"""The books of one partition under one epoch: what was read, what became of it, and what may be committed.
+"""The ledger: per partition and assignment, what was read, what became of it, and what may be committed.
 
-Theory of operation. Spans stand in a queue in offset order, so the lowest unsettled record is the first unmarked byte
-of the first unfinished span, found by one `bytearray.find`. The committable position is that record's offset; with
-nothing open it is the one after the last record seen. Offsets are never counted up: gaps from compaction and
-transactions are normal (docs/architecture.md, rule 1).
+Theory of operation. Records come in chunks; each chunk becomes a `Span` that holds its records until all are settled.
+A settlement marks one byte in the span. The spans of an assignment stand in the order of their offsets, so its lowest
+unsettled record is the first unmarked byte of the first unfinished span, found by one `bytearray.find`. That record's
+offset is the committable position; with nothing open it is the one after the last record seen. Offsets are never
+counted up: gaps from compaction and transactions are normal (docs/architecture.md, rule 1).
 
-Only the ledger (`consumer.engine.ledger`) writes here.
-
-The ledger: per partition and assignment, what was read, what became of it, and what may be committed.
-
-Theory of operation. Records come in chunks; each chunk becomes a `Span` that holds its records until all are
-settled. A settlement marks one byte in the span. Spans stand in a queue in offset order, so the lowest unsettled
-record is the first unmarked byte of the first unfinished span. What may be committed is worked out from that, in the
-books of each partition (`assignment`).
-
-An `Assignment` dies with its epoch: dropped, it settles nothing and commits nothing, whatever still refers to
-it (rule 2). The ledger adds up at every instant: ``read = delivered + duplicate + filtered + dead_lettered +
-open``. What was open in a dropped assignment was never ours to settle, so it leaves ``read`` again and is
-counted in `Totals.released`.
+An assignment ends with its epoch: dropped, it settles nothing and commits nothing, whatever still refers to it (rule
+2). The ledger adds up at every instant: ``read = delivered + duplicate + filtered + dead_lettered + open``. What was
+open in a dropped assignment was never ours to settle, so it leaves ``read`` again and is counted in `Totals.released`.
 
 The invariants are asserted here, in production too: an `InvariantViolation` stops the process before a wrong offset
 is committed. Figures are taken without raising, so that `mismatch` is seen (see `commits` for what follows from it).

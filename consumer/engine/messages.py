@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from enum import Enum
+from typing import Any, NamedTuple
 
 from consumer.engine.model import Chunk, Position, Record, Rejection, SchemaRef, TopicPartition, TraceParent
 
@@ -171,25 +172,28 @@ class DeadLettersStored:
     stored: Sequence[bool]
 
 
-BETWEEN_GENERATIONS: Final = frozenset(
-    {"ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH", "_WAIT_COORD", "NOT_COORDINATOR"}
-    | {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE"}
-)
-"""Kafka's names for a refused commit that the same member may repeat: it just joined again (the client has not
-heard of its new generation, or the group waits for its leader's plan), or the coordinator moves."""
+class CommitTrouble(Enum):
+    """What kind of reason a commit was not taken for."""
 
-
-METADATA_TOO_LARGE: Final = frozenset({"OFFSET_METADATA_TOO_LARGE", "INVALID_COMMIT_OFFSET_SIZE"})
-"""Kafka's names for it: this broker takes less than the default 4,096 bytes, or less of all commits' together."""
+    PASSING = "passing"
+    """The group is between two generations, its coordinator moves, or the partition is another's by now: the next
+    commit, or the partition's next owner, makes up for it."""
+    METADATA = "metadata"
+    """The broker takes less metadata with a commit, or less of all commits' together."""
+    OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
 class CommitDone:
-    """Answers `Commit`: which positions the broker took, and why it did not take the others."""
+    """Answers `Commit`: which positions the broker took, and why it did not take the others.
+
+    `failure`: the reason in the adapter's words, for the log; None: it took all. `trouble`: what kind of reason it is.
+    """
 
     number: int
     committed: Sequence[Position]
-    failure: str | None
+    failure: str | None = None
+    trouble: CommitTrouble = CommitTrouble.OTHER
 
 
 @dataclass(frozen=True, slots=True)

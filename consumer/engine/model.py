@@ -1,30 +1,22 @@
-"""The nouns of pinstream: records, conversion events, deliveries, batches, dispositions.
+"""The nouns of pinstream: records, conversion events, dispositions, positions, and the frozen policy.
 
 A *record* is what Kafka holds. Decoded it is a *commerce event* (a plain ``dict`` in the shape of the reader
-schema). Converted it is a *conversion event*: one item of the API's ``data``. A *delivery* is a record's way
-to the API, a *batch* one call. Each record ends in exactly one *disposition*.
+schema). Converted it is a *conversion event*: one item of the API's ``data``. Each record ends in exactly one
+*disposition*.
 
-Hot objects are slotted classes or named tuples, not frozen dataclasses: a frozen dataclass costs a
-microsecond to make, and one is made for every event.
+Hot objects are slotted classes or named tuples, not frozen dataclasses: a frozen dataclass costs a microsecond to make,
+and one is made for every event. `Policy` holds the limits, intervals and patience that the engine goes by; times are in
+seconds, sizes in bytes.
 
-The frozen values the core goes by: limits, intervals, patience. Their state lives beside.
+*The destination tag.* A delivered key and a committed offset mean nothing for another destination: the address of the
+API, and whether its test mode is on. What does not make it another one does not change the tag: credentials, query,
+fragment, a slash at the end, the case of scheme and host, the scheme's own port written out. (RFC 3986, 6.2.2 and
+6.2.3; the case of a path does matter there.) Ad accounts are no part of it. The tag is a digest, so that no address
+stands in the metadata of commits or in a key.
 
-Times are in seconds, sizes in bytes. Defaults are those of docs/settings.md.
-
-Which destination events go to, as a short tag: a delivered key and a committed offset mean nothing for another one.
-
-Theory of operation. A destination is the address of the API and whether its test mode is on. What does not make it
-another one does not change the tag: credentials, query, fragment, a slash at the end, the case of scheme and host, the
-scheme's own port written out. (RFC 3986, 6.2.2 and 6.2.3; the case of a path does matter there.) Ad accounts are no
-part of it: they stand beside the tag where that matters.
-
-The tag is a digest, so that no address stands in the metadata of commits or in a key.
-
-Which traces records were written in: the W3C ``traceparent`` in their headers.
-
-Theory of operation. Producers that trace give each record the span it was written in. A batch has many, so of some of
-them our spans say so, as links. Only what is well-formed counts: a header may hold anything, and what does not parse
-is as good as none. A span that its producer keeps is worth more than one it threw away: a link to that leads nowhere.
+*Trace parents.* Producers that trace give each record the span it was written in (W3C ``traceparent``). A batch has
+many, so our spans link to some of them. Only what is well-formed counts: a header may hold anything. A span that its
+producer keeps is worth more than one it threw away, since a link to that leads nowhere.
 """
 
 from __future__ import annotations
@@ -46,7 +38,7 @@ CommerceEvent = dict[str, Any]
 
 
 class Disposition(Enum):
-    """What finally became of a record: exactly one of these, always (docs/concepts.md)."""
+    """What finally became of a record: exactly one of these, always."""
 
     DELIVERED = "delivered"
     DUPLICATE = "duplicate"

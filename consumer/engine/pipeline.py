@@ -1,17 +1,20 @@
 """The pipeline: told what happened, it says what to do next. The only control flow there is.
 
-Theory of operation. `handle` takes one input and gives the commands that follow; between two inputs nothing
-changes. A record's way: fetched -> tracked in the ledger -> decoded, converted -> claims its key -> looked up in
-the key store -> batched -> sent -> answered -> its key stored -> settled. Each step either ends in a settlement,
-or leaves the record open, and what is open is never committed past.
+Theory of operation. `handle` takes one message and gives the commands that follow; between two messages nothing
+changes. One `match` (`_take_in`) says which part a message is for; `_go_on` then begins all that may begin now. A
+record's way: fetched -> decoded, converted -> entered in the ledger -> claims its key -> looked up in the key store ->
+batched -> sent -> answered -> its key stored -> settled. Each step either ends in a settlement, or leaves the record
+open, and what is open is never committed past. The parts emit commands themselves, through `Context`, in an order that
+is fixed here.
 
-Where each rule of docs/architecture.md lives: offsets and fences in `ledger`, claims in `claims`, what an answer means
-in `verdicts`, when a call may go in `gate`, what is written until it is written in the outboxes of `claims`.
+A shell feeds `handle`, and reads `next_deadline`, `room`, `statistics`, `progress`, `committed`, `left_at`,
+`problems` and `stopping`: nothing else.
 
-Revoke and stop are one path (`_drain`): no new work, drop what is queued and release its claims, wait for what
-is in flight until the deadline, then say what to commit and let go (rule 6).
+Where the rules of docs/architecture.md are kept: offsets and fences in `ledger`, claims in `claims`, what an answer
+means in `verdicts`, what follows from it in `answers`, when a call may go in `gate`.
 
-Assignments being let go of: a revoke, or the stop.
+Revoke and stop are one path (`_drain`): begin nothing new, drop what is queued and release its claims, wait for what is
+in flight until the deadline, then say what to commit and release the partitions (rule 6).
 """
 
 from __future__ import annotations
@@ -23,31 +26,19 @@ from operator import attrgetter
 from typing import assert_never
 
 from consumer.engine import messages as m
-from consumer.engine import offset_map
 from consumer.engine.answers import Answers
 from consumer.engine.block import Delivery, Span, Verdict, all_accepted
 from consumer.engine.claims import Claims, Keys, Letter, Outbox
-from consumer.engine.commits import Commits, Lives, count_unsettled, removed_unread
+from consumer.engine.commits import Commits, Lives, Removals
 from consumer.engine.context import Clock, Context
 from consumer.engine.counters import Samples
 from consumer.engine.coverage import Coverage
 from consumer.engine.freshness import Freshness
 from consumer.engine.guard import Guard
 from consumer.engine.intake import FETCH_MOST as FETCH_MOST
-from consumer.engine.intake import (
-    Admission,
-    Converting,
-    Intake,
-    Limit,
-    Reading,
-    Room,
-    SchemaAnswers,
-    SchemaLearner,
-    TwoSteps,
-)
-from consumer.engine.ledger import AssignmentState, Ledger, LeftAt, map_place
+from consumer.engine.intake import Admission, Intake, Limit, Room, SchemaAnswers
+from consumer.engine.ledger import AssignmentState, Ledger, LeftAt
 from consumer.engine.model import (
-    Chunk,
     Disposition,
     Early,
     Filtered,
@@ -59,7 +50,7 @@ from consumer.engine.model import (
     SchemaRef,
     TopicPartition,
 )
-from consumer.engine.offset_map import CommitMetadata
+from consumer.engine.reading import Converting, Reading, SchemaLearner, TwoSteps
 from consumer.engine.sending import Dispatcher
 from consumer.engine.statistics import Statistics
 from consumer.engine.survey import Stall, excused, lag_of, survey
@@ -125,6 +116,7 @@ class Pipeline:
         self.commits = Commits(self.context, self.ledger)
         self._drains: list[Drain] = []
         self._lives = Lives(self.context, self.ledger)
+        self._removals = Removals(self.context)
 
     # -- what a shell calls
 
@@ -242,34 +234,14 @@ class Pipeline:
     def _assigned(self, happened: m.Assigned) -> None:
         if self.stopping:
             return
-        states = [self._assign(one) for one in happened.assignments]
+        states = [self._lives.assign(one) for one in happened.assignments]
+        for state in states:
+            self.commits.assigned(state)
         self._lives.assigned(happened.assignments)
         elsewhere = sum(state.elsewhere for state in states)
         if elsewhere:
             self.context.report("warning", "committed_for_another_destination", partitions=elsewhere)
         self._purge()
-
-    def _assign(self, one: m.Assignment) -> AssignmentState:
-        tp = TopicPartition(one.topic, one.partition)
-        told = self._read_metadata(tp, one)
-        inherited = None if told is None else told.settled
-        # Where the brokers tell no id now, the offset is still one of the life that it was committed in.
-        topic_id = one.topic_id or (None if told is None else told.topic_id)
-        state = self.ledger.assign(
-            tp, one.epoch, one.start, one.commit_start, one.leader_epoch, inherited, topic_id
-        )
-        state.elsewhere = told is not None and told.destination not in (None, self.policy.destination)
-        self.commits.assigned(state)
-        return state
-
-    def _read_metadata(self, tp: TopicPartition, one: m.Assignment) -> CommitMetadata | None:
-        """What was committed with the start, if anything that can be read."""
-        if not one.metadata or one.start is None:
-            return None
-        told = offset_map.read_metadata(one.metadata, one.start, where=map_place(tp))
-        if told is None:
-            self.context.report("info", "commit_metadata_ignored", topic=tp.topic, partition=tp.partition)
-        return told
 
     def _lost(self, happened: m.Lost) -> None:
         released = 0
@@ -364,46 +336,10 @@ class Pipeline:
                 self.ledger.release_unread(len(chunk.records))
                 continue
             if chunk.log_start > 0:
-                self._mind_removed(state, chunk)
+                self._removals.fetched(state, chunk, self.admission.held_to().get(state, 0))
             if chunk.records[0].offset < (state.position() or 0):
                 self._go_back(state, chunk.records[0].offset)
             self.admission.fetched(state, chunk)
-
-    def _mind_removed(self, state: AssignmentState, chunk: Chunk) -> None:
-        """Offsets are missing, and the log begins behind some of them."""
-        expected = self._read_to(state)
-        self._removed(state, expected, chunk.log_start, removed_unread(chunk, expected, state.inherited))
-
-    def _read_to(self, state: AssignmentState) -> int | None:
-        """What comes next of it, behind held records, markers, and what is known to be removed; None: not known."""
-        position = state.position()
-        if position is None:
-            return None
-        held_to = self.admission.held_to().get(state, 0)
-        return max(position, held_to, state.reached_before, state.removed_to)
-
-    def _removed(self, state: AssignmentState, expected: int | None, beginning: int, count: int) -> None:
-        if not count:
-            return
-        state.removed_to = beginning
-        self.context.counters.removed_unread += count
-        self.context.report(
-            "error", "records_removed_unread", topic=state.tp.topic, partition=state.tp.partition,
-            expected=expected, beginning=beginning, at_most=count,
-        )  # fmt: skip
-
-    def _mind_emptied(self, state: AssignmentState, beginning: int) -> None:
-        """The log is empty, and begins behind what we read: no record may come for long to tell of that.
-
-        Believed when it is seen twice, since what was fetched before may still be on its way to us.
-        """
-        expected = self._read_to(state)
-        if expected is None or beginning <= expected or state.end != beginning:
-            state.emptied = None
-            return
-        before, state.emptied = state.emptied, (expected, beginning)
-        if before == state.emptied:
-            self._removed(state, expected, beginning, count_unsettled(expected, beginning, state.inherited))
 
     def _go_back(self, state: AssignmentState, offset: int) -> None:
         """Reading goes on before where it was, or begins before the committed offset: the log was cut or made anew.
@@ -564,9 +500,10 @@ class Pipeline:
             if state is not None:
                 state.end = end
                 state.reached_before, state.reached = state.reached, happened.reached.get(tp, -1)
+        held_to = self.admission.held_to()
         for state in self.ledger:
             state.unreadable_at = happened.unreadable.get(state.tp)
-            self._mind_emptied(state, happened.begins.get(state.tp, -1))
+            self._removals.begins(state, happened.begins.get(state.tp, -1), held_to.get(state, 0))
         self._look_for_stall()
 
     def _keys_forgotten(self, happened: m.KeysForgotten) -> None:

@@ -1,21 +1,18 @@
-"""Per ad account: batches by count, bytes and age, those waiting to be tried again, and the account's gate.
+"""Which batch goes next: batches by account, those that wait to be tried again, and those in flight.
 
-Theory of operation. Deliveries fill one batch per account. It is ready when it holds `batch_events`, when the
-next event would take it over `batch_bytes`, or when its oldest event has waited `linger`. Refused or unanswered
-batches come back: at once (bisected halves) or at their time (backoff). Retries go first: they hold the oldest
-records, and the oldest record holds the commit.
+Theory of operation. Deliveries fill one batch per account (`AccountQueue`). It is ready when it holds
+`batch_events`, when the next event would take it over `batch_bytes`, or when its oldest event has waited `linger`.
+Refused or unanswered batches come back: at once (bisected halves) or at their time (backoff). Retries go first: they
+hold the oldest records, and the oldest record holds the commit.
 
 Where a body was too large for somebody on the way, batches are cut to half of it from then on (`shrink`); what is
 larger already is cut when it is taken. Every 15 s that limit doubles, until it is gone, since whoever wanted smaller
 bodies may be gone, too. If a larger one is refused again, the time until the next try doubles, up to ten minutes.
 
-Nothing here knows what an answer means; that is `delivery`. Nothing here sends; that is `pipeline`.
-
-Which batch goes next: all accounts' queues and gates, and what is in flight.
-
-Theory of operation. `send` hands out batches until the concurrency of the process is used or nothing may go,
-going round the accounts so that a busy one does not starve the others; a closed gate costs the others nothing
-(docs/why.md: rudder-server #4953). A refused token is every account's trouble, a refused account its own.
+`Dispatcher` has all accounts' queues and gates, and the batches in flight. Its `send` hands out batches until the
+concurrency of the process is used or nothing may go, going round the accounts so that a busy one does not starve the
+others; a closed gate costs the others nothing (rudder-server #4953). A refused token is every account's trouble, a
+refused account its own. What an answer means is not known here (`verdicts`).
 """
 
 from __future__ import annotations
@@ -305,7 +302,7 @@ class Dispatcher:
         """Emit `Send` for all that may go now.
 
         `unremembered`: events delivered whose keys are not durable yet. With those in flight they are what a crash
-        makes us send again, so together they never exceed concurrency x batch (docs/guarantees.md).
+        makes us send again, so together they never exceed concurrency x batch.
         """
         self._unremembered = unremembered
         while len(self._in_flight) < self._context.policy.concurrency:

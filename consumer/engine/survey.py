@@ -1,25 +1,20 @@
-"""How far behind a partition is: where its log ends, and the lag, in records and in seconds. Nowhere else is it told.
-
-Theory of operation. Where the log ends is heard of from time to time (`EndOffsets`), so what was heard is old. The
-end that is told is therefore at least what has been read, passed over, or fetched: ``committed <= position <= end``
-always. Lag counts from the committed position, as Kafka's own tools count it, and is no less than what is open. Both
-lags are zero together: in seconds it is 0 exactly where there is none in records.
-
-Whether work stands still: there is some, and nothing has been settled for too long. That is reported, no more.
-
-Theory of operation. There is work when records are open or partitions lag. What is told under a name of its own is no
-stall: a stop, a guard that has tripped, a destination that takes nothing. (If one account refuses us and another takes
-events and has some, it is a stall all the same.) Any other cause is: a registry or a key store that does not answer, a
-dead-letter topic that cannot be written, another producer's hanging transaction, behind which nothing can be read.
-
-Takes the snapshot: reads every part of the pipeline between two inputs, changes nothing.
+"""Takes the snapshot: reads every part of the pipeline between two messages, changes nothing but `Stall`.
 
 Theory of operation. A snapshot is taken once a second, whatever is open, so it counts no records but reads what is
 counted. One record is looked for: the oldest open one, in all places where a record can be, the end of its way first,
-since there are the oldest; where it is found says what it waits for. It is in one place at most, and near the front,
-as what came first stands first.
+since there are the oldest; where it is found says what it waits for. The figures are taken as they are, also where they
+do not add up: then `Statistics.mismatch` says so.
 
-The figures are taken as they are, also where they do not add up: then `Statistics.mismatch` says so.
+*Lag.* Where the log ends is heard of from time to time (`EndOffsets`), so what was heard is old. The end that is told
+is therefore at least what has been read, passed over, or fetched: ``committed <= position <= end`` always. Lag counts
+from the committed position, as Kafka's own tools count it, and is no less than what is open. Both lags are zero
+together: in seconds it is 0 exactly where there is none in records.
+
+*Stall.* Work stands still when there is some (records open, or lag) and nothing has been settled for too long. That is
+reported, no more. What is told under a name of its own is no stall: a stop, a guard that has tripped, a destination
+that takes nothing. (If one account refuses us and another takes events and has some, it is a stall all the same.) Any
+other cause is: a registry or a key store that does not answer, a dead-letter topic that cannot be written, another
+producer's hanging transaction, behind which nothing can be read.
 """
 
 from __future__ import annotations

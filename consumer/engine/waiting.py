@@ -1,8 +1,8 @@
-"""Records that wait for their writer's schema.
+"""Records that wait: for their writer's schema (`Parking`), or for their time (`EarlyRecords`).
 
-Theory of operation. A record whose schema we have not seen is parked under the schema's reference, and the registry is
-asked for it. Known schemas need no registry at all, so other records go on (docs/why.md: confluentinc/schema-registry
-#928, allegro/hermes #607). Three things may come back:
+Theory of operation. A record whose schema we have not seen is parked under the schema's reference, and the registry
+is asked for it. Known schemas need no registry at all, so other records go on (confluentinc/schema-registry #928,
+allegro/hermes #607). Three things may come back:
 
 * the schema: all its records go on;
 * no answer: the records wait, for ever if need be, and the registry is asked again with backoff;
@@ -10,21 +10,19 @@ asked for it. Known schemas need no registry at all, so other records go on (doc
   same backoff, and is final for a record only once the registry has said so throughout `patience` while the record
   waited. Time in which the registry gave no answer does not count.
 
-Once the registry has said so throughout `patience`, the reference is *absent*, which is remembered for as long again.
-A record of it that comes meanwhile waits for the next answer to a question that is asked after it came, and no longer:
-so a flood of records of a made-up schema does not fill what may be parked for ever, and no restart is needed once the
-schema is there.
+Once the registry has said so throughout `patience`, the reference is *absent*, which is remembered for as long
+again. A record of it that comes meanwhile waits for the next answer to a question that is asked after it came, and
+no longer: so a flood of records of a made-up schema does not fill what may be parked for ever, and no restart is
+needed once the schema is there.
 
 Questions are bounded, since whoever writes to the topic chooses the ids: some at once, some a second, and for each
 reference one per backoff, as long as a record waits for it.
 
-Events that lie ahead of what may be a slow clock: they wait, open, and are judged again.
-
-Theory of operation. While the platform has not said what time it is, an event too far ahead of our clock is not refused
-if its record was stamped ahead of it, too (`context.Clock`). It waits until its time comes, or there is news of
-what time it is. Since the platform only speaks when it is called, and all events may wait, one of them is a *pilot*
-while nothing else is under way: it is judged by its own record's timestamp, and so is sent. Its answer brings the Date
-by which all others are judged.
+Events that lie ahead of what may be a slow clock wait, open, and are judged again. While the platform has not said
+what time it is, an event too far ahead of our clock is not refused if its record was stamped ahead of it, too
+(`context.Clock`). It waits until its time comes, or there is news of what time it is. Since the platform only speaks
+when it is called, and all events may wait, one of them is a *pilot* while nothing else is under way: it is judged by
+its own record's timestamp, and so is sent. Its answer brings the Date by which all others are judged.
 
 What waits has the bounds of what waits for its schema (`consumer.engine.intake`), and dies with its assignment.
 """

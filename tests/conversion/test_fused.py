@@ -32,8 +32,9 @@ from consumer.engine.claims import Claims
 from consumer.engine.context import Clock
 from consumer.engine.counters import Counters, Samples
 from consumer.engine.coverage import written_in
-from consumer.engine.intake import TOMBSTONE, Intake, TwoSteps
+from consumer.engine.intake import Intake
 from consumer.engine.model import Record, Rejection, SchemaRef
+from consumer.engine.reading import TOMBSTONE, TwoSteps
 from tests.avro.test_decode_properties import evolved, record
 from tests.conversion.convert_records import SETUPS, likely, shaped
 from tests.conversion.test_convert import CASES, DEFAULT, NOW, ROOT, SCHEMA, WEEK, event_of

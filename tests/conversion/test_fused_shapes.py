@@ -25,8 +25,8 @@ from consumer.conversion.normalise import HASHED_FIELDS
 from consumer.conversion.reading import CompiledReading
 from consumer.conversion.targets import TARGETS
 from consumer.engine.block import Delivery
-from consumer.engine.intake import TwoSteps
 from consumer.engine.model import Record, Rejection, SchemaRef
+from consumer.engine.reading import TwoSteps
 from consumer.errors import MappingError
 from tests.avro.test_decode_properties import evolved_record, record
 from tests.conversion.test_convert import DEFAULT, NOW, SCHEMA, event_of

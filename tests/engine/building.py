@@ -18,7 +18,6 @@ from consumer.engine import messages as m
 from consumer.engine import offset_map
 from consumer.engine.block import Delivery, Span
 from consumer.engine.context import SKEW
-from consumer.engine.intake import SchemaLearner
 from consumer.engine.ledger import AssignmentState, Ledger, map_place
 from consumer.engine.model import (
     Ahead,
@@ -39,6 +38,7 @@ from consumer.engine.model import (
 )
 from consumer.engine.offset_map import OffsetMap
 from consumer.engine.pipeline import Pipeline
+from consumer.engine.reading import SchemaLearner
 from consumer.engine.statistics import Statistics
 
 TOPIC = "shop"

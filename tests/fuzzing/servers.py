@@ -17,10 +17,10 @@ import orjson
 
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas
 from consumer.avro.decode import WireFormat
-from consumer.engine import verdicts as delivery
+from consumer.engine import verdicts
+from consumer.engine.masking import kind, mask, who_answered
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import SchemaRef
-from consumer.engine.verdicts import kind, mask, who_answered
 from tests.fuzzing.building import ROOT, SCHEMA, SchemaBuilder
 from tests.fuzzing.contract import bounded, check_line
 from tests.fuzzing.records import DECODE_CODES, FOREIGN, NOW, decoder_of, fresh, schema_text
@@ -84,17 +84,17 @@ def _body(taker: Taker, events: int) -> bytes:
     return json.dumps(taker.pick(shapes)).encode()
 
 
-def check_answer(status: int, headers: Mapping[str, str], body: bytes, events: int) -> delivery.Verdict:
+def check_answer(status: int, headers: Mapping[str, str], body: bytes, events: int) -> verdicts.Verdict:
     """Reads an answer and holds the verdict to the contract."""
     with bounded(len(body) * 4, (64 << 20) + 8 * len(body)):
-        verdict = delivery.read_answer(status, headers, body, events, NOW)
-        remaining, reset = delivery.limit_headers(headers)
+        verdict = verdicts.read_answer(status, headers, body, events, NOW)
+        remaining, reset = verdicts.limit_headers(headers)
         said = who_answered(headers, body, _EVENT)
     assert remaining is None or 0 <= remaining <= 10**9
     assert reset is None or 0 <= reset <= 1e9
     check_line(said)
-    assert not isinstance(verdict, delivery.Refused) or verdict.code is None or type(verdict.code) is int
-    if isinstance(verdict, delivery.Throttled):
+    assert not isinstance(verdict, verdicts.Refused) or verdict.code is None or type(verdict.code) is int
+    if isinstance(verdict, verdicts.Throttled):
         assert verdict.wait is None or 0 <= verdict.wait < 1e12
     for message in _messages(verdict, status, events):
         with bounded(len(message)):
@@ -103,19 +103,19 @@ def check_answer(status: int, headers: Mapping[str, str], body: bytes, events: i
     return verdict
 
 
-def _messages(verdict: delivery.Verdict, status: int, events: int) -> list[str]:
+def _messages(verdict: verdicts.Verdict, status: int, events: int) -> list[str]:
     """The messages of a verdict that says something of events; how many and which is checked."""
-    if isinstance(verdict, delivery.PerEvent):
+    if isinstance(verdict, verdicts.PerEvent):
         assert status == 200
         assert len(verdict.outcomes) == events
         return [text for one in verdict.outcomes for text in (one.error, one.warning) if text is not None]
-    if isinstance(verdict, delivery.SomeRefused):
+    if isinstance(verdict, verdicts.SomeRefused):
         assert verdict.errors
         assert verdict.errors.keys() <= set(range(events))
         return list(verdict.errors.values())
-    if isinstance(verdict, delivery.BatchRefused):
+    if isinstance(verdict, verdicts.BatchRefused):
         return [verdict.message]
-    if isinstance(verdict, delivery.NoVerdict):
+    if isinstance(verdict, verdicts.NoVerdict):
         check_line(verdict.reason)
     return []
 

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from consumer.adapters.kafka.commits import ASSIGNMENT_LOST, CommitResult
 from consumer.adapters.key_store.interface import KeyStoreStatistics
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Instant, Policy, Position, TopicPartition
@@ -140,12 +141,12 @@ class FakeSource:
             await asyncio.sleep(timeout)
         return chunks
 
-    async def commit(self, positions: Sequence[Position]) -> tuple[Sequence[Position], str | None]:
+    async def commit(self, positions: Sequence[Position]) -> CommitResult:
         assert not self.closed
         await self._process.step("commit")
         await asyncio.sleep(self.commit_time)
         taken = self._take(positions)
-        return taken, None if len(taken) == len(positions) else "_ASSIGNMENT_LOST"
+        return CommitResult(tuple(taken), None if len(taken) == len(positions) else ASSIGNMENT_LOST)
 
     async def end_offsets(self) -> Mapping[TopicPartition, int]:
         await self._process.step("end_offsets")

@@ -280,7 +280,7 @@ class Member:
         if fails and world.random.random() < 0.5:
             return m.CommitDone(command.number, (), "timed out")
         if any(len(one.metadata) > world.broker.metadata_limit for one in wanted):
-            return m.CommitDone(command.number, taken, "OFFSET_METADATA_TOO_LARGE")
+            return m.CommitDone(command.number, taken, "too large", m.CommitTrouble.METADATA)
         return m.CommitDone(
             command.number, taken, None if len(taken) == len(command.positions) else "refused"
         )

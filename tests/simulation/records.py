@@ -14,7 +14,6 @@ from random import Random
 from typing import Any, NamedTuple, Protocol
 
 from consumer.engine.claims import dedup_key
-from consumer.engine.intake import Converting, Decoded, Reading, SchemaLearner
 from consumer.engine.model import (
     Ahead,
     CommerceEvent,
@@ -28,6 +27,7 @@ from consumer.engine.model import (
     TopicPartition,
     Warned,
 )
+from consumer.engine.reading import Converting, Decoded, Reading, SchemaLearner
 from tests.simulation.knobs import DESTINATION, Knobs
 
 MISSING = SchemaRef("id", "404")

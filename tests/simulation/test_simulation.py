@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from consumer.engine import messages
-from consumer.engine.intake import TwoSteps
 from consumer.engine.model import Policy, Record
+from consumer.engine.reading import TwoSteps
 from tests.simulation.knobs import DESTINATION, Incidents, Rates, draw
 from tests.simulation.readings import FORMS
 from tests.simulation.records import BROKEN, LATE, MISSING, Kind, Spec

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from consumer.engine import messages as m
-from consumer.engine.intake import Decoded
 from consumer.engine.model import (
     Chunk,
     CommerceEvent,
@@ -20,6 +19,7 @@ from consumer.engine.model import (
     SchemaRef,
 )
 from consumer.engine.pipeline import Pipeline
+from consumer.engine.reading import Decoded
 
 UNKNOWN = SchemaRef("id", "7")
 CHUNK = 500

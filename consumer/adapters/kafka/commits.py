@@ -34,7 +34,7 @@ from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.configuration import RawConsumer, uses_consumer_protocol
 from consumer.adapters.kafka.trouble import exception_error
-from consumer.engine.messages import BETWEEN_GENERATIONS, METADATA_TOO_LARGE
+from consumer.engine.messages import CommitTrouble
 from consumer.engine.model import Position, TopicPartition
 
 _AGAIN_AFTER: Final = 0.05
@@ -42,11 +42,31 @@ _LOOK: Final = 0.1
 """Seconds between two checks whether the goodbye was sent. The answer to a first joining may take as long, too."""
 
 
+BETWEEN_GENERATIONS: Final = frozenset(
+    {"ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH", "_WAIT_COORD", "NOT_COORDINATOR"}
+    | {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE"}
+)
+"""Kafka's names for a refused commit that the same member may repeat: it just joined again (the client has not
+heard of its new generation, or the group waits for its leader's plan), or the coordinator moves."""
+METADATA_TOO_LARGE: Final = frozenset({"OFFSET_METADATA_TOO_LARGE", "INVALID_COMMIT_OFFSET_SIZE"})
+"""Kafka's names for it: this broker takes less than the default 4,096 bytes, or less of all commits' together."""
+ASSIGNMENT_LOST: Final = "_ASSIGNMENT_LOST"
+"""librdkafka's name for it: the partition is another member's by now."""
+
+
 class CommitResult(NamedTuple):
     """What the broker took. `failure`: the code of the first position that it refused, if any."""
 
     committed: tuple[Position, ...]
     failure: str | None
+
+    @property
+    def trouble(self) -> CommitTrouble:
+        """What kind of failure it is."""
+        if self.failure in METADATA_TOO_LARGE:
+            return CommitTrouble.METADATA
+        passing = self.failure in BETWEEN_GENERATIONS or self.failure == ASSIGNMENT_LOST
+        return CommitTrouble.PASSING if passing else CommitTrouble.OTHER
 
 
 Answer = Callable[[CommitResult], None]

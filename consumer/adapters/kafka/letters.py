@@ -20,9 +20,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
+from consumer.engine.masking import mask
 from consumer.engine.model import Record, Stage
 from consumer.engine.offset_map import are_different_lives
-from consumer.engine.verdicts import mask
 
 HEADER_PREFIX: Final = "pinstream."
 STAGE: Final = "pinstream.stage"

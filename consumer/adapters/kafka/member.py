@@ -30,6 +30,7 @@ from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.chunks import Inbox, Taken, Unreadable, group, take_damaged
 from consumer.adapters.kafka.commits import (
+    ASSIGNMENT_LOST,
     Answer,
     CommitResult,
     Commits,
@@ -204,7 +205,7 @@ class GroupMember:
     ) -> None:
         """Send a commit of those positions whose partition is still held in the epoch beside it."""
         ours = self._still_ours(positions, epochs)
-        left_out = None if len(ours) == len(positions) else "_ASSIGNMENT_LOST"
+        left_out = None if len(ours) == len(positions) else ASSIGNMENT_LOST
         if not ours:
             answer(CommitResult((), left_out))
             return
@@ -532,7 +533,7 @@ class GroupMember:
         if lost:
             self._hooks.lost(lost)
         self._consumer.close()
-        self._commits.drop("_ASSIGNMENT_LOST")
+        self._commits.drop(ASSIGNMENT_LOST)
         self._left_paused.clear()
         self._open(begun=self._unstarted.begun)
         self.join(self._topics)

@@ -29,7 +29,7 @@ from consumer.adapters.thread import run_blocking
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Position, TraceParent, trace_parents
 from consumer.engine.verdicts import request_id
-from consumer.service import Api, Source
+from consumer.service import Api, CommitAnswer, Source
 
 LINKS = 32
 """Links of one span at most."""
@@ -173,12 +173,12 @@ class _TracedSource:
             self._tracing.fetched(begun, chunks)
         return chunks
 
-    async def commit(self, positions: Sequence[Position]) -> tuple[Sequence[Position], str | None]:
+    async def commit(self, positions: Sequence[Position]) -> CommitAnswer:
         with self._tracing.span("commit", SpanKind.CLIENT, self._tracing.commit(positions)) as span:
-            committed, failure = await self._source.commit(positions)
-            if failure is not None:
-                fail(span, failure)
-        return committed, failure
+            answer = await self._source.commit(positions)
+            if answer.failure is not None:
+                fail(span, answer.failure)
+        return answer
 
 
 class _TracedApi:

@@ -20,6 +20,7 @@ from consumer.app import building
 from consumer.commands.check.rows import Found, Row, Verdict
 from consumer.conversion.mapping import Mapping as EventMapping
 from consumer.conversion.targets import CONTENTS, NEW_TARGETS
+from consumer.engine.masking import mask, who_answered
 from consumer.engine.messages import Answered, Send, Unanswered
 from consumer.engine.verdicts import (
     BatchRefused,
@@ -28,10 +29,8 @@ from consumer.engine.verdicts import (
     Refused,
     SomeRefused,
     Throttled,
-    mask,
     read_answer,
     request_id,
-    who_answered,
 )
 from consumer.errors import PinstreamError
 

@@ -6,7 +6,7 @@ does the structure; keys of maps are data.
 
 What is shown then goes through two nets more. No value that was hidden may stand in it, however it is written there: a
 short one ("Bo") as a word of its own, a number as all of it; and what looks like an address, a token or a phone number
-is taken out (`verdicts.mask`). Identifiers are spared the last one where they look like identifiers: ids hold
+is taken out (`masking.mask`). Identifiers are spared the last one where they look like identifiers: ids hold
 long numbers, and are what one searches for.
 """
 
@@ -23,8 +23,8 @@ from consumer.avro.schema import Array, AvroType, Enum, Map, Primitive, Union, p
 from consumer.avro.schema import Record as RecordType
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.targets import CONTENTS
+from consumer.engine.masking import MASK, mask
 from consumer.engine.model import CommerceEvent
-from consumer.engine.verdicts import MASK, mask
 
 _IDENTIFIERS: Final = frozenset(
     {

@@ -32,9 +32,9 @@ from consumer.avro.decode import Decoder
 from consumer.commands.dead_letters.listing import DONE, WAITING, iso
 from consumer.commands.dead_letters.payload import Masker
 from consumer.commands.dead_letters.reading import KafkaReader, Reader
+from consumer.engine.masking import mask
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing
 from consumer.engine.model import CommerceEvent, Record, Rejection, SchemaRef
-from consumer.engine.verdicts import mask
 from consumer.errors import KafkaError, UsageError
 from consumer.settings import Settings, load
 

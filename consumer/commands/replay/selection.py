@@ -26,7 +26,7 @@ from consumer.engine.model import (
 
 if TYPE_CHECKING:
     from consumer.engine.block import Prepared
-    from consumer.engine.intake import Converting, Decoded, Reading, SchemaLearner
+    from consumer.engine.reading import Converting, Decoded, Reading, SchemaLearner
 
 EXPIRED: Final = "expired"
 """Filter code of what is too old; the code of the rejection that it stands for (`convert_decisions`)."""
@@ -103,11 +103,11 @@ class WithoutExpired:
 
     @property
     def in_two_steps(self) -> int:
-        """See `consumer.engine.intake.Reading`."""
+        """See `consumer.engine.reading.Reading`."""
         return self._reading.in_two_steps
 
     def read(self, records: list[Record], now: float) -> list[Prepared]:
-        """See `consumer.engine.intake.Reading`."""
+        """See `consumer.engine.reading.Reading`."""
         return [
             _EXPIRED if isinstance(one, Rejection) and one.code == EXPIRED else one
             for one in self._reading.read(records, now)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.adapters.kafka import NewRecord
+from consumer.adapters.kafka.commits import CommitResult
 from consumer.adapters.kafka.letters import Done, Filters, mark_headers, read_letter
 from consumer.commands.dead_letters.choosing import Budget, Chooser, RedriveOptions
 from consumer.commands.dead_letters.marking import Marker, Redriven, Unmarked, runs_of, split
@@ -64,7 +65,7 @@ class Inner:
         partitions = dict.fromkeys(partition for partition, _ in lot)
         return [Chunk(DEAD, one, 7, 3, [record for at, record in lot if at == one]) for one in partitions]
 
-    async def commit(self, positions: Sequence[Position]) -> tuple[Sequence[Position], str | None]:
+    async def commit(self, positions: Sequence[Position]) -> CommitResult:
         """See `Source`."""
         raise AssertionError("nobody commits here")
 

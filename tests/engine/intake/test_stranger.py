@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.engine.verdicts import who_answered
+from consumer.engine.masking import who_answered
 from tests.engine.building import PROPERTY
 
 HTML = {"content-type": "text/html", "server": "nginx/1.18.0 (Ubuntu)"}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from consumer.adapters.kafka.commits import CommitResult
 from consumer.engine import messages as m
 from consumer.engine import offset_map
 from consumer.engine.model import Position, TopicPartition
@@ -60,7 +61,7 @@ def committed(
     core: Core, number: int, positions: Sequence[Position], failure: str | None = None
 ) -> list[m.Command]:
     """The broker answers a commit: it took these."""
-    return core.feed(m.CommitDone(number, positions, failure))
+    return core.feed(m.CommitDone(number, positions, failure, CommitResult((), failure).trouble))
 
 
 # -- when
@@ -426,7 +427,7 @@ def test_a_partition_that_drains_holds_up_nobody() -> None:
     core.fetch(event("a"))
     core.look_up()
     is_away(core)
-    core.feed(m.CommitDone(core.take(m.Commit).number, [], "REBALANCE_IN_PROGRESS"))
+    core.feed(m.CommitDone(core.take(m.Commit).number, [], "REBALANCE_IN_PROGRESS", m.CommitTrouble.PASSING))
     assert released(core.revoke(0)) is None
     core.fetch(event("b"), partition=1)
     core.look_up()

@@ -17,9 +17,9 @@ from consumer.engine import messages as m
 from consumer.engine.block import Delivery, Prepared, Span
 from consumer.engine.context import Context
 from consumer.engine.guard import Guard
-from consumer.engine.intake import TOMBSTONE
 from consumer.engine.ledger import Ledger
 from consumer.engine.model import Instant, Policy, Rejection, SchemaRef, Stage, TopicPartition
+from consumer.engine.reading import TOMBSTONE
 from tests.engine.building import (
     MACHINE,
     PROPERTY,

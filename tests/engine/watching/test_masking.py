@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.engine.verdicts import MASK, kind, mask
+from consumer.engine.masking import MASK, kind, mask
 from tests.engine.building import PROPERTY
 
 EVENT: dict[str, Any] = {

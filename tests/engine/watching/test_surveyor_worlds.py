@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from consumer.engine import messages as m
-from consumer.engine import survey as surveyor
+from consumer.engine import survey
 from consumer.engine.model import Instant
 from consumer.engine.pipeline import Pipeline
 from tests.simulation.runs import run_seed
@@ -17,14 +17,14 @@ def _look(pipeline: Pipeline, now: Instant) -> None:
     for one in statistics.partitions:
         assert one.lag_seconds is None or one.lag_seconds >= 0
         assert one.totals.open or one.lag != 0 or one.lag_seconds in (0.0, None)
-    place = surveyor._oldest_open(pipeline)
+    place = survey._oldest_open(pipeline)
     assert (place is None) == (statistics.oldest_open is None) == (statistics.totals.open == 0)
     if place is None or pipeline.guard.tripped is not None or place[0].assignment.draining:
         return
     found = (
-        surveyor._under_way(pipeline, *place, now.monotonic)
-        or surveyor._without_key(pipeline, *place)
-        or surveyor._behind_another(pipeline, *place)
+        survey._under_way(pipeline, *place, now.monotonic)
+        or survey._without_key(pipeline, *place)
+        or survey._behind_another(pipeline, *place)
     )
     assert found is not None, "an open record that waits for nothing"
 

@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 
-from consumer.engine import answers, messages, offset_map
-from consumer.engine import claims as dedup
-from consumer.engine import pipeline as pipeline_module
+from consumer.engine import answers, claims, commits, messages, offset_map
 from consumer.engine.block import Delivery, Place, Span
 from consumer.engine.claims import Claims, Outbox
-from consumer.engine.commits import Commits, removed_unread
+from consumer.engine.commits import Commits, Lives, Removals, removed_unread
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import Chunk, Disposition, Position, Rejection, TopicPartition
 from consumer.engine.offset_map import CommitMetadata, OffsetMap
@@ -26,8 +24,8 @@ from tests.simulation.mutations.mutating import mutation
 @mutation
 def keys_do_not_say_to_whom(patch: pytest.MonkeyPatch) -> None:
     """What a sandbox was sent is a duplicate for the platform."""
-    make = dedup.Keys.__init__
-    patch.setattr(dedup.Keys, "__init__", lambda self, _=None: make(self, None))
+    make = claims.Keys.__init__
+    patch.setattr(claims.Keys, "__init__", lambda self, _=None: make(self, None))
 
 
 @mutation
@@ -282,7 +280,7 @@ def bytes_of_events_are_not_entered(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def records_removed_unread_are_not_counted(patch: pytest.MonkeyPatch) -> None:
     """As before: retention takes them, and nobody is told."""
-    patch.setattr(Pipeline, "_mind_removed", lambda *_: None)
+    patch.setattr(Removals, "fetched", lambda *_: None)
 
 
 @mutation
@@ -292,7 +290,7 @@ def every_gap_counts_as_removed(patch: pytest.MonkeyPatch) -> None:
     def removed(chunk: Chunk, expected: int | None, known: OffsetMap | None) -> int:
         return removed_unread(chunk._replace(log_start=chunk.records[-1].offset), expected, known)
 
-    patch.setattr(pipeline_module, "removed_unread", removed)
+    patch.setattr(commits, "removed_unread", removed)
 
 
 # -- the offset map
@@ -363,16 +361,16 @@ def the_committed_id_is_not_compared(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def a_map_of_another_life_is_believed(patch: pytest.MonkeyPatch) -> None:
     """Reading begins anew, but for the records that were settled in the life before."""
-    read = Pipeline._read_metadata
+    read = Lives._read_metadata
 
-    def of_before(self: Pipeline, tp: TopicPartition, one: messages.Assignment) -> CommitMetadata | None:
+    def of_before(self: Lives, tp: TopicPartition, one: messages.Assignment) -> CommitMetadata | None:
         if one.void is None:
             return read(self, tp, one)
         found = read(self, tp, one._replace(start=one.void))
         known = None if found is None else found.settled
         return None if found is None or known is None else found._replace(settled=OffsetMap(known.bounds, 9))
 
-    patch.setattr(Pipeline, "_read_metadata", of_before)
+    patch.setattr(Lives, "_read_metadata", of_before)
 
 
 @mutation

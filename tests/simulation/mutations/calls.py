@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from consumer.engine import answers, messages
-from consumer.engine import verdicts as delivery
+from consumer.engine import answers, messages, verdicts
 from consumer.engine.answers import Answers
 from consumer.engine.block import UNCLEAR, Delivery
 from consumer.engine.commits import Commits
@@ -27,27 +26,27 @@ from tests.simulation.mutations.mutating import mutation
 def counters_are_not_checked(patch: pytest.MonkeyPatch) -> None:
     """Statuses are believed whatever the counters say."""
 
-    def read(body: bytes, events: int) -> delivery.Verdict:
-        answer = delivery._parse(body)
-        outcomes = delivery._outcomes(answer.get("events"), events) if isinstance(answer, dict) else None
-        return delivery.NoVerdict("unreadable_outcomes") if outcomes is None else delivery.PerEvent(outcomes)
+    def read(body: bytes, events: int) -> verdicts.Verdict:
+        answer = verdicts._parse(body)
+        outcomes = verdicts._outcomes(answer.get("events"), events) if isinstance(answer, dict) else None
+        return verdicts.NoVerdict("unreadable_outcomes") if outcomes is None else verdicts.PerEvent(outcomes)
 
-    patch.setattr(delivery, "_read_ok", read)
+    patch.setattr(verdicts, "_read_ok", read)
 
 
 @mutation
 def any_success_is_a_success(patch: pytest.MonkeyPatch) -> None:
     """200 is 200, whatever it says."""
-    outcome = delivery.EventOutcome(True, None, None)
-    patch.setattr(delivery, "_read_ok", lambda _, events: delivery.PerEvent([outcome] * events))
+    outcome = verdicts.EventOutcome(True, None, None)
+    patch.setattr(verdicts, "_read_ok", lambda _, events: verdicts.PerEvent([outcome] * events))
 
 
 @mutation
 def refused_token_refuses_the_events(patch: pytest.MonkeyPatch) -> None:
     """vectordotdev/vector #24543: 401 is a 4xx like any other."""
-    read = delivery.read_answer
+    read = verdicts.read_answer
 
-    def dropping(status: int, *more: Any) -> delivery.Verdict:
+    def dropping(status: int, *more: Any) -> verdicts.Verdict:
         return read(400 if status == 401 else status, *more)
 
     patch.setattr(answers, "read_answer", dropping)
@@ -121,7 +120,7 @@ def outcomes_are_shifted_by_one(patch: pytest.MonkeyPatch) -> None:
     """connect #461: which of the batch failed?"""
     judge = Answers._per_event
 
-    def shifted(self: Answers, batch: Batch, outcomes: Sequence[delivery.EventOutcome]) -> None:
+    def shifted(self: Answers, batch: Batch, outcomes: Sequence[verdicts.EventOutcome]) -> None:
         judge(self, batch, [*outcomes[1:], *outcomes[:1]])
 
     patch.setattr(Answers, "_per_event", shifted)
@@ -132,11 +131,11 @@ def the_rest_of_a_refused_batch_counts_as_delivered(patch: pytest.MonkeyPatch) -
     """A 400 that says which events are at fault has processed none of the others."""
     some = Answers._some_refused
 
-    def optimist(self: Answers, batch: Batch, verdict: delivery.SomeRefused) -> None:
+    def optimist(self: Answers, batch: Batch, verdict: verdicts.SomeRefused) -> None:
         faulty = [one for index, one in enumerate(batch.deliveries) if index in verdict.errors]
         self._pipeline.delivered([one for one in batch.deliveries if one not in faulty])
         batch.deliveries = faulty
-        some(self, batch, delivery.SomeRefused(dict(enumerate(verdict.errors.values()))))
+        some(self, batch, verdicts.SomeRefused(dict(enumerate(verdict.errors.values()))))
 
     patch.setattr(Answers, "_some_refused", optimist)
 
@@ -144,16 +143,16 @@ def the_rest_of_a_refused_batch_counts_as_delivered(patch: pytest.MonkeyPatch) -
 @mutation
 def a_middleman_s_refusal_is_the_platform_s(patch: pytest.MonkeyPatch) -> None:
     """A status code is taken for a speaker: a proxy's 400 makes dead letters, its 403 halts."""
-    patch.setattr(delivery, "_own_words", lambda body, events: {})
+    patch.setattr(verdicts, "_own_words", lambda body, events: {})
 
 
 @mutation
 def a_middleman_s_403_halts(patch: pytest.MonkeyPatch) -> None:
     """Whoever says 401 or 403, the token is held to be refused."""
-    read = delivery.read_answer
+    read = verdicts.read_answer
 
-    def halting(status: int, *more: Any) -> delivery.Verdict:
-        return delivery.Refused(status, None) if status in (401, 403) else read(status, *more)
+    def halting(status: int, *more: Any) -> verdicts.Verdict:
+        return verdicts.Refused(status, None) if status in (401, 403) else read(status, *more)
 
     patch.setattr(answers, "read_answer", halting)
 
@@ -161,10 +160,10 @@ def a_middleman_s_403_halts(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def what_is_too_large_for_a_proxy_is_a_dead_letter(patch: pytest.MonkeyPatch) -> None:
     """Any 413 is believed, down to the single event."""
-    read = delivery.read_answer
+    read = verdicts.read_answer
 
-    def believing(status: int, *more: Any) -> delivery.Verdict:
-        return delivery.TooLarge("") if status == 413 else read(status, *more)
+    def believing(status: int, *more: Any) -> verdicts.Verdict:
+        return verdicts.TooLarge("") if status == 413 else read(status, *more)
 
     patch.setattr(answers, "read_answer", believing)
 
@@ -199,7 +198,7 @@ def retry_after_is_ignored(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def retry_after_dates_are_ignored(patch: pytest.MonkeyPatch) -> None:
     """Only the form in seconds is understood."""
-    patch.setattr(delivery, "_until_date", lambda text, now: 0.0)
+    patch.setattr(verdicts, "_until_date", lambda text, now: 0.0)
 
 
 @mutation

@@ -9,9 +9,10 @@ import pytest
 from consumer.engine import guard, messages
 from consumer.engine.block import Prepared, Span
 from consumer.engine.guard import Guard
-from consumer.engine.intake import TOMBSTONE, Admission
+from consumer.engine.intake import Admission
 from consumer.engine.model import Disposition, Rejection, Stage
 from consumer.engine.pipeline import Pipeline
+from consumer.engine.reading import TOMBSTONE
 from tests.simulation.mutations.mutating import mutation
 
 

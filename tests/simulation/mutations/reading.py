@@ -12,8 +12,8 @@ from consumer.avro.plan import Plan
 from consumer.avro.reading import reader_of
 from consumer.conversion.reading import CompiledReading
 from consumer.engine.block import Delivery
-from consumer.engine.intake import TwoSteps
 from consumer.engine.model import Record
+from consumer.engine.reading import TwoSteps
 from tests.simulation.mutations.mutating import mutation
 
 
