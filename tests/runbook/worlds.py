@@ -183,7 +183,7 @@ class World:
 
         def gone() -> bool:
             lags = [part["lag"] for one in self.running for part in one.status()["partitions"]]
-            return len(lags) == self.partitions and not any(lags)
+            return lags == [0] * self.partitions  # None: not known yet
 
         self.service.until(gone, "the end of the lag")
 
