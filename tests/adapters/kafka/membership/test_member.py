@@ -13,7 +13,14 @@ from confluent_kafka import Message
 from consumer.adapters.kafka.commits import CommitResult
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
-from tests.adapters.kafka.scripted_member import Bench, FakeConsumer, message, offsets, parts, taken
+from tests.adapters.kafka.membership.scripted_member import (
+    Bench,
+    FakeConsumer,
+    message,
+    offsets,
+    parts,
+    taken,
+)
 
 
 def test_records_of_a_partition_revoked_in_the_same_consume_are_dropped() -> None:

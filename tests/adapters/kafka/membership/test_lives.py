@@ -20,9 +20,17 @@ from consumer.engine import offset_map
 from consumer.engine.messages import NewLife
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
-from tests.adapters.kafka.scripted_member import Bench, FakeConsumer, Ids, brings, message, offsets, taken
-from tests.adapters.kafka.test_forgotten import FORGOTTEN, ended
-from tests.adapters.kafka.test_starts import P0, P1, FakeOffsets, find_starts
+from tests.adapters.kafka.membership.scripted_member import (
+    Bench,
+    FakeConsumer,
+    Ids,
+    brings,
+    message,
+    offsets,
+    taken,
+)
+from tests.adapters.kafka.membership.test_forgotten import FORGOTTEN, ended
+from tests.adapters.kafka.membership.test_starts import P0, P1, FakeOffsets, find_starts
 from tests.support.kafka.broker import wait_until
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, produce, unique
 

@@ -10,7 +10,7 @@ from confluent_kafka import Message
 from consumer.adapters.kafka.trouble import as_fatal
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
-from tests.adapters.kafka.scripted_member import Bench, message, offsets
+from tests.adapters.kafka.membership.scripted_member import Bench, message, offsets
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, create_topic, produce, unique
 

@@ -13,8 +13,8 @@ from confluent_kafka import Message
 from consumer.adapters.kafka.source import KafkaSource
 from consumer.engine.messages import Assignment
 from consumer.engine.model import Position, TopicPartition
-from tests.adapters.kafka.scripted_member import FakeConsumer, Ids, brings, given, message, offsets
-from tests.adapters.kafka.test_forgotten import FORGOTTEN, ended
+from tests.adapters.kafka.membership.scripted_member import FakeConsumer, Ids, brings, given, message, offsets
+from tests.adapters.kafka.membership.test_forgotten import FORGOTTEN, ended
 
 
 class Listener:

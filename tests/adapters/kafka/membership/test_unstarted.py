@@ -15,7 +15,15 @@ from confluent_kafka import TopicPartition as RawPartition
 from consumer.adapters.kafka.starts import Start, Unstarted
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
-from tests.adapters.kafka.scripted_member import Bench, FakeConsumer, given, message, offsets, parts, taken
+from tests.adapters.kafka.membership.scripted_member import (
+    Bench,
+    FakeConsumer,
+    given,
+    message,
+    offsets,
+    parts,
+    taken,
+)
 from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, commit, committed, produce, unique
 
 MOVED = confluent_kafka.KafkaError.NOT_COORDINATOR

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from consumer.adapters.kafka import member as members
-from tests.adapters.kafka.scripted_member import Bench
+from tests.adapters.kafka.membership.scripted_member import Bench
 from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, unique
 
 

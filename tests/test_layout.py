@@ -1,0 +1,107 @@
+"""The layout: folders a person can survey, files neither crumbs nor walls, and no circle of imports.
+
+The layers themselves are import-linter's (pyproject.toml). The exceptions are listed here with their reasons; take out
+one that is none any more.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CODE = frozenset({".py", ".pyx", ".pxd", ".pyi", ".js", ".css", ".html"})
+FILES_IN_A_FOLDER = 20
+SHORTEST, LONGEST = 60, 600
+
+FULL_FOLDERS = {
+    "consumer/engine": 26,
+}
+"""Folders that hold more files, and how many they may hold."""
+SHORT = {
+    "consumer/__main__.py": "python -m consumer",
+    "consumer/app/signals.py": "the lowest layer of app: the supervisor stops by it too and needs nothing else",
+    "consumer/avro/source_writer.py": "goes with the generated source",
+    "consumer/commands/run.py": "the service itself is app/run and workers",
+    "consumer/web/page.py": "the page itself is HTML, CSS and JavaScript",
+}
+"""Modules of consumer/ with fewer lines, and why. A package's `__init__` says what is in it, and counts for nothing."""
+
+FILES = sorted(
+    path.relative_to(ROOT)
+    for top in ("consumer", "tests")
+    for path in (ROOT / top).rglob("*")
+    if path.suffix in CODE and "target" not in path.parts
+)
+MODULES = {
+    ".".join(path.with_suffix("").parts).removesuffix(".__init__"): path
+    for path in FILES
+    if path.parts[0] == "consumer" and path.suffix == ".py"
+}
+
+
+def lines(path: Path) -> int:
+    """Of a file."""
+    return len((ROOT / path).read_text("utf-8").splitlines())
+
+
+@cache
+def imports(name: str) -> frozenset[str]:
+    """What a module imports of consumer: anywhere in it, also under TYPE_CHECKING and in functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / MODULES[name]).read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(one.name for one in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            within = {f"{node.module}.{one.name}" for one in node.names}
+            found.update(within & MODULES.keys() or {node.module})
+    return frozenset(found & MODULES.keys())
+
+
+def test_a_folder_can_be_surveyed() -> None:
+    """No folder of consumer/ or tests/ has more than twenty files of code."""
+    folders = [str(path.parent) for path in FILES]
+    full = {one: n for one in set(folders) if (n := folders.count(one)) > FILES_IN_A_FOLDER}
+    assert {one: n for one, n in full.items() if n > FULL_FOLDERS.get(one, 0)} == {}
+
+
+def test_a_module_is_more_than_a_corner_of_another() -> None:
+    """None of consumer/ is shorter than sixty lines without a reason."""
+    short = {str(one) for one in MODULES.values() if lines(one) < SHORTEST and one.name != "__init__.py"}
+    assert short <= SHORT.keys()
+
+
+def test_a_module_is_one_sitting() -> None:
+    """None of consumer/ or tests/ is longer than six hundred lines."""
+    long = {str(one): n for one in FILES if one.suffix == ".py" and (n := lines(one)) > LONGEST}
+    assert long == {}
+
+
+def test_a_folder_of_tests_is_one_of_the_code() -> None:
+    """What tests consumer/X is in tests/X; besides, there are the folders of what tests the whole."""
+    of_the_whole = {
+        *("benchmark", "end_to_end", "fuzzing", "references", "runbook", "simulation", "soak"),
+        "support",
+    }
+    here = {
+        path.parts[1] for path in FILES if path.parts[0] == "tests" and len(path.parts) > 2
+    } - of_the_whole
+    there = {path.parts[1].removesuffix(".py") for path in FILES if path.parts[0] == "consumer"}
+    assert here <= there
+    packages = {path.parts[1] for path in FILES if path.parts[0] == "consumer" and len(path.parts) > 2}
+    assert packages <= here
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_circle(name: str) -> None:
+    """No way of imports leads from a module back to it, whatever it is imported for."""
+    way, seen = [name], set[str]()
+    while way:
+        for one in imports(way.pop()):
+            assert one != name, f"{name} is imported by what it imports"
+            if one not in seen:
+                seen.add(one)
+                way.append(one)
