@@ -22,7 +22,7 @@ _COMMANDS = {
         "check.command",
         "Is this configuration fit to run? A table of what was checked; exit code 0 or 1.",
     ),
-    "dead-letters": ("dead_letters.arguments", "What could not be delivered: look at it, and put it back."),
+    "dead-letters": ("dead_letters.arguments", "What could not be delivered: look at it, and redrive it."),
     "demo": ("demo", "The whole system on this machine: broker, sandbox, producer, consumer, page."),
     "explain": (
         "explain",
