@@ -108,7 +108,7 @@ class DeadRecord(NamedTuple):
 
     @property
     def message(self) -> str:
-        """Why it died, on one line, without what looks personal: whoever wrote it, it is fit to be shown."""
+        """Why it died, on one line and without what looks personal: any producer may have written it."""
         return mask(self.reason)
 
 
@@ -157,7 +157,7 @@ def own_headers(headers: Headers) -> Headers:
 
 
 def travelling(headers: Headers) -> list[tuple[str, bytes | None]]:
-    """What counts a record's trips: stays with it whatever else must be left out."""
+    """The headers that count a record's trips: they stay on a letter even if its other headers are left out."""
     return [
         header for header in headers if header[0] in _TRAVELS and len(header[1] or b"") <= _LONGEST_TRAVEL
     ]
@@ -267,7 +267,7 @@ def mark_headers(runs: Iterable[Run], home: Home) -> Headers:
 
 
 def done_text(runs: Iterable[Run]) -> str:
-    """``17-30,45``: both ends are meant."""
+    """``17-30,45``: both ends are included."""
     return ",".join(f"{begin}-{end - 1}" if end - begin > 1 else str(begin) for begin, end in runs)
 
 
@@ -330,7 +330,7 @@ class Done:
         return len(self._bounds) // 2
 
     def add(self, runs: Iterable[Run]) -> None:
-        """These too, in whatever order and however they overlap."""
+        """Add these, in any order, overlapping or not."""
         for begin, end in runs:
             low, high = bisect_left(self._bounds, begin), bisect_right(self._bounds, end)
             first = [] if low % 2 else [begin]
@@ -396,7 +396,7 @@ class OriginFilter(NamedTuple):
     offset: int | None = None
 
     def holds(self, origin: Place) -> bool:
-        """Whether a record of there is meant."""
+        """Whether a record from `origin` matches."""
         return (
             origin.topic == self.topic
             and self.partition in (None, origin.partition)
@@ -405,7 +405,7 @@ class OriginFilter(NamedTuple):
 
 
 class Filters(NamedTuple):
-    """Which letters are meant; what is empty or None leaves all."""
+    """Which letters match; what is empty or None matches all."""
 
     stages: frozenset[Stage] = frozenset()
     codes: frozenset[str] = frozenset()
@@ -415,7 +415,7 @@ class Filters(NamedTuple):
     origins: tuple[OriginFilter, ...] = ()
 
     def hold(self, letter: DeadRecord) -> bool:
-        """Whether this letter is meant."""
+        """Whether this letter matches."""
         return (
             (not self.stages or letter.stage in self.stages)
             and (not self.codes or letter.code in self.codes)

@@ -1,9 +1,9 @@
 """The transactional producer of a redrive: marks, and letters that died again, are written together or not at all.
 
 A redrive has one transactional id for each dead-letter topic. `start` takes it over: it ends the transaction that a
-killed redrive left open, and fences a redrive that still runs, which finds out with its next transaction. So whoever
-has started may read the marks, and what it read stays true until it writes or is fenced. The client is never replaced
-in between: a new one would take the id over from a second redrive without reading what that one marked.
+killed redrive left open, and fences a redrive that still runs, which finds out with its next transaction. So a
+redrive that has started may read the marks: what it read stays true until it writes or is fenced. The client is never
+replaced in between: a new one would take the id over from a second redrive without reading what that one marked.
 
 The open transaction of a killed redrive hides what follows it on the dead-letter topic from read_committed readers
 until the next redrive starts, or `_TRANSACTION_SECONDS` have passed: so that is short.
@@ -45,7 +45,7 @@ _START_SECONDS: Final = 30.0
 _DELIVERY_SECONDS: Final = 10.0
 _TRIES: Final = 4
 _COMMITS: Final = 2
-"""A commit whose time is up goes on, and is waited for once more."""
+"""A commit that timed out goes on in the client, and is waited for once more."""
 _FIXED: Final = {
     "transaction.timeout.ms": _TRANSACTION_SECONDS * 1000,
     # librdkafka wants it below the transaction's.
@@ -56,16 +56,16 @@ _FIXED: Final = {
     "queue.buffering.max.kbytes": 2_000_000,
 }
 _FOR_ONE: Final = frozenset({_Code.MSG_SIZE_TOO_LARGE, _Code.RECORD_LIST_TOO_LARGE, _Code.INVALID_RECORD})
-"""Verdicts that one record deserves, and its whole transaction gets."""
+"""Errors that one record causes and its whole transaction gets."""
 _ANOTHER_FAILED: Final = frozenset(
     {_Code._PURGE_QUEUE, _Code._PURGE_INFLIGHT, _Code._STATE, _Code._INVALID_DIFFERENT_RECORD}
 )
-"""What a record is told for what another one of its batch or of its transaction is."""
+"""Errors of a record that were caused by another record of its batch or its transaction."""
 _GOES_AWAY: Final = _ANOTHER_FAILED | {_Code.OUT_OF_ORDER_SEQUENCE_NUMBER}
 _UNCLEAR: Final = _ANOTHER_FAILED | {_Code._TIMED_OUT, _Code._MSG_TIMED_OUT}
-"""What a record may be told while the transaction knows better: a partition that was not added to it just waits."""
+"""Errors of a record where the transaction knows the cause: a partition that was not added to it just waits."""
 _TOGETHER_ONLY: Final = _FOR_ONE | {_Code._INVALID_DIFFERENT_RECORD}
-"""Sent by itself, each record shows whether it is the one. (Two without a key in one batch are told of each other.)"""
+"""Sent one by one, it shows which record it is. (Of two without a key in one batch each gets the error for the other.)"""
 _FENCING: Final = frozenset({_Code._FENCED, _Code.PRODUCER_FENCED, _Code.INVALID_PRODUCER_EPOCH})
 _GONE: Final = "a topic or a partition is gone since the redrive began: run it again"
 _REFUSED: Final = {
@@ -264,7 +264,7 @@ class _Lot:
         self._causes.append(error)
 
     def _ask_the_transaction(self) -> None:
-        """One that has failed answers whatever it is asked with why; begun as it is, it cannot begin."""
+        """Ask a failed transaction for the cause: it answers any call with it. (To begin it again is always an error.)"""
         try:
             self._producer.begin_transaction()
         except KafkaException as error:

@@ -26,7 +26,7 @@ def dead_letters() -> None:
 
 
 def _filtered(command: _F) -> _F:
-    """The options that say which letters are meant."""
+    """Add the options that select letters."""
     options = (
         click.option(
             "--topic",
@@ -165,8 +165,8 @@ def redrive(
     Needs the settings of `pinstream run`, with its key store: run it on the same machine, or with a shared one. A dry
     run needs only the KAFKA_… settings.
 
-    Events that happened more than an hour ago count as offline at the platform when they arrive. It drops no doubles of
-    those: one that goes twice is counted twice.
+    Events that happened more than an hour ago count as offline at the platform when they arrive. It does not
+    deduplicate those: one that goes twice is counted twice.
 
     \b
     pinstream dead-letters redrive --topic orders --code unknown_currency --dry-run

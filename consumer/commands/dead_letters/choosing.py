@@ -14,13 +14,10 @@ from typing import NamedTuple
 from consumer.adapters.kafka.letters import (
     DeadRecord,
     Filters,
-    is_original,
-    own_headers,
     read_mark,
-    restored,
 )
 from consumer.commands.dead_letters.outcome import Outcome, Tally
-from consumer.commands.dead_letters.reading import Marks, Reader, ours
+from consumer.commands.dead_letters.reading import Marks, Reader, ours, whole_record, why_gone
 from consumer.commands.dead_letters.topics import DeadLetterTopic
 from consumer.engine.model import Record
 
@@ -121,16 +118,10 @@ class Chooser:
         if letter.trips >= self._options.max_trips:
             self.tally.looped += 1
             return None
-        if not letter.omitted:
-            return restored(letter)
+        # Kafka is asked only for a partition that there is: any other one is an error to it.
         there = letter.origin.partition < self._known.get(letter.origin.topic, 0)
-        record = await self._reader.record(letter.origin) if there else None
-        if record is None or not is_original(letter, record):
+        record = await whole_record(letter, self._reader) if there or not letter.omitted else None
+        if record is None:
             self.tally.gone += 1
-            parts = " and ".join(letter.omitted)
-            self.outcome.note(
-                f"{letter.place} stays: it holds no {parts}, and the record at {letter.origin} is gone, or another "
-                "one now"
-            )
-            return None
-        return record._replace(offset=letter.place.offset, headers=own_headers(record.headers))
+            self.outcome.note(f"{letter.place} stays: {why_gone(letter)}")
+        return record

@@ -38,7 +38,7 @@ from consumer.settings import load
 
 WAITING, DONE = "waiting", "done"
 MOST_KINDS = 10_000
-"""Rows that are counted apart: codes are the platform's, and a hostile topic may hold any number of them."""
+"""Most rows: codes are the platform's, and a hostile topic may hold any number of them."""
 _OTHER = "(others)"
 _DAY = len("2026-11-24")
 _WIDE = 100

@@ -18,9 +18,11 @@ from rich.table import Table
 from consumer.engine.statistics import GuardStatistics
 from consumer.errors import Incomplete
 
-LATE = "what happened more than an hour ago counts as offline at the platform by now, and it drops no doubles of that"
+LATE = (
+    "what happened more than an hour ago counts as offline at the platform, which does not deduplicate that"
+)
 MOST_NAMED = 10
-"""Letters of one kind that are named one by one."""
+"""How many notes are printed; the others are counted."""
 
 
 class End(Enum):
@@ -39,21 +41,21 @@ class Tally:
 
     topic: str
     matched: int = 0
-    """Letters that the filters mean."""
+    """Letters that match the filters."""
     redriven: int = 0
     looped: int = 0
-    """Left, since they were redriven too often already."""
+    """Left, because they were redriven too often already."""
     gone: int = 0
-    """Left, since they lack a part of their record, which is not at its origin any more."""
+    """Left, because they lack a part of their record, which is no longer at its origin."""
     done_before: int = 0
     foreign: int = 0
     """Records that are no letters of the topics asked for. Not among `matched`."""
     elsewhere: int = 0
-    """Marks that another cluster's redrive wrote: not believed. Not among `matched`."""
+    """Marks that a redrive of another cluster wrote, which are not believed. Not among `matched`."""
 
     @property
     def left(self) -> int:
-        """Not come to: because of ``--max``, or since it was interrupted."""
+        """Not reached: because of ``--max``, or because it was interrupted."""
         return self.matched - self.redriven - self.looped - self.gone - self.done_before
 
 
@@ -74,7 +76,7 @@ class Outcome:
     """Why too many would have been dead letters again."""
 
     def note(self, text: str) -> None:
-        """Say this to people, unless enough was said."""
+        """Print this at the end, unless there are `MOST_NAMED` notes already."""
         if text in self.notes:
             return
         if len(self.notes) < MOST_NAMED:
@@ -115,7 +117,7 @@ _MEANT = {
     "done_before": "done before",
     "looped": "left: redriven too often already",
     "gone": "left: the record is gone",
-    "left": "left: not come to",
+    "left": "left: not reached",
     "foreign": "other records, not touched",
     "elsewhere": "marks of another cluster",
 }
@@ -131,7 +133,7 @@ _BECAME = {
 
 
 def tell(outcome: Outcome, *, as_json: bool) -> None:
-    """Print it, see `_tell`. Raises `Incomplete` where that cannot be: what is done is done, and must not be lost."""
+    """Print the outcome, as `_tell` says. Raises `Incomplete` if stdout fails: the letters are marked all the same."""
     try:
         _tell(outcome, as_json=as_json)
         sys.stdout.flush()

@@ -1,8 +1,8 @@
-"""What a record held, fit to be shown: a value is shown only if it is known to say nothing of a person.
+"""What a record held, masked: a value is shown only if it is known to say nothing about a person.
 
 Theory of operation. The mapping says what paths mean. A value is shown if its path feeds a field of `_PUBLIC` and none
-that is not. All else is ``***``, enums and booleans too: what nobody has mapped might be anything. Nulls stay, and so
-does the structure; keys of maps are data.
+that is not. Everything else is ``***``, enums and booleans too: what is not mapped might be anything. Nulls and the
+structure stay; keys of maps are data.
 
 What is shown then goes through two nets more. No value that was hidden may stand in it, however it is written there: a
 short one ("Bo") as a word of its own, a number as all of it; and what looks like an address, a token or a phone number
@@ -47,7 +47,7 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/#-]{0,127}")
 _NO_IDENTIFIER: Final = re.compile(r"[0-9a-fA-F]{40,}|\d{1,3}(?:\.\d{1,3}){3}|pina_|https?:", re.IGNORECASE)
 """What fits the form of an identifier and is a digest, an IP address, a token or a page."""
 _LEAST_DIGITS: Final = 7
-"""A hidden number of so many digits is looked for without its spaces and signs too."""
+"""A hidden number with at least this many digits is also searched for without its spaces and signs."""
 _LEAST_HIDDEN: Final = 4
 """Shorter values are in every other identifier by chance: they count where they are words."""
 _LEAST_LETTERS: Final = 2
@@ -56,7 +56,7 @@ _MOST_WORDS: Final = 4
 _WORD: Final = re.compile(r"[^\W_]+")
 _CODES: Final = frozenset({"language", "custom_data.currency"})
 _CODE: Final = re.compile(r"[A-Za-z]{2,3}(?:[_-][A-Za-z]{2,4})?")
-"""What says no more than a language or a currency, whoever's country is written like it."""
+"""A language or a currency, even if a hidden country is written like it."""
 
 Path = tuple[str, ...]
 """Names of fields and keys; each element of an array is ``""``."""
@@ -233,7 +233,7 @@ class _Nets:
         return self._text(value) if isinstance(value.value, str) else self._number(value.value)
 
     def _number(self, value: Any) -> Any:
-        """A number, or a boolean, which is nobody's."""
+        """A number, or a boolean, which identifies no person."""
         if isinstance(value, bool):
             return value
         ways = {str(value), str(int(value))} if isinstance(value, int) or value.is_integer() else {str(value)}

@@ -1,7 +1,7 @@
 """Reads dead-letter topics in two passes: first the marks, which say what is done, then the letters.
 
 Marks come after the letters they speak of, so one pass would have to remember all letters; of the marks only runs of
-offsets are kept. Both passes end where the topic ended when the first began: what came later is for the next time.
+offsets are kept. Both passes end where the topic ended when the first began: later records are left for the next time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,18 @@ from typing import NamedTuple, Protocol
 
 from consumer.adapters.kafka import Bound, Range, read_record, resolve_ranges, scan
 from consumer.adapters.kafka.cluster import cluster_id
-from consumer.adapters.kafka.letters import DeadRecord, Done, Filters, Home, Place, read_letter, read_mark
+from consumer.adapters.kafka.letters import (
+    DeadRecord,
+    Done,
+    Filters,
+    Home,
+    Place,
+    is_original,
+    own_headers,
+    read_letter,
+    read_mark,
+    restored,
+)
 from consumer.adapters.kafka.topic_ids import ask_once
 from consumer.adapters.thread import run_blocking
 from consumer.commands.dead_letters.topics import DeadLetterTopic
@@ -26,7 +37,7 @@ Config = Mapping[str, str | int | float | bool]
 
 
 class Reader(Protocol):
-    """What is asked of Kafka; see `KafkaReader`."""
+    """The questions to Kafka; see `KafkaReader`."""
 
     async def ranges(self, topic: str) -> Sequence[Range]:
         """All of the topic, partition by partition, as it is now."""
@@ -38,7 +49,7 @@ class Reader(Protocol):
         """The record at `place`; None if it is not there any more."""
 
     async def home(self, topic: str, partition: int) -> Home:
-        """The partition, in the cluster that is read: whose marks are believed."""
+        """The partition in this cluster: only marks that were written for it are believed."""
 
 
 class KafkaReader:
@@ -51,7 +62,7 @@ class KafkaReader:
         self._config = config
         self._cluster: str | None = None
         self._ids: dict[str, str | None] = {}
-        """Of topics, as they were when they were first asked for: what is marked was read of them."""
+        """Topic ids as they were at the first question: marks are for the topic that was read."""
 
     async def ranges(self, topic: str) -> Sequence[Range]:
         """See `Reader`."""
@@ -81,11 +92,11 @@ class Marks(NamedTuple):
     done: Mapping[int, Done]
     """By partition."""
     matching: int
-    """How many letters the filters mean, done or not."""
+    """How many letters match the filters, done or not."""
     done_before: int = 0
     """How many of these are done."""
     elsewhere: int = 0
-    """Marks that were written elsewhere, and are not believed."""
+    """Marks that were written for another cluster or topic, and are not believed."""
 
 
 OnProgress = Callable[[int], None]
@@ -98,6 +109,22 @@ def ours(topic: DeadLetterTopic, partition: int, record: Record) -> DeadRecord |
     if letter is None or (topic.origins is not None and letter.origin.topic not in topic.origins):
         return None
     return letter
+
+
+async def whole_record(letter: DeadRecord, reader: Reader) -> Record | None:
+    """The record that died, at the letter's offset. What the letter lacks is read at its origin; None if it is gone."""
+    if not letter.omitted:
+        return restored(letter)
+    record = await reader.record(letter.origin)
+    if record is None or not is_original(letter, record):
+        return None
+    return record._replace(offset=letter.place.offset, headers=own_headers(record.headers))
+
+
+def why_gone(letter: DeadRecord) -> str:
+    """What to say where there is no whole record."""
+    parts = " and ".join(letter.omitted)
+    return f"it holds no {parts}, and the record at {letter.origin} is gone, or another one is there now"
 
 
 async def read_chunks(
@@ -138,7 +165,7 @@ async def read_marks(
 
 
 class _FirstPass:
-    """Which letters match is kept as runs, too: what of them is done is known only at the end."""
+    """Which letters match is kept as runs, too: only at the end is it known which of them are done."""
 
     def __init__(self, topic: DeadLetterTopic, filters: Filters) -> None:
         self._topic = topic

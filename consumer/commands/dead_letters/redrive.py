@@ -22,7 +22,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from consumer import logs
 from consumer.adapters.kafka import (
@@ -51,13 +51,13 @@ from consumer.commands.dead_letters.reading import (
 )
 from consumer.commands.dead_letters.topics import DeadLetterTopic, chosen
 from consumer.commands.replay.engine import End as RunEnd
-from consumer.commands.replay.engine import run_to_end
+from consumer.commands.replay.engine import FiniteSource, run_to_end
 from consumer.commands.replay.watch import watch
 from consumer.engine.messages import NewLife
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from consumer.engine.pipeline import Pipeline
 from consumer.errors import DestinationRefused, Incomplete, KafkaError, PinstreamError
-from consumer.service import Service, Source, SystemClock
+from consumer.service import Service, SystemClock
 from consumer.settings import Settings, load
 from consumer.web.status import ledger
 
@@ -270,7 +270,7 @@ class Redrive:
 
 
 def transactional_id(topic: str) -> str:
-    """One for each dead-letter topic, whoever redrives it: so that two never do at the same time."""
+    """One for each dead-letter topic, so that a second redrive of it fences the first."""
     return f"pinstream.redrive.{topic}"
 
 
@@ -294,28 +294,17 @@ class Pace:
         return 0.0 if self._rate is None else self._begun + self._gone / self._rate - self._now()
 
     def went(self, letters: int) -> None:
-        """So many were handed out."""
+        """Note that `letters` more were handed out."""
         self._gone += letters
-
-
-class BoundedReading(Source, Protocol):
-    """The source that letters are read from; see `consumer.adapters.kafka.BoundedSource`."""
-
-    @property
-    def done(self) -> bool:
-        """Whether all was handed out."""
-
-    def figures(self) -> Mapping[TopicPartition, int]:
-        """Up to where each partition was read."""
 
 
 class LettersSource:
     """Hands out the chosen letters, which `inner` reads; fits `consumer.commands.replay.engine.FiniteSource`.
 
-    `pace`: of letters that are handed out, whatever becomes of them.
+    `pace` limits how many letters are handed out, whatever their outcome.
     """
 
-    def __init__(self, inner: BoundedReading, marker: Marker, pace: Pace) -> None:
+    def __init__(self, inner: FiniteSource, marker: Marker, pace: Pace) -> None:
         self._inner = inner
         self._marker = marker
         self._pace = pace

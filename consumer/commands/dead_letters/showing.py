@@ -21,17 +21,15 @@ from consumer.adapters.kafka.letters import (
     DeadRecord,
     Done,
     Place,
-    is_original,
     own_headers,
     read_letter,
     read_mark,
-    restored,
 )
 from consumer.app import building
 from consumer.avro.decode import Decoder
 from consumer.commands.dead_letters.listing import DONE, WAITING, iso
 from consumer.commands.dead_letters.payload import Masker
-from consumer.commands.dead_letters.reading import KafkaReader, Reader
+from consumer.commands.dead_letters.reading import KafkaReader, Reader, whole_record, why_gone
 from consumer.engine.masking import mask
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing
 from consumer.engine.model import CommerceEvent, Record, Rejection, SchemaRef
@@ -39,7 +37,7 @@ from consumer.errors import KafkaError, UsageError
 from consumer.settings import Settings, load
 
 _NOTHING_KNOWN: dict[str, Any] = {"type": "record", "name": "pinstream.nothing", "fields": []}
-"""A reader's schema that tells what any record names, and reads none."""
+"""A reader's schema with which every record is an unknown one: it tells which schema the bytes name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +124,8 @@ async def _show(options: ShowOptions, settings: Settings, reader: Reader) -> Sho
     letter, where = await _find(options.place, reader)
     done = await _done(options.place, where, reader)
     payload = await _payload(letter, settings, reader) if options.payload else None
-    names = [_name(name) for name, _ in own_headers(letter.record.headers)]
+    # A producer may write anything into the name of a header.
+    names = [mask(name) or "(no name)" for name, _ in own_headers(letter.record.headers)]
     return Shown(letter, done, payload, names)
 
 
@@ -169,11 +168,6 @@ async def _done(place: Place, where: Range, reader: Reader) -> bool:
     return place.offset in done
 
 
-def _name(text: str) -> str:
-    """The name of a header: anybody's."""
-    return mask(text) or "(no name)"
-
-
 # -------------------------------------------------------------------------------------------------- payload
 
 
@@ -199,18 +193,16 @@ async def _payload(letter: DeadRecord, settings: Settings, reader: Reader) -> Pa
 
 
 async def _whole(letter: DeadRecord, reader: Reader) -> tuple[Record | None, str | None]:
-    """The record that died; what is left out of the letter is read at its origin, if it still is there."""
-    if not letter.omitted:
-        return restored(letter), None
-    parts = " and ".join(letter.omitted)
+    """The record that died, if it can be had whole, and what to say of it."""
     try:
-        record = await reader.record(letter.origin)
+        record = await whole_record(letter, reader)
     except (KafkaError, UsageError):
         record = None
-    if record is None or not is_original(letter, record):
-        gone = f"the letter holds no {parts}, and the record at {letter.origin} is gone, or another one now"
-        return None, gone
-    return record, f"the letter holds no {parts}: read at its origin, {letter.origin}"
+    if record is None:
+        return None, why_gone(letter)
+    if not letter.omitted:
+        return record, None
+    return record, f"it holds no {' and '.join(letter.omitted)}: read at its origin, {letter.origin}"
 
 
 async def _decoded(decoder: Decoder, record: Record, writers: Any) -> CommerceEvent | Rejection | None:
@@ -224,14 +216,14 @@ async def _decoded(decoder: Decoder, record: Record, writers: Any) -> CommerceEv
         return decoder.missing(decoded)
     else:
         raise KafkaError(
-            f"the schema {decoded.kind} {decoded.value} cannot be had now ({answer.reason}); try again"
+            f"the schema {decoded.kind} {decoded.value} cannot be fetched now ({answer.reason}); try again"
         )
     again = decoder.decode(record)
     return None if isinstance(again, SchemaRef) else again
 
 
 def _named_schema(settings: Settings, record: Record) -> SchemaRef | None:
-    """The schema that the bytes name, whether anybody knows it or not."""
+    """The schema that the bytes name, whether it is known or not."""
     named = building.decoder(settings, _NOTHING_KNOWN).decode(record)
     return named if isinstance(named, SchemaRef) else None
 

@@ -1,4 +1,4 @@
-"""Which dead-letter topics are meant: by ``--topic`` (an origin or a dead-letter topic), else those of KAFKA_TOPICS.
+"""Which dead-letter topics are asked for: by ``--topic`` (an origin or a dead-letter topic), or by KAFKA_TOPICS.
 
 A letter belongs here only if its origin is one of the topics asked for. With a dead-letter topic for each origin that
 also tells letters that were carried in from another cluster under another name; with one for all, those of others.
@@ -27,7 +27,7 @@ class DeadLetterTopic(NamedTuple):
 
 
 def chosen(settings: Settings, topics: Sequence[str], known: Mapping[str, int]) -> list[DeadLetterTopic]:
-    """The dead-letter topics meant, by name. `known`: the topics that there are.
+    """The dead-letter topics that are asked for, by name. `known`: the topics that exist.
 
     Raises `UsageError` for a ``--topic`` that is neither an origin nor a dead-letter topic.
     """
@@ -51,7 +51,7 @@ def chosen(settings: Settings, topics: Sequence[str], known: Mapping[str, int]) 
 
 
 def _meant(topic: str, template: str, known: Mapping[str, int]) -> Iterator[tuple[str, str | None]]:
-    """Pairs of dead-letter topic and origin (None: whatever lies there)."""
+    """Pairs of dead-letter topic and origin (None: all that it holds)."""
     if topic.startswith("^"):
         for origin in _matching(topic, template, known):
             yield dead_letter_topic(template, origin), origin

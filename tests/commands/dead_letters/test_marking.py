@@ -34,7 +34,7 @@ ORDERS = DeadLetterTopic(DEAD, frozenset({"orders"}), True)
 
 
 class Inner:
-    """Reads all of a topic of lists, in lots of `most` records. Fits `BoundedReading`."""
+    """Reads all of a topic of lists, in lots of `most` records. Fits `FiniteSource`."""
 
     def __init__(self, topics: Topics, most: int = 4) -> None:
         self._left: list[tuple[int, Record]] = [
@@ -48,11 +48,11 @@ class Inner:
 
     @property
     def done(self) -> bool:
-        """See `BoundedReading`."""
+        """See `FiniteSource`."""
         return not self._left
 
     def figures(self) -> Mapping[TopicPartition, int]:
-        """See `BoundedReading`."""
+        """See `FiniteSource`."""
         return {}
 
     async def start(self) -> None:
