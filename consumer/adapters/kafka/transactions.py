@@ -65,7 +65,7 @@ _GOES_AWAY: Final = _ANOTHER_FAILED | {_Code.OUT_OF_ORDER_SEQUENCE_NUMBER}
 _UNCLEAR: Final = _ANOTHER_FAILED | {_Code._TIMED_OUT, _Code._MSG_TIMED_OUT}
 """Errors of a record where the transaction knows the cause: a partition that was not added to it just waits."""
 _TOGETHER_ONLY: Final = _FOR_ONE | {_Code._INVALID_DIFFERENT_RECORD}
-"""Sent one by one, it shows which record it is. (Of two without a key in one batch each gets the error for the other.)"""
+"""Sent one by one, it shows which record it is. (Two without a key in one batch each get the error for the other.)"""
 _FENCING: Final = frozenset({_Code._FENCED, _Code.PRODUCER_FENCED, _Code.INVALID_PRODUCER_EPOCH})
 _GONE: Final = "a topic or a partition is gone since the redrive began: run it again"
 _REFUSED: Final = {
@@ -264,7 +264,7 @@ class _Lot:
         self._causes.append(error)
 
     def _ask_the_transaction(self) -> None:
-        """Ask a failed transaction for the cause: it answers any call with it. (To begin it again is always an error.)"""
+        """Ask a failed transaction for the cause: it answers any call with it. (To begin again is always an error.)"""
         try:
             self._producer.begin_transaction()
         except KafkaException as error:
