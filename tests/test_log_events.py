@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "logs.md").read_text("utf-8")
 LEVELS = {"debug", "info", "warning", "error"}
 
-FORWARDING = {("consumer/logs.py", "_forward"), ("consumer/app/building.py", "log_report")}
+FORWARDING = {("consumer/logs.py", "emit"), ("consumer/app/building.py", "log_report")}
 """Who hands on what others said: a library's line, a core's report."""
 
 
