@@ -1,4 +1,5 @@
-"""The composition root: builds the parts from settings and runs them. The only package that knows every other.
+"""The composition root: `building` makes the parts from the settings, `run` puts a member together and runs it.
 
-One module a command (`run`, `demo`, `explain`, `check`, `produce`, `sandbox`); `building` makes what several need.
+`tracing` wraps what a member drives if traces are asked for; `signals` is how a process is asked to stop. Commands and
+workers are made of these.
 """

@@ -8,6 +8,7 @@ import contextlib
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -118,3 +119,9 @@ def say(text: str) -> None:
 def on_terminal() -> bool:
     """Whether a person is watching stderr (which may be closed)."""
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+def first_of(names: Sequence[str], most: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

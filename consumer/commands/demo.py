@@ -38,7 +38,6 @@ from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.faults import DEMO_FAULTS, Faults
 from consumer.demo.generator import EventGenerator, restamp
 from consumer.demo.records import FileRecords, Produced, made_up, with_duplicates, with_invalid
-from consumer.engine.model import CommerceEvent
 from consumer.errors import InvariantViolation
 from consumer.settings import Settings, load
 from consumer.web.status import status_document
@@ -123,7 +122,9 @@ async def _demo(options: DemoOptions, environ: Mapping[str, str], folder: str) -
         broker = await stack.enter_async_context(EmbeddedBroker())
         settings = load(_settings(environ, broker.bootstrap_servers, url, folder))
         logs.configure(log_format=settings.pinstream.log_format, level=settings.pinstream.log_level)
-        sandbox.register(_own_events(settings))
+        # What the mapping declares is registered with this platform.
+        schema = building.reader_schema(settings, building.local_schemas(settings))
+        sandbox.register(building.mapping(settings, schema).own_events)
         producer = RecordProducer(settings.kafka.client_properties())
         stack.push_async_callback(producer.close)
         one = await stack.enter_async_context(member(settings))
@@ -132,12 +133,6 @@ async def _demo(options: DemoOptions, environ: Mapping[str, str], folder: str) -
     document["sandbox"] = sandbox.counts().as_json()
     _print(document, options)
     _check(document, run.produced, options)
-
-
-def _own_events(settings: Settings) -> tuple[str, ...]:
-    """What the mapping declares is registered with this platform."""
-    schema = building.reader_schema(settings, building.local_schemas(settings))
-    return building.mapping(settings, schema).own_events
 
 
 def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -> dict[str, str]:
@@ -202,7 +197,7 @@ class _DemoRun:
         watching = asyncio.create_task(self._watch(feeding))
         try:
             await asyncio.wait((serving, watching), return_when=asyncio.FIRST_COMPLETED)
-            document = self._document()
+            document = status_document(self._member.service.statistics(), self._member.info())
             self._member.service.request_stop()
             await serving
             await watching
@@ -215,9 +210,6 @@ class _DemoRun:
     def _stop(self) -> None:
         self._stopped.set()
         self._stopped_at = time.monotonic()
-
-    def _document(self) -> dict[str, Any]:
-        return status_document(self._member.service.statistics(), self._member.info())
 
     async def _first_record(self, feeding: asyncio.Task[None]) -> None:
         while not self._producer.delivered and not feeding.done() and not self._stopped.is_set():
@@ -253,7 +245,10 @@ class _DemoRun:
         if options.path is None:
             generator = EventGenerator(options.seed, time.time, options.duplicates, options.invalid)
             return islice(made_up(generator, encoder), options.events)
-        records: Iterator[Produced] = iter(FileRecords(str(options.path), schema, encoder, _now))
+        file = FileRecords(
+            str(options.path), schema, encoder, lambda event: restamp(event, int(time.time() * 1000))
+        )
+        records: Iterator[Produced] = iter(file)
         records = with_duplicates(records, options.duplicates, options.seed)
         records = with_invalid(records, options.invalid, options.seed, time.time, encoder)
         return islice(records, options.events)
@@ -284,10 +279,6 @@ class _DemoRun:
     def _complete(self) -> bool:
         """All that was produced is settled, and all that is settled is committed."""
         return self._settled() >= self.produced and self._member.service.pipeline.committed()
-
-
-def _now(event: CommerceEvent) -> CommerceEvent:
-    return restamp(event, int(time.time() * 1000))
 
 
 def _progress() -> Progress:

@@ -80,6 +80,9 @@ class TopicPartition(NamedTuple):
     topic: str
     partition: int
 
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]"
+
 
 class Position(NamedTuple):
     """What a commit names: the next offset to read, and the leader epoch of the record before it.

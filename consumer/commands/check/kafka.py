@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from consumer.adapters.kafka import GroupOffsets, GroupView, dead_letter_topic, describe
+from consumer.adapters.kafka import GroupOffsets, dead_letter_topic, describe
 from consumer.adapters.kafka.cluster import TopicSettings, topic_settings
 from consumer.adapters.kafka.offsets import Extent
 from consumer.app import building
-from consumer.commands.check.rows import TIMEOUT, Found, Said, Skip, cluster_of, count, names
+from consumer.commands.base import first_of
+from consumer.commands.check.rows import TIMEOUT, Found, Said, Skip, cluster_of, count
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
 from consumer.engine.messages import FetchSchema, SchemaUnavailable
@@ -26,14 +27,14 @@ async def cluster(found: Found) -> Said:
         dead_letter_topic=found.settings.pinstream.dead_letter_topic,
     )
     if view.leaderless:
-        without = names([_named(one) for one in view.leaderless])
+        without = first_of([str(one) for one in view.leaderless])
         raise KafkaError(f"partitions without a leader cannot be read now: {without}; look after the brokers")
     topics = [f"{name} ({count(partitions, 'partition')})" for name, partitions in view.topics.items()]
     warnings = [
         f"KAFKA_TOPICS: no topic matches {pattern} yet; one that comes later is read from its beginning"
         for pattern in view.unmatched
     ]
-    return Said(f"{count(len(view.brokers), 'broker')}; {names(topics) or 'no topic'}", warnings)
+    return Said(f"{count(len(view.brokers), 'broker')}; {first_of(topics) or 'no topic'}", warnings)
 
 
 async def group(found: Found) -> Said:
@@ -49,7 +50,11 @@ async def group(found: Found) -> Said:
         extents = await offsets.extents(partitions)
     begin = _begin(kafka.group_id, kafka.auto_offset_reset, positions, extents)
     warnings = [*_astray(positions, extents), *_elsewhere(found, positions, extents)]
-    return Said(f"{kafka.group_id}: {begin}; {_members(members)}", warnings)
+    if members.state == "Unknown":
+        now = "these brokers do not tell its members"
+    else:
+        now = f"{count(len(members.members), 'member')} now" if members.members else "no member now"
+    return Said(f"{kafka.group_id}: {begin}; {now}", warnings)
 
 
 def _begin(
@@ -61,10 +66,14 @@ def _begin(
     new = [one for one in extents if one not in positions]
     if new and reset == "error":
         raise KafkaError(
-            f"the group {group_id} has no offset for {names([_named(one) for one in new])}, and "
+            f"the group {group_id} has no offset for {first_of([str(one) for one in new])}, and "
             "KAFKA_AUTO_OFFSET_RESET is error: set one with `pinstream offsets set`, or set earliest"
         )
-    known = sum(_behind(positions[one], extent) for one, extent in extents.items() if one in positions)
+    known = sum(
+        max(0, extent.end - max(positions[one].next_offset, extent.low))
+        for one, extent in extents.items()
+        if one in positions
+    )
     unread = sum(extents[one].end - extents[one].low for one in new)
     if not new:
         return f"goes on where it was, {count(known, 'record')} behind"
@@ -80,16 +89,6 @@ def _begin(
     return f"new, begins at the beginning: {count(unread, 'record')}"
 
 
-def _behind(position: Position, extent: Extent) -> int:
-    return max(0, extent.end - max(position.next_offset, extent.low))
-
-
-def _members(view: GroupView) -> str:
-    if view.state == "Unknown":
-        return "these brokers do not tell its members"
-    return f"{count(len(view.members), 'member')} now" if view.members else "no member now"
-
-
 def _astray(
     positions: Mapping[TopicPartition, Position], extents: Mapping[TopicPartition, Extent]
 ) -> Iterator[str]:
@@ -99,12 +98,12 @@ def _astray(
             continue
         if position.next_offset < extent.low:
             yield (
-                f"{_named(name)}: committed is {position.next_offset:,}, but it begins at {extent.low:,}: what lay "
+                f"{name}: committed is {position.next_offset:,}, but it begins at {extent.low:,}: what lay "
                 "between was deleted unread; raise the topic's retention.ms"
             )
         elif position.next_offset > extent.end:
             yield (
-                f"{_named(name)}: committed is {position.next_offset:,}, but it ends at {extent.end:,}: the topic was "
+                f"{name}: committed is {position.next_offset:,}, but it ends at {extent.end:,}: the topic was "
                 "made anew, or this is another cluster; see `pinstream offsets show`"
             )
 
@@ -114,14 +113,14 @@ def _elsewhere(
 ) -> Iterator[str]:
     destination = destination_tag(found.settings.pinterest.api_url, found.settings.pinterest.test_mode)
     other = [
-        _named(name)
+        str(name)
         for name in extents
         if name in positions and _destination_of(positions[name]) not in (None, destination)
     ]
     if other:
         yield (
-            f"{names(other)}: committed for another PINTEREST_API_URL or PINTEREST_TEST_MODE; what lies before is not "
-            "sent to this one: give each its own KAFKA_GROUP_ID, or move the group with `pinstream offsets set`"
+            f"{first_of(other)}: committed for another PINTEREST_API_URL or PINTEREST_TEST_MODE; what lies before is "
+            "not sent to this one: give each its own KAFKA_GROUP_ID, or move the group with `pinstream offsets set`"
         )
 
 
@@ -141,9 +140,9 @@ async def dead_letters(found: Found) -> Said:
         raise Skip("needs a topic")
     missing = [name for name in wanted if name not in view.known]
     there = [name for name in wanted if name in view.known]
-    said = [f"there: {names(there)}"] if there else []
+    said = [f"there: {first_of(there)}"] if there else []
     if missing:
-        said.append(f"made with the first dead letter, if this user may: {names(missing)}")
+        said.append(f"made with the first dead letter, if this user may: {first_of(missing)}")
     asked = [*there, *(topic for topic, letters in topics.items() if letters in view.known)]
     known = await topic_settings(found.settings.kafka.client_properties(), asked, TIMEOUT)
     if there and not known:
@@ -183,7 +182,3 @@ async def registry(found: Found) -> Said:
             f"SCHEMA_REGISTRY_URL: {answer.reason}; correct the address, or look after the registry"
         )
     return Said("answers")
-
-
-def _named(one: TopicPartition) -> str:
-    return f"{one.topic}[{one.partition}]"

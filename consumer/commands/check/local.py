@@ -10,7 +10,8 @@ from pathlib import Path
 
 from consumer.adapters.key_store import open_key_store
 from consumer.app import building
-from consumer.commands.check.rows import Found, Said, Skip, count, names
+from consumer.commands.base import first_of
+from consumer.commands.check.rows import Found, Said, Skip, count
 from consumer.conversion.targets import MOST_OWN_EVENTS, NEW_TARGETS
 from consumer.errors import PinstreamError, SettingsError
 from consumer.settings import Settings
@@ -56,7 +57,7 @@ async def mapping(found: Found) -> Said:
     said = f"{file or 'the packaged mapping'} fits the schema: {count(len(fitting.sources), 'field')} with a source"
     # With an own file, a name that the schema happens to have in common with ours may be a surprise.
     proposed = [name for name in fitting.sources if file is not None and name in fitting.proposed]
-    said += f"; by the packaged mapping's lines: {names(proposed)}" if proposed else ""
+    said += f"; by the packaged mapping's lines: {first_of(proposed)}" if proposed else ""
     if fitting.own_events:
         said += (
             f"; own events: {len(fitting.own_events)} of the {MOST_OWN_EVENTS} that may be registered with Pinterest: "

@@ -13,7 +13,6 @@ from consumer.settings import Settings
 
 TIMEOUT = 10.0
 """Seconds that each question to someone outside may take."""
-_MOST_NAMED = 3
 
 
 class Verdict(Enum):
@@ -70,9 +69,3 @@ def cluster_of(found: Found) -> ClusterView:
 def count(number: int, what: str) -> str:
     """``1 partition``, ``1,200 partitions``."""
     return f"{number:,} {what}" + ("" if number == 1 else "s")
-
-
-def names(items: Sequence[str]) -> str:
-    """The first few, and how many more."""
-    more = len(items) - _MOST_NAMED
-    return ", ".join(items[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

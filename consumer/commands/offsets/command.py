@@ -23,7 +23,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from consumer.adapters.kafka import (
-    ActiveMember,
     Bound,
     ClusterView,
     GroupInUse,
@@ -36,7 +35,7 @@ from consumer.adapters.kafka import (
 )
 from consumer.adapters.kafka.offsets import Extent
 from consumer.adapters.kafka.replay_progress import read_entry
-from consumer.commands.base import Command
+from consumer.commands.base import Command, first_of
 from consumer.commands.offsets.rows import Move, Row
 from consumer.commands.parsing import parse_bound
 from consumer.engine.model import Position, TopicPartition
@@ -223,7 +222,14 @@ async def _show(options: ShowOptions, settings: Settings) -> None:
             raise UsageError(_NO_TOPIC)
         rows = await _rows(offsets, found, places)
     if options.as_json:
-        _print_json({**_group_document(found), "partitions": [_row_document(row) for row in rows]})
+        partitions = []
+        for row in rows:
+            begin, end = row.extent or (None, None)
+            figures = {"committed": row.committed, "beginning": begin, "end": end, "lag": row.lag}
+            partitions.append({**row.place._asdict(), **figures, "settled_above": row.settled()})
+        members = [member._asdict() for member in found.view.members]
+        document = {"group": group, "state": found.view.state, "members": members, "partitions": partitions}
+        click.echo(orjson.dumps(document))
         return
     _say(f"group {group}: {_in_words(found.view)}; {sum(row.unread for row in rows):,} left to read")
     _print_rows(rows)
@@ -232,11 +238,11 @@ async def _show(options: ShowOptions, settings: Settings) -> None:
 
 
 def _print_rows(rows: Iterable[Row]) -> None:
-    table = _table("committed", "beginning", "end", "lag", "settled above")
+    cells = []
     for row in rows:
         begin, end = row.extent or (None, None)
-        _add(table, row.place, row.committed, begin, end, row.lag, row.settled())
-    Console().print(table)
+        cells.append((row.place, (row.committed, begin, end, row.lag, row.settled())))
+    _print_table(("committed", "beginning", "end", "lag", "settled above"), cells)
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
@@ -265,7 +271,11 @@ def _notes(rows: Sequence[Row]) -> list[str]:
             "`pinstream offsets set`",
         ),
     ]
-    return [f"{_places([row.place for row in of_kind])}: {text}" for of_kind, text in kinds if of_kind]
+    return [
+        f"{first_of([str(row.place) for row in of_kind], _MOST_NAMED)}: {text}"
+        for of_kind, text in kinds
+        if of_kind
+    ]
 
 
 # offsets set
@@ -283,7 +293,7 @@ async def _set(options: SetOptions, bound: Bound, settings: Settings) -> None:
             _print_plan(group, moves, settings)
         now = await _put(offsets, group, moves) if options.yes else None
         if options.as_json:
-            _print_json(_set_document(found, moves, now))
+            click.echo(orjson.dumps(_set_document(found, moves, now)))
         elif now is None:
             _say("Nothing was changed. With --yes it is done.")
         else:
@@ -334,9 +344,7 @@ async def _moves(offsets: GroupOffsets, bound: Bound, rows: Sequence[Row]) -> li
     moves = []
     for row in rows:
         if row.extent is None:
-            raise KafkaError(
-                f"Kafka: {row.place.topic}[{row.place.partition}] went away meanwhile: look again"
-            )
+            raise KafkaError(f"Kafka: {row.place} went away meanwhile: look again")
         moves.append(Move(row, row.extent, _target(bound, row.place, row.extent, since)))
     return moves
 
@@ -350,7 +358,7 @@ def _target(bound: Bound, place: TopicPartition, extent: Extent, since: Mapping[
         return extent.end
     if not extent.low <= bound.value <= extent.end:
         raise UsageError(
-            f"--to {bound}: offset {bound.value} is not in {_name(place)}, which goes from {extent.low} to its end, "
+            f"--to {bound}: offset {bound.value} is not in {place}, which goes from {extent.low} to its end, "
             f"{extent.end}; name another, or choose partitions with --partition"
         )
     return bound.value
@@ -369,24 +377,24 @@ async def _put(offsets: GroupOffsets, group: str, moves: Sequence[Move]) -> Mapp
 
 def _check_read_back(moves: Iterable[Move], now: Mapping[TopicPartition, Position]) -> None:
     others = [
-        move.row.place
+        str(move.row.place)
         for move in moves
         if (there := now.get(move.row.place)) is None or there.next_offset != move.after
     ]
     if others:
         raise KafkaError(
-            f"Kafka: {_places(others)} did not stay where they were set: someone else commits for this group; see who "
-            "with `pinstream offsets show`"
+            f"Kafka: {first_of(others, _MOST_NAMED)} did not stay where they were set: someone else commits for "
+            "this group; see who with `pinstream offsets show`"
         )
 
 
 def _print_plan(group: str, moves: Sequence[Move], settings: Settings) -> None:
     _say(f"group {group}:")
-    table = _table("before", "after", "change")
+    rows = []
     for move in moves:
         change = "" if move.change is None else f"{move.change:+d}" if move.change else "0"
-        _add(table, move.row.place, move.row.committed, move.after, change)
-    Console().print(table)
+        rows.append((move.row.place, (move.row.committed, move.after, change)))
+    _print_table(("before", "after", "change"), rows)
     again, skipped = sum(move.read_again for move in moves), sum(move.skipped for move in moves)
     own = settings.pinstream
     if again:
@@ -427,61 +435,31 @@ def _say(text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
-def _print_json(document: Mapping[str, Any]) -> None:
-    click.echo(orjson.dumps(document).decode())
-
-
-def _table(*columns: str) -> Table:
+def _print_table(
+    columns: Sequence[str], rows: Iterable[tuple[TopicPartition, Sequence[int | str | None]]]
+) -> None:
     table = Table()
     table.add_column("topic", overflow="fold")
     for column in ("partition", *columns):
         table.add_column(column, justify="right")
-    return table
-
-
-def _add(table: Table, place: TopicPartition, *cells: int | str | None) -> None:
-    table.add_row(
-        escape(place.topic), *("none" if one is None else str(one) for one in (place.partition, *cells))
-    )
-
-
-def _name(place: TopicPartition) -> str:
-    return f"{place.topic}[{place.partition}]"
-
-
-def _places(places: Sequence[TopicPartition]) -> str:
-    return _some([_name(one) for one in places])
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    for place, cells in rows:
+        row = ("none" if one is None else str(one) for one in (place.partition, *cells))
+        table.add_row(escape(place.topic), *row)
+    Console().print(table)
 
 
 def _in_words(view: GroupView, *, state: bool = True) -> str:
     """State and members on a line."""
     people = Counter(view.members)
-    who = [f"{f'{count} x ' if count > 1 else ''}{_person(one)}" for one, count in sorted(people.items())]
+    who = [
+        f"{f'{count} x ' if count > 1 else ''}{one.client_id} on {one.host}"
+        for one, count in sorted(people.items())
+    ]
     members = (
         f"{len(view.members)} active member{'s' * (len(view.members) != 1)}" if who else "no active members"
     )
-    text = f"{members} ({_some(who)})" if who else members
+    text = f"{members} ({first_of(who, _MOST_NAMED)})" if who else members
     return f"{_STATES.get(view.state, f'{view.state}, {text}')}" if state else text
-
-
-def _person(member: ActiveMember) -> str:
-    return f"{member.client_id} on {member.host}"
-
-
-def _group_document(found: _Found) -> dict[str, Any]:
-    members = [member._asdict() for member in found.view.members]
-    return {"group": found.group, "state": found.view.state, "members": members}
-
-
-def _row_document(row: Row) -> dict[str, Any]:
-    begin, end = row.extent or (None, None)
-    figures = {"committed": row.committed, "beginning": begin, "end": end, "lag": row.lag}
-    return {**row.place._asdict(), **figures, "settled_above": row.settled()}
 
 
 def _set_document(

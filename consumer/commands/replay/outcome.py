@@ -71,7 +71,9 @@ class Outcome:
             "released": statistics.totals.released,
             "sent_again": self.sent_again,
             "ranges": [self._range(one) for one in self.ranges],
-            "problems": [_as_json(one) for one in sorted(self.problems, key=_place)],
+            "problems": [
+                {**one._asdict(), "stage": one.stage.value} for one in sorted(self.problems, key=_place)
+            ],
             "seconds": round(self.ran.seconds, 3),
         }
 
@@ -180,10 +182,6 @@ def _place(one: Problem) -> tuple[str, int, int]:
     return one.topic, one.partition, one.offset
 
 
-def _as_json(one: Problem) -> dict[str, Any]:
-    return {**one._asdict(), "stage": one.stage.value}
-
-
 def _interrupted(outcome: Outcome) -> str:
     if outcome.dry_run:
         return "the dry run was interrupted: these figures are of what was read until then"
@@ -196,7 +194,7 @@ def _interrupted(outcome: Outcome) -> str:
         )
     ends = {TopicPartition(one.topic, one.partition): one.end for one in outcome.ranges}
     left = [(name, at) for name, at in sorted(outcome.next_offsets().items()) if at < ends[name]]
-    places = [f"{name.topic}[{name.partition}] at {offset}" for name, offset in left]
+    places = [f"{name} at {offset}" for name, offset in left]
     more = f" and {len(places) - _MOST_PLACES} more" if len(places) > _MOST_PLACES else ""
     return (
         f"interrupted: go on from where each partition stopped (--partition P --from offset:N): "

@@ -107,7 +107,7 @@ async def _behind(settings: Settings, plan: Reading) -> list[str]:
         return []
     if not behind:
         return []
-    where = ", ".join(f"{name.topic}[{name.partition}]" for name in sorted(behind)[:3])
+    where = ", ".join(str(name) for name in sorted(behind)[:3])
     return [
         f"up to {sum(behind.values()):,} records at the end ({where}) lie behind an open transaction and are not in "
         "this range: nobody can read them before it is over"
