@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from consumer import __version__
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 _CODE = re.compile(r"```.*?```", re.DOTALL)
@@ -43,6 +45,16 @@ def test_the_index_has_every_page() -> None:
 def test_the_readme_is_short() -> None:
     """What it is, how to run it, what it guarantees, and where to read on: everything else has a page."""
     assert 6_000 <= (ROOT / "README.md").stat().st_size <= 8_192
+
+
+def test_the_changelog_has_this_version() -> None:
+    """The latest dated version is the package's; what is not released yet stands above it."""
+    headings = re.findall(
+        r"^## \[(.+)\](?: - (\S+))?$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert headings[0] == ("Unreleased", "")
+    assert headings[1][0] == __version__
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", headings[1][1])
 
 
 def test_sources_cite_only_pages_that_are_there() -> None:
