@@ -37,9 +37,8 @@ from consumer.engine import offset_map
 from consumer.engine.context import Context
 from consumer.engine.ledger import AssignmentState, Ledger, map_place
 from consumer.engine.messages import Assignment, Commit, CommitDone, CommitTrouble, NewLife, ReadAnew
-from consumer.engine.model import Chunk, Instant, Position, TopicPartition
+from consumer.engine.model import Chunk, Instant, MetadataLeft, Position, TopicPartition
 from consumer.engine.offset_map import CommitMetadata, OffsetMap
-from consumer.engine.statistics import MetadataLeft
 from consumer.errors import InvariantViolation
 
 _LASTING = 30.0

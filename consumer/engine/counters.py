@@ -38,8 +38,8 @@ class CallsEnded(NamedTuple):
         Figure(
             "count",
             "Calls that came back in this way.",
-            also="With a `verdict` on the events, `refused` (the token or the account), `throttled`, with an answer "
-            "that says nothing (`no_verdict`), or with `no_answer`.",
+            status_note="With a `verdict` on the events, `refused` (the token or the account), `throttled`, with an "
+            "answer that says nothing (`no_verdict`), or with `no_answer`.",
         ),
     ]
     seconds: Annotated[float, Figure("seconds", "How long they took together.")]
@@ -73,7 +73,7 @@ class Counters:
             "convert_warnings.{code}.{field}",
             "Fields left out or malformed, by code and conversion field.",
             "pinstream_convert_warnings_total",
-            also="See [conversion](conversion.md).",
+            status_note="See [conversion](conversion.md).",
         ),
     ] = field(default_factory=Counter)
     """Both names from closed sets, as each warning is a constant of the converter."""
@@ -123,7 +123,7 @@ class Counters:
             "topics_made_anew.{topic}",
             "Times that a topic was found deleted and made anew, and begun at its beginning.",
             "pinstream_topics_made_anew_total",
-            also="See the [runbook](runbook.md#a-topic-was-made-anew).",
+            status_note="See the [runbook](runbook.md#a-topic-was-made-anew).",
         ),
     ] = field(default_factory=Counter)
     calls: Annotated[int, Figure("calls", "Calls made to the Conversions API.", "pinstream_calls_total")] = 0
@@ -151,8 +151,8 @@ class Counters:
             "unclear_repeats",
             "Events sent again without a known outcome, offline or over an hour old by then: may be counted twice.",
             "pinstream_unclear_repeats_total",
-            also="An earlier call with them may have arrived, and the platform does not deduplicate those. Each event "
-            "is counted once, however often it was sent.",
+            status_note="An earlier call with them may have arrived, and the platform does not deduplicate those. Each "
+            "event is counted once, however often it was sent.",
         ),
     ] = 0
     unclear_offline: Annotated[
@@ -184,8 +184,8 @@ class Counters:
             "in_two_steps",
             "Records that were not read on the fast path: of a schema that it cannot take, or undecodable, or unusual.",
             "pinstream_in_two_steps_records_total",
-            also="Counted each time they were read. Nearly as many as `ledger.read`: the fast path does not take the "
-            "writer's schema, and an event costs twice as much or more; or `process.fast_path` is `off`.",
+            status_note="Counted each time they were read. Nearly as many as `ledger.read`: the fast path does not "
+            "take the writer's schema, and an event costs twice as much or more; or `process.fast_path` is `off`.",
         ),
     ] = 0
     """Read the slow way (`consumer.engine.reading.Reading`)."""
@@ -211,7 +211,7 @@ class Counters:
             "keys_forgotten_early",
             "Keys of delivered events that the key store forgot before their window was over, since it was full.",
             "pinstream_keys_forgotten_early_total",
-            also="With `--workers` the sum of what each dropped.",
+            status_note="With `--workers` the sum of what each dropped.",
         ),
     ] = 0
     delivered_after_release: Annotated[
@@ -244,7 +244,7 @@ class Counters:
     ) -> Annotated[
         Mapping[str, Histogram],
         Figure(
-            told="Time from a call to its end, by outcome.",
+            sentence="Time from a call to its end, by outcome.",
             metric="pinstream_call_seconds",
             labels=("outcome",),
         ),
@@ -285,16 +285,16 @@ class StoredLetter(NamedTuple):
         Figure(
             "at",
             "When the record was given up, seconds since 1970.",
-            also="The newest is first, there are at most 20, all of them stored.",
+            status_note="The newest is first, there are at most 20, all of them stored.",
         ),
     ]
     topic: Annotated[str, Figure("topic", "The topic that the record was read from.")]
     partition: Annotated[int, Figure("partition", "Its partition there.")]
     offset: Annotated[int, Figure("offset", "Its offset there.")]
     stage: Annotated[
-        Stage, Figure("stage", "The stage that gave it up.", also="`decode`, `convert` or `deliver`.")
+        Stage, Figure("stage", "The stage that gave it up.", status_note="`decode`, `convert` or `deliver`.")
     ]
-    code: Annotated[str, Figure("code", "Why.", also="See [conversion](conversion.md).")]
+    code: Annotated[str, Figure("code", "Why.", status_note="See [conversion](conversion.md).")]
     message: Annotated[str, Figure("message", "The same in words, without personal data.")]
 
 

@@ -180,7 +180,7 @@ class CoverageSnapshot(NamedTuple):
     ) -> Annotated[
         Mapping[tuple[str, str], float],
         Figure(
-            told="Share of the events delivered in the last hour that carried a recommended parameter.",
+            sentence="Share of the events delivered in the last hour that carried a recommended parameter.",
             metric="pinstream_parameter_coverage_ratio",
             labels=("event_name", "parameter"),
         ),

@@ -1,4 +1,4 @@
-"""What is said of a figure, once: its sentence, its place in /status, its name on /metrics, how workers' become one.
+"""What is said of a figure, once: its sentence, its path in /status, its name on /metrics, how workers' are merged.
 
 A figure is a field of a snapshot (or a property, where it is worked out from fields), and its `Figure` stands in that
 field's annotation::
@@ -28,18 +28,18 @@ class Figure(NamedTuple):
     status: str = ""
     """Its path in /status, from the object it stands in; empty: it is not there. ``[]`` marks an array, ``{…}`` names
     that are data; ``.``: its own figures stand in the same object."""
-    told: str = ""
+    sentence: str = ""
     """What it is, in plain text: for the page in docs/, and as the help of the metric."""
     metric: str = ""
     """Its name on /metrics, as Prometheus shows it (``_total``: a counter); empty: it is not there."""
-    also: str = ""
-    """What the page says after that (Markdown), of /status only: what null means, where to look."""
+    status_note: str = ""
+    """What the page adds of /status (Markdown): what null means, where to look."""
     labels: tuple[str, ...] = ()
     """The metric's labels; without any, those names in `status` that are data."""
-    helps: str = ""
-    """What the metric's help says after `told`: what 0 or 1 mean."""
+    metric_note: str = ""
+    """What the metric's help adds: what 0 or 1 mean."""
     is_label: bool = False
-    """It names the item of an array that it stands in, on all metrics of that item."""
+    """It names the item of an array that it stands in: a label of all metrics of that item."""
     show: Callable[[Any], Any] | None = None
     """Makes the value of /status."""
     number: Callable[[Any], Any] | None = None
@@ -56,34 +56,34 @@ class Histogram(NamedTuple):
     total: float
 
 
-class Place(NamedTuple):
-    """A figure with the attribute that has it."""
+class Attribute(NamedTuple):
+    """An attribute of a snapshot that is a figure: a field, or a property."""
 
     name: str
-    of: Of
+    shape: Shape
     figure: Figure
     is_field: bool
 
 
-_FIGURES: dict[type, tuple[Place, ...]] = {}
+_FIGURES: dict[type, tuple[Attribute, ...]] = {}
 
 
-class Of(NamedTuple):
-    """A type taken apart: `item`, of which there may be none, or many, by name or in a row."""
+class Shape(NamedTuple):
+    """The type of a value: `item`, or None if `optional`; a sequence of them, or a mapping to them, if `many`."""
 
     item: type
     optional: bool
     many: bool
 
 
-def figures_of(owner: type) -> tuple[Place, ...]:
+def figures_of(owner: type) -> tuple[Attribute, ...]:
     """The figures of a snapshot's type, fields first; those of anything else: none."""
     if owner not in _FIGURES:
         _FIGURES[owner] = _read_figures(owner)
     return _FIGURES[owner]
 
 
-def _read_figures(owner: type) -> tuple[Place, ...]:
+def _read_figures(owner: type) -> tuple[Attribute, ...]:
     # The names of the module, also for what functions in an annotation use later.
     names = vars(sys.modules[owner.__module__])
     annotations = get_type_hints(owner, names, {}, include_extras=True)
@@ -92,7 +92,7 @@ def _read_figures(owner: type) -> tuple[Place, ...]:
         if isinstance(value, property):
             hints[name] = get_type_hints(value.fget, include_extras=True)["return"], False
     return tuple(
-        Place(name, _of(get_args(hint)[0]), said, is_field)
+        Attribute(name, _shape(get_args(hint)[0]), said, is_field)
         for name, (hint, is_field) in hints.items()
         if get_origin(hint) is Annotated
         for said in hint.__metadata__
@@ -100,20 +100,20 @@ def _read_figures(owner: type) -> tuple[Place, ...]:
     )
 
 
-def _of(hint: Any) -> Of:
+def _shape(hint: Any) -> Shape:
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         [some] = [one for one in args if one is not NoneType]
-        return _of(some)._replace(optional=True)
+        return _shape(some)._replace(optional=True)
     if origin is Counter:
-        return Of(int, optional=False, many=True)
+        return Shape(int, optional=False, many=True)
     if origin is tuple or (isinstance(origin, type) and issubclass(origin, (Sequence, Mapping))):
-        inner = _of(args[-1] if issubclass(origin, Mapping) else args[0])
+        inner = _shape(args[-1] if issubclass(origin, Mapping) else args[0])
         return inner._replace(many=True)
-    return Of(hint, optional=False, many=False)
+    return Shape(hint, optional=False, many=False)
 
 
-# -- how several become one, where they are not added
+# -- rules for merging workers' figures that are not added
 
 
 def most(values: Iterable[_T | None]) -> Any:

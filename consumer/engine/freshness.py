@@ -52,7 +52,7 @@ class Ages(NamedTuple):
         Figure(
             "within_one_hour",
             "Share of them that were at most an hour old then, 0 to 1.",
-            also="null before the first.",
+            status_note="null before the first.",
             show=rounded_share,
         ),
     ]
@@ -61,7 +61,7 @@ class Ages(NamedTuple):
         Figure(
             "age_p50",
             "Age in seconds that half of them had at most; at most a quarter too high.",
-            also="See below. null: none, or more than 7 days.",
+            status_note="See below. null: none, or more than 7 days.",
         ),
     ]
     p95: Annotated[float | None, Figure("age_p95", "The same of 95 %.")]
@@ -105,7 +105,7 @@ class FreshnessSnapshot:
     ) -> Annotated[
         Mapping[str, float | None],
         Figure(
-            told="Share of the events delivered in the last hour or day that were at most an hour old then.",
+            sentence="Share of the events delivered in the last hour or day that were at most an hour old then.",
             metric="pinstream_delivered_within_hour_ratio",
             labels=("window",),
         ),
@@ -118,7 +118,7 @@ class FreshnessSnapshot:
         self,
     ) -> Annotated[
         Histogram,
-        Figure(told="Age of events when they were delivered.", metric="pinstream_event_age_seconds"),
+        Figure(sentence="Age of events when they were delivered.", metric="pinstream_event_age_seconds"),
     ]:
         """Since the start, by `METRIC_AGES`."""
         up_to = dict(zip((*AGE_BOUNDS, math.inf), accumulate(self.buckets), strict=True))

@@ -37,6 +37,16 @@ CommerceEvent = dict[str, Any]
 """A decoded record in the shape of the reader schema; times are ``int`` in the schema's own unit."""
 
 
+class MetadataLeft(Enum):
+    """What of their metadata the broker takes with commits."""
+
+    MAPS = "maps"
+    """All of it: offset maps, topic ids, the destination."""
+    IDS = "ids"
+    """Topic ids and the destination."""
+    NOTHING = "nothing"
+
+
 class Disposition(Enum):
     """What finally became of a record: exactly one of these, always."""
 

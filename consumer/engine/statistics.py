@@ -15,7 +15,8 @@ from consumer.engine.counters import NO_SAMPLES, Counters, SamplesSnapshot, Stor
 from consumer.engine.coverage import NO_COVERAGE, CoverageSnapshot
 from consumer.engine.figures import Figure, every, first, furthest, least, most
 from consumer.engine.freshness import FreshnessSnapshot
-from consumer.engine.model import Disposition, Stage
+from consumer.engine.gate import State
+from consumer.engine.model import Disposition, MetadataLeft, Stage
 
 SCHEMAS_MOST = 20
 """Schemas that a snapshot names."""
@@ -79,7 +80,8 @@ class OldestOpen(NamedTuple):
     partition: Annotated[int, Figure("partition")]
     offset: Annotated[int, Figure("offset")]
     age: Annotated[
-        float | None, Figure("age_seconds", "Its age, by its Kafka timestamp.", also="null: it has none.")
+        float | None,
+        Figure("age_seconds", "Its age, by its Kafka timestamp.", status_note="null: it has none."),
     ]
     waits_for: Annotated[WaitsFor, Figure("waits_for", "What it waits for: see below.")]
     account: Annotated[
@@ -100,7 +102,7 @@ class PartitionStatistics:
             "committed",
             "The committed offset.",
             "pinstream_partition_committed_offset",
-            also="null before the first commit, and when the log was cut below it.",
+            status_note="null before the first commit, and when the log was cut below it.",
         ),
     ]
     position: Annotated[int | None, Figure("position", "The offset after the last record read.")]
@@ -110,7 +112,7 @@ class PartitionStatistics:
             "end",
             "The offset after the last record of the log: as last heard, or as far as we have fetched, if that is "
             "further.",
-            also="null while nothing was heard.",
+            status_note="null while nothing was heard.",
         ),
     ]
     lag: Annotated[
@@ -120,7 +122,7 @@ class PartitionStatistics:
             "Records from the committed offset to the end (before the first commit, from where reading began); "
             "0 once all are read, settled and committed.",
             "pinstream_partition_lag_records",
-            also="null while the end is not known.",
+            status_note="null while the end is not known.",
         ),
     ]
     totals: Annotated[Totals, Figure("ledger", "As `ledger`, of this partition since it was assigned:")]
@@ -130,8 +132,8 @@ class PartitionStatistics:
             "lag_seconds",
             "Age of a partition's first record that is not settled, by its Kafka timestamp; 0: no lag.",
             "pinstream_lag_seconds",
-            also="0 exactly where `lag` is 0 (and where a timestamp lies ahead). With nothing open, what is left is "
-            "not read or not committed yet: the age of the last record that was read. null while it is not known.",
+            status_note="0 exactly where `lag` is 0 (and where a timestamp lies ahead). With nothing open, what is "
+            "left is not read or not committed yet: the age of the last record read. null while it is not known.",
         ),
     ] = None
     unreadable_at: Annotated[
@@ -139,13 +141,9 @@ class PartitionStatistics:
         Figure(
             "unreadable_at",
             "From this offset on it cannot be read now, since what the broker sends is damaged: it is asked for again.",
-            also="null: it can be read.",
+            status_note="null: it can be read.",
         ),
     ] = None
-
-
-STATES = ("open", "throttled", "unreachable", "halted")
-"""Of a gate, the worst last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +157,11 @@ class AccountStatistics:
             "state",
             "The state of the ad account.",
             "pinstream_destination_state",
-            also="`open`; `throttled`: by a 429 or by the calls of the last minute; `unreachable`: for 30 seconds no "
-            "call has brought a verdict; `halted`: the token or the account is refused.",
+            status_note="`open`; `throttled`: by a 429 or by the calls of the last minute; `unreachable`: for 30 "
+            "seconds no call has brought a verdict; `halted`: the token or the account is refused.",
             labels=("state",),
-            helps="1: it is in this one.",
-            number=lambda state: {one: one == state for one in STATES},
+            metric_note="1: it is in this one.",
+            number=lambda state: {one.value: one.value == state for one in State},
         ),
     ]
     reason: Annotated[
@@ -198,7 +196,7 @@ class SchemaWait(NamedTuple):
         Figure(
             "kind",
             "How records name a schema that they wait for.",
-            also="`id`, `guid` or `fingerprint`. The longest wait is first; there are at most 20.",
+            status_note="`id`, `guid` or `fingerprint`. The longest wait is first; there are at most 20.",
         ),
     ]
     value: Annotated[str, Figure("value", "That id, GUID or fingerprint.")]
@@ -209,7 +207,7 @@ class SchemaWait(NamedTuple):
         Figure(
             "denied_seconds",
             "For how long the registry has been saying that there is none.",
-            also="null: it does not say so.",
+            status_note="null: it does not say so.",
         ),
     ]
 
@@ -223,8 +221,8 @@ class ClockStatistics(NamedTuple):
             "behind_platform",
             "Seconds that our clock is behind the platform's, at least, as the Date of its answers says; ahead, if "
             "negative.",
-            also="null: it has not said, or so far only in one or two answers that neither our clock nor the records' "
-            "timestamps bear out.",
+            status_note="null: it has not said, or so far only in one or two answers that neither our clock nor the "
+            "records' timestamps bear out.",
             merge=furthest,
         ),
     ]
@@ -242,7 +240,7 @@ class ClockStatistics(NamedTuple):
         Figure(
             "corrected",
             "Seconds that are added to our clock.",
-            also="`behind_platform` where that is a minute or more, else 0.",
+            status_note="`behind_platform` where that is a minute or more, else 0.",
             merge=lambda values: furthest(values) or 0.0,
         ),
     ]
@@ -256,7 +254,7 @@ class ClockStatistics(NamedTuple):
     ) -> Annotated[
         Mapping[str, float | None],
         Figure(
-            told="Time that our clock is behind the platform's, or the timestamps of records; ahead, if negative.",
+            sentence="Time that our clock is behind the platform's, or the timestamps of records; ahead, if negative.",
             metric="pinstream_clock_behind_seconds",
             labels=("by",),
         ),
@@ -317,7 +315,11 @@ class GuardStatistics(NamedTuple):
     mostly: Annotated[str, Figure("mostly", "The most frequent reason of the cause: stage and code.")]
     cause: Annotated[
         Cause,
-        Figure("cause", "What most of them fail for.", also="`mapping`, `schema`, `clock` or `destination`."),
+        Figure(
+            "cause",
+            "What most of them fail for.",
+            status_note="`mapping`, `schema`, `clock` or `destination`.",
+        ),
     ]
 
     @property
@@ -329,16 +331,6 @@ class GuardStatistics(NamedTuple):
     def advice(self) -> Annotated[str, Figure("advice", "What to do about that.")]:
         """What to do."""
         return f"{self.remedy} and start again"
-
-
-class MetadataLeft(Enum):
-    """What of their metadata the broker takes with commits."""
-
-    MAPS = "maps"
-    """All of it: offset maps, topic ids, the destination."""
-    IDS = "ids"
-    """Topic ids and the destination."""
-    NOTHING = "nothing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -378,9 +370,9 @@ class Statistics:
             "stalled_for",
             "Seconds for which nothing was settled though there is work.",
             "pinstream_stalled_seconds",
-            also="null: less than `PINSTREAM_STALL_AFTER`, or the cause has a name of its own (a stop, the guard, a "
-            "destination that is halted, unreachable or throttled).",
-            helps="0: not for too long.",
+            status_note="null: less than `PINSTREAM_STALL_AFTER`, or the cause has a name of its own (a stop, the "
+            "guard, a destination that is halted, unreachable or throttled).",
+            metric_note="0: not for too long.",
             number=lambda seconds: seconds or 0,
             merge=most,
         ),
@@ -400,7 +392,7 @@ class Statistics:
             "waiting_for_start",
             "Partitions that are ours and not read yet: the brokers have not said where to start.",
             "pinstream_waiting_for_start_partitions",
-            also="They are not among `partitions`.",
+            status_note="They are not among `partitions`.",
         ),
     ] = 0
     commit_metadata: Annotated[
@@ -409,9 +401,9 @@ class Statistics:
             "commit_metadata",
             "What the brokers take with commits.",
             "pinstream_commit_metadata_refused",
-            also="`maps` (all), `ids` (topic ids and destination, no offset maps), `nothing`. See the "
+            status_note="`maps` (all), `ids` (topic ids and destination, no offset maps), `nothing`. See the "
             "[runbook](runbook.md#commits-without-offset-maps).",
-            helps="1: no offset maps, so what settles behind an open record may be sent again.",
+            metric_note="1: no offset maps, so what settles behind an open record may be sent again.",
             number=lambda left: left is not MetadataLeft.MAPS,
             merge=lambda values: max(values, key=list(MetadataLeft).index, default=MetadataLeft.MAPS),
         ),
@@ -423,7 +415,7 @@ class Statistics:
             "Partitions that began where the group had committed for another destination: what lies before is not sent "
             "to this one.",
             "pinstream_committed_elsewhere_partitions",
-            also="See the [runbook](runbook.md#another-destination).",
+            status_note="See the [runbook](runbook.md#another-destination).",
         ),
     ] = 0
     partitions: Annotated[
@@ -439,8 +431,8 @@ class Statistics:
             "guard",
             "The dead-letter guard has stopped intake, since too many records would be dead letters.",
             "pinstream_dead_letter_guard",
-            also="null: it has not.",
-            helps="1: it has, 0: it has not.",
+            status_note="null: it has not.",
+            metric_note="1: it has, 0: it has not.",
             number=lambda guard: guard is not None,
             merge=first,
         ),
@@ -472,7 +464,7 @@ class Statistics:
             "open.schemas[]",
             "How long the record that has waited longest for its schema has waited.",
             "pinstream_schema_wait_seconds",
-            helps="0: none waits.",
+            metric_note="0: none waits.",
             number=lambda waits: max((one.seconds for one in waits), default=0),
         ),
     ] = ()
@@ -484,8 +476,8 @@ class Statistics:
             "oldest_open",
             "The oldest open record, by its Kafka timestamp.",
             "pinstream_oldest_open_seconds",
-            also="null: none is open.",
-            helps="Its age; 0: none is open.",
+            status_note="null: none is open.",
+            metric_note="Its age; 0: none is open.",
             number=lambda one: 0 if one is None else one.age,
             merge=lambda values: max(
                 (one for one in values if one is not None),
@@ -527,7 +519,7 @@ class Statistics:
         Figure(
             "destination.state",
             "The worst state of the ad accounts.",
-            also="In this order: `open`, `throttled`, `unreachable`, `halted`.",
+            status_note="In this order: `open`, `throttled`, `unreachable`, `halted`.",
         ),
     ]:
         """The worst state of any account, for one word on the page."""
@@ -542,7 +534,7 @@ class Statistics:
             "released",
             "Records released unsettled: whoever has the partition now reads them again.",
             "pinstream_records_released_total",
-            also="They are not in `ledger.read`.",
+            status_note="They are not in `ledger.read`.",
         ),
     ]:
         """Fetched, and released unsettled."""
@@ -553,7 +545,9 @@ class Statistics:
         self,
     ) -> Annotated[
         int,
-        Figure(told="Records read, those released again included.", metric="pinstream_records_read_total"),
+        Figure(
+            sentence="Records read, those released again included.", metric="pinstream_records_read_total"
+        ),
     ]:
         """What never falls: `read` of the ledger does, when open records are released."""
         return self.totals.read + self.totals.released
@@ -564,7 +558,7 @@ class Statistics:
     ) -> Annotated[
         Mapping[str, int],
         Figure(
-            told="Records settled, by disposition.",
+            sentence="Records settled, by disposition.",
             metric="pinstream_records_settled_total",
             labels=("disposition",),
         ),
@@ -575,7 +569,9 @@ class Statistics:
     @property
     def open(
         self,
-    ) -> Annotated[int, Figure(told="Records read and not yet settled.", metric="pinstream_records_open")]:
+    ) -> Annotated[
+        int, Figure(sentence="Records read and not yet settled.", metric="pinstream_records_open")
+    ]:
         """Not settled yet."""
         return self.totals.open
 
@@ -585,7 +581,7 @@ class Statistics:
     ) -> Annotated[
         int,
         Figure(
-            told="Partitions that stand still, since what the broker sends of them is damaged.",
+            sentence="Partitions that stand still, since what the broker sends of them is damaged.",
             metric="pinstream_unreadable_partitions",
         ),
     ]:
@@ -595,4 +591,4 @@ class Statistics:
 
 def worst_state(states: Iterable[str]) -> str:
     """Return the most severe of these states of gates."""
-    return max(states, key=STATES.index, default="open")
+    return max(map(State, states), key=list(State).index, default=State.OPEN).value

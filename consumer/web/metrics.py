@@ -24,7 +24,7 @@ class Family(NamedTuple):
     name: str
     kind: str
     labels: tuple[str, ...]
-    told: str
+    help: str
 
 
 class StatisticsCollector(Collector):
@@ -49,14 +49,14 @@ def collect(owner: type, snapshots: Iterable[Any]) -> Iterable[Metric]:
 
 def families(owner: type, labels: tuple[str, ...] = ()) -> Iterator[Family]:
     """The metrics of a type of snapshots, and of what it consists of."""
-    places = figures_of(owner)
-    mine = (*labels, *(place.name for place in places if place.figure.is_label))
-    for place in places:
-        figure = place.figure
+    attributes = figures_of(owner)
+    mine = (*labels, *(attribute.name for attribute in attributes if attribute.figure.is_label))
+    for attribute in attributes:
+        figure = attribute.figure
         if figure.metric:
-            told = f"{figure.told.removesuffix('.')}. {figure.helps}".strip() if figure.helps else figure.told
-            yield Family(figure.metric, _kind(figure, place.of.item), (*mine, *_labels(figure)), told)
-        yield from families(place.of.item, mine)
+            words = f"{figure.sentence} {figure.metric_note}".strip()
+            yield Family(figure.metric, _kind(figure, attribute.shape.item), (*mine, *_labels(figure)), words)
+        yield from families(attribute.shape.item, mine)
 
 
 def table(*owners: type) -> str:
@@ -64,7 +64,7 @@ def table(*owners: type) -> str:
     lines = ["| name | type | labels | what |", "| --- | --- | --- | --- |"]
     for family in (one for owner in owners for one in families(owner)):
         labels = ", ".join(f"`{label}`" for label in family.labels)
-        lines.append(f"| `{family.name}` | {family.kind} | {labels} | {family.told} |")
+        lines.append(f"| `{family.name}` | {family.kind} | {labels} | {family.help} |")
     return "\n".join(lines) + "\n"
 
 
@@ -82,22 +82,25 @@ def _labels(figure: Figure) -> Sequence[str]:
 
 def _empty(family: Family) -> Metric:
     if family.kind == "histogram":
-        return HistogramMetricFamily(family.name, family.told, labels=family.labels)
+        return HistogramMetricFamily(family.name, family.help, labels=family.labels)
     made = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    return made(family.name.removesuffix("_total"), family.told, labels=family.labels)
+    return made(family.name.removesuffix("_total"), family.help, labels=family.labels)
 
 
 def _series(owner: object, labels: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...], Any]]:
     """Of a snapshot, or of a part of one with these labels: metric, labels, value."""
-    places = figures_of(type(owner))
-    mine = (*labels, *(str(getattr(owner, place.name)) for place in places if place.figure.is_label))
-    for place in places:
-        figure, value = place.figure, getattr(owner, place.name)
+    attributes = figures_of(type(owner))
+    mine = (
+        *labels,
+        *(str(getattr(owner, attribute.name)) for attribute in attributes if attribute.figure.is_label),
+    )
+    for attribute in attributes:
+        figure, value = attribute.figure, getattr(owner, attribute.name)
         if figure.metric:
             number = value if figure.number is None else figure.number(value)
             for names, one in _by_label(number):
                 yield figure.metric, (*mine, *names), one
-        for part in value if place.of.many and not isinstance(value, Mapping) else (value,):
+        for part in value if attribute.shape.many and not isinstance(value, Mapping) else (value,):
             yield from _series(part, mine)
 
 

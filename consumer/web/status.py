@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Annotated, Any, NamedTuple, TypedDict
 
-from consumer.engine.figures import Figure, Of, Place, figures_of
+from consumer.engine.figures import Attribute, Figure, Shape, figures_of
 from consumer.engine.statistics import Statistics, Totals
 
 VERSION = 1
@@ -32,8 +32,8 @@ class Process(TypedDict):
         Figure(
             "fast_path",
             "How records are read.",
-            also="`compiled`; `python`: the package was built without a C compiler, an event costs two to three times "
-            "as much; `off`: `PINSTREAM_FAST_PATH=false`.",
+            status_note="`compiled`; `python`: the package was built without a C compiler, an event costs two to three "
+            "times as much; `off`: `PINSTREAM_FAST_PATH=false`.",
         ),
     ]
 
@@ -81,10 +81,10 @@ def ledger(totals: Totals) -> dict[str, int]:
 def document_of(owner: object) -> dict[str, Any]:
     """The figures of a snapshot, or of a part of one, under their names in /status."""
     document: dict[str, Any] = {}
-    for place in figures_of(type(owner)):
-        path, show = place.figure.status, place.figure.show
+    for attribute in figures_of(type(owner)):
+        path, show = attribute.figure.status, attribute.figure.show
         if path:
-            value = getattr(owner, place.name)
+            value = getattr(owner, attribute.name)
             _put(document, path, _plain(value) if show is None else show(value))
     return document
 
@@ -131,7 +131,7 @@ class Row(NamedTuple):
 
     path: str
     types: str
-    told: str
+    meaning: str
 
 
 _TYPES: Mapping[type, str] = {int: "int", float: "float", str: "str", bool: "bool"}
@@ -139,10 +139,10 @@ _TYPES: Mapping[type, str] = {int: "int", float: "float", str: "str", bool: "boo
 
 def table(*owners: type, path: str = "") -> str:
     """The page's table of the fields of these types' objects, which stand under `path`."""
-    told_of: set[type] = set()
-    rows = _sorted_by_object(row for owner in owners for row in _rows(owner, path, told_of))
+    listed: set[type] = set()
+    rows = _sorted_by_object(row for owner in owners for row in _rows(owner, path, listed))
     lines = ["| field | type | meaning |", "| --- | --- | --- |"]
-    return "\n".join([*lines, *(f"| `{one.path}` | {one.types} | {one.told} |" for one in rows)]) + "\n"
+    return "\n".join([*lines, *(f"| `{one.path}` | {one.types} | {one.meaning} |" for one in rows)]) + "\n"
 
 
 def _sorted_by_object(rows: Iterable[Row]) -> list[Row]:
@@ -153,33 +153,33 @@ def _sorted_by_object(rows: Iterable[Row]) -> list[Row]:
     return [row for of_one in by_object.values() for row in of_one]
 
 
-def _rows(owner: type, path: str, told_of: set[type]) -> Iterator[Row]:
-    told_of.add(owner)
-    for place in figures_of(owner):
-        status = place.figure.status
+def _rows(owner: type, path: str, listed: set[type]) -> Iterator[Row]:
+    listed.add(owner)
+    for attribute in figures_of(owner):
+        status = attribute.figure.status
         if not status:
             continue
         inner = path if status == "." else f"{path}.{status}" if path else status
-        item, optional, _ = place.of
+        item, optional, _ = attribute.shape
         if not figures_of(item):
-            yield Row(inner, _types(place.of), _words(place))
+            yield Row(inner, _types(attribute.shape), _words(attribute))
             continue
         if optional:
-            yield Row(inner, "object, null", _words(place))
-        if item not in told_of:
-            yield from _rows(item, inner, told_of)
+            yield Row(inner, "object, null", _words(attribute))
+        if item not in listed:
+            yield from _rows(item, inner, listed)
             continue
-        # What the figures of such an object are has been told above.
-        words = _words(place)
-        for row in _rows(item, inner, told_of):
-            yield row._replace(told=words)
+        # The figures of such an object stand in the table already.
+        words = _words(attribute)
+        for row in _rows(item, inner, listed):
+            yield row._replace(meaning=words)
             words = ""
 
 
-def _types(of: Of) -> str:
-    name = "str" if issubclass(of.item, Enum) else _TYPES[of.item]
-    return f"{name}, null" if of.optional else name
+def _types(shape: Shape) -> str:
+    name = "str" if issubclass(shape.item, Enum) else _TYPES[shape.item]
+    return f"{name}, null" if shape.optional else name
 
 
-def _words(place: Place) -> str:
-    return f"{place.figure.told} {place.figure.also}".strip()
+def _words(attribute: Attribute) -> str:
+    return f"{attribute.figure.sentence} {attribute.figure.status_note}".strip()

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from consumer.engine.counters import LETTERS_MOST, Counters, SamplesSnapshot, StoredLetter
 from consumer.engine.coverage import OTHER
-from consumer.engine.figures import Of, figures_of, first, least, most
+from consumer.engine.figures import Shape, figures_of, first, least, most
 from consumer.engine.freshness import NO_FRESHNESS, FreshnessSnapshot
 from consumer.engine.statistics import (
     SCHEMAS_MOST,
@@ -121,19 +121,23 @@ def _settled(statistics: Statistics) -> int:
 def _added(owner: type, all_of_them: Sequence[Any]) -> Any:
     """One of the snapshots of this type: each figure by its rule, and without one the sum."""
     merged = {}
-    for place in figures_of(owner):
-        if place.is_field:
-            values = [getattr(one, place.name) for one in all_of_them]
-            rule = _JOINED.get((owner, place.name)) or place.figure.merge
-            merged[place.name] = _sum(place.of, values) if rule is None else rule(values)
+    for attribute in figures_of(owner):
+        if attribute.is_field:
+            values = [getattr(one, attribute.name) for one in all_of_them]
+            rule = _JOINED.get((owner, attribute.name)) or attribute.figure.merge
+            merged[attribute.name] = _sum(attribute.shape, values) if rule is None else rule(values)
     return owner(**merged)
 
 
-def _sum(of: Of, values: Sequence[Any]) -> Any:
+def _sum(shape: Shape, values: Sequence[Any]) -> Any:
     """Numbers are added, in a row or by name too; of snapshots, by name too, one is made."""
-    if figures_of(of.item):
-        return _by_name(of.item, values) if of.many else _added(of.item, [*_NONE.get(of.item, ()), *values])
-    if not of.many:
+    if figures_of(shape.item):
+        return (
+            _by_name(shape.item, values)
+            if shape.many
+            else _added(shape.item, [*_NONE.get(shape.item, ()), *values])
+        )
+    if not shape.many:
         return sum(values)
     if values and isinstance(values[0], tuple):
         return tuple(map(sum, zip(*values, strict=True)))

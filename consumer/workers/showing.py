@@ -43,13 +43,13 @@ class WorkerFigures(NamedTuple):
             "state",
             "The state of the worker.",
             "pinstream_worker_up",
-            also="`waiting` for the first one to join, `starting`, `running`, `pausing` until it is started again, "
-            "`gone`.",
-            helps="1: it runs, and is a member of the group.",
+            status_note="`waiting` for the first one to join, `starting`, `running`, `pausing` until it is started "
+            "again, `gone`.",
+            metric_note="1: it runs, and is a member of the group.",
             number=lambda state: state is WorkerState.RUNNING,
         ),
     ]
-    pid: Annotated[int | None, Figure("pid", "Its process.", also="null: there is none.")]
+    pid: Annotated[int | None, Figure("pid", "Its process.", status_note="null: there is none.")]
     restarts: Annotated[
         int, Figure("restarts", "Times the worker was started again.", "pinstream_worker_restarts_total")
     ]
@@ -58,15 +58,19 @@ class WorkerFigures(NamedTuple):
         Figure(
             "reported_seconds_ago",
             "Since its last report, or else since its start.",
-            also="null: there is no process.",
+            status_note="null: there is no process.",
         ),
     ]
     partitions: Annotated[int, Figure("partitions", "Partitions that it reads.")]
     read: Annotated[
         int | None,
-        Figure("read", "Records read by its process.", also="`ledger.read`. null: it has not reported yet."),
+        Figure(
+            "read",
+            "Records read by its process.",
+            status_note="`ledger.read`. null: it has not reported yet.",
+        ),
     ]
-    open: Annotated[int | None, Figure("open", "Records open in its process.", also="`ledger.open`.")]
+    open: Annotated[int | None, Figure("open", "Records open in its process.", status_note="`ledger.open`.")]
 
 
 def figures(one: WorkerView) -> WorkerFigures:

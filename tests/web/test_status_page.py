@@ -44,9 +44,9 @@ def test_the_page_is_current() -> None:
 
 def all_figures(owner: type) -> Iterator[tuple[str, Any]]:
     """The figures of a type of snapshots, and of all it consists of, with where each stands."""
-    for place in figures_of(owner):
-        yield f"{owner.__name__}.{place.name}", place
-        yield from all_figures(place.of.item)
+    for attribute in figures_of(owner):
+        yield f"{owner.__name__}.{attribute.name}", attribute
+        yield from all_figures(attribute.shape.item)
 
 
 FIGURES = dict(
@@ -58,27 +58,29 @@ NAMES_ITSELF = {"topic", "partition", "offset"}
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_told_of(name: str) -> None:
     """Unless its name says it all: in a sentence for the page, in plain text if it is a metric's help too."""
-    place = FIGURES[name]
-    figure = place.figure
-    if place.name in NAMES_ITSELF or not (figure.status or figure.metric):
+    attribute = FIGURES[name]
+    figure = attribute.figure
+    if attribute.name in NAMES_ITSELF or not (figure.status or figure.metric):
         return
-    if figures_of(place.of.item) and not figure.metric:
+    if figures_of(attribute.shape.item) and not figure.metric:
         return  # its own figures are told of
-    assert figure.told.endswith("."), name
-    assert not re.search(r"[|\n]", figure.told + figure.also), "a cell of a table"
+    assert figure.sentence.endswith("."), name
+    assert not re.search(r"[|\n]", figure.sentence + figure.status_note), "a cell of a table"
     if figure.metric:
-        assert not re.search(r"`|\]\(", figure.told + figure.helps), "plain text"
+        assert not re.search(r"`|\]\(", figure.sentence + figure.metric_note), "plain text"
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_that_cannot_be_added_says_how_workers_become_one(name: str) -> None:
     """States, texts and what may be unknown."""
-    place = FIGURES[name]
-    item = place.of.item
-    if not place.is_field or not name.startswith(("Statistics.", "Totals.", "Counters.", "ClockStatistics.")):
+    attribute = FIGURES[name]
+    item = attribute.shape.item
+    if not attribute.is_field or not name.startswith(
+        ("Statistics.", "Totals.", "Counters.", "ClockStatistics.")
+    ):
         return
-    addable = not place.of.optional and not issubclass(item, (str, bool, Enum))
-    assert addable or place.figure.merge is not None
+    addable = not attribute.shape.optional and not issubclass(item, (str, bool, Enum))
+    assert addable or attribute.figure.merge is not None
 
 
 def test_no_name_stands_twice() -> None:

@@ -18,12 +18,11 @@ from consumer.engine.counters import LETTERS_MOST, Counters, SamplesSnapshot, St
 from consumer.engine.coverage import OTHER
 from consumer.engine.figures import figures_of
 from consumer.engine.freshness import NO_AGES, Ages
-from consumer.engine.model import Stage
+from consumer.engine.model import MetadataLeft, Stage
 from consumer.engine.statistics import (
     Cause,
     ClockStatistics,
     GuardStatistics,
-    MetadataLeft,
     OldestOpen,
     SchemaWait,
     Statistics,
@@ -68,7 +67,7 @@ def test_every_figure_has_its_rule() -> None:
     assert {place.name for place in figures_of(Statistics) if place.is_field} == {
         field.name for field in fields(Statistics)
     }
-    lists = {place.name for place in figures_of(Statistics) if place.is_field and place.of.many}
+    lists = {place.name for place in figures_of(Statistics) if place.is_field and place.shape.many}
     assert lists == {name for owner, name in _JOINED if owner is Statistics}
 
 

@@ -9,9 +9,8 @@ import pytest
 from consumer.adapters.kafka.commits import CommitResult
 from consumer.engine import messages as m
 from consumer.engine import offset_map
-from consumer.engine.model import Position, TopicPartition
+from consumer.engine.model import MetadataLeft, Position, TopicPartition
 from consumer.engine.offset_map import CommitMetadata
-from consumer.engine.statistics import MetadataLeft
 from tests.engine.building import (
     TOPIC,
     UNDECODABLE,
