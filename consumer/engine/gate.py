@@ -18,20 +18,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from enum import Enum
 
-from consumer.engine.model import Policy
+from consumer.engine.model import GateState, Policy
 
 _MINUTE = 60.0
-
-
-class State(Enum):
-    """What a destination is doing, worst last."""
-
-    OPEN = "open"
-    THROTTLED = "throttled"
-    UNREACHABLE = "unreachable"
-    HALTED = "halted"
 
 
 @dataclass(slots=True)
@@ -174,15 +164,15 @@ class Gate:
             self.halt.may_probe = False
             self.halt.probe_at = now + self._policy.probe_backoff.ceiling(1)
 
-    def state(self, now: float) -> State:
+    def state(self, now: float) -> GateState:
         """For people: halted, unreachable, throttled (by a 429 or the quota), or open."""
         if self.halt is not None:
-            return State.HALTED
+            return GateState.HALTED
         if self.unreachable(now):
-            return State.UNREACHABLE
+            return GateState.UNREACHABLE
         if max(self.closed_until, self._quota_at(now), self._pace_at(now)) > now:
-            return State.THROTTLED
-        return State.OPEN
+            return GateState.THROTTLED
+        return GateState.OPEN
 
     def throttled_until(self, now: float) -> float:
         """When a throttled gate opens, monotonic; in the past when it is open."""

@@ -47,6 +47,15 @@ class MetadataLeft(Enum):
     NOTHING = "nothing"
 
 
+class GateState(Enum):
+    """What a destination is doing, worst last."""
+
+    OPEN = "open"
+    THROTTLED = "throttled"
+    UNREACHABLE = "unreachable"
+    HALTED = "halted"
+
+
 class Disposition(Enum):
     """What finally became of a record: exactly one of these, always."""
 

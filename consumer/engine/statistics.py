@@ -15,8 +15,7 @@ from consumer.engine.counters import NO_SAMPLES, Counters, SamplesSnapshot, Stor
 from consumer.engine.coverage import NO_COVERAGE, CoverageSnapshot
 from consumer.engine.figures import Figure, every, first, furthest, least, most
 from consumer.engine.freshness import FreshnessSnapshot
-from consumer.engine.gate import State
-from consumer.engine.model import Disposition, MetadataLeft, Stage
+from consumer.engine.model import Disposition, GateState, MetadataLeft, Stage
 
 SCHEMAS_MOST = 20
 """Schemas that a snapshot names."""
@@ -161,7 +160,7 @@ class AccountStatistics:
             "seconds no call has brought a verdict; `halted`: the token or the account is refused.",
             labels=("state",),
             metric_note="1: it is in this one.",
-            number=lambda state: {one.value: one.value == state for one in State},
+            number=lambda state: {one.value: one.value == state for one in GateState},
         ),
     ]
     reason: Annotated[
@@ -591,4 +590,4 @@ class Statistics:
 
 def worst_state(states: Iterable[str]) -> str:
     """Return the most severe of these states of gates."""
-    return max(map(State, states), key=list(State).index, default=State.OPEN).value
+    return max(map(GateState, states), key=list(GateState).index, default=GateState.OPEN).value

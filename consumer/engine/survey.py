@@ -29,11 +29,10 @@ from consumer.engine.context import Clock, Context
 from consumer.engine.counters import Samples
 from consumer.engine.coverage import Coverage
 from consumer.engine.freshness import Freshness
-from consumer.engine.gate import State
 from consumer.engine.guard import Guard
 from consumer.engine.intake import Admission
 from consumer.engine.ledger import AssignmentState, Ledger
-from consumer.engine.model import Instant
+from consumer.engine.model import GateState, Instant
 from consumer.engine.sending import AccountQueue, Dispatcher
 from consumer.engine.statistics import (
     AccountStatistics,
@@ -133,9 +132,9 @@ class Stall:
 def excused(queues: Iterable[AccountQueue], now: float) -> bool:
     """Whether all that could be sent waits for the platform, which is reported by its own name."""
     states = [(queue.gate.state(now), queue.queued or queue.in_flight) for queue in queues]
-    if all(state is State.OPEN for state, _ in states):
+    if all(state is GateState.OPEN for state, _ in states):
         return False
-    return not any(state is State.OPEN and busy for state, busy in states)
+    return not any(state is GateState.OPEN and busy for state, busy in states)
 
 
 _Found = tuple[WaitsFor, str | None]
@@ -236,13 +235,13 @@ def _account(queue: AccountQueue, now: float) -> AccountStatistics:
     return AccountStatistics(
         account=queue.account,
         state=state.value,
-        reason=gate.reason if state in (State.HALTED, State.UNREACHABLE) else None,
+        reason=gate.reason if state in (GateState.HALTED, GateState.UNREACHABLE) else None,
         queued=queue.queued,
         in_flight=queue.in_flight,
-        throttled_for=gate.throttled_until(now) - now if state is State.THROTTLED else None,
+        throttled_for=gate.throttled_until(now) - now if state is GateState.THROTTLED else None,
         halted_for=now - halt.since if halt is not None else None,
         next_probe_in=max(0.0, halt.probe_at - now) if halt is not None else None,
-        unreachable_for=now - (gate.silent_since or now) if state is State.UNREACHABLE else None,
+        unreachable_for=now - (gate.silent_since or now) if state is GateState.UNREACHABLE else None,
     )
 
 

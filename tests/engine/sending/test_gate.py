@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from consumer.engine.gate import Gate, State
-from consumer.engine.model import Policy
+from consumer.engine.gate import Gate
+from consumer.engine.model import GateState, Policy
 from tests.engine.building import PROPERTY
 
 
@@ -26,7 +26,7 @@ def test_a_fresh_gate_is_open() -> None:
     """Nothing is known against a call."""
     gate = Gate(Policy())
     assert calls(gate, 5.0, most=1) == 1
-    assert gate.state(5.0) is State.OPEN
+    assert gate.state(5.0) is GateState.OPEN
 
 
 def test_the_quota_is_exact() -> None:
@@ -36,7 +36,7 @@ def test_the_quota_is_exact() -> None:
     gate.heard(100.0, 0)
     assert calls(gate, 130.0) == 2000
     assert gate.opens_at(130.0, 0) == 160.0
-    assert gate.state(130.0) is State.THROTTLED
+    assert gate.state(130.0) is GateState.THROTTLED
     assert calls(gate, 159.999) == 0
     assert calls(gate, 160.0) == 3000
     assert gate.opens_at(160.0, 0) == 190.0
@@ -82,9 +82,9 @@ def test_a_429_closes_until_its_time() -> None:
     gate.close(30.0)
     gate.close(20.0)
     assert gate.opens_at(10.0, 0) == 30.0
-    assert (gate.state(10.0), gate.throttled_until(10.0)) == (State.THROTTLED, 30.0)
+    assert (gate.state(10.0), gate.throttled_until(10.0)) == (GateState.THROTTLED, 30.0)
     assert calls(gate, 30.0, most=1) == 1
-    assert gate.state(30.0) is State.OPEN
+    assert gate.state(30.0) is GateState.OPEN
 
 
 def test_remaining_calls_are_counted_down_until_the_reset() -> None:
@@ -93,7 +93,7 @@ def test_remaining_calls_are_counted_down_until_the_reset() -> None:
     gate.told(2, 10.0, 100.0)
     assert calls(gate, 100.0) == 2
     assert gate.opens_at(101.0, 0) == 110.0
-    assert gate.state(101.0) is State.THROTTLED
+    assert gate.state(101.0) is GateState.THROTTLED
     assert calls(gate, 110.0, most=7) == 7
 
 
@@ -147,7 +147,7 @@ def test_a_halt_lets_one_probe_go_at_a_time() -> None:
     assert gate.opens_at(200.0, 0) == 200.0
     gate.called(200.0)
     assert gate.opens_at(201.0, 0) is None
-    assert gate.state(201.0) is State.HALTED
+    assert gate.state(201.0) is GateState.HALTED
 
 
 def test_refused_probes_come_ever_more_rarely() -> None:
