@@ -33,7 +33,7 @@ def bound_answers(session: Any) -> None:
 async def _bound(response: Any) -> None:
     coding = response.headers.pop("content-encoding", "").strip().lower()
     if coding not in _CODINGS:
-        raise UnboundedAnswer(f"packed as {coding[:20]!a}, which was not asked for")
+        raise UnboundedAnswer(f"compressed as {coding[:20]!a}, which was not requested")
     response.stream = _BoundedStream(response.stream, _CODINGS[coding])
 
 
@@ -61,7 +61,7 @@ class _BoundedStream(httpx.AsyncByteStream):
             try:
                 piece = self._unpacker.decompress(part, _STEP)
             except zlib.error:
-                raise ValueError("a packed answer that cannot be unpacked") from None
+                raise ValueError("a compressed answer that cannot be decompressed") from None
             part = self._unpacker.unconsumed_tail
             if piece:
                 yield piece

@@ -134,7 +134,7 @@ def _blocks(blocks: Iterator[Block], reads: _Reads, name: str) -> Iterator[FileR
         at = 0
         for _ in range(block.records):
             ordinal += 1
-            event, at = _datum(reads, block.data, at, f"{name} is broken at record {ordinal}")
+            event, at = _datum(reads, block.data, at, f"{name} is damaged at record {ordinal}")
             yield FileRecord(ordinal, event)
         if at != len(block.data):
             raise InputError(f"{name} is broken after record {ordinal}: its block goes on")

@@ -353,7 +353,7 @@ def _reason(error: Exception) -> str:
         return f"the registry's answer is {error}: check what answers at SCHEMA_REGISTRY_URL"
     status = getattr(error, "http_status_code", None)
     if isinstance(error, ValueError):
-        return f"the registry's answer holds no schema ({type(error).__name__})"
+        return f"the registry's answer contains no schema ({type(error).__name__})"
     if status is None:
         return f"the registry could not be asked ({type(error).__name__})"
     hint = "; check its credentials" if status in (401, 403) else ""

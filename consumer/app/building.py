@@ -198,5 +198,6 @@ def make_state_folder(path: Path) -> None:
             path.chmod(0o700)
     except OSError as error:
         raise SettingsError(
-            f"PINSTREAM_STATE_DIR: {path} cannot be made ({error.strerror}); name a folder this user may write to"
+            f"PINSTREAM_STATE_DIR: {path} cannot be created ({error.strerror}); name a folder that this user may "
+            f"write to"
         ) from error

@@ -39,8 +39,8 @@ _MAPPED_ALONE = 8 * 1024 * 1024
 """Bytes from which on a block is mapped by itself, and given back as soon as it is freed."""
 
 REFUSED_ADVICE = (
-    "nothing was lost: put a valid token in PINTEREST_ACCESS_TOKEN or its file, see that it may write to that ad "
-    "account (PINTEREST_AD_ACCOUNT_ID), and start again"
+    "nothing was lost: set a valid token in PINTEREST_ACCESS_TOKEN or its file, make sure that it may write to that "
+    "ad account (PINTEREST_AD_ACCOUNT_ID), and start again"
 )
 
 

@@ -20,27 +20,27 @@ from consumer.commands.base import Group
 _COMMANDS = {
     "check": (
         "check.command",
-        "Is this configuration fit to run? A table of what was checked; exit code 0 or 1.",
+        "Check whether this configuration is fit to run.",
     ),
-    "dead-letters": ("dead_letters.arguments", "What could not be delivered: look at it, and redrive it."),
-    "demo": ("demo", "The whole system on this machine: broker, sandbox, producer, consumer, page."),
+    "dead-letters": ("dead_letters.arguments", "List, show and redrive records that could not be delivered."),
+    "demo": ("demo", "Run the whole system on this machine: broker, sandbox, producer, consumer and page."),
     "explain": (
         "explain",
-        "What becomes of each record of FILE (NDJSON or an Avro container; - is standard input), and why.",
+        "Show the outcome of each record of FILE (NDJSON or an Avro container; - is standard input), and why.",
     ),
     "offsets": (
         "offsets.command",
-        "Where the consumer group stands, and moving it: the next run reads from there.",
+        "Show or change the committed offsets of the consumer group.",
     ),
     "produce": (
         "produce",
         "Encode FILE's records (NDJSON or an Avro container; - is standard input) and produce them.",
     ),
-    "replay": ("replay.command", "A bounded part of topics through the very same pipeline, then exit."),
-    "run": ("run", "The service: consume, deliver, commit, until SIGTERM or SIGINT."),
+    "replay": ("replay.command", "Send a bounded part of topics through the same pipeline again, then exit."),
+    "run": ("run", "Run the service: read events, deliver them and commit, until SIGTERM or SIGINT."),
     "sandbox": (
         "sandbox",
-        "A strict stand-in for the Conversions API, for development and load tests; until Ctrl-C.",
+        "Run a strict stand-in for the Conversions API, for development and load tests, until Ctrl-C.",
     ),
 }
 """Of each command the module that has it, under its own name, and the first sentence of its help."""

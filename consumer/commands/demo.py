@@ -81,29 +81,36 @@ class DemoOptions:
 @click.option(
     "--events",
     type=click.IntRange(min=1),
-    help="Stop after N events and print the ledger; else until Ctrl-C.",
+    help="Stop after N events and print the ledger. Default: run until Ctrl-C.",
 )
 @click.option(
-    "--file", "path", type=click.Path(path_type=Path), help="Send this file's records (NDJSON or Avro)."
+    "--file", "path", type=click.Path(path_type=Path), help="Send the records of this file (NDJSON or Avro)."
 )
 @click.option(
-    "--duplicates", type=click.FloatRange(0, 0.9), default=0.0, help="Share of events sent twice: 0.05."
+    "--duplicates",
+    type=click.FloatRange(0, 0.9),
+    default=0.0,
+    help="Share of events that are produced twice, such as 0.05.",
 )
 @click.option(
-    "--invalid", type=click.FloatRange(0, 0.9), default=0.0, help="Share of records that are broken: 0.01."
+    "--invalid", type=click.FloatRange(0, 0.9), default=0.0, help="Share of invalid records, such as 0.01."
 )
-@click.option("--faults", is_flag=True, help="The sandbox misbehaves: 429, 5xx, slow and dropped answers.")
+@click.option(
+    "--faults", is_flag=True, help="Make the sandbox misbehave: 429, 5xx, slow and dropped answers."
+)
 @click.option(
     "--json", "as_json", is_flag=True, help="The last line on stdout is the final /status document."
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="Same seed, same events and faults.")
 @click.option(
-    "--rate", type=click.FloatRange(min=0.01), help="Events a second; without it as fast as it goes."
+    "--seed", type=int, default=1, show_default=True, help="The same seed gives the same events and faults."
+)
+@click.option(
+    "--rate", type=click.FloatRange(min=0.01), help="Events per second. Default: as fast as possible."
 )
 def demo(**options: Any) -> None:
-    """The whole system on this machine: broker, sandbox, producer, consumer, page. Nothing to install or start.
+    """Run the whole system on this machine: broker, sandbox, producer, consumer and page.
 
-    Event times are moved to the moment an event is produced, as if the shop were live now.
+    It needs no other software. Each event gets the time at which it is produced, as if the shop were live.
     """
     with tempfile.TemporaryDirectory(prefix="pinstream-demo-") as folder:
         asyncio.run(_demo(DemoOptions(**options), os.environ, folder))
@@ -293,7 +300,7 @@ def _progress() -> Progress:
 
 
 def _print(document: dict[str, Any], options: DemoOptions) -> None:
-    table = Table(title="what became of every record", title_justify="left")
+    table = Table(title="how every record ended", title_justify="left")
     table.add_column("ledger")
     table.add_column("records", justify="right")
     for name, count in document["ledger"].items():
@@ -312,6 +319,6 @@ def _check(document: dict[str, Any], produced: int, options: DemoOptions) -> Non
     ledger = document["ledger"]
     settled = sum(count for name, count in ledger.items() if name not in ("read", "open"))
     if ledger["read"] != settled + ledger["open"]:
-        raise InvariantViolation("the ledger does not add up; please report this")
+        raise InvariantViolation("the ledger does not add up; please report this bug bug")
     if options.bounded and not ledger["open"] and ledger["read"] < produced:
         say(f"stopped early: {produced - ledger['read']} of {produced} produced records were not read yet")

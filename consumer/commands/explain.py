@@ -22,12 +22,12 @@ from consumer.settings import load
 
 @click.command(cls=Command)
 @click.argument("file")
-@click.option("--now", metavar="TIME", help="ISO 8601; the clock that ages are judged by. Default: now.")
+@click.option("--now", metavar="TIME", help="Current time for computing event ages (ISO 8601). Default: now.")
 def explain(file: str, now: str | None) -> None:
-    """What becomes of each record of FILE (NDJSON or an Avro container; - is standard input), and why.
+    """Show the outcome of each record of FILE (NDJSON or an Avro container; - is standard input), and why.
 
-    One JSON line for each record on stdout: outcome, payload, error, warnings. No network, no KAFKA_… or
-    PINTEREST_… setting needed. Exit code 0 whatever the outcomes, 1 if FILE cannot be read to its end.
+    Prints one JSON line per record: outcome, payload, error, warnings. It uses no network and needs no KAFKA_… or
+    PINTEREST_… setting. Exit code 0 for any outcomes, 1 if FILE cannot be read to its end.
     """
     explain_file(file, None if now is None else parse_time(now, "--now") / 1000, os.environ)
 

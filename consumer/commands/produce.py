@@ -49,29 +49,38 @@ class ProduceOptions:
 
 @click.command(cls=Command)
 @click.argument("file", required=False)
-@click.option("--topic", required=True, help="Where to.")
-@click.option("--now", "restamp", is_flag=True, help="Move event times so that the newest is now.")
-@click.option("--generate", is_flag=True, help="Made-up events instead of FILE's.")
+@click.option("--topic", required=True, help="Topic to write to.")
+@click.option("--now", "restamp", is_flag=True, help="Shift all event times so that the newest is now.")
+@click.option("--generate", is_flag=True, help="Generate events instead of reading FILE.")
 @click.option(
-    "--events", type=click.IntRange(min=1), help="With --generate: stop after N; else until Ctrl-C."
+    "--events",
+    type=click.IntRange(min=1),
+    help="With --generate: stop after N events. Default: run until Ctrl-C.",
 )
 @click.option(
-    "--rate", type=click.FloatRange(min=0.01), help="Events a second; without it as fast as it goes."
+    "--rate", type=click.FloatRange(min=0.01), help="Events per second. Default: as fast as possible."
 )
 @click.option(
-    "--duplicates", type=click.FloatRange(0, 0.9), default=0.0, help="With --generate: share sent twice."
+    "--duplicates",
+    type=click.FloatRange(0, 0.9),
+    default=0.0,
+    help="With --generate: share of events that are produced twice.",
 )
 @click.option(
-    "--invalid", type=click.FloatRange(0, 0.9), default=0.0, help="With --generate: share that is broken."
+    "--invalid", type=click.FloatRange(0, 0.9), default=0.0, help="With --generate: share of invalid records."
 )
 @click.option(
-    "--seed", type=int, default=1, show_default=True, help="With --generate: same seed, same events."
+    "--seed",
+    type=int,
+    default=1,
+    show_default=True,
+    help="With --generate: the same seed gives the same events.",
 )
 def produce(file: str | None, **options: Any) -> None:
     """Encode FILE's records (NDJSON or an Avro container; - is standard input) and produce them.
 
-    With SCHEMA_REGISTRY_URL the schema is registered and records are framed as Confluent does; without, they
-    use Avro single-object encoding.
+    With SCHEMA_REGISTRY_URL the schema is registered and records are in Confluent's wire format; without it, they are
+    in Avro single-object encoding.
     """
     if (file is None) != options["generate"]:
         raise UsageError("give either FILE or --generate")

@@ -14,16 +14,16 @@ from consumer.errors import UsageError
 @click.option(
     "--workers",
     metavar="N",
-    help="How many members of the group run, in processes of their own, under one supervisor that starts dead ones"
-    " again and serves the figures of all; auto: one for each core, as far as the settings can be divided. They share"
-    " the key store, and the quota, the requests in flight and the open events are for all of them together. Default:"
-    " one process, without a supervisor.",
+    help="Number of group members to run, each in its own process, under one supervisor that restarts dead ones and "
+    "serves the figures of all. auto: one per core, as far as the settings can be divided. The workers share the key "
+    "store, the call quota, the requests in flight and the budget of open events. Default: one process without a "
+    "supervisor.",
 )
 @click.option("--worker", hidden=True, help="For the supervisor's use.")
 def run(workers: str | None, worker: str | None) -> None:
-    """The service: consume, deliver, commit, until SIGTERM or SIGINT.
+    """Run the service: read events, deliver them and commit, until SIGTERM or SIGINT.
 
-    A second signal ends at once. Exit code 3: the destination refused this account for PINSTREAM_HALT_PATIENCE.
+    A second signal ends it at once. Exit code 3: Pinterest has refused this account for PINSTREAM_HALT_PATIENCE.
     """
     if worker is not None:
         _run_worker(worker)

@@ -16,19 +16,21 @@ from consumer.demo.faults import DEMO_FAULTS, Faults
 @click.command(cls=Command)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free one."
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes any free port."
 )
-@click.option("--token", default="sandbox", show_default=True, help="The access token it takes.")
-@click.option("--account", "accounts", multiple=True, help="Ad accounts it knows; default: any.")
+@click.option("--token", default="sandbox", show_default=True, help="The access token that it accepts.")
+@click.option(
+    "--account", "accounts", multiple=True, help="Ad account that exists; may be repeated. Default: any."
+)
 @click.option(
     "--own-event",
     "own_events",
     multiple=True,
     metavar="NAME",
-    help="An event name that is registered beside the standard ones; may be repeated.",
+    help="Registered event name, in addition to the standard ones; may be repeated.",
 )
 @click.option("--faults", is_flag=True, help="Misbehave: 429, 5xx, slow and dropped answers.")
-@click.option("--any-age", is_flag=True, help="Take events older than 7 days too, to try out old orders.")
+@click.option("--any-age", is_flag=True, help="Also accept events older than 7 days, to try out old orders.")
 @click.option("--seed", type=int, default=1, show_default=True)
 def sandbox(
     *,
@@ -41,9 +43,9 @@ def sandbox(
     any_age: bool,
     seed: int,
 ) -> None:
-    """A strict stand-in for the Conversions API, for development and load tests; until Ctrl-C.
+    """Run a strict stand-in for the Conversions API, for development and load tests, until Ctrl-C.
 
-    It refuses what the API refuses, answers for each event, and counts what it accepted: GET /sandbox/counts.
+    It refuses events that the API refuses, answers for each event, and counts the accepted ones: GET /sandbox/counts.
     """
     server = Sandbox(
         token=token,

@@ -58,7 +58,7 @@ class FileRecords:
 
     def _skip(self, number: int, reason: str) -> None:
         self.skipped += 1
-        click.echo(f"pinstream: {self._file}, record {number} is left out: {reason}", err=True)
+        click.echo(f"pinstream: {self._file}, record {number} is skipped: {reason}", err=True)
 
 
 def key_of(event: CommerceEvent) -> bytes:

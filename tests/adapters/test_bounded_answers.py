@@ -70,13 +70,13 @@ async def test_an_answer_without_an_end(registry: FakeRegistry, schemas: Registr
 async def test_a_coding_that_was_not_asked_for(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
     """What cannot be watched while it is unpacked is not unpacked."""
     registry.faults.body, registry.faults.coding = zlib.compress(bytes(MIB)), "deflate"
-    await peak_of_asking(schemas, "packed as 'deflate', which was not asked for")
+    await peak_of_asking(schemas, "compressed as 'deflate', which was not requested")
 
 
 async def test_a_broken_packing(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
     """Nonsense in a packed answer is no verdict on the schema."""
     registry.faults.body, registry.faults.coding = b"nonsense", "gzip"
-    await peak_of_asking(schemas, "holds no schema")
+    await peak_of_asking(schemas, "contains no schema")
 
 
 async def test_packed_answers_are_read(registry: FakeRegistry, schemas: RegistrySchemas) -> None:

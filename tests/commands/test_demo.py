@@ -42,7 +42,7 @@ def test_made_up_events_to_their_end(tmp_path: Path) -> None:
     assert document["sandbox"]["accepted_events"] == ledger["delivered"]
     assert sum(one["committed"] for one in document["partitions"]) == 3000
     assert len(done.stdout.splitlines()) == 1
-    assert "what became of every record" in done.stderr
+    assert "how every record ended" in done.stderr
 
 
 def test_duplicates_broken_records_and_an_api_that_misbehaves(tmp_path: Path) -> None:

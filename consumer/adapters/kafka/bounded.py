@@ -224,7 +224,7 @@ class BoundedSource:
             await asyncio.wait(ending, timeout=timeout)
         self._thread.stop()
         if any(not one.done() for one in ending):
-            self._on_trouble("_TIMED_OUT", f"closing took more than {timeout:g} s: left without goodbye")
+            self._on_trouble("_TIMED_OUT", f"closing took more than {timeout:g} s: abandoned")
         for one in ending:
             if one.done():
                 one.result()
@@ -413,7 +413,7 @@ class _Reader:
             self._consumer.close()
         finally:
             self.close_ids()
-        self._failure = KafkaError("the Kafka consumer is closed: make a new one")
+        self._failure = KafkaError("the Kafka consumer is closed: create a new one")
 
     def close_ids(self) -> None:
         """End the client that asks for topic ids."""
@@ -528,16 +528,15 @@ class _Reader:
         told = describe_error(error)
         if part is not None and error.code() in _GONE:
             self._fail(
-                f"{_where(part)} cannot be read on from offset {part.at}, which was deleted meanwhile (retention, "
+                f"{_where(part)} cannot be read further than offset {part.at}, which was deleted meanwhile (retention, "
                 f"delete-records) or truncated: start again, from `beginning` for what is left, "
                 f"and under another --name if it has one ({told})"
             )
         elif part is not None and error.code() in DAMAGED:
             if not part.done:
                 self._fail(
-                    f"{_where(part)} cannot be read on from offset {part.at}: what the broker sent is damaged; run "
-                    "it again; if it fails again, have the broker's disk checked, or begin behind the batch "
-                    f"({told})"
+                    f"{_where(part)} cannot be read further than offset {part.at}: the broker sent damaged data; run "
+                    f"it again; if it fails again, check the broker's disk, or begin after the damaged batch ({told})"
                 )
         elif part is not None and error.code() in _MISSING:
             self._fail(f"{_where(part)} does not exist any more: it was deleted while it was read ({told})")

@@ -125,8 +125,8 @@ def _unreachable(config: Config, timeout: float, heard: Sequence[confluent_kafka
     wanted = _WANTED.get(str(config.get("security.protocol", "plaintext")).lower())
     if wanted is not None and [error.code() for error in reasons] == [_Code._TRANSPORT]:
         return KafkaError(
-            f"{where}: it takes connections and ends them at once, as a broker does that requires TLS or a login: set "
-            f"KAFKA_SECURITY_PROTOCOL ({wanted}), or correct KAFKA_BOOTSTRAP_SERVERS ({told})"
+            f"{where}: it accepts connections and closes them at once, as a broker does that requires TLS or a login: "
+            f"set KAFKA_SECURITY_PROTOCOL ({wanted}), or correct KAFKA_BOOTSTRAP_SERVERS ({told})"
         )
     return KafkaError(
         f"{where}: check KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL and the network ({told})"

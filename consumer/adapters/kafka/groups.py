@@ -256,6 +256,6 @@ class GroupOffsets:
         if error.code() in _IN_USE:
             return GroupInUse(f"the group {self._group} has active members ({describe_error(error)})")
         return as_fatal(error) or KafkaError(
-            f"Kafka: the brokers did not take all offsets of the group {self._group}: look at them with "
+            f"Kafka: the brokers did not accept all offsets of the group {self._group}: look at them with "
             f"`pinstream offsets show`, and set them again ({describe_error(error)})"
         )

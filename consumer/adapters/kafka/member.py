@@ -232,7 +232,7 @@ class GroupMember:
         finally:
             self._topic_ids.close()
         self._commits.drop("_DESTROY")
-        self._failure = KafkaError("the Kafka consumer is closed: make a new one")
+        self._failure = KafkaError("the Kafka consumer is closed: create a new one")
 
     def read_anew(self, partitions: Sequence[NewLife]) -> None:
         """Read these from the beginning with the next fetch, as far as they are held in the epoch that is named."""
@@ -361,8 +361,8 @@ class GroupMember:
         at = "its beginning" if offset is None else f"offset {offset}"
         self._hooks.trouble(
             error.name(),
-            f"{name.topic}[{name.partition}] cannot be read on from {at}: what the broker sent is damaged, and nothing "
-            f"behind it is read until it is whole; asked for again in {delay:g} s ({words(error)})",
+            f"{name.topic}[{name.partition}] cannot be read further than {at}: the broker sent damaged data, and "
+            f"nothing after it is read until it can be; next attempt in {delay:g} s ({words(error)})",
         )
 
     def _ask_again(self) -> None:
@@ -437,7 +437,7 @@ class GroupMember:
                 self._consumer.seek(RawPartition(*name, confluent_kafka.OFFSET_BEGINNING))
             except KafkaException as error:  # perhaps its leader is not known yet
                 self._anew_due = time.monotonic() + _SEEK_AGAIN
-                text = f"{name.topic}[{name.partition}] cannot be read from its beginning yet: tried again"
+                text = f"{name.topic}[{name.partition}] cannot be read from its beginning yet: trying again"
                 self._hooks.trouble(exception_error(error).name(), text)
                 continue
             del self._anew[name]
@@ -470,7 +470,9 @@ class GroupMember:
         try:
             return self._hooks.revoked(names)
         except TimeoutError:
-            self._hooks.trouble("_TIMED_OUT", "partitions were not drained in time: given back as they are")
+            self._hooks.trouble(
+                "_TIMED_OUT", "partitions were not drained in time and are given back undrained"
+            )
             self._hooks.lost(names)
             return ()
 
@@ -525,7 +527,7 @@ class GroupMember:
         another one takes its place.
         """
         self._forgotten = False
-        self._hooks.trouble("GROUP_ID_NOT_FOUND", "the brokers do not know the group any more: joined again")
+        self._hooks.trouble("GROUP_ID_NOT_FOUND", "the brokers no longer know the group: joining again")
         lost = list(self._held)
         self._held.clear()
         self._next.clear()

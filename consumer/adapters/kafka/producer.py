@@ -179,5 +179,5 @@ class RecordProducer:
 
     def _failed(self, reason: str) -> KafkaError:
         return KafkaError(
-            f"Kafka: a record was not taken: check the broker and the topic, then produce again: {reason}"
+            f"Kafka: a record was not accepted: check the broker and the topic, then produce again: {reason}"
         )

@@ -134,7 +134,7 @@ def named_partitions(
     found = _PARTITION.fullmatch(text.strip())
     if found is None:
         raise UsageError(
-            f"--partition {text!r} names no partition: write P, or TOPIC:P, for example 0 or orders:0"
+            f"--partition {text!r} is not a partition: write P, or TOPIC:P, for example 0 or orders:0"
         )
     topic, number = found["topic"], int(found["number"])
     if topic is not None and topic not in topics:

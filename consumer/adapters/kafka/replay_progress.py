@@ -322,8 +322,8 @@ def _find_plan(committed: Iterable[RawPartition], group: str, fingerprint: str) 
     rests = [one for held in plans.values() if not _is_whole(held) for one in held]
     if len(whole) > 1 or any(one.settled for one in rests):
         raise UsageError(
-            f"the progress of the replay in the group {group} is not whole any more (brokers forget it after "
-            "offsets.retention.minutes): give another --name"
+            f"the progress of the replay in the group {group} is incomplete (brokers delete it after "
+            f"offsets.retention.minutes): give another --name"
         )
     if not whole:
         return []

@@ -238,7 +238,7 @@ class KafkaSource:
             leaving.result()
         else:
             leaving.cancel()
-            text = f"leaving the group took more than {timeout:g} s: left without goodbye"
+            text = f"leaving the group took more than {timeout:g} s: closed without leaving it"
             self._on_trouble("_TIMED_OUT", text)
 
     def _joined(self) -> GroupMember:

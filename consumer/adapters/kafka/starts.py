@@ -323,7 +323,7 @@ class Unstarted:
         waiting = sum(start is None for start in self._waiting.values())
         waits = f"{waiting} partitions wait" if waiting > 1 else "a partition waits"
         self._on_trouble(
-            why.name(), f"{waits} for the brokers to say where to start: asked again ({describe_error(why)})"
+            why.name(), f"{waits} for the brokers to say where to start: asking again ({describe_error(why)})"
         )
 
     def _rotate(self) -> None:

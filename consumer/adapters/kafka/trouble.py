@@ -27,15 +27,15 @@ _LOGIN = (
 _TOPIC_ACCESS = "this user may not use the topic: grant READ on it, or correct KAFKA_TOPICS"
 _GROUP_ACCESS = "this user may not join the group: grant READ on it, or correct KAFKA_GROUP_ID"
 _NO_START = (
-    "a partition has no offset to start from (none committed, or what it names is no longer there) and "
+    "a partition has no offset to start from (none is committed, or the committed one no longer exists) and "
     "KAFKA_AUTO_OFFSET_RESET is error: set the group's offsets with `pinstream offsets set`, "
     "or set KAFKA_AUTO_OFFSET_RESET=earliest"
 )
 _PROTOCOL = "the brokers do not know this group protocol: set KAFKA_GROUP_PROTOCOL=classic or update them"
 _MIXED = "other members of the group use another protocol: use the same assignment strategy, or another group"
 _FENCED = (
-    "another process uses the same KAFKA_GROUP_INSTANCE_ID, or one that was killed did, and its session is not over: "
-    "give each process its own"
+    "another process uses the same KAFKA_GROUP_INSTANCE_ID, or the session of a killed one has not ended yet: give "
+    "each process its own"
 )
 
 _FATAL: Final = {
@@ -52,7 +52,7 @@ _FATAL: Final = {
     _Code.UNSUPPORTED_ASSIGNOR: "the brokers do not know this assignor: correct KAFKA_GROUP_REMOTE_ASSIGNOR",
     _Code.INVALID_GROUP_ID: "the brokers refuse the name of the group: correct KAFKA_GROUP_ID",
     _Code.INVALID_SESSION_TIMEOUT: "the brokers do not allow this KAFKA_SESSION_TIMEOUT_MS: keep to their limits",
-    _Code.INVALID_REGULAR_EXPRESSION: "the brokers cannot read the pattern: correct KAFKA_TOPICS",
+    _Code.INVALID_REGULAR_EXPRESSION: "the brokers cannot parse the pattern: correct KAFKA_TOPICS",
     _Code.FENCED_INSTANCE_ID: _FENCED,
     _Code.UNRELEASED_INSTANCE_ID: _FENCED,
 }
@@ -80,7 +80,9 @@ def as_fatal(error: confluent_kafka.KafkaError) -> KafkaError | None:
     # An error that ended a client comes out of its queue as _FATAL, without the mark.
     if advice is None and not error.fatal() and error.code() != _Code._FATAL:
         return None
-    return KafkaError(f"Kafka: {advice or 'the client cannot go on: restart it'} ({describe_error(error)})")
+    return KafkaError(
+        f"Kafka: {advice or 'the client cannot continue: restart it'} ({describe_error(error)})"
+    )
 
 
 def forgets_group(error: confluent_kafka.KafkaError) -> bool:

@@ -84,7 +84,7 @@ def start(environ: Mapping[str, str], group: str, api_url: str) -> Tracing:
         except ImportError:
             reason = INSTALL
         except (ValueError, OSError) as error:
-            reason = f"an OTEL_… variable has a value that cannot be ({error}): correct it"
+            reason = f"an OTEL_… variable has an invalid value ({error}): correct it"
         else:
             log.info("tracing", asked_by=variable)
             return tracing
@@ -106,7 +106,7 @@ def _misfit(environ: Mapping[str, str]) -> str | None:
     for name in (_EXPORTER, protocol):
         value, possible = _value(environ, name).lower(), _OURS[name]
         if value and value not in possible:
-            return f"{name} is neither unset nor {possible[0]}, which is what pinstream can do: set it so"
+            return f"{name} must be unset or {possible[0]}, the only value that pinstream supports"
     endpoint = next((name for name in _ENDPOINTS if _value(environ, name)), "")
     if endpoint and not _value(environ, endpoint).lower().startswith(("http://", "https://")):
         return f"{endpoint} does not begin with http:// or https://: correct it"

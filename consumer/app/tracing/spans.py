@@ -253,8 +253,8 @@ class Watched(SpanExporter):
         if not self._lost:
             structlog.get_logger().warning(
                 "traces_not_exported",
-                text="the collector takes no spans: see that the OTEL_EXPORTER_OTLP_… variables name one that runs; "
-                "spans are dropped meanwhile, events go on",
+                text="the collector accepts no spans: check that the OTEL_EXPORTER_OTLP_… variables name a running "
+                "one; spans are dropped until then, events are delivered",
             )
         self._lost += spans
 

@@ -36,21 +36,21 @@ from consumer.errors import PinstreamError
 
 WHAT = "test events"
 TEST_VIEW = (
-    "to see the test events in Events Manager, have its test view open before this is run: it has no history, and "
-    "shows only what arrives while it is open"
+    "to see the test events in Events Manager, open its test view before you run this: it has no history and shows "
+    "only events that arrive while it is open"
 )
 _DIGEST = "973dfe463ec85785f5f95af5ba3906eedb2d931c24e69824a89ea65dba4e813b"
 """That of an address under example.com."""
 _UNREACHED: Mapping[str, str] = {
-    "dns": "its name cannot be resolved: correct PINTEREST_API_URL, or look after the DNS",
-    "connect": "nothing answers there: correct PINTEREST_API_URL, or have the network let it through",
-    "tls": "the TLS handshake failed: see that PINTEREST_API_URL is right, and which certificates this machine trusts",
+    "dns": "its name cannot be resolved: correct PINTEREST_API_URL, or check the DNS",
+    "connect": "nothing answers there: correct PINTEREST_API_URL, or allow the connection in the network",
+    "tls": "the TLS handshake failed: check PINTEREST_API_URL, and the certificates that this machine trusts",
     "timeout": "it did not answer in time: try again, or raise PINSTREAM_REQUEST_TIMEOUT",
 }
 _REFUSED: Mapping[int, str] = {
-    401: "the access token is refused: put a valid one into PINTEREST_ACCESS_TOKEN or its file",
-    403: "this token may not use this ad account: have it allowed at Pinterest, or correct the account",
-    404: "there is no such ad account, or no such API: correct PINTEREST_AD_ACCOUNT_ID or PINTEREST_API_URL",
+    401: "the access token is refused: set a valid one in PINTEREST_ACCESS_TOKEN or its file",
+    403: "this token may not use this ad account: grant it access at Pinterest, or correct the account",
+    404: "this ad account, or this API, does not exist: correct PINTEREST_AD_ACCOUNT_ID or PINTEREST_API_URL",
 }
 
 
@@ -149,15 +149,15 @@ def _read(answer: Answered | Unanswered, events: list[dict[str, Any]]) -> Iterat
         yield Verdict.FAILED, f"the API refused the test events: {message} ({told}); please report this"
     elif isinstance(verdict, Throttled):
         when = f"in {verdict.wait:.0f} s" if verdict.wait is not None else "later"
-        yield Verdict.WARNING, f"the API takes no more calls for now ({told}): ask again {when}"
+        yield Verdict.WARNING, f"the API accepts no more calls for now ({told}): try again {when}"
     elif answer.status in (200, 500, 503):
         yield Verdict.FAILED, f"the API gave no verdict on the test events ({told}): try again later"
     else:
         said = who_answered(answer.headers, answer.body, orjson.dumps({"data": events}))
         yield (
             Verdict.FAILED,
-            f"not Pinterest but somebody on the way answered ({told}, {said}): see what is between here and "
-            "PINTEREST_API_URL, and have it let calls through",
+            f"a proxy or firewall answered in place of Pinterest ({told}, {said}): find out what is between this "
+            f"machine and PINTEREST_API_URL, and let it pass the calls",
         )
 
 
@@ -167,5 +167,5 @@ def _outcome(event: dict[str, Any], outcome: EventOutcome, told: str) -> tuple[V
     parts += [f"error: {mask(outcome.error, body)}"] if outcome.error else []
     parts += [f"warning: {mask(outcome.warning, body)}"] if outcome.warning else []
     if not outcome.processed:
-        return Verdict.FAILED, "; ".join([*parts, "the text says what the API misses"])
+        return Verdict.FAILED, "; ".join([*parts, "the message says what the API requires"])
     return (Verdict.WARNING if len(parts) > 1 else Verdict.OK), "; ".join(parts)

@@ -48,12 +48,14 @@ _QUESTIONS: Sequence[tuple[str, Question]] = (
 @click.option(
     "--send-test-event",
     is_flag=True,
-    help="Also send events through the API's test mode. To see them in Pinterest's Events Manager, open its test view"
-    " before: it has no history.",
+    help="Also send events in the API's test mode. To see them in Pinterest's Events Manager, open its test view "
+    "first: it has no history.",
 )
-@click.option("--workers", metavar="N", help="As for `pinstream run`: what each of them would get.")
+@click.option("--workers", metavar="N", help="Check the settings for N workers, as in `pinstream run`.")
 def check(send_test_event: bool, workers: str | None) -> None:
-    """Is this configuration fit to run? A table of what was checked; exit code 0 or 1."""
+    """Check whether this configuration is fit to run.
+
+    Prints a table of the checks. Exit code 0: fit to run; 1: not fit."""
     try:
         settings = load(os.environ)
     except PinstreamError as error:
@@ -67,7 +69,7 @@ def check(send_test_event: bool, workers: str | None) -> None:
 
 async def _ask_all(settings: Settings, send_test_event: bool, workers: str | None) -> list[Row]:
     found = Found(settings, workers=workers)
-    rows = [Row("settings", Verdict.OK, "every variable is known and possible")]
+    rows = [Row("settings", Verdict.OK, "every variable is known and valid")]
     rows += [Row("settings", Verdict.WARNING, text) for text in settings.warnings]
     if workers is not None:
         rows += await _ask("workers", local.workers, found)

@@ -65,7 +65,9 @@ async def mapping(found: Found) -> Said:
         )
     new = [f"{name} ({since})" for name, since in NEW_TARGETS.items() if name in fitting.sources]
     asked = (
-        [f"new at Pinterest, see with --send-test-event that it is taken: {', '.join(new)}"] if new else []
+        [f"new at Pinterest, check with --send-test-event that it is accepted: {', '.join(new)}"]
+        if new
+        else []
     )
     found.mapping = fitting
     return Said(said, [*fitting.warnings, *asked])
@@ -76,7 +78,7 @@ async def state_folder(found: Found) -> Said:
     folder = found.settings.pinstream.state_dir
     building.make_state_folder(folder)
     _write(folder, "PINSTREAM_STATE_DIR")
-    return Said(f"{folder} can be written")
+    return Said(f"{folder} is writable")
 
 
 async def key_store(found: Found) -> Said:
@@ -114,8 +116,8 @@ def _write(folder: Path, variable: str) -> None:
             probe.flush()
     except OSError as error:
         raise PinstreamError(
-            f"{variable}: {folder} cannot be written ({error.strerror}); name a folder that this user may write to, "
-            "with room"
+            f"{variable}: {folder} cannot be written ({error.strerror}); name a folder with free space that this user "
+            f"may write to"
         ) from error
 
 
@@ -152,7 +154,9 @@ async def _is_free(place: ListenAddress) -> bool:
 
 def _said(place: ListenAddress, is_free: bool) -> str:
     if not is_free:
-        return f"{place}: a pinstream serves it already; a second one here needs an address of its own"
+        return (
+            f"{place}: another pinstream uses it already; a second one on this machine needs its own address"
+        )
     return f"{place} is free" if place.port else f"{place.host}, any free port"
 
 
@@ -160,10 +164,10 @@ def _openness(settings: Settings, host: str) -> str:
     """Who may look at what is served there."""
     own = settings.pinstream
     if own.http_token is not None or own.http_token_file is not None:
-        return "; all but health asks for PINSTREAM_HTTP_TOKEN"
+        return "; everything but health requires PINSTREAM_HTTP_TOKEN"
     if host in LOCAL_HOSTS:
         return ""
-    return "; whoever reaches it may look, since PINSTREAM_HTTP_TOKEN is not set"
+    return "; everyone who reaches it may read it, because PINSTREAM_HTTP_TOKEN is not set"
 
 
 async def _is_ours(place: ListenAddress) -> bool:
@@ -183,4 +187,4 @@ async def token(found: Found) -> Said:
     """Whether there is one."""
     building.token(found.settings).value()
     where = found.settings.pinterest.access_token_file or "PINTEREST_ACCESS_TOKEN"
-    return Said(f"read from {where}; only --send-test-event shows whether the API takes it")
+    return Said(f"read from {where}; only --send-test-event shows whether the API accepts it")

@@ -50,7 +50,7 @@ _STILL = 5.0
 
 
 @click.command(cls=SettingsCommand)
-@click.option("--topic", "topics", multiple=True, required=True, help="What to replay; may be repeated.")
+@click.option("--topic", "topics", multiple=True, required=True, help="Topic to replay; may be repeated.")
 @click.option(
     "--partition",
     "partitions",
@@ -63,59 +63,59 @@ _STILL = 5.0
     "start",
     required=True,
     metavar="X",
-    help="beginning, end, offset:N or an ISO 8601 time: the first record that is replayed.",
+    help="First record to replay: beginning, end, offset:N or an ISO 8601 time.",
 )
 @click.option(
     "--to",
     "stop",
     required=True,
     metavar="Y",
-    help="Likewise: the first record that is not replayed any more. end is fixed when the replay starts.",
+    help="First record not to replay, in the same forms. end is the end when the replay starts.",
 )
 @click.option(
     "--where",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="Only events like this: event_name=checkout, channel=web, ad_account=…, event_id=…; != for all others. "
-    "Repeated: values of one field are alternatives, different fields must all hold.",
+    help="Only events with this value: event_name=checkout, channel=web, ad_account=…, event_id=…; != excludes it. "
+    "May be repeated: values of one field are alternatives, different fields must all match.",
 )
 @click.option(
-    "--dry-run", is_flag=True, help="Send and store nothing; show what would become of every record."
+    "--dry-run", is_flag=True, help="Send and store nothing; show the outcome that every record would have."
 )
 @click.option(
     "--ignore-dedup",
     is_flag=True,
-    help="Send again what was delivered within PINSTREAM_DEDUP_WINDOW. The platform drops no doubles of what"
-    " happened more than an hour ago: it counts as offline, and is then counted twice.",
+    help="Also send events that were delivered within PINSTREAM_DEDUP_WINDOW. Pinterest does not deduplicate events "
+    "that are more than an hour old, because they count as offline: it counts them twice.",
 )
 @click.option(
     "--rate",
     metavar="N/s",
-    help="How many events a second go to the API at most: 100/s, 6000/m. Default: no limit.",
+    help="Maximum rate of events sent to the API, such as 100/s or 6000/m. Default: no limit.",
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N records that --where lets through."
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N records that match --where."
 )
 @click.option(
     "--max-age",
     metavar="D",
-    help="Events older than this are expired: counted, not sent. Default: PINSTREAM_MAX_EVENT_AGE. 0: no limit.",
+    help="Events older than this are counted as expired and not sent. Default: PINSTREAM_MAX_EVENT_AGE. 0: no limit.",
 )
 @click.option(
     "--name",
     metavar="N",
-    help="Keep the progress under this name, so that the same command goes on where it was interrupted.",
+    help="Store the progress under this name, so that the same command continues after an interruption.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The last line on stdout is the result as JSON.")
 def replay(**options: Any) -> None:
-    """A bounded part of topics through the very same pipeline, then exit.
+    """Send a bounded part of topics through the same pipeline again, then exit.
 
-    The group of the running service is not touched. Times are those of the Kafka records; without a zone they are
-    UTC. What was delivered within the dedup window is not sent again, unless --ignore-dedup. Exit code 0: everything
-    is settled and the ledger adds up; 1: interrupted, or something is left open.
+    The offsets of the running service do not change. Times are the timestamps of Kafka records; without a zone they are
+    UTC. Events delivered within the dedup window are not sent again, unless with --ignore-dedup. Exit code 0: all
+    records are settled and the ledger adds up; 1: interrupted, or records are still open.
 
-    A web or app event that arrives more than an hour after it happened counts as offline at the platform, which drops
-    no doubles of those: what a killed replay had in flight, and sends again, may be counted twice.
+    Pinterest counts a web or app event that arrives more than an hour after it happened as offline and does not
+    deduplicate it. So events that a killed replay had in flight, and that are sent again, may be counted twice.
 
     \b
     pinstream replay --topic orders --from 2026-11-23 --to 2026-11-24T06:00 --dry-run

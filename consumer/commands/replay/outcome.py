@@ -93,7 +93,7 @@ class Outcome:
     def trouble(self) -> str | None:
         """Why the exit code is not 0, and what to do; None: all is settled and adds up."""
         if not self.adds_up():
-            return "the ledger does not add up; please report this"
+            return "the ledger does not add up; please report this bug bug"
         return _TROUBLE[self.ran.end](self)
 
     def next_offsets(self) -> dict[TopicPartition, int]:
@@ -131,7 +131,7 @@ def tell(outcome: Outcome, *, as_json: bool) -> None:
 
 
 def _ledger_table(outcome: Outcome) -> Table:
-    title = "what would become of every record" if outcome.dry_run else "what became of every record"
+    title = "what would become of every record" if outcome.dry_run else "how every record ended"
     table = Table(title=title, title_justify="left")
     table.add_column("ledger")
     table.add_column("records", justify="right")

@@ -199,8 +199,8 @@ async def test_no_time_is_no_reason_to_pass_a_record_over_unless_one_is_asked_fo
 @pytest.mark.parametrize(
     ("code", "text"),
     [
-        (_Code._AUTO_OFFSET_RESET, r"t\[0\] cannot be read on from offset 2"),
-        (_Code._LOG_TRUNCATION, r"t\[0\] cannot be read on from offset 2"),
+        (_Code._AUTO_OFFSET_RESET, r"t\[0\] cannot be read further than offset 2"),
+        (_Code._LOG_TRUNCATION, r"t\[0\] cannot be read further than offset 2"),
         (_Code.UNKNOWN_TOPIC_OR_PART, r"t\[0\] does not exist any more"),
         (_Code._UNKNOWN_PARTITION, r"t\[0\] does not exist any more"),
         (_Code.TOPIC_AUTHORIZATION_FAILED, "grant READ"),

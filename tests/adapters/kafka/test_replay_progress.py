@@ -377,7 +377,7 @@ class TestPlans:
         async with replay.open() as plan:
             await plan.progress.commit([position._replace(topic=replay.topic)])
         replay.forget(2)
-        assert "not whole any more" in await replay.told()
+        assert "is incomplete" in await replay.told()
 
     async def test_all_forgotten_begins_anew(self, replay: Replay) -> None:
         """There is nothing to go on from."""

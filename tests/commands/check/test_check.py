@@ -85,7 +85,7 @@ def test_a_configuration_that_is_fit_to_run(kafka: Kafka, api: Api, tmp_path: Pa
     topic = new_topic(kafka)
     found = check(run_environment(tmp_path, kafka, topic, new_group(), api.url), "--send-test-event")
     assert set(found.rows) == {*ROWS, "test view", "test events"}
-    assert "have its test view open before this is run: it has no history" in found.text("test view", "ok")
+    assert "open its test view before you run this: it has no history" in found.text("test view", "ok")
     assert found.code == 0
     assert found.names("failed") == set()
     assert found.names("skipped") == {"schema registry"}
@@ -178,7 +178,7 @@ def test_all_that_is_wrong_in_one_run(kafka: Kafka, api: Api, tmp_path: Path) ->
         "brokers and topics", "failed"
     )
     assert found.text("test events", "failed").startswith(
-        f"{ACCOUNT}: the access token is refused: put a valid"
+        f"{ACCOUNT}: the access token is refused: set a valid"
     )
     assert re.search(r"\(HTTP 401, request id \d+, code 2\)$", found.text("test events", "failed"))
     assert found.summary == "Not fit to run: 6 failed, 1 warning."
@@ -289,7 +289,7 @@ class TestDeadLetters:
         topic = create_topic(kafka, 1)
         found = check(run_environment(tmp_path, kafka, topic, new_group(), api.url))
         assert found.text("dead-letter topics", "ok").endswith(f": {topic}.dead-letters")
-        assert "made with the first" in found.text("dead-letter topics", "ok")
+        assert "created with the first" in found.text("dead-letter topics", "ok")
 
     @pytest.mark.real_kafka
     def test_a_compacted_topic(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ class TestPageAddress:
             found = check(env)
             assert process.stop()[0] == 0
         assert found.code == 0
-        assert "a pinstream serves it already" in found.text("page address", "ok")
+        assert "another pinstream uses it already" in found.text("page address", "ok")
 
     def test_it_is_turned_off(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
         """Then there is nothing to ask."""
@@ -372,7 +372,7 @@ class TestPageAddress:
             ({"PINSTREAM_HTTP_ADDRESS": "0.0.0.0:0"}, "whoever reaches it may look"),
             (
                 {"PINSTREAM_HTTP_ADDRESS": "0.0.0.0:0", "PINSTREAM_HTTP_TOKEN": "5ecret"},
-                "all but health asks for",
+                "everything but health requires",
             ),
         ],
     )
@@ -504,7 +504,7 @@ class TestTestEvents:
         ("status", "verdict", "mending"),
         [
             (401, "failed", "PINTEREST_ACCESS_TOKEN"),
-            (403, "failed", "have it allowed at Pinterest"),
+            (403, "failed", "grant it access at Pinterest"),
             (404, "failed", "PINTEREST_AD_ACCOUNT_ID"),
             (422, "failed", "please report this"),
             (429, "warning", "later"),

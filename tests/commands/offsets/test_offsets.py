@@ -163,8 +163,8 @@ def test_bad_arguments_get_one_line(kafka: Kafka, tmp_path: Path) -> None:
         (("set", "--yes", "--to", "offset:5"), (f"{topic}[0]", "from 0 to its end, 0", "--partition")),
         (("set", "--yes", "--to", "end", "--partition", "3"), ("no partition 3", "0 to 2")),
         (("set", "--yes", "--to", "end", "--partition", f"{topic}:3"), ("no partition 3", "0 to 2")),
-        (("set", "--yes", "--to", "end", "--partition", "x"), ("names no partition",)),
-        (("set", "--yes", "--to", "end", "--partition", ":1"), ("names no partition",)),
+        (("set", "--yes", "--to", "end", "--partition", "x"), ("is not a partition",)),
+        (("set", "--yes", "--to", "end", "--partition", ":1"), ("is not a partition",)),
         (("set", "--yes", "--to", "end", "--partition", "other:1"), ("not among the topics", topic)),
         (("set", "--yes", "--to", "end", "--group", replay), ("replay", "--name")),
     ):
@@ -193,7 +193,7 @@ def test_without_yes_nothing_is_changed(kafka: Kafka, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "Up to 30 records will be READ AGAIN" in done.stdout
     assert "PINSTREAM_DEDUP_WINDOW" in done.stdout
-    assert "Nothing was changed. With --yes it is done." in done.stdout
+    assert "Nothing was changed. Add --yes to do it." in done.stdout
     assert [cell.strip() for cell in _line_of(done.stdout, "-30").split("│")[2:6]] == ["0", "40", "10", "-30"]
     done = command("offsets", "set", "--to", "end", env=env)
     assert "Up to 119 records will be SKIPPED: their events are lost unless they are replayed" in done.stdout
@@ -298,7 +298,7 @@ def test_the_brokers_own_refusal_gives_the_same_line(embedded_kafka: Kafka, tmp_
     assert "stop every member first" in line
     done = command("offsets", "show", env=env)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "these brokers do not tell its members" in done.stdout
+    assert "these brokers do not list its members" in done.stdout
 
 
 @pytest.mark.real_kafka

@@ -201,7 +201,7 @@ class Line:
         self.watch = Watch(self.process, BUDGET)
 
     def finish(self) -> None:
-        """Until all is settled and committed; then stop, and look what became of every record."""
+        """Until all is settled and committed; then stop, and look how every record ended."""
         watch, shop = self.watch, self.shop
         watch.until(lambda _: shop.committed() == len(shop.events), "the last commit", HEALING)
         assert self.process.stop()[0] == 0

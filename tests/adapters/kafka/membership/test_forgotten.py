@@ -36,7 +36,7 @@ def test_a_forgotten_group_is_joined_anew() -> None:
     assert bench.consumer is not first
     assert [call[0] for call in first.calls][-1] == "close"
     assert bench.told.troubles == [
-        ("GROUP_ID_NOT_FOUND", "the brokers do not know the group any more: joined again")
+        ("GROUP_ID_NOT_FOUND", "the brokers no longer know the group: joining again")
     ]
     bench.assign(0)
     assert offsets(bench.fetch(lambda _: [message(0)])) == [0]

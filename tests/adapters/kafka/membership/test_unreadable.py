@@ -65,7 +65,7 @@ def test_what_follows_a_damaged_batch_is_dropped(clock: Clock, code: str) -> Non
     assert offsets(bench.fetch(brings(*lot))) == [3, 4, 7]
     assert offsets(bench.fetch(brings(message(10), damaged(5), message(8, partition=1)))) == [8]
     assert bench.calls("pause") == [("pause", [(0, -1001)])]
-    assert [one for one in bench.told.troubles if "t[0] cannot be read on from offset 5" in one[1]] == [
+    assert [one for one in bench.told.troubles if "t[0] cannot be read further than offset 5" in one[1]] == [
         bench.told.troubles[0]
     ]
     assert bench.told.troubles[0][0] == code
@@ -174,7 +174,7 @@ async def test_a_flipped_bit_is_waited_for_and_told(
     async with Member(disk, [name], unique("group"), config=settings) as member:
         await member.until(lambda: len(member.values) == hurt.base, "what is before it")
         await member.until(
-            lambda: sum("cannot be read on" in one[1] for one in member.troubles) >= 3, "tries"
+            lambda: sum("cannot be read further" in one[1] for one in member.troubles) >= 3, "tries"
         )
         assert await member.source.unreadable() == {TopicPartition(name, 0): hurt.base}
         assert (await member.commit()).committed[0].next_offset == hurt.base
@@ -250,7 +250,7 @@ async def test_a_replay_ends_at_a_damaged_batch(disk: Kafka, own_kafka: RealBrok
             read.extend(offsets(chunks))
 
     with pytest.raises(
-        KafkaError, match=rf"{name}\[0\] cannot be read on from offset {hurt.base}: .* damaged"
+        KafkaError, match=rf"{name}\[0\] cannot be read further than offset {hurt.base}: .* damaged"
     ):
         await asyncio.wait_for(read_on(), 30.0)
     assert read == list(range(len(read)))

@@ -93,7 +93,7 @@ def test_it_is_asked_for_as_long_as_it_takes(clock: Clock, reset: str) -> None:
         bench.fetch()
     assert [code for code, _ in bench.told.troubles] == ["NOT_COORDINATOR"] * 121
     assert bench.told.troubles[0][1].startswith(
-        "2 partitions wait for the brokers to say where to start: asked again (NOT_COORDINATOR: "
+        "2 partitions wait for the brokers to say where to start: asking again (NOT_COORDINATOR: "
     )
     refuse(bench, None)
     clock.now += 0.5
