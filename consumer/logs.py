@@ -82,7 +82,9 @@ class RepeatLimiter:
         name = str(event.pop("_kind", event.get("event")))
         kind, burst, interval = (method, name), self._burst, self._interval
         if name in _REPEATED_BY_CLIENTS:
-            kind, burst, interval = (method, _text_without_digits(event)), 1, self._seldom
+            text = " ".join(str(event[key]) for key in sorted(event))
+            # Other ports, broker ids and offsets do not make a new message.
+            kind, burst, interval = (method, _DIGITS.sub("", text)), 1, self._seldom
         with self._lock:  # clients log from their own threads
             window = self._window(kind, interval)
             if window.passed >= burst:
@@ -116,11 +118,6 @@ class _Repeats:
         self.since = since
         self.passed = 0
         self.dropped = 0
-
-
-def _text_without_digits(event: EventDict) -> str:
-    """Return the text of a line without its digits, so that other ports, broker ids and offsets count as repeats."""
-    return _DIGITS.sub("", " ".join(str(event[key]) for key in sorted(event)))
 
 
 def redact(_logger: object, _method: str, event: EventDict) -> EventDict:
@@ -202,16 +199,12 @@ def _masked(key: str, value: object) -> object:
     if _SECRET_FIELD.search(key):
         return MASK
     if isinstance(value, str):
-        return _SECRET_TEXT.sub(_mask_match, value)
+        return _SECRET_TEXT.sub(lambda match: f"{match['kept'] or match['scheme'] or ''}{MASK}", value)
     if isinstance(value, Mapping):
         return {inner: _masked(str(inner), item) for inner, item in value.items()}
     if isinstance(value, list | tuple):
         return [_masked("", item) for item in value]
     return value
-
-
-def _mask_match(match: re.Match[str]) -> str:
-    return f"{match['kept'] or match['scheme'] or ''}{MASK}"
 
 
 def _json(_logger: object, _method: str, event: EventDict) -> str:
@@ -235,12 +228,10 @@ def _console(*, colors: bool) -> Callable[[object, str, EventDict], str]:
         if shown["event"] not in _ONE_FIELD_PER_LINE:
             return line(logger, method, shown)
         head = {name: shown.pop(name) for name in ("timestamp", "level", "event")}
-        return "\n".join([str(line(logger, method, head)).rstrip(), *map(_field_line, shown.items())])
+        lines = [str(line(logger, method, head)).rstrip()]
+        for name, value in shown.items():
+            words = ("no", "yes")[value] if isinstance(value, bool) else value
+            lines.append(f"    {name.replace('_', ' '):<12} {words}")
+        return "\n".join(lines)
 
     return render
-
-
-def _field_line(item: tuple[str, object]) -> str:
-    name, value = item
-    words = ("no", "yes")[value] if isinstance(value, bool) else value
-    return f"    {name.replace('_', ' '):<12} {words}"

@@ -64,13 +64,13 @@ class SandboxCounts:
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON of ``GET /sandbox/counts`` and the demo; amounts are decimal text, never floats."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Decimal):
-        return f"{value:f}"
-    return dict(value) if isinstance(value, Mapping) else value
+        document = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in document.items():
+            if isinstance(value, Decimal):
+                document[name] = f"{value:f}"
+            elif isinstance(value, Mapping):
+                document[name] = dict(value)
+        return document
 
 
 class RunningCounts:
@@ -97,7 +97,9 @@ class RunningCounts:
     def accept(self, account: str, event: Mapping[str, Any]) -> None:
         """Counts one processed event that has passed `rules.check_event`."""
         self._accepted[account] += 1
-        value = self._value_of(event)
+        custom_data = event.get("custom_data")
+        text = custom_data.get("value") if custom_data else None
+        value = None if text is None else _EXACT.create_decimal(text)
         if value is not None:
             self._accepted_value = _EXACT.add(self._accepted_value, value)
         if self._most_ids == 0:
@@ -147,9 +149,3 @@ class RunningCounts:
             test_calls=self._test_calls,
             accepted_by_account=dict(self._accepted),
         )
-
-    @staticmethod
-    def _value_of(event: Mapping[str, Any]) -> Decimal | None:
-        custom_data = event.get("custom_data")
-        text = custom_data.get("value") if custom_data else None
-        return None if text is None else _EXACT.create_decimal(text)

@@ -103,14 +103,17 @@ class Platform:
         refusal = self._refuse_caller(call, plan)
         if refusal is not None:
             return refusal
-        within, headers = self._take_quota(call.account, plan, now)
+        limit = plan.faults.calls_per_minute
+        within, headers = (True, {}) if limit is None else self._quotas[call.account].take(limit, now)
         answer = self._refuse_load(plan, within, now) or self._read(call, plan, now)
         return answer._replace(headers={**headers, **answer.headers})
 
     def _refuse_caller(self, call: Call, plan: CallPlan) -> Answer | None:
-        token = _bearer(call.authorization)
+        scheme, _, given = (call.authorization or "").partition(" ")
+        token = given.strip() if scheme.lower() == "bearer" else ""
         limited = token in self._policy.limited_tokens
-        if plan.unauthorised or not (limited or _same(token, self.token)):
+        right = hmac.compare_digest(token.encode(errors="replace"), self.token.encode(errors="replace"))
+        if plan.unauthorised or not (limited or right):
             echoed = f" Token: {token}" if plan.faults.echo else ""
             return _error(401, 2, f"Authentication failed.{echoed}")
         if not rules.check_account(call.account):
@@ -121,10 +124,6 @@ class Platform:
         if unknown or call.account in plan.faults.unknown_accounts:
             return _error(404, 50, "Ad account not found.")  # the code is not documented for this endpoint
         return None
-
-    def _take_quota(self, account: str, plan: CallPlan, now: float) -> tuple[bool, Mapping[str, str]]:
-        limit = plan.faults.calls_per_minute
-        return (True, {}) if limit is None else self._quotas[account].take(limit, now)
 
     def _refuse_load(self, plan: CallPlan, within_quota: bool, now: float) -> Answer | None:
         if not within_quota:
@@ -151,13 +150,10 @@ class Platform:
         if problem is not None:
             return self._refuse(problem.code, problem.message)
         if not self._policy.validate:
-            return self._accept_unread(call, body["data"])
+            if call.test != "true":
+                self.books.accept_unread(call.account, len(body["data"]))
+            return Answer(200, _response([_PROCESSED] * len(body["data"])))
         return self._judge(call, body["data"], plan, now)
-
-    def _accept_unread(self, call: Call, events: list[Any]) -> Answer:
-        if call.test != "true":
-            self.books.accept_unread(call.account, len(events))
-        return Answer(200, _response([_PROCESSED] * len(events)))
 
     def _judge(self, call: Call, events: list[Any], plan: CallPlan, now: float) -> Answer:
         policy = self._policy
@@ -175,7 +171,9 @@ class Platform:
             return self._refuse("marked", "Not all events were successfully processed.", status=422)
         entries = self._settle(call, events, problems, marked, plan)
         if marked and plan.faults.marked is Marked.DETAILED:
-            return _detailed(entries)
+            # The untyped ``details`` are the body of a 200.
+            details = orjson.loads(_response(entries))
+            return _error(422, 4196, "Not all events were successfully processed.", details=details)
         return _lying(entries, plan.lie)
 
     def _settle(
@@ -193,7 +191,8 @@ class Platform:
             if test and index >= rules.MAX_TEST_EVENTS:
                 entries.append(_BEYOND_TEST)
             elif problem is not None or index in marked:
-                entries.append(_MARKED if problem is None else _failed(_message(problem, plan)))
+                refused: Entry = {} if problem is None else {"error_message": _message(problem, plan)}
+                entries.append(_MARKED | refused)
                 if not test:
                     self.books.reject("marked" if problem is None else problem.code)
             else:
@@ -225,15 +224,6 @@ def _middleman(call: Call, faults: Faults) -> Answer:
             return Answer(status, echo, server, "text/html")
 
 
-def _bearer(authorization: str | None) -> str:
-    scheme, _, token = (authorization or "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
-
-
-def _same(left: str, right: str) -> bool:
-    return hmac.compare_digest(left.encode(errors="replace"), right.encode(errors="replace"))
-
-
 def _message(problem: rules.Violation, plan: CallPlan) -> str:
     if plan.faults.echo and problem.value is not None:
         return f"{problem.message}: {problem.value}"
@@ -245,10 +235,6 @@ def _marked(events: list[dict[str, Any]], marker: str | None) -> frozenset[int]:
     if marker is None:
         return frozenset()
     return frozenset(index for index, event in enumerate(events) if marker in event["event_id"])
-
-
-def _failed(message: str) -> Entry:
-    return {"status": "failed", "error_message": message, "warning_message": None}
 
 
 def _processed(event: dict[str, Any], plan: CallPlan) -> Entry:
@@ -286,12 +272,6 @@ def _response(entries: list[Entry], *, shown: list[Entry] | None = None, off: in
             "events": entries if shown is None else shown,
         }
     )
-
-
-def _detailed(entries: list[Entry]) -> Answer:
-    """A 422 whose untyped ``details`` are the body of a 200."""
-    details = orjson.loads(_response(entries))
-    return _error(422, 4196, "Not all events were successfully processed.", details=details)
 
 
 def _error(status: int, code: int, message: str, *, details: dict[str, Any] | None = None) -> Answer:

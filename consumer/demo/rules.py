@@ -329,7 +329,9 @@ def _check_time(event_time: int, now: float, max_age: float | None) -> Violation
 def _check_user_data(user_data: dict[str, Any]) -> Violation | None:
     arrays = _arrays(user_data)
     if not (all(arrays) and _all_digests(list(chain.from_iterable(arrays)))):
-        return _find_digest_problem(user_data)
+        # Find the first array that is invalid.
+        found = (_check_digests(key, values) for key, values in user_data.items() if type(values) is list)
+        return next(filter(None, found), None)
     for key in _PLAIN:
         text = user_data.get(key)
         if text is not None:
@@ -353,12 +355,6 @@ def _all_digests(texts: list[str]) -> bool:
         and not joined.encode("ascii").translate(None, b"0123456789abcdef")
         and EMPTY_DIGEST not in texts
     )
-
-
-def _find_digest_problem(user_data: dict[str, Any]) -> Violation | None:
-    """Return the violation of the first invalid array."""
-    problems = (_check_digests(key, values) for key, values in user_data.items() if type(values) is list)
-    return next(filter(None, problems), None)
 
 
 def _check_digests(key: str, values: list[str]) -> Violation | None:

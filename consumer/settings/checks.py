@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from consumer.settings.fields import PinstreamSettings, Settings
 from consumer.settings.passthrough import read_secret_file, registry_variable
-from consumer.settings.values import MAX_TOPIC_LENGTH, HttpAddress, parse_header_text
+from consumer.settings.values import MAX_TOPIC_LENGTH, parse_header_text
 
 TEST_MODE_BATCH_EVENTS = 20
 """With ``?test=true``, Pinterest processes at most this number of events per request (help page on test events)."""
@@ -133,17 +133,15 @@ def _address_contradictions(own: PinstreamSettings) -> Iterator[str]:
             "PINSTREAM_PAGE_ADDRESS is set, but PINSTREAM_HTTP_ADDRESS is empty, which turns page, health and metrics"
             " off; set PINSTREAM_HTTP_ADDRESS too, or remove PINSTREAM_PAGE_ADDRESS"
         )
-    elif _collide(own.page_address, own.http_address):
+        return
+    # Both cannot be listened on, as far as their text shows. Port 0 is a free port each time.
+    hosts = {own.page_address.host.lower(), own.http_address.host.lower()}
+    same_host = len(hosts) == 1 or not hosts.isdisjoint(_ALL_ADDRESSES)
+    if same_host and own.page_address.port == own.http_address.port != 0:
         yield (
             "PINSTREAM_PAGE_ADDRESS and PINSTREAM_HTTP_ADDRESS are the same port of the same address; choose another"
             " port, or remove PINSTREAM_PAGE_ADDRESS to serve everything at PINSTREAM_HTTP_ADDRESS"
         )
-
-
-def _collide(one: HttpAddress, other: HttpAddress) -> bool:
-    """Return True if both cannot be listened on, as far as their text shows. Port 0 is a free port each time."""
-    hosts = {one.host.lower(), other.host.lower()}
-    return one.port == other.port != 0 and (len(hosts) == 1 or not hosts.isdisjoint(_ALL_ADDRESSES))
 
 
 def _topic_contradictions(topics: tuple[str, ...], own: PinstreamSettings) -> Iterator[str]:

@@ -188,7 +188,9 @@ def number_if_registry_wants_one(name: str, value: str) -> str | float:
 
 def read_secret_file(variable: str, path: Path) -> str:
     """Return the secret in the file that `variable` names, without the line break at its end."""
-    named = f"{variable}: {_shown_path(path)}"
+    # Without a folder in it, the path may be the secret itself, given instead of a path: do not show it.
+    is_path = len(path.parts) > 1 and os.path.isdir(path.parent)
+    named = f"{variable}: {str(path)!r}" if is_path else f"{variable}: its value"
     try:
         with path.open("rb") as file:
             raw = file.read(_SECRET_FILE_BYTES + 1)
@@ -203,12 +205,6 @@ def read_secret_file(variable: str, path: Path) -> str:
         what = "is larger than 64 KiB" if text.strip() else "is empty"
         raise SettingsError(f"{named} {what}; the file must contain the secret and nothing else")
     return text
-
-
-def _shown_path(path: Path) -> str:
-    """Return the path for a message, unless it may be the secret itself, given instead of a path."""
-    is_path = len(path.parts) > 1 and os.path.isdir(path.parent)
-    return repr(str(path)) if is_path else "its value"
 
 
 def _given(prefix: str, environ: Mapping[str, str], ignored: Collection[str]) -> Iterator[tuple[str, str]]:

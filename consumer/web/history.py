@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from consumer.engine.figures import rounded_share
-from consumer.engine.freshness import Ages, ages
+from consumer.engine.freshness import ages
 from consumer.engine.statistics import PartitionStatistics, Statistics
 
 STEPS = ((10, 360), (120, 720))
@@ -158,7 +158,8 @@ def point(before: Sample, since: Sequence[Sample]) -> Point:
     """Return the point from the sample `before` to the last sample of `since`."""
     last = since[-1]
     seconds = last.at - before.at
-    delivered = _ages([late - early for early, late in zip(before.buckets, last.buckets, strict=True)])
+    buckets = [late - early for early, late in zip(before.buckets, last.buckets, strict=True)]
+    delivered = ages(buckets if min(buckets) >= 0 else ())  # nothing is known if a count has decreased
     return Point(
         at=last.at,
         settled_per_second=_rate(before.settled, last.settled, seconds),
@@ -181,11 +182,6 @@ def _rate(early: int, late: int, seconds: float) -> float | None:
 
 def _most(values: Iterable[Any]) -> Any:
     return max((value for value in values if value is not None), default=None)
-
-
-def _ages(buckets: Sequence[int]) -> Ages:
-    """Of what was delivered; nothing is known of a count that has shrunk."""
-    return ages(buckets if min(buckets) >= 0 else ())
 
 
 def _finite(age: float | None) -> float | None:

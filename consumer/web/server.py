@@ -291,9 +291,7 @@ def _hashes_of(document: str, tag: str) -> str:
 def _logger() -> logging.Logger:
     """The logger for aiohttp, without invalid requests: they are the client's mistake, and must not be logged."""
     logger = logging.getLogger(__name__)
-    logger.addFilter(_is_ours)
+    logger.addFilter(
+        lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    )
     return logger
-
-
-def _is_ours(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

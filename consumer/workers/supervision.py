@@ -167,12 +167,12 @@ class Supervision:
             case Begun() if self._ending is None:
                 self._start(self.workers[0], now)
             case Joined(number):
-                self._join(self._worker(number), now)
+                self._join(self.workers[number - 1], now)
             case Progressed():
                 for one in self.workers:
                     one.in_vain = 0
             case Ended():
-                self._end(self._worker(happened.worker), happened, now)
+                self._end(self.workers[happened.worker - 1], happened, now)
             case StopSignalled():
                 self._stop_all(0, None, now)
             case _:  # time has passed, or the stop came before the begin
@@ -186,9 +186,6 @@ class Supervision:
         if self._ending is not None:
             return None if self._ending.killed or self._ending.finished else self._ending.kill_at
         return min((one.start_at for one in self.workers if one.state is WorkerState.PAUSING), default=None)
-
-    def _worker(self, number: int) -> WorkerRecord:
-        return self.workers[number - 1]
 
     # -- starting
 
@@ -224,7 +221,9 @@ class Supervision:
                         ),
                         KillWorker(one.number),
                     ]
-        self._finish_if_all_are_gone(ending)
+        if not ending.finished and all(one.state is WorkerState.GONE for one in self.workers):
+            ending.finished = True
+            self._commands.append(Finish(ending.code, ending.reason))
 
     # -- an end
 
@@ -237,7 +236,9 @@ class Supervision:
         one.in_vain += 1
         verdict = self._exit_of(one, end)
         if verdict is None:
-            self._pause(one, end, now)
+            pause = RESTARTS.delay(one.in_a_row, self._jitter())
+            one.state, one.start_at = WorkerState.PAUSING, now + pause
+            self._report(one, end, pause)
             return
         one.state = WorkerState.GONE
         self._report(one, end, None)
@@ -256,11 +257,6 @@ class Supervision:
                 f"{reason}"
             )
         return None
-
-    def _pause(self, one: WorkerRecord, end: Ended, now: float) -> None:
-        pause = RESTARTS.delay(one.in_a_row, self._jitter())
-        one.state, one.start_at = WorkerState.PAUSING, now + pause
-        self._report(one, end, pause)
 
     def _report(self, one: WorkerRecord, end: Ended, pause: float | None) -> None:
         again = None if pause is None else round(pause, 3)
@@ -283,11 +279,6 @@ class Supervision:
                 self._commands.append(StopWorker(one.number))
             else:
                 one.state = WorkerState.GONE
-
-    def _finish_if_all_are_gone(self, ending: _Ending) -> None:
-        if not ending.finished and all(one.state is WorkerState.GONE for one in self.workers):
-            ending.finished = True
-            self._commands.append(Finish(ending.code, ending.reason))
 
 
 @dataclass(slots=True)

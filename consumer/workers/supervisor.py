@@ -129,7 +129,8 @@ class Supervisor:
             for command in self._supervision.handle(happened, now):
                 self._performers[type(command)](command)
         except Exception as error:  # a bug: end rather than leave workers unsupervised
-            self._fail(error)
+            if self._end is not None and not self._end.done():
+                self._end.set_exception(error)
         if self._timer is not None:
             self._timer.cancel()
         deadline = self._supervision.next_deadline()
@@ -168,10 +169,6 @@ class Supervisor:
         life.said, life.heard_at = said, time.monotonic()
         if said.statistics is not None and self._merged.take(number, said.statistics):
             self._feed(s.Progressed(number))
-
-    def _fail(self, error: Exception) -> None:
-        if self._end is not None and not self._end.done():
-            self._end.set_exception(error)
 
     def _finish(self, command: s.Finish) -> None:
         if self._end is not None and not self._end.done():
