@@ -369,7 +369,7 @@ class TestPageAddress:
         ("settings", "text"),
         [
             ({"PINSTREAM_HTTP_ADDRESS": "127.0.0.1:0"}, "127.0.0.1, any free port"),
-            ({"PINSTREAM_HTTP_ADDRESS": "0.0.0.0:0"}, "whoever reaches it may look"),
+            ({"PINSTREAM_HTTP_ADDRESS": "0.0.0.0:0"}, "everyone who reaches it may read it"),
             (
                 {"PINSTREAM_HTTP_ADDRESS": "0.0.0.0:0", "PINSTREAM_HTTP_TOKEN": "5ecret"},
                 "everything but health requires",
