@@ -22,7 +22,7 @@ class _DeadLetters(click.Group):
 
 @click.group(name="dead-letters", cls=_DeadLetters)
 def dead_letters() -> None:
-    """What could not be delivered: look at it, and redrive it."""
+    """List, show and redrive records that could not be delivered."""
 
 
 def _filtered(command: _F) -> _F:
