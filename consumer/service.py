@@ -67,23 +67,8 @@ class Source(Protocol):
     async def read_anew(self, partitions: Sequence[m.NewLife]) -> None:
         """Read these from the beginning: `Service.assigned` is called when it begins."""
 
-    async def end_offsets(self) -> Mapping[TopicPartition, int]:
-        """Where the assigned partitions end, as last heard."""
-
-    async def reached(self) -> Mapping[TopicPartition, int]:
-        """Up to where the assigned partitions were read (see `EndOffsets`)."""
-
-    async def joined(self) -> bool:
-        """Whether the group has said what is ours, nothing included."""
-
-    async def waiting_for_start(self) -> int:
-        """How many partitions are ours and were not told of yet: the brokers have not said where to start."""
-
-    async def begins(self) -> Mapping[TopicPartition, int]:
-        """Where the logs of the assigned partitions begin, as last heard."""
-
-    async def unreadable(self) -> Mapping[TopicPartition, int]:
-        """From where which assigned partitions cannot be read, since what comes of them is damaged."""
+    async def end_offsets(self) -> m.EndOffsets:
+        """What is known of the assigned partitions: their ends, and how far each was read. Asks no broker for it."""
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Commit `positions` and leave the group, in bounded time."""
@@ -383,10 +368,7 @@ class Service:
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(_HOUSEKEEPING)
-            ends, reached = await self._source.end_offsets(), await self._source.reached()
-            waiting, unreadable = await self._source.waiting_for_start(), await self._source.unreadable()
-            begins, joined = await self._source.begins(), await self._source.joined()
-            self.feed(m.EndOffsets(ends, reached, waiting, unreadable, begins, joined))
+            self.feed(await self._source.end_offsets())
             before, self._forgotten = self._forgotten, self._key_store.statistics().evicted_early
             if self._forgotten != before:
                 self.feed(m.KeysForgotten(self._forgotten))

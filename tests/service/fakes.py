@@ -9,7 +9,7 @@ caller may do: commit a partition that is not theirs, fetch more than there is r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from consumer.adapters.kafka.commits import ASSIGNMENT_LOST, CommitResult
@@ -148,26 +148,11 @@ class FakeSource:
         taken = self._take(positions)
         return CommitResult(tuple(taken), None if len(taken) == len(positions) else ASSIGNMENT_LOST)
 
-    async def end_offsets(self) -> Mapping[TopicPartition, int]:
+    async def end_offsets(self) -> m.EndOffsets:
         await self._process.step("end_offsets")
-        return {TopicPartition(TOPIC, one): len(self._world.log[one]) for one in self.epochs}
-
-    async def reached(self) -> Mapping[TopicPartition, int]:
-        await self._process.step("reached")
-        return {TopicPartition(TOPIC, one): self.positions[one] for one in self.epochs}
-
-    async def joined(self) -> bool:
-        """See `Source`."""
-        return True
-
-    async def waiting_for_start(self) -> int:
-        return self.unstarted
-
-    async def begins(self) -> Mapping[TopicPartition, int]:
-        return {}
-
-    async def unreadable(self) -> Mapping[TopicPartition, int]:
-        return {}
+        ends = {TopicPartition(TOPIC, one): len(self._world.log[one]) for one in self.epochs}
+        reached = {TopicPartition(TOPIC, one): self.positions[one] for one in self.epochs}
+        return m.EndOffsets(ends, reached, self.unstarted, joined=True)
 
     async def read_anew(self, partitions: Sequence[m.NewLife]) -> None:
         self.read_again += partitions

@@ -183,7 +183,6 @@ CALLS = [
     "start",
     "fetch",
     "end_offsets",
-    "reached",
     "commit",
     "send",
     "read_token",

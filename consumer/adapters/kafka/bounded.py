@@ -52,7 +52,7 @@ from consumer.adapters.kafka.trouble import (
 )
 from consumer.adapters.thread import OwnThread, post
 from consumer.engine.ledger import map_place
-from consumer.engine.messages import Assignment, NewLife
+from consumer.engine.messages import Assignment, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from consumer.engine.offset_map import are_different_lives, is_void
 from consumer.errors import InvariantViolation, KafkaError
@@ -189,29 +189,9 @@ class BoundedSource:
         """Never called, since this source reports no topic ids: a topic that is created again ends the reading."""
         raise InvariantViolation(f"{len(partitions)} ranges are to be read again; please report this")
 
-    async def end_offsets(self) -> Mapping[TopicPartition, int]:
-        """Where the ranges end: their lag is what is left of the replay."""
-        return self._ends
-
-    async def reached(self) -> Mapping[TopicPartition, int]:
-        """As `figures`."""
-        return self.figures()
-
-    async def joined(self) -> bool:
-        """Always true: there is no group to join."""
-        return True
-
-    async def waiting_for_start(self) -> int:
-        """None: every range has a start."""
-        return 0
-
-    async def begins(self) -> Mapping[TopicPartition, int]:
-        """None: what was removed ends the reading."""
-        return {}
-
-    async def unreadable(self) -> Mapping[TopicPartition, int]:
-        """None: a damaged batch ends the reading."""
-        return {}
+    async def end_offsets(self) -> EndOffsets:
+        """Where the ranges end: their lag is what is left of the replay. There is no group to join."""
+        return EndOffsets(self._ends, self.figures(), joined=True)
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Commit `positions`, end the client. After `timeout` seconds the thread, a daemon, is abandoned."""

@@ -47,7 +47,7 @@ from consumer.adapters.kafka.groups import is_member
 from consumer.adapters.kafka.starts import HasOffsets, Start, Unstarted
 from consumer.adapters.kafka.topic_ids import MISSING_TOPIC, OTHER_TOPIC, IdSource
 from consumer.adapters.kafka.trouble import Teller, as_fatal, exception_error, forgets_group, words
-from consumer.engine.messages import Assignment, NewLife
+from consumer.engine.messages import Assignment, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
 
@@ -241,21 +241,19 @@ class GroupMember:
             if self._held.get(name) == one.epoch:
                 self._anew[name] = one
 
-    def ends(self) -> Mapping[TopicPartition, int]:
-        """End offsets as last heard; may be called by other threads."""
-        return self._ends.ends
+    def end_offsets(self) -> EndOffsets:
+        """What is known of the held partitions; may be called by other threads.
 
-    def begins(self) -> Mapping[TopicPartition, int]:
-        """Where logs begin, as last heard; may be called by other threads."""
-        return self._ends.begins
-
-    def reached(self) -> Mapping[TopicPartition, int]:
-        """Up to where was read, as of the last look at the ends; may be called by other threads."""
-        return self._ends.reached
-
-    def joined(self) -> bool:
-        """Whether the group has assigned us our partitions, even if there are none; may be called by other threads."""
-        return self._joined
+        `EndOffsets.joined`: the group has assigned us our partitions, even if there are none.
+        """
+        return EndOffsets(
+            self._ends.ends,
+            self._ends.reached,
+            len(self._unstarted),
+            self._unreadable.offsets(),
+            self._ends.begins,
+            self._joined,
+        )
 
     def is_known(self) -> bool:
         """Ask the coordinator whether this is a member of the group. Call it from another thread than the consumer's.
@@ -266,14 +264,6 @@ class GroupMember:
         if member and not self._joined and is_member(self._config, member, _ASK_GROUP_TIMEOUT):
             self._joined = self._member_id == member  # else another client has taken the place of that one
         return self._joined
-
-    def waiting_for_start(self) -> int:
-        """How many of our partitions wait for their start; may be called by other threads."""
-        return len(self._unstarted)
-
-    def unreadable(self) -> Mapping[TopicPartition, int]:
-        """Partitions that cannot be read on, and from which offset; may be called by other threads."""
-        return self._unreadable.offsets()
 
     # ------------------------------------------------------------------------------------------- polling
 

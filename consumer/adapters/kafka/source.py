@@ -32,6 +32,7 @@ import functools
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import confluent_kafka
@@ -49,7 +50,7 @@ from consumer.adapters.kafka.member import GroupMember
 from consumer.adapters.kafka.topic_ids import IdSource, TopicIds
 from consumer.adapters.kafka.trouble import OnTrouble, ignore_trouble
 from consumer.adapters.thread import OwnThread, post, run_blocking, settle
-from consumer.engine.messages import Assignment, NewLife
+from consumer.engine.messages import Assignment, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError, SettingsError
 
@@ -187,35 +188,17 @@ class KafkaSource:
         """Read these from the beginning, since their topic was created again. The listener gets them as assigned."""
         await self._thread.run(self._joined().read_anew, partitions)
 
-    async def end_offsets(self) -> Mapping[TopicPartition, int]:
-        """Where the assigned partitions end, as last heard (high watermarks). Asks no broker, costs nothing.
+    async def end_offsets(self) -> EndOffsets:
+        """What is known of the assigned partitions, as last heard. Asks no broker, with one exception.
 
-        They come with fetched records; while paused, the thread asks for one partition's end a second.
+        Under KIP-848 nothing says that the group has no partition for us: then the coordinator is asked whether this is
+        a member.
         """
-        return self._joined().ends()
-
-    async def reached(self) -> Mapping[TopicPartition, int]:
-        """Up to where the assigned partitions were read, including what is no record (transaction markers)."""
-        return self._joined().reached()
-
-    async def joined(self) -> bool:
-        """Whether the group has assigned us our partitions, even if there are none."""
         member = self._joined()
-        if member.joined() or not self._empty_is_silent:
-            return member.joined()
-        return await run_blocking("pinstream-kafka-group", member.is_known)
-
-    async def waiting_for_start(self) -> int:
-        """How many of our partitions are not read yet, because the brokers have not said where to start."""
-        return self._joined().waiting_for_start()
-
-    async def begins(self) -> Mapping[TopicPartition, int]:
-        """Where the logs of the assigned partitions begin, as last heard. Asks no broker, costs nothing."""
-        return self._joined().begins()
-
-    async def unreadable(self) -> Mapping[TopicPartition, int]:
-        """The partitions that cannot be read on because the brokers send damaged batches, and from which offset."""
-        return self._joined().unreadable()
+        known = member.end_offsets()
+        if known.joined or not self._empty_is_silent:
+            return known
+        return replace(known, joined=await run_blocking("pinstream-kafka-group", member.is_known))
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Commit `positions`, leave the group, end the thread. The listener is not called any more.

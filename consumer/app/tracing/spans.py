@@ -158,11 +158,6 @@ class _TracedSource:
         self._tracing = tracing
         self.start = source.start
         self.end_offsets = source.end_offsets
-        self.reached = source.reached
-        self.joined = source.joined
-        self.waiting_for_start = source.waiting_for_start
-        self.unreadable = source.unreadable
-        self.begins = source.begins
         self.read_anew = source.read_anew
         self.close = source.close
 

@@ -53,7 +53,7 @@ from consumer.commands.dead_letters.topics import DeadLetterTopic, chosen
 from consumer.commands.replay.engine import End as RunEnd
 from consumer.commands.replay.engine import FiniteSource, run_to_end
 from consumer.commands.replay.watch import watch
-from consumer.engine.messages import NewLife
+from consumer.engine.messages import EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from consumer.engine.pipeline import Pipeline
 from consumer.errors import DestinationRefused, Incomplete, KafkaError, PinstreamError
@@ -342,33 +342,13 @@ class LettersSource:
             return CommitResult(tuple(positions), None)
         return CommitResult((), "not marked")
 
-    async def end_offsets(self) -> Mapping[TopicPartition, int]:
+    async def end_offsets(self) -> EndOffsets:
         """See `Source`."""
         return await self._inner.end_offsets()
-
-    async def reached(self) -> Mapping[TopicPartition, int]:
-        """See `Source`."""
-        return await self._inner.reached()
-
-    async def joined(self) -> bool:
-        """Reads what it was told to: there is no group to join."""
-        return True
-
-    async def waiting_for_start(self) -> int:
-        """See `Source`."""
-        return await self._inner.waiting_for_start()
-
-    async def begins(self) -> Mapping[TopicPartition, int]:
-        """See `Source`."""
-        return await self._inner.begins()
 
     async def read_anew(self, partitions: Sequence[NewLife]) -> None:
         """See `Source`."""
         await self._inner.read_anew(partitions)
-
-    async def unreadable(self) -> Mapping[TopicPartition, int]:
-        """See `Source`."""
-        return await self._inner.unreadable()
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Mark what is settled, end the client."""

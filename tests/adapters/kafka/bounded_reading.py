@@ -47,7 +47,8 @@ async def read(kafka: Kafka, *ranges: Range, **options: Any) -> list[int]:
     await source.start()
     try:
         found = await read_on(source)
-        assert source.figures() == await source.end_offsets() == await source.reached()
+        known = await source.end_offsets()
+        assert source.figures() == known.ends == known.reached
     finally:
         await source.close(WITHIN)
     return offsets(found)

@@ -120,8 +120,8 @@ class TestRanges:
         async with asyncio.timeout(WITHIN):
             while not source.done:
                 seen += len(offsets(await source.fetch(3, 0.05)))
-                assert source.figures() == await source.reached() == {name: seen}
-        assert await source.end_offsets() == {name: 10}
+                assert source.figures() == (await source.end_offsets()).reached == {name: seen}
+        assert (await source.end_offsets()).ends == {name: 10}
         await source.close(WITHIN)
 
     async def test_no_group_is_joined_and_nothing_committed(self, each_kafka: Kafka) -> None:

@@ -22,7 +22,7 @@ from consumer.commands.dead_letters.redrive import LettersSource, Pace
 from consumer.commands.dead_letters.topics import DeadLetterTopic
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
-from consumer.engine.messages import DeadLetter, NewLife
+from consumer.engine.messages import DeadLetter, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, Record, Rejection, Stage, TopicPartition
 from consumer.errors import KafkaError
 from tests.commands.dead_letters.fakes import AT, Killed, Topics, Transactions, home, runs_in
@@ -69,32 +69,12 @@ class Inner:
         """See `Source`."""
         raise AssertionError("nobody commits here")
 
-    async def end_offsets(self) -> Mapping[TopicPartition, int]:
+    async def end_offsets(self) -> EndOffsets:
         """See `Source`."""
-        return {}
-
-    async def reached(self) -> Mapping[TopicPartition, int]:
-        """See `Source`."""
-        return {}
-
-    async def joined(self) -> bool:
-        """See `Source`."""
-        return True
-
-    async def waiting_for_start(self) -> int:
-        """See `Source`."""
-        return 0
-
-    async def begins(self) -> Mapping[TopicPartition, int]:
-        """See `Source`."""
-        return {}
+        return EndOffsets({}, joined=True)
 
     async def read_anew(self, partitions: Sequence[NewLife]) -> None:
         """See `Source`."""
-
-    async def unreadable(self) -> Mapping[TopicPartition, int]:
-        """See `Source`."""
-        return {}
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """See `Source`."""

@@ -39,7 +39,11 @@ async def test_a_spare_member_knows_that_nothing_is_its_own(
     one, other = (Member(kafka, [name], group, config=PROTOCOLS[protocol]) for _ in range(2))
     async with one:
         await one.until(lambda: bool(one.held), "the partition")
-        assert await one.source.joined()
+        assert (await one.source.end_offsets()).joined
         async with other:
-            await other.until_async(other.source.joined, "what the group gives it, nothing")
+
+            async def joined() -> bool:
+                return (await other.source.end_offsets()).joined
+
+            await other.until_async(joined, "what the group gives it, nothing")
             await other.until(lambda: len(one.held) + len(other.held) == 1, "one owner")

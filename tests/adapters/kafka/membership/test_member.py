@@ -183,15 +183,15 @@ def test_ends_are_asked_for_while_paused() -> None:
     """Unknown without fetching; asked for while paused; gone with the partition."""
     bench = Bench()
     bench.assign(0)
-    assert bench.member.ends() == {}
+    assert bench.member.end_offsets().ends == {}
     deadline = time.monotonic() + 10
-    while not bench.member.ends() and time.monotonic() < deadline:
+    while not bench.member.end_offsets().ends and time.monotonic() < deadline:
         bench.fetch(room=0)
-    assert bench.member.ends() == {TopicPartition("t", 0): 77}
+    assert bench.member.end_offsets().ends == {TopicPartition("t", 0): 77}
     bench.fetch(taken(0), room=0)
-    while bench.member.ends() and time.monotonic() < deadline:
+    while bench.member.end_offsets().ends and time.monotonic() < deadline:
         bench.fetch(room=0)
-    assert bench.member.ends() == {}
+    assert bench.member.end_offsets().ends == {}
 
 
 def test_the_end_heard_last_is_told() -> None:
@@ -201,9 +201,11 @@ def test_the_end_heard_last_is_told() -> None:
 
     def told(end: int, room: int) -> bool:
         deadline = time.monotonic() + 10
-        while bench.member.ends() != {TopicPartition("t", 0): end} and time.monotonic() < deadline:
+        while (
+            bench.member.end_offsets().ends != {TopicPartition("t", 0): end} and time.monotonic() < deadline
+        ):
             bench.fetch(room=room)
-        return bench.member.ends() == {TopicPartition("t", 0): end}
+        return bench.member.end_offsets().ends == {TopicPartition("t", 0): end}
 
     bench.consumer.cached_end = 50
     assert told(50, room=1)

@@ -67,7 +67,7 @@ async def test_a_log_that_was_emptied_is_told_with_its_end(kafka: Kafka, topic: 
     remove(kafka, name, 10)
     tp = TopicPartition(name, 0)
     async with Member(kafka, [name], group) as member:
-        await member.until(lambda: member.source._joined().begins().get(tp) == 10)
-        assert await member.source.begins() == {tp: 10}
-        await member.until(lambda: member.source._joined().ends().get(tp) == 10)
+        await member.until(lambda: member.source._joined().end_offsets().begins.get(tp) == 10)
+        assert (await member.source.end_offsets()).begins == {tp: 10}
+        await member.until(lambda: member.source._joined().end_offsets().ends.get(tp) == 10)
     assert member.records == []

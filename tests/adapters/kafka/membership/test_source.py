@@ -173,7 +173,7 @@ async def test_end_offsets_are_heard_of_also_while_paused(each_kafka: Kafka) -> 
             async with asyncio.timeout(WITHIN):
                 while ends.get(name) != offset:
                     await asyncio.sleep(0.02)
-                    ends.update(await member.source.end_offsets())
+                    ends.update((await member.source.end_offsets()).ends)
 
         await ends_at(5)
         await member.obeys(0)
@@ -299,7 +299,7 @@ async def test_transaction_markers_at_the_end_count_as_reached(
         (producer.commit_transaction if keep else producer.abort_transaction)(WITHIN)
     async with Member(kafka, [name], unique("group")) as member:
         async with asyncio.timeout(WITHIN):
-            while (await member.source.reached()).get(TopicPartition(name, 0)) != 4:
+            while (await member.source.end_offsets()).reached.get(TopicPartition(name, 0)) != 4:
                 await asyncio.sleep(0.02)
     assert [record.value for record in member.records] == [b"kept"]
 

@@ -69,7 +69,7 @@ def test_what_follows_a_damaged_batch_is_dropped(clock: Clock, code: str) -> Non
         bench.told.troubles[0]
     ]
     assert bench.told.troubles[0][0] == code
-    assert bench.member.unreadable() == {P0: 5}
+    assert bench.member.end_offsets().unreadable == {P0: 5}
 
 
 def test_it_is_asked_for_again_where_it_stopped_and_less_and_less_often(clock: Clock) -> None:
@@ -91,7 +91,7 @@ def test_it_is_asked_for_again_where_it_stopped_and_less_and_less_often(clock: C
     assert set(map(str, bench.calls("seek"))) == {"('seek', [(0, 4)])"}
     clock.now += 30.0
     assert offsets(bench.fetch(brings(message(4)))) == [4]
-    assert bench.member.unreadable() == {}
+    assert bench.member.end_offsets().unreadable == {}
     names = [call[0] for call in bench.consumer.calls if call[0] in ("pause", "resume", "seek")]
     assert names == ["pause", "resume", "seek"] * (len(names) // 3)
 
@@ -105,7 +105,7 @@ def test_it_is_asked_for_from_its_start_where_nothing_was_read(clock: Clock) -> 
     clock.now += 1.0
     bench.fetch()
     assert bench.calls("seek") == [("seek", [(0, confluent_kafka.OFFSET_BEGINNING)]), ("seek", [(1, 7)])]
-    assert bench.member.unreadable() == {P0: 0, P1: 7}
+    assert bench.member.end_offsets().unreadable == {P0: 0, P1: 7}
 
 
 def test_while_there_is_no_room_it_stays_paused(clock: Clock) -> None:
@@ -129,7 +129,7 @@ def test_what_was_taken_away_is_forgotten(clock: Clock) -> None:
     bench.assign(0)
     bench.fetch(brings(damaged(0)))
     bench.fetch(taken(0))
-    assert bench.member.unreadable() == {}
+    assert bench.member.end_offsets().unreadable == {}
     clock.now += 5.0
     bench.assign(0)
     assert bench.calls("seek") == []
@@ -176,7 +176,7 @@ async def test_a_flipped_bit_is_waited_for_and_told(
         await member.until(
             lambda: sum("cannot be read further" in one[1] for one in member.troubles) >= 3, "tries"
         )
-        assert await member.source.unreadable() == {TopicPartition(name, 0): hurt.base}
+        assert (await member.source.end_offsets()).unreadable == {TopicPartition(name, 0): hurt.base}
         assert (await member.commit()).committed[0].next_offset == hurt.base
         produce(disk, name, [b"beside"], partition=1)
         await member.until(lambda: member.values[-1] == b"beside", "the other partition")
@@ -184,7 +184,7 @@ async def test_a_flipped_bit_is_waited_for_and_told(
         log.flip(hurt)
         await member.until(lambda: len(member.values) > len(ALL), "what is behind it")
         assert [one for one in member.values if one != b"beside"] == ALL
-        assert await member.source.unreadable() == {}
+        assert (await member.source.end_offsets()).unreadable == {}
 
 
 @pytest.mark.kafka
@@ -216,7 +216,7 @@ async def test_a_batch_that_the_broker_cannot_read_is_waited_for_and_told(
     async with Member(disk, [name], unique("group")) as member:
         await member.until(lambda: bool(member.troubles), "the trouble")
         assert member.troubles[0][0] == "INVALID_MSG"
-        assert await member.source.unreadable() == {TopicPartition(name, 0): hurt.base}
+        assert (await member.source.end_offsets()).unreadable == {TopicPartition(name, 0): hurt.base}
         log.restore(hurt, before)
         await member.until(lambda: len(member.values) >= len(ALL), "what is behind it")
         assert member.values == ALL

@@ -72,7 +72,7 @@ def test_what_has_no_start_is_not_read_until_it_has(clock: Clock, strategy: str,
     bench = waiting(strategy)
     assert bench.calls(assign) == [(assign, [])]
     assert bench.told.assignments == []
-    assert bench.member.waiting_for_start() == 2
+    assert bench.member.end_offsets().waiting_for_start == 2
     refuse(bench, None)
     bench.fetch()
     assert bench.calls(assign) == [(assign, [])], "not asked with every poll"
@@ -80,7 +80,7 @@ def test_what_has_no_start_is_not_read_until_it_has(clock: Clock, strategy: str,
     bench.fetch()
     assert bench.calls(assign)[1:] == [(assign, [(0, 40), (1, 50)])]
     assert [(one.partition, one.start) for one in bench.told.assignments] == [(0, 40), (1, 50)]
-    assert bench.member.waiting_for_start() == 0
+    assert bench.member.end_offsets().waiting_for_start == 0
     assert offsets(bench.fetch(lambda _: [message(40)])) == [40]
 
 
