@@ -40,7 +40,7 @@ from consumer.adapters.kafka.commits import CommitResult, raw_partition
 from consumer.adapters.kafka.configuration import Config, consumer_config, make_client
 from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.adapters.kafka.replay_progress import Progress
-from consumer.adapters.kafka.topic_ids import IdSource
+from consumer.adapters.kafka.topic_ids import MISSING_TOPIC, IdSource
 from consumer.adapters.kafka.trouble import (
     OnTrouble,
     Teller,
@@ -70,9 +70,7 @@ _NOT_OF_A_GROUP: Final = ("group.instance.id", "group.protocol", "group.remote.a
 
 _Code = confluent_kafka.KafkaError
 _GONE: Final = frozenset({_Code._AUTO_OFFSET_RESET, _Code._LOG_TRUNCATION, _Code.OFFSET_OUT_OF_RANGE})
-_MISSING: Final = frozenset(
-    {_Code.UNKNOWN_TOPIC_OR_PART, _Code.UNKNOWN_TOPIC_ID, _Code._UNKNOWN_TOPIC, _Code._UNKNOWN_PARTITION}
-)
+_MISSING: Final = MISSING_TOPIC | {_Code._UNKNOWN_PARTITION}
 
 _epochs = itertools.count(1)
 

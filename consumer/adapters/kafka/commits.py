@@ -33,7 +33,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.configuration import RawConsumer, uses_consumer_protocol
-from consumer.adapters.kafka.trouble import exception_error
+from consumer.adapters.kafka.trouble import MOVING_COORDINATOR, exception_error
 from consumer.engine.messages import CommitTrouble
 from consumer.engine.model import Position, TopicPartition
 
@@ -43,8 +43,7 @@ _LOOK: Final = 0.1
 
 
 BETWEEN_GENERATIONS: Final = frozenset(
-    {"ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH", "_WAIT_COORD", "NOT_COORDINATOR"}
-    | {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE"}
+    {"ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH"} | MOVING_COORDINATOR
 )
 """Kafka's names for a refused commit that the same member may repeat: it just joined again (the client has not
 heard of its new generation, or the group waits for its leader's plan), or the coordinator moves."""

@@ -66,7 +66,15 @@ from consumer.adapters.kafka.letters import (
     travelling,
 )
 from consumer.adapters.kafka.producer import PolledProducer
-from consumer.adapters.kafka.trouble import OnTrouble, Teller, describe_error, exception_error, ignore_trouble
+from consumer.adapters.kafka.trouble import (
+    FOR_ONE_RECORD,
+    TOO_LARGE,
+    OnTrouble,
+    Teller,
+    describe_error,
+    exception_error,
+    ignore_trouble,
+)
 from consumer.adapters.thread import OwnThread, post
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import UNREADABLE_HEADERS
@@ -86,12 +94,6 @@ _LEAST_LIMIT: Final = 1024 * 1024
 _MOST_LIMIT: Final = 2**31 - 1
 """The broker's own limit of the limit."""
 _EXISTS: Final = confluent_kafka.KafkaError.TOPIC_ALREADY_EXISTS
-_TOO_LARGE: Final = frozenset(
-    {confluent_kafka.KafkaError.MSG_SIZE_TOO_LARGE, confluent_kafka.KafkaError.RECORD_LIST_TOO_LARGE}
-)
-_FOR_ONE: Final = _TOO_LARGE | {confluent_kafka.KafkaError.INVALID_RECORD}
-"""Verdicts on a whole batch that some of its records may not deserve."""
-
 Parts = tuple[str, ...]
 """Of ``value``, ``headers``, ``key``: what is left out of a letter."""
 
@@ -186,7 +188,7 @@ class DeadLetterProducer:
         counts = await self._ensure({letter.topic for letter in letters})
         self._renew_if_spoiled()
         verdicts = await self._try(self._together, letters, counts)
-        refused = [index for index, verdict in enumerate(verdicts) if _is(verdict, _FOR_ONE)]
+        refused = [index for index, verdict in enumerate(verdicts) if _is(verdict, FOR_ONE_RECORD)]
         again = await asyncio.gather(*(self._store_alone(letters[index], counts) for index in refused))
         for index, verdict in zip(refused, again, strict=True):
             verdicts[index] = verdict
@@ -207,7 +209,7 @@ class DeadLetterProducer:
         verdict: Verdict = ""
         for left_out in _reductions(letter):
             [verdict] = await self._try(self._alone, [letter], counts, left_out)
-            if not _is(verdict, _TOO_LARGE):
+            if not _is(verdict, TOO_LARGE):
                 break
         if verdict is None and left_out:
             self._tell_left_out(letter, left_out)
@@ -216,7 +218,7 @@ class DeadLetterProducer:
     def _tell_left_out(self, letter: DeadLetter, left_out: Parts) -> None:
         topic = dead_letter_topic(self._template, letter.topic)
         self._on_trouble(
-            "MSG_SIZE_TOO_LARGE",
+            "MSG_SIZETOO_LARGE",
             f"the dead letter of {letter.topic} partition {letter.partition} offset {letter.record.offset} was stored "
             f"without its {' and '.join(left_out)} ({_sizes(letter)['value']} bytes of value): {topic} takes no "
             "larger one; raise its max.message.bytes",

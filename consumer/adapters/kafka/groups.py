@@ -38,7 +38,7 @@ from consumer.adapters.kafka.offsets import (
     read_position,
     result_of,
 )
-from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
+from consumer.adapters.kafka.trouble import GROUP_IN_USE, as_fatal, describe_error, exception_error
 from consumer.adapters.thread import OwnThread
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
@@ -47,13 +47,6 @@ _Code: Final = confluent_kafka.KafkaError
 
 _LEAST: Final = 0.1
 """Seconds that a question gets even when the limit is nearly used up."""
-_IN_USE: Final = frozenset(
-    {
-        *(_Code.UNKNOWN_MEMBER_ID, _Code.ILLEGAL_GENERATION, _Code.REBALANCE_IN_PROGRESS),
-        *(_Code.STALE_MEMBER_EPOCH, _Code.FENCED_MEMBER_EPOCH, _Code.NON_EMPTY_GROUP),
-    }
-)
-"""How the brokers refuse offsets from outside while a group has members."""
 
 
 class ActiveMember(NamedTuple):
@@ -253,7 +246,7 @@ class GroupOffsets:
         )
 
     def _refusal(self, error: confluent_kafka.KafkaError) -> KafkaError:
-        if error.code() in _IN_USE:
+        if error.name() in GROUP_IN_USE:
             return GroupInUse(f"the group {self._group} has active members ({describe_error(error)})")
         return as_fatal(error) or KafkaError(
             f"Kafka: the brokers did not accept all offsets of the group {self._group}: look at them with "

@@ -32,7 +32,13 @@ from consumer.adapters.kafka.configuration import Config, admin_config, end_clie
 from consumer.adapters.kafka.offsets import ask_committed, ask_patiently, read_position, result_of
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.topic_ids import ask_once
-from consumer.adapters.kafka.trouble import PASSING, as_fatal, describe_error, exception_error
+from consumer.adapters.kafka.trouble import (
+    GROUP_IN_USE,
+    PASSING,
+    as_fatal,
+    describe_error,
+    exception_error,
+)
 from consumer.adapters.thread import OwnThread
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
@@ -55,15 +61,6 @@ _TIME = r"(-?[0-9]{1,15})?"
 _PREFIX: Final = re.compile(
     rf"pinstream\.replay:1:([0-9a-f]{{16}}):([0-9]{{1,7}}):([0-9a-f]{{16}}):{_NUMBER}:{_NUMBER}:{_NUMBER}:"
     rf"{_TIME}:{_TIME};"
-)
-_HAS_MEMBERS: Final = frozenset(
-    {
-        "UNKNOWN_MEMBER_ID",
-        "ILLEGAL_GENERATION",
-        "STALE_MEMBER_EPOCH",
-        "NON_EMPTY_GROUP",
-        "REBALANCE_IN_PROGRESS",
-    }
 )
 
 
@@ -195,7 +192,7 @@ class Progress:
         """Commit the plan whole. Raises `KafkaError`."""
         self._prefixes = {name: write_entry(entry) for name, entry in entries.items()}
         result = await self._thread.run(self._commit_patiently, list(starts.values()), timeout)
-        if result.failure in _HAS_MEMBERS:
+        if result.failure in GROUP_IN_USE:
             raise KafkaError(
                 f"Kafka: the group {self._group} has members, so no replay can keep its progress there: stop them, "
                 f"or give another --name ({result.failure})"

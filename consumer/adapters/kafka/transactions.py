@@ -28,6 +28,7 @@ from confluent_kafka import KafkaException, Message
 
 from consumer.adapters.kafka.configuration import Config, make_client, producer_config
 from consumer.adapters.kafka.trouble import (
+    FOR_ONE_RECORD,
     OnTrouble,
     Teller,
     as_fatal,
@@ -55,8 +56,6 @@ _FIXED: Final = {
     "queue.buffering.max.messages": 0,
     "queue.buffering.max.kbytes": 2_000_000,
 }
-_FOR_ONE: Final = frozenset({_Code.MSG_SIZE_TOO_LARGE, _Code.RECORD_LIST_TOO_LARGE, _Code.INVALID_RECORD})
-"""Errors that one record causes and its whole transaction gets."""
 _ANOTHER_FAILED: Final = frozenset(
     {_Code._PURGE_QUEUE, _Code._PURGE_INFLIGHT, _Code._STATE, _Code._INVALID_DIFFERENT_RECORD}
 )
@@ -64,7 +63,7 @@ _ANOTHER_FAILED: Final = frozenset(
 _GOES_AWAY: Final = _ANOTHER_FAILED | {_Code.OUT_OF_ORDER_SEQUENCE_NUMBER}
 _UNCLEAR: Final = _ANOTHER_FAILED | {_Code._TIMED_OUT, _Code._MSG_TIMED_OUT}
 """Errors of a record where the transaction knows the cause: a partition that was not added to it just waits."""
-_TOGETHER_ONLY: Final = _FOR_ONE | {_Code._INVALID_DIFFERENT_RECORD}
+_TOGETHER_ONLY: Final = FOR_ONE_RECORD | {_Code._INVALID_DIFFERENT_RECORD}
 """Sent one by one, it shows which record it is. (Two without a key in one batch each get the error for the other.)"""
 _FENCING: Final = frozenset({_Code._FENCED, _Code.PRODUCER_FENCED, _Code.INVALID_PRODUCER_EPOCH})
 _GONE: Final = "a topic or a partition is gone since the redrive began: run it again"

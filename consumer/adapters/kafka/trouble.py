@@ -62,10 +62,20 @@ _FORGOTTEN: Final = frozenset({_Code.GROUP_ID_NOT_FOUND})
 _ENDS: Final = {_Code(code).str(): code for code in (*_FATAL, *_FORGOTTEN)}
 """The codes, by the words that librdkafka has for them."""
 
-PASSING: Final = frozenset(
-    {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR", "_TRANSPORT"}
+MOVING_COORDINATOR: Final = frozenset(
+    {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR", "_WAIT_COORD"}
 )
-"""Names of the errors while a group's coordinator starts or moves: the same question may be asked again."""
+"""Names of the errors while a group's coordinator starts or moves: what was asked may be asked again."""
+PASSING: Final = MOVING_COORDINATOR | {"_TRANSPORT"}
+"""The same for a question in the beginning, when also a broken connection to the coordinator passes."""
+GROUP_IN_USE: Final = frozenset(
+    {"UNKNOWN_MEMBER_ID", "ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS"}
+    | {"STALE_MEMBER_EPOCH", "FENCED_MEMBER_EPOCH", "NON_EMPTY_GROUP"}
+)
+"""Names of the errors with which brokers refuse offsets from outside while a group has members."""
+TOO_LARGE: Final = frozenset({_Code.MSG_SIZE_TOO_LARGE, _Code.RECORD_LIST_TOO_LARGE})
+FOR_ONE_RECORD: Final = TOO_LARGE | {_Code.INVALID_RECORD}
+"""Errors that one record deserves, and its whole batch or transaction gets."""
 
 _OF_A_BROKER: Final = frozenset({_Code._TRANSPORT, _Code._RESOLVE, _Code._SSL, _Code._TIMED_OUT})
 _STATE: Final = re.compile(r" \((?:after )?\d+ms in state .*\)$")
