@@ -1,18 +1,18 @@
 """The dead-letter producer: original records with the reason in headers, acknowledged by the broker or not stored.
 
-A dead letter holds the record's key, value and headers as they were, and nine headers more (`added_headers`,
-docs/dead-letters.md), so that whoever finds it knows where it is from and what is wrong, without
-looking into the value. It goes to the partition of the same number, and gets a timestamp of now: with the
-record's own, retention could delete it at once. The record's own is in a header.
+A dead letter holds the record's key, value and headers as they were, and nine more headers (`added_headers`;
+docs/dead-letters.md lists them), which say where it is from and what is wrong, without a look into the
+value. It goes to the partition of the same number, with the current time as its timestamp: with the record's own,
+retention could delete it at once. The record's own timestamp is in a header.
 
-The topic is created the first time if it is missing, with as many partitions as its origin, the broker's default
-replication, ``cleanup.policy=delete`` (records without a key must be taken whatever the broker's default) and
-room above the origin's largest record.
+A missing topic is created when it is first needed, with as many partitions as its origin, the broker's default
+replication, ``cleanup.policy=delete`` (records without a key must be taken whatever the broker's default), and room for
+more than the origin's largest record.
 
-A letter that the broker refuses for good must not hold up its partition for ever (docs/why.md). What is refused for
-its size is tried in a batch of its own, since the broker measures batches, and then with less and less of it: without
-its value, without its own headers, without its key. A header tells of each part that is left out, those of the
-origin where to read it, and a line of trouble that it was so. The verdicts on one lot:
+A letter that the broker refuses for good must not block its partition (docs/why.md). What is refused for its size is
+tried in a batch of its own, since the broker measures batches, and then with less and less of it: without its value,
+without its own headers, without its key. For each part that is left out, a header says so; the headers about the origin
+say where to read it; and a line of trouble reports it. The verdicts on one lot:
 
 ::
 
@@ -20,8 +20,8 @@ origin where to read it, and a line of trouble that it was so. The verdicts on o
        '--refused for what one record is-->  alone, whole
                                                '--too large-->  without value  --too large-->  ... not stored
 
-One try, one time limit for each step: a letter counts as stored only when its acknowledgement came in time. One that
-came later is then stored twice: allowed (docs/guarantees.md), never lost.
+One try, one time limit for each step: a letter counts as stored only when its acknowledgement came in time. If it came
+later, the letter is stored twice: allowed (docs/guarantees.md), never lost.
 """
 
 from __future__ import annotations
@@ -80,28 +80,29 @@ from consumer.engine.messages import DeadLetter
 from consumer.engine.model import UNREADABLE_HEADERS
 
 _FIXED: Final = {
-    # How large a letter may be is the topic's to say. Only what exceeds one request (a broker's
+    # The topic decides how large a letter may be. Only what exceeds one request (a broker's
     # socket.request.max.bytes is 100 MiB) must be refused here: the broker would just close the connection.
     "message.max.bytes": 100_000_000,
-    # What waits is bounded by the core's own budget; a queue smaller than a letter would never take it.
+    # What waits is limited by the engine's own budget. A queue that is smaller than a letter would never take it.
     "queue.buffering.max.messages": 0,
     "queue.buffering.max.kbytes": 2_000_000,
     "linger.ms": 5,
 }
 _LARGEST: Final = "max.message.bytes"
 _LEAST_LIMIT: Final = 1024 * 1024
-"""Our own batches hold up to 1,000,000 bytes, and the limit is a batch's."""
+"""Our own batches hold up to 1,000,000 bytes, and the limit is about batches."""
 _MOST_LIMIT: Final = 2**31 - 1
-"""The broker's own limit of the limit."""
+"""The largest value that a broker takes for this limit."""
 _EXISTS: Final = confluent_kafka.KafkaError.TOPIC_ALREADY_EXISTS
+
 Parts = tuple[str, ...]
-"""Of ``value``, ``headers``, ``key``: what is left out of a letter."""
+"""Which of ``value``, ``headers`` and ``key`` are left out of a letter."""
 
 
 def added_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
-    """The nine headers that tell of a dead letter: UTF-8 text, numbers in decimal, times as said below.
+    """The nine headers that make a record a dead letter: UTF-8 text, numbers in decimal.
 
-    ``pinstream.timestamp`` is Kafka's of the record, in milliseconds; ``pinstream.at`` is ISO 8601 in UTC.
+    ``pinstream.timestamp`` is the record's Kafka timestamp in milliseconds; ``pinstream.at`` is ISO 8601 in UTC.
     """
     at = datetime.fromtimestamp(letter.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
     texts = {
@@ -119,8 +120,9 @@ def added_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
 
 
 def letter_headers(letter: DeadLetter, left_out: Parts = ()) -> list[tuple[str, bytes | None]]:
-    """The record's own headers, then ours. Those of an earlier death (a redriven record) give way; what counts its
-    trips stays, even where its own headers must be left out: nothing else ends a circle.
+    """The record's own headers, then ours, which replace those of an earlier dead letter of a redriven record.
+
+    The count of its trips stays, even where its own headers must be left out: nothing else ends a circle.
     """
     added: list[tuple[str, bytes | None]] = [*added_headers(letter)]
     sizes = _sizes(letter)
@@ -134,14 +136,14 @@ def letter_headers(letter: DeadLetter, left_out: Parts = ()) -> list[tuple[str, 
 
 
 def _sizes(letter: DeadLetter) -> dict[str, int]:
-    """The bytes of each part that can be left out, the first to go first."""
+    """The bytes of each part that can be left out, in the order in which they are."""
     record = letter.record
     headers = sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
     return {"value": len(record.value or b""), "headers": headers, "key": len(record.key or b"")}
 
 
 def _reductions(letter: DeadLetter) -> Iterator[Parts]:
-    """What to leave out, in the order to try it: nothing, then more and more of what is there."""
+    """What to leave out, in the order of tries: nothing, then more and more of what is there."""
     left_out: Parts = ()
     yield left_out
     for part, size in _sizes(letter).items():
@@ -235,7 +237,7 @@ class DeadLetterProducer:
         for index, letter in enumerate(letters):
             self._send(producer, letter, counts, left_out, functools.partial(answers.heard, index))
         await answers.wait(self._timeout)
-        return list(answers.verdicts)  # as of now: a later acknowledgement changes nothing any more
+        return list(answers.verdicts)  # as of now: a later acknowledgement changes nothing
 
     async def _ensure(self, origins: set[str]) -> Mapping[str, int]:
         """The number of partitions of each dead-letter topic that is there; missing topics are created."""
@@ -259,7 +261,7 @@ class DeadLetterProducer:
         topic = dead_letter_topic(self._template, letter.topic)
         count = counts.get(topic)
         if not count:
-            answer("")  # why was told when the topic could not be found or made
+            answer("")  # the reason was reported when the topic could not be found or created
             return
         try:
             producer.produce(
@@ -277,11 +279,11 @@ class DeadLetterProducer:
 
     def _note(self, error: confluent_kafka.KafkaError) -> None:
         self._spoiled = self._spoiled or error.fatal()
-        self._topics.forget()  # a deleted topic shows as no more than a time-out: look again, create it again
+        self._topics.forget()  # a deleted topic shows only as a time-out: look again, create it again
         self._trouble(error.name(), f"a dead letter was not stored ({describe_error(error)})")
 
     def _renew_if_spoiled(self) -> None:
-        """An idempotent producer that has lost count takes nothing more, ever: a new one starts afresh."""
+        """An idempotent producer that has lost count never takes anything more: make a new one."""
         if self._spoiled:
             self._stop_producers()
             self._together = PolledProducer(self._config, self._heard_error)
@@ -302,7 +304,7 @@ class DeadLetterProducer:
 
 
 Verdict = confluent_kafka.KafkaError | Literal[""] | None
-"""On one letter: None is stored; an error, or nothing to say, is not."""
+"""On one letter: None is stored; an error, or an empty text where the reason is not known, is not."""
 
 
 def _is(verdict: Verdict, codes: Container[int]) -> bool:
@@ -325,11 +327,11 @@ class _Answers:
             self._all.set()
 
     async def wait(self, timeout: float) -> None:
-        """Until all are there, or out of time: then what is stored so far is what counts."""
+        """Wait until all are there or the time is up: then what is stored so far counts."""
         if not self._open:
             return
         with contextlib.suppress(TimeoutError):
-            # librdkafka gives up by itself at the same limit; the second more lets it say why.
+            # librdkafka gives up by itself at the same limit; one second more lets it say why.
             async with asyncio.timeout(timeout + 1):
                 await self._all.wait()
 
@@ -349,11 +351,11 @@ class DeadLetterTopics:
         """Replaced, never changed: other threads may read it."""
 
     def know(self, topics: Iterable[str]) -> bool:
-        """Whether there is nothing left to ask."""
+        """Whether all of these are known."""
         return all(topic in self.partitions for topic in topics)
 
     def forget(self) -> None:
-        """Something is not as it was: ask again next time."""
+        """Something has changed: ask again next time."""
         self.partitions = {}
 
     def close(self) -> None:
@@ -362,7 +364,7 @@ class DeadLetterTopics:
             end_client(self._client)
 
     def ensure(self, origins: Mapping[str, str]) -> None:
-        """Find or create each dead-letter topic (key) of an origin (value). What fails is told, and stays unknown."""
+        """Find or create each dead-letter topic (key) of an origin (value). A failure is reported; it stays unknown."""
         try:
             client = self._client = self._client or make_client(AdminClient, admin_config(self._config))
             metadata = client.list_topics(timeout=self._timeout)
@@ -382,11 +384,13 @@ class DeadLetterTopics:
 
     def _tell(self, error: KafkaException) -> None:
         told = exception_error(error)
-        self._on_trouble(told.name(), f"a dead-letter topic cannot be had ({describe_error(told)})")
+        self._on_trouble(
+            told.name(), f"a dead-letter topic cannot be found or created ({describe_error(told)})"
+        )
 
     def _make(self, client: AdminClient, topic: str, origin: str, partitions: int, can_create: bool) -> int:
         if not can_create:
-            # The embedded broker: it has no controller to create topics; asking for one by name makes it.
+            # The embedded broker has no controller to create topics; asking for a topic by name creates it.
             return len(client.list_topics(topic, timeout=self._timeout).topics[topic].partitions)
         new = NewTopic(topic, num_partitions=partitions, config=self._settings(client, origin))
         try:
@@ -405,12 +409,12 @@ class DeadLetterTopics:
             asked: Any = client.describe_configs([resource], request_timeout=self._timeout)[resource]
             settings[_LARGEST] = str(_limit_above(int(asked.result(self._timeout)[_LARGEST].value)))
         except (KafkaException, KeyError, TypeError, ValueError):
-            pass  # not allowed to look, or the origin is gone: the broker's default must do
+            pass  # not allowed to look, or the origin is gone: use the broker's default
         return settings
 
 
 def _limit_above(origin: int) -> int:
-    """How large a batch a created topic takes: whatever its origin takes, with room for the added headers, and
-    for a record that its producer compressed better than we do, since brokers measure what is compressed.
+    """How large a batch a created topic takes: what its origin takes, with room for the added headers, and for a
+    record that its producer compressed better than we do, since brokers measure compressed batches.
     """
     return min(2 * max(origin, _LEAST_LIMIT), _MOST_LIMIT)

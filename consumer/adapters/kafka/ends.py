@@ -46,7 +46,7 @@ class Ends:
         self._asked = 0
 
     def known(self, name: TopicPartition) -> tuple[int, int]:
-        """Where this log begins and ends, as its last fetch told; a number below 0 is not known."""
+        """Where this log begins and ends, by its last fetch; a number below 0 is not known."""
         return self._consumer.get_watermark_offsets(RawPartition(*name), cached=True)
 
     def is_due(self) -> bool:

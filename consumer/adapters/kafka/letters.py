@@ -8,8 +8,8 @@ with the letters of what died again. What is done is kept as runs of offsets: me
 A mirror to another cluster gives letters other offsets, and copies marks as they are: so a mark says where it was
 written, and is believed nowhere else.
 
-Whatever a producer writes into its headers arrives here too: reading never raises. Of several headers with one name
-the last counts, which is ours (`restored` takes all of that name away).
+Anything that a producer writes into its headers arrives here too: reading never raises. Of several headers with one
+name the last counts, which is ours (`restored` removes all of that name).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ DONE: Final = "pinstream.done"
 MARKED_AT: Final = "pinstream.marked-at"
 """On a mark: the partition that its offsets are of, as ``TOPIC:PARTITION@CLUSTER``."""
 MARKED_TOPIC_ID: Final = "pinstream.marked-topic-id"
-"""On a mark: the id of that topic, which another one that is made anew under its name does not have."""
+"""On a mark: the id of that topic. A topic that is created again under its name has another id."""
 
 _OURS: Final = frozenset({*LETTER_HEADERS, *(HEADER_PREFIX + part for part in PARTS), TRIPS, REDRIVEN})
 _TRAVELS: Final = frozenset({TRIPS, REDRIVEN})
@@ -170,7 +170,7 @@ def next_trip(own: Headers, letter: DeadRecord) -> Headers:
 
 
 def is_original(letter: DeadRecord, record: Record) -> bool:
-    """Whether `record`, found at the letter's origin, is the one that died: a topic may have been made anew."""
+    """Whether `record`, found at the letter's origin, is the one that died: a topic may have been created again."""
     here = letter.record
     return (
         record.timestamp == letter.timestamp
@@ -186,7 +186,7 @@ def _same_bytes(there: bytes | None, here: bytes | None, omitted: int | None) ->
 
 
 def omitted_text(size: int) -> bytes:
-    """The value of the header that tells of a part left out."""
+    """The value of the header that says that a part is left out."""
     return f"omitted: {size} bytes, too large for this topic; read it at its origin".encode()
 
 
@@ -253,7 +253,7 @@ class Home(NamedTuple):
     topic: str
     partition: int
     topic_id: str | None = None
-    """None: the brokers do not tell."""
+    """None: the brokers do not give it."""
 
     def __str__(self) -> str:
         """``TOPIC:PARTITION@CLUSTER``, as marks have it."""
@@ -291,10 +291,10 @@ class Mark(NamedTuple):
     """A mark as it lies there."""
 
     runs: Sequence[Run]
-    """What is done; nothing where the mark was not written."""
+    """What is done; empty if the mark was written elsewhere."""
     at_home: bool
-    """Whether it was written for what lies here: not if a mirror or a copy carried it in, or the topic was made anew
-    while a redrive went on."""
+    """Whether it was written for what lies here: not if a mirror or a copy carried it in, or the topic was created
+    again while a redrive went on."""
 
 
 def read_mark(record: Record, home: Home) -> Mark | None:
@@ -320,7 +320,7 @@ class Done:
 
     def __init__(self) -> None:
         self._bounds: list[int] = []
-        """Rising: where runs begin and end, in turns."""
+        """Rising: begin and end of each run, alternating."""
 
     def __contains__(self, offset: object) -> bool:
         return isinstance(offset, int) and bisect_right(self._bounds, offset) % 2 == 1
@@ -380,7 +380,7 @@ class Runs:
         self._joins = False
 
     def take(self) -> list[Run]:
-        """The runs so far; begins anew."""
+        """Take the runs so far and start again."""
         runs, self._runs, self._joins = self._runs, [], False
         return runs
 

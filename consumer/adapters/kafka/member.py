@@ -1,6 +1,6 @@
 """A member of the group, as it lives in the consumer's own thread: all use of `confluent_kafka.Consumer` is here.
 
-Every method and callback runs in that one thread; what it tells others goes through `Hooks`. Rebalance callbacks
+Every method and callback runs in that one thread; it reaches others through `Hooks`. Rebalance callbacks
 run inside `fetch` and `close`, ask through the hooks, and block until they are answered or out of time.
 
 *Fencing.* Each assignment of a partition gets an epoch that no other in this process has. A partition is handed to
@@ -292,8 +292,8 @@ class GroupMember:
     def _set_pause(self, names: Iterable[TopicPartition]) -> None:
         """Pause these, or resume those of them that are paused.
 
-        Resuming what was never paused does harm: librdkafka takes the fetch back to where the partition was last told
-        to begin, also when records from there were handed out meanwhile (librdkafka #4637).
+        Resuming what was never paused does harm: librdkafka takes the fetch back to where the partition last
+        began, also when records from there were handed out meanwhile (librdkafka #4637).
         """
         if self._paused:
             names = list(names)

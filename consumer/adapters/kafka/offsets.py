@@ -223,7 +223,7 @@ def result_of(answer: concurrent.futures.Future[Any], deadline: float) -> Any:
 
 
 def read_position(raw: RawPartition) -> Position:
-    """What was committed for one partition, as librdkafka tells it.
+    """What was committed for one partition, read from librdkafka's answer.
 
     Metadata that is not even text (brokers do not look at it) is not ours: it counts as none.
     """

@@ -234,7 +234,7 @@ class KafkaSource:
     # What follows is called for the thread, and keeps the event loop's own record of epochs.
 
     async def tell_assigned(self, assignments: Sequence[Assignment]) -> None:
-        """Announce epochs, then tell the listener."""
+        """Announce epochs, then call the listener."""
         self._announced.update({(one.topic, one.partition): one.epoch for one in assignments})
         await self._listener.assigned(assignments)
 
@@ -248,7 +248,7 @@ class KafkaSource:
             self._withdraw(partitions)
 
     async def tell_lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """These epochs are over; tell the listener."""
+        """These epochs are over; call the listener."""
         self._withdraw(partitions)
         await self._listener.lost(partitions)
 

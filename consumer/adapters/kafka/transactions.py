@@ -51,7 +51,7 @@ _FIXED: Final = {
     "transaction.timeout.ms": _TRANSACTION_SECONDS * 1000,
     # librdkafka wants it below the transaction's.
     "socket.timeout.ms": 10_000,
-    # As for dead letters: what a topic takes is the topic's to say, and what waits is the lot, which has a bound.
+    # As for dead letters: the topic decides what it takes, and what waits is one lot, which has a limit.
     "message.max.bytes": 100_000_000,
     "queue.buffering.max.messages": 0,
     "queue.buffering.max.kbytes": 2_000_000,
@@ -214,7 +214,7 @@ class _Lot:
         try:
             return self._write()
         finally:
-            self._producer = None  # an error keeps the lot that it tells of, and must not keep the client
+            self._producer = None  # an error keeps its lot, which must not keep the client
 
     def _write(self) -> confluent_kafka.KafkaError | None:
         try:
@@ -223,7 +223,7 @@ class _Lot:
         except KafkaException as error:
             self._causes.append(exception_error(error))
         except SystemError:
-            # A fatal error that the client raises in the middle of a delivery report; what it is the abort tells.
+            # A fatal error that the client raises in the middle of a delivery report; the abort says which.
             self._causes.append(_Code(_Code._FATAL))
         if not self._causes:
             return self._commit()
@@ -285,10 +285,10 @@ class _Lot:
                 cause = exception_error(error)
                 if not cause.retriable():
                     break
-            except SystemError:  # see above; the next call tells
+            except SystemError:  # see above; the next call says which error it was
                 continue
             else:
                 return None
-        # A broker that is just fencing this id answers a commit with its own confusion (UNKNOWN): that says nothing.
+        # A broker that is just fencing this id may answer a commit with UNKNOWN, which says nothing.
         self.committing = not cause.txn_requires_abort() or cause.code() == _Code.UNKNOWN
         return cause
