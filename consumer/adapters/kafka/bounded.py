@@ -271,11 +271,12 @@ async def read_record(
 class _Part:
     """One range, as far as it was read. Used in the thread, except for `assignment`."""
 
-    __slots__ = ("at", "epoch", "name", "range", "short_until", "start", "topic_id")
+    __slots__ = ("at", "epoch", "name", "range", "short_until", "start", "topic_id", "where")
 
     def __init__(self, what: Range, start: Position | None) -> None:
         self.range = what
         self.name = TopicPartition(what.topic, what.partition)
+        self.where = f"{what.topic}[{what.partition}]"
         self.epoch = next(_epochs)
         self.start = start or Position(*self.name, what.begin, None)
         self.at = min(self.start.next_offset, what.end)
@@ -431,7 +432,7 @@ class _Reader:
         part.short_until = None
         part.at = min(last.offset + 1, what.end)
         if last.offset >= what.end:
-            del records[bisect_left(records, what.end, key=_offset) :]
+            del records[bisect_left(records, what.end, key=lambda record: record.offset) :]
         if what.since_ms is None and what.until_ms is None:
             return 0
         since = -_EVER if what.since_ms is None else what.since_ms
@@ -459,7 +460,10 @@ class _Reader:
             error = message.error()
             if error is None:
                 continue
-            part = self._part_of(message)
+            topic, number = message.topic(), message.partition()
+            part = None
+            if topic is not None and number is not None:
+                part = self._parts.get(TopicPartition(topic, number))
             if part is None:
                 self._heard(error)
             elif part.done:
@@ -481,11 +485,6 @@ class _Reader:
             ),
         )
 
-    def _part_of(self, message: Message) -> _Part | None:
-        """The range that an error is about, if any."""
-        topic, number = message.topic(), message.partition()
-        return None if topic is None or number is None else self._parts.get(TopicPartition(topic, number))
-
     def _ended(self, part: _Part, offset: int) -> None:
         """The partition ends at `offset` now."""
         part.at = max(part.at, min(offset, part.range.end))
@@ -498,7 +497,7 @@ class _Reader:
             part = self._parts[TopicPartition(*name)]
             if part.short_until is not None and now >= part.short_until:
                 self._fail(
-                    f"{_where(part)} ends at offset {part.at} now, and ended at {part.range.end} when this began: "
+                    f"{part.where} ends at offset {part.at} now, and ended at {part.range.end} when this began: "
                     "the brokers lost records; check them, then start again"
                 )
 
@@ -506,18 +505,18 @@ class _Reader:
         told = describe_error(error)
         if part is not None and error.code() in _GONE:
             self._fail(
-                f"{_where(part)} cannot be read further than offset {part.at}, which was deleted meanwhile (retention, "
+                f"{part.where} cannot be read further than offset {part.at}, which was deleted meanwhile (retention, "
                 f"delete-records) or truncated: start again, from `beginning` for what is left, "
                 f"and under another --name if it has one ({told})"
             )
         elif part is not None and error.code() in DAMAGED:
             if not part.done:
                 self._fail(
-                    f"{_where(part)} cannot be read further than offset {part.at}: the broker sent damaged data; run "
+                    f"{part.where} cannot be read further than offset {part.at}: the broker sent damaged data; run "
                     f"it again; if it fails again, check the broker's disk, or begin after the damaged batch ({told})"
                 )
         elif part is not None and error.code() in _MISSING:
-            self._fail(f"{_where(part)} does not exist any more: it was deleted while it was read ({told})")
+            self._fail(f"{part.where} does not exist any more: it was deleted while it was read ({told})")
         elif (fatal := as_fatal(error)) is not None:
             self._failure = self._failure or fatal
         else:
@@ -551,11 +550,3 @@ def _created_again(topic: str, when: str) -> KafkaError:
         f"Kafka: the topic {topic} was deleted and created again {when}: its offsets belong to another log now. "
         "Start again, under another --name if it has one"
     )
-
-
-def _offset(record: Record) -> int:
-    return record.offset
-
-
-def _where(part: _Part) -> str:
-    return f"{part.range.topic}[{part.range.partition}]"

@@ -186,11 +186,6 @@ def _commit_now(
     return [one for one in positions if one not in taken], failure
 
 
-def says_goodbye(config: Mapping[str, Any]) -> bool:
-    """Whether a member of this configuration leaves its group when it ends."""
-    return not config.get("group.instance.id")
-
-
 def leave_without_partitions(consumer: RawConsumer, config: Mapping[str, Any], until: float) -> None:
     """Say goodbye before `consumer` is closed; wait for a rebalance under way, at most until `until` (monotonic)."""
     consumer.unsubscribe()

@@ -254,13 +254,9 @@ def dead_letter_topic(template: str, topic: str) -> str:
 
 def dead_letter_pattern(template: str) -> str:
     """A regular expression of all topics that `template` can name; POSIX and Python read it alike."""
-    before, mark, after = template.partition("{topic}")
-    return f"^{_quoted(before)}{'.+' if mark else ''}{_quoted(after)}$"
-
-
-def _quoted(text: str) -> str:
     # Of what a topic's name may hold (letters, digits, dot, dash, underscore) only the dot means something.
-    return text.replace(".", r"\.")
+    before, mark, after = template.replace(".", r"\.").partition("{topic}")
+    return f"^{before}{'.+' if mark else ''}{after}$"
 
 
 def make_client(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]) -> Client:

@@ -220,7 +220,7 @@ class DeadLetterProducer:
     def _tell_left_out(self, letter: DeadLetter, left_out: Parts) -> None:
         topic = dead_letter_topic(self._template, letter.topic)
         self._on_trouble(
-            "MSG_SIZETOO_LARGE",
+            "MSG_SIZE_TOO_LARGE",
             f"the dead letter of {letter.topic} partition {letter.partition} offset {letter.record.offset} was stored "
             f"without its {' and '.join(left_out)} ({_sizes(letter)['value']} bytes of value): {topic} takes no "
             "larger one; raise its max.message.bytes",

@@ -22,6 +22,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 import confluent_kafka
@@ -39,12 +40,11 @@ from consumer.adapters.kafka.commits import (
     leave_without_partitions,
     raw_place,
     raw_positions,
-    says_goodbye,
 )
 from consumer.adapters.kafka.configuration import RawConsumer, is_cooperative, make_client
 from consumer.adapters.kafka.ends import Ends
 from consumer.adapters.kafka.groups import is_member
-from consumer.adapters.kafka.starts import HasOffsets, Start, Unstarted
+from consumer.adapters.kafka.starts import HasOffsets, Unstarted
 from consumer.adapters.kafka.topic_ids import MISSING_TOPIC, OTHER_TOPIC, IdSource
 from consumer.adapters.kafka.trouble import Teller, as_fatal, exception_error, forgets_group, words
 from consumer.engine.messages import Assignment, EndOffsets, NewLife
@@ -154,7 +154,7 @@ class GroupMember:
         self._joined = False
         self._member_id: str | None = None
         """As of the last look at the ends; kept up to date until the group has assigned our partitions."""
-        callbacks = {"error_cb": self._heard_error, "on_commit": self._commits.heard}
+        callbacks = {"error_cb": partial(self._heard, None), "on_commit": self._commits.heard}
         self._consumer = make_client(self._make_consumer, {**self._config, **callbacks})
         self._inbox = Inbox(self._consumer)
         self._ends = Ends(self._consumer, self._hooks.trouble)
@@ -225,7 +225,7 @@ class GroupMember:
         begun = time.monotonic()
         until = begun + max(0.0, deadline - begun) * _LEAVING_SHARE
         self._commit_last(self._still_ours(positions, epochs), until)
-        if not self._held and says_goodbye(self._config):
+        if not self._held and not self._config.get("group.instance.id"):
             leave_without_partitions(self._consumer, self._config, until)
         try:
             self._consumer.close()
@@ -415,7 +415,19 @@ class GroupMember:
         # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857). And the
         # level of room holds for partitions that come later, too.
         self._set_pause([name for name, _ in found])
-        given = [_assignment(name, start) for name, start in found]
+        given = [
+            Assignment(
+                *name,
+                next(_epochs),
+                start.offset,
+                start.commit,
+                start.leader_epoch,
+                start.metadata,
+                start.topic_id,
+                start.void,
+            )
+            for name, start in found
+        ]
         self._held.update({TopicPartition(one.topic, one.partition): one.epoch for one in given})
         self._hooks.assigned(given)
 
@@ -532,9 +544,6 @@ class GroupMember:
 
     # ------------------------------------------------------------------------------------------- errors
 
-    def _heard_error(self, error: confluent_kafka.KafkaError) -> None:
-        self._heard(None, error)
-
     def _heard(self, topic: str | None, error: confluent_kafka.KafkaError) -> None:
         if error.code() in OTHER_TOPIC:
             self._topic_ids.hurry()
@@ -561,8 +570,3 @@ def _names(partitions: Iterable[RawPartition]) -> list[TopicPartition]:
 
 def _raw(names: Iterable[TopicPartition]) -> list[RawPartition]:
     return [RawPartition(*name) for name in names]
-
-
-def _assignment(name: TopicPartition, start: Start) -> Assignment:
-    offset, leader_epoch, commit, metadata, topic_id, void = start
-    return Assignment(*name, next(_epochs), offset, commit, leader_epoch, metadata, topic_id, void)

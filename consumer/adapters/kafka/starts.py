@@ -38,7 +38,7 @@ together.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from confluent_kafka import KafkaError, KafkaException
@@ -122,43 +122,33 @@ def find_starts(
     until = time.monotonic() + timeout
     try:
         ids = topic_ids({one.topic for one in partitions}, _left(until))
-        told = _ask_committed(source, partitions, until)
+        told = source.committed([RawPartition(*one) for one in partitions], timeout=_left(until))
     except KafkaException as error:
         return Found({}, error)
-    found = _find(source, partitions, offset_reset, until, new, has_offsets, told, ids)
-    with_ids = {name: one._replace(topic_id=ids.get(name.topic)) for name, one in found.starts.items()}
-    return Found(with_ids, found.failure)
-
-
-def _find(
-    source: OffsetSource,
-    partitions: Sequence[TopicPartition],
-    offset_reset: str,
-    until: float,
-    new: set[TopicPartition],
-    has_offsets: HasOffsets,
-    told: Sequence[RawPartition],
-    ids: Mapping[str, str],
-) -> Found:
-    failure = _failure_of(told)
+    # "Unknown" must not be taken for "none".
+    failure = next((KafkaException(one.error) for one in told if one.error is not None), None)
     known = {name: one for name, one in zip(partitions, told, strict=True) if one.error is None}
-    starts = {
-        name: _committed_start(name, one, ids.get(name.topic))
-        for name, one in known.items()
-        if one.offset >= 0
-    }
+    starts: dict[TopicPartition, Start] = {}
+    for name, one in known.items():
+        if one.offset < 0:
+            continue
+        position = read_position(one)
+        topic_id = ids.get(name.topic)
+        if offset_map.is_void(position.metadata, one.offset, where=map_place(name), topic_id=topic_id):
+            starts[name] = _BEGINNING._replace(metadata=position.metadata, void=one.offset)
+        else:
+            starts[name] = Start(one.offset, position.leader_epoch, False, position.metadata)
     missing = [name for name in known if name not in starts]
-    if offset_reset == "latest":
-        return Found(starts, _find_latest(source, missing, starts, new, has_offsets, until) or failure)
     if offset_reset == "error" and missing:
-        return Found({}, KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET, _nowhere(missing))))
-    return Found({**starts, **dict.fromkeys(missing, _BEGINNING)}, failure)
-
-
-def _nowhere(missing: Sequence[TopicPartition]) -> str:
-    topic, number = missing[0]
-    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-    return f"no committed offset of {topic}[{number}]{more}"
+        topic, number = missing[0]
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        text = f"no committed offset of {topic}[{number}]{more}"
+        return Found({}, KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET, text)))
+    if offset_reset == "latest":
+        failure = _find_latest(source, missing, starts, new, has_offsets, until) or failure
+    else:
+        starts.update(dict.fromkeys(missing, _BEGINNING))
+    return Found({name: one._replace(topic_id=ids.get(name.topic)) for name, one in starts.items()}, failure)
 
 
 def _find_latest(
@@ -186,36 +176,13 @@ def _find_latest(
             failures.append(error)
     for name in (one for one in missing if one in new):
         try:
-            starts[name] = _end(source, name, until)
+            _, end = source.get_watermark_offsets(RawPartition(*name), timeout=_left(until))
+            starts[name] = Start(end, None, True)
         except KafkaException as error:
             failures.append(error)
             if time.monotonic() >= until:
                 break
     return next(iter(failures), None)
-
-
-def _end(source: OffsetSource, name: TopicPartition, until: float) -> Start:
-    _, end = source.get_watermark_offsets(RawPartition(*name), timeout=_left(until))
-    return Start(end, None, True)
-
-
-def _ask_committed(
-    source: OffsetSource, partitions: Iterable[tuple[str, int]], until: float
-) -> list[RawPartition]:
-    asked = [RawPartition(topic, number) for topic, number in partitions]
-    return source.committed(asked, timeout=_left(until))
-
-
-def _failure_of(told: Iterable[RawPartition]) -> KafkaException | None:
-    """Why the committed offset of one is not known: "unknown" must not be taken for "none"."""
-    return next((KafkaException(one.error) for one in told if one.error is not None), None)
-
-
-def _committed_start(name: TopicPartition, told: RawPartition, topic_id: str | None) -> Start:
-    position = read_position(told)
-    if offset_map.is_void(position.metadata, told.offset, where=map_place(name), topic_id=topic_id):
-        return _BEGINNING._replace(metadata=position.metadata, void=told.offset)
-    return Start(told.offset, position.leader_epoch, False, position.metadata)
 
 
 def _left(until: float) -> float:
