@@ -1,4 +1,4 @@
-"""The one thread class: a daemon with a queue, for whatever blocks (a Kafka client, a disk, a name server).
+"""The one thread class: a daemon with a queue, for whatever blocks (a Kafka client, a disk, a name server, a pipe).
 
 A Kafka client is used from its own thread alone: polls, commits and close run here, and rebalance callbacks run here
 inside a poll. It is not asyncio's shared pool, whose threads may all be waiting when a callback needs one
@@ -78,6 +78,10 @@ class OwnThread:
         """End the thread after what is queued. Does not wait."""
         self._jobs.put(None)
         _ending.add(self._thread)
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end after `stop`, at most `timeout` seconds. Blocks."""
+        self._thread.join(timeout)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -20,8 +20,10 @@ import struct
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple, Self
 
+from consumer.adapters.thread import OwnThread
 from consumer.engine.statistics import Statistics
 from consumer.errors import PinstreamError
 
@@ -78,8 +80,8 @@ class ReportLine:
         self._waiting: list[WorkerReport] = []
         self._over = False
         self._changed = threading.Condition()
-        self._writer = threading.Thread(target=self._write_all, name="worker-line", daemon=True)
-        self._writer.start()
+        self._writer = OwnThread("worker-line")
+        self._writer.begin(self._write_all)
 
     @classmethod
     def take(cls) -> Self:
@@ -96,9 +98,7 @@ class ReportLine:
 
     def end_with_it(self, grace: float) -> None:
         """Stop this process when the supervisor is gone: by SIGTERM, and after `grace` seconds by force."""
-        threading.Thread(
-            target=_wait_for_the_end, args=(self._lifeline, grace), name="worker-lifeline", daemon=True
-        ).start()
+        OwnThread("worker-lifeline").begin(partial(_wait_for_the_end, self._lifeline, grace))
 
     def say(self, said: WorkerReport) -> None:
         """Queue `said` for writing, in place of a report that is still queued. Never waits."""
@@ -113,6 +113,7 @@ class ReportLine:
                 self._waiting.append(last)
             self._over = True
             self._changed.notify()
+        self._writer.stop()
         self._writer.join(_LAST_WORD)
 
     def _write_all(self) -> None:
