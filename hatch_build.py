@@ -12,10 +12,12 @@ into a wheel.
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 import sysconfig
 import tempfile
+from enum import IntEnum
 from hashlib import sha256
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -25,13 +27,26 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NO_COMPILE = "PINSTREAM_NO_COMPILE"
 NATIVE = "consumer/conversion/native"
-MODULES = ("_slots", "_json", "_usual", "_events")
+MODULES = ("_slots", "_json", "_usual", "_fields", "_events")
+CODES = "consumer/conversion/codes.py"
+"""Enumerations that the modules share with Python: they include them as constants (`enumerations`)."""
 
 
 def sources_digest(root: Path) -> str:
     """What the modules are made of, as one digest: so that modules made of older sources can be told."""
-    files = sorted((root / NATIVE).glob("_*.p[yx][xd]"))
+    files = [*sorted((root / NATIVE).glob("_*.p[yx][xd]")), root / CODES]
     return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def enumerations(root: Path) -> str:
+    """Return `CODES` in Cython: an enumeration ``Way`` with ``TOTAL = 4`` becomes ``WAY_TOTAL = 4``."""
+    found = [
+        f"    {name.upper()}_{member.name} = {member.value}"
+        for name, kind in runpy.run_path(str(root / CODES)).items()
+        if isinstance(kind, type) and issubclass(kind, IntEnum)
+        for member in kind
+    ]
+    return "\n".join(["cdef enum:", *found, ""])
 
 
 def remove_compiled(root: Path) -> None:
@@ -85,6 +100,7 @@ class Compile(BuildHookInterface[Any]):
         root = Path(self.root)
         names = [f"consumer.conversion.native.{module}" for module in MODULES]
         with tempfile.TemporaryDirectory() as scratch:
+            (Path(scratch) / "codes.pxi").write_text(enumerations(root))
             extensions = [
                 Extension(
                     name,
@@ -94,7 +110,7 @@ class Compile(BuildHookInterface[Any]):
                 )
                 for name in names
             ]
-            made = cythonize(extensions, build_dir=scratch, include_path=[str(root)], quiet=True)
+            made = cythonize(extensions, build_dir=scratch, include_path=[str(root), scratch], quiet=True)
             command = build_ext(Distribution({"name": "pinstream", "ext_modules": made}))
             command.build_lib, command.build_temp, command.force = str(root), scratch, True
             command.ensure_finalized()

@@ -94,6 +94,8 @@ def count(value: Any) -> int | LeftOut | None:
 
     ``2``, ``"2"``, ``2.0`` and ``Decimal("2.00")`` are all two; one and a half is `LeftOut.MALFORMED`.
     """
+    if value.__class__ is int and 0 <= value <= MAX_COUNT:
+        return int(value)
     number = _number(value)
     if isinstance(number, LeftOut):
         return number

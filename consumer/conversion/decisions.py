@@ -1,9 +1,8 @@
 """What the converter decides about a whole event: its name, source, account and time; and why it refuses one.
 
-Theory of operation. The generated code (`convert_source`) reads values and handles the common case; what is
-not common it asks here. Every refusal and every warning is a constant made once, so that making one costs
-nothing and no message can hold a record's values. The closed sets of codes are `REJECTION_CODES`,
-`FILTER_CODES` and `WARNING_CODES`.
+Theory of operation. Both executors ask here: the plain one always, the compiled one for what is not the common case.
+Every refusal and every warning is a constant made once, so that making one costs nothing and no message can hold a
+record's values. The closed sets of codes are `REJECTION_CODES`, `FILTER_CODES` and `WARNING_CODES`.
 """
 
 from __future__ import annotations
@@ -128,10 +127,10 @@ def walk(value: Any, steps: Iterable[Step]) -> list[Any]:
     values = [value]
     for step in steps:
         if step.kind is StepKind.EACH:
-            values = [each for held in values for each in (held if isinstance(held, list) else [held])]
+            found = [each for held in values for each in (held if isinstance(held, list) else [held])]
         else:
-            values = [get(held, step.name) for held in values]
-        values = [held for held in values if held is not None]
+            found = [get(held, step.name) for held in values]
+        values = [held for held in found if held is not None] if None in found else found
     return values
 
 
@@ -151,7 +150,8 @@ def sent_values(
 
 def digests(rule: Rule, values: Iterable[Any], warned: list[Warned], warnings: LeftOutWarnings) -> list[Any]:
     """As `sent_values`, without duplicates."""
-    return list(dict.fromkeys(sent_values(rule, values, warned, warnings)))
+    sent = sent_values(rule, values, warned, warnings)
+    return list(dict.fromkeys(sent)) if len(sent) > 1 else sent
 
 
 def first_sent(rule: Rule, values: Iterable[Any], warned: list[Warned], warnings: LeftOutWarnings) -> Any:
@@ -207,7 +207,7 @@ class Decisions:
         self.action_sources = {**{source: source for source in ACTION_SOURCES}, **mapping.action_sources}
         upper = {key.upper(): value for key, value in self.action_sources.items()}
         self.exact_sources: dict[str, str] = {**upper, **self.action_sources}
-        """The usual spellings of each channel."""
+        """The usual spellings of each channel: for the compiled program."""
         time = mapping.sources["event_time"]
         self.units = units_of(time, mapping.time_unit)
         self.days = "date" in time.kinds

@@ -1,38 +1,36 @@
-"""Which fields a mapping fills, in which order, and how each is treated: what everything that converts agrees on.
+"""Which fields a mapping fills, in which order, and how each comes to its value: the one description of a conversion.
 
-Theory of operation. A conversion is written out in more than one form (`convert_source` as Python, `convert_program` as
-operations for the compiled module). What is to be done is the same in all of them and is said here: for each target its
-*way*. How a way is done is the form's business.
+Theory of operation. A `Description` is made once from a checked mapping. Two executors follow it: `converter`, which
+goes through it for each event, and the compiled modules, for which `program` turns it into a program. What is to be
+done is said here and in the rules; how, is the executor's business.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
 
-from consumer.avro.paths import EACH, Source
+from consumer.avro.paths import EACH, Source, Step
 from consumer.conversion import decisions as decide
-from consumer.conversion.cache import Cache
-from consumer.conversion.decisions import Decisions
+from consumer.conversion.amounts import amount
+from consumer.conversion.codes import Way
+from consumer.conversion.decisions import REFUSALS, Decisions, LeftOutWarnings
 from consumer.conversion.mapping import Mapping
-from consumer.conversion.normalise import text_of
-from consumer.conversion.rules import Rule, flag, is_crawler, order_id, web_url
-from consumer.conversion.targets import CONTENTS, TARGETS, Arity, Target
+from consumer.conversion.targets import CONTENTS, DECIDED, TARGETS, Arity, Target
 from consumer.engine.coverage import BITS, BITS_OF_FIELDS
+from consumer.engine.model import Rejection, Warned
 
-MOST_LANGUAGES: Final = 100
-PARTNER_NAME: Final = "partner_name"
+Path = tuple[Step, ...]
+
+_MOST_LANGUAGES: Final = 100
+_PARTNER_NAME: Final = "partner_name"
 _CLICK_ID: Final = "user_data.click_id"
+_ADDRESS: Final = "event_source_url"
 _AGENT: Final = "user_data.client_user_agent"
-
-_WORDS = frozenset({"string", "enum"})
 _ITEM_ID, _ITEM_QUANTITY = f"{CONTENTS}.id", f"{CONTENTS}.quantity"
-_NOT_REMEMBERED: tuple[Rule, ...] = (text_of, order_id, web_url, flag)
-"""Rules that are not asked through a cache: their values hardly come again, or are told at a glance."""
-_PLAIN_FROM: Final[dict[Rule, str]] = {text_of: "!", order_id: "1"}
-"""Rules that ASCII text surely passes as it is, and the least character that it must begin with for that: ``!`` follows
-the blank, so that what is not below it is neither empty nor blank; what is not below ``1`` is not 0 either."""
+_GATHERED: Final = {"custom_data.content_ids": _ITEM_ID, "custom_data.num_items": _ITEM_QUANTITY}
+_WORDS = frozenset({"string", "enum"})
 
 _BESIDE = ("user_data.hashed_maids", "user_data.st", "user_data.country", "custom_data.opt_out_type")
 MARKS: Final = {
@@ -42,157 +40,128 @@ MARKS: Final = {
 """Fields whose presence something else depends on, or is counted (`consumer.engine.coverage`)."""
 
 
-class Way(IntEnum):
-    """How a field comes to its value; `_events.pyx` has the same numbers."""
-
-    TEXT = 0
-    """Text that mostly passes at a glance (`Fields.plain_from`), else the rule."""
-    REMEMBERED = 1
-    """The rule, through a cache."""
-    FLAG = 2
-    """True and false as they are, else the rule."""
-    RULE = 3
-    """The rule."""
-    DIGEST = 4
-    """An array of one digest; of text, through a cache."""
-    ONE_DIGEST = 5
-    """As `DIGEST` of an array, which nearly always holds one; else `DIGESTS`."""
-    DIGESTS = 6
-    """The different digests of all values."""
-    ALL = 7
-    """What the rule makes of all values."""
-    FIRST = 8
-    """What the rule makes of the first usable value."""
-    TOTAL = 9
-    """The sum of all values."""
-
-
 @dataclass(frozen=True, slots=True)
-class Task:
-    """What is to be written out. `caches`, by target: what was answered before, shared by all that is written."""
+class Field:
+    """One field of the event, of an object in it, or of an item."""
 
-    mapping: Mapping
-    decisions: Decisions
-    partner_name: str | None
-    caches: dict[str, Cache] = field(default_factory=dict)
+    name: str
+    key: str
+    """Its name in JSON."""
+    way: Way
+    steps: Path
+    """To its value or values; in a field of an item, from the item."""
+    names: tuple[str, ...]
+    """Of those steps, up to the first array on the way."""
+    rest: Path
+    """From there on."""
+    rule: Callable[[Any], Any] | None
+    """None: no value comes from the record."""
+    is_text: bool
+    """Whether its values are surely text or null, if the record is what its schema says."""
+    most: int | None
+    """Values that are sent at most; None: all."""
+    warnings: LeftOutWarnings
+    """By reason to leave a value out, what is warned of."""
+    refusal: Rejection | None
+    """With which a malformed value refuses the event; None: it is left out with a warning."""
+    zero: Warned | None
+    """Of an amount: what is warned of if it is zero."""
+    constant: Any
+    """What is sent where nothing else is; None: nothing."""
+    web_only: bool
+    """It belongs to events of the web."""
+    gives_click_id: bool
+    """It is the page's address, and an event without a click id takes it from there."""
+    takes_click_id: bool
+    """It is the click id, and comes from the page's address where nothing else gives it."""
+    is_agent: bool
+    """It is the user agent, which may be a crawler's."""
 
 
-class Fields:
-    """The fields that a task fills. `trusting`: values have the types that the schema promises."""
+class Description:
+    """What a mapping says of every event, under these decisions; `partner_name` is that of every event."""
 
-    def __init__(self, task: Task, *, trusting: bool) -> None:
-        self._mapping = mapping = task.mapping
-        self._partner_name = task.partner_name
-        self._caches = task.caches
-        self._trusting = trusting
-        self.summed = self._read_with("custom_data.num_items", _ITEM_QUANTITY)
-        """Whether the sum of quantities is gathered in the loop over the items."""
-        self.listed = self._read_with("custom_data.content_ids", _ITEM_ID)
-        """Whether the list of ids is."""
+    def __init__(self, mapping: Mapping, decisions: Decisions, partner_name: str | None) -> None:
+        self.mapping = mapping
+        self.decisions = decisions
+        self._partner_name = partner_name
+        self.item_steps = mapping.item_steps
+        """To the array of the items; empty: the event itself is the one item."""
         self._filled = mapping.sources.keys() | mapping.constants.keys()
-        if task.partner_name:
-            self._filled.add(PARTNER_NAME)
+        if partner_name:
+            self._filled.add(_PARTNER_NAME)
         if mapping.click_id_from_url:
             self._filled.add(_CLICK_ID)
+        self.event = [field for field in self._of("") if field.name not in DECIDED]
+        """The fields of the event itself that are not decided on before (`decisions`), in payload order."""
+        self.app_info = self._of("app_info")
+        self.device_info = self._of("device_info")
+        self.user_data = self._of("user_data")
+        self.items = self._of(CONTENTS)
+        """The fields of each item."""
+        custom = self._of("custom_data")
+        self.gathered = [field for field in custom if self.is_gathered(field.name)]
+        """Fields of ``custom_data`` whose values are those of a field of the items; they stand behind the items."""
+        self.custom_data = [field for field in custom if not self.is_gathered(field.name)]
 
-    def of(self, parent: str) -> list[Target]:
-        """The targets in this object that are filled, in payload order."""
+    def steps(self, name: str) -> Path | None:
+        """To the value of one of `DECIDED`; None if the mapping has no source for it."""
+        source = self.mapping.sources.get(name)
+        return None if source is None else source.steps
+
+    def is_text(self, name: str) -> bool:
+        """See `Field.is_text`."""
+        source = self.mapping.sources.get(name)
+        return source is not None and source.kinds <= _WORDS
+
+    def is_gathered(self, name: str) -> bool:
+        """Whether this field has the same source as a field of the items."""
+        source = self.mapping.sources.get(name)
+        item = self.mapping.sources.get(_GATHERED.get(name, ""))
+        return source is not None and item is not None and source.steps == item.steps and EACH in source.steps
+
+    def _of(self, parent: str) -> list[Field]:
         return [
-            self._mapping.target(name)
+            self._field(self.mapping.target(name))
             for name, target in TARGETS.items()
             if target.parent == parent and name in self._filled
         ]
 
-    def source(self, target: Target) -> Source | None:
-        """Where its value comes from; None: from nowhere, it is the same for every event."""
-        if target.name == PARTNER_NAME and self._partner_name:
-            return None
-        return self._mapping.sources.get(target.name)
-
-    def constant(self, target: Target) -> str | None:
-        """What it is where no value comes from the record; None: then it is not sent."""
-        if target.name == PARTNER_NAME and self._partner_name:
-            return self._partner_name
-        return self._mapping.constants.get(target.name)
-
-    def rule(self, target: Target, source: Source) -> Rule:
-        """The target's rule for values of this source."""
-        return decide.rule_for(target, source, self._mapping.time_unit)
-
-    def way(self, target: Target, source: Source) -> Way:
-        """How its value is come to."""
-        if target.hashed:
-            return self._hashed_way(source)
-        if target.arity is Arity.ALL:
-            return Way.ALL
-        if target.arity is Arity.SUM:
-            return Way.TOTAL
-        if source.many and target.arity is not Arity.ITEM:
-            return Way.FIRST
-        return self._single_way(self.rule(target, source), source)
-
-    def trusts_text(self, source: Source) -> bool:
-        """Whether its values are surely text or null."""
-        return self._trusting and source.kinds <= _WORDS
-
-    def plain_from(self, rule: Rule) -> str:
-        """Of `Way.TEXT`: ASCII text that does not begin below this passes as it is."""
-        return _PLAIN_FROM[rule]
-
-    def cache(self, target: Target, rule: Rule) -> Cache:
-        """One memory for a target, whichever form of this task asks it."""
-        return self._caches.setdefault(target.name, Cache(rule))
-
-    def lacking(self, target: Target) -> tuple[Target, ...]:
-        """The targets that go without if this one is left out."""
-        if self.listed and target.name == _ITEM_ID:
-            return (target, TARGETS["custom_data.content_ids"])
-        return (target,)
-
-    def gives_click_id(self, target: Target) -> bool:
-        """Whether this is the page's address, and an event without a click id takes it from there."""
-        return target.name == "event_source_url" and self._mapping.click_id_from_url
-
-    def takes_click_id(self, target: Target) -> bool:
-        """Whether this is the click id, and comes from the page's address where nothing else gives it."""
-        return target.name == _CLICK_ID and self._mapping.click_id_from_url
-
-    def warns_of_crawlers(self, target: Target) -> bool:
-        """Whether this is the user agent."""
-        return target.name == _AGENT
-
-    @property
-    def crawlers(self) -> Cache:
-        """Which agents are crawlers'."""
-        return self._caches.setdefault("crawlers", Cache(is_crawler))
-
-    def is_gathered(self, target: Target) -> bool:
-        """Whether it is filled by the loop over the items."""
-        return (self.summed and target.name == "custom_data.num_items") or (
-            self.listed and target.name == "custom_data.content_ids"
+    def _field(self, target: Target) -> Field:
+        mapping, name = self.mapping, target.name
+        source, constant = mapping.sources.get(name), mapping.constants.get(name)
+        if name == _PARTNER_NAME and self._partner_name:
+            source, constant = None, self._partner_name
+        steps = () if source is None else source.steps
+        steps = steps[len(self.item_steps) :] if target.parent == CONTENTS else steps
+        before = steps.index(EACH) if EACH in steps else len(steps)
+        return Field(
+            name,
+            target.key,
+            Way.VALUE if source is None else _way(target, source),
+            steps,
+            tuple(step.name for step in steps[:before]),
+            steps[before:],
+            None if source is None else decide.rule_for(target, source, mapping.time_unit),
+            source is not None and self.is_text(name),
+            _MOST_LANGUAGES if target.key == "languages" else None,
+            decide.warnings_of(target),
+            None if target.refusal is None else REFUSALS[target.refusal],
+            decide.zero_warning(target) if target.rule is amount else None,
+            constant,
+            name == _ADDRESS,
+            name == _ADDRESS and mapping.click_id_from_url,
+            name == _CLICK_ID and mapping.click_id_from_url,
+            name == _AGENT,
         )
 
-    def _hashed_way(self, source: Source) -> Way:
-        if not source.many:
-            return Way.DIGEST if self._trusting else Way.DIGESTS
-        one = self.trusts_text(source) and EACH not in source.steps[:-1]
-        return Way.ONE_DIGEST if one else Way.DIGESTS
 
-    def _single_way(self, rule: Rule, source: Source) -> Way:
-        if rule is flag:
-            return Way.FLAG
-        if not self.trusts_text(source):
-            return Way.RULE
-        if rule in _PLAIN_FROM:
-            return Way.TEXT
-        return Way.RULE if rule in _NOT_REMEMBERED else Way.REMEMBERED
-
-    def _read_with(self, name: str, item_field: str) -> bool:
-        """Whether the field `name` has the same source as an item's field, and is gathered in the same loop."""
-        source, item = self._mapping.sources.get(name), self._mapping.sources.get(item_field)
-        return source is not None and item is not None and source.steps == item.steps and EACH in source.steps
-
-
-def is_quantity(target: Target) -> bool:
-    """Whether this is how many there are of an item: a count, whose sum may be gathered."""
-    return target.name == _ITEM_QUANTITY
+def _way(target: Target, source: Source) -> Way:
+    """How the target's value is come to."""
+    if target.hashed:
+        return Way.DIGESTS
+    if target.arity is Arity.ALL:
+        return Way.ALL
+    if target.arity is Arity.SUM:
+        return Way.TOTAL
+    return Way.FIRST if source.many and target.arity is not Arity.ITEM else Way.VALUE

@@ -13,7 +13,6 @@ mapping may ask for what another branch of it holds; then it is looked up, which
 
 from __future__ import annotations
 
-from enum import IntEnum
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -45,8 +44,8 @@ from consumer.avro.reading import (
     reader_of,
 )
 from consumer.avro.values import DecimalReader, rescaled
-
-Path = tuple[Step, ...]
+from consumer.conversion.codes import Code
+from consumer.conversion.fields import Path
 
 MOST_SPREAD: Final = 1024
 """Fields of a record that is spread: each takes a slot."""
@@ -62,31 +61,6 @@ NOWHERE: Final = -1
 """The slot of what nobody asks for."""
 _SOMEWHERE: Final = 0
 """The slot of a part of a value: it is asked for, and goes where the value goes."""
-
-
-class Code(IntEnum):
-    """What an operation does; `_slots.pyx` has the same numbers."""
-
-    TEXT = 0
-    OPTIONAL = 1
-    LONG = 2
-    INT = 3
-    BOOLEAN = 4
-    ENUM = 5
-    ITEMS = 6
-    CALL = 7
-    BYTES = 8
-    MAKE = 9
-    DOUBLE = 10
-    FLOAT = 11
-    FIXED = 12
-    NULL_VALUE = 13
-    ARRAY = 14
-    MAP = 15
-    RECORD = 16
-    UNION = 17
-    CONVERT = 18
-    DECIMAL = 19
 
 
 _CODES: Final[dict[Read, Code]] = {

@@ -92,6 +92,8 @@ def _number_text(value: Any) -> str | LeftOut:
 def text_of(value: Any) -> str | LeftOut:
     """`value` as text, as it is: the case and the blanks around it are kept. A number gives its digits."""
     if isinstance(value, str):
+        if value >= "!" and value.isascii():  # "!" follows the blank: neither empty nor blank
+            return str(value)
         if not value or not trim(value):
             return LeftOut.BLANK
         return str(value) if is_unicode(value) else LeftOut.MALFORMED

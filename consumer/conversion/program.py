@@ -1,8 +1,8 @@
 """The compiled modules' program: what they run to get from a record's bytes to its delivery, JSON and all.
 
 Theory of operation. The plain path reads a commerce event and then converts it. Here both become one program per
-writer's schema: operations, which read a record's values into slots (`layout`), and one `Field` for each field of the
-event, in payload order, with all that it takes: where its value stands, what to ask, what to warn of
+writer's schema: operations, which read a record's values into slots (`layout`), and one `CompiledField` for each field
+of the event, in payload order, with all that it takes: where its value stands, what to ask, what to warn of
 (`native/_events.pyx`). So neither commerce event nor payload is ever made.
 
 Nothing is decided here: rules and decisions are the Python functions that the plain path asks.
@@ -12,22 +12,29 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from enum import IntEnum
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 import orjson
 
+from consumer.avro.paths import EACH
 from consumer.avro.plan import RecordPlan
-from consumer.conversion import decisions as decide
 from consumer.conversion.amounts import amount
-from consumer.conversion.decisions import REFUSALS, Decisions, LeftOutWarnings
-from consumer.conversion.fields import MARKS, MOST_LANGUAGES, Fields, Task, Way, is_quantity
-from consumer.conversion.layout import Layout, Operation, Path, Place
+from consumer.conversion.codes import Usual, Way
+from consumer.conversion.decisions import Decisions, LeftOutWarnings
+from consumer.conversion.fields import MARKS, Description, Field, Path
+from consumer.conversion.layout import Layout, Operation
 from consumer.conversion.normalise import client_ip_address, text_of
-from consumer.conversion.rules import CalendarDay, Rule, order_id, web_url
-from consumer.conversion.targets import CONTENTS, DECIDED, EXTERNAL_ID_AS_WRITTEN, TARGETS, Target
-from consumer.engine.model import Record, Rejection, Warned
+from consumer.conversion.rules import CalendarDay, Rule, flag, order_id, web_url
+from consumer.conversion.targets import EXTERNAL_ID_AS_WRITTEN, TARGETS
+from consumer.engine.model import Record
+
+MOST_REMEMBERED: Final = 8192
+"""Answers by field: with digests as values a full memory holds a few megabytes at the worst."""
+LONGEST_REMEMBERED: Final = 256
+"""Characters."""
+_NOT_REMEMBERED: tuple[Rule, ...] = (text_of, order_id, web_url)
+"""Rules of text that hardly comes again, or is judged at a glance."""
 
 Many = Callable[[list[Record], list[Any], bytes, int, float, float], None]
 """``(records, prepared, framing, start, oldest, present)``.
@@ -46,31 +53,6 @@ def _module() -> ModuleType | None:
 
 COMPILED: Final = _module()
 """The compiled module; None: it was not built here."""
-
-
-_OF_ALL_VALUES: Final = frozenset({Way.DIGESTS, Way.ALL, Way.FIRST, Way.TOTAL})
-_REMEMBERED: Final = frozenset({Way.REMEMBERED, Way.DIGEST, Way.ONE_DIGEST})
-_ANY_NUMBER: Final = 2**31 - 1
-
-
-class Usual(IntEnum):
-    """What the usual spelling of a value is like, which is answered without asking the rule (`_usual.pyx`)."""
-
-    NOT_KNOWN = 0
-    EMAIL = 1
-    PHONE = 2
-    LOWERED = 3
-    AS_WRITTEN = 4
-    DIGITS = 5
-    ADDRESS = 6
-    AMOUNT = 7
-    WEB = 8
-    TEXT = 9
-    ORDER = 10
-    NAME = 11
-    CITY = 12
-    BIRTHDAY = 13
-    DAY = 14
 
 
 USUAL: Final[dict[Rule, Usual]] = {
@@ -109,9 +91,35 @@ class At(NamedTuple):
     """In which slot of each item, if the items are what stands in `slot`; else -1."""
 
 
-class Field(NamedTuple):
-    """One field of the event, of an object in it, or of an item."""
+class Memory(dict[Any, Any]):
+    """What a pure rule answered: ``memory[value]`` is ``rule(value)``, a look-up in C if it was asked before.
 
+    Countries, currencies and the like come again and again. Only short text is remembered, so that a number which
+    equals another one's key never finds it, and when there is too much of it all is forgotten: hostile input costs
+    what a miss costs, no more.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__()
+        self._rule = rule
+
+    def __missing__(self, value: Any) -> Any:
+        answer = self._rule(value)
+        if value.__class__ is str and len(value) <= LONGEST_REMEMBERED:
+            if len(self) >= MOST_REMEMBERED:
+                self.clear()
+            self[value] = answer
+        return answer
+
+
+Memories = dict[str, Memory]
+"""By name of the field, for all programs of one description."""
+
+
+class CompiledField(NamedTuple):
+    """A field, and how the program comes to its value."""
+
+    field: Field
     key: bytes
     """Its name in JSON, and the colon."""
     way: Way
@@ -119,26 +127,13 @@ class Field(NamedTuple):
     """Of its value, or of its array; None: it has no source."""
     gather: At | None
     """Of all its values, where there may be several."""
-    rule: Callable[[Any], Any] | None
-    cache: dict[Any, Any] | None
-    most: int
-    """Values that are sent at most."""
+    memory: Memory | None
     warnings: tuple[LeftOutWarnings, ...]
-    """By reason to leave it out, what is warned of; for each field that goes without."""
-    refusal: Rejection | None
-    """With which a malformed value refuses the event."""
-    zero: Warned | None
-    """Of an amount: what is warned of if it is zero."""
-    web_only: bool
-    gives_click_id: bool
-    """See `Fields.gives_click_id`; so the next."""
-    takes_click_id: bool
-    crawlers: dict[Any, Any] | None
-    """Of the user agent: which are crawlers'."""
+    """Those of all fields that go without if this one is left out."""
     constant: bytes | None
-    """The JSON that is sent where nothing else is."""
+    """As JSON."""
     mark: int
-    """See `MARKS`."""
+    """See `MARKS`; 0: nothing depends on it."""
     usual: Usual
 
 
@@ -149,14 +144,13 @@ class Items(NamedTuple):
     """Of the items' array; of all items if they have no slots; None: the event itself is the one item."""
     slotted: bool
     """Whether each item has slots of its own; else it is what stands in the array, as slot 0."""
-    fields: list[Field]
+    fields: list[CompiledField]
     quantity: int
     """Which of `fields` is the quantity, -1: none."""
     listed: int
     """Which of `fields` is listed in ``content_ids``, -1: none."""
-    summed: bool
-    """Whether quantities are added up in ``num_items``."""
-    sum_warnings: LeftOutWarnings
+    sum_warnings: LeftOutWarnings | None
+    """Where quantities are added up in ``num_items``: what is warned of if that cannot be."""
 
 
 class Decided(NamedTuple):
@@ -186,169 +180,156 @@ class Program(NamedTuple):
     operations: list[Operation]
     width: int
     decided: Decided
-    event: list[Field]
-    app_info: list[Field]
-    device_info: list[Field]
-    user: list[Field]
-    custom: list[Field]
+    event: list[CompiledField]
+    app_info: list[CompiledField]
+    device_info: list[CompiledField]
+    user: list[CompiledField]
+    custom: list[CompiledField]
     items: Items | None
 
 
 class _Maker:
-    """Makes the program for records of `plan`."""
+    """Makes the program for records that are laid out so."""
 
-    def __init__(self, task: Task, layout: Layout) -> None:
-        self._mapping = task.mapping
-        self._decisions = task.decisions
-        self._fields = Fields(task, trusting=True)
+    def __init__(self, description: Description, memories: Memories, layout: Layout) -> None:
+        self._description = description
+        self._memories = memories
         self._layout = layout
 
     def program(self) -> Program:
         """All of it."""
+        what = self._description
         return Program(
             self._layout.operations,
             self._layout.width,
             self._decided(),
-            [self._field_of(one) for one in self._fields.of("") if one.name not in DECIDED],
-            self._fields_of("app_info"),
-            self._fields_of("device_info"),
-            self._fields_of("user_data"),
-            [
-                self._field_of(one)
-                for one in self._fields.of("custom_data")
-                if not self._fields.is_gathered(one)
-            ],
-            self._items_of(self._fields.of(CONTENTS)),
+            [self._compiled(one) for one in what.event],
+            [self._compiled(one) for one in what.app_info],
+            [self._compiled(one) for one in what.device_info],
+            [self._compiled(one) for one in what.user_data],
+            [self._compiled(one) for one in what.custom_data],
+            self._items() if what.items else None,
         )
 
     def _decided(self) -> Decided:
-        mapping, decisions = self._mapping, self._decisions
-        event_id = mapping.sources["event_id"]
+        mapping, decisions = self._description.mapping, self._description.decisions
+        event_id, event_time = self._at_decided("event_id"), self._at_decided("event_time")
+        assert event_id is not None  # noqa: S101 (a mapping without them does not load)
+        assert event_time is not None  # noqa: S101
         return Decided(
-            self._at_target("event_name"),
+            self._at_decided("event_name"),
             decisions.names,
             mapping.constants.get("event_name"),
             None if mapping.consent is None else self._at(mapping.consent.source.steps),
-            self._at_target("ad_account_id"),
-            self._at_target("action_source"),
+            self._at_decided("ad_account_id"),
+            self._at_decided("action_source"),
             decisions.exact_sources,
             mapping.constants.get("action_source"),
-            self._at(event_id.steps),
-            self._fields.trusts_text(event_id),
+            event_id,
+            self._description.is_text("event_id"),
             None if mapping.dedup_key is None else self._at(mapping.dedup_key.steps),
-            self._at(mapping.sources["event_time"].steps),
+            event_time,
             decisions.days,
             decisions.units,
             decisions,
         )
 
-    # -- fields
+    def _at_decided(self, name: str) -> At | None:
+        steps = self._description.steps(name)
+        return None if steps is None else self._at(steps)
 
-    def _fields_of(self, parent: str) -> list[Field]:
-        return [self._field_of(one) for one in self._fields.of(parent)]
+    def _compiled(self, field: Field) -> CompiledField:
+        way, at, gather = _compiled_way(field), None, None
+        if field.rule is None:
+            pass
+        elif way is Way.ONE_DIGEST:
+            at, gather = self._at(field.steps[:-1]), self._at_all(field.steps)
+        elif way in (Way.DIGESTS, Way.ALL, Way.FIRST, Way.TOTAL):
+            gather = self._at_all(field.steps)
+        else:
+            at = self._at(field.steps)
+        return self._with(field, way, at, gather, (field.warnings,))
 
-    def _field_of(self, target: Target) -> Field:
-        source = self._fields.source(target)
-        if source is None:
-            return self._field_from(target, None, None)
-        way, steps = self._fields.way(target, source), source.steps
-        if way is Way.ONE_DIGEST:
-            return self._field_from(target, self._at(steps[:-1]), self._at_all(steps))
-        if way in _OF_ALL_VALUES:
-            return self._field_from(target, None, self._at_all(steps))
-        return self._field_from(target, self._at(steps), None)
-
-    def _field_from(self, target: Target, at: At | None, gather: At | None) -> Field:
-        fields, source, constant = self._fields, self._fields.source(target), self._fields.constant(target)
-        way = Way.RULE if source is None else fields.way(target, source)
-        rule = None if source is None else fields.rule(target, source)
-        remembers = source is not None and fields.trusts_text(source) and way in _REMEMBERED
-        return Field(
-            b'"%s":' % target.key.encode(),
+    def _with(
+        self, field: Field, way: Way, at: At | None, gather: At | None, warnings: tuple[LeftOutWarnings, ...]
+    ) -> CompiledField:
+        memory = None
+        if field.rule is not None and field.is_text and way in (Way.REMEMBERED, Way.DIGEST, Way.ONE_DIGEST):
+            memory = self._memories.setdefault(field.name, Memory(field.rule))
+        return CompiledField(
+            field,
+            b'"%s":' % field.key.encode(),
             way,
             at,
             gather,
-            rule,
-            fields.cache(target, rule) if rule is not None and remembers else None,
-            MOST_LANGUAGES if target.key == "languages" else _ANY_NUMBER,
-            tuple(decide.warnings_of(lacking) for lacking in fields.lacking(target)),
-            None if target.refusal is None else REFUSALS[target.refusal],
-            decide.zero_warning(target) if target.rule is amount else None,
-            target.name == "event_source_url",
-            fields.gives_click_id(target),
-            fields.takes_click_id(target),
-            fields.crawlers if fields.warns_of_crawlers(target) else None,
-            None if constant is None else orjson.dumps(constant),
-            MARKS.get(target.name, 0),
-            usual_of(rule),
+            memory,
+            warnings,
+            None if field.constant is None else orjson.dumps(field.constant),
+            MARKS.get(field.name, 0),
+            usual_of(field.rule),
         )
 
-    # -- items
-
-    def _items_of(self, targets: list[Target]) -> Items | None:
-        if not targets:
-            return None
-        steps = self._mapping.item_steps
-        fields = [self._field_from(one, self._at_item(one), None) for one in targets]
-        listed = [
-            at for at, one in enumerate(targets) if self._fields.listed and len(self._fields.lacking(one)) > 1
-        ]
-        quantity = [at for at, one in enumerate(targets) if is_quantity(one)]
+    def _items(self) -> Items:
+        what, layout = self._description, self._layout
+        of_items = what.item_steps
+        gathered = {field.name: field for field in what.gathered}
+        ids, total = gathered.get("custom_data.content_ids"), gathered.get("custom_data.num_items")
+        fields = []
+        for field in what.items:
+            if of_items and layout.item_width is None:
+                at = At(0, _names(field.steps), -1)
+            else:
+                at = self._at((*of_items, *field.steps))
+            listed = ids is not None and field.key == "id"
+            warnings = (field.warnings, ids.warnings) if listed and ids else (field.warnings,)
+            fields.append(self._with(field, _compiled_way(field), at, None, warnings))
+        keys = [field.key for field in what.items]
+        at_all = None
+        if of_items:
+            at_all = self._at_all(of_items) if layout.item_width is None else self._at(of_items[:-1])
         return Items(
-            self._at_items(steps),
-            self._items_have_slots(),
+            at_all,
+            layout.item_width is not None,
             fields,
-            quantity[0] if quantity else -1,
-            listed[0] if listed else -1,
-            self._fields.summed,
-            decide.warnings_of(TARGETS["custom_data.num_items"]),
+            keys.index("quantity") if "quantity" in keys else -1,
+            keys.index("id") if ids is not None else -1,
+            None if total is None else total.warnings,
         )
-
-    def _at_items(self, steps: Path) -> At | None:
-        if not steps:
-            return None
-        return self._at(steps[:-1]) if self._items_have_slots() else self._at_all(steps)
-
-    def _at_item(self, target: Target) -> At:
-        steps, of_items = self._mapping.sources[target.name].steps, self._mapping.item_steps
-        if of_items and not self._items_have_slots():
-            return _at(Place(0, steps[len(of_items) :]))
-        return self._at(steps)
-
-    # -- places
-
-    def _items_have_slots(self) -> bool:
-        return self._layout.item_width is not None
-
-    def _at_target(self, name: str) -> At | None:
-        source = self._mapping.sources.get(name)
-        return None if source is None else self._at(source.steps)
 
     def _at(self, steps: Path) -> At:
-        return _at(self._layout.place(steps))
+        slot, below = self._layout.place(steps)
+        return At(slot, _names(below), -1)
 
     def _at_all(self, steps: Path) -> At:
-        of_items = self._mapping.item_steps
-        if self._items_have_slots() and steps[: len(of_items)] == of_items:
-            slot, below = self._layout.place(steps)
-            return At(self._layout.place(of_items[:-1]).slot, _names(below), slot)
-        return _at(self._layout.place(steps))
-
-
-def _at(place: Place) -> At:
-    return At(place.slot, _names(place.below), -1)
+        of_items, at = self._description.item_steps, self._at(steps)
+        if self._layout.item_width is None or steps[: len(of_items)] != of_items:
+            return at
+        return At(self._layout.place(of_items[:-1]).slot, at.below, at.slot)
 
 
 def _names(steps: Path) -> tuple[str, ...]:
     return tuple(step.name for step in steps)
 
 
-def write_program(task: Task, plan: RecordPlan) -> Many | None:
+def _compiled_way(field: Field) -> Way:
+    """The way that the program takes, which may be shorter."""
+    if field.way is Way.DIGESTS:
+        if EACH not in field.steps:
+            return Way.DIGEST
+        return Way.ONE_DIGEST if field.is_text and EACH not in field.steps[:-1] else Way.DIGESTS
+    if field.way is not Way.VALUE or field.rule is None:
+        return field.way
+    if field.rule is flag:
+        return Way.FLAG
+    return Way.REMEMBERED if field.is_text and field.rule not in _NOT_REMEMBERED else Way.VALUE
+
+
+def write_program(description: Description, memories: Memories, plan: RecordPlan) -> Many | None:
     """What reads and converts records of this plan; None if there can be no program of it, or no compiled modules."""
     if COMPILED is None:
         return None
-    layout = Layout(plan, task.mapping.asked, task.mapping.item_steps)
+    layout = Layout(plan, description.mapping.asked, description.item_steps)
     if not layout.is_possible:
         return None
-    many: Many = COMPILED.Events(_Maker(task, layout).program()).read
+    many: Many = COMPILED.Events(_Maker(description, memories, layout).program()).read
     return many

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from consumer.avro.decode import Decoder
 from consumer.avro.plan import Plan, RecordPlan
 from consumer.conversion.converter import Converter
-from consumer.conversion.program import Many, write_program
+from consumer.conversion.program import Many, Memories, write_program
 from consumer.engine.model import Record
 from consumer.engine.reading import TOMBSTONE, TwoSteps
 
@@ -41,6 +41,7 @@ class CompiledReading:
         self._decoder = decoder
         self._converter = converter
         self._two_steps = TwoSteps(decoder, converter)
+        self._memories: Memories = {}
         self._written: dict[bytes, Written] = {}
         """By framing."""
 
@@ -54,7 +55,6 @@ class CompiledReading:
         split, again = self._decoder.split, self._two_steps.read_one
         oldest, present = self._converter.bounds(now)
         prepared: list[Prepared] = []
-        before_all = self.in_two_steps
         while len(prepared) < len(records):
             record = records[len(prepared)]
             if record.value is None:
@@ -66,8 +66,6 @@ class CompiledReading:
                 function(records, prepared, framing, start, oldest, present)
             if len(prepared) == before:
                 prepared.append(again(record, now))
-        # Whatever took two steps was counted there.
-        self._converter.watch.add(len(records) - (self.in_two_steps - before_all))
         return prepared
 
     def _function(self, framing: bytes) -> Many | None:
@@ -85,6 +83,6 @@ class CompiledReading:
         if not isinstance(plan, RecordPlan) or functions >= MOST_SCHEMAS:
             return None
         try:
-            return write_program(self._converter.task, plan)
+            return write_program(self._converter.description, self._memories, plan)
         except Exception:  # a schema that the program is not up to costs its speed: `in_two_steps` tells
             return None

@@ -111,13 +111,18 @@ CRAWLERS: Final = (
 )
 """What well-known crawlers write into their user agents, in lower case: their operators' own pages say so, and the
 public list monperrus/crawler-user-agents gathers them. No general words (bot, crawler): phones are called so, too."""
+_PIECES_OF_CRAWLERS = ("bot", "spider", "externalhit", "headless", "mediapartners", "slurp")
+"""Each of them holds one of these: most agents hold none, which is quickly told."""
 _LONGEST_AGENT = 1024
 
 
 def is_crawler(agent: str) -> bool:
     """Whether this user agent is a well-known crawler's; its first 1024 characters tell."""
     lowered = agent[:_LONGEST_AGENT].lower()
-    return any(crawler in lowered for crawler in CRAWLERS)
+    for piece in _PIECES_OF_CRAWLERS:
+        if piece in lowered:
+            return any(crawler in lowered for crawler in CRAWLERS)
+    return False
 
 
 def flag(value: Any) -> bool | LeftOut:

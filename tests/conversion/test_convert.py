@@ -127,12 +127,11 @@ def judge(case: dict[str, Any], result: Converted) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_each_case_comes_out_as_the_rules_say(case: dict[str, Any]) -> None:
-    """Every hand-written event is delivered, filtered or refused as the platform facts say, in both versions."""
+    """Every hand-written event is delivered, filtered or refused as the platform facts say."""
     event = event_of(case.get("set", {}))
     subject = converter(case.get("mapping"))
     now = case.get("now", NOW)
     judge(case, subject.convert(event, now))
-    judge(case, subject._again(event, (now - WEEK) * 1000, now * 1000))
 
 
 def test_there_are_enough_cases() -> None:

@@ -1,7 +1,7 @@
-"""The generated converter against a plain interpreter of the mapping, over generated records of any shape.
+"""The plain converter against another interpreter of the mapping, over generated records of any shape.
 
-The interpreter below is slow and obvious: it walks the mapping's sources for each event. The two versions of
-generated code must say the same as it does, warnings included, and must never raise.
+The one below knows no description and no ways: it walks the targets and the mapping's sources for each event. Both must
+say the same, warnings included, and must never raise.
 """
 
 from __future__ import annotations
@@ -240,16 +240,14 @@ def comparable(result: Converted) -> Any:
 @pytest.mark.parametrize("name", SETUPS)
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_generated_code_says_what_the_reference_says(name: str, wild: bool, data: st.DataObject) -> None:
-    """Both versions agree with the interpreter on every record, none raises, all payloads can be serialised."""
+def test_the_converter_says_what_the_reference_says(name: str, wild: bool, data: st.DataObject) -> None:
+    """They agree on every record, none raises, all payloads can be serialised."""
     converter, reference = CONVERTERS[name]
     event = data.draw(RECORDS[name, wild])
     if data.draw(st.sampled_from([True, True, True, False])):
         event = likely(event)
     result = converter.convert(event, NOW)
-    units = reference.decisions.units
-    again = converter._again(event, (NOW - WEEK) * units, NOW * units)
-    assert comparable(result) == comparable(again) == comparable(reference.convert(event))
+    assert comparable(result) == comparable(reference.convert(event))
     if isinstance(result, ConversionEvent):
         assert orjson.loads(orjson.dumps(result.payload)) == result.payload
         assert result.payload["event_time"] <= NOW

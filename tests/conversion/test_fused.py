@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import re
 import shutil
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -22,8 +21,7 @@ from hypothesis import strategies as st
 from consumer.avro.decode import Decoder, framing_of
 from consumer.avro.reading import MOST_ITEMS
 from consumer.conversion.converter import Converter
-from consumer.conversion.fields import MARKS, Way
-from consumer.conversion.layout import Code
+from consumer.conversion.fields import MARKS
 from consumer.conversion.mapping import load_mapping
 from consumer.conversion.program import COMPILED, write_program
 from consumer.conversion.reading import MOST_SCHEMAS, CompiledReading, Written
@@ -69,7 +67,7 @@ class Both:
         self.trimmed = TwoSteps(self.decoder, converter())
         plan: Any = self.decoder.plans[self.framing]
         # Made here, so that a program which cannot be made is seen, and not a reading that does without it.
-        self.function = write_program(self.converter.task, plan)
+        self.function = write_program(self.converter.description, self.compiled._memories, plan)
         self.compiled._written[self.framing] = Written(plan, self.function)
 
     def learn(self, ref: SchemaRef, schema: dict[str, Any]) -> None:
@@ -210,21 +208,9 @@ def test_most_vectors_are_on_the_fast_path() -> None:
     assert any(isinstance(one, Delivery) and one.warnings for one in alone)
 
 
-def numbers(module: str) -> list[dict[str, int]]:
-    """The enums in the source of a compiled module."""
-    source = (ROOT / "consumer" / "conversion" / "native" / f"{module}.pyx").read_text("utf-8")
-    return [
-        {name: int(number) for name, number in re.findall(r"^    ([A-Z_]+) = ([0-9]+)$", body, re.MULTILINE)}
-        for body in re.findall(r"^cdef enum:\n((?:    .*\n)+)", source, re.MULTILINE)
-    ]
-
-
-def test_both_halves_number_operations_alike() -> None:
-    """What the program is written with is what the compiled module reads it with."""
-    (operations, *_), (ways, *_) = numbers("_slots"), numbers("_events")
-    assert operations == {code.name: code.value for code in Code}
-    assert ways == {way.name: way.value for way in Way}
-    # Both halves take these from one place; the ids of items are content ids.
+def test_a_mark_is_one_bit_of_one_field() -> None:
+    """Only the ids of items and the content ids share one: they are counted as one parameter."""
+    assert all(mark.bit_count() == 1 for mark in MARKS.values())
     assert len({*MARKS.values()}) == len(MARKS) - 1
 
 
@@ -240,7 +226,8 @@ def test_what_is_compiled_is_what_stands_here() -> None:
     """The modules were made of these sources, not of older ones."""
     if COMPILED is None:
         pytest.skip("the package was built without a C compiler")
-    sources = sorted((ROOT / "consumer" / "conversion" / "native").glob("_*.p[yx][xd]"))
+    folder = ROOT / "consumer" / "conversion"
+    sources = [*sorted((folder / "native").glob("_*.p[yx][xd]")), folder / "codes.py"]
     digest = hashlib.sha256(b"".join(one.read_bytes() for one in sources)).hexdigest()
     assert digest == COMPILED.SOURCES, "run `make setup`"
 
@@ -308,7 +295,7 @@ def test_an_array_of_too_many_items(more: int) -> None:
 def test_records_that_take_two_steps_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read in one go is not; a schema for which there can be no program shows in the figures at once."""
 
-    def fails(task: Any, plan: Any) -> NoReturn:
+    def fails(*_: Any) -> NoReturn:
         raise RuntimeError("not up to this schema")
 
     both = Both(SETUPS["default"])

@@ -326,16 +326,6 @@ def test_a_schema_that_is_learned_anew_is_read_as_it_is_now() -> None:
     assert orjson.loads(after[5])["device_info"] == {"brand": "Acme"}
 
 
-def test_records_are_counted_once_whichever_way_they_take() -> None:
-    """The caches are asked every so many records whether they are worth it."""
-    both = BOTH["default"]
-    good = both.value(event_of({}))
-    assert good is not None
-    before = both.converter.watch._events
-    both.check(good, good + b"\0", good)
-    assert both.converter.watch._events - before == 2  # what cannot be decoded asks no cache
-
-
 KNOWN = (SchemaRef("id", "7"), SchemaRef("guid", str(UUID(int=7))))
 NAMED = st.sampled_from(
     [*map(framing_of, KNOWN), framing_of(SchemaRef("id", "8")), b"", b"\xc3\x01" + b"8" * 8]

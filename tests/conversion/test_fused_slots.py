@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.conversion.layout import MOST_OPERATIONS, Code, Layout
+from consumer.conversion.codes import Code
+from consumer.conversion.layout import MOST_OPERATIONS, Layout
 from consumer.conversion.program import COMPILED
 from consumer.engine.block import Delivery
 from tests.conversion.test_convert import NOW

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from consumer.conversion.program import COMPILED, USUAL, Usual, usual_of
+from consumer.conversion.codes import Usual
+from consumer.conversion.program import COMPILED, USUAL, usual_of
 from consumer.conversion.rules import CRAWLERS, CalendarDay, Rule, click_id_of, is_crawler
 from consumer.conversion.targets import TARGETS
-from tests.conversion.test_fused import numbers
 
 if COMPILED is None:
     pytest.skip("the package was built without a C compiler", allow_module_level=True)
@@ -167,11 +167,9 @@ def test_what_is_not_usual_is_left_to_the_rule(kind: Usual, value: str) -> None:
     assert _usual.text_of(kind, value) is None
 
 
-def test_every_kind_has_its_rule_and_its_number() -> None:
-    """The table, and the module that is compiled, know the same kinds."""
+def test_every_kind_has_its_rule() -> None:
+    """The table and the tests know the same kinds."""
     assert {*RULES, Usual.NOT_KNOWN} == set(Usual) == {*HASHED, *SENT, Usual.NOT_KNOWN}
-    kinds, _ = numbers("_usual")
-    assert kinds == {kind.name: kind.value for kind in Usual if kind is not Usual.NOT_KNOWN}
 
 
 def test_openssl_is_reached_where_python_is_linked_with_it() -> None:

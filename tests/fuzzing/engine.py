@@ -50,9 +50,6 @@ def fuzz_with_atheris(name: str, corpus: Path, findings: Path, limits: dict[str,
     atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=["consumer"]):
         target = load(name)
-    if ":" not in name:
-        for function in importlib.import_module("tests.fuzzing.targets").generated():
-            atheris.instrument_func(function)  # made by exec, so no import told of it
     importlib.import_module("tests.fuzzing.contract").Measuring.slowness = _SLOWNESS
     arguments = {
         "max_len": LONGEST,

@@ -237,11 +237,3 @@ def _check_explanation(line: Mapping[str, Any]) -> None:
         stage, code = line["error"]["stage"], line["error"]["code"]
         assert code in (DECODE_CODES if stage == "decode" else REJECTION_CODES)
         check_line(line["error"]["message"])
-
-
-def written() -> list[Any]:
-    """The readers and converters that the product writes as Python for the schemas known here."""
-    starts: list[Any] = [_converter()._trusting, _converter()._forgiving]
-    for reader in range(len(READERS)):
-        starts += decoder_of(reader, WireFormat.AUTO)._known.values()
-    return starts

@@ -12,7 +12,6 @@ in `seeds`. `offset_map` is there only where its module is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import FunctionType
 from typing import Final
 
 from tests.fuzzing import fast_path, records, schemas, servers
@@ -28,14 +27,3 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
 }
 if servers.OFFSET_MAP is not None:
     TARGETS["offset_map"] = servers.offset_map
-
-
-def generated() -> list[FunctionType]:
-    """The readers and converters that the product writes as Python for the schemas known here."""
-    found = {
-        value: None
-        for start in records.written()
-        for value in start.__globals__.values()
-        if isinstance(value, FunctionType) and value.__code__.co_filename.startswith("<")
-    }
-    return list(found)

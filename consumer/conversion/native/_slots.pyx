@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """Reads the values of one record, each into a slot: the part of `consumer.conversion.reading` that pays in C.
 
-Theory of operation. A `Program` is a list of operations made from a plan (`consumer.conversion.slots`), in the order of the
+Theory of operation. A `Program` is a list of operations made from a plan (`consumer.conversion.layout`), in the order of the
 bytes. `Program.read` runs it over a record and fills its slots, from which `_events` converts. There are three ways to
-take a value: `run` puts it into its slot, `build` makes the object that the functions of `avro_reading` would make, and
+take a value: `run` puts it into its slot, `build` makes the object that the functions of `consumer.avro.reading` would make, and
 `pass_over` only looks whether it is one, since nobody asks for it: it refuses what `build` would refuse.
 
 Most values never become objects: ASCII text stays where it is, in the bytes of the record, and a slot says where; a
@@ -11,9 +11,9 @@ number is a number. `thing` makes the object of a slot for whoever wants one. So
 are there and until the next `read`; what had to be made an object is held by the program until then, or `forget`.
 
 The promises are those of `consumer.avro.reading`: no byte beyond the end is looked at, nothing is allocated because
-a length was claimed, a loop over a claimed count consumes at least one byte a round (`avro_bounds` sees to that), and
+a length was claimed, a loop over a claimed count consumes at least one byte a round (`schema.require_bounded` sees to that), and
 only what that module takes is taken. Whatever is wrong raises, and the record is read again by the two steps, whose
-verdict counts. Recursion is as deep as the program is nested, which `slots.MOST_NESTED` bounds; what nests deeper, or
+verdict counts. Recursion is as deep as the program is nested, which `layout.MOST_NESTED` bounds; what nests deeper, or
 holds itself, is a call of the Python function that reads it.
 """
 
@@ -30,31 +30,11 @@ cdef extern from "Python.h":
     double PyFloat_Unpack8(const char* data, int little_endian) except? -1.0
     object PyUnicode_FromFormat(const char* format, ...)
 
-cdef enum:
-    TEXT = 0
-    OPTIONAL = 1
-    LONG = 2
-    INT = 3
-    BOOLEAN = 4
-    ENUM = 5
-    ITEMS = 6
-    CALL = 7
-    BYTES = 8
-    MAKE = 9
-    DOUBLE = 10
-    FLOAT = 11
-    FIXED = 12
-    NULL_VALUE = 13
-    ARRAY = 14
-    MAP = 15
-    RECORD = 16
-    UNION = 17
-    CONVERT = 18
-    DECIMAL = 19
+include "codes.pxi"
 
 cdef enum:
     MOST_DIGITS = 18  # of a decimal that is looked at here: any number of so many digits is a long
-    MOST_ITEMS = 10_000  # as in avro_reading, which says why
+    MOST_ITEMS = 10_000  # as in consumer.avro.reading, which says why
     USUAL_ITEM_SLOTS = 1024  # whose room is kept from record to record
 
 cdef object Decimal = decimal_type
@@ -100,7 +80,7 @@ cdef class Program:
             self.operations[at] = Operation(
                 code, slot, slots, behind, null_byte, value_byte, <void*> extra
             )
-            if code == ITEMS:
+            if code == CODE_ITEMS:
                 self.item_width = slots
 
     def __dealloc__(self):
@@ -110,7 +90,7 @@ cdef class Program:
 
     cdef int read(self, bytes data, Py_ssize_t at) except -1:
         """Fill the slots from the record whose datum begins at `at` and ends where `data` ends; raises what
-        avro_reading raises."""
+        `consumer.avro.reading` raises."""
         cdef Datum datum
         datum.data, datum.end = <const uint8_t*> PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)
         datum.at, datum.whole = at, <void*> data
@@ -313,7 +293,7 @@ cdef int64_t small(const Operation* decimal, const uint8_t* start, Py_ssize_t si
 
 cdef inline Py_ssize_t raw_size(const Operation* raw, Datum* datum) except -1:
     """Of bytes, or of a fixed."""
-    return raw.slots if raw.code == FIXED else length(datum)
+    return raw.slots if raw.code == CODE_FIXED else length(datum)
 
 
 cdef object decimal_number(const Operation* decimal, Datum* datum):
@@ -384,48 +364,48 @@ cdef dict record(Program program, int where, Datum* datum):
 cdef object build(Program program, int where, Datum* datum):
     """The value of the operation at `where` and of those that belong to it."""
     cdef const Operation* each = &program.operations[where]
-    while each.code == OPTIONAL:
+    while each.code == CODE_OPTIONAL:
         if not is_there(each, datum):
             return None
         where += 1
         each = &program.operations[where]
-    if each.code == TEXT:
+    if each.code == CODE_TEXT:
         return text(datum)
-    if each.code == LONG:
+    if each.code == CODE_LONG:
         return number(datum)
-    if each.code == INT:
+    if each.code == CODE_INT:
         return short_number(datum)
-    if each.code == BOOLEAN:
+    if each.code == CODE_BOOLEAN:
         return truth(datum)
-    if each.code == ENUM:
+    if each.code == CODE_ENUM:
         return symbol(<tuple> each.extra, datum)
-    if each.code == ARRAY:
+    if each.code == CODE_ARRAY:
         return array(program, where + 1, datum)
-    if each.code == MAP:
+    if each.code == CODE_MAP:
         return mapped(program, where, datum)
-    if each.code == RECORD:
+    if each.code == CODE_RECORD:
         return record(program, where, datum)
-    if each.code == UNION:
+    if each.code == CODE_UNION:
         return build(program, branch(program, where, datum), datum)
-    if each.code == CONVERT:
+    if each.code == CODE_CONVERT:
         return (<object> each.extra)(build(program, where + 1, datum))
     return build_rare(each, datum)
 
 
 cdef object build_rare(const Operation* each, Datum* datum):
     cdef Py_ssize_t size
-    if each.code == DECIMAL:
+    if each.code == CODE_DECIMAL:
         return decimal_number(each, datum)
-    if each.code == DOUBLE:
+    if each.code == CODE_DOUBLE:
         return PyFloat_Unpack8(<const char*> taken(datum, 8), 1)
-    if each.code == FLOAT:
+    if each.code == CODE_FLOAT:
         return PyFloat_Unpack4(<const char*> taken(datum, 4), 1)
-    if each.code == BYTES or each.code == FIXED:
+    if each.code == CODE_BYTES or each.code == CODE_FIXED:
         size = raw_size(each, datum)
         return PyBytes_FromStringAndSize(<const char*> taken(datum, size), size)
-    if each.code == NULL_VALUE:
+    if each.code == CODE_NULL_VALUE:
         return None
-    if each.code == MAKE:
+    if each.code == CODE_MAKE:
         return (<object> each.extra)()
     return call(<object> each.extra, datum)
 
@@ -457,38 +437,38 @@ cdef int pass_over_record(Program program, int where, Datum* datum) except -1:
 cdef int pass_over(Program program, int where, Datum* datum) except -1:
     """As `build`, without making anything."""
     cdef const Operation* each = &program.operations[where]
-    while each.code == OPTIONAL:
+    while each.code == CODE_OPTIONAL:
         if not is_there(each, datum):
             return 0
         where += 1
         each = &program.operations[where]
-    if each.code == TEXT:
+    if each.code == CODE_TEXT:
         return pass_over_text(datum)
-    if each.code == LONG:
+    if each.code == CODE_LONG:
         number(datum)
-    elif each.code == INT:
+    elif each.code == CODE_INT:
         short_number(datum)
-    elif each.code == BOOLEAN:
+    elif each.code == CODE_BOOLEAN:
         truth(datum)
-    elif each.code == ENUM:
+    elif each.code == CODE_ENUM:
         symbol(<tuple> each.extra, datum)
-    elif each.code == ARRAY:
+    elif each.code == CODE_ARRAY:
         pass_over_blocks(program, where + 1, False, datum)
-    elif each.code == MAP:
+    elif each.code == CODE_MAP:
         pass_over_blocks(program, where + 1, True, datum)
-    elif each.code == RECORD:
+    elif each.code == CODE_RECORD:
         pass_over_record(program, where, datum)
-    elif each.code == UNION:
+    elif each.code == CODE_UNION:
         pass_over(program, branch(program, where, datum), datum)
-    elif each.code == DECIMAL:
+    elif each.code == CODE_DECIMAL:
         pass_over_decimal(each, datum)
-    elif each.code == DOUBLE:
+    elif each.code == CODE_DOUBLE:
         taken(datum, 8)
-    elif each.code == FLOAT:
+    elif each.code == CODE_FLOAT:
         taken(datum, 4)
-    elif each.code == BYTES or each.code == FIXED:
+    elif each.code == CODE_BYTES or each.code == CODE_FIXED:
         taken(datum, raw_size(each, datum))
-    elif each.code != NULL_VALUE:  # a function may refuse what it is given
+    elif each.code != CODE_NULL_VALUE:  # a function may refuse what it is given
         build(program, where, datum)
     return 0
 
@@ -523,7 +503,7 @@ cdef int put_array(Program program, int where, Slot* slot, Datum* datum) except 
     """An array, which is often one of a single text."""
     cdef Py_ssize_t begun = datum.at, size
     cdef const uint8_t* start
-    if program.operations[where + 1].code == TEXT and block(datum) == 1:
+    if program.operations[where + 1].code == CODE_TEXT and block(datum) == 1:
         size = length(datum)
         start = taken(datum, size)
         if block(datum) == 0 and is_ascii(start, size):
@@ -562,23 +542,23 @@ cdef int run(Program program, int first, int stop, Datum* datum, Slot* slots) ex
         if each.slot < 0:
             pass_over(program, where, datum)
             where += each.behind
-        elif each.code == OPTIONAL:  # a value, or all fields of a record; its operations come next
+        elif each.code == CODE_OPTIONAL:  # a value, or all fields of a record; its operations come next
             if not is_there(each, datum):
                 for one in range(each.slots):
                     slots[each.slot + one].kind = NOTHING
                 where += each.behind
-        elif each.code == TEXT:
+        elif each.code == CODE_TEXT:
             put_text(program, slots + each.slot, datum)
-        elif each.code == LONG:
+        elif each.code == CODE_LONG:
             put_number(slots + each.slot, NUMBER, number(datum))
-        elif each.code == INT:
+        elif each.code == CODE_INT:
             put_number(slots + each.slot, NUMBER, short_number(datum))
-        elif each.code == BOOLEAN:
+        elif each.code == CODE_BOOLEAN:
             put_number(slots + each.slot, TRUTH, truth(datum))
         else:
-            if each.code == ITEMS:
+            if each.code == CODE_ITEMS:
                 put_items(program, where, slots + each.slot, datum)
-            elif each.code == ARRAY:
+            elif each.code == CODE_ARRAY:
                 put_array(program, where, slots + each.slot, datum)
             else:
                 put(program, slots + each.slot, build(program, where, datum))

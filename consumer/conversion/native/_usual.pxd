@@ -1,6 +1,3 @@
-cdef enum:
-    USUAL_TEXT = 9
-
 cdef object usual_text(int kind, object value)
 cdef bint passes_as_text(int kind, const unsigned char* text, Py_ssize_t size) noexcept
 cdef int put_usual_digest(int kind, object value, char* into) except -1

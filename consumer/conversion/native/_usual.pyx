@@ -25,22 +25,7 @@ cdef extern from "Python.h":
     int PyUnicode_CheckExact(object text)
     long long PyLong_AsLongLongAndOverflow(object number, int* overflow) except? -1
 
-cdef enum:
-    # `convert_program.Usual`.
-    EMAIL = 1
-    PHONE = 2
-    LOWERED = 3
-    AS_WRITTEN = 4
-    DIGITS = 5
-    ADDRESS = 6
-    AMOUNT = 7
-    WEB = 8
-    TEXT = 9
-    ORDER = 10
-    NAME = 11
-    CITY = 12
-    BIRTHDAY = 13
-    DAY = 14
+include "codes.pxi"
 
 cdef enum:
     LONGEST = 200
@@ -80,23 +65,23 @@ cdef object usual_text(int kind, object value):
 
 cdef object number_text(int kind, object value):
     """The text of a whole number above 0 that stands where text is meant, and of any number that is an amount."""
-    if kind == AMOUNT and (type(value) is Decimal or type(value) is float):
+    if kind == USUAL_AMOUNT and (type(value) is Decimal or type(value) is float):
         return str(value)
-    if not PyLong_CheckExact(value) or not (kind == TEXT or kind == ORDER or kind == AMOUNT):
+    if not PyLong_CheckExact(value) or not (kind == USUAL_TEXT or kind == USUAL_ORDER or kind == USUAL_AMOUNT):
         return None
     return str(value) if 0 < value <= LARGEST else None
 
 
 cdef bint passes_as_text(int kind, const unsigned char* text, Py_ssize_t size) noexcept:
-    if kind == TEXT:  # the blank is followed by "!": neither empty nor blank
+    if kind == USUAL_TEXT:  # the blank is followed by "!": neither empty nor blank
         return size > 0 and text[0] >= c"!"
-    if kind == ORDER:  # nor is it 0
+    if kind == USUAL_ORDER:  # nor is it 0
         return size > 0 and text[0] >= c"1"
-    if kind == ADDRESS:
+    if kind == USUAL_ADDRESS:
         return is_address(text, size)
-    if kind == AMOUNT:
+    if kind == USUAL_AMOUNT:
         return is_amount(text, size)
-    return kind == WEB and is_web(text, size)
+    return kind == USUAL_WEB and is_web(text, size)
 
 
 cdef inline bint is_digit(unsigned char byte) noexcept:
@@ -194,7 +179,7 @@ cdef Py_ssize_t usual_click_id(const unsigned char* text, Py_ssize_t size, Py_ss
 
 
 cdef bint may_be_crawler(const unsigned char* text, Py_ssize_t size) noexcept:
-    """Whether this may be a crawler's agent: each of `convert_rules.CRAWLERS` holds one of these pieces.
+    """Whether this may be a crawler's agent: each of `rules.CRAWLERS` holds one of these pieces.
 
     No branch in the loop, so that the compiler has it look at many characters at once.
     """
@@ -217,7 +202,7 @@ cdef bint may_be_crawler(const unsigned char* text, Py_ssize_t size) noexcept:
 cdef int put_usual_digest(int kind, object value, char* into) except -1:
     """Write the digest's 64 hex digits of `value` normalised; 0 if it is not usual, 1 if it is."""
     cdef unsigned char day[8]
-    if kind == DAY:
+    if kind == USUAL_DAY:
         if day_digits(value, day) == 0:
             return 0
         digest_hex(day, 8, into)
@@ -243,22 +228,22 @@ cdef int put_usual_digest_of(int kind, const unsigned char* text, Py_ssize_t siz
 
 cdef Py_ssize_t normalised(int kind, const unsigned char* text, Py_ssize_t size, unsigned char* into) noexcept:
     """How many bytes `text` has when it is normalised; 0 if it is not usual."""
-    if kind == PHONE:
+    if kind == USUAL_PHONE:
         return phone(text, size, into)
-    if kind == DIGITS:
+    if kind == USUAL_DIGITS:
         return digits_only(text, size, into)
-    if kind == AS_WRITTEN:
+    if kind == USUAL_AS_WRITTEN:
         return without_blanks(text, size, into, False)
-    if kind == NAME:
+    if kind == USUAL_NAME:
         return person_name(text, size, into)
-    if kind == CITY:
+    if kind == USUAL_CITY:
         return city(text, size, into)
-    if kind == BIRTHDAY:
+    if kind == USUAL_BIRTHDAY:
         return birthday(text, size, into)
-    if kind != EMAIL and kind != LOWERED:
+    if kind != USUAL_EMAIL and kind != USUAL_LOWERED:
         return 0
     size = without_blanks(text, size, into, True)
-    if kind == EMAIL and not is_between(c"@", into, size):
+    if kind == USUAL_EMAIL and not is_between(c"@", into, size):
         return 0
     return size
 
@@ -455,7 +440,7 @@ def _reach_openssl():
     init, update, final = <Init> begin, <Update> more, <Final> end
     for size in range(1, LONGEST):
         text = "a" * size
-        if size != DIGEST and digest_of(LOWERED, text) != hashlib.sha256(text.encode()).hexdigest():
+        if size != DIGEST and digest_of(USUAL_LOWERED, text) != hashlib.sha256(text.encode()).hexdigest():
             init = NULL
             return
 

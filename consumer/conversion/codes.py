@@ -1,0 +1,79 @@
+"""What the compiled modules are told in numbers, each written here and nowhere else.
+
+Theory of operation. `hatch_build.py` writes these enumerations into `codes.pxi`, which the `.pyx` files include, as
+``WAY_TOTAL`` of `Way.TOTAL`: in C they have to be constants. So this module imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Code(IntEnum):
+    """What an operation does (`native/_slots.pyx`)."""
+
+    TEXT = 0
+    OPTIONAL = 1
+    LONG = 2
+    INT = 3
+    BOOLEAN = 4
+    ENUM = 5
+    ITEMS = 6
+    CALL = 7
+    BYTES = 8
+    MAKE = 9
+    DOUBLE = 10
+    FLOAT = 11
+    FIXED = 12
+    NULL_VALUE = 13
+    ARRAY = 14
+    MAP = 15
+    RECORD = 16
+    UNION = 17
+    CONVERT = 18
+    DECIMAL = 19
+
+
+class Way(IntEnum):
+    """How a field comes to its value."""
+
+    VALUE = 0
+    """What the rule makes of the one value."""
+    FIRST = 1
+    """What the rule makes of the first usable value."""
+    ALL = 2
+    """What the rule makes of all values."""
+    DIGESTS = 3
+    """The different digests of all values."""
+    TOTAL = 4
+    """The sum of all values."""
+
+    # Shorter ways to the same, which only the compiled program takes.
+    REMEMBERED = 5
+    """`VALUE` of text, from a memory of what the rule answered before."""
+    FLAG = 6
+    """`VALUE` of what is mostly true or false."""
+    DIGEST = 7
+    """`DIGESTS` of a path that gives one value."""
+    ONE_DIGEST = 8
+    """`DIGESTS` of an array, which nearly always holds one."""
+
+
+class Usual(IntEnum):
+    """What the usual spelling of a value is like, which is answered without asking the rule (`native/_usual.pyx`)."""
+
+    NOT_KNOWN = 0
+    EMAIL = 1
+    PHONE = 2
+    LOWERED = 3
+    AS_WRITTEN = 4
+    DIGITS = 5
+    ADDRESS = 6
+    AMOUNT = 7
+    WEB = 8
+    TEXT = 9
+    ORDER = 10
+    NAME = 11
+    CITY = 12
+    BIRTHDAY = 13
+    DAY = 14

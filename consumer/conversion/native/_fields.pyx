@@ -1,0 +1,411 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Writes the fields of an event, of objects in it, and of items, from a record's slots.
+
+Theory of operation. Each field that has a value is written as JSON at once (`_json`), so no payload is made. Rules,
+refusals and warnings are the plain path's (`consumer.conversion.fields`); a value in its usual spelling is answered at a
+glance (`_usual`), and what came before is remembered (`program.Memory`).
+"""
+
+from cpython.object cimport PyObject
+from cpython.unicode cimport PyUnicode_DATA
+from libc.string cimport memcmp, memcpy
+
+from consumer.conversion.native._json cimport Page
+from consumer.conversion.native._slots cimport ASCII_TEXT, ITEM_SLOTS, NOTHING, ONE_TEXT, Slot, thing
+from consumer.conversion.native._slots cimport Program as Reader
+from consumer.conversion.native._usual cimport (
+    may_be_crawler,
+    passes_as_text,
+    put_usual_digest,
+    put_usual_digest_of,
+    usual_click_id,
+    usual_text,
+)
+
+from consumer.conversion import decisions as decide
+from consumer.conversion.amounts import is_zero
+from consumer.conversion.decisions import digests, note, note_once
+from consumer.conversion.normalise import LeftOut as left_out
+from consumer.conversion.rules import click_id_of, is_crawler, total
+
+cdef extern from "Python.h":
+    int PyUnicode_IS_COMPACT_ASCII(object text)
+
+include "codes.pxi"
+
+cdef enum:
+    FEW = 32  # values whose digests are compared each with each
+    ANY_NUMBER = 0x7FFFFFFF
+
+# Looked up once.
+cdef object LeftOut = left_out
+cdef object MALFORMED = LeftOut.MALFORMED
+cdef object NOT_WEB = decide.NOT_WEB
+cdef object CRAWLER = decide.CRAWLER
+cdef object NEGATIVE_QUANTITY = decide.REFUSALS["negative_quantity"]
+
+
+cdef class At:
+    """Where a value stands, or all values (`program.At`)."""
+
+    def __init__(self, at):
+        self.slot, self.below, self.item = at
+        self.in_slot = not self.below
+
+    cdef object value(self, const Slot* slots):
+        """The value; None where there is none."""
+        value = thing(slots + self.slot)
+        for name in self.below:
+            value = (<dict> value).get(name) if type(value) is dict else None
+        return value
+
+    cdef list values(self, const Slot* slots, Reader reader):
+        """All values, as `decisions.walk` gives them."""
+        cdef list found = []
+        cdef const Slot* slot = slots + self.slot
+        cdef Py_ssize_t at
+        if self.item < 0:
+            gather(thing(slot), self.below, 0, found)
+        elif slot.kind == ITEM_SLOTS:
+            for at in range(slot.size):
+                gather(thing(reader.item_slots + slot.number + at * reader.item_width + self.item), self.below, 0, found)
+        return found
+
+
+cdef int gather(object value, tuple below, Py_ssize_t step, list found) except -1:
+    """Add what stands below `value` at the end of the steps from `step` on; a step without a name is each element."""
+    if value is None:
+        return 0
+    if step == len(below):
+        found.append(value)
+    elif below[step]:
+        if type(value) is dict:
+            gather((<dict> value).get(below[step]), below, step + 1, found)
+    elif type(value) is list:
+        for each in <list> value:
+            gather(each, below, step + 1, found)
+    else:
+        gather(value, below, step + 1, found)
+    return 0
+
+
+cdef class Field:
+    """See `program.CompiledField`."""
+
+    def __init__(self, compiled):
+        field = compiled.field
+        self.key, self.way, self.memory, self.usual = compiled.key, compiled.way, compiled.memory, compiled.usual
+        self.at, self.gather = at(compiled.at), at(compiled.gather)
+        self.warnings, self.constant, self.mark = compiled.warnings, compiled.constant, compiled.mark
+        self.rule, self.refusal, self.zero = field.rule, field.refusal, field.zero
+        self.most = ANY_NUMBER if field.most is None else field.most
+        self.web_only, self.is_agent = field.web_only, field.is_agent
+        self.gives_click_id, self.takes_click_id = field.gives_click_id, field.takes_click_id
+        self.followed = self.gives_click_id or self.is_agent
+
+
+cdef At at(place):
+    return None if place is None else At(place)
+
+
+cdef list fields_of(fields):
+    return [Field(one) for one in fields]
+
+
+cdef inline bint begins_with_zero(object text):
+    return type(text) is str and PyUnicode_IS_COMPACT_ASCII(text) and (<const unsigned char*> PyUnicode_DATA(text))[0] == c"0"
+
+
+cdef bint is_among(const char* entries, Py_ssize_t size, const char* digest) noexcept:
+    """Whether these digits are among the entries, all of which are written like it."""
+    cdef Py_ssize_t at = 0
+    while at < size:
+        if memcmp(entries + at, digest, 67) == 0:
+            return True
+        at += 67
+    return False
+
+
+cdef class Writing:
+    """What is written of one event, and what is known of it so far."""
+
+    cdef void begin(self):
+        """Another event."""
+        self.page.size = 0
+        self.warned, self.marks, self.address, self.clicked_size = None, 0, None, 0
+
+    cdef object write_object(self, bytes begins, list fields, const Slot* slots):
+        """An object, if there is anything in it."""
+        cdef Page page = self.page
+        cdef Py_ssize_t before = page.size, begun
+        if not fields:
+            return None
+        page.put(begins)
+        begun = page.size
+        refusal = self.write_fields(fields, slots)
+        if page.size == begun:
+            page.size = before
+        else:
+            page.close(begun, c"}")
+        return refusal
+
+    cdef object write_fields(self, list fields, const Slot* slots):
+        cdef Field field
+        for field in fields:
+            refusal = self.write_field(field, slots)
+            if refusal is not None:
+                return refusal
+        return None
+
+    cdef object write_field(self, Field field, const Slot* slots):
+        """Write it and what stands for it where it has no value; gives with what it refuses the event, else None."""
+        cdef Py_ssize_t before = self.page.size
+        refusal = self.write_value(field, slots) if field.at is not None or field.gather is not None else None
+        if self.page.size == before and refusal is None:
+            if field.takes_click_id:
+                self.put_click_id(field)
+            if field.constant is not None and self.page.size == before:
+                self.page.put(field.key)
+                self.page.put(field.constant)
+                self.page.raw(b",", 1)
+        if self.page.size != before:
+            self.marks |= field.mark
+        return refusal
+
+    cdef object write_value(self, Field field, const Slot* slots):
+        cdef const Slot* slot
+        if field.way == WAY_ONE_DIGEST:
+            return self.one_digest(field, slots)
+        if field.at is None:
+            return self.several(field, field.gather.values(slots, self.reader))
+        slot = slots + field.at.slot
+        if slot.kind == NOTHING:
+            return None
+        if slot.kind == ASCII_TEXT and field.usual and field.at.in_slot:
+            if field.way == WAY_DIGEST:
+                if self.put_usual(field, slot):
+                    return None
+            elif passes_as_text(field.usual, slot.text, slot.size):
+                return self.put_ascii(field, slot)
+        value = field.at.value(slots)
+        if value is None:
+            return None
+        if field.way == WAY_DIGEST:
+            return self.put_digest(field, value)
+        if field.usual:
+            usual = usual_text(field.usual, value)
+            if usual is not None:
+                return self.put(field, usual)
+        if field.way == WAY_REMEMBERED:
+            return self.put(field, field.memory[value])
+        if field.way == WAY_FLAG and (value is True or value is False):
+            return self.put(field, value)
+        return self.put(field, field.rule(value))
+
+    cdef object one_digest(self, Field field, const Slot* slots):
+        """One digest is by far the most common. More, or what is no array: as `several`."""
+        cdef const Slot* slot = slots + field.at.slot
+        if slot.kind == NOTHING:
+            return None
+        if slot.kind == ONE_TEXT and field.at.in_slot:
+            return None if self.put_usual(field, slot) else self.put_digest(field, thing(slot)[0])
+        value = field.at.value(slots)
+        if value is None:
+            return None
+        if type(value) is list:
+            if len(<list> value) == 1:
+                return self.put_digest(field, (<list> value)[0])
+            if not value:
+                return None
+        return self.several(field, field.gather.values(slots, self.reader))
+
+    cdef bint put_usual(self, Field field, const Slot* slot) except -1:
+        """The digest of a text as an array of one; False if the rule has to be asked."""
+        cdef char digest[68]  # ["64 digits"]
+        if not field.usual or not put_usual_digest_of(field.usual, slot.text, slot.size, digest + 2):
+            return False
+        digest[0], digest[1], digest[66], digest[67] = c"[", c'"', c'"', c"]"
+        self.page.put(field.key)
+        self.page.raw(digest, 68)
+        self.page.raw(b",", 1)
+        return True
+
+    cdef object put_ascii(self, Field field, const Slot* slot):
+        """As `put` of a text that is sent as it is."""
+        if field.zero is not None and slot.text[0] == c"0":
+            return self.put(field, thing(slot))
+        if not self.is_out_of_place(field):
+            self.page.put(field.key)
+            self.page.ascii(<const char*> slot.text, slot.size)
+            if field.followed:
+                self.follow_ascii(field, slot)
+        return None
+
+    cdef int follow_ascii(self, Field field, const Slot* slot) except -1:
+        """As `follow`, of a text that is sent as it is; nearly always it is told at a glance what does."""
+        cdef Py_ssize_t begun = 0, size
+        if not field.gives_click_id:
+            return self.follow(field, thing(slot)) if may_be_crawler(slot.text, slot.size) else 0
+        size = usual_click_id(slot.text, slot.size, &begun)
+        if size < 0:
+            self.address = thing(slot)
+        elif size:
+            self.clicked, self.clicked_size = slot.text + begun, size
+        return 0
+
+    cdef int follow(self, Field field, object value) except -1:
+        """What follows from a value that is sent: where a click id may stand, or a warning."""
+        if field.gives_click_id:
+            self.address = value
+        elif is_crawler(value):
+            note_once(self.warnings(), CRAWLER)
+        return 0
+
+    cdef int put_click_id(self, Field field) except -1:
+        """The click id in the address of the event's page, if there is one."""
+        if self.clicked_size:
+            self.page.put(field.key)
+            self.page.ascii(<const char*> self.clicked, self.clicked_size)
+            return 0
+        value = None if self.address is None else click_id_of(self.address)
+        if value is not None:
+            self.page.put(field.key)
+            self.page.value(value)
+        return 0
+
+    cdef bint is_out_of_place(self, Field field) except -1:
+        """Whether it belongs to web events only and this is none, which is warned of."""
+        if not field.web_only or self.source == "web":
+            return False
+        self.warn(NOT_WEB)
+        return True
+
+    cdef object several(self, Field field, list values):
+        if field.way == WAY_TOTAL:
+            return self.put_count(field, total(values))
+        if field.way == WAY_FIRST:
+            return self.put_first(field, values)
+        if field.way == WAY_ALL:
+            self.put_values(field, [one for one in [self.sent(field, value) for value in values] if one is not None])
+        elif len(values) <= FEW:
+            self.put_digests(field, values)
+        else:
+            self.put_values(field, digests(field.rule, values, self.warnings(), field.warnings[0]))
+        return None
+
+    cdef object sent(self, Field field, object value):
+        """What is sent of a value; None, and a warning, if nothing is."""
+        result = usual_text(field.usual, value) if field.usual else None
+        if result is None:
+            result = field.rule(value)
+            if type(result) is LeftOut:
+                note(self.warnings(), result, field.warnings[0])
+                return None
+        return result
+
+    cdef object put_first(self, Field field, list values):
+        """The first that can be sent."""
+        for value in values:
+            result = self.sent(field, value)
+            if result is not None:
+                return self.put(field, result)
+        return None
+
+    cdef int put_digests(self, Field field, list values) except -1:
+        """The different digests of these values."""
+        cdef Page page = self.page
+        cdef Py_ssize_t before = page.size, begun
+        cdef char digest[67]  # "64 digits",
+        digest[0] = digest[65] = c'"'
+        digest[66] = c","
+        page.put(field.key)
+        page.raw(b"[", 1)
+        begun = page.size
+        for value in values:
+            if self.has_digest(field, value, digest + 1) and not is_among(page.data + begun, page.size - begun, digest):
+                page.raw(digest, 67)
+        if page.size == begun:
+            page.size = before
+        else:
+            page.close(begun, c"]")
+        return 0
+
+    cdef bint has_digest(self, Field field, object value, char* into) except -1:
+        """Write a value's 64 digits; a warning if it has none."""
+        if field.usual and put_usual_digest(field.usual, value, into):
+            return True
+        result = field.rule(value)
+        if type(result) is not str:
+            note(self.warnings(), result, field.warnings[0])
+            return False
+        if not PyUnicode_IS_COMPACT_ASCII(result) or len(<str> result) != 64:
+            raise ValueError("no digest")
+        memcpy(into, PyUnicode_DATA(result), 64)
+        return True
+
+    cdef object put(self, Field field, object value):
+        """`value` is written, or left out with a warning, or refuses the event."""
+        if type(value) is LeftOut:
+            return self.leave_out(field, value)
+        if self.is_out_of_place(field):
+            return None
+        self.page.put(field.key)
+        self.page.value(value)
+        if field.zero is not None and begins_with_zero(value) and is_zero(value):
+            note_once(self.warnings(), field.zero)
+        if field.followed:
+            self.follow(field, value)
+        return None
+
+    cdef object leave_out(self, Field field, object why):
+        if field.refusal is not None:
+            return field.refusal if why is MALFORMED else None
+        for warnings in field.warnings:
+            note(self.warnings(), why, warnings)
+        return None
+
+    cdef object put_digest(self, Field field, object value):
+        """The digest of `value` as an array of one."""
+        cdef char digest[68]  # ["64 digits"]
+        if field.usual and put_usual_digest(field.usual, value, digest + 2):
+            digest[0], digest[1], digest[66], digest[67] = c"[", c'"', c'"', c"]"
+            self.page.put(field.key)
+            self.page.raw(digest, 68)
+            self.page.raw(b",", 1)
+            return None
+        value = field.rule(value) if field.memory is None else field.memory[value]
+        if type(value) is not str:
+            note(self.warnings(), value, field.warnings[0])
+            return None
+        self.page.put(field.key)
+        self.page.raw(b"[", 1)
+        self.page.text(value)
+        self.page.close(0, c"]")
+        return None
+
+    cdef int put_values(self, Field field, list values) except -1:
+        if values:
+            self.page.put(field.key)
+            self.page.value(values[: field.most])
+        return 0
+
+    cdef object put_count(self, Field field, object value):
+        """As `put` for a count: a negative one refuses the event."""
+        if value is None:
+            return NEGATIVE_QUANTITY
+        if type(value) is int:
+            self.page.put(field.key)
+            self.page.value(value)
+        else:
+            note(self.warnings(), value, field.warnings[0])
+        return None
+
+    cdef list warnings(self):
+        """What is warned of, to add to."""
+        if self.warned is None:
+            self.warned = []
+        return self.warned
+
+    cdef int warn(self, object warning) except -1:
+        self.warnings().append(warning)
+        return 0

@@ -1,0 +1,66 @@
+"""What the compiled program remembers of what rules answered: little, and never another value's answer."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.conversion.program import LONGEST_REMEMBERED, MOST_REMEMBERED, Memory
+from tests.conversion.test_convert import SCHEMA, event_of
+from tests.conversion.test_fused import Both
+
+
+def test_a_rule_is_asked_once_for_a_text() -> None:
+    """What comes again is looked up."""
+    asked: list[str] = []
+
+    def rule(value: str) -> str:
+        asked.append(value)
+        return value.upper()
+
+    memory = Memory(rule)
+    assert [memory[value] for value in ("de", "fr", "de", "de")] == ["DE", "FR", "DE", "DE"]
+    assert asked == ["de", "fr"]
+
+
+def test_it_is_bounded_however_many_values_come() -> None:
+    """Neither a stream of new values nor a few giant ones fill the memory of a process."""
+    memory = Memory(str.upper)
+    for number in range(3 * MOST_REMEMBERED):
+        assert memory[f"a{number}"] == f"A{number}"
+        assert len(memory) <= MOST_REMEMBERED
+    memory.clear()
+    assert memory["x" * LONGEST_REMEMBERED] == "X" * LONGEST_REMEMBERED
+    assert memory["x" * (LONGEST_REMEMBERED + 1)] == "X" * (LONGEST_REMEMBERED + 1)
+    assert list(memory) == ["x" * LONGEST_REMEMBERED]
+
+
+VALUES = st.one_of(
+    st.text(max_size=3), st.sampled_from([0, 1, 1.0, True, False, Decimal(1), "1", b"1", None, (1,), (True,)])
+)
+
+
+@given(st.lists(VALUES, max_size=30))
+def test_equal_values_of_other_types_never_get_each_others_answer(values: list[Any]) -> None:
+    """1, 1.0 and True are equal and hash alike: only text is remembered."""
+
+    def rule(value: Any) -> tuple[type, Any]:
+        return type(value), value
+
+    memory = Memory(rule)
+    for value in values:
+        assert memory[value] == (type(value), value)
+    assert all(type(key) is str for key in memory)
+
+
+def test_one_memory_by_field_for_all_schemas() -> None:
+    """A process that meets many schemas does not remember the same for each of them."""
+    both = Both((SCHEMA, None, None))
+    both.check(both.value(event_of({})))
+    before = dict(both.compiled._memories)
+    both.compiled._written.clear()
+    both.check(both.value(event_of({})))
+    assert all(both.compiled._memories[name] is memory for name, memory in before.items())
