@@ -24,7 +24,6 @@ FULL_FOLDERS = {
 SHORT = {
     "consumer/__main__.py": "python -m consumer",
     "consumer/app/signals.py": "the lowest layer of app: the supervisor stops by it too and needs nothing else",
-    "consumer/avro/source_writer.py": "goes with the generated source",
     "consumer/commands/run.py": "the service itself is app/run and workers",
     "consumer/web/page.py": "the page itself is HTML, CSS and JavaScript",
 }

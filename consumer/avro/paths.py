@@ -274,7 +274,7 @@ def _parts(node: AvroSchema) -> list[Any]:
 
 
 def _below_each(asked: Asked) -> Asked:
-    """What stands where an array is meant is its one element (`convert_decisions.walk`)."""
+    """What stands where an array is meant is its one element (`decisions.walk`)."""
     return tuple(_below_each_step(steps) for steps in asked)
 
 

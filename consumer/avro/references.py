@@ -2,7 +2,7 @@
 
 A registry stores what a schema refers to under other subjects, a folder in other files. Pure functions on the
 JSON, so that the result keeps everything its author wrote; what is no schema passes through unchanged and is
-told to its author by `avro_schema.parse`.
+told to its author by `schema.parse`.
 """
 
 from __future__ import annotations

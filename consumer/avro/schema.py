@@ -3,7 +3,7 @@
 A schema document comes from outside (a registry, a file), so nothing of it is trusted: its size, its depth,
 its names and what reading it could cost are checked here. What comes out is a graph of small objects in
 which every name is full and every reference is the type itself, so that the modules that compile it
-(`avro_resolution`, `ndjson`, `encode`) need no namespaces and no look-ups.
+(`resolution`, `ndjson`, `encode`) need no namespaces and no look-ups.
 
 Section numbers and rules are those of the Avro 1.12 specification. Defaults stay JSON here; a writer's
 defaults are never used, so a wrong one there is no reason to refuse the schema.

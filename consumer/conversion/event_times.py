@@ -1,7 +1,7 @@
 """When a commerce event happened, in the record's own terms, and the same event at another time: ``produce --now``.
 
 Theory of operation. A mapping says where an event's time stands and what it means; here it is read as the converter
-reads it (`convert_rules.moment`), moved, and written back the way it was: a number stays a number of the same unit,
+reads it (`rules.moment`), moved, and written back the way it was: a number stays a number of the same unit,
 text stays text. What is no time stays as it is, since what is wrong with a record is the consumer's to say.
 """
 

@@ -2,7 +2,7 @@
 
 Theory of operation. A mapping is TOML. The packaged default is read first, the user's overlay is laid over it
 table by table and key by key; ``""`` takes an entry away. Then everything is checked against the closed shape
-of the API (`convert_targets`) and against the schema (`convert_paths`), once, at start: what `load_mapping`
+of the API (`targets`) and against the schema (`consumer.avro.paths`), once, at start: what `load_mapping`
 returns is sound, and the converter trusts it.
 
 What the overlay writes must hold: a path that the schema lacks is an error that names the nearest. What only

@@ -3,9 +3,9 @@
 Theory of operation. A *rule* takes any scalar that a record may hold and answers the text to send, or a
 `LeftOut` that says why there is none. `hashing` puts the common part of the hashed fields around a field's
 normaliser: trim, pass a ready digest through (64 hex digits, lower-cased, never hashed twice), normalise,
-hash. Nothing here raises on bad input, reads a clock or keeps state; caching is `convert_cache`'s.
+hash. Nothing here raises on bad input, reads a clock or keeps state.
 
-Most values are new to the cache, so what a rule costs counts. Where a quick test tells the usual spelling (ASCII;
+What a rule costs counts: most values are asked once. Where a quick test tells the usual spelling (ASCII;
 ``+`` and digits), it stands in front of the rule and answers what the rule would: property tests hold them together.
 
 The rules are the table "User data" of the platform facts. Where the table is silent:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from consumer.engine.reading import Converting, Decoded, Reading, SchemaLearner
 
 EXPIRED: Final = "expired"
-"""Filter code of what is too old; the code of the rejection that it stands for (`convert_decisions`)."""
+"""Filter code of what is too old; the code of the rejection that it stands for (`consumer.conversion.decisions`)."""
 LEFT_OUT: Final = "where"
 UNJUDGED: Final = "where_unjudged"
 NOT_SELECTED: Final = frozenset({LEFT_OUT, UNJUDGED})
