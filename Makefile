@@ -80,14 +80,14 @@ endef
 define FIND_COMPILER
 if [ -z "$$PINSTREAM_NO_COMPILE$$CI" ] && ! $(BIN)/python hatch_build.py; then \
 	export PINSTREAM_NO_COMPILE=1; \
-	echo "no C compiler or no Python headers here: going on without the compiled fast path, which makes an event two to three times as expensive; install them and run: make clean setup" >&2; \
+	echo "no C compiler or no Python headers here: going on without the compiled fast path, which makes an event about five times as expensive; install them and run: make clean setup" >&2; \
 fi
 endef
 
 # pip first: `--group` needs 25.1. Then the build backend, so that the build is pinned like everything else and
 # fetches nothing by itself.
 # Also what is compiled, so that a change of it is compiled too.
-$(READY): pyproject.toml constraints.txt hatch_build.py $(wildcard consumer/conversion/native/*.pyx consumer/conversion/native/*.pxd)
+$(READY): pyproject.toml constraints.txt hatch_build.py consumer/conversion/codes.py $(wildcard consumer/conversion/native/*.pyx consumer/conversion/native/*.pxd)
 	@$(FIND_PYTHON); \
 	echo "setting up $(VENV) with $$("$$python" --version); this takes about a minute" >&2; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)

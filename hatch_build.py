@@ -80,7 +80,9 @@ class Compile(BuildHookInterface[Any]):
         remove_compiled(Path(self.root))
         if os.environ.get(NO_COMPILE, "") not in ("", "0", "false"):
             return
+        included = Path(self.root) / NATIVE / "codes.pxi"
         try:
+            included.write_text(enumerations(Path(self.root)))
             built = self._compile()
         except Exception as error:  # Cython, compiler or headers are missing, or the source is wrong
             remove_compiled(Path(self.root))  # some may have been compiled before the one that failed
@@ -88,6 +90,8 @@ class Compile(BuildHookInterface[Any]):
                 f"pinstream's fast path cannot be compiled: {error}\nInstall a C compiler and Python's headers, or"
                 f" set {NO_COMPILE}=1 for the plain package, which works the same and is slower."
             )
+        finally:
+            included.unlink(missing_ok=True)
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
         build_data["artifacts"] += [f"/{path.relative_to(self.root).as_posix()}" for path in built]
@@ -100,7 +104,6 @@ class Compile(BuildHookInterface[Any]):
         root = Path(self.root)
         names = [f"consumer.conversion.native.{module}" for module in MODULES]
         with tempfile.TemporaryDirectory() as scratch:
-            (Path(scratch) / "codes.pxi").write_text(enumerations(root))
             extensions = [
                 Extension(
                     name,
@@ -110,7 +113,7 @@ class Compile(BuildHookInterface[Any]):
                 )
                 for name in names
             ]
-            made = cythonize(extensions, build_dir=scratch, include_path=[str(root), scratch], quiet=True)
+            made = cythonize(extensions, build_dir=scratch, include_path=[str(root)], quiet=True)
             command = build_ext(Distribution({"name": "pinstream", "ext_modules": made}))
             command.build_lib, command.build_temp, command.force = str(root), scratch, True
             command.ensure_finalized()

@@ -20,7 +20,8 @@ from consumer import __version__
 
 ROOT = Path(__file__).parents[1]
 SUFFIX = EXTENSION_SUFFIXES[0]
-WORKS = "def answer():\n    return 42\n"
+CODES = "from enum import IntEnum\n\nclass Answer(IntEnum):\n    TO_ALL = 42\n"
+WORKS = 'include "codes.pxi"\n\ndef answer():\n    return ANSWER_TO_ALL\n'
 NO_CYTHON = "def answer(:\n"
 NO_C = 'cdef extern from *:\n    """\n    #error "not on this machine"\n    """\n'
 
@@ -33,6 +34,7 @@ class Build:
         self.core.mkdir(parents=True)
         for package in (self.core.parent, self.core):
             (package / "__init__.py").touch()
+        (self.core.parent / "codes.py").write_text(CODES)
         for name in ("_one", "_two", "_renamed_since"):
             (self.core / f"{name}{SUFFIX}").write_text("of older sources")
         (self.core / "_one.cpython-38-other-machine.so").write_text("for another Python")
