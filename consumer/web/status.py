@@ -101,6 +101,8 @@ def _put(document: dict[str, Any], path: str, value: Any) -> None:
 
 def _plain(value: object) -> Any:
     """As JSON has it. It has no infinity: null."""
+    if value is None or isinstance(value, int | str):
+        return value
     if figures_of(type(value)):
         return document_of(value)
     if isinstance(value, Enum):
