@@ -96,8 +96,8 @@ class LocalSchemas:
         if len(found) > 1:
             paths = " and ".join(file.path.name for file in found)
             raise SchemaError(
-                f"{self._folder}: {paths} each define the record {name}; keep one, and take the others away or give "
-                "them a schema id: <anything>.<id>.avsc"
+                f"{self._folder}: {paths} each define the record {name}; keep one, and remove the others or give them "
+                "a schema id: <anything>.<id>.avsc"
             )
         schema: dict[str, Any] = found[0].schema
         return schema
@@ -179,7 +179,9 @@ def _elsewhere(folder: Path) -> str:
 def _document(path: Path) -> Json:
     try:
         if path.stat().st_size > MAX_SCHEMA_CHARACTERS:
-            raise SchemaError(f"{path}: larger than a schema may be ({MAX_SCHEMA_CHARACTERS >> 20} MiB)")
+            raise SchemaError(
+                f"{path}: is larger than the limit of a schema ({MAX_SCHEMA_CHARACTERS >> 20} MiB)"
+            )
         return json.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise SchemaError(f"{path}: cannot be read ({error.strerror})") from None

@@ -319,6 +319,6 @@ def _check(document: dict[str, Any], produced: int, options: DemoOptions) -> Non
     ledger = document["ledger"]
     settled = sum(count for name, count in ledger.items() if name not in ("read", "open"))
     if ledger["read"] != settled + ledger["open"]:
-        raise InvariantViolation("the ledger does not add up; please report this bug bug")
+        raise InvariantViolation("the ledger does not add up; please report this bug")
     if options.bounded and not ledger["open"] and ledger["read"] < produced:
         say(f"stopped early: {produced - ledger['read']} of {produced} produced records were not read yet")

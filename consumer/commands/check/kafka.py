@@ -28,10 +28,10 @@ async def cluster(found: Found) -> Said:
     )
     if view.leaderless:
         without = first_of([str(one) for one in view.leaderless])
-        raise KafkaError(f"partitions without a leader cannot be read now: {without}; look after the brokers")
+        raise KafkaError(f"partitions without a leader cannot be read now: {without}; check the brokers")
     topics = [f"{name} ({count(partitions, 'partition')})" for name, partitions in view.topics.items()]
     warnings = [
-        f"KAFKA_TOPICS: no topic matches {pattern} yet; one that comes later is read from its beginning"
+        f"KAFKA_TOPICS: no topic matches {pattern} yet; a topic that is created later is read from its beginning"
         for pattern in view.unmatched
     ]
     return Said(f"{count(len(view.brokers), 'broker')}; {first_of(topics) or 'no topic'}", warnings)
@@ -51,7 +51,7 @@ async def group(found: Found) -> Said:
     begin = _begin(kafka.group_id, kafka.auto_offset_reset, positions, extents)
     warnings = [*_astray(positions, extents), *_elsewhere(found, positions, extents)]
     if members.state == "Unknown":
-        now = "these brokers do not tell its members"
+        now = "these brokers do not list its members"
     else:
         now = f"{count(len(members.members), 'member')} now" if members.members else "no member now"
     return Said(f"{kafka.group_id}: {begin}; {now}", warnings)
@@ -98,13 +98,13 @@ def _astray(
             continue
         if position.next_offset < extent.low:
             yield (
-                f"{name}: committed is {position.next_offset:,}, but it begins at {extent.low:,}: what lay "
-                "between was deleted unread; raise the topic's retention.ms"
+                f"{name}: committed is {position.next_offset:,}, but it begins at {extent.low:,}: the records between "
+                "were deleted unread; raise the topic's retention.ms"
             )
         elif position.next_offset > extent.end:
             yield (
-                f"{name}: committed is {position.next_offset:,}, but it ends at {extent.end:,}: the topic was "
-                "made anew, or this is another cluster; see `pinstream offsets show`"
+                f"{name}: committed is {position.next_offset:,}, but it ends at {extent.end:,}: the topic was created "
+                "again, or this is another cluster; see `pinstream offsets show`"
             )
 
 
@@ -119,7 +119,7 @@ def _elsewhere(
     ]
     if other:
         yield (
-            f"{first_of(other)}: committed for another PINTEREST_API_URL or PINTEREST_TEST_MODE; what lies before is "
+            f"{first_of(other)}: committed for another PINTEREST_API_URL or PINTEREST_TEST_MODE; earlier records are "
             "not sent to this one: give each its own KAFKA_GROUP_ID, or move the group with `pinstream offsets set`"
         )
 
@@ -146,7 +146,7 @@ async def dead_letters(found: Found) -> Said:
     asked = [*there, *(topic for topic, letters in topics.items() if letters in view.known)]
     known = await topic_settings(found.settings.kafka.client_properties(), asked, TIMEOUT)
     if there and not known:
-        said.append("the brokers do not tell their settings")
+        said.append("the brokers do not return their settings")
     return Said("; ".join(said), list(_unfit(topics, known)))
 
 
@@ -179,6 +179,6 @@ async def registry(found: Found) -> Said:
         await source.close()
     if isinstance(answer, SchemaUnavailable):
         raise RegistryError(
-            f"SCHEMA_REGISTRY_URL: {answer.reason}; correct the address, or look after the registry"
+            f"SCHEMA_REGISTRY_URL: {answer.reason}; correct the address, or check the registry"
         )
     return Said("answers")

@@ -203,8 +203,8 @@ async def _rows(offsets: GroupOffsets, found: _Found, places: Sequence[TopicPart
     return [Row(one, found.positions.get(one), extent.get(one)) for one in places]
 
 
-_STATES = {"Unknown": "these brokers do not tell its members", "Dead": "nobody was ever in it"}
-_NO_TOPIC = "no topic to look at: set KAFKA_TOPICS, or give --topic"
+_STATES = {"Unknown": "these brokers do not list its members", "Dead": "it never had members"}
+_NO_TOPIC = "no topic is given: set KAFKA_TOPICS, or use --topic"
 
 
 # offsets show
@@ -251,7 +251,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     kinds = [
         (
             [row for row in rows if row.extent is None],
-            "no longer there; the offsets stay until the brokers drop them",
+            "no longer exists; the offsets stay until the brokers delete them",
         ),
         (
             [row for row in there if row.committed is None],
@@ -259,7 +259,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         ),
         (
             [row for row in there if row.committed is not None and row.committed < row.next_read],
-            "records were deleted unread; KAFKA_AUTO_OFFSET_RESET says where `pinstream run` goes on",
+            "records were deleted unread; KAFKA_AUTO_OFFSET_RESET says where `pinstream run` continues",
         ),
         (
             [
@@ -267,8 +267,8 @@ def _notes(rows: Sequence[Row]) -> list[str]:
                 for row in there
                 if row.committed is not None and row.extent and row.committed > row.extent.end
             ],
-            "the committed offset is beyond the end: the topic was made anew, or its log was cut; correct it with "
-            "`pinstream offsets set`",
+            "the committed offset is beyond the end: the topic was created again, or its log was truncated; correct "
+            "it with `pinstream offsets set`",
         ),
     ]
     return [
@@ -295,7 +295,7 @@ async def _set(options: SetOptions, bound: Bound, settings: Settings) -> None:
         if options.as_json:
             click.echo(orjson.dumps(_set_document(found, moves, now)))
         elif now is None:
-            _say("Nothing was changed. With --yes it is done.")
+            _say("Nothing was changed. Add --yes to do it.")
         else:
             _say("Done. Read back from the brokers:")
             _print_rows([Row(move.row.place, now.get(move.row.place), move.extent) for move in moves])
@@ -332,8 +332,8 @@ def _refuse_in_use(group: str, view: GroupView) -> None:
 def _refuse_replay(found: _Found) -> None:
     if any(read_entry(one.metadata) is not None for one in found.positions.values()):
         raise UsageError(
-            f"the group {found.group} keeps how far a named replay has come, and which part it reads: leave it, and "
-            "begin a replay under another --name"
+            f"the group {found.group} stores the progress of a named replay: do not change it; start a replay with "
+            "another --name instead"
         )
 
 
@@ -344,7 +344,7 @@ async def _moves(offsets: GroupOffsets, bound: Bound, rows: Sequence[Row]) -> li
     moves = []
     for row in rows:
         if row.extent is None:
-            raise KafkaError(f"Kafka: {row.place} went away meanwhile: look again")
+            raise KafkaError(f"Kafka: {row.place} disappeared meanwhile: run it again")
         moves.append(Move(row, row.extent, _target(bound, row.place, row.extent, since)))
     return moves
 
@@ -383,8 +383,8 @@ def _check_read_back(moves: Iterable[Move], now: Mapping[TopicPartition, Positio
     ]
     if others:
         raise KafkaError(
-            f"Kafka: {first_of(others, _MOST_NAMED)} did not stay where they were set: someone else commits for "
-            "this group; see who with `pinstream offsets show`"
+            f"Kafka: {first_of(others, _MOST_NAMED)} have changed since they were set: another client commits for "
+            "this group; find it with `pinstream offsets show`"
         )
 
 
@@ -400,9 +400,9 @@ def _print_plan(group: str, moves: Sequence[Move], settings: Settings) -> None:
     if again:
         age = f", or is a dead letter if older than {_long(own.max_event_age)}" if own.max_event_age else ""
         _say(
-            f"Up to {again:,} records will be READ AGAIN. What was delivered in the last {_long(own.dedup_window)} "
-            f"(PINSTREAM_DEDUP_WINDOW) is known by its key and is not sent again; what was delivered before that is "
-            f"sent again{age}."
+            f"Up to {again:,} records will be READ AGAIN. Events delivered in the last {_long(own.dedup_window)} "
+            "(PINSTREAM_DEDUP_WINDOW) are recognised by their keys and not sent again; events delivered before that "
+            f"are sent again{age}."
         )
     if skipped:
         _say(

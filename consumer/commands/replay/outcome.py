@@ -93,7 +93,7 @@ class Outcome:
     def trouble(self) -> str | None:
         """Why the exit code is not 0, and what to do; None: all is settled and adds up."""
         if not self.adds_up():
-            return "the ledger does not add up; please report this bug bug"
+            return "the ledger does not add up; please report this bug"
         return _TROUBLE[self.ran.end](self)
 
     def next_offsets(self) -> dict[TopicPartition, int]:
