@@ -52,7 +52,7 @@ class CommitAnswer(Protocol):
         """What kind of reason that is."""
 
 
-class Source(Protocol):
+class RecordSource(Protocol):
     """Where records come from and positions go; see `consumer.adapters.kafka`."""
 
     async def start(self) -> None:
@@ -122,7 +122,7 @@ class DeadLetterWriter(Protocol):
         """Per letter, whether the broker acknowledged it. Bounded; never raises."""
 
 
-class Clock(Protocol):
+class Clocks(Protocol):
     """Both clocks."""
 
     def now(self) -> Instant:
@@ -158,12 +158,12 @@ class Service:
         self,
         pipeline: Pipeline,
         *,
-        connect: Callable[[Service], Source],
+        connect: Callable[[Service], RecordSource],
         api: Api,
         key_store: KeyStore,
         schemas: Schemas,
         dead_letters: DeadLetterWriter,
-        clock: Clock,
+        clock: Clocks,
         report: Observer,
         grace: float,
         tracer: Tracer | None = None,

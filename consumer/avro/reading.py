@@ -244,7 +244,7 @@ def optional_reader(read: Read, null: int, other: int) -> Read:
     return read_optional
 
 
-class Converting:
+class ReadThenConvert:
     """`read`, then `convert` what it read."""
 
     __slots__ = ("convert", "read")

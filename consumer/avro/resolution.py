@@ -42,8 +42,8 @@ from consumer.avro.plan import (
     UnionPlan,
 )
 from consumer.avro.reading import (
-    Converting,
     FixedReader,
+    ReadThenConvert,
     Unresolvable,
     read_boolean,
     read_bytes,
@@ -313,7 +313,7 @@ def _enum(writer: Enum, reader: Enum) -> EnumPlan:
 def _with_meaning(read: Read, writer: Primitive | Fixed, reader: Primitive | Fixed) -> Leaf:
     """Apply the logical types of both sides to what `read` reads."""
     convert = _meaning(writer, reader)
-    return Leaf(Converting(read, convert) if convert else read)
+    return Leaf(ReadThenConvert(read, convert) if convert else read)
 
 
 def _meaning(writer: Primitive | Fixed, reader: Primitive | Fixed) -> Callable[[Any], Any] | None:

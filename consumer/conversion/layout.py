@@ -31,8 +31,8 @@ from consumer.avro.plan import (
     branch_bytes,
 )
 from consumer.avro.reading import (
-    Converting,
     FixedReader,
+    ReadThenConvert,
     read_boolean,
     read_bytes,
     read_double,
@@ -250,7 +250,7 @@ class Layout:
         return tuple(names)
 
     def _leaf(self, read: Read, slot: int) -> None:
-        if isinstance(read, Converting):
+        if isinstance(read, ReadThenConvert):
             self._converting(read, slot)
         elif isinstance(read, FixedReader):
             self._add(Code.FIXED, slot, read.size)
@@ -259,7 +259,7 @@ class Layout:
         else:
             self._add(Code.CALL, slot, extra=read)
 
-    def _converting(self, read: Converting, slot: int) -> None:
+    def _converting(self, read: ReadThenConvert, slot: int) -> None:
         convert = read.convert
         if slot == NOWHERE and isinstance(convert, partial) and convert.func is rescaled:
             self._leaf(read.read, slot)  # it takes every number

@@ -27,7 +27,7 @@ OTHER = "other"
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
-class Written(Protocol):
+class WrittenEvent(Protocol):
     """An event as it was written."""
 
     @property
@@ -209,7 +209,7 @@ class Coverage:
         self._names: set[str] = set()
         self._windows = Windows()
 
-    def add(self, events: Sequence[Written], now: float) -> None:
+    def add(self, events: Sequence[WrittenEvent], now: float) -> None:
         """These were delivered at `now` (monotonic seconds)."""
         self._roll(now)
         # What is done for each of them is done by C's loops.

@@ -59,7 +59,7 @@ def families(owner: type, labels: tuple[str, ...] = ()) -> Iterator[Family]:
         yield from families(attribute.shape.item, mine)
 
 
-def table(*owners: type) -> str:
+def metrics_table(*owners: type) -> str:
     """The page's table of the metrics of these types."""
     lines = ["| name | type | labels | what |", "| --- | --- | --- | --- |"]
     for family in (one for owner in owners for one in families(owner)):

@@ -2,7 +2,7 @@
 
 The ledger in it adds up: ``read = delivered + duplicate + filtered + dead_lettered + open``, in all and for each
 partition. Times are in seconds, sizes in bytes, lags in records. What fields there are, and what each means, stands
-with the figures themselves (`consumer.engine.figures`); so does the table in docs/status.md (`table`).
+with the figures themselves (`consumer.engine.figures`); so does the table in docs/status.md (`status_table`).
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _nested(counts: Mapping[Any, Any]) -> dict[str, Any]:
 # -- the table in docs/status.md
 
 
-class Row(NamedTuple):
+class FieldRow(NamedTuple):
     """A field of the document, in the page's table."""
 
     path: str
@@ -139,7 +139,7 @@ class Row(NamedTuple):
 _TYPES: Mapping[type, str] = {int: "int", float: "float", str: "str", bool: "bool"}
 
 
-def table(*owners: type, path: str = "") -> str:
+def status_table(*owners: type, path: str = "") -> str:
     """The page's table of the fields of these types' objects, which stand under `path`."""
     listed: set[type] = set()
     rows = _sorted_by_object(row for owner in owners for row in _rows(owner, path, listed))
@@ -147,15 +147,15 @@ def table(*owners: type, path: str = "") -> str:
     return "\n".join([*lines, *(f"| `{one.path}` | {one.types} | {one.meaning} |" for one in rows)]) + "\n"
 
 
-def _sorted_by_object(rows: Iterable[Row]) -> list[Row]:
+def _sorted_by_object(rows: Iterable[FieldRow]) -> list[FieldRow]:
     """What stands in one object stands together; objects in the order of their first fields."""
-    by_object: dict[str, list[Row]] = {}
+    by_object: dict[str, list[FieldRow]] = {}
     for row in rows:
         by_object.setdefault(row.path.partition(".")[0], []).append(row)
     return [row for of_one in by_object.values() for row in of_one]
 
 
-def _rows(owner: type, path: str, listed: set[type]) -> Iterator[Row]:
+def _rows(owner: type, path: str, listed: set[type]) -> Iterator[FieldRow]:
     listed.add(owner)
     for attribute in figures_of(owner):
         status = attribute.figure.status
@@ -164,10 +164,10 @@ def _rows(owner: type, path: str, listed: set[type]) -> Iterator[Row]:
         inner = path if status == "." else f"{path}.{status}" if path else status
         item, optional, _ = attribute.shape
         if not figures_of(item):
-            yield Row(inner, _types(attribute.shape), _words(attribute))
+            yield FieldRow(inner, _types(attribute.shape), _words(attribute))
             continue
         if optional:
-            yield Row(inner, "object, null", _words(attribute))
+            yield FieldRow(inner, "object, null", _words(attribute))
         if item not in listed:
             yield from _rows(item, inner, listed)
             continue

@@ -20,10 +20,10 @@ from consumer.workers.showing import WorkerFigures
 
 PAGE = Path(__file__).parents[2] / "docs" / "status.md"
 TABLES = {
-    "fields": lambda: status.table(status.Document, status.Info),
-    "fields of workers": lambda: status.table(WorkerFigures, path="workers[]"),
-    "metrics": lambda: metrics.table(Statistics),
-    "metrics of workers": lambda: metrics.table(WorkerFigures),
+    "fields": lambda: status.status_table(status.Document, status.Info),
+    "fields of workers": lambda: status.status_table(WorkerFigures, path="workers[]"),
+    "metrics": lambda: metrics.metrics_table(Statistics),
+    "metrics of workers": lambda: metrics.metrics_table(WorkerFigures),
 }
 
 
@@ -88,7 +88,7 @@ def test_no_name_stands_twice() -> None:
     for names in (
         [one.name for one in metrics.families(Statistics)]
         + [one.name for one in metrics.families(WorkerFigures)],
-        re.findall(r"^\| `([^`]+)` \|", status.table(status.Document, status.Info), re.MULTILINE),
+        re.findall(r"^\| `([^`]+)` \|", status.status_table(status.Document, status.Info), re.MULTILINE),
     ):
         assert len(names) == len(set(names))
 

@@ -39,7 +39,7 @@ from consumer.adapters.kafka.chunks import DAMAGED, MOST_RECORDS, Inbox, Taken, 
 from consumer.adapters.kafka.commits import CommitResult, raw_partition
 from consumer.adapters.kafka.configuration import Config, consumer_config, make_client
 from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
-from consumer.adapters.kafka.replay_progress import Progress
+from consumer.adapters.kafka.replay_progress import NamedProgress
 from consumer.adapters.kafka.topic_ids import MISSING_TOPIC, IdSource
 from consumer.adapters.kafka.trouble import (
     OnTrouble,
@@ -92,7 +92,7 @@ class BoundedConsumer(Protocol):
 
 
 class BoundedSource:
-    """Reads `ranges`, one for a partition at most, each to its end; then nothing. Fits `consumer.service.Source`.
+    """Reads `ranges`, one for a partition at most, each to its end; then nothing. Fits `consumer.service.RecordSource`.
 
     `progress` and `starts` are those of a named replay (`replay_progress.Plan`); the source closes `progress`.
     `patience`: seconds, see above. `topic_ids`: notices that a topic is created again, which ends the reading; it
@@ -105,7 +105,7 @@ class BoundedSource:
         ranges: Sequence[Range],
         *,
         listener: AssignmentListener | None = None,
-        progress: Progress | None = None,
+        progress: NamedProgress | None = None,
         starts: Mapping[TopicPartition, Position] = MappingProxyType({}),
         on_trouble: OnTrouble = ignore_trouble,
         patience: float = _PATIENCE,
@@ -209,7 +209,7 @@ class BoundedSource:
             else:
                 one.cancel()
 
-    async def _finish(self, progress: Progress, positions: Sequence[Position]) -> None:
+    async def _finish(self, progress: NamedProgress, positions: Sequence[Position]) -> None:
         failure = (await progress.commit(positions)).failure if positions else None
         if failure is not None:
             self._on_trouble(failure, "the last commit failed: some records will be read again")

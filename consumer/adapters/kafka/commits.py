@@ -79,7 +79,7 @@ class _Sent(NamedTuple):
     answer: Answer
 
 
-class Commits:
+class SentCommits:
     """The commits that were sent and not answered, oldest first. Used in the consumer's thread."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class Commits:
         for index, sent in enumerate(self._sent):
             if sent.offsets == offsets:
                 del self._sent[index]
-                sent.answer(read_answer(error, partitions, sent.positions, sent.left_out))
+                sent.answer(read_commit_answer(error, partitions, sent.positions, sent.left_out))
                 return
 
     def drop(self, failure: str) -> None:
@@ -106,7 +106,7 @@ class Commits:
         self._sent.clear()
 
 
-def read_answer(
+def read_commit_answer(
     error: confluent_kafka.KafkaError | None,
     partitions: Iterable[RawPartition],
     positions: Sequence[Position],
@@ -140,14 +140,14 @@ def raw_partition(
     return RawPartition(topic, partition, offset, **known)
 
 
-class Place(NamedTuple):
+class ResumePoint(NamedTuple):
     """Where reading goes on: an offset (None: the beginning), and the leader epoch of what is before it."""
 
     offset: int | None
     leader_epoch: int | None
 
 
-def raw_place(name: TopicPartition, place: Place) -> RawPartition:
+def raw_place(name: TopicPartition, place: ResumePoint) -> RawPartition:
     """As librdkafka names it."""
     if place.offset is None:
         return RawPartition(*name, confluent_kafka.OFFSET_BEGINNING)
@@ -182,7 +182,7 @@ def _commit_now(
         answered = consumer.commit(offsets=raw_positions(positions), asynchronous=False)
     except KafkaException as error:
         return positions, exception_error(error).name()
-    taken, failure = read_answer(None, answered, positions)
+    taken, failure = read_commit_answer(None, answered, positions)
     return [one for one in positions if one not in taken], failure
 
 

@@ -34,8 +34,8 @@ from consumer.adapters.kafka.commits import (
     ASSIGNMENT_LOST,
     Answer,
     CommitResult,
-    Commits,
-    Place,
+    ResumePoint,
+    SentCommits,
     commit_last,
     leave_without_partitions,
     raw_place,
@@ -128,10 +128,10 @@ class GroupMember:
         self._hooks = hooks
         self._tell = Teller(hooks.trouble)
         self._ready = ready
-        self._commits = Commits()
+        self._commits = SentCommits()
         self._held: dict[TopicPartition, int] = {}
         """The partitions that are read, with their epochs."""
-        self._next: dict[TopicPartition, Place] = {}
+        self._next: dict[TopicPartition, ResumePoint] = {}
         """Where reading goes on in each partition, behind what was handed out."""
         self._paused = False
         self._full_since: float | None = None
@@ -329,7 +329,7 @@ class GroupMember:
             if first < (self._next[name].offset or 0):
                 self._topic_ids.hurry()
             self._ready.append(chunk)
-            self._next[name] = Place(last + 1, chunk.leader_epoch)
+            self._next[name] = ResumePoint(last + 1, chunk.leader_epoch)
             self._unreadable.discard(name)
         for name in [one for one in self._believed() if one in damaged]:
             self._stop_reading(name, damaged[name])
@@ -410,7 +410,7 @@ class GroupMember:
         found = self._unstarted.take()
         if not found:
             return
-        self._next.update({name: Place(start.offset, start.leader_epoch) for name, start in found})
+        self._next.update({name: ResumePoint(start.offset, start.leader_epoch) for name, start in found})
         self._assign([raw_place(name, self._next[name]) for name, _ in found])
         # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857). And the
         # level of room holds for partitions that come later, too.
@@ -444,7 +444,7 @@ class GroupMember:
                 continue
             del self._anew[name]
             self._inbox.drop(name)
-            self._next[name] = Place(None, None)
+            self._next[name] = ResumePoint(None, None)
             self._unreadable.discard(name)
             begun.append(Assignment(*name, next(_epochs), None, False, topic_id=one.topic_id))
             self._held[name] = begun[-1].epoch

@@ -27,7 +27,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import AdminClient
 
-from consumer.adapters.kafka.commits import CommitResult, raw_positions, read_answer
+from consumer.adapters.kafka.commits import CommitResult, raw_positions, read_commit_answer
 from consumer.adapters.kafka.configuration import Config, admin_config, end_client, make_client
 from consumer.adapters.kafka.offsets import ask_committed, ask_patiently, read_position, result_of
 from consumer.adapters.kafka.ranges import Range
@@ -124,7 +124,7 @@ class Plan(NamedTuple):
     starts: Mapping[TopicPartition, Position]
     begun: int
     resumed: bool
-    progress: Progress
+    progress: NamedProgress
 
 
 async def open_plan(
@@ -140,7 +140,7 @@ async def open_plan(
     `fingerprint`: any text of the arguments that make the replay what it is. Raises `UsageError` where the group
     holds a plan with another fingerprint or offsets of another client, and `KafkaError` if the brokers do not answer.
     """
-    progress = Progress(config, group)
+    progress = NamedProgress(config, group)
     try:
         held = await progress.read(timeout)
         found = _find_plan(held, group, _digest(fingerprint))
@@ -157,7 +157,7 @@ async def open_plan(
     return Plan(ranges, starts, begun, bool(found), progress)
 
 
-class Progress:
+class NamedProgress:
     """Commits positions for a named replay, each with its part of the plan, by a client and thread of its own.
 
     `refresh`: seconds after which a commit repeats the positions of all other partitions.
@@ -257,7 +257,7 @@ class Progress:
             return CommitResult((), exception_error(error).name())
         if refresh:
             self._refresh_due = time.monotonic() + self._refresh
-        return read_answer(None, answered, ours, left_out)
+        return read_commit_answer(None, answered, ours, left_out)
 
     def _opened(self) -> Any:
         if self._client is None:

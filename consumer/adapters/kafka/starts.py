@@ -94,7 +94,7 @@ class Start(NamedTuple):
 _BEGINNING: Final = Start(None, None, False)
 
 
-class Found(NamedTuple):
+class FoundStarts(NamedTuple):
     """The starts that are known, and why others are not (None: all are known)."""
 
     starts: dict[TopicPartition, Start]
@@ -109,7 +109,7 @@ def find_starts(
     new: set[TopicPartition],
     has_offsets: HasOffsets,
     topic_ids: AskIds,
-) -> Found:
+) -> FoundStarts:
     """Find where these start, as far as the brokers say so within `timeout` seconds. Blocks.
 
     `topic_ids` is asked first: an offset must not belong to an earlier life than the id that goes with it.
@@ -124,7 +124,7 @@ def find_starts(
         ids = topic_ids({one.topic for one in partitions}, _left(until))
         told = source.committed([RawPartition(*one) for one in partitions], timeout=_left(until))
     except KafkaException as error:
-        return Found({}, error)
+        return FoundStarts({}, error)
     # "Unknown" must not be taken for "none".
     failure = next((KafkaException(one.error) for one in told if one.error is not None), None)
     known = {name: one for name, one in zip(partitions, told, strict=True) if one.error is None}
@@ -143,12 +143,14 @@ def find_starts(
         topic, number = missing[0]
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         text = f"no committed offset of {topic}[{number}]{more}"
-        return Found({}, KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET, text)))
+        return FoundStarts({}, KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET, text)))
     if offset_reset == "latest":
         failure = _find_latest(source, missing, starts, new, has_offsets, until) or failure
     else:
         starts.update(dict.fromkeys(missing, _BEGINNING))
-    return Found({name: one._replace(topic_id=ids.get(name.topic)) for name, one in starts.items()}, failure)
+    return FoundStarts(
+        {name: one._replace(topic_id=ids.get(name.topic)) for name, one in starts.items()}, failure
+    )
 
 
 def _find_latest(

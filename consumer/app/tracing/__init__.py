@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 
 from consumer import logs
-from consumer.service import Api, Source, Tracer, Untraced
+from consumer.service import Api, RecordSource, Tracer, Untraced
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -34,7 +34,7 @@ class Tracing(Tracer, Protocol):
     links: int
     """The number of records of a batch whose own traces it links to."""
 
-    def source(self, source: Source) -> Source:
+    def source(self, source: RecordSource) -> RecordSource:
         """The source that the service drives."""
 
     def api(self, api: Api) -> Api:
@@ -52,7 +52,7 @@ class NoTracing(Untraced):
 
     links = 0
 
-    def source(self, source: Source) -> Source:
+    def source(self, source: RecordSource) -> RecordSource:
         """See `Tracing.source`."""
         return source
 

@@ -29,7 +29,7 @@ from consumer.adapters.thread import run_blocking
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Position, TraceParent, trace_parents
 from consumer.engine.verdicts import request_id
-from consumer.service import Api, CommitAnswer, Source
+from consumer.service import Api, CommitAnswer, RecordSource
 
 LINKS = 32
 """Links of one span at most."""
@@ -72,7 +72,7 @@ class SpanTracing:
             "server.address": urlsplit(api_url).hostname or "",
         }
 
-    def source(self, source: Source) -> Source:
+    def source(self, source: RecordSource) -> RecordSource:
         """Traces fetches and commits."""
         return _TracedSource(source, self)
 
@@ -153,7 +153,7 @@ class SpanTracing:
 class _TracedSource:
     """A source whose fetches and commits are spans."""
 
-    def __init__(self, source: Source, tracing: SpanTracing) -> None:
+    def __init__(self, source: RecordSource, tracing: SpanTracing) -> None:
         self._source = source
         self._tracing = tracing
         self.start = source.start

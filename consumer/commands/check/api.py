@@ -17,7 +17,7 @@ import orjson
 
 from consumer.adapters.conversions_api import ConversionsApi
 from consumer.app import building
-from consumer.commands.check.rows import Found, Row, Verdict
+from consumer.commands.check.rows import CheckRow, Found, Verdict
 from consumer.conversion.mapping import Mapping as EventMapping
 from consumer.conversion.targets import CONTENTS, NEW_TARGETS
 from consumer.engine.masking import mask, who_answered
@@ -54,13 +54,13 @@ _REFUSED: Mapping[int, str] = {
 }
 
 
-async def test_events(found: Found) -> list[Row]:
+async def test_events(found: Found) -> list[CheckRow]:
     """One row for each event of each ad account; one for an account whose events got no verdict."""
     pinterest = found.settings.pinterest
     try:
         token = building.token(found.settings)
     except PinstreamError:
-        return [Row(WHAT, Verdict.SKIPPED, "needs the access token")]
+        return [CheckRow(WHAT, Verdict.SKIPPED, "needs the access token")]
     api = ConversionsApi(
         pinterest.api_url,
         token,
@@ -69,13 +69,15 @@ async def test_events(found: Found) -> list[Row]:
         test_mode=True,
         agent="pinstream check",
     )
-    rows: list[Row] = []
+    rows: list[CheckRow] = []
     try:
         for number, account in enumerate(pinterest.ad_account_ids):
             for events in _calls(int(time.time()), found.mapping):
                 body = orjson.dumps({"data": events})
                 answer = await api.send(Send(number, account, body, len(events)))
-                rows += [Row(WHAT, verdict, f"{account}: {text}") for verdict, text in _read(answer, events)]
+                rows += [
+                    CheckRow(WHAT, verdict, f"{account}: {text}") for verdict, text in _read(answer, events)
+                ]
     finally:
         await api.close()
     return rows

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from consumer.commands.base import SettingsCommand
 from consumer.commands.check import api, kafka, local
-from consumer.commands.check.rows import Found, Question, Row, Skip, Verdict, count
+from consumer.commands.check.rows import CheckRow, Found, Question, Skip, Verdict, count
 from consumer.errors import PinstreamError
 from consumer.settings import Settings, load
 
@@ -59,7 +59,7 @@ def check(send_test_event: bool, workers: str | None) -> None:
     try:
         settings = load(os.environ)
     except PinstreamError as error:
-        rows = [Row("settings", Verdict.FAILED, str(error))]
+        rows = [CheckRow("settings", Verdict.FAILED, str(error))]
     else:
         rows = asyncio.run(_ask_all(settings, send_test_event, workers))
     verdicts = Counter(row.verdict for row in rows)
@@ -67,29 +67,29 @@ def check(send_test_event: bool, workers: str | None) -> None:
     sys.exit(1 if verdicts[Verdict.FAILED] else 0)
 
 
-async def _ask_all(settings: Settings, send_test_event: bool, workers: str | None) -> list[Row]:
+async def _ask_all(settings: Settings, send_test_event: bool, workers: str | None) -> list[CheckRow]:
     found = Found(settings, workers=workers)
-    rows = [Row("settings", Verdict.OK, "every variable is known and valid")]
-    rows += [Row("settings", Verdict.WARNING, text) for text in settings.warnings]
+    rows = [CheckRow("settings", Verdict.OK, "every variable is known and valid")]
+    rows += [CheckRow("settings", Verdict.WARNING, text) for text in settings.warnings]
     if workers is not None:
         rows += await _ask("workers", local.workers, found)
     for what, question in _QUESTIONS:
         rows += await _ask(what, question, found)
     if send_test_event:
-        rows += [Row("test view", Verdict.OK, api.TEST_VIEW), *await api.test_events(found)]
+        rows += [CheckRow("test view", Verdict.OK, api.TEST_VIEW), *await api.test_events(found)]
     return rows
 
 
-async def _ask(what: str, question: Question, found: Found) -> list[Row]:
+async def _ask(what: str, question: Question, found: Found) -> list[CheckRow]:
     try:
         said = await question(found)
     except Skip as skip:
-        return [Row(what, Verdict.SKIPPED, str(skip))]
+        return [CheckRow(what, Verdict.SKIPPED, str(skip))]
     except PinstreamError as error:
-        return [Row(what, Verdict.FAILED, str(error))]
+        return [CheckRow(what, Verdict.FAILED, str(error))]
     return [
-        Row(what, Verdict.OK, said.text),
-        *(Row(what, Verdict.WARNING, text) for text in said.warnings),
+        CheckRow(what, Verdict.OK, said.text),
+        *(CheckRow(what, Verdict.WARNING, text) for text in said.warnings),
     ]
 
 
@@ -101,7 +101,7 @@ def _summary(verdicts: Counter[Verdict]) -> Text:
     return Text(f"Fit to run{rest}.", _STYLES[Verdict.WARNING if warned else Verdict.OK])
 
 
-def _print(rows: Sequence[Row], summary: Text) -> None:
+def _print(rows: Sequence[CheckRow], summary: Text) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("what", no_wrap=True)
     table.add_column("verdict", no_wrap=True)

@@ -142,7 +142,7 @@ async def dead_letters(found: Found) -> Said:
     there = [name for name in wanted if name in view.known]
     said = [f"there: {first_of(there)}"] if there else []
     if missing:
-        said.append(f"made with the first dead letter, if this user may: {first_of(missing)}")
+        said.append(f"created with the first dead letter, if this user is allowed to: {first_of(missing)}")
     asked = [*there, *(topic for topic, letters in topics.items() if letters in view.known)]
     known = await topic_settings(found.settings.kafka.client_properties(), asked, TIMEOUT)
     if there and not known:

@@ -24,7 +24,7 @@ class Verdict(Enum):
     FAILED = "failed"
 
 
-class Row(NamedTuple):
+class CheckRow(NamedTuple):
     """One answered question: what was found and, where that is wrong, how to mend it."""
 
     what: str

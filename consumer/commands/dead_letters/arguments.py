@@ -119,13 +119,13 @@ def show(place: str, payload: bool, as_json: bool) -> None:
     of a person.
     """
     from consumer.adapters.kafka.letters import parse_place
-    from consumer.commands.dead_letters.showing import ShowOptions, run_show
+    from consumer.commands.dead_letters.showing import ShowLetterOptions, run_show
 
     try:
         found = parse_place(place)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    run_show(ShowOptions(found, payload, as_json), os.environ)
+    run_show(ShowLetterOptions(found, payload, as_json), os.environ)
 
 
 @dead_letters.command()

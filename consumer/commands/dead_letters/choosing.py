@@ -16,7 +16,7 @@ from consumer.adapters.kafka.letters import (
     Filters,
     read_mark,
 )
-from consumer.commands.dead_letters.outcome import Outcome, Tally
+from consumer.commands.dead_letters.outcome import RedriveOutcome, Tally
 from consumer.commands.dead_letters.reading import Marks, Reader, ours, whole_record, why_gone
 from consumer.commands.dead_letters.topics import DeadLetterTopic
 from consumer.engine.model import Record
@@ -73,7 +73,7 @@ class Chooser:
         reader: Reader,
         known: Mapping[str, int],
         budget: Budget,
-        outcome: Outcome,
+        outcome: RedriveOutcome,
     ) -> None:
         self.topic = topic
         self.tally = Tally(topic.name)

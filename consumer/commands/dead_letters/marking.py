@@ -39,7 +39,7 @@ LOT_BYTES: Final = 1 << 20
 """Limits of one transaction (a larger letter has one to itself): it must be over within seconds."""
 
 
-class Writer(Protocol):
+class LetterWriter(Protocol):
     """Writes lots; see `consumer.adapters.kafka.TransactionalWriter`."""
 
     async def start(self) -> None:
@@ -56,7 +56,7 @@ class Redriven(NamedTuple):
     """A dead-letter topic that is redriven. By partition: what was `done` before, and the `homes` of its marks."""
 
     chooser: Chooser
-    writer: Writer
+    writer: LetterWriter
     done: Mapping[int, Done]
     homes: Mapping[int, Home]
 

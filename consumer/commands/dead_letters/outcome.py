@@ -25,7 +25,7 @@ MOST_NAMED = 10
 """How many notes are printed; the others are counted."""
 
 
-class End(Enum):
+class RedriveEnd(Enum):
     """How a redrive ended."""
 
     COMPLETE = "complete"
@@ -60,11 +60,11 @@ class Tally:
 
 
 @dataclass(slots=True)
-class Outcome:
+class RedriveOutcome:
     """A redrive that is over. `notes`: one line each on what was left, for people."""
 
     dry_run: bool
-    end: End = End.COMPLETE
+    end: RedriveEnd = RedriveEnd.COMPLETE
     tallies: list[Tally] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     """Dead-letter topics that are not there: no dead letter so far."""
@@ -132,7 +132,7 @@ _BECAME = {
 }
 
 
-def tell(outcome: Outcome, *, as_json: bool) -> None:
+def tell(outcome: RedriveOutcome, *, as_json: bool) -> None:
     """Print the outcome, as `_tell` says. Raises `Incomplete` if stdout fails: the letters are marked all the same."""
     try:
         _tell(outcome, as_json=as_json)
@@ -148,7 +148,7 @@ def tell(outcome: Outcome, *, as_json: bool) -> None:
         ) from error
 
 
-def _tell(outcome: Outcome, *, as_json: bool) -> None:
+def _tell(outcome: RedriveOutcome, *, as_json: bool) -> None:
     """The table for people, on stdout; with `as_json` the document on stdout, and the table on stderr."""
     console = Console(stderr=as_json)
     for topic in outcome.missing:
@@ -168,7 +168,7 @@ def _tell(outcome: Outcome, *, as_json: bool) -> None:
         click.echo(orjson.dumps(outcome.document()))
 
 
-def _table(outcome: Outcome) -> Table:
+def _table(outcome: RedriveOutcome) -> Table:
     title = "what a redrive would do" if outcome.dry_run else "what became of the dead letters"
     table = Table(title=title, title_justify="left")
     table.add_column("letters on", overflow="fold")

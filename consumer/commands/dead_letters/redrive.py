@@ -40,7 +40,7 @@ from consumer.app.run import REFUSED_ADVICE, log_kafka_trouble, tune_memory
 from consumer.app.signals import on_stop_signal
 from consumer.commands.dead_letters.choosing import Budget, Chooser, Chosen, RedriveOptions
 from consumer.commands.dead_letters.marking import LOT_LETTERS, Marker, Redriven
-from consumer.commands.dead_letters.outcome import End, Outcome, tell
+from consumer.commands.dead_letters.outcome import RedriveEnd, RedriveOutcome, tell
 from consumer.commands.dead_letters.reading import (
     TIMEOUT,
     KafkaReader,
@@ -50,8 +50,7 @@ from consumer.commands.dead_letters.reading import (
     read_marks,
 )
 from consumer.commands.dead_letters.topics import DeadLetterTopic, chosen
-from consumer.commands.replay.engine import End as RunEnd
-from consumer.commands.replay.engine import FiniteSource, run_to_end
+from consumer.commands.replay.engine import FiniteSource, ReplayEnd, run_to_end
 from consumer.commands.replay.watch import watch
 from consumer.engine.messages import EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
@@ -72,7 +71,7 @@ def run_redrive(options: RedriveOptions, environ: Mapping[str, str]) -> None:
     """
     outcome = asyncio.run(_run(options, _settings(options, environ)))
     tell(outcome, as_json=options.as_json)
-    if outcome.end is End.INTERRUPTED:
+    if outcome.end is RedriveEnd.INTERRUPTED:
         raise Incomplete("interrupted: run it again to go on; what is settled is marked as done")
     if outcome.guard is not None:
         raise Incomplete(
@@ -94,14 +93,14 @@ def _settings(options: RedriveOptions, environ: Mapping[str, str]) -> Settings:
     return settings
 
 
-async def _run(options: RedriveOptions, settings: Settings) -> Outcome:
+async def _run(options: RedriveOptions, settings: Settings) -> RedriveOutcome:
     stopped = asyncio.Event()
     on_stop_signal(stopped.set)
     config = settings.kafka.client_properties()
     known = (await describe(config, (), TIMEOUT)).known
     topics = chosen(settings, options.topics, known)
     reader = KafkaReader(config)
-    outcome = Outcome(options.dry_run, missing=[topic.name for topic in topics if not topic.there])
+    outcome = RedriveOutcome(options.dry_run, missing=[topic.name for topic in topics if not topic.there])
     there = [topic for topic in topics if topic.there]
     try:
         if options.dry_run:
@@ -109,7 +108,7 @@ async def _run(options: RedriveOptions, settings: Settings) -> Outcome:
         else:
             await Redrive(options, settings, reader, known, stopped, outcome).run(there)
     except PinstreamError:
-        outcome.end = End.FAILED
+        outcome.end = RedriveEnd.FAILED
         tell(outcome, as_json=options.as_json)
         raise
     return outcome
@@ -120,7 +119,7 @@ async def rehearse(
     reader: Reader,
     known: Mapping[str, int],
     topics: Sequence[DeadLetterTopic],
-    outcome: Outcome,
+    outcome: RedriveOutcome,
 ) -> None:
     """Choose, and write nothing: a dry run. `known`: the topics that there are, with their number of partitions."""
     budget = Budget(options.most)
@@ -160,7 +159,7 @@ class Redrive:
         reader: Reader,
         known: Mapping[str, int],
         stopped: asyncio.Event,
-        outcome: Outcome,
+        outcome: RedriveOutcome,
     ) -> None:
         self._options = options
         self._settings = settings
@@ -179,7 +178,7 @@ class Redrive:
             for topic in topics:
                 await self._prepare(topic, stack)
             if self._stopped.is_set():
-                self._outcome.end = End.INTERRUPTED
+                self._outcome.end = RedriveEnd.INTERRUPTED
             else:
                 await self._serve(stack)
 
@@ -213,7 +212,7 @@ class Redrive:
         stack.push_async_callback(keys.close)
         rate = self._options.rate
         marker = Marker(self._topics)
-        pace = Pace(rate, asyncio.get_running_loop().time)
+        pace = RedrivePace(rate, asyncio.get_running_loop().time)
         sources: list[LettersSource] = []
 
         def connect(listener: Service) -> LettersSource:
@@ -263,10 +262,10 @@ class Redrive:
             raise DestinationRefused(f"{ran.failure}; {REFUSED_ADVICE}") from ran.failure
         if ran.failure is not None:
             raise ran.failure
-        if ran.end is RunEnd.INTERRUPTED:
-            self._outcome.end = End.INTERRUPTED
-        elif ran.end is RunEnd.GUARDED:
-            self._outcome.end, self._outcome.guard = End.GUARDED, ran.statistics.guard
+        if ran.end is ReplayEnd.INTERRUPTED:
+            self._outcome.end = RedriveEnd.INTERRUPTED
+        elif ran.end is ReplayEnd.GUARDED:
+            self._outcome.end, self._outcome.guard = RedriveEnd.GUARDED, ran.statistics.guard
 
 
 def transactional_id(topic: str) -> str:
@@ -274,7 +273,7 @@ def transactional_id(topic: str) -> str:
     return f"pinstream.redrive.{topic}"
 
 
-class Pace:
+class RedrivePace:
     """Keeps to `rate` letters a second (None: no limit), counted from the first."""
 
     def __init__(self, rate: float | None, now: Callable[[], float]) -> None:
@@ -304,7 +303,7 @@ class LettersSource:
     `pace` limits how many letters are handed out, whatever their outcome.
     """
 
-    def __init__(self, inner: FiniteSource, marker: Marker, pace: Pace) -> None:
+    def __init__(self, inner: FiniteSource, marker: Marker, pace: RedrivePace) -> None:
         self._inner = inner
         self._marker = marker
         self._pace = pace

@@ -41,7 +41,7 @@ _NOTHING_KNOWN: dict[str, Any] = {"type": "record", "name": "pinstream.nothing",
 
 
 @dataclass(frozen=True, slots=True)
-class ShowOptions:
+class ShowLetterOptions:
     """The command line's options."""
 
     place: Place
@@ -110,7 +110,7 @@ def _payload_document(payload: Payload) -> dict[str, Any]:
     }
 
 
-def run_show(options: ShowOptions, environ: Mapping[str, str]) -> None:
+def run_show(options: ShowLetterOptions, environ: Mapping[str, str]) -> None:
     """Print the letter. Raises `UsageError` for what is no letter, `KafkaError` and what settings cannot be."""
     settings = load(environ, needs=("kafka",))
     shown = asyncio.run(_show(options, settings, KafkaReader(settings.kafka.client_properties())))
@@ -120,7 +120,7 @@ def run_show(options: ShowOptions, environ: Mapping[str, str]) -> None:
         _print(shown, Console())
 
 
-async def _show(options: ShowOptions, settings: Settings, reader: Reader) -> Shown:
+async def _show(options: ShowLetterOptions, settings: Settings, reader: Reader) -> Shown:
     letter, where = await _find(options.place, reader)
     done = await _done(options.place, where, reader)
     payload = await _payload(letter, settings, reader) if options.payload else None

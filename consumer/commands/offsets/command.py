@@ -36,7 +36,7 @@ from consumer.adapters.kafka import (
 from consumer.adapters.kafka.offsets import Extent
 from consumer.adapters.kafka.replay_progress import read_entry
 from consumer.commands.base import Command, first_of
-from consumer.commands.offsets.rows import Move, Row
+from consumer.commands.offsets.rows import Move, PartitionRow
 from consumer.commands.parsing import parse_bound
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError, UsageError, nearest
@@ -49,7 +49,7 @@ _HOUR, _DAY = 3600.0, 86400.0
 
 
 @dataclass(frozen=True, slots=True)
-class ShowOptions:
+class ShowOffsetsOptions:
     """The command line's options."""
 
     group: str | None
@@ -104,7 +104,7 @@ def show(**options: Any) -> None:
     "Settled above": records after the committed offset that are done already and will not be read again. Needs only
     the KAFKA_… settings.
     """
-    asyncio.run(_show(ShowOptions(**options), load(os.environ, needs=("kafka",))))
+    asyncio.run(_show(ShowOffsetsOptions(**options), load(os.environ, needs=("kafka",))))
 
 
 @offsets.command(name="set")
@@ -166,7 +166,7 @@ class _Found(NamedTuple):
 
 
 async def _look(
-    offsets: GroupOffsets, options: ShowOptions | SetOptions, settings: Settings, group: str
+    offsets: GroupOffsets, options: ShowOffsetsOptions | SetOptions, settings: Settings, group: str
 ) -> _Found:
     cluster = await describe(
         settings.kafka.client_properties(),
@@ -197,10 +197,10 @@ def _partitions(topics: Iterable[str], cluster: ClusterView) -> list[TopicPartit
     ]
 
 
-async def _rows(offsets: GroupOffsets, found: _Found, places: Sequence[TopicPartition]) -> list[Row]:
+async def _rows(offsets: GroupOffsets, found: _Found, places: Sequence[TopicPartition]) -> list[PartitionRow]:
     there = [one for one in places if one.partition < found.cluster.known.get(one.topic, 0)]
     extent = await offsets.extents(there)
-    return [Row(one, found.positions.get(one), extent.get(one)) for one in places]
+    return [PartitionRow(one, found.positions.get(one), extent.get(one)) for one in places]
 
 
 _STATES = {"Unknown": "these brokers do not list its members", "Dead": "it never had members"}
@@ -210,7 +210,7 @@ _NO_TOPIC = "no topic is given: set KAFKA_TOPICS, or use --topic"
 # offsets show
 
 
-async def _show(options: ShowOptions, settings: Settings) -> None:
+async def _show(options: ShowOffsetsOptions, settings: Settings) -> None:
     group = options.group or settings.kafka.group_id
     async with GroupOffsets(settings.kafka.client_properties(), group, _TIMEOUT) as offsets:
         found = await _look(offsets, options, settings, group)
@@ -237,7 +237,7 @@ async def _show(options: ShowOptions, settings: Settings) -> None:
         _say(note)
 
 
-def _print_rows(rows: Iterable[Row]) -> None:
+def _print_rows(rows: Iterable[PartitionRow]) -> None:
     cells = []
     for row in rows:
         begin, end = row.extent or (None, None)
@@ -245,7 +245,7 @@ def _print_rows(rows: Iterable[Row]) -> None:
     _print_table(("committed", "beginning", "end", "lag", "settled above"), cells)
 
 
-def _notes(rows: Sequence[Row]) -> list[str]:
+def _notes(rows: Sequence[PartitionRow]) -> list[str]:
     """What is out of order, and what `run` makes of it."""
     there = [row for row in rows if row.extent is not None]
     kinds = [
@@ -298,7 +298,9 @@ async def _set(options: SetOptions, bound: Bound, settings: Settings) -> None:
             _say("Nothing was changed. Add --yes to do it.")
         else:
             _say("Done. Read back from the brokers:")
-            _print_rows([Row(move.row.place, now.get(move.row.place), move.extent) for move in moves])
+            _print_rows(
+                [PartitionRow(move.row.place, now.get(move.row.place), move.extent) for move in moves]
+            )
     if now is not None:
         _check_read_back(moves, now)
 
@@ -337,7 +339,7 @@ def _refuse_replay(found: _Found) -> None:
         )
 
 
-async def _moves(offsets: GroupOffsets, bound: Bound, rows: Sequence[Row]) -> list[Move]:
+async def _moves(offsets: GroupOffsets, bound: Bound, rows: Sequence[PartitionRow]) -> list[Move]:
     since: Mapping[TopicPartition, int] = {}
     if bound.kind == "time":
         since = await offsets.first_since([row.place for row in rows], bound.value)

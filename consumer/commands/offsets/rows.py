@@ -19,7 +19,7 @@ from consumer.engine.model import Position, TopicPartition
 _NO_END = 1 << 63
 
 
-class Row(NamedTuple):
+class PartitionRow(NamedTuple):
     """One partition. `extent` is None where the topic or the partition is gone."""
 
     place: TopicPartition
@@ -66,7 +66,7 @@ class Row(NamedTuple):
 class Move(NamedTuple):
     """A partition's way from what is committed to `after`. Only of partitions that are there."""
 
-    row: Row
+    row: PartitionRow
     extent: Extent
     after: int
 

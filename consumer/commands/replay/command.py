@@ -30,8 +30,16 @@ from consumer.avro.decode import Decoder
 from consumer.commands.base import SettingsCommand, say
 from consumer.commands.replay.engine import Ran, run_to_end
 from consumer.commands.replay.options import ReplayOptions, check_values, read_options
-from consumer.commands.replay.outcome import Outcome, tell
-from consumer.commands.replay.parts import Outside, Reading, beside_others, only_one, outside, policy, reading
+from consumer.commands.replay.outcome import ReplayOutcome, tell
+from consumer.commands.replay.parts import (
+    Outside,
+    ReplayScope,
+    beside_others,
+    only_one,
+    outside,
+    policy,
+    reading,
+)
 from consumer.commands.replay.selection import Judging, Selecting, WithoutExpired
 from consumer.commands.replay.warnings import beforehand
 from consumer.commands.replay.watch import watch
@@ -161,7 +169,7 @@ def _settings(options: ReplayOptions, environ: Mapping[str, str]) -> Settings:
         raise
 
 
-async def _replay(options: ReplayOptions, settings: Settings) -> Outcome:
+async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
     building.set_up_logs(settings)
     async with contextlib.AsyncExitStack() as stack:
         local = building.local_schemas(settings)
@@ -213,7 +221,7 @@ def _pipeline(options: ReplayOptions, settings: Settings, decoder: Decoder, conv
     )
 
 
-def _source(settings: Settings, plan: Reading, listener: Service) -> BoundedSource:
+def _source(settings: Settings, plan: ReplayScope, listener: Service) -> BoundedSource:
     return BoundedSource(
         settings.kafka.client_properties(),
         plan.ranges,
@@ -225,7 +233,7 @@ def _source(settings: Settings, plan: Reading, listener: Service) -> BoundedSour
     )
 
 
-async def _watched(service: Service, source: BoundedSource, plan: Reading, options: ReplayOptions) -> Ran:
+async def _watched(service: Service, source: BoundedSource, plan: ReplayScope, options: ReplayOptions) -> Ran:
     """Run to the end, with a bar or lines that show how far it is."""
     left = plan.left()
     total = sum(end - begin for begin, end in left.values())
@@ -262,7 +270,7 @@ def _note(statistics: Statistics) -> str:
     return ", ".join(parts)
 
 
-def _going_on(options: ReplayOptions, plan: Reading) -> str:
+def _going_on(options: ReplayOptions, plan: ReplayScope) -> str:
     left = sum(end - begin for begin, end in plan.left().values())
     total = sum(one.end - one.begin for one in plan.ranges)
     begun = datetime.fromtimestamp(plan.begun, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -272,9 +280,14 @@ def _going_on(options: ReplayOptions, plan: Reading) -> str:
 
 
 def _outcome(
-    options: ReplayOptions, plan: Reading, service: Service, source: BoundedSource, world: Outside, ran: Ran
-) -> Outcome:
-    return Outcome(
+    options: ReplayOptions,
+    plan: ReplayScope,
+    service: Service,
+    source: BoundedSource,
+    world: Outside,
+    ran: Ran,
+) -> ReplayOutcome:
+    return ReplayOutcome(
         ran=ran,
         ranges=plan.ranges,
         begun_at={name: begin for name, (begin, _) in plan.left().items()},

@@ -23,13 +23,13 @@ from consumer.app.signals import on_stop_signal
 from consumer.engine.model import TopicPartition
 from consumer.engine.statistics import Statistics
 from consumer.errors import PinstreamError
-from consumer.service import Service, Source
+from consumer.service import RecordSource, Service
 
 _LOOK = 0.05
 """Seconds between two looks at whether it is over."""
 
 
-class FiniteSource(Source, Protocol):
+class FiniteSource(RecordSource, Protocol):
     """A source that ends."""
 
     @property
@@ -40,7 +40,7 @@ class FiniteSource(Source, Protocol):
         """Up to where each partition was read."""
 
 
-class End(Enum):
+class ReplayEnd(Enum):
     """How a run ended."""
 
     COMPLETE = "complete"
@@ -58,7 +58,7 @@ class End(Enum):
 class Ran:
     """A run that is over: how it ended, the last figures, how long it took in seconds, and what ended it if not we."""
 
-    end: End
+    end: ReplayEnd
     statistics: Statistics
     seconds: float
     failure: PinstreamError | None = None
@@ -80,7 +80,7 @@ async def run_to_end(service: Service, source: FiniteSource, show: Callable[[], 
         service.request_stop()
         await serving
     except PinstreamError as error:
-        end, failure = End.FAILED, error
+        end, failure = ReplayEnd.FAILED, error
     finally:
         for task in (watching, serving):
             task.cancel()
@@ -88,24 +88,24 @@ async def run_to_end(service: Service, source: FiniteSource, show: Callable[[], 
             await asyncio.gather(watching, serving, return_exceptions=True)
     show()
     # A signal at the very end interrupts nothing.
-    end = end or _state(service, source) or End.INTERRUPTED
+    end = end or _state(service, source) or ReplayEnd.INTERRUPTED
     return Ran(end, service.statistics(), time.monotonic() - begun, failure)
 
 
-async def _until_over(service: Service, source: FiniteSource, show: Callable[[], None]) -> End:
+async def _until_over(service: Service, source: FiniteSource, show: Callable[[], None]) -> ReplayEnd:
     while (end := _state(service, source)) is None:
         show()
         await asyncio.sleep(_LOOK)
     return end
 
 
-def _state(service: Service, source: FiniteSource) -> End | None:
+def _state(service: Service, source: FiniteSource) -> ReplayEnd | None:
     """How it ends, if it is over."""
     progress = service.pipeline.progress()
     if progress.guarded:
-        return End.GUARDED
+        return ReplayEnd.GUARDED
     if progress.open:
         return None
     if source.done and not progress.held and not progress.released:
-        return End.COMPLETE
-    return End.LIMITED if progress.enough else None
+        return ReplayEnd.COMPLETE
+    return ReplayEnd.LIMITED if progress.enough else None

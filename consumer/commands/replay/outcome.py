@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from consumer.adapters.kafka.ranges import Range
-from consumer.commands.replay.engine import End, Ran
+from consumer.commands.replay.engine import Ran, ReplayEnd
 from consumer.commands.replay.selection import EXPIRED, NOT_SELECTED
 from consumer.engine.counters import by_name
 from consumer.engine.ledger import LeftAt
@@ -32,7 +32,7 @@ _MOST_PLACES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ReplayOutcome:
     """A replay that is over."""
 
     ran: Ran
@@ -83,7 +83,7 @@ class Outcome:
         settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
         if totals.read != settled + totals.open:
             return False
-        return self.ran.end is not End.COMPLETE or all(self._whole(one) for one in self.ranges)
+        return self.ran.end is not ReplayEnd.COMPLETE or all(self._whole(one) for one in self.ranges)
 
     def _whole(self, one: Range) -> bool:
         name = TopicPartition(one.topic, one.partition)
@@ -120,7 +120,7 @@ class Outcome:
         }
 
 
-def tell(outcome: Outcome, *, as_json: bool) -> None:
+def tell(outcome: ReplayOutcome, *, as_json: bool) -> None:
     """The table for people, on stdout; with `as_json` the document on stdout, and the table on stderr."""
     console = Console(stderr=as_json)
     console.print(_ledger_table(outcome))
@@ -130,7 +130,7 @@ def tell(outcome: Outcome, *, as_json: bool) -> None:
         click.echo(orjson.dumps(outcome.document()))
 
 
-def _ledger_table(outcome: Outcome) -> Table:
+def _ledger_table(outcome: ReplayOutcome) -> Table:
     title = "what would become of every record" if outcome.dry_run else "how every record ended"
     table = Table(title=title, title_justify="left")
     table.add_column("ledger")
@@ -182,7 +182,7 @@ def _place(one: Problem) -> tuple[str, int, int]:
     return one.topic, one.partition, one.offset
 
 
-def _interrupted(outcome: Outcome) -> str:
+def _interrupted(outcome: ReplayOutcome) -> str:
     if outcome.dry_run:
         return "the dry run was interrupted: these figures are of what was read until then"
     if outcome.name is not None:
@@ -202,7 +202,7 @@ def _interrupted(outcome: Outcome) -> str:
     )
 
 
-def _guarded(outcome: Outcome) -> str:
+def _guarded(outcome: ReplayOutcome) -> str:
     guard = outcome.ran.statistics.guard
     share = f"{guard.rejected:,} of the latest {guard.of:,} records of {guard.topic}" if guard else "too many"
     mostly = f", mostly for {guard.mostly} ({guard.cause.value})" if guard else ""
@@ -213,10 +213,10 @@ def _guarded(outcome: Outcome) -> str:
     )
 
 
-_TROUBLE: Mapping[End, Callable[[Outcome], str | None]] = {
-    End.COMPLETE: lambda _: None,
-    End.LIMITED: lambda _: None,
-    End.INTERRUPTED: _interrupted,
-    End.GUARDED: _guarded,
-    End.FAILED: lambda outcome: str(outcome.ran.failure),
+_TROUBLE: Mapping[ReplayEnd, Callable[[ReplayOutcome], str | None]] = {
+    ReplayEnd.COMPLETE: lambda _: None,
+    ReplayEnd.LIMITED: lambda _: None,
+    ReplayEnd.INTERRUPTED: _interrupted,
+    ReplayEnd.GUARDED: _guarded,
+    ReplayEnd.FAILED: lambda outcome: str(outcome.ran.failure),
 }

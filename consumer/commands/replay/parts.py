@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from consumer.adapters.kafka import METADATA_MOST, DeadLetterProducer, Range, open_plan, resolve_ranges
-from consumer.adapters.kafka.replay_progress import Progress
+from consumer.adapters.kafka.replay_progress import NamedProgress
 from consumer.adapters.key_store import KeyStore as StoredKeys
 from consumer.adapters.key_store import open_key_store
 from consumer.app import building
@@ -32,13 +32,13 @@ _DRY_CALLS = 1_000_000
 _DRY_KEYS_BYTES = 1 << 30
 
 
-class Reading(NamedTuple):
+class ReplayScope(NamedTuple):
     """What is read, fixed before it begins. `begun`: unix seconds; `starts` and `progress` are a named replay's."""
 
     ranges: Sequence[Range]
     begun: int
     starts: Mapping[TopicPartition, Position]
-    progress: Progress | None
+    progress: NamedProgress | None
     resumed: bool = False
     """A named replay that was begun by an earlier run."""
 
@@ -51,7 +51,7 @@ class Reading(NamedTuple):
         }
 
 
-async def reading(options: ReplayOptions, settings: Settings) -> Reading:
+async def reading(options: ReplayOptions, settings: Settings) -> ReplayScope:
     """Where each partition begins and ends, asked for once; of a named replay as it was when that began.
 
     Raises `UsageError` for what is not there, `KafkaError` for brokers that do not say.
@@ -66,11 +66,11 @@ async def reading(options: ReplayOptions, settings: Settings) -> Reading:
     # The key store counts in whole seconds: what is stored from the next one on was delivered by this replay.
     begun = math.floor(time.time()) + 1
     if options.name is None:
-        found = Reading(await resolve(), begun, {}, None)
+        found = ReplayScope(await resolve(), begun, {}, None)
     else:
         group = f"{settings.kafka.group_id}.replay.{options.name}"
         plan = await open_plan(config, group, options.fingerprint(), resolve, begun, _TIMEOUT)
-        found = Reading(plan.ranges, plan.begun, plan.starts, plan.progress, plan.resumed)
+        found = ReplayScope(plan.ranges, plan.begun, plan.starts, plan.progress, plan.resumed)
     if options.ignore_dedup:
         await asyncio.sleep(max(0.0, found.begun - time.time()))
     return found

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from consumer.adapters.kafka import Bound, behind_transactions, committed, group_members, resolve_ranges
 from consumer.commands.replay.options import ReplayOptions
-from consumer.commands.replay.parts import Reading, holds_keys
+from consumer.commands.replay.parts import ReplayScope, holds_keys
 from consumer.engine.model import TopicPartition
 from consumer.errors import PinstreamError
 from consumer.settings import Settings
@@ -26,7 +26,7 @@ DOUBLED = (
 """Why sending again what was delivered is not harmless: the platform's one-hour rule."""
 
 
-async def beforehand(options: ReplayOptions, settings: Settings, plan: Reading) -> list[str]:
+async def beforehand(options: ReplayOptions, settings: Settings, plan: ReplayScope) -> list[str]:
     """One line for each thing to know."""
     told = []
     if any(begin < end for begin, end in plan.left().values()):
@@ -41,7 +41,7 @@ async def beforehand(options: ReplayOptions, settings: Settings, plan: Reading) 
     return told
 
 
-def _unknown(settings: Settings, plan: Reading, settled: Mapping[TopicPartition, int]) -> list[str]:
+def _unknown(settings: Settings, plan: ReplayScope, settled: Mapping[TopicPartition, int]) -> list[str]:
     """Where the key store cannot know what was delivered."""
     if settings.pinstream.key_store.get_secret_value() == "memory:":
         return [
@@ -58,7 +58,7 @@ def _unknown(settings: Settings, plan: Reading, settled: Mapping[TopicPartition,
     ]
 
 
-async def _forgotten(settings: Settings, plan: Reading) -> list[str]:
+async def _forgotten(settings: Settings, plan: ReplayScope) -> list[str]:
     begin = Bound("time", int((time.time() - settings.pinstream.dedup_window) * 1000))
     try:
         known = await resolve_ranges(
@@ -77,7 +77,7 @@ async def _forgotten(settings: Settings, plan: Reading) -> list[str]:
     ]
 
 
-async def _settled(settings: Settings, plan: Reading) -> Mapping[TopicPartition, int]:
+async def _settled(settings: Settings, plan: ReplayScope) -> Mapping[TopicPartition, int]:
     """Up to where the live group has settled; what it has not begun at all counts from its beginning if it runs."""
     config, group = settings.kafka.client_properties(), settings.kafka.group_id
     try:
@@ -88,7 +88,7 @@ async def _settled(settings: Settings, plan: Reading) -> Mapping[TopicPartition,
     return {**({name: begin for name, (begin, _) in plan.left().items()} if running else {}), **found}
 
 
-def _unread(settings: Settings, plan: Reading, settled: Mapping[TopicPartition, int]) -> list[str]:
+def _unread(settings: Settings, plan: ReplayScope, settled: Mapping[TopicPartition, int]) -> list[str]:
     unread = _count(plan, lambda name, begin, end: (max(begin, settled.get(name, end)), end))
     if not unread:
         return []
@@ -99,7 +99,7 @@ def _unread(settings: Settings, plan: Reading, settled: Mapping[TopicPartition, 
     ]
 
 
-async def _behind(settings: Settings, plan: Reading) -> list[str]:
+async def _behind(settings: Settings, plan: ReplayScope) -> list[str]:
     names = [TopicPartition(one.topic, one.partition) for one in plan.ranges]
     try:
         behind = await behind_transactions(settings.kafka.client_properties(), names, _TIMEOUT)
@@ -114,11 +114,11 @@ async def _behind(settings: Settings, plan: Reading) -> list[str]:
     ]
 
 
-def _topics(plan: Reading) -> list[str]:
+def _topics(plan: ReplayScope) -> list[str]:
     return list(dict.fromkeys(one.topic for one in plan.ranges))
 
 
-def _count(plan: Reading, part: Callable[[TopicPartition, int, int], tuple[int, int]]) -> int:
+def _count(plan: ReplayScope, part: Callable[[TopicPartition, int, int], tuple[int, int]]) -> int:
     """Offsets in the part that `part` takes of each partition, given what is left of it."""
     parts = (part(name, *bounds) for name, bounds in plan.left().items())
     return sum(max(0, end - begin) for begin, end in parts)

@@ -26,7 +26,7 @@ _UNKNOWN = "unknown"
 _WIDE = 100
 
 
-class Watch(Protocol):
+class ProgressDisplay(Protocol):
     """Shows how far it is."""
 
     def show(self, done: int, note: str = "") -> None:
@@ -34,7 +34,7 @@ class Watch(Protocol):
 
 
 @contextlib.contextmanager
-def watch(what: str, total: int, clock: Callable[[], float] = time.monotonic) -> Iterator[Watch]:
+def watch(what: str, total: int, clock: Callable[[], float] = time.monotonic) -> Iterator[ProgressDisplay]:
     """A watch over `total` records; the bar is gone when it is over."""
     if not on_terminal():
         yield _Lines(what, total, clock)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from consumer.adapters.kafka import BoundedSource, Range
 from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
-from consumer.service import Source
+from consumer.service import RecordSource
 from tests.adapters.kafka.bounded_reading import offsets
 
 NOBODY = "127.0.0.1:9"
@@ -137,7 +137,7 @@ async def test_any_log_cut_anyhow_gives_exactly_the_range(
 
 async def test_it_is_a_source_of_the_service() -> None:
     """The type checker says so: this line is the test."""
-    source: Source = BoundedSource({"bootstrap.servers": NOBODY}, [], make_consumer=FakeConsumer())
+    source: RecordSource = BoundedSource({"bootstrap.servers": NOBODY}, [], make_consumer=FakeConsumer())
     await source.close(1.0)
 
 

@@ -27,7 +27,7 @@ from consumer.adapters.kafka import (
 )
 from consumer.adapters.kafka.replay_progress import (
     Entry,
-    Progress,
+    NamedProgress,
     _entries,
     _find_plan,
     read_entry,
@@ -410,7 +410,7 @@ class TestPlans:
         }
         entries = {name: entry[0] for name, entry in found.items() if entry is not None}
         for refresh, left in ((0.0, 3), (1000.0, 2)):
-            progress = Progress(replay.kafka.config, replay.group, refresh=refresh)
+            progress = NamedProgress(replay.kafka.config, replay.group, refresh=refresh)
             await progress.begin(entries, starts, WITHIN)
             replay.forget(1)
             position = Position(replay.topic, 0, 4, 0)
@@ -456,7 +456,7 @@ async def test_brokers_that_are_away_are_told_in_time() -> None:
     resolving: Callable[[], Awaitable[Sequence[Range]]] = resolve
     with pytest.raises(KafkaError, match="the group g"):
         await open_plan({"bootstrap.servers": NOBODY}, "g", "a", resolving, NOW, 1.0)
-    progress = Progress({"bootstrap.servers": NOBODY}, "g")
+    progress = NamedProgress({"bootstrap.servers": NOBODY}, "g")
     entry = Entry("0" * 16, 1, "0" * 16, 0, 0, 9, None, None)
     name, position = TopicPartition("t", 0), Position("t", 0, 0, None)
     with pytest.raises(KafkaError, match="cannot be kept in the group g"):

@@ -106,7 +106,7 @@ class Killed(Exception):
 
 
 class Transactions:
-    """Writes lots onto `topics`, all of a lot or nothing. Fits `consumer.commands.dead_letters.marking.Writer`.
+    """Writes lots onto `topics`, all of a lot or nothing. Fits `consumer.commands.dead_letters.marking.LetterWriter`.
 
     `refuses`: what the broker does not take. `before` and `after` are called around each lot, and may raise.
     """

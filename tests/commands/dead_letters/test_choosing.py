@@ -8,7 +8,7 @@ import pytest
 
 from consumer.adapters.kafka.letters import Filters, OriginFilter, mark_headers
 from consumer.commands.dead_letters.choosing import RedriveOptions
-from consumer.commands.dead_letters.outcome import LATE, Outcome, Tally, tell
+from consumer.commands.dead_letters.outcome import LATE, RedriveOutcome, Tally, tell
 from consumer.commands.dead_letters.redrive import rehearse
 from consumer.commands.dead_letters.topics import DeadLetterTopic
 from consumer.engine.model import Stage
@@ -49,16 +49,16 @@ def rehearsed(
     which: tuple[DeadLetterTopic, ...] = (ORDERS,),
     known: dict[str, int] | None = None,
     **changes: Any,
-) -> Outcome:
+) -> RedriveOutcome:
     """A dry run to its end; nothing is written."""
     before = {key: list(log) for key, log in where.logs.items()}
-    outcome = Outcome(dry_run=True)
+    outcome = RedriveOutcome(dry_run=True)
     run(rehearse(options(**changes), where, known or where.partitions, which, outcome))
     assert {key: list(log) for key, log in where.logs.items() if key in before} == before
     return outcome
 
 
-def tally(outcome: Outcome) -> Tally:
+def tally(outcome: RedriveOutcome) -> Tally:
     """The one dead-letter topic's."""
     [found] = outcome.tallies
     return found
@@ -213,5 +213,7 @@ def test_one_topic_for_all() -> None:
 @pytest.mark.parametrize("redriven", [0, 1])
 def test_it_says_what_late_events_count_as(redriven: int, capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever redrives letters is told of the platform's one-hour rule; not where nothing went."""
-    tell(Outcome(dry_run=False, tallies=[Tally("orders", matched=1, redriven=redriven)]), as_json=False)
+    tell(
+        RedriveOutcome(dry_run=False, tallies=[Tally("orders", matched=1, redriven=redriven)]), as_json=False
+    )
     assert (LATE in capsys.readouterr().out) is bool(redriven)

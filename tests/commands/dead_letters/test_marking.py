@@ -16,9 +16,9 @@ from consumer.adapters.kafka.commits import CommitResult
 from consumer.adapters.kafka.letters import Done, Filters, mark_headers, read_letter
 from consumer.commands.dead_letters.choosing import Budget, Chooser, RedriveOptions
 from consumer.commands.dead_letters.marking import Marker, Redriven, Unmarked, runs_of, split
-from consumer.commands.dead_letters.outcome import Outcome
+from consumer.commands.dead_letters.outcome import RedriveOutcome
 from consumer.commands.dead_letters.reading import read_marks
-from consumer.commands.dead_letters.redrive import LettersSource, Pace
+from consumer.commands.dead_letters.redrive import LettersSource, RedrivePace
 from consumer.commands.dead_letters.topics import DeadLetterTopic
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
@@ -99,7 +99,7 @@ def options(**changes: Any) -> RedriveOptions:
 
 def source(
     topics: Topics, writer: Transactions, done: Mapping[int, Done] | None = None, most: int | None = None
-) -> tuple[LettersSource, Outcome]:
+) -> tuple[LettersSource, RedriveOutcome]:
     """A source over all that lies there."""
     found, _, outcome = redrive(topics, writer, done, most=most)
     return found, outcome
@@ -114,13 +114,13 @@ def redrive(
     rate: float | None = None,
     lot: int = 4,
     **changes: Any,
-) -> tuple[LettersSource, Marker, Outcome]:
+) -> tuple[LettersSource, Marker, RedriveOutcome]:
     """A source over all that lies there, and what stores what dies again."""
-    outcome = Outcome(dry_run=False)
+    outcome = RedriveOutcome(dry_run=False)
     chooser = Chooser(options(**changes), ORDERS, topics, topics.partitions, Budget(most), outcome)
     homes = {at: home(DEAD, at) for at in range(topics.partitions[DEAD])}
     marker = Marker({DEAD: Redriven(chooser, writer, done or {}, homes)})
-    pace = Pace(rate, asyncio.get_running_loop().time if rate else float)
+    pace = RedrivePace(rate, asyncio.get_running_loop().time if rate else float)
     return LettersSource(Inner(topics, lot), marker, pace), marker, outcome
 
 

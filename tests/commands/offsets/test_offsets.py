@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from consumer.adapters.kafka.offsets import Extent
 from consumer.adapters.kafka.replay_progress import Entry, write_entry
-from consumer.commands.offsets.rows import Move, Row
+from consumer.commands.offsets.rows import Move, PartitionRow
 from consumer.engine import offset_map
 from consumer.engine.model import Position, TopicPartition
 from tests.end_to_end.api import Api
@@ -90,7 +90,7 @@ def test_counts_what_a_move_repeats_and_skips(
         one for one in range(committed, end + 1) if (one in above) != (one - 1 in above and one > committed)
     ]
     text = offset_map.write(committed, bounds, None, where="orders-0")
-    row = Row(PLACE, Position(*PLACE, committed, None, text), Extent(begin, end))
+    row = PartitionRow(PLACE, Position(*PLACE, committed, None, text), Extent(begin, end))
     move = Move(row, Extent(begin, end), after)
 
     here = set(range(begin, end))
@@ -106,7 +106,7 @@ def test_counts_what_a_move_repeats_and_skips(
 
 def test_nothing_committed_is_nothing_read() -> None:
     """Without a committed offset nothing is read again; what lies before the new one is skipped."""
-    move = Move(Row(PLACE, None, Extent(10, 50)), Extent(10, 50), 30)
+    move = Move(PartitionRow(PLACE, None, Extent(10, 50)), Extent(10, 50), 30)
     assert (move.change, move.read_again, move.skipped, move.row.lag) == (None, 0, 20, 40)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from consumer.commands.replay.engine import End, Ran, run_to_end
+from consumer.commands.replay.engine import Ran, ReplayEnd, run_to_end
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk, TopicPartition
 from consumer.errors import KafkaError
@@ -76,7 +76,7 @@ def test_it_ends_when_all_is_settled() -> None:
     world = World(p0=values(50), p1=[event("a"), filtered(), unconvertible(), event("a"), None])
     process, ran = replay(world)
     totals = ran.statistics.totals
-    assert (ran.end, totals.read, totals.open, totals.released) == (End.COMPLETE, 55, 0, 0)
+    assert (ran.end, totals.read, totals.open, totals.released) == (ReplayEnd.COMPLETE, 55, 0, 0)
     assert (totals.delivered, totals.duplicate, totals.filtered, totals.dead_lettered) == (51, 1, 2, 1)
     assert world.committed == {0: 50, 1: 5}
     assert process.looks > 1
@@ -86,7 +86,7 @@ def test_it_ends_when_all_is_settled() -> None:
 def test_nothing_to_read_is_complete() -> None:
     """An empty range ends at once."""
     _, ran = replay(World(p0=[]))
-    assert (ran.end, ran.statistics.totals.read) == (End.COMPLETE, 0)
+    assert (ran.end, ran.statistics.totals.read) == (ReplayEnd.COMPLETE, 0)
 
 
 @pytest.mark.parametrize("limit", [1, 7, 64, 99])
@@ -95,20 +95,20 @@ def test_a_limit_is_kept_to_the_record(limit: int) -> None:
     world = World(p0=values(100), p1=values(100, "other-"))
     _, ran = replay(world, most_records=limit)
     totals = ran.statistics.totals
-    assert (ran.end, totals.read, totals.delivered, totals.open) == (End.LIMITED, limit, limit, 0)
+    assert (ran.end, totals.read, totals.delivered, totals.open) == (ReplayEnd.LIMITED, limit, limit, 0)
     assert sum(world.committed.values()) == limit
 
 
 def test_a_limit_that_is_not_reached_is_the_whole_range() -> None:
     """Fewer records than asked for: complete."""
     _, ran = replay(World(p0=values(10)), most_records=11)
-    assert (ran.end, ran.statistics.totals.delivered) == (End.COMPLETE, 10)
+    assert (ran.end, ran.statistics.totals.delivered) == (ReplayEnd.COMPLETE, 10)
 
 
 def test_a_small_budget_holds_records_and_still_ends() -> None:
     """What was fetched and does not fit is not forgotten at the end."""
     _, ran = replay(World(p0=values(200)), max_open_events=8, batch_events=4)
-    assert (ran.end, ran.statistics.totals.delivered) == (End.COMPLETE, 200)
+    assert (ran.end, ran.statistics.totals.delivered) == (ReplayEnd.COMPLETE, 200)
 
 
 def test_told_to_stop_it_drains_and_says_so() -> None:
@@ -124,11 +124,11 @@ def test_told_to_stop_it_drains_and_says_so() -> None:
 
     ran = run(main())
     totals = ran.statistics.totals
-    assert ran.end is End.INTERRUPTED
+    assert ran.end is ReplayEnd.INTERRUPTED
     assert totals.open == 0
     assert totals.read == totals.delivered == len(world.processed) < 500
     _, rest = replay(world)
-    assert rest.end is End.COMPLETE
+    assert rest.end is ReplayEnd.COMPLETE
     assert sorted(world.processed) == sorted(f"{n}" for n in range(500))
 
 
@@ -143,14 +143,14 @@ def test_a_stop_at_the_very_end_interrupts_nothing() -> None:
         process.service.request_stop()
         return await running
 
-    assert run(main()).end is End.COMPLETE
+    assert run(main()).end is ReplayEnd.COMPLETE
 
 
 def test_the_guard_ends_it() -> None:
     """Nobody waits for a replay: it ends as soon as it trips, with what it left open let go of."""
     world = World(p0=[unconvertible() for _ in range(1000)])
     _, ran = replay(world, dead_letter_share=0.5, dead_letter_sample=20)
-    assert ran.end is End.GUARDED
+    assert ran.end is ReplayEnd.GUARDED
     assert ran.statistics.guard is not None
     assert ran.statistics.totals.open == 0
     assert len(world.letters) < 1000
@@ -183,7 +183,7 @@ def test_a_failure_outside_is_told_with_the_figures_up_to_then() -> None:
         return await running
 
     ran = run(main())
-    assert (ran.end, str(ran.failure)) == (End.FAILED, "gone")
+    assert (ran.end, str(ran.failure)) == (ReplayEnd.FAILED, "gone")
     assert ran.statistics.totals.delivered > 0
 
 
@@ -205,7 +205,7 @@ def test_a_chunk_that_comes_while_it_stops_is_not_done() -> None:
         return await running
 
     ran = run(main())
-    assert ran.end is End.INTERRUPTED
+    assert ran.end is ReplayEnd.INTERRUPTED
     assert ran.statistics.totals.released == 5
 
 

@@ -8,8 +8,8 @@ import orjson
 import pytest
 
 from consumer.adapters.kafka import Range
-from consumer.commands.replay.engine import End, Ran
-from consumer.commands.replay.outcome import Outcome, tell
+from consumer.commands.replay.engine import Ran, ReplayEnd
+from consumer.commands.replay.outcome import ReplayOutcome, tell
 from consumer.engine.ledger import LeftAt
 from consumer.engine.model import Problem, Stage, TopicPartition
 from consumer.engine.statistics import Cause, GuardStatistics
@@ -17,19 +17,19 @@ from consumer.errors import KafkaError
 from tests.engine.building import Core, event, filtered, unconvertible
 
 
-def outcome(end: End = End.COMPLETE, **changes: object) -> Outcome:
+def outcome(end: ReplayEnd = ReplayEnd.COMPLETE, **changes: object) -> ReplayOutcome:
     """Of a run that read six records: a delivery, its duplicate, two filtered ones, a dead letter."""
     core = Core()
     core.assign(0)
     core.fetch(event("a"), event("a"), filtered(), None, unconvertible())
     core.deliver()
     core.store_letters()
-    plain = Outcome(
+    plain = ReplayOutcome(
         ran=Ran(end, core.statistics(), 1.5),
         ranges=[Range("orders", 0, 10, 20)],
         begun_at={TopicPartition("orders", 0): 10},
         read_to={TopicPartition("orders", 0): 25},
-        left_at={TopicPartition("orders", 0): LeftAt(15, clear=end is End.COMPLETE)},
+        left_at={TopicPartition("orders", 0): LeftAt(15, clear=end is ReplayEnd.COMPLETE)},
         outside_time=3,
         problems=[Problem("orders", 0, 14, Stage.CONVERT, "no_identity", "nobody [red]here[/red]")],
         dry_run=False,
@@ -57,14 +57,14 @@ def test_the_document_adds_up_and_names_the_range() -> None:
 @pytest.mark.parametrize(
     ("end", "changes", "said"),
     [
-        (End.INTERRUPTED, {"name": "n"}, "goes on where it stopped (--name n)"),
-        (End.INTERRUPTED, {}, "what was delivered is known and not sent again"),
-        (End.INTERRUPTED, {"sent_again": 4}, "orders[0] at 15"),
-        (End.INTERRUPTED, {"dry_run": True}, "dry run was interrupted"),
-        (End.GUARDED, {}, "would be dead letters"),
+        (ReplayEnd.INTERRUPTED, {"name": "n"}, "goes on where it stopped (--name n)"),
+        (ReplayEnd.INTERRUPTED, {}, "what was delivered is known and not sent again"),
+        (ReplayEnd.INTERRUPTED, {"sent_again": 4}, "orders[0] at 15"),
+        (ReplayEnd.INTERRUPTED, {"dry_run": True}, "dry run was interrupted"),
+        (ReplayEnd.GUARDED, {}, "would be dead letters"),
     ],
 )
-def test_what_is_not_done_says_how_to_go_on(end: End, changes: dict[str, object], said: str) -> None:
+def test_what_is_not_done_says_how_to_go_on(end: ReplayEnd, changes: dict[str, object], said: str) -> None:
     """One line for each way to end early."""
     trouble = outcome(end, **changes).trouble()
     assert trouble is not None
@@ -82,11 +82,11 @@ def test_what_is_not_done_says_how_to_go_on(end: End, changes: dict[str, object]
 )
 def test_the_guard_is_named_with_its_figures(mostly: str, cause: Cause, advice: str) -> None:
     """Topic, how many of how many, why, and what to do about that: the mapping only where it is the mapping."""
-    one = outcome(End.GUARDED)
+    one = outcome(ReplayEnd.GUARDED)
     statistics = dataclasses.replace(
         one.ran.statistics, guard=GuardStatistics("orders", 700, 1000, mostly, cause)
     )
-    trouble = dataclasses.replace(one, ran=Ran(End.GUARDED, statistics, 1.0)).trouble()
+    trouble = dataclasses.replace(one, ran=Ran(ReplayEnd.GUARDED, statistics, 1.0)).trouble()
     assert trouble is not None
     assert "700 of the latest 1,000 records of orders" in trouble
     assert f"mostly for {mostly} ({cause.value}); " in trouble
@@ -94,8 +94,8 @@ def test_the_guard_is_named_with_its_figures(mostly: str, cause: Cause, advice: 
     assert ("mapping" in trouble) == (cause is Cause.MAPPING)
 
 
-@pytest.mark.parametrize("end", [End.COMPLETE, End.LIMITED])
-def test_what_is_done_has_no_trouble(end: End) -> None:
+@pytest.mark.parametrize("end", [ReplayEnd.COMPLETE, ReplayEnd.LIMITED])
+def test_what_is_done_has_no_trouble(end: ReplayEnd) -> None:
     """Exit code 0."""
     assert outcome(end).trouble() is None
 
@@ -105,7 +105,7 @@ def test_books_that_do_not_add_up_are_told() -> None:
     one = outcome()
     wrong = dataclasses.replace(one.ran.statistics.totals, delivered=0)
     statistics = dataclasses.replace(one.ran.statistics, totals=wrong)
-    trouble = dataclasses.replace(one, ran=Ran(End.COMPLETE, statistics, 1.0)).trouble()
+    trouble = dataclasses.replace(one, ran=Ran(ReplayEnd.COMPLETE, statistics, 1.0)).trouble()
     assert trouble is not None
     assert "does not add up" in trouble
 
@@ -116,7 +116,7 @@ def test_books_that_do_not_add_up_are_told() -> None:
 def test_what_is_said_to_be_complete_is(read_to: int, clear: bool) -> None:
     """All of every range read, and nothing of it open; else the books do not add up."""
     name = TopicPartition("orders", 0)
-    one = outcome(End.COMPLETE, read_to={name: read_to}, left_at={name: LeftAt(12, clear)})
+    one = outcome(ReplayEnd.COMPLETE, read_to={name: read_to}, left_at={name: LeftAt(12, clear)})
     assert not one.adds_up()
 
 
@@ -124,7 +124,7 @@ def test_where_to_go_on_is_told_for_each_partition() -> None:
     """Settled to the end of what was read; or at the lowest open offset; or where it began, if nothing is known."""
     names = [TopicPartition("orders", number) for number in range(4)]
     one = outcome(
-        End.INTERRUPTED,
+        ReplayEnd.INTERRUPTED,
         sent_again=0,
         ranges=[Range("orders", number, 0, 20) for number in range(4)],
         begun_at=dict.fromkeys(names, 5),
@@ -144,7 +144,7 @@ def test_where_to_go_on_is_told_for_each_partition() -> None:
 
 def test_a_failure_is_told_as_it_is() -> None:
     """With all figures up to then."""
-    one = outcome(End.FAILED)
+    one = outcome(ReplayEnd.FAILED)
     failed = dataclasses.replace(one, ran=dataclasses.replace(one.ran, failure=KafkaError("no broker")))
     assert failed.trouble() == "no broker"
     assert failed.document()["ledger"]["read"] == 5

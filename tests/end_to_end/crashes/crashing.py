@@ -45,7 +45,7 @@ import confluent_kafka
 from consumer.adapters import conversions_api
 from consumer.adapters.conversions_api import ConversionsApi
 from consumer.adapters.kafka import DeadLetterProducer, KafkaSource
-from consumer.adapters.kafka.commits import Commits
+from consumer.adapters.kafka.commits import SentCommits
 from consumer.adapters.kafka.member import GroupMember
 from consumer.adapters.kafka.producer import PolledProducer
 from consumer.adapters.key_store import journal
@@ -258,14 +258,14 @@ def committing(crash: Crash) -> None:
     """When the broker's word on a commit is heard."""
 
     def make(real: Any) -> Any:
-        def heard(self: Commits, error: Any, partitions: Any) -> None:
+        def heard(self: SentCommits, error: Any, partitions: Any) -> None:
             if error is None:
                 crash.now(positions=raw_positions(partitions))
             real(self, error, partitions)
 
         return heard
 
-    replace(Commits, "heard", make)
+    replace(SentCommits, "heard", make)
 
 
 def refused(crash: Crash) -> None:

@@ -13,7 +13,7 @@ from confluent_kafka.cimpl import NewTopic
 from consumer.adapters.kafka.bounded import BoundedSource
 from consumer.adapters.kafka.chunks import group
 from consumer.adapters.kafka.ranges import Range
-from consumer.adapters.kafka.replay_progress import Progress, open_plan
+from consumer.adapters.kafka.replay_progress import NamedProgress, open_plan
 from consumer.adapters.kafka.starts import Start
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.engine import offset_map
@@ -238,7 +238,7 @@ async def test_a_named_replay_is_not_resumed_on_another_log(kafka: Kafka) -> Non
     delete_and_make(kafka, topic)
     produce(kafka, topic, [b"new"] * 10)
     # The brokers forget the group's offsets with the topic; one that comes late is of the old life.
-    late = Progress(kafka.config, group)
+    late = NamedProgress(kafka.config, group)
     held = [(one, plan.starts[TopicPartition(one.topic, one.partition)]) for one in plan.ranges]
     source = BoundedSource(
         kafka.config,

@@ -11,7 +11,7 @@ import confluent_kafka
 import pytest
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.starts import Found, Start
+from consumer.adapters.kafka.starts import FoundStarts, Start
 from consumer.adapters.kafka.starts import find_starts as find_all_starts
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
@@ -75,7 +75,7 @@ def find_starts(
     *,
     elsewhere: bool = False,
     ids: Mapping[str, str] = MappingProxyType({}),
-) -> Found:
+) -> FoundStarts:
     """As `consumer.adapters.kafka.starts.find_starts`; the group has what `source` says, and offsets `elsewhere`."""
 
     def has_offsets(_: float) -> bool:
@@ -140,7 +140,7 @@ def test_error_without_commit_is_a_refusal_that_names_what_lacks_one() -> None:
     assert "no committed offset of t[0] and 2 more" in str(found.failure)
 
 
-def code_of(found: Found) -> int:
+def code_of(found: FoundStarts) -> int:
     """Why not all are known."""
     assert found.failure is not None
     return int(found.failure.args[0].code())
