@@ -307,11 +307,15 @@ class LettersSource:
         self._inner = inner
         self._marker = marker
         self._pace = pace
+        self._choosing = False
 
     @property
     def done(self) -> bool:
-        """All is handed out, or as much as was asked for."""
-        return self._inner.done or self._spent()
+        """All is handed out, or as much as was asked for.
+
+        Not while letters are chosen: `inner` has handed them out, and the service has not got them yet.
+        """
+        return not self._choosing and (self._inner.done or self._spent())
 
     def figures(self) -> Mapping[TopicPartition, int]:
         """Up to where each partition was read."""
@@ -331,7 +335,11 @@ class LettersSource:
             return []
         await asyncio.sleep(max(0.0, delay))
         room = min(room, self._pace.at_once())
-        chunks = [await self._chosen(chunk) for chunk in await self._inner.fetch(room, timeout)]
+        self._choosing = True
+        try:
+            chunks = [await self._chosen(chunk) for chunk in await self._inner.fetch(room, timeout)]
+        finally:
+            self._choosing = False
         self._pace.went(sum(len(chunk.records) for chunk in chunks))
         return [chunk for chunk in chunks if chunk.records]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from consumer.adapters.kafka import NewRecord
 from consumer.adapters.kafka.commits import CommitResult
-from consumer.adapters.kafka.letters import Done, Filters, mark_headers, read_letter
+from consumer.adapters.kafka.letters import Done, Filters, Place, mark_headers, read_letter
 from consumer.commands.dead_letters.choosing import Budget, Chooser, RedriveOptions
 from consumer.commands.dead_letters.marking import Marker, Redriven, Unmarked, runs_of, split
 from consumer.commands.dead_letters.outcome import RedriveOutcome
@@ -192,6 +192,26 @@ async def test_what_a_letter_lacks_is_handed_out_from_its_origin() -> None:
     assert (record.offset, record.key, record.value) == (0, b"k0", b"v0")
     assert record.headers[0] == ("h", b"1")
     assert [value for name, value in record.headers if name == "pinstream.trips"] == [b"1"]
+
+
+async def test_it_is_not_done_while_letters_are_chosen() -> None:
+    """What a letter lacks is read from Kafka, which takes a moment: a redrive that ended there would overlook the last
+    letters, and say that it is complete."""
+    where = topics(1)
+    where.append("orders", 0, b"k0", b"v0")
+    where.bury(0, left_out=("value",))
+    found, _ = source(where, Transactions(where))
+    seen: list[bool] = []
+    record = where.record
+
+    async def slow_record(place: Place) -> Record | None:
+        seen.append(found.done)
+        await asyncio.sleep(0)
+        return await record(place)
+
+    where.record = slow_record  # type: ignore[method-assign]
+    [chunk] = await found.fetch(1000, 0.0)
+    assert (len(chunk.records), seen, found.done) == (2, [False], True)
 
 
 def done_at(*offsets: int) -> Done:
