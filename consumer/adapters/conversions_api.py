@@ -141,6 +141,7 @@ class ConversionsApi:
             body = await _read(response)
             if len(body) > _ANSWER_LIMIT:
                 return Unanswered(command.number, "answer_too_large", answered)
+            # What is not the platform's usual answer may repeat the token, and will be quoted in logs.
             if response.status != 200 or response.content_type != _JSON:
                 body = body.replace(token.encode(), b"***")
             return Answered(command.number, response.status, answered, body)
@@ -150,10 +151,11 @@ class ConversionsApi:
             connector = aiohttp.TCPConnector(
                 limit=self._concurrency, keepalive_timeout=60, resolver=_Resolver()
             )
+            # `send` bounds the whole attempt; here only a connection that does not come about.
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(10.0, self._timeout))
             self._session = aiohttp.ClientSession(
                 connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
+                cookie_jar=aiohttp.DummyCookieJar(),  # one call must not depend on the ones before it
                 timeout=timeout,
                 headers={"User-Agent": self._agent},
                 auto_decompress=True,

@@ -38,6 +38,7 @@ class OwnThread:
 
     def __init__(self, name: str) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        # A daemon: a call that never returns must not keep the process alive.
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -55,7 +56,7 @@ class OwnThread:
         def job() -> None:
             try:
                 result = function(*args, **kwargs)
-            except BaseException as error:  # whatever it is, the caller gets it
+            except BaseException as error:  # whatever it is, the caller gets it, and the thread goes on
                 post(loop, fail, error)
             else:
                 post(loop, settle, future, result)

@@ -405,6 +405,7 @@ class _Reader:
         messages, chunks, errors = taken.messages, taken.chunks(self._assigned), taken.errors
         damaged: dict[TopicPartition, confluent_kafka.KafkaError] = {}
         if errors:
+            # What follows a damaged batch is not what stands there: group again without it.
             messages, damaged = take_damaged(messages)
             chunks, errors = group(messages, self._assigned)
         touched: dict[TopicPartition, _Part] = {}
@@ -420,6 +421,7 @@ class _Reader:
             self._hear_all(messages, touched)
         for name, error in damaged.items():
             self._heard(error, self._parts.get(name))
+        # One step: an offset must not count as read before its records can be handed out.
         self._ready.append(_Lot(kept, {name: part.at for name, part in touched.items()}, outside))
         self._unassign([name for name, part in touched.items() if part.done])
 
@@ -439,6 +441,7 @@ class _Reader:
         until = _EVER if what.until_ms is None else what.until_ms
         before = len(records)
         records[:] = [record for record in records if since <= record[1] < until]
+        # Only timestamps that the broker gave are in order: then nothing behind this one is in the range.
         if last.timestamp >= until and _stamped_by_broker(messages, part.name, last.offset):
             part.at = what.end
         return before - len(records)

@@ -166,6 +166,7 @@ def commit_last(consumer: RawConsumer, positions: Sequence[Position], until: flo
     left, failure = _commit_now(consumer, positions)
     if failure in METADATA_TOO_LARGE:  # better without than not at all: there is no later commit
         left, failure = _commit_now(consumer, [one._replace(metadata="") for one in left])
+    # No later commit makes up for this one, and no other member has the partition before we give it back.
     while failure in BETWEEN_GENERATIONS and time.monotonic() + _AGAIN_AFTER < until:
         time.sleep(_AGAIN_AFTER)
         left, failure = _commit_now(consumer, left)
@@ -188,7 +189,8 @@ def _commit_now(
 
 def leave_without_partitions(consumer: RawConsumer, config: Mapping[str, Any], until: float) -> None:
     """Say goodbye before `consumer` is closed; wait for a rebalance under way, at most until `until` (monotonic)."""
-    consumer.unsubscribe()
+    consumer.unsubscribe()  # this sends the goodbye, but not before a rebalance under way is over
     consumer.consume(1, _LOOK)
+    # The member id goes with the goodbye. Under KIP-848 it is the client's own, and the goodbye waits for nothing.
     while not uses_consumer_protocol(config) and consumer.memberid() and time.monotonic() + _LOOK < until:
         consumer.consume(1, _LOOK)

@@ -80,7 +80,7 @@ class Ends:
         }
         self.begins = {name: begin for name, (begin, _) in told.items() if begin >= 0}
         self.ends = {name: end for name, end in known.items() if end >= 0}
-        self.reached = {**reached, **unread}
+        self.reached = {**reached, **unread}  # new mappings, never changed: other threads read them
         return went_back
 
     def _ask_one(self, known: dict[TopicPartition, int]) -> None:

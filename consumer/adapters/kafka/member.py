@@ -192,6 +192,7 @@ class GroupMember:
         if self._unreadable and not self._paused:
             self._ask_again()
         if not self._ready:  # else a fetch was cancelled: what it consumed comes first
+            # Ask, poll, start, in this order: only a poll shows that a partition went while its start was asked for.
             some_can_start = self._unstarted.ask()
             self._consume(room, 0.0 if some_can_start else timeout)
             self._safely(self._start_reading)
@@ -204,6 +205,7 @@ class GroupMember:
         self, positions: Sequence[Position], epochs: Sequence[int | None], answer: Answer
     ) -> None:
         """Send a commit of those positions whose partition is still held in the epoch beside it."""
+        # What belongs to an earlier assignment never commits, even if the partition came back to us.
         ours = self._still_ours(positions, epochs)
         left_out = None if len(ours) == len(positions) else ASSIGNMENT_LOST
         if not ours:
@@ -225,13 +227,14 @@ class GroupMember:
         begun = time.monotonic()
         until = begun + max(0.0, deadline - begun) * _LEAVING_SHARE
         self._commit_last(self._still_ours(positions, epochs), until)
+        # With partitions, closing says goodbye by revoking them. A static member says none: it will be back.
         if not self._held and not self._config.get("group.instance.id"):
             leave_without_partitions(self._consumer, self._config, until)
         try:
             self._consumer.close()
         finally:
             self._topic_ids.close()
-        self._commits.drop("_DESTROY")
+        self._commits.drop("_DESTROY")  # their answers would come in a poll, and there is none any more
         self._failure = KafkaError("the Kafka consumer is closed: create a new one")
 
     def read_anew(self, partitions: Sequence[NewLife]) -> None:
@@ -463,10 +466,13 @@ class GroupMember:
         names = self._begun(partitions)
         try:
             if names and not self._closing:
+                # The listener may answer for more than what goes: only that may be committed now.
                 ours = [one for one in self._drained(names) if one[:2] in names]
                 self._commit_last(ours, time.monotonic() + _REVOKED_WITHIN)
         finally:
-            self._let_go(partitions)
+            self._let_go(
+                partitions
+            )  # whatever went wrong: librdkafka waits for this answer, and so does the group
 
     def _drained(self, names: Sequence[TopicPartition]) -> Sequence[Position]:
         try:

@@ -175,6 +175,7 @@ def ask_committed(
     `deadline` (monotonic) is librdkafka's, `slack` what it gets beyond that. Raises `KafkaException`, also where the
     answer for a single partition is an error: "unknown" must not be taken for "none".
     """
+    # Never without this: see the module's docstring for the crash.
     meet_coordinator(client, group, max(_LEAST, deadline - time.monotonic()), slack)
     named = None if partitions is None else [RawPartition(*one) for one in partitions]
     asked = ConsumerGroupTopicPartitions(group, named)
@@ -184,6 +185,7 @@ def ask_committed(
     for one in told:
         if one.error is not None:
             raise KafkaException(one.error)
+    # A partition without a committed offset has a number below 0 there.
     return [one for one in told if one.offset >= 0]
 
 

@@ -76,7 +76,7 @@ class PolledProducer:
                 Exception
             ):  # raised by a callback; without this thread no record would be acknowledged any more
                 LOGGER.exception("a delivery report could not be handled")
-        self._producer.purge(blocking=False)
+        self._producer.purge(blocking=False)  # else `close` waits until all is acknowledged
         self._producer.close()
 
 
