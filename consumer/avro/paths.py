@@ -98,7 +98,7 @@ class NoSuchPath(ValueError):
 _SEGMENT = re.compile(r"(?P<name>[^\[\].]+)(?P<each>(?:\[\])*)")
 
 
-def parse(path: str) -> tuple[str, ...]:
+def parse_field_path(path: str) -> tuple[str, ...]:
     """The names of a path, ``""`` for each ``[]``. Raises `NoSuchPath` if it is not written as a path."""
     names: list[str] = []
     for segment in path.split("."):
@@ -157,7 +157,7 @@ class SchemaPaths:
 
     def _walk(self, path: str) -> tuple[list[tuple[Any, str]], list[Step]]:
         places, steps = self._root, list[Step]()
-        for name in parse(path):
+        for name in parse_field_path(path):
             kinds = {_kind(node) for node, _ in places}
             places = [branch for node, space in places for branch in self._step(node, space, name)]
             if not places:

@@ -27,7 +27,7 @@ from consumer.conversion.decisions import (
     WARNING_CODES,
     Decisions,
 )
-from consumer.conversion.fields import Description, Field, Path
+from consumer.conversion.fields import Description, Path, ProgramField
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import LeftOut
 from consumer.conversion.rules import Rule, click_id_of, is_crawler, total
@@ -186,7 +186,7 @@ class _Writing:
         self._fill(custom, what.custom_data, event)
         return custom
 
-    def _fill(self, into: dict[str, Any], fields: list[Field], holder: Any) -> None:
+    def _fill(self, into: dict[str, Any], fields: list[ProgramField], holder: Any) -> None:
         """Put each field that has a value below `holder`, or a constant, into an object."""
         for field in fields:
             sent, rule = None, field.rule
@@ -205,7 +205,7 @@ class _Writing:
             if sent is not None:
                 into[field.key] = sent
 
-    def _several(self, field: Field, rule: Rule, value: Any) -> Any:
+    def _several(self, field: ProgramField, rule: Rule, value: Any) -> Any:
         """What is sent of all values from `value` on; None if nothing is."""
         if not field.rest and field.way is not Way.TOTAL:  # one, sent as an array
             sent = self._judged(field, rule(value))
@@ -219,7 +219,7 @@ class _Writing:
             return self._judged(field, decide.first_sent(rule, values, self.warned, field.warnings))
         return self._judged(field, total(values))
 
-    def _judged(self, field: Field, result: Any) -> Any:
+    def _judged(self, field: ProgramField, result: Any) -> Any:
         """What a rule answered, or None if it is left out, with a warning; or it refuses the event."""
         if result is None:
             raise _Refused(REFUSALS["negative_quantity"])

@@ -41,7 +41,7 @@ MARKS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class ProgramField:
     """One field of the event, of an object in it, or of an item."""
 
     name: str
@@ -120,14 +120,14 @@ class Description:
         item = self.mapping.sources.get(_GATHERED.get(name, ""))
         return source is not None and item is not None and source.steps == item.steps and EACH in source.steps
 
-    def _of(self, parent: str) -> list[Field]:
+    def _of(self, parent: str) -> list[ProgramField]:
         return [
             self._field(self.mapping.target(name))
             for name, target in TARGETS.items()
             if target.parent == parent and name in self._filled
         ]
 
-    def _field(self, target: Target) -> Field:
+    def _field(self, target: Target) -> ProgramField:
         mapping, name = self.mapping, target.name
         source, constant = mapping.sources.get(name), mapping.constants.get(name)
         if name == _PARTNER_NAME and self._partner_name:
@@ -135,7 +135,7 @@ class Description:
         steps = () if source is None else source.steps
         steps = steps[len(self.item_steps) :] if target.parent == CONTENTS else steps
         before = steps.index(EACH) if EACH in steps else len(steps)
-        return Field(
+        return ProgramField(
             name,
             target.key,
             Way.VALUE if source is None else _way(target, source),

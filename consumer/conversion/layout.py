@@ -78,7 +78,7 @@ Operation = tuple[int, int, int, int, int, int, Any]
 """Code, slot, slots, operations behind it, the bytes of null and of the other branch, and what it needs."""
 
 
-class Place(NamedTuple):
+class ValuePlace(NamedTuple):
     """Where a value stands: in a slot, or below what stands there."""
 
     slot: int
@@ -107,12 +107,12 @@ class Layout:
         if self.is_possible:
             self._spread(plan, ())
 
-    def place(self, steps: Path) -> Place:
+    def place(self, steps: Path) -> ValuePlace:
         """The slot nearest to what stands at `steps`, and the way on from there. Raises `KeyError`."""
         for count in range(len(steps), 0, -1):
             slot = self._slots.get(steps[:count])
             if slot is not None:
-                return Place(slot, steps[count:])
+                return ValuePlace(slot, steps[count:])
         raise KeyError(steps)
 
     # -- which fields get slots

@@ -22,7 +22,7 @@ from consumer.avro.plan import RecordPlan
 from consumer.conversion.amounts import amount
 from consumer.conversion.codes import Usual, Way
 from consumer.conversion.decisions import Decisions, LeftOutWarnings
-from consumer.conversion.fields import MARKS, Description, Field, Path
+from consumer.conversion.fields import MARKS, Description, Path, ProgramField
 from consumer.conversion.layout import Layout, Operation
 from consumer.conversion.normalise import client_ip_address, text_of
 from consumer.conversion.rules import CalendarDay, Rule, flag, order_id, web_url
@@ -119,7 +119,7 @@ Memories = dict[str, Memory]
 class CompiledField(NamedTuple):
     """A field, and how the program comes to its value."""
 
-    field: Field
+    field: ProgramField
     key: bytes
     """Its name in JSON, and the colon."""
     way: Way
@@ -238,7 +238,7 @@ class _Maker:
         steps = self._description.steps(name)
         return None if steps is None else self._at(steps)
 
-    def _compiled(self, field: Field) -> CompiledField:
+    def _compiled(self, field: ProgramField) -> CompiledField:
         way, at, gather = _compiled_way(field), None, None
         if field.rule is None:
             pass
@@ -251,7 +251,12 @@ class _Maker:
         return self._with(field, way, at, gather, (field.warnings,))
 
     def _with(
-        self, field: Field, way: Way, at: At | None, gather: At | None, warnings: tuple[LeftOutWarnings, ...]
+        self,
+        field: ProgramField,
+        way: Way,
+        at: At | None,
+        gather: At | None,
+        warnings: tuple[LeftOutWarnings, ...],
     ) -> CompiledField:
         memory = None
         if field.rule is not None and field.is_text and way in (Way.REMEMBERED, Way.DIGEST, Way.ONE_DIGEST):
@@ -311,7 +316,7 @@ def _names(steps: Path) -> tuple[str, ...]:
     return tuple(step.name for step in steps)
 
 
-def _compiled_way(field: Field) -> Way:
+def _compiled_way(field: ProgramField) -> Way:
     """The way that the program takes, which may be shorter."""
     if field.way is Way.DIGESTS:
         if EACH not in field.steps:

@@ -183,7 +183,7 @@ def settled_bounds(spans: Iterable[Span | Finished], base: int) -> list[int]:
 
 
 @dataclass(slots=True)
-class Place:
+class RecordPlace:
     """A record: its span, and its index there."""
 
     span: Span

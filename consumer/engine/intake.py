@@ -280,7 +280,7 @@ class _Deferred(NamedTuple):
     prepared: Prepared | None
 
 
-class Consequences(Protocol):
+class IntakeEffects(Protocol):
     """What the pipeline does with what was read."""
 
     def look_up(self, leaders: list[Delivery]) -> None:
@@ -300,7 +300,7 @@ class Admission:
         parking: Parking,
         early: EarlyRecords,
         intake: Intake,
-        pipeline: Consequences,
+        pipeline: IntakeEffects,
         guard: Guard,
         limit: Limit,
     ) -> None:

@@ -25,7 +25,7 @@ from operator import attrgetter, lt
 from typing import NamedTuple, Protocol, TypeVar
 
 from consumer.engine import offset_map
-from consumer.engine.block import MARK, RELEASED, Fence, Finished, Place, Span, settled_bounds, sizes_of
+from consumer.engine.block import MARK, RELEASED, Fence, Finished, RecordPlace, Span, settled_bounds, sizes_of
 from consumer.engine.model import Chunk, Disposition, Position, TopicPartition
 from consumer.engine.offset_map import OffsetMap
 from consumer.engine.statistics import Totals
@@ -435,7 +435,7 @@ class Ledger:
 
     def settle(self, span: Span, index: int, disposition: Disposition) -> bool:
         """Give an open record its one final disposition. False if its assignment has ended: nothing happens."""
-        return bool(self.settle_all([Place(span, index)], disposition))
+        return bool(self.settle_all([RecordPlace(span, index)], disposition))
 
     def settle_all(self, placed: Iterable[P], disposition: Disposition) -> list[P]:
         """As `settle`, for many; gives those whose record it settled."""

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from consumer.commands.base import SettingsCommand
 from consumer.commands.check import api, kafka, local
-from consumer.commands.check.rows import CheckRow, Found, Question, Skip, Verdict, count
+from consumer.commands.check.rows import CheckRow, Found, Question, Skip, Verdict, counted
 from consumer.errors import PinstreamError
 from consumer.settings import Settings, load
 
@@ -32,15 +32,15 @@ _STYLES = {
 }
 _QUESTIONS: Sequence[tuple[str, Question]] = (
     ("schema", local.schema),
-    ("mapping", local.mapping),
+    ("mapping", local.check_mapping),
     ("state folder", local.state_folder),
     ("key store", local.key_store),
     ("page address", local.page),
     ("brokers and topics", kafka.cluster),
-    ("consumer group", kafka.group),
-    ("dead-letter topics", kafka.dead_letters),
+    ("consumer group", kafka.check_group),
+    ("dead-letter topics", kafka.check_dead_letters),
     ("schema registry", kafka.registry),
-    ("access token", local.token),
+    ("access token", local.check_token),
 )
 
 
@@ -95,7 +95,7 @@ async def _ask(what: str, question: Question, found: Found) -> list[CheckRow]:
 
 def _summary(verdicts: Counter[Verdict]) -> Text:
     failed, warned = verdicts[Verdict.FAILED], verdicts[Verdict.WARNING]
-    rest = f", {count(warned, 'warning')}" if warned else ""
+    rest = f", {counted(warned, 'warning')}" if warned else ""
     if failed:
         return Text(f"Not fit to run: {failed} failed{rest}.", _STYLES[Verdict.FAILED])
     return Text(f"Fit to run{rest}.", _STYLES[Verdict.WARNING if warned else Verdict.OK])

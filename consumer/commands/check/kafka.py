@@ -9,7 +9,7 @@ from consumer.adapters.kafka.cluster import TopicSettings, topic_settings
 from consumer.adapters.kafka.offsets import Extent
 from consumer.app import building
 from consumer.commands.base import first_of
-from consumer.commands.check.rows import TIMEOUT, Found, Said, Skip, cluster_of, count
+from consumer.commands.check.rows import TIMEOUT, Found, Said, Skip, cluster_of, counted
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
 from consumer.engine.messages import FetchSchema, SchemaUnavailable
@@ -29,15 +29,15 @@ async def cluster(found: Found) -> Said:
     if view.leaderless:
         without = first_of([str(one) for one in view.leaderless])
         raise KafkaError(f"partitions without a leader cannot be read now: {without}; check the brokers")
-    topics = [f"{name} ({count(partitions, 'partition')})" for name, partitions in view.topics.items()]
+    topics = [f"{name} ({counted(partitions, 'partition')})" for name, partitions in view.topics.items()]
     warnings = [
         f"KAFKA_TOPICS: no topic matches {pattern} yet; a topic that is created later is read from its beginning"
         for pattern in view.unmatched
     ]
-    return Said(f"{count(len(view.brokers), 'broker')}; {first_of(topics) or 'no topic'}", warnings)
+    return Said(f"{counted(len(view.brokers), 'broker')}; {first_of(topics) or 'no topic'}", warnings)
 
 
-async def group(found: Found) -> Said:
+async def check_group(found: Found) -> Said:
     """Where reading would begin, and who else reads."""
     view = cluster_of(found)
     partitions = [TopicPartition(topic, one) for topic, most in view.topics.items() for one in range(most)]
@@ -53,7 +53,7 @@ async def group(found: Found) -> Said:
     if members.state == "Unknown":
         now = "these brokers do not list its members"
     else:
-        now = f"{count(len(members.members), 'member')} now" if members.members else "no member now"
+        now = f"{counted(len(members.members), 'member')} now" if members.members else "no member now"
     return Said(f"{kafka.group_id}: {begin}; {now}", warnings)
 
 
@@ -76,17 +76,17 @@ def _begin(
     )
     unread = sum(extents[one].end - extents[one].low for one in new)
     if not new:
-        return f"goes on where it was, {count(known, 'record')} behind"
+        return f"goes on where it was, {counted(known, 'record')} behind"
     if len(new) < len(extents):
         return (
-            f"goes on where it was, {count(known, 'record')} behind, and begins "
-            f"{count(len(new), 'new partition')} at the beginning ({count(unread, 'record')})"
+            f"goes on where it was, {counted(known, 'record')} behind, and begins "
+            f"{counted(len(new), 'new partition')} at the beginning ({counted(unread, 'record')})"
         )
     if positions:  # of other topics
-        return f"new to these topics, begins at the beginning: {count(unread, 'record')}"
+        return f"new to these topics, begins at the beginning: {counted(unread, 'record')}"
     if reset == "latest":
-        return f"new, begins at the end: {count(unread, 'record')} will not be read"
-    return f"new, begins at the beginning: {count(unread, 'record')}"
+        return f"new, begins at the end: {counted(unread, 'record')} will not be read"
+    return f"new, begins at the beginning: {counted(unread, 'record')}"
 
 
 def _astray(
@@ -131,7 +131,7 @@ def _destination_of(position: Position) -> str | None:
     return None if told is None else told.destination
 
 
-async def dead_letters(found: Found) -> Said:
+async def check_dead_letters(found: Found) -> Said:
     """Whether they can be stored, whole."""
     view, template = cluster_of(found), found.settings.pinstream.dead_letter_topic
     topics = {topic: dead_letter_topic(template, topic) for topic in view.topics}

@@ -11,7 +11,7 @@ from pathlib import Path
 from consumer.adapters.key_store import open_key_store
 from consumer.app import building
 from consumer.commands.base import first_of
-from consumer.commands.check.rows import Found, Said, Skip, count
+from consumer.commands.check.rows import Found, Said, Skip, counted
 from consumer.conversion.targets import MOST_OWN_EVENTS, NEW_TARGETS
 from consumer.errors import PinstreamError, SettingsError
 from consumer.settings import Settings
@@ -37,7 +37,7 @@ async def workers(found: Found) -> Said:
     check_divisible(found.settings, number)
     own = worker_settings(found.settings, number, number).pinstream
     return Said(
-        f"{number}; each has {count(own.concurrency, 'request')} in flight, {own.calls_per_minute:,} calls a minute, "
+        f"{number}; each has {counted(own.concurrency, 'request')} in flight, {own.calls_per_minute:,} calls a minute, "
         f"{own.max_open_events:,} open events and {own.max_open_bytes // _MIB:,} MiB of them"
     )
 
@@ -48,13 +48,13 @@ async def schema(found: Found) -> Said:
     return Said(f"{found.settings.pinstream.schema_name} in {found.settings.pinstream.schemas_dir}")
 
 
-async def mapping(found: Found) -> Said:
+async def check_mapping(found: Found) -> Said:
     """How records become conversion events."""
     if found.schema is None:
         raise Skip("needs the schema")
     fitting = building.mapping(found.settings, found.schema)
     file = found.settings.pinstream.mapping_file
-    said = f"{file or 'the packaged mapping'} fits the schema: {count(len(fitting.sources), 'field')} with a source"
+    said = f"{file or 'the packaged mapping'} fits the schema: {counted(len(fitting.sources), 'field')} with a source"
     # With an own file, a name that the schema happens to have in common with ours may be a surprise.
     proposed = [name for name in fitting.sources if file is not None and name in fitting.proposed]
     said += f"; by the packaged mapping's lines: {first_of(proposed)}" if proposed else ""
@@ -183,7 +183,7 @@ async def _is_ours(place: ListenAddress) -> bool:
         return False
 
 
-async def token(found: Found) -> Said:
+async def check_token(found: Found) -> Said:
     """Whether there is one."""
     building.token(found.settings).value()
     where = found.settings.pinterest.access_token_file or "PINTEREST_ACCESS_TOKEN"

@@ -66,6 +66,6 @@ def cluster_of(found: Found) -> ClusterView:
     return found.cluster
 
 
-def count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
     """``1 partition``, ``1,200 partitions``."""
     return f"{number:,} {what}" + ("" if number == 1 else "s")

@@ -191,7 +191,7 @@ def run_list(options: ListOptions, environ: Mapping[str, str]) -> None:
 
     async def listing() -> Listing:
         known = (await describe(config, (), TIMEOUT)).known
-        return await read(options, KafkaReader(config), chosen(settings, options.topics, known))
+        return await read_listing(options, KafkaReader(config), chosen(settings, options.topics, known))
 
     found = asyncio.run(listing())
     if options.as_json:
@@ -200,7 +200,7 @@ def run_list(options: ListOptions, environ: Mapping[str, str]) -> None:
         _print(found, Console())
 
 
-async def read(options: ListOptions, reader: Reader, topics: Sequence[DeadLetterTopic]) -> Listing:
+async def read_listing(options: ListOptions, reader: Reader, topics: Sequence[DeadLetterTopic]) -> Listing:
     """Both passes over all topics."""
     found = Listing(options.latest, missing=[topic.name for topic in topics if not topic.there])
     for topic in topics:

@@ -132,7 +132,7 @@ _BECAME = {
 }
 
 
-def tell(outcome: RedriveOutcome, *, as_json: bool) -> None:
+def print_redrive(outcome: RedriveOutcome, *, as_json: bool) -> None:
     """Print the outcome, as `_tell` says. Raises `Incomplete` if stdout fails: the letters are marked all the same."""
     try:
         _tell(outcome, as_json=as_json)

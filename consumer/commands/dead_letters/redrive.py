@@ -40,7 +40,7 @@ from consumer.app.run import REFUSED_ADVICE, log_kafka_trouble, tune_memory
 from consumer.app.signals import on_stop_signal
 from consumer.commands.dead_letters.choosing import Budget, Chooser, Chosen, RedriveOptions
 from consumer.commands.dead_letters.marking import LOT_LETTERS, Marker, Redriven
-from consumer.commands.dead_letters.outcome import RedriveEnd, RedriveOutcome, tell
+from consumer.commands.dead_letters.outcome import RedriveEnd, RedriveOutcome, print_redrive
 from consumer.commands.dead_letters.reading import (
     TIMEOUT,
     KafkaReader,
@@ -70,7 +70,7 @@ def run_redrive(options: RedriveOptions, environ: Mapping[str, str]) -> None:
     Raises what is in the error tree; `Incomplete` if it was interrupted, or if the guard stopped it.
     """
     outcome = asyncio.run(_run(options, _settings(options, environ)))
-    tell(outcome, as_json=options.as_json)
+    print_redrive(outcome, as_json=options.as_json)
     if outcome.end is RedriveEnd.INTERRUPTED:
         raise Incomplete("interrupted: run it again to go on; what is settled is marked as done")
     if outcome.guard is not None:
@@ -109,7 +109,7 @@ async def _run(options: RedriveOptions, settings: Settings) -> RedriveOutcome:
             await Redrive(options, settings, reader, known, stopped, outcome).run(there)
     except PinstreamError:
         outcome.end = RedriveEnd.FAILED
-        tell(outcome, as_json=options.as_json)
+        print_redrive(outcome, as_json=options.as_json)
         raise
     return outcome
 

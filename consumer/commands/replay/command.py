@@ -30,15 +30,15 @@ from consumer.avro.decode import Decoder
 from consumer.commands.base import SettingsCommand, say
 from consumer.commands.replay.engine import Ran, run_to_end
 from consumer.commands.replay.options import ReplayOptions, check_values, read_options
-from consumer.commands.replay.outcome import ReplayOutcome, tell
+from consumer.commands.replay.outcome import ReplayOutcome, print_replay
 from consumer.commands.replay.parts import (
     Outside,
     ReplayScope,
     beside_others,
     only_one,
     outside,
-    policy,
     reading,
+    replay_policy,
 )
 from consumer.commands.replay.selection import Judging, Selecting, WithoutExpired
 from consumer.commands.replay.warnings import beforehand
@@ -142,7 +142,7 @@ def _replay_and_tell(options: ReplayOptions) -> None:
         if not options.dry_run and stack.enter_context(beside_others(state_dir)):
             say(f"pinstream: warning: {_NOT_ALONE}")
         outcome = asyncio.run(_replay(options, settings))
-    tell(outcome, as_json=options.as_json)
+    print_replay(outcome, as_json=options.as_json)
     trouble, failure = outcome.trouble(), outcome.ran.failure
     if isinstance(failure, DestinationRefused):
         raise DestinationRefused(f"{trouble}; {REFUSED_ADVICE}") from failure
@@ -213,7 +213,7 @@ def _pipeline(options: ReplayOptions, settings: Settings, decoder: Decoder, conv
     """What is asked for by ``--where`` is judged between the two steps; else records are read in one go."""
     fast = None if options.where else building.fast_reading(settings, decoder, converter)
     return Pipeline(
-        policy(options, settings),
+        replay_policy(options, settings),
         Judging(decoder) if options.where else decoder,
         Selecting(converter, options.where),
         reading=None if fast is None else WithoutExpired(fast),

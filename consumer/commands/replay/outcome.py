@@ -120,7 +120,7 @@ class ReplayOutcome:
         }
 
 
-def tell(outcome: ReplayOutcome, *, as_json: bool) -> None:
+def print_replay(outcome: ReplayOutcome, *, as_json: bool) -> None:
     """The table for people, on stdout; with `as_json` the document on stdout, and the table on stderr."""
     console = Console(stderr=as_json)
     console.print(_ledger_table(outcome))

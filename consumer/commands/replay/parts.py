@@ -127,7 +127,7 @@ def holds_keys(settings: Settings) -> bool:
     return not url.startswith("lmdb:") or Path(url.removeprefix("lmdb:")).is_dir()
 
 
-def policy(options: ReplayOptions, settings: Settings) -> Policy:
+def replay_policy(options: ReplayOptions, settings: Settings) -> Policy:
     """The service's limits, and a replay's own."""
     limits = dataclasses.replace(
         building.policy(settings),

@@ -108,7 +108,7 @@ class TestMapping:
         )
         found = Found(load(env))
         asyncio.run(local.schema(found))
-        said = asyncio.run(local.mapping(found))
+        said = asyncio.run(local.check_mapping(found))
         assert found.mapping is not None
         return said.text, list(said.warnings)
 
@@ -490,7 +490,7 @@ class TestTestEvents:
         env = run_environment(tmp_path, kafka, "orders", "group", api.url, PINSTREAM_MAPPING_FILE=str(file))
         found = Found(load(env))
         asyncio.run(local.schema(found))
-        asyncio.run(local.mapping(found))
+        asyncio.run(local.check_mapping(found))
         rows = asyncio.run(questions.test_events(found))
         assert [row.text.split(" (")[0] for row in rows] == [
             f"{ACCOUNT}: {event} processed" for event in ("page_visit", "checkout", "checkout")

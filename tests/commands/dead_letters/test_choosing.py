@@ -8,7 +8,7 @@ import pytest
 
 from consumer.adapters.kafka.letters import Filters, OriginFilter, mark_headers
 from consumer.commands.dead_letters.choosing import RedriveOptions
-from consumer.commands.dead_letters.outcome import LATE, RedriveOutcome, Tally, tell
+from consumer.commands.dead_letters.outcome import LATE, RedriveOutcome, Tally, print_redrive
 from consumer.commands.dead_letters.redrive import rehearse
 from consumer.commands.dead_letters.topics import DeadLetterTopic
 from consumer.engine.model import Stage
@@ -213,7 +213,7 @@ def test_one_topic_for_all() -> None:
 @pytest.mark.parametrize("redriven", [0, 1])
 def test_it_says_what_late_events_count_as(redriven: int, capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever redrives letters is told of the platform's one-hour rule; not where nothing went."""
-    tell(
+    print_redrive(
         RedriveOutcome(dry_run=False, tallies=[Tally("orders", matched=1, redriven=redriven)]), as_json=False
     )
     assert (LATE in capsys.readouterr().out) is bool(redriven)

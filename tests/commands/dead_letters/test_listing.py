@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from consumer.adapters.kafka.letters import Filters, mark_headers
-from consumer.commands.dead_letters.listing import Count, Kind, Listing, ListOptions, _print, read
+from consumer.commands.dead_letters.listing import Count, Kind, Listing, ListOptions, _print, read_listing
 from consumer.commands.dead_letters.topics import DeadLetterTopic, chosen
 from consumer.engine.model import Stage
 from consumer.errors import SettingsError, UsageError
@@ -83,7 +83,7 @@ async def test_counting_is_by_origin_stage_and_code() -> None:
     where.append("orders.dead-letters", 0, b"k", b"v", mark_headers([(0, 9)], elsewhere))
     where.append("orders.dead-letters", 1, b"k", b"v")
     topic = DeadLetterTopic("orders.dead-letters", frozenset({"orders"}), True)
-    found = await read(ListOptions((), Filters(), 3, False), where, [topic])
+    found = await read_listing(ListOptions((), Filters(), 3, False), where, [topic])
     rows = {kind: (count.waiting, count.done) for kind, count in found.rows()}
     assert rows == {
         Kind("orders", "convert", "expired"): (1, 1),
@@ -116,7 +116,7 @@ async def test_any_number_of_codes_takes_little_memory(monkeypatch: pytest.Monke
     for number in range(50):
         where.bury(number, code=f"code-{number}")
     topic = DeadLetterTopic("orders.dead-letters", None, True)
-    found = await read(ListOptions((), Filters(), 4, False), where, [topic])
+    found = await read_listing(ListOptions((), Filters(), 4, False), where, [topic])
     assert sorted(count.waiting for count in found.counts.values()) == [1, 1, 1, 1, 1, 45]
     assert all(entry[2].record.value is None for entry in found._latest)
 

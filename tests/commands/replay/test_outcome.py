@@ -9,7 +9,7 @@ import pytest
 
 from consumer.adapters.kafka import Range
 from consumer.commands.replay.engine import Ran, ReplayEnd
-from consumer.commands.replay.outcome import ReplayOutcome, tell
+from consumer.commands.replay.outcome import ReplayOutcome, print_replay
 from consumer.engine.ledger import LeftAt
 from consumer.engine.model import Problem, Stage, TopicPartition
 from consumer.engine.statistics import Cause, GuardStatistics
@@ -152,13 +152,13 @@ def test_a_failure_is_told_as_it_is() -> None:
 
 def test_tables_go_to_people_and_json_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     """With ``--json`` stdout holds the document alone; what the table shows is text, never markup."""
-    tell(outcome(), as_json=True)
+    print_replay(outcome(), as_json=True)
     out, err = capsys.readouterr()
     assert orjson.loads(out)["result"] == "complete"
     assert "orders:0:14" in err
     assert "nobody [red]here[/red]" in " ".join(err.split())
     assert "outside the time range" in err
-    tell(outcome(dry_run=True, sent_again=2), as_json=False)
+    print_replay(outcome(dry_run=True, sent_again=2), as_json=False)
     out, err = capsys.readouterr()
     assert err == ""
     assert "would be delivered" in out

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from consumer.engine import answers, claims, commits, messages, offset_map
-from consumer.engine.block import Delivery, Place, Span
+from consumer.engine.block import Delivery, RecordPlace, Span
 from consumer.engine.claims import Claims, Outbox
 from consumer.engine.commits import Commits, Lives, Removals, removed_unread
 from consumer.engine.ledger import AssignmentState, Ledger
@@ -168,13 +168,13 @@ def ended_assignments_settle(patch: pytest.MonkeyPatch) -> None:
     """What belongs to an ended assignment settles in the one that came after it."""
     settle = Ledger.settle_all
 
-    def inherited(self: Ledger, one: Any) -> Place:
+    def inherited(self: Ledger, one: Any) -> RecordPlace:
         heir = self.get(one.span.assignment.tp)
         if not one.span.assignment.live and heir is not None and heir.spans:
             other = heir.spans[0]
             if isinstance(other, Span) and one.index < len(other.settled) and not other.settled[one.index]:
-                return Place(other, one.index)
-        return Place(one.span, one.index)
+                return RecordPlace(other, one.index)
+        return RecordPlace(one.span, one.index)
 
     def unfenced(self: Ledger, placed: Iterable[Any], disposition: Disposition) -> list[Any]:
         return [one for one in placed if settle(self, [inherited(self, one)], disposition)]
