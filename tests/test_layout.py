@@ -24,6 +24,7 @@ FULL_FOLDERS = {
 SHORT = {
     "consumer/__main__.py": "python -m consumer",
     "consumer/app/signals.py": "the lowest layer of app: the supervisor stops by it too and needs nothing else",
+    "consumer/commands/dead_letters/command.py": "the group alone: each command is beside its code",
     "consumer/commands/run.py": "the service itself is app/run and workers",
     "consumer/web/page.py": "the page itself is HTML, CSS and JavaScript",
 }

@@ -22,7 +22,7 @@ _COMMANDS = {
         "check.command",
         "Check whether this configuration is fit to run.",
     ),
-    "dead-letters": ("dead_letters.arguments", "List, show and redrive records that could not be delivered."),
+    "dead-letters": ("dead_letters.command", "List, show and redrive records that could not be delivered."),
     "demo": ("demo", "Run the whole system on this machine: broker, sandbox, producer, consumer and page."),
     "explain": (
         "explain",

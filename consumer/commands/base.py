@@ -70,6 +70,12 @@ def _say_failure(ctx: click.Context, message: str, error: BaseException) -> None
     click.echo(f"pinstream: {' '.join(message.split())}", err=True)
 
 
+class Subgroup(click.Group):
+    """A group of commands within the group. The outer one turns their errors into a line, so this one does not."""
+
+    command_class = Command
+
+
 class SettingsCommand(Command):
     """A command whose ``--help`` ends with the settings it goes by, from the one place that defines them."""
 

@@ -1,4 +1,4 @@
-"""Which letters are redriven and which stay; a dry run chooses in the same way.
+"""Which letters are meant: the options that filter them; which are redriven and which stay, in a dry run too.
 
 A letter of the topics asked for that matches the filters is exactly one of: done before (the first pass counts those),
 left (``--max`` is reached, or the run was interrupted), looped, gone, or chosen.
@@ -7,19 +7,79 @@ left (``--max`` is reached, or the run was interrupted), looped, gone, or chosen
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+import click
 
 from consumer.adapters.kafka.letters import (
     DeadRecord,
     Filters,
+    parse_origin,
     read_mark,
 )
+from consumer.commands.base import parse_time
 from consumer.commands.dead_letters.outcome import RedriveOutcome, Tally
 from consumer.commands.dead_letters.reading import Marks, Reader, ours, whole_record, why_gone
 from consumer.commands.dead_letters.topics import DeadLetterTopic
-from consumer.engine.model import Record
+from consumer.engine.model import Record, Stage
+from consumer.errors import UsageError
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+JSON_OPTION = click.option(
+    "--json", "as_json", is_flag=True, help="The last line on stdout is the result as JSON."
+)
+
+
+def filter_options(command: _F) -> _F:
+    """Add the options that select letters."""
+    options = (
+        click.option(
+            "--topic",
+            "topics",
+            multiple=True,
+            metavar="T",
+            help="Letters of this topic (or: on this dead-letter topic); may be repeated. Default: KAFKA_TOPICS.",
+        ),
+        click.option(
+            "--stage",
+            "stages",
+            multiple=True,
+            type=click.Choice(["decode", "convert", "deliver"]),
+            help="Only what died here; may be repeated.",
+        ),
+        click.option(
+            "--code", "codes", multiple=True, metavar="C", help="Only this reason; may be repeated."
+        ),
+        click.option("--since", metavar="TIME", help="Only what died at or after this time (ISO 8601)."),
+        click.option("--until", metavar="TIME", help="Only what died before this time."),
+        click.option(
+            "--origin",
+            "origins",
+            multiple=True,
+            metavar="TOPIC[:PARTITION[:OFFSET]]",
+            help="Only records from here; may be repeated.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def read_filters(
+    stages: Sequence[str], codes: Sequence[str], since: str | None, until: str | None, origins: Sequence[str]
+) -> Filters:
+    """The filters that the options ask for. Raises `UsageError`."""
+    try:
+        found = tuple(parse_origin(text) for text in origins)
+    except ValueError as error:
+        raise UsageError(f"--origin {error}") from None
+    since_ms = None if since is None else parse_time(since, "--since")
+    until_ms = None if until is None else parse_time(until, "--until")
+    if since_ms is not None and until_ms is not None and since_ms >= until_ms:
+        raise UsageError("--since must be before --until: no letter can match")
+    return Filters(frozenset(map(Stage, stages)), frozenset(codes), since_ms, until_ms, found)
 
 
 @dataclass(frozen=True, slots=True)

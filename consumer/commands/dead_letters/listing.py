@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ from rich.table import Table
 
 from consumer.adapters.kafka import describe
 from consumer.adapters.kafka.letters import DeadRecord, Done, Filters, Home, Place, read_mark
+from consumer.commands.base import Command
+from consumer.commands.dead_letters.choosing import JSON_OPTION, filter_options, read_filters
 from consumer.commands.dead_letters.reading import (
     TIMEOUT,
     KafkaReader,
@@ -184,9 +187,32 @@ class Listing:
         }
 
 
-def run_list(options: ListOptions, environ: Mapping[str, str]) -> None:
-    """Print the tables. Raises `UsageError` and `KafkaError`."""
-    settings = load(environ, needs=("kafka",))
+@click.command(name="list", cls=Command)
+@filter_options
+@click.option(
+    "--latest",
+    type=click.IntRange(0, 1000),
+    default=10,
+    show_default=True,
+    help="How many of the latest to show.",
+)
+@JSON_OPTION
+def list_letters(
+    topics: tuple[str, ...],
+    stages: tuple[str, ...],
+    codes: tuple[str, ...],
+    since: str | None,
+    until: str | None,
+    origins: tuple[str, ...],
+    latest: int,
+    as_json: bool,
+) -> None:
+    """How many letters there are, by topic, stage and code; and the latest. Never a key or a value.
+
+    waiting: still to be looked at; done: redriven. Needs only the KAFKA_… settings.
+    """
+    options = ListOptions(topics, read_filters(stages, codes, since, until, origins), latest, as_json)
+    settings = load(os.environ, needs=("kafka",))
     config = settings.kafka.client_properties()
 
     async def listing() -> Listing:

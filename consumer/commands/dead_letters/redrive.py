@@ -20,9 +20,12 @@ import asyncio
 import contextlib
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
+
+import click
 
 from consumer import logs
 from consumer.adapters.kafka import (
@@ -38,7 +41,16 @@ from consumer.adapters.key_store import open_key_store
 from consumer.app import building
 from consumer.app.run import REFUSED_ADVICE, log_kafka_trouble, tune_memory
 from consumer.app.signals import on_stop_signal
-from consumer.commands.dead_letters.choosing import Budget, Chooser, Chosen, RedriveOptions
+from consumer.commands.base import Command
+from consumer.commands.dead_letters.choosing import (
+    JSON_OPTION,
+    Budget,
+    Chooser,
+    Chosen,
+    RedriveOptions,
+    filter_options,
+    read_filters,
+)
 from consumer.commands.dead_letters.marking import LOT_LETTERS, Marker, Redriven
 from consumer.commands.dead_letters.outcome import RedriveEnd, RedriveOutcome, print_redrive
 from consumer.commands.dead_letters.reading import (
@@ -50,6 +62,7 @@ from consumer.commands.dead_letters.reading import (
     read_marks,
 )
 from consumer.commands.dead_letters.topics import DeadLetterTopic, chosen
+from consumer.commands.parsing import parse_rate
 from consumer.commands.replay.engine import FiniteSource, ReplayEnd, run_to_end
 from consumer.commands.replay.watch import watch
 from consumer.engine.messages import EndOffsets, NewLife
@@ -64,12 +77,53 @@ _CARRIED: Final = frozenset({*LETTER_HEADERS, TRIPS})
 """Headers of a letter that go with its record through the pipeline: the new letter needs them, should it die again."""
 
 
-def run_redrive(options: RedriveOptions, environ: Mapping[str, str]) -> None:
-    """Redrive letters, and print what became of them.
+@click.command(name="redrive", cls=Command)
+@filter_options
+@click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="Redrive at most N letters.")
+@click.option("--rate", metavar="N/s", help="How many a second at most: 100/s, 6000/m. Default: no limit.")
+@click.option(
+    "--max-trips",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Leave letters of records that were redriven so often already: they would go in circles.",
+)
+@click.option("--dry-run", is_flag=True, help="Write nothing; say what would be done.")
+@JSON_OPTION
+def redrive_letters(
+    topics: tuple[str, ...],
+    stages: tuple[str, ...],
+    codes: tuple[str, ...],
+    since: str | None,
+    until: str | None,
+    origins: tuple[str, ...],
+    most: int | None,
+    rate: str | None,
+    max_trips: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Take letters through the pipeline once more, straight to the platform.
 
-    Raises what is in the error tree; `Incomplete` if it was interrupted, or if the guard stopped it.
+    Nothing is written to the topic that they are from: its other readers do not see them again. A letter is marked as
+    done on the dead-letter topic once it is settled; what dies again becomes a letter again, in one Kafka transaction
+    with that mark. So a redrive that was interrupted, or killed, is simply run again: what was delivered within
+    PINSTREAM_DEDUP_WINDOW is known, and only what was on its way to the platform when it was killed may be sent again.
+    What comes onto the dead-letter topic meanwhile is not touched. Exit code 1: interrupted, or it could not go on.
+
+    Needs the settings of `pinstream run`, with its key store: run it on the same machine, or with a shared one. A dry
+    run needs only the KAFKA_… settings.
+
+    Events that happened more than an hour ago count as offline at the platform when they arrive. It does not
+    deduplicate those: one that goes twice is counted twice.
+
+    \b
+    pinstream dead-letters redrive --topic orders --code unknown_currency --dry-run
+    pinstream dead-letters redrive --origin orders:3:1200
     """
-    outcome = asyncio.run(_run(options, _settings(options, environ)))
+    filters = read_filters(stages, codes, since, until, origins)
+    options = RedriveOptions(topics, filters, most, parse_rate(rate), max_trips, dry_run, as_json)
+    outcome = asyncio.run(_run(options, _settings(options, os.environ)))
     print_redrive(outcome, as_json=options.as_json)
     if outcome.end is RedriveEnd.INTERRUPTED:
         raise Incomplete("interrupted: run it again to go on; what is settled is marked as done")

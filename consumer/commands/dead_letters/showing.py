@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,11 +22,14 @@ from consumer.adapters.kafka.letters import (
     Done,
     Place,
     own_headers,
+    parse_place,
     read_letter,
     read_mark,
 )
 from consumer.app import building
 from consumer.avro.decode import Decoder
+from consumer.commands.base import Command
+from consumer.commands.dead_letters.choosing import JSON_OPTION
 from consumer.commands.dead_letters.listing import DONE, WAITING, iso
 from consumer.commands.dead_letters.payload import Masker
 from consumer.commands.dead_letters.reading import KafkaReader, Reader, whole_record, why_gone
@@ -110,9 +113,22 @@ def _payload_document(payload: Payload) -> dict[str, Any]:
     }
 
 
-def run_show(options: ShowLetterOptions, environ: Mapping[str, str]) -> None:
-    """Print the letter. Raises `UsageError` for what is no letter, `KafkaError` and what settings cannot be."""
-    settings = load(environ, needs=("kafka",))
+@click.command(name="show", cls=Command)
+@click.argument("place", metavar="TOPIC:PARTITION:OFFSET")
+@click.option("--payload", is_flag=True, help="Also the record, decoded; personal values are masked.")
+@JSON_OPTION
+def show_letter(place: str, payload: bool, as_json: bool) -> None:
+    """One letter: where it is from, and why it died. TOPIC is the dead-letter topic, as `list` shows it.
+
+    Key, value and headers are not shown, but for what --payload shows: fields that the mapping knows to say nothing
+    of a person.
+    """
+    try:
+        found = parse_place(place)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    options = ShowLetterOptions(found, payload, as_json)
+    settings = load(os.environ, needs=("kafka",))
     shown = asyncio.run(_show(options, settings, KafkaReader(settings.kafka.client_properties())))
     if options.as_json:
         click.echo(orjson.dumps(shown.document()))

@@ -35,7 +35,7 @@ from consumer.adapters.kafka import (
 )
 from consumer.adapters.kafka.offsets import Extent
 from consumer.adapters.kafka.replay_progress import read_entry
-from consumer.commands.base import Command, first_of
+from consumer.commands.base import Subgroup, first_of
 from consumer.commands.offsets.rows import Move, PartitionRow
 from consumer.commands.parsing import parse_bound
 from consumer.engine.model import Position, TopicPartition
@@ -69,13 +69,7 @@ class SetOptions:
     as_json: bool
 
 
-class _Offsets(click.Group):
-    """A group within the group: the outer one ends commands, so this one is a plain one."""
-
-    command_class = Command
-
-
-@click.group(cls=_Offsets)
+@click.group(cls=Subgroup)
 def offsets() -> None:
     """Where the consumer group stands, and moving it: the next run reads from there.
 

@@ -1,0 +1,19 @@
+"""The group of the three commands."""
+
+from __future__ import annotations
+
+import click
+
+from consumer.commands.base import Subgroup
+from consumer.commands.dead_letters.listing import list_letters
+from consumer.commands.dead_letters.redrive import redrive_letters
+from consumer.commands.dead_letters.showing import show_letter
+
+
+@click.group(name="dead-letters", cls=Subgroup)
+def dead_letters() -> None:
+    """List, show and redrive records that could not be delivered."""
+
+
+for one in (list_letters, redrive_letters, show_letter):
+    dead_letters.add_command(one)
