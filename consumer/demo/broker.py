@@ -126,24 +126,27 @@ def _first_line(process: subprocess.Popen[str], seconds: float) -> str:
 
 
 _FETCH, _METADATA, _FIND_COORDINATOR = 1, 3, 10
-"""Requests whose answers are changed: batches, and the broker's address."""
+"""API keys of the requests whose answers are changed: they contain batches or the broker's address."""
 _CONTROL_BATCH: Final = struct.pack(">biHiqq", 2, 0, 0x30, 0, 0, 0)
 """A control batch of the mock cluster from its magic byte on: no checksum, transactional and control, no times."""
 _BEFORE_MAGIC: Final = 16
 _CHECKED: Final = 21
-"""Where in a batch begins what the checksum is over."""
+"""Position in a batch from which the checksum is computed."""
 _BATCH_BYTES: Final = 78
 
 
 class _Front:
-    """What clients connect to: passes everything on to the mock cluster at `behind`, a port on loopback, and back."""
+    """The port that clients connect to.
+
+    It forwards messages to the mock cluster at the loopback port `behind`, and back.
+    """
 
     def __init__(self, behind: int) -> None:
         self._behind = behind
         self.port = 0
 
     async def start(self) -> None:
-        """Listen on a port of its own."""
+        """Listen on a free port."""
         server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         self._server = server  # a server that nothing refers to is closed
@@ -151,7 +154,7 @@ class _Front:
     async def _connected(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         cluster, to_cluster = await asyncio.open_connection("127.0.0.1", self._behind)
         asked: dict[bytes, int] = {}
-        """Requests whose answers are changed: correlation id -> API key."""
+        """Correlation id -> API key of the requests whose answers are changed."""
 
         def note(request: bytes) -> bytes:
             key = int.from_bytes(request[:2], "big")
@@ -183,7 +186,7 @@ class _Front:
 async def _pass_on(
     source: asyncio.StreamReader, target: asyncio.StreamWriter, change: Callable[[bytes], bytes]
 ) -> None:
-    """Pass on messages (their length, then so many bytes) until one side has closed."""
+    """Forward messages (a length, then the bytes) until one side has closed."""
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
             size = await source.readexactly(4)
@@ -193,7 +196,7 @@ async def _pass_on(
 
 
 def with_checksums(answer: bytes) -> bytes:
-    """The answer to a fetch with the right checksum in each control batch."""
+    """Return the answer to a fetch with the correct checksum in each control batch."""
     at = answer.find(_CONTROL_BATCH)
     if at < 0:
         return answer
@@ -209,7 +212,7 @@ def with_checksums(answer: bytes) -> bytes:
 
 @functools.lru_cache(1024)
 def crc32c(data: bytes) -> int:
-    """Castagnoli's checksum, bit by bit: these batches are small and few."""
+    """Return the Castagnoli checksum, computed bit by bit because these batches are few and small."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte

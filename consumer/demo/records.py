@@ -1,4 +1,4 @@
-"""Where `produce` and `demo` get their records: a file, or the made-up shop; encoded and ready to be produced."""
+"""The records of `produce` and `demo`, from a file or the generated shop, encoded for producing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from consumer.demo.generator import EventGenerator
 from consumer.engine.model import CommerceEvent, Rejection
 
 _RECENT = 500
-"""A duplicate repeats one of so many latest records."""
+"""A duplicate repeats one of this number of latest records."""
 
 
 class Produced(NamedTuple):
@@ -26,9 +26,9 @@ class Produced(NamedTuple):
 
 
 class FileRecords:
-    """A file's events as records, in order; what does not fit the schema is reported on stderr and counted as skipped.
+    """The events of a file as records, in order. Events that do not fit the schema are skipped, counted and reported.
 
-    `change`, if any, is applied to each event first.
+    `change`, if given, is applied to each event first.
     """
 
     def __init__(
