@@ -62,9 +62,9 @@ class FileRecords:
 
 
 def key_of(event: CommerceEvent) -> bytes:
-    """Records of one shopper share a key, and so a partition: the first external id, else the first e-mail.
+    """Return the key of the record: the shopper's first external id, or first e-mail address.
 
-    For schemas of other shapes: the event id, where there is one, so that partitions fill evenly.
+    So the records of a shopper share a partition. In other schemas it is the event id, so that partitions fill evenly.
     """
     customer = event.get("customer")
     if isinstance(customer, dict):
@@ -76,14 +76,14 @@ def key_of(event: CommerceEvent) -> bytes:
 
 
 def made_up(generator: EventGenerator, encoder: Encoder) -> Iterator[Produced]:
-    """The made-up shop's records, without end; broken ones as they are."""
+    """Yield the records of the generated shop without end; invalid ones are not encoded."""
     for one in generator:
         value = one.raw if one.event is None else encoder.encode(one.event)
         yield Produced(one.key, value or b"")
 
 
 def with_duplicates(records: Iterable[Produced], share: float, seed: int) -> Iterator[Produced]:
-    """So that about `share` of all records repeat a recent one, byte for byte."""
+    """Repeat recent records, byte for byte, so that about `share` of all records are duplicates."""
     dice = random.Random(seed)  # noqa: S311 - the demo's dice
     recent: deque[Produced] = deque(maxlen=_RECENT)
     for record in records:
@@ -96,7 +96,7 @@ def with_duplicates(records: Iterable[Produced], share: float, seed: int) -> Ite
 def with_invalid(
     records: Iterable[Produced], share: float, seed: int, now: Callable[[], float], encoder: Encoder
 ) -> Iterator[Produced]:
-    """So that about `share` of all records cannot be delivered: they are put in between."""
+    """Insert invalid records, so that about `share` of all records cannot be delivered."""
     dice = random.Random(seed)  # noqa: S311 - the demo's dice
     broken = made_up(EventGenerator(seed, now, invalid=1.0), encoder)
     for record in records:
