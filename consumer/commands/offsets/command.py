@@ -71,7 +71,7 @@ class SetOptions:
 
 @click.group(cls=Subgroup)
 def offsets() -> None:
-    """Where the consumer group stands, and moving it: the next run reads from there.
+    """Show or change the committed offsets of the consumer group.
 
     To send a part of a topic again without moving the group, use `pinstream replay`.
     """
