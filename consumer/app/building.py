@@ -97,7 +97,7 @@ def decoder(settings: Settings, schema: dict[str, Any], asked: Asked = ALL) -> D
 
 
 def converter(settings: Settings, schema: dict[str, Any], accounts: tuple[str, ...]) -> Converter:
-    """Compiled for the mapping and `schema`."""
+    """Converts events of `schema` as the mapping says. Raises `MappingError`."""
     return Converter(
         mapping(settings, schema),
         schema,

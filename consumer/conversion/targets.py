@@ -1,7 +1,7 @@
 """The conversion event's closed shape: every field the API takes, its rule, and where it may come from.
 
 Theory of operation. One table, `TARGETS`, in the order fields stand in a payload. The mapping checks names and
-types against it, the generated converter and the tests' reference both read rules from it, so that a rule
+types against it, the converter and the tests' reference both read rules from it, so that a rule
 lives here once. Names are dotted (``user_data.em``); ``custom_data.contents[].id`` is a field of every item.
 ``ad_account_id`` is no field of the event but picks the account; it is a target of the mapping all the same.
 

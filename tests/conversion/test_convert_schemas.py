@@ -204,7 +204,7 @@ def test_one_product_without_an_array() -> None:
 
 
 def test_map_keys_of_any_spelling_are_only_keys() -> None:
-    """A key from the mapping file stands in the generated code as text, whatever it looks like."""
+    """A key from the mapping file is text, whatever it looks like."""
     key = "x' or __import__('os') #\\"
     overlay = f'[fields]\nuser_data.hashed_maids = "maid"\nlanguage = {json.dumps("bag." + key)}'
     event = convert({"bag": {"type": "map", "values": "string"}}, {"bag": {key: "en-US"}}, overlay)

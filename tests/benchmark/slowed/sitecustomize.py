@@ -1,8 +1,8 @@
 """A pinstream whose fast path is off: decoding and converting cost twice what they should.
 
 Python imports this by itself when the folder is on the path (`test_ratio` puts it there), before the product's own
-code. What was replaced by generated code took about twice as long, so this is what losing it would look like. Should
-the product no longer go through these two, the guard's test says that it is not slowed: slow what it goes through then.
+code. Should the product no longer go through these two, the guard's test says that it is not slowed: slow what it goes
+through then.
 """
 
 from __future__ import annotations
