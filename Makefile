@@ -80,7 +80,7 @@ endef
 define FIND_COMPILER
 if [ -z "$$PINSTREAM_NO_COMPILE$$CI" ] && ! $(BIN)/python hatch_build.py; then \
 	export PINSTREAM_NO_COMPILE=1; \
-	echo "no C compiler or no Python headers here: going on without the compiled fast path, which makes an event about five times as expensive; install them and run: make clean setup" >&2; \
+	echo "no C compiler or no Python headers here: going on without the compiled fast path, which makes an event about six times as expensive; install them and run: make clean setup" >&2; \
 fi
 endef
 

@@ -1,8 +1,8 @@
 """The plain executor of a conversion: commerce event -> conversion event, filtered, or unconvertible.
 
-Theory of operation. A `Converter` goes through the `Description` of its mapping for each event, trusts no value to be
-what the schema says, and remembers nothing. It is the reference that the compiled program is tested against, what takes
-a record that the program leaves, and what ``pinstream explain`` shows.
+Theory of operation. A `Converter` goes through the `Description` of its mapping for each event, and trusts no value to
+be what the schema says. It is the reference that the compiled program is tested against, what takes a record that the
+program leaves, and what ``pinstream explain`` shows.
 
 The order is that of decisions: name, consent, account, source, id, time, the rest of the event, user data, identity,
 custom data. The first refusal ends it. What breaks under every hand is refused as ``unconvertible`` under the name of
@@ -189,7 +189,7 @@ class _Writing:
     def _fill(self, into: dict[str, Any], fields: list[ProgramField], holder: Any) -> None:
         """Put each field that has a value below `holder`, or a constant, into an object."""
         for field in fields:
-            sent, rule = None, field.rule
+            sent, rule = None, field.ask
             if rule is not None:
                 value = holder
                 for name in field.names:

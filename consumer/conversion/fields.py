@@ -17,6 +17,7 @@ from consumer.conversion.amounts import amount
 from consumer.conversion.codes import Way
 from consumer.conversion.decisions import REFUSALS, Decisions, LeftOutWarnings
 from consumer.conversion.mapping import Mapping
+from consumer.conversion.rules import Memory, Rule
 from consumer.conversion.targets import CONTENTS, DECIDED, TARGETS, Arity, Target
 from consumer.engine.coverage import BITS, BITS_OF_FIELDS
 from consumer.engine.model import Rejection, Warned
@@ -31,6 +32,14 @@ _AGENT: Final = "user_data.client_user_agent"
 _ITEM_ID, _ITEM_QUANTITY = f"{CONTENTS}.id", f"{CONTENTS}.quantity"
 _GATHERED: Final = {"custom_data.content_ids": _ITEM_ID, "custom_data.num_items": _ITEM_QUANTITY}
 _WORDS = frozenset({"string", "enum"})
+COME_AGAIN: Final = frozenset(
+    {
+        "language",
+        "custom_data.currency",
+        *(f"user_data.{key}" for key in ("ge", "db", "ln", "fn", "ct", "st", "zp", "country")),
+    }
+)
+"""Fields that have few different values, compared with the number of events."""
 
 _BESIDE = ("user_data.hashed_maids", "user_data.st", "user_data.country", "custom_data.opt_out_type")
 MARKS: Final = {
@@ -56,6 +65,8 @@ class ProgramField:
     """From there on."""
     rule: Callable[[Any], Any] | None
     """None: no value comes from the record."""
+    ask: Callable[[Any], Any] | None
+    """The rule, which remembers what it answered where values come again and again (`COME_AGAIN`)."""
     is_text: bool
     """Whether its values are surely text or null, if the record is what its schema says."""
     most: int | None
@@ -135,6 +146,7 @@ class Description:
         steps = () if source is None else source.steps
         steps = steps[len(self.item_steps) :] if target.parent == CONTENTS else steps
         before = steps.index(EACH) if EACH in steps else len(steps)
+        rule = None if source is None else decide.rule_for(target, source, mapping.time_unit)
         return ProgramField(
             name,
             target.key,
@@ -142,7 +154,8 @@ class Description:
             steps,
             tuple(step.name for step in steps[:before]),
             steps[before:],
-            None if source is None else decide.rule_for(target, source, mapping.time_unit),
+            rule,
+            _asking(name, rule),
             source is not None and self.is_text(name),
             _MOST_LANGUAGES if target.key == "languages" else None,
             decide.warnings_of(target),
@@ -154,6 +167,13 @@ class Description:
             name == _CLICK_ID and mapping.click_id_from_url,
             name == _AGENT,
         )
+
+
+def _asking(name: str, rule: Rule | None) -> Rule | None:
+    if rule is None or name not in COME_AGAIN:
+        return rule
+    memory, ask = Memory(rule), rule
+    return lambda value: memory[value] if value.__class__ is str else ask(value)
 
 
 def _way(target: Target, source: Source) -> Way:

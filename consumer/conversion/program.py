@@ -25,14 +25,10 @@ from consumer.conversion.decisions import Decisions, LeftOutWarnings
 from consumer.conversion.fields import MARKS, Description, Path, ProgramField
 from consumer.conversion.layout import Layout, Operation
 from consumer.conversion.normalise import client_ip_address, text_of
-from consumer.conversion.rules import CalendarDay, Rule, flag, order_id, web_url
+from consumer.conversion.rules import CalendarDay, Memory, Rule, flag, order_id, web_url
 from consumer.conversion.targets import EXTERNAL_ID_AS_WRITTEN, TARGETS
 from consumer.engine.model import Record
 
-MOST_REMEMBERED: Final = 8192
-"""Answers by field: with digests as values a full memory holds a few megabytes at the worst."""
-LONGEST_REMEMBERED: Final = 256
-"""Characters."""
 _NOT_REMEMBERED: tuple[Rule, ...] = (text_of, order_id, web_url)
 """Rules of text that hardly comes again, or is judged at a glance."""
 
@@ -89,27 +85,6 @@ class At(NamedTuple):
     """The names on the way on from there; one that is empty is each element."""
     item: int
     """In which slot of each item, if the items are what stands in `slot`; else -1."""
-
-
-class Memory(dict[Any, Any]):
-    """What a pure rule answered: ``memory[value]`` is ``rule(value)``, a look-up in C if it was asked before.
-
-    Countries, currencies and the like come again and again. Only short text is remembered, so that a number which
-    equals another one's key never finds it, and when there is too much of it all is forgotten: hostile input costs
-    what a miss costs, no more.
-    """
-
-    def __init__(self, rule: Rule) -> None:
-        super().__init__()
-        self._rule = rule
-
-    def __missing__(self, value: Any) -> Any:
-        answer = self._rule(value)
-        if value.__class__ is str and len(value) <= LONGEST_REMEMBERED:
-            if len(self) >= MOST_REMEMBERED:
-                self.clear()
-            self[value] = answer
-        return answer
 
 
 Memories = dict[str, Memory]

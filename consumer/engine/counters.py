@@ -185,7 +185,7 @@ class Counters:
             "Records that were not read on the fast path: of a schema that it cannot take, or undecodable, or unusual.",
             "pinstream_in_two_steps_records_total",
             status_note="Counted each time they were read. Nearly as many as `ledger.read`: the fast path does not "
-            "take the writer's schema, and an event costs about five times as much; or `process.fast_path` is `off`.",
+            "take the writer's schema, and an event costs about six times as much; or `process.fast_path` is `off`.",
         ),
     ] = 0
     """Read the slow way (`consumer.engine.reading.Reading`)."""

@@ -230,7 +230,7 @@ class PinstreamSettings(SettingsGroup):
         "PINSTREAM_FAST_PATH",
         "true",
         "Decodes and converts in one step. false uses the plain implementation that it is tested "
-        "against, at about five times the cost.",
+        "against, at about six times the cost.",
     )
     mapping_file: Annotated[Path | None, BeforeValidator(parse_path)] = _setting(
         "PINSTREAM_MAPPING_FILE",

@@ -32,7 +32,7 @@ class Process(TypedDict):
         Figure(
             "fast_path",
             "How records are read.",
-            status_note="`compiled`; `python`: the package was built without a C compiler, an event costs about five "
+            status_note="`compiled`; `python`: the package was built without a C compiler, an event costs about six "
             "times as much; `off`: `PINSTREAM_FAST_PATH=false`.",
         ),
     ]

@@ -1,4 +1,4 @@
-"""What the compiled program remembers of what rules answered: little, and never another value's answer."""
+"""What is remembered of what rules answered: little, and never another value's answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.conversion.program import LONGEST_REMEMBERED, MOST_REMEMBERED, Memory
+from consumer.conversion.rules import LONGEST_REMEMBERED, MOST_REMEMBERED, Memory
 from tests.conversion.test_convert import SCHEMA, event_of
 from tests.conversion.test_fused import Both
 

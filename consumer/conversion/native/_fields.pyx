@@ -3,7 +3,7 @@
 
 Theory of operation. Each field that has a value is written as JSON at once (`_json`), so no payload is made. Rules,
 refusals and warnings are the plain path's (`consumer.conversion.fields`); a value in its usual spelling is answered at a
-glance (`_usual`), and what came before is remembered (`program.Memory`).
+glance (`_usual`), and what came before is remembered (`rules.Memory`).
 """
 
 from cpython.object cimport PyObject
