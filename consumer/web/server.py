@@ -22,6 +22,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
+from importlib.resources import files
 from typing import Any, NamedTuple
 
 import orjson
@@ -40,7 +41,6 @@ from consumer.web.health import FETCH_HANGS_AFTER, why_not_ready, why_unhealthy
 from consumer.web.history import History
 from consumer.web.listening import ListenAddress, listen, main_address, page_address, url
 from consumer.web.metrics import StatisticsCollector
-from consumer.web.page import render_page
 from consumer.web.status import status_document
 
 _LOOK_EVERY = 1.0
@@ -53,6 +53,9 @@ _ELSEWHERE = (
     "the page, /status, /history and /events are served at PINSTREAM_PAGE_ADDRESS, which pinstream logs when it "
     "starts\n"
 )
+
+_PARTS = re.compile(r"/\* ((?:\w+\.(?:css|js) ?)+) \*/")
+"""A comment in page.html that names the files to insert, such as ``/* page.css */``."""
 
 
 class Urls(NamedTuple):
@@ -265,6 +268,19 @@ def _health_response(trouble: str | None) -> web.Response:
     if trouble is None:
         return web.Response(text="ok\n")
     return web.Response(status=503, text=trouble + "\n")
+
+
+def render_page() -> str:
+    """Return the page as one document: `page.html` with style and scripts inserted where it names them.
+
+    They are inserted unchanged, so there is no build step and the browser fetches no further file.
+    """
+    folder = files("consumer.web")
+
+    def read(name: str) -> str:
+        return folder.joinpath(name).read_text("utf-8")
+
+    return _PARTS.sub(lambda named: "\n" + "".join(map(read, named[1].split())), read("page.html"))
 
 
 def _security_headers(document: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ import re
 from importlib.resources import files
 
 from consumer.engine.statistics import WaitsFor
-from consumer.web.page import render_page
+from consumer.web.server import render_page
 from tests.web.page.scenes import IDS
 
 SCRIPT = re.findall(r"<script>(.*?)</script>", render_page(), re.DOTALL)
