@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from consumer.engine.block import UNCLEAR, Delivery
+from consumer.engine.block import UNCLEAR, Delivery, RecordStage, move_all
 from consumer.engine.context import Clock, Context
 from consumer.engine.masking import kind, mask, who_answered
 from consumer.engine.messages import Answered, Unanswered
@@ -282,4 +282,5 @@ class Answers:
             self._pipeline.let_go(gone)
         if batch.deliveries:
             self._context.counters.retried_batches += 1
+            move_all(batch.deliveries, RecordStage.QUEUED)
             self._dispatcher.queue(batch.account).put_back(batch, at)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Generic, NamedTuple, TypeVar
 
-from consumer.engine.block import Delivery, Span
+from consumer.engine.block import Block, Delivery, RecordStage, move_all
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import REAL_API, Backoff
 from consumer.errors import InvariantViolation
@@ -64,10 +64,6 @@ class Claims:
     def __len__(self) -> int:
         return len(self._leaders)
 
-    def leaders(self) -> Iterable[Delivery]:
-        """Those that lead their keys."""
-        return self._leaders.values()
-
     def claim(self, delivery: Delivery) -> bool:
         """True if `delivery` now leads its key; else it follows the one that does."""
         # `Keys.of`, without the call: this is done for each event.
@@ -93,10 +89,11 @@ class Claims:
         return self.confirm_all((leader,))
 
     def release(self, leader: Delivery) -> Delivery | None:
-        """The leader will not be delivered by us: the first follower still ours leads, and is returned."""
+        """The leader will not be delivered by us: the first follower that may still be begun leads, and is returned."""
         self._end((leader,))
-        followers = [one for one in leader.followers or () if one.accepted]
-        leader.followers = None
+        followers, leader.followers = leader.followers or [], None
+        move_all([one for one in followers if not one.accepted], RecordStage.FREED)
+        followers = [one for one in followers if one.accepted]
         if not followers:
             return None
         heir, *rest = followers
@@ -117,14 +114,14 @@ T = TypeVar("T")
 class Letter(NamedTuple):
     """A record on its way to the dead-letter topic."""
 
-    span: Span
+    block: Block
     place: int
     letter: DeadLetter
 
     @property
     def ours(self) -> bool:
         """Whether its record is still ours to settle."""
-        return self.span.ours(self.place)
+        return self.block.ours(self.place)
 
 
 class Outbox(Generic[T]):
@@ -196,6 +193,8 @@ class Outbox(Generic[T]):
         self._not_before = now + self._backoff.delay(self._failures, 0.5 + jitter / 2)
         return done
 
-    def discard(self, unwanted: Callable[[T], bool]) -> None:
-        """Forget waiting items that are no longer ours. What is being written stays until it comes back."""
+    def discard(self, unwanted: Callable[[T], bool]) -> list[T]:
+        """Forget waiting items, and give them. What is being written stays until it comes back."""
+        gone = [item for item in self._waiting if unwanted(item)]
         self._waiting = [item for item in self._waiting if not unwanted(item)]
+        return gone

@@ -26,7 +26,7 @@ from itertools import accumulate, compress
 from operator import sub
 from typing import Final, NamedTuple
 
-from consumer.engine.block import Prepared, Span
+from consumer.engine.block import Block, Prepared
 from consumer.engine.context import Context
 from consumer.engine.model import Filtered, Rejection, Stage
 from consumer.engine.statistics import Cause, GuardStatistics, cause_of
@@ -166,28 +166,28 @@ class Guard:
         self._remind_at = float("-inf")
         self.tripped: GuardStatistics | None = None
 
-    def read(self, span: Span, items: Sequence[Prepared | None]) -> None:
-        """The records of a span are read, and became these; what is passed over is None."""
+    def read(self, block: Block, items: Sequence[Prepared | None]) -> None:
+        """The records of a block are read, and became these; what is passed over is None."""
         if not self._on:
             return
-        topic = span.assignment.tp.topic
+        topic = block.assignment.tp.topic
         sample = self._samples.get(topic)
         if sample is None:
             sample = self._samples[topic] = _Sample(self._most, self._kept)
-        span.numbers = sample.add(span.assignment.tp.partition, span.offsets, [*map(type, items)])
+        block.numbers = sample.add(block.assignment.tp.partition, block.offsets, [*map(type, items)])
 
-    def bad(self, span: Span, index: int, rejection: Rejection) -> None:
+    def bad(self, block: Block, index: int, rejection: Rejection) -> None:
         """This record would be a dead letter."""
         if self._on:
             reason = rejection.stage, rejection.code
             # Codes are a closed set, and far fewer than marks.
             mark = self._marks.setdefault(reason, min(len(self._marks) + 1, _LEFT - 1))
-            self._mark(span, index, mark)
+            self._mark(block, index, mark)
 
-    def filtered_late(self, span: Span, index: int) -> None:
+    def filtered_late(self, block: Block, index: int) -> None:
         """This record waited for its schema, and is filtered."""
         if self._on:
-            self._mark(span, index, _LEFT)
+            self._mark(block, index, _LEFT)
 
     def weigh(self) -> None:
         """Trip if there are too many bad ones now."""
@@ -215,10 +215,10 @@ class Guard:
         """When to say once more that intake is stopped."""
         return self._remind_at if self.tripped is not None else None
 
-    def _mark(self, span: Span, index: int, mark: int) -> None:
-        topic = span.assignment.tp.topic
+    def _mark(self, block: Block, index: int, mark: int) -> None:
+        topic = block.assignment.tp.topic
         sample = self._samples[topic]
-        sample.mark(span.numbers[index], mark)
+        sample.mark(block.numbers[index], mark)
         self._unweighed[topic] = sample
 
     def _trip(self, topic: str, window: bytes) -> None:

@@ -26,7 +26,7 @@ from itertools import accumulate
 from operator import add
 from typing import NamedTuple, Protocol
 
-from consumer.engine.block import Delivery, Prepared, Span, Verdict, sizes_of
+from consumer.engine.block import Block, Delivery, Prepared, RecordStage, Verdict, sizes_of
 from consumer.engine.claims import Claims
 from consumer.engine.context import Clock, Context
 from consumer.engine.counters import Samples
@@ -36,7 +36,7 @@ from consumer.engine.messages import SchemaFound, SchemaMissing, SchemaUnavailab
 from consumer.engine.model import Ahead, Chunk, Early, Filtered, Policy, Record, SchemaRef, Warned
 from consumer.engine.reading import Reading, SchemaLearner
 from consumer.engine.sending import TOKEN_REFUSED, Dispatcher
-from consumer.engine.waiting import EarlyRecords, Parked, Parking
+from consumer.engine.waiting import EarlyRecords, Parked, Parking, free
 
 SLICE = 64
 """Records decoded, converted and serialised in one go: few enough that the processor's cache still holds an event's
@@ -286,7 +286,7 @@ class IntakeEffects(Protocol):
     def look_up(self, leaders: list[Delivery]) -> None:
         """These lead their keys."""
 
-    def set_aside(self, span: Span, index: int, verdict: Verdict) -> None:
+    def set_aside(self, block: Block, index: int, verdict: Verdict) -> None:
         """This record is no event, or none yet."""
 
 
@@ -329,10 +329,6 @@ class Admission:
         """By partition, the offset after the last record that is held."""
         return {state: chunk.records[-1].offset + 1 for state, chunk in self._held}
 
-    def defers(self, span: Span, index: int) -> bool:
-        """Whether this open record waits to be taken in."""
-        return any(one.parked == (span, index) for one in self._deferred)
-
     @property
     def deferred(self) -> int:
         """Open records that wait to be taken in."""
@@ -357,7 +353,12 @@ class Admission:
         """These need not wait any longer; `prepared`: it is known already what they are."""
         if not parked:
             return
-        self._deferred.extend(_Deferred(one, prepared) for one in parked if one.ours)
+        for one in parked:
+            one.block.move([one.place], RecordStage.ROOM)
+            if one.ours:
+                self._deferred.append(_Deferred(one, prepared))
+            else:
+                one.block.move([one.place], RecordStage.FREED)
         self._need = 0
 
     def purge(self) -> None:
@@ -365,6 +366,7 @@ class Admission:
         kept = deque((state, chunk) for state, chunk in self._held if state.accepts)
         self._let_go_of(self.held - sum(len(chunk.records) for _, chunk in kept))
         self._held = kept
+        free(one.parked for one in self._deferred)
         self._deferred = deque(one for one in self._deferred if one.parked.ours)
         self._need = 0
 
@@ -391,7 +393,7 @@ class Admission:
             self.unparked(taken)
             self.admit()
         while quiet() and (pilot := self._early.pilot(now)) is not None:
-            record = pilot.span.record(pilot.place)
+            record = pilot.block.record(pilot.place)
             prepared = self._intake.prepare_by_its_own_clock(record)
             if type(prepared) is not Delivery:
                 self._early.no_call()
@@ -429,9 +431,9 @@ class Admission:
         fitting = self._limit.cut(items, self._fitting(costs, items))
         if fitting:
             read = piece._replace(records=piece.records[:fitting])
-            span = self._ledger.track(state, read, costs[:fitting], [at for at in passed if at < fitting])
-            self._guard.read(span, items[:fitting])
-            self._take_in(span, range(fitting), items, leaders)
+            block = self._ledger.track(state, read, costs[:fitting], [at for at in passed if at < fitting])
+            self._guard.read(block, items[:fitting])
+            self._take_in(block, range(fitting), items, leaders)
             self._guard.weigh()
             self._learn(costs[:fitting])
             self._shorten(state, chunk, fitting)
@@ -460,13 +462,13 @@ class Admission:
         items = [next(prepared) if one.prepared is None else one.prepared for one in some]
         growth = _growth(items)
         fitting = self._fitting(growth, items)
-        for ((span, index), _), item, size in zip(some[:fitting], items, growth, strict=False):
+        for ((block, index), _), item, size in zip(some[:fitting], items, growth, strict=False):
             self._deferred.popleft()
-            span.costs[index] += size
-            self._ledger.grow(span.assignment, size)
-            self._take_in(span, (index,), (item,), leaders)
+            block.costs[index] += size
+            self._ledger.grow(block.assignment, size)
+            self._take_in(block, (index,), (item,), leaders)
             if type(item) is Filtered:
-                self._guard.filtered_late(span, index)
+                self._guard.filtered_late(block, index)
         self._guard.weigh()
         return fitting == len(some)
 
@@ -516,21 +518,33 @@ class Admission:
         self._mean_cost += _NEWEST_COUNTS * (max(1.0, sum(costs) / len(costs)) - self._mean_cost)
 
     def _take_in(
-        self, span: Span, indexes: Iterable[int], items: Iterable[Prepared | None], leaders: list[Delivery]
+        self, block: Block, indexes: Iterable[int], items: Iterable[Prepared | None], leaders: list[Delivery]
     ) -> None:
         claimed: list[Delivery] = []
+        at: list[int] = []
         for index, item in zip(indexes, items, strict=False):
             if isinstance(item, Delivery):
-                item.span, item.index = span, index
+                item.block, item.index = block, index
                 claimed.append(item)
+                at.append(index)
             elif item is not None:
-                self._pipeline.set_aside(span, index, item)
-        leaders += self._intake.claim(claimed)
+                self._pipeline.set_aside(block, index, item)
+        if not claimed:
+            return
+        leading = self._intake.claim(claimed)
+        if len(leading) < len(claimed):
+            following = {id(one) for one in claimed} - {id(one) for one in leading}
+            block.move([one.index for one in claimed if id(one) in following], RecordStage.FOLLOWING)
+            at = [one.index for one in leading]
+        if at:
+            block.move(at, RecordStage.LOOKED_UP)
+        block.note_accounts(claimed)
+        leaders += leading
 
 
 def _record(deferred: _Deferred) -> Record:
-    span, index = deferred.parked
-    return span.record(index)
+    block, index = deferred.parked
+    return block.record(index)
 
 
 def _growth(items: Iterable[Prepared | None]) -> list[int]:

@@ -1,9 +1,9 @@
 """The ledger: per partition and assignment, what was read, what became of it, and what may be committed.
 
-Theory of operation. Records come in chunks; each chunk becomes a `Span` that holds its records until all are settled.
-A settlement marks one byte in the span. The spans of an assignment stand in the order of their offsets, so its lowest
-unsettled record is the first unmarked byte of the first unfinished span, found by one `bytearray.find`. That record's
-offset is the committable position; with nothing open it is the one after the last record seen. Offsets are never
+Theory of operation. Records come in chunks; each chunk becomes a `Block` that holds its records until all are settled.
+The ledger of an assignment is its blocks in the order of offsets: the lowest open record is the first stage that is not
+final in the first unfinished block. That record's offset is the committable position; with nothing open it is the one
+after the last record seen. The offset map and the oldest open record are read off the same bytes. Offsets are never
 counted up: gaps from compaction and transactions are normal (docs/architecture.md, rule 1).
 
 An assignment ends with its epoch: dropped, it settles nothing and commits nothing, whatever still refers to it (rule
@@ -25,7 +25,16 @@ from operator import attrgetter, lt
 from typing import NamedTuple, Protocol, TypeVar
 
 from consumer.engine import offset_map
-from consumer.engine.block import MARK, RELEASED, Fence, Finished, RecordPlace, Span, settled_bounds, sizes_of
+from consumer.engine.block import (
+    MARK,
+    RELEASED,
+    Block,
+    Fence,
+    Finished,
+    RecordPlace,
+    settled_bounds,
+    sizes_of,
+)
 from consumer.engine.model import Chunk, Disposition, Position, TopicPartition
 from consumer.engine.offset_map import OffsetMap
 from consumer.engine.statistics import Totals
@@ -51,6 +60,7 @@ class AssignmentState(Fence):
         "_map_size",
         "_measure_at",
         "_pack_at",
+        "blocks",
         "commit_start",
         "committed",
         "destination",
@@ -67,7 +77,6 @@ class AssignmentState(Fence):
         "reached",
         "reached_before",
         "removed_to",
-        "spans",
         "start",
         "start_leader_epoch",
         "topic_id",
@@ -93,7 +102,7 @@ class AssignmentState(Fence):
         """What was settled above `start` before this assignment, as far as it was not read again yet."""
         self.proven = True
         """False after the process was away: the group may have given the partition to another meanwhile."""
-        self.spans: deque[Span | Finished] = deque()
+        self.blocks: deque[Block | Finished] = deque()
         self.last_seen = -1
         self.last_timestamp = -1
         """Kafka's (milliseconds) of the record at `last_seen`; -1 while that is not known."""
@@ -129,10 +138,10 @@ class AssignmentState(Fence):
         if committed.next_offset <= (self.position() or 0):
             self.committed = committed
 
-    def lowest_open(self) -> tuple[Span, int] | None:
-        """The lowest open record: its span, and its index there."""
-        span = next((one for one in self.spans if one.open), None) if self.open else None
-        return (span, span.lowest()) if isinstance(span, Span) and span.lowest() >= 0 else None
+    def lowest_open(self) -> tuple[Block, int] | None:
+        """The lowest open record: its block, and its index there."""
+        block = next((one for one in self.blocks if one.open), None) if self.open else None
+        return (block, block.lowest()) if isinstance(block, Block) and block.lowest() >= 0 else None
 
     # -- what may be committed
 
@@ -143,10 +152,10 @@ class AssignmentState(Fence):
         """
         self._take_off_finished()
         next_offset, leader_epoch = self.next_offset, self.next_leader_epoch
-        if self.spans:
-            first = self.spans[0]
-            lowest = first.lowest() if isinstance(first, Span) else 0
-            if lowest > 0 and isinstance(first, Span):
+        if self.blocks:
+            first = self.blocks[0]
+            lowest = first.lowest() if isinstance(first, Block) else 0
+            if lowest > 0 and isinstance(first, Block):
                 next_offset, leader_epoch = first.offsets[lowest], first.leader_epoch
         if next_offset is not None:
             return self._position(next_offset, leader_epoch)
@@ -164,10 +173,10 @@ class AssignmentState(Fence):
         1 also where the broker takes no maps: none is lost then by reading on. Measured only where the window is so
         long that its pattern matters, and then not at every turn.
         """
-        if not self.spans or self.map_most <= offset_map.IDS_MOST:
+        if not self.blocks or self.map_most <= offset_map.IDS_MOST:
             return 1.0
         window = max(self.last_seen + 1, self.inherited.end if self.inherited is not None else 0)
-        if window - self.spans[0].first_offset <= offset_map.safe_window(self.map_most) // 2:
+        if window - self.blocks[0].first_offset <= offset_map.safe_window(self.map_most) // 2:
             return 1.0
         if now >= self._measure_at:
             self._measure_at = now + _MEASURE_EVERY
@@ -180,7 +189,7 @@ class AssignmentState(Fence):
         """Where reading began; None while that is not known."""
         if self.start is not None:
             return self._position(self.start, self.start_leader_epoch)
-        return self._position(self.spans[0].first_offset, None) if self.spans else None
+        return self._position(self.blocks[0].first_offset, None) if self.blocks else None
 
     def _position(self, next_offset: int, leader_epoch: int | None) -> Position:
         bounds, highest = self._settled_above(next_offset)
@@ -206,33 +215,33 @@ class AssignmentState(Fence):
         return offset_map.read(position.metadata, position.next_offset, where=where) is not None
 
     def _take_off_finished(self) -> None:
-        spans = self.spans
-        while spans and not spans[0].open:
-            done = spans.popleft()
+        blocks = self.blocks
+        while blocks and not blocks[0].open:
+            done = blocks.popleft()
             self.next_offset, self.next_leader_epoch = done.end, done.leader_epoch
         self.keep_little()
 
     def keep_little(self) -> None:
-        """Keep little of finished spans behind an unfinished one: it may stand there for hours."""
-        if len(self.spans) < self._pack_at:
+        """Keep little of finished blocks behind an unfinished one: it may stand there for hours."""
+        if len(self.blocks) < self._pack_at:
             return
-        packed: deque[Span | Finished] = deque()
-        for span in self.spans:
+        packed: deque[Block | Finished] = deque()
+        for block in self.blocks:
             last = packed[-1] if packed else None
-            if span.open:
-                packed.append(span)
-            elif isinstance(last, Finished) and last.leader_epoch == span.leader_epoch:
-                last.end = span.end
+            if block.open:
+                packed.append(block)
+            elif isinstance(last, Finished) and last.leader_epoch == block.leader_epoch:
+                last.end = block.end
             else:
-                packed.append(Finished(span))
-        self.spans = packed
+                packed.append(Finished(block))
+        self.blocks = packed
         self._pack_at = max(16, 2 * len(packed))
 
     def _settled_above(self, base: int) -> tuple[list[int], int | None]:
         """Bounds of what is settled above `base` (see `OffsetMap`), and the highest leader epoch seen."""
-        bounds = settled_bounds(self.spans, base)
+        bounds = settled_bounds(self.blocks, base)
         if self.inherited is None:
-            return bounds, self.spans[-1].leader_epoch if self.spans else None
+            return bounds, self.blocks[-1].leader_epoch if self.blocks else None
         rest = self.inherited.from_offset(max(base, self.last_seen + 1))
         if bounds and rest and bounds[-1] == rest[0]:
             return bounds[:-1] + rest[1:], self.inherited.leader_epoch
@@ -240,12 +249,14 @@ class AssignmentState(Fence):
 
     def totals(self) -> Totals:
         """This assignment's figures."""
-        delivered, duplicate, filtered, dead_lettered = self.counts[1:]
-        return Totals(self.read, delivered, duplicate, filtered, dead_lettered, self.open)
+        counts = {disposition.value: count for disposition, count in self.counts.items()}
+        return Totals(read=self.read, open=self.open, **counts)
 
     def off(self) -> int:
         """By how many records the books do not add up."""
-        return abs(self.read - sum(self.counts) - self.open) + abs(sum(map(_OPEN, self.spans)) - self.open)
+        return abs(self.read - sum(self.counts.values()) - self.open) + abs(
+            sum(map(_OPEN, self.blocks)) - self.open
+        )
 
     def left_at(self) -> LeftAt:
         """Where it stands."""
@@ -261,12 +272,12 @@ def map_place(tp: TopicPartition) -> str:
 class Placed(Protocol):
     """Something with a record."""
 
-    span: Span
+    block: Block
     index: int
 
 
 P = TypeVar("P", bound=Placed)
-_SPAN: attrgetter[Span] = attrgetter("span")
+_BLOCK: attrgetter[Block] = attrgetter("block")
 
 
 class Ledger:
@@ -275,7 +286,7 @@ class Ledger:
     def __init__(self, map_most: int = offset_map.MOST, destination: str | None = None) -> None:
         """`map_most`: bytes that the metadata of a commit may take; `destination`: where events go, for it."""
         self._assignments: dict[TopicPartition, AssignmentState] = {}
-        self._ended = [0] * (len(MARK) + 1)
+        self._ended = dict.fromkeys(MARK, 0)
         self._entered = 0
         self._released = 0
         self._released_unread = 0
@@ -324,8 +335,9 @@ class Ledger:
         self.open -= state.open
         self.open_bytes -= state.open_bytes
         self._released += state.open
-        self._ended = [total + count for total, count in zip(self._ended, state.counts, strict=True)]
-        state.spans.clear()
+        for disposition, count in state.counts.items():
+            self._ended[disposition] += count
+        state.blocks.clear()
         return state
 
     def left_at(self) -> dict[TopicPartition, LeftAt]:
@@ -337,11 +349,11 @@ class Ledger:
 
         It is released; what is open before `offset` will not come again and stays. Gives how many were released.
         """
-        released = sum(self._cut(span, offset) for span in state.spans if isinstance(span, Span))
-        state.spans = deque(span for span in state.spans if span.first_offset < offset)
-        for span in state.spans:
+        released = sum(self._cut(block, offset) for block in state.blocks if isinstance(block, Block))
+        state.blocks = deque(block for block in state.blocks if block.first_offset < offset)
+        for block in state.blocks:
             # Where it ends is where reading goes on: what is committed does not go back to before a gap.
-            span.end = min(span.end, offset)
+            block.end = min(block.end, offset)
         state.last_seen, state.last_timestamp = offset - 1, -1
         # Of the log that is there now, no end has been heard; a commit beyond `offset` was of the one before.
         state.end, state.reached, state.reached_before, state.removed_to = None, -1, -1, 0
@@ -352,25 +364,24 @@ class Ledger:
         ):
             # Without leader epochs nobody can tell whether the log was cut; before its beginning it is another one.
             state.inherited = None
-        if not state.spans and (state.next_offset is None or state.next_offset > offset):
+        if not state.blocks and (state.next_offset is None or state.next_offset > offset):
             # Reading begins anew; what is before it is settled, or was never ours.
             state.start, state.start_leader_epoch = offset, None
             state.next_offset = state.next_leader_epoch = None
         return released
 
-    def _cut(self, span: Span, offset: int) -> int:
-        """Release a span's open records from `offset` on; what is before it is all that is left of the span."""
-        place, released = bisect_left(span.offsets, offset), 0
-        for index in range(place, len(span.offsets)):
-            if not span.settled[index]:
-                span.settled[index] = RELEASED
-                span.records[index] = None
+    def _cut(self, block: Block, offset: int) -> int:
+        """Release a block's open records from `offset` on; what is before it is all that is left of the block."""
+        place, released = bisect_left(block.offsets, offset), 0
+        for index in range(place, len(block.offsets)):
+            if block.release(index):
+                block.records[index] = None
                 released += 1
-                span.assignment.open_bytes -= span.costs[index]
-                self.open_bytes -= span.costs[index]
-        span.open -= released
-        span.assignment.open -= released
-        span.assignment.read -= released
+                block.assignment.open_bytes -= block.costs[index]
+                self.open_bytes -= block.costs[index]
+        block.open -= released
+        block.assignment.open -= released
+        block.assignment.read -= released
         self.open -= released
         self._released += released
         return released
@@ -401,71 +412,66 @@ class Ledger:
         chunk: Chunk,
         costs: list[int] | None = None,
         passed: Sequence[int] = (),
-    ) -> Span:
+    ) -> Block:
         """Enter fetched records as read and open. Offsets must be beyond those seen, and rise.
 
         `costs`: bytes each holds (by default, of the record alone); `passed`: see `settled_before`.
         """
-        span = Span(state, chunk, sizes_of(chunk.records) if costs is None else costs, passed)
-        offsets = span.offsets
+        block = Block(state, chunk, sizes_of(chunk.records) if costs is None else costs, passed)
+        offsets = block.offsets
         if offsets[0] <= state.last_seen or not all(map(lt, offsets, offsets[1:])):
             raise InvariantViolation(
                 f"offsets of {state.tp.topic}[{state.tp.partition}] do not rise after {state.last_seen}; "
                 "please report this"
             )
-        state.spans.append(span)
+        state.blocks.append(block)
         state.keep_little()
         state.last_seen, state.last_timestamp = offsets[-1], chunk.records[-1].timestamp
         if state.inherited is not None and state.inherited.end <= state.last_seen + 1:
             state.inherited = None
-        size = sum(span.costs)
+        size = sum(block.costs)
         self.passed += len(passed)
-        self._entered += span.open
-        state.read += span.open
-        state.open += span.open
+        self._entered += block.open
+        state.read += block.open
+        state.open += block.open
         state.open_bytes += size
-        self.open += span.open
+        self.open += block.open
         self.open_bytes += size
-        return span
+        return block
 
     def grow(self, state: Fence, size: int) -> None:
         """Open records of an assignment now hold `size` bytes more: their serialised events, entered in `costs`."""
         state.open_bytes += size
         self.open_bytes += size
 
-    def settle(self, span: Span, index: int, disposition: Disposition) -> bool:
+    def settle(self, block: Block, index: int, disposition: Disposition) -> bool:
         """Give an open record its one final disposition. False if its assignment has ended: nothing happens."""
-        return bool(self.settle_all([RecordPlace(span, index)], disposition))
+        return bool(self.settle_all([RecordPlace(block, index)], disposition))
 
     def settle_all(self, placed: Iterable[P], disposition: Disposition) -> list[P]:
         """As `settle`, for many; gives those whose record it settled."""
-        # One run after another of records that share a span, which nearly all do: the books are written once for each.
-        mark = MARK[disposition]
         ours: list[P] = []
-        for span, run in groupby(placed, _SPAN):
-            if not span.assignment.live:
-                continue
-            settled, records, costs = span.settled, span.records, span.costs
-            count = size = 0
-            for one in run:
-                index = one.index
-                if settled[index]:
-                    if settled[index] == RELEASED:
-                        continue
-                    raise _settled_twice(span)
-                settled[index] = mark
+        for block, run in groupby(placed, _BLOCK):
+            some = list(run)
+            indexes = [one.index for one in some]
+            if not block.move(indexes, MARK[disposition]):
+                if not block.assignment.live:
+                    continue
+                some = [one for one in some if block.stages[one.index] != RELEASED]
+                indexes = [one.index for one in some]
+            records, costs, size = block.records, block.costs, 0
+            for index in indexes:
                 records[index] = None
                 size += costs[index]
-                count += 1
-                ours.append(one)
-            self._enter(span, mark, count, size)
+            self._enter(block, disposition, len(indexes), size)
+            ours += some
         return ours
 
-    def _enter(self, span: Span, mark: int, count: int, size: int) -> None:
-        """So many records of a span, of so many bytes, are settled."""
-        state = span.assignment
-        span.open -= count
-        state.counts[mark] += count
+    def _enter(self, block: Block, disposition: Disposition, count: int, size: int) -> None:
+        """So many records of a block, of so many bytes, are settled."""
+        state = block.assignment
+        block.open -= count
+        state.counts[disposition] += count
         state.open -= count
         state.open_bytes -= size
         self.open -= count
@@ -511,10 +517,13 @@ class Ledger:
 
     def totals(self) -> Totals:
         """The whole process's figures, each as it was counted: they add up, or there is a `mismatch`."""
-        counts = zip(self._ended, *(state.counts for state in self), strict=True)
-        _, delivered, duplicate, filtered, dead_lettered = map(sum, counts)
+        counts = dict(self._ended)
+        for state in self:
+            for disposition, count in state.counts.items():
+                counts[disposition] += count
         read = self._entered - (self._released - self._released_unread)
-        return Totals(read, delivered, duplicate, filtered, dead_lettered, self.open, self._released)
+        named = {disposition.value: count for disposition, count in counts.items()}
+        return Totals(read=read, open=self.open, released=self._released, **named)
 
     def mismatch(self) -> int:
         """Records ever entered that are neither settled, open nor released, or by how many partitions are off."""
@@ -533,10 +542,5 @@ class Ledger:
         if off:
             raise InvariantViolation(
                 f"the ledger of {state.tp.topic}[{state.tp.partition}] does not add up, by {off}: read {state.read}, "
-                f"settled {sum(state.counts)}, open {state.open}; please report this"
+                f"settled {sum(state.counts.values())}, open {state.open}; please report this"
             )
-
-
-def _settled_twice(span: Span) -> InvariantViolation:
-    tp = span.assignment.tp
-    return InvariantViolation(f"a record of {tp.topic}[{tp.partition}] was settled twice; please report this")

@@ -19,15 +19,15 @@ in flight until the deadline, then say what to commit and release the partitions
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import groupby
 from operator import attrgetter
 from typing import assert_never
 
 from consumer.engine import messages as m
 from consumer.engine.answers import Answers
-from consumer.engine.block import Delivery, Span, Verdict, all_accepted
+from consumer.engine.block import Block, Delivery, RecordStage, Verdict, all_accepted, move_all
 from consumer.engine.claims import Claims, Keys, Letter, Outbox
 from consumer.engine.commits import Commits, Lives, Removals
 from consumer.engine.context import Clock, Context
@@ -355,25 +355,22 @@ class Pipeline:
         )  # fmt: skip
         self._purge()
 
-    def set_aside(self, span: Span, index: int, verdict: Verdict) -> None:
+    def set_aside(self, block: Block, index: int, verdict: Verdict) -> None:
         """This record is no event, or none yet."""
         if isinstance(verdict, SchemaRef):
-            self.parking.park(verdict, span, index, self.context.now.monotonic)
+            block.move([index], RecordStage.SCHEMA)
+            self.parking.park(verdict, block, index, self.context.now.monotonic)
         elif isinstance(verdict, Early):
-            self.early.wait(Parked(span, index), verdict.time)
+            block.move([index], RecordStage.CLOCK)
+            self.early.wait(Parked(block, index), verdict.time)
         elif isinstance(verdict, Filtered):
             self.context.counters.bump(self.context.counters.filtered, verdict.code)
-            if self.ledger.settle(span, index, Disposition.FILTERED):
+            if self.ledger.settle(block, index, Disposition.FILTERED):
                 self._limit.left_out += 1
         else:
-            self.dead_letter(span, index, verdict, 0)
+            self.dead_letter(block, index, verdict, 0)
 
     # -- keys
-
-    def looked_up(self) -> Iterator[Delivery]:
-        """Those whose look-up is under way, or to be made again."""
-        again = (leaders for _, leaders in self._look_up_again)
-        return chain.from_iterable(chain(self._looking_up.values(), again))
 
     def look_up(self, leaders: list[Delivery]) -> None:
         """These lead their keys: were they delivered before?"""
@@ -406,6 +403,7 @@ class Pipeline:
     def _to_be_sent(self, leaders: list[Delivery]) -> None:
         """These were not delivered before."""
         now = self.context.now.monotonic
+        move_all(leaders, RecordStage.QUEUED)
         for account, some in groupby(leaders, _ACCOUNT):
             self.dispatcher.queue(account).add_all(list(some), now)
 
@@ -454,27 +452,35 @@ class Pipeline:
 
     def delivered(self, deliveries: Sequence[Delivery]) -> None:
         """The API said processed: they count as delivered as soon as their keys are durable."""
+        move_all(deliveries, RecordStage.STORING)
         self.keys.add(deliveries)
 
     def refused(self, delivery: Delivery, rejection: Rejection, attempts: int) -> None:
         """The API refused this event for good."""
-        self.let_go([delivery])
         if delivery.live:
-            self.dead_letter(delivery.span, delivery.index, rejection, attempts)
+            self.dead_letter(delivery.block, delivery.index, rejection, attempts)
+        self._pass_on([delivery])
 
-    def let_go(self, deliveries: Iterable[Delivery]) -> None:
-        """These will not be delivered by us (now): their claims pass to the first follower, which is tried itself."""
-        heirs = [heir for heir in map(self.claims.release, deliveries) if heir is not None]
+    def let_go(self, deliveries: Sequence[Delivery]) -> None:
+        """These will not be delivered by us (now): nothing is begun for them any more."""
+        move_all(deliveries, RecordStage.FREED)
+        self._pass_on(deliveries)
+
+    def _pass_on(self, leaders: Iterable[Delivery]) -> None:
+        """The claims of these pass to the first follower of each, which is tried itself."""
+        heirs = [heir for heir in map(self.claims.release, leaders) if heir is not None]
+        move_all(heirs, RecordStage.LOOKED_UP)
         self.look_up(heirs)
 
-    def dead_letter(self, span: Span, index: int, rejection: Rejection, attempts: int) -> None:
+    def dead_letter(self, block: Block, index: int, rejection: Rejection, attempts: int) -> None:
         """The record goes to the dead-letter topic; it settles when the broker has it."""
-        tp = span.assignment.tp
-        self.guard.bad(span, index, rejection)
+        tp = block.assignment.tp
+        block.move([index], RecordStage.DEAD_LETTERING)
+        self.guard.bad(block, index, rejection)
         at_ms = int(self.context.now.unix * 1000)
-        letter = m.DeadLetter(tp.topic, tp.partition, span.record(index), rejection, attempts, at_ms)
+        letter = m.DeadLetter(tp.topic, tp.partition, block.record(index), rejection, attempts, at_ms)
         self.samples.rejected(tp, letter.record.offset, rejection)
-        self.letters.add([Letter(span, index, letter)])
+        self.letters.add([Letter(block, index, letter)])
 
     def _dead_letters_stored(self, happened: m.DeadLettersStored) -> None:
         counters = self.context.counters
@@ -485,8 +491,8 @@ class Pipeline:
         done = self.letters.finish(
             happened.number, happened.stored, self.context.now.monotonic, self.context.jitter()
         )
-        for span, place, letter in done:
-            if self.ledger.settle(span, place, Disposition.DEAD_LETTERED):
+        for block, place, letter in done:
+            if self.ledger.settle(block, place, Disposition.DEAD_LETTERED):
                 counters.rejections[(letter.rejection.stage.value, letter.rejection.code)] += 1
                 self.samples.stored(letter)
         self.letters.discard(lambda letter: not letter.ours)
@@ -560,7 +566,8 @@ class Pipeline:
         """
         self.guard.mind()
         if self.guard.tripped is not None:
-            self.letters.discard(lambda _: True)
+            for block, index, _ in self.letters.discard(lambda _: True):
+                block.move([index], RecordStage.FREED)
             self._end_drains()
 
     def _write_keys(self, now: float) -> None:
@@ -594,4 +601,6 @@ def is_busy(states: list[AssignmentState], leaders: Sequence[Delivery], letters:
     if not concerned:
         return False
     followers = (one for leader in leaders for one in leader.followers or ())
-    return any(id(one.span.assignment) in concerned for some in (leaders, letters, followers) for one in some)
+    return any(
+        id(one.block.assignment) in concerned for some in (leaders, letters, followers) for one in some
+    )

@@ -21,7 +21,7 @@ import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
-from consumer.engine.block import COUNTED, OFFLINE, UNCLEAR, Delivery
+from consumer.engine.block import COUNTED, OFFLINE, UNCLEAR, Delivery, RecordStage, move_all
 from consumer.engine.context import Context
 from consumer.engine.gate import Gate
 from consumer.engine.messages import GiveUp, ReadToken, Send
@@ -456,6 +456,7 @@ class Dispatcher:
         queue.in_flight += 1
         queue.gate.called(context.now.monotonic)
         self._in_flight[batch.number] = batch
+        move_all(batch.deliveries, RecordStage.IN_FLIGHT)
         batch.sent_at = context.now.monotonic
         body = batch.body()
         context.counters.calls += 1
@@ -465,7 +466,7 @@ class Dispatcher:
             self._count_unclear(batch)
         links = context.policy.trace_links
         parents = (
-            trace_parents((one.span.records[one.index] for one in batch.deliveries), links) if links else ()
+            trace_parents((one.block.records[one.index] for one in batch.deliveries), links) if links else ()
         )
         context.emit(Send(batch.number, batch.account, body, len(batch.deliveries), batch.attempts, parents))
 

@@ -1,8 +1,7 @@
 """Takes the snapshot: reads every part of the pipeline between two messages, changes nothing but `Stall`.
 
 Theory of operation. A snapshot is taken once a second, whatever is open, so it counts no records but reads what is
-counted. One record is looked for: the oldest open one, in all places where a record can be, the end of its way first,
-since there are the oldest; where it is found says what it waits for. The figures are taken as they are, also where they
+counted. Of the oldest open record its stage says what it waits for. The figures are taken as they are, also where they
 do not add up: then `Statistics.mismatch` says so.
 
 *Lag.* Where the log ends is heard of from time to time (`EndOffsets`), so what was heard is old. The end that is told
@@ -19,10 +18,10 @@ producer's hanging transaction, behind which nothing can be read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Final, Protocol
 
-from consumer.engine.block import Delivery, Span
+from consumer.engine.block import Block, Delivery, RecordStage
 from consumer.engine.claims import Claims, Letter, Outbox
 from consumer.engine.commits import Commits
 from consumer.engine.context import Clock, Context
@@ -41,7 +40,7 @@ from consumer.engine.statistics import (
     Statistics,
     WaitsFor,
 )
-from consumer.engine.waiting import EarlyRecords, Parked, Parking
+from consumer.engine.waiting import EarlyRecords, Parking
 
 
 def end_of(state: AssignmentState, held_to: int = 0) -> int | None:
@@ -84,9 +83,9 @@ def seconds_of(state: AssignmentState, unix_now: float, held_to: int = 0) -> flo
     return age(state.last_timestamp if state.last_timestamp >= 0 else None, unix_now)
 
 
-def timestamp_of(span: Span, index: int) -> int | None:
+def timestamp_of(block: Block, index: int) -> int | None:
     """Kafka's timestamp of an open record, milliseconds; None: it has none."""
-    timestamp = span.record(index).timestamp
+    timestamp = block.record(index).timestamp
     return timestamp if timestamp >= 0 else None
 
 
@@ -137,10 +136,6 @@ def excused(queues: Iterable[AccountQueue], now: float) -> bool:
     return not any(state is GateState.OPEN and busy for state, busy in states)
 
 
-_Found = tuple[WaitsFor, str | None]
-"""What a record waits for, and the ad account it goes to."""
-
-
 class Parts(Protocol):
     """What a snapshot reads: the parts of a pipeline, and where it stands itself."""
 
@@ -171,9 +166,6 @@ class Parts(Protocol):
 
     def room(self) -> int:
         """How many records to fetch now at most."""
-
-    def looked_up(self) -> Iterator[Delivery]:
-        """Those whose look-up is under way, or to be made again."""
 
 
 def survey(parts: Parts, now: Instant) -> Statistics:
@@ -248,66 +240,75 @@ def _account(queue: AccountQueue, now: float) -> AccountStatistics:
 # -- the oldest open record
 
 
-def _oldest_open(parts: Parts) -> tuple[Span, int] | None:
+def _oldest_open(parts: Parts) -> tuple[Block, int] | None:
     """Of each partition's lowest open record the oldest; one without a timestamp only where all are without."""
     lowest = [one for one in (state.lowest_open() for state in parts.ledger) if one is not None]
     return min(lowest, key=_oldest_first, default=None)
 
 
-def _oldest_first(place: tuple[Span, int]) -> float:
+def _oldest_first(place: tuple[Block, int]) -> float:
     timestamp = timestamp_of(*place)
     return float("inf") if timestamp is None else timestamp
 
 
-def _describe(parts: Parts, span: Span, index: int, now: Instant) -> OldestOpen:
-    tp = span.assignment.tp
-    found = (
-        _under_way(parts, span, index, now.monotonic)
-        or _without_key(parts, span, index)
-        or _behind_another(parts, span, index)
-        # Let go of: once the guard has tripped, or while its partition is drained of what is in flight.
-        or (WaitsFor.GUARD if parts.guard.tripped is not None else WaitsFor.PLATFORM, None)
-    )
+def _describe(parts: Parts, block: Block, index: int, now: Instant) -> OldestOpen:
+    tp, stage = block.assignment.tp, RecordStage(block.stages[index])
+    guarded = parts.guard.tripped is not None
+    account = block.account(index) if stage in _HAS_ACCOUNT else None
+    if stage is RecordStage.QUEUED and account is not None:
+        waits_for = _queued(parts, parts.dispatcher.queue(account), block, index, now.monotonic)
+    elif stage in (RecordStage.ROOM, RecordStage.FREED) and guarded:
+        waits_for = WaitsFor.GUARD
+    else:
+        waits_for = _WAITS_FOR[stage]
     return OldestOpen(
-        tp.topic, tp.partition, span.offsets[index], age(timestamp_of(span, index), now.unix), *found
+        tp.topic,
+        tp.partition,
+        block.offsets[index],
+        age(timestamp_of(block, index), now.unix),
+        waits_for,
+        account,
     )
 
 
-def _under_way(parts: Parts, span: Span, index: int, now: float) -> _Found | None:
-    """It leads its key: is it remembered, sent, queued, or looked up?"""
-    remembered = _find(parts.keys, span, index)
-    if remembered is not None:
-        return WaitsFor.KEY_STORE, remembered.account
-    sent = _find(parts.dispatcher.in_flight(), span, index)
-    if sent is not None:
-        return WaitsFor.PLATFORM, sent.account
-    for queue in parts.dispatcher:
-        waits_for = _queued(parts, queue, span, index, now)
-        if waits_for is not None:
-            return waits_for, queue.account
-    looked_up = _find(parts.looked_up(), span, index)
-    return (WaitsFor.KEY_STORE, looked_up.account) if looked_up is not None else None
+_WAITS_FOR: Final = {
+    RecordStage.SCHEMA: WaitsFor.SCHEMA,
+    RecordStage.CLOCK: WaitsFor.CLOCK,
+    RecordStage.ROOM: WaitsFor.ROOM,
+    RecordStage.FOLLOWING: WaitsFor.DUPLICATE,
+    RecordStage.LOOKED_UP: WaitsFor.KEY_STORE,
+    RecordStage.IN_FLIGHT: WaitsFor.PLATFORM,
+    RecordStage.STORING: WaitsFor.KEY_STORE,
+    RecordStage.DEAD_LETTERING: WaitsFor.DEAD_LETTER,
+    # What drains waits for what is in flight.
+    RecordStage.FREED: WaitsFor.PLATFORM,
+}
+_HAS_ACCOUNT: Final = frozenset(
+    {
+        RecordStage.FOLLOWING,
+        RecordStage.LOOKED_UP,
+        RecordStage.QUEUED,
+        RecordStage.IN_FLIGHT,
+        RecordStage.STORING,
+    }
+)
 
 
-def _queued(parts: Parts, queue: AccountQueue, span: Span, index: int, now: float) -> WaitsFor | None:
-    """What a record waits for that is queued there; None: it is not."""
-    again = next((at for at, batch in queue.again() if _find(batch.deliveries, span, index)), None)
-    filling = again is None and _find(queue.filling, span, index) is not None
-    if again is None and not filling and not any(_find(one, span, index) for one in queue.ready):
-        return None
+def _queued(parts: Parts, queue: AccountQueue, block: Block, index: int, now: float) -> WaitsFor:
+    """What a record waits for that is queued there."""
     if queue.gate.halt is not None:
         return WaitsFor.HALT
+    again = next((at for at, batch in queue.again() if _is_in(batch.deliveries, block, index)), None)
     if again is not None and again > now:
         return WaitsFor.RETRY
     opens = queue.gate.opens_at(now, queue.in_flight)
     if opens is None:
         # As many calls as may be are in flight; fewer than usual, where the platform was in trouble.
-        return (
-            WaitsFor.PLATFORM if int(queue.gate.pace) >= parts.context.policy.concurrency else WaitsFor.QUOTA
-        )
+        most = parts.context.policy.concurrency
+        return WaitsFor.PLATFORM if int(queue.gate.pace) >= most else WaitsFor.QUOTA
     if opens > now:
         return WaitsFor.QUOTA
-    if filling:
+    if again is None and _is_in(queue.filling, block, index):
         return WaitsFor.BATCH
     # What is out there without a durable key has its limit: something must come back before more goes.
     if next(parts.dispatcher.in_flight(), None) is not None:
@@ -315,29 +316,5 @@ def _queued(parts: Parts, queue: AccountQueue, span: Span, index: int, now: floa
     return WaitsFor.KEY_STORE if len(parts.keys) else WaitsFor.BATCH
 
 
-def _without_key(parts: Parts, span: Span, index: int) -> _Found | None:
-    """It has no key yet, or will have none."""
-    if parts.parking.holds(span, index):
-        return WaitsFor.SCHEMA, None
-    if parts.early.holds(Parked(span, index)):
-        return WaitsFor.CLOCK, None
-    if parts.admission.defers(span, index):
-        return (WaitsFor.ROOM if parts.guard.tripped is None else WaitsFor.GUARD), None
-    if any(letter.span is span and letter.place == index for letter in parts.letters):
-        return WaitsFor.DEAD_LETTER, None
-    return None
-
-
-def _behind_another(parts: Parts, span: Span, index: int) -> _Found | None:
-    """It follows the one that leads its key."""
-    for leader in parts.claims.leaders():
-        if leader.followers is not None and _find(leader.followers, span, index) is not None:
-            return WaitsFor.DUPLICATE, leader.account
-    return None
-
-
-def _find(deliveries: Iterable[Delivery], span: Span, index: int) -> Delivery | None:
-    for one in deliveries:
-        if one.span is span and one.index == index:
-            return one
-    return None
+def _is_in(deliveries: Iterable[Delivery], block: Block, index: int) -> bool:
+    return any(one.block is block and one.index == index for one in deliveries)

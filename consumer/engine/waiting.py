@@ -36,7 +36,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
-from consumer.engine.block import Span
+from consumer.engine.block import Block, RecordStage
 from consumer.engine.context import SKEW
 from consumer.engine.model import Instant, Policy, SchemaRef
 from consumer.engine.statistics import SCHEMAS_MOST, SchemaWait
@@ -51,13 +51,20 @@ _ROUNDING: Final = 1e-6
 class Parked(NamedTuple):
     """An open record that waits."""
 
-    span: Span
+    block: Block
     place: int
 
     @property
     def ours(self) -> bool:
         """Whether it may still be begun."""
-        return self.span.ours(self.place) and self.span.assignment.accepts
+        return self.block.ours(self.place) and self.block.assignment.accepts
+
+
+def free(waiting: Iterable[Parked]) -> None:
+    """Of these, nothing is begun any more for those whose partition is being drained."""
+    for one in waiting:
+        if not one.ours:
+            one.block.move([one.place], RecordStage.FREED)
 
 
 class _Record(NamedTuple):
@@ -113,7 +120,7 @@ class Parking:
     def __len__(self) -> int:
         return sum(len(wanted.records) for wanted in self._wanted.values())
 
-    def park(self, ref: SchemaRef, span: Span, index: int, now: float) -> None:
+    def park(self, ref: SchemaRef, block: Block, index: int, now: float) -> None:
         """This record needs that schema."""
         wanted = self._wanted.get(ref)
         if wanted is None:
@@ -123,8 +130,8 @@ class Parking:
             elif not wanted.asking:
                 heapq.heappush(self._again, (wanted.retry_at, ref))
         denied = -math.inf if self._is_absent(wanted, now) else wanted.denied_for(now)
-        wanted.records.append(_Record(Parked(span, index), now, denied))
-        self.size += span.costs[index]
+        wanted.records.append(_Record(Parked(block, index), now, denied))
+        self.size += block.costs[index]
 
     def _remembered(self, ref: SchemaRef, now: float) -> _Wanted | None:
         """What is known of it, if it is absent."""
@@ -134,11 +141,6 @@ class Parking:
     def _is_absent(self, wanted: _Wanted, now: float) -> bool:
         """Whether it is known to be absent: the registry said so throughout `patience`, and within `patience`."""
         return wanted.absent and wanted.denied_at is not None and now - wanted.denied_at <= self._patience
-
-    def holds(self, span: Span, index: int) -> bool:
-        """Whether this record is parked."""
-        place = (span, index)
-        return any(one.parked == place for wanted in self._wanted.values() for one in wanted.records)
 
     # -- questions
 
@@ -272,6 +274,7 @@ class Parking:
     def purge(self) -> None:
         """Forget records that are no longer ours."""
         for ref, wanted in list(self._wanted.items()):
+            free(one.parked for one in wanted.records)
             wanted.records = [one for one in wanted.records if one.parked.ours]
             if not wanted.records and not wanted.asking:
                 self._put_away(ref, wanted)
@@ -296,7 +299,7 @@ class Parking:
 
 
 def _size(parked: Iterable[Parked]) -> int:
-    return sum(span.costs[index] for span, index in parked)
+    return sum(block.costs[index] for block, index in parked)
 
 
 _PILOT_EVERY: Final = 1.0
@@ -324,10 +327,6 @@ class EarlyRecords:
         """This record's event happens at `time` (unix seconds)."""
         heapq.heappush(self._waiting, (time, next(self._order), parked))
         self.size += _size((parked,))
-
-    def holds(self, parked: Parked) -> bool:
-        """Whether this record waits here."""
-        return any(one == parked for _, _, one in self._waiting)
 
     def due(self, now: Instant, quiet: Callable[[], bool]) -> float | None:
         """When the time of the first of them comes, or (while all is `quiet`) one may go as a pilot."""
@@ -365,6 +364,7 @@ class EarlyRecords:
 
     def purge(self) -> None:
         """Forget records that are no longer ours."""
+        free(parked for _, _, parked in self._waiting)
         self._waiting = [one for one in self._waiting if one[2].ours]
         heapq.heapify(self._waiting)
         self.size = _size(parked for _, _, parked in self._waiting)

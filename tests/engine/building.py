@@ -16,7 +16,7 @@ from hypothesis import settings
 
 from consumer.engine import messages as m
 from consumer.engine import offset_map
-from consumer.engine.block import Delivery, Span
+from consumer.engine.block import MARK, MOVES, Block, Delivery, RecordStage
 from consumer.engine.context import SKEW
 from consumer.engine.ledger import AssignmentState, Ledger, map_place
 from consumer.engine.model import (
@@ -25,6 +25,7 @@ from consumer.engine.model import (
     CommerceEvent,
     ConversionEvent,
     Converted,
+    Disposition,
     Filtered,
     Instant,
     Policy,
@@ -143,6 +144,16 @@ class FakeConverter:
         )
 
 
+class Books(Ledger):
+    """A ledger alone, without what brings records to the stage that they settle from."""
+
+    def settle(self, block: Block, index: int, disposition: Disposition) -> bool:
+        """As the ledger does, for a record that is on the last stage before."""
+        if block.stages[index] < RecordStage.DELIVERED:
+            block.stages[index] = min(MOVES[MARK[disposition]].of)
+        return super().settle(block, index, disposition)
+
+
 def record(offset: int, value: bytes | None) -> Record:
     """A Kafka record without key and headers."""
     return Record(offset, 1_699_999_999_000 + offset, None, value, ())
@@ -162,24 +173,24 @@ def chunk(
     return Chunk(TOPIC, partition, epoch, leader_epoch, records)
 
 
-def delivery(span: Span, index: int, account: str, event_id: str, body: bytes = b"{}") -> Delivery:
+def delivery(block: Block, index: int, account: str, event_id: str, body: bytes = b"{}") -> Delivery:
     """The delivery of a record, a checkout of now."""
     made = Delivery(account, "checkout", event_id, int(UNIX), False, body, (), 0)
-    made.span, made.index = span, index
+    made.block, made.index = block, index
     return made
 
 
 def make_deliveries(
     count: int, *, size: int = 100, account: str = ACCOUNT, state: AssignmentState | None = None
 ) -> list[Delivery]:
-    """Deliveries of one span, each with a body of `size` bytes and a key of its own."""
+    """Deliveries of one block, each with a body of `size` bytes and a key of its own."""
     ledger = Ledger()
     if state is None:
         state = ledger.assign(TopicPartition(TOPIC, 0), 1, 0, False)
     first = state.last_seen + 1
-    span = ledger.track(state, chunk([b"x"] * count, offset=first))
+    block = ledger.track(state, chunk([b"x"] * count, offset=first))
     return [
-        delivery(span, index, account, f"{id(state)}-{first + index}", b"{" + b" " * (size - 2) + b"}")
+        delivery(block, index, account, f"{id(state)}-{first + index}", b"{" + b" " * (size - 2) + b"}")
         for index in range(count)
     ]
 
@@ -412,11 +423,11 @@ class Core:
     def _check_position(self, position: Position) -> None:
         state = self.pipeline.ledger.get(TopicPartition(position.topic, position.partition))
         assert state is not None, "a commit for a partition that is not ours"
-        for span in state.spans:
-            if not isinstance(span, Span):
+        for block in state.blocks:
+            if not isinstance(block, Block):
                 continue
-            for index, settled in enumerate(span.settled):
-                assert settled or span.record(index).offset >= position.next_offset, (
+            for index, stage in enumerate(block.stages):
+                assert stage >= RecordStage.DELIVERED or block.record(index).offset >= position.next_offset, (
                     "committed past an open record"
                 )
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from consumer.engine import messages as m
-from consumer.engine.block import Span, sizes_of
+from consumer.engine.block import Block, sizes_of
 from consumer.engine.claims import dedup_key
 from consumer.engine.model import TopicPartition
 from tests.engine.building import (
@@ -44,18 +44,18 @@ def waiting(core: Core) -> set[tuple[int, int]]:
     """Partition and offset of what is open and waits: for its schema, or for room since that came."""
     parked = [one.parked for each in core.pipeline.parking._wanted.values() for one in each.records]
     return {
-        (span.assignment.tp.partition, span.offsets[index])
-        for span, index in (*parked, *(one.parked for one in core.pipeline.admission._deferred))
+        (block.assignment.tp.partition, block.offsets[index])
+        for block, index in (*parked, *(one.parked for one in core.pipeline.admission._deferred))
     }
 
 
 def open_bytes(core: Core) -> dict[tuple[int, int], int]:
     """What each open record holds, counted anew from records and events."""
-    dying = {(one.span.assignment.tp.partition, one.letter.record.offset) for one in core.pipeline.letters}
+    dying = {(one.block.assignment.tp.partition, one.letter.record.offset) for one in core.pipeline.letters}
     waits, found = waiting(core) | dying, {}
     for state in core.pipeline.ledger:
-        for span in state.spans:
-            for record in span.records if isinstance(span, Span) else ():
+        for block in state.blocks:
+            for record in block.records if isinstance(block, Block) else ():
                 if record is None:
                     continue
                 place = (state.tp.partition, record.offset)

@@ -27,8 +27,8 @@ class Maker:
 
     def delivery(self, state: AssignmentState, event_id: str = "k") -> Delivery:
         """A delivery of one record with this id."""
-        span = self.ledger.track(state, chunk([b"x"], offset=state.last_seen + 1))
-        return delivery(span, 0, "1", event_id)
+        block = self.ledger.track(state, chunk([b"x"], offset=state.last_seen + 1))
+        return delivery(block, 0, "1", event_id)
 
 
 @pytest.fixture

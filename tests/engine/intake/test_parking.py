@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.engine.block import Span
+from consumer.engine.block import Block
 from consumer.engine.ledger import Ledger
 from consumer.engine.model import Backoff, Policy, TopicPartition
 from consumer.engine.statistics import SCHEMAS_MOST
@@ -29,8 +29,8 @@ def ledger() -> Ledger:
     return ledger
 
 
-def span_of(ledger: Ledger, count: int = 3) -> Span:
-    """A span of the assignment."""
+def span_of(ledger: Ledger, count: int = 3) -> Block:
+    """A block of the assignment."""
     state = ledger.get(TopicPartition(TOPIC, 0))
     assert state is not None
     return ledger.track(state, chunk([b"x"] * count, offset=state.last_seen + 1))
@@ -38,10 +38,10 @@ def span_of(ledger: Ledger, count: int = 3) -> Span:
 
 def test_a_schema_is_asked_for_once(ledger: Ledger) -> None:
     """However many records need it; while asked, nothing is due."""
-    parking, span = patient(BACKOFF), span_of(ledger)
-    parking.park(ref("1"), span, 0, 0.0)
-    parking.park(ref("1"), span, 1, 0.0)
-    parking.park(ref("2"), span, 2, 0.0)
+    parking, block = patient(BACKOFF), span_of(ledger)
+    parking.park(ref("1"), block, 0, 0.0)
+    parking.park(ref("1"), block, 1, 0.0)
+    parking.park(ref("2"), block, 2, 0.0)
     assert list(parking.ask(0.0)) == [ref("1"), ref("2")]
     assert list(parking.ask(0.0)) == []
     assert parking.due() is None
@@ -50,24 +50,24 @@ def test_a_schema_is_asked_for_once(ledger: Ledger) -> None:
 
 def test_a_verdict_gives_the_records_in_order(ledger: Ledger) -> None:
     """All that waited for it, and nothing else."""
-    parking, span = patient(BACKOFF), span_of(ledger)
-    parking.park(ref("1"), span, 0, 0.0)
-    parking.park(ref("2"), span, 1, 0.0)
-    parking.park(ref("1"), span, 2, 0.0)
-    assert parking.found(ref("1")) == [(span, 0), (span, 2)]
+    parking, block = patient(BACKOFF), span_of(ledger)
+    parking.park(ref("1"), block, 0, 0.0)
+    parking.park(ref("2"), block, 1, 0.0)
+    parking.park(ref("1"), block, 2, 0.0)
+    assert parking.found(ref("1")) == [(block, 0), (block, 2)]
     assert parking.found(ref("1")) == []
     assert len(parking) == 1
 
 
 def test_no_verdict_means_asking_again_later(ledger: Ledger) -> None:
     """Behind a backoff that grows to its cap, for ever; records that come meanwhile wait with the others."""
-    parking, span = patient(BACKOFF), span_of(ledger)
-    parking.park(ref("1"), span, 0, 0.0)
+    parking, block = patient(BACKOFF), span_of(ledger)
+    parking.park(ref("1"), block, 0, 0.0)
     now, delays = 0.0, []
     for _ in range(5):
         assert list(parking.ask(now)) == [ref("1")]
         parking.unavailable(ref("1"), now, 1.0)
-        parking.park(ref("1"), span, 1, now)
+        parking.park(ref("1"), block, 1, now)
         due = parking.due()
         assert due is not None
         assert list(parking.ask(due - 0.01)) == []
@@ -78,8 +78,8 @@ def test_no_verdict_means_asking_again_later(ledger: Ledger) -> None:
 
 def test_records_that_are_no_longer_ours_are_forgotten(ledger: Ledger) -> None:
     """A schema nobody needs and nobody asks for is forgotten with them."""
-    parking, span = patient(BACKOFF), span_of(ledger)
-    parking.park(ref("1"), span, 0, 0.0)
+    parking, block = patient(BACKOFF), span_of(ledger)
+    parking.park(ref("1"), block, 0, 0.0)
     ledger.drop(TopicPartition(TOPIC, 0))
     parking.purge()
     assert len(parking) == 0
@@ -88,8 +88,8 @@ def test_records_that_are_no_longer_ours_are_forgotten(ledger: Ledger) -> None:
 
 def test_a_schema_nobody_needs_any_more_is_not_asked_for_again(ledger: Ledger) -> None:
     """The records went while the registry was asked: its failure to answer concerns nobody."""
-    parking, span = patient(BACKOFF), span_of(ledger)
-    parking.park(ref("1"), span, 0, 0.0)
+    parking, block = patient(BACKOFF), span_of(ledger)
+    parking.park(ref("1"), block, 0, 0.0)
     list(parking.ask(0.0))
     ledger.drop(TopicPartition(TOPIC, 0))
     parking.purge()
@@ -115,8 +115,8 @@ def denied(parking: Parking, now: float, wanted: str = "1") -> list[int]:
 
 def test_no_such_schema_is_final_once_it_was_said_throughout_patience(ledger: Ledger) -> None:
     """It may be "not yet": asked again with the backoff of no answer, until each record has waited for so long."""
-    parking, span = patient(BACKOFF, 60.0), span_of(ledger)
-    parking.park(ref("1"), span, 0, 100.0)
+    parking, block = patient(BACKOFF, 60.0), span_of(ledger)
+    parking.park(ref("1"), block, 0, 100.0)
     asked, now, final = [], 100.0, list[int]()
     while not final:
         asked.append(now)
@@ -130,11 +130,11 @@ def test_no_such_schema_is_final_once_it_was_said_throughout_patience(ledger: Le
 
 def test_each_record_has_patience_of_its_own(ledger: Ledger) -> None:
     """One that came half a minute early does not take those with it that came later."""
-    parking, span = patient(Backoff(10.0, 10.0), 60.0), span_of(ledger)
-    parking.park(ref("1"), span, 0, 0.0)
+    parking, block = patient(Backoff(10.0, 10.0), 60.0), span_of(ledger)
+    parking.park(ref("1"), block, 0, 0.0)
     for now in range(0, 60, 10):
         if now == 30:
-            parking.park(ref("1"), span, 1, 30.0)
+            parking.park(ref("1"), block, 1, 30.0)
         assert denied(parking, now) == []
     assert denied(parking, 60.0) == [0]
     assert denied(parking, 70.0) == denied(parking, 80.0) == []
@@ -143,8 +143,8 @@ def test_each_record_has_patience_of_its_own(ledger: Ledger) -> None:
 
 def test_time_without_an_answer_is_no_time_of_saying_no(ledger: Ledger) -> None:
     """An outage between two such answers says nothing of what the registry would have said meanwhile."""
-    parking, span = patient(Backoff(10.0, 10.0), 60.0), span_of(ledger)
-    parking.park(ref("1"), span, 0, 0.0)
+    parking, block = patient(Backoff(10.0, 10.0), 60.0), span_of(ledger)
+    parking.park(ref("1"), block, 0, 0.0)
     assert denied(parking, 0.0) == denied(parking, 50.0) == []
     for now in (60.0, 3600.0):
         assert list(parking.ask(now)) == [ref("1")]
@@ -155,33 +155,33 @@ def test_time_without_an_answer_is_no_time_of_saying_no(ledger: Ledger) -> None:
 
 def test_patience_may_be_endless(ledger: Ledger) -> None:
     """0: a record waits for its schema for ever."""
-    parking, span = patient(Backoff(10.0, 10.0), 0), span_of(ledger)
-    parking.park(ref("1"), span, 0, 0.0)
+    parking, block = patient(Backoff(10.0, 10.0), 0), span_of(ledger)
+    parking.park(ref("1"), block, 0, 0.0)
     assert denied(parking, 0.0) == denied(parking, 1e9) == []
 
 
 def test_a_record_of_an_absent_schema_waits_for_one_answer(ledger: Ledger) -> None:
     """To a question that is asked after it came, which keeps the backoff: what was on its way may be out of date."""
-    parking, span = patient(Backoff(10.0, 10.0), 20.0), span_of(ledger, 5)
-    parking.park(ref("1"), span, 0, 0.0)
+    parking, block = patient(Backoff(10.0, 10.0), 20.0), span_of(ledger, 5)
+    parking.park(ref("1"), block, 0, 0.0)
     assert (denied(parking, 0.0), denied(parking, 20.0)) == ([], [0])
-    parking.park(ref("1"), span, 1, 21.0)
+    parking.park(ref("1"), block, 1, 21.0)
     assert parking.due() == 30.0
     assert list(parking.ask(30.0)) == [ref("1")]
-    parking.park(ref("1"), span, 2, 30.5)
+    parking.park(ref("1"), block, 2, 30.5)
     assert [place for _, place in parking.missing(ref("1"), 31.0, 1.0)] == [1]
     assert denied(parking, 41.0) == [2]
-    parking.park(ref("1"), span, 3, 42.0)
+    parking.park(ref("1"), block, 3, 42.0)
     assert list(parking.ask(51.0)) == [ref("1")]
     assert [place for _, place in parking.found(ref("1"))] == [3]
 
 
 def test_that_a_schema_is_absent_is_forgotten_when_it_was_not_said_for_long(ledger: Ledger) -> None:
     """Who registers it an hour later has all of the patience again."""
-    parking, span = patient(Backoff(10.0, 10.0), 20.0), span_of(ledger)
-    parking.park(ref("1"), span, 0, 0.0)
+    parking, block = patient(Backoff(10.0, 10.0), 20.0), span_of(ledger)
+    parking.park(ref("1"), block, 0, 0.0)
     assert (denied(parking, 0.0), denied(parking, 20.0)) == ([], [0])
-    parking.park(ref("1"), span, 1, 3600.0)
+    parking.park(ref("1"), block, 1, 3600.0)
     assert denied(parking, 3600.0) == denied(parking, 3610.0) == []
     assert denied(parking, 3620.0) == [1]
 
@@ -190,16 +190,16 @@ def test_what_was_said_before_an_outage_of_the_registry_is_not_held_against_what
     ledger: Ledger,
 ) -> None:
     """While it gave no answer the schema may have been registered, and its followers may not know it yet."""
-    parking, span = patient(Backoff(10.0, 10.0), 20.0), span_of(ledger, 4)
-    parking.park(ref("1"), span, 0, 0.0)
+    parking, block = patient(Backoff(10.0, 10.0), 20.0), span_of(ledger, 4)
+    parking.park(ref("1"), block, 0, 0.0)
     assert (denied(parking, 0.0), denied(parking, 20.0)) == ([], [0])
-    parking.park(ref("1"), span, 1, 21.0)
+    parking.park(ref("1"), block, 1, 21.0)
     for now in (30.0, 3600.0):
         assert list(parking.ask(now)) == [ref("1")]
         parking.unavailable(ref("1"), now, 1.0)
-    parking.park(ref("1"), span, 2, 3605.0)
+    parking.park(ref("1"), block, 2, 3605.0)
     assert denied(parking, 3610.0) == [1], "it came while the schema was known to be absent"
-    parking.park(ref("1"), span, 3, 3615.0)
+    parking.park(ref("1"), block, 3, 3615.0)
     assert denied(parking, 3620.0) == []
     assert denied(parking, 3630.0) == [2]
     assert denied(parking, 3640.0) == [3]
@@ -207,10 +207,10 @@ def test_what_was_said_before_an_outage_of_the_registry_is_not_held_against_what
 
 def test_absent_schemas_are_remembered_in_bounds(ledger: Ledger) -> None:
     """Whoever makes up ids fills no memory."""
-    parking, span = patient(Backoff(0.1, 0.1), 1.0), span_of(ledger, 3000)
+    parking, block = patient(Backoff(0.1, 0.1), 1.0), span_of(ledger, 3000)
     for number in range(3000):
         now = number * 10.0
-        parking.park(ref(str(number)), span, number, now)
+        parking.park(ref(str(number)), block, number, now)
         assert denied(parking, now, str(number)) == []
         assert denied(parking, now + 5, str(number)) == [number]
     assert len(parking._absent) == ABSENT_MOST
@@ -222,9 +222,9 @@ def test_absent_schemas_are_remembered_in_bounds(ledger: Ledger) -> None:
 
 def test_questions_are_bounded_at_once_and_by_the_second(ledger: Ledger) -> None:
     """However many schemas there are: a burst after a pause, then an even rate, and never more than a few at once."""
-    parking, span = patient(Backoff(1.0, 10.0)), span_of(ledger, 1000)
+    parking, block = patient(Backoff(1.0, 10.0)), span_of(ledger, 1000)
     for number in range(1000):
-        parking.park(ref(str(number)), span, number, 0.0)
+        parking.park(ref(str(number)), block, number, 0.0)
     first = list(parking.ask(0.0))
     assert len(first) == POLICY.registry_concurrency
     assert parking.due() is None
@@ -244,20 +244,20 @@ def test_questions_are_bounded_at_once_and_by_the_second(ledger: Ledger) -> None
 
 def test_a_flood_of_made_up_schemas_holds_up_no_other(ledger: Ledger) -> None:
     """Neither one that was asked for before it, nor the first of it, nor one that comes behind it."""
-    parking, span = patient(BACKOFF), span_of(ledger, 1000)
-    parking.park(ref("before"), span, 0, 0.0)
+    parking, block = patient(BACKOFF), span_of(ledger, 1000)
+    parking.park(ref("before"), block, 0, 0.0)
     assert list(parking.ask(0.0)) == [ref("before")]
     parking.unavailable(ref("before"), 0.0, 1.0)
     for number in range(1, 1000):
-        parking.park(ref(str(number)), span, number, 0.0)
+        parking.park(ref(str(number)), block, number, 0.0)
     assert {ref("before"), ref("1"), ref("999")} < set(parking.ask(1.0))
 
 
 def test_what_is_waited_for_is_named_in_bounds(ledger: Ledger) -> None:
     """The longest first, with how long the registry has been saying that there is none."""
-    parking, span = patient(BACKOFF), span_of(ledger, 30)
+    parking, block = patient(BACKOFF), span_of(ledger, 30)
     for number in range(30):
-        parking.park(ref(str(number)), span, number, float(number))
+        parking.park(ref(str(number)), block, number, float(number))
     waits = parking.waits(40.0)
     assert len(waits) == SCHEMAS_MOST
     assert waits[0] == ("id", "0", 1, 40.0, None)

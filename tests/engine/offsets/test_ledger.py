@@ -17,23 +17,23 @@ from hypothesis.stateful import (
 )
 
 from consumer.engine import offset_map
-from consumer.engine.block import Span
+from consumer.engine.block import Block, RecordStage
 from consumer.engine.ledger import Ledger, map_place
 from consumer.engine.model import Chunk, Disposition, Position, Record, TopicPartition
 from consumer.errors import InvariantViolation
-from tests.engine.building import MACHINE, TOPIC, chunk
+from tests.engine.building import MACHINE, TOPIC, Books, chunk
 
 TP = TopicPartition(TOPIC, 0)
 
 
 def opened(commit_start: bool = False, start: int | None = 0) -> Ledger:
     """A ledger with one assignment."""
-    ledger = Ledger()
+    ledger = Books()
     ledger.assign(TP, 1, start, commit_start)
     return ledger
 
 
-def track(ledger: Ledger, *offsets: int, leader_epoch: int | None = 7) -> Span:
+def track(ledger: Ledger, *offsets: int, leader_epoch: int | None = 7) -> Block:
     """Records at these offsets come in."""
     state = ledger.get(TP)
     assert state is not None
@@ -59,9 +59,9 @@ def test_nothing_settled_nothing_committable() -> None:
 def test_the_lowest_open_record_holds_the_commit() -> None:
     """A later success never commits past an earlier open record (docs/why.md: vector #24215)."""
     ledger = opened()
-    span = track(ledger, 0, 1, 2)
-    ledger.settle(span, 1, Disposition.DELIVERED)
-    ledger.settle(span, 2, Disposition.DELIVERED)
+    block = track(ledger, 0, 1, 2)
+    ledger.settle(block, 1, Disposition.DELIVERED)
+    ledger.settle(block, 2, Disposition.DELIVERED)
     position = committable(ledger)
     assert position is not None
     # The position stays where reading began; the map says what is settled behind it.
@@ -69,18 +69,18 @@ def test_the_lowest_open_record_holds_the_commit() -> None:
     known = offset_map.read(position.metadata, 0, where=map_place(TP))
     assert known is not None
     assert [known.settled(offset) for offset in range(4)] == [False, True, True, False]
-    ledger.settle(span, 0, Disposition.DEAD_LETTERED)
+    ledger.settle(block, 0, Disposition.DEAD_LETTERED)
     assert committable(ledger) == Position(TOPIC, 0, 3, 7)
 
 
 def test_a_gap_is_skipped_only_when_the_next_record_was_seen() -> None:
     """Compaction and transactions leave gaps: the position is the next record seen, or one past the last."""
     ledger = opened()
-    span = track(ledger, 3, 10, 40)
-    ledger.settle(span, 0, Disposition.FILTERED)
+    block = track(ledger, 3, 10, 40)
+    ledger.settle(block, 0, Disposition.FILTERED)
     assert committable(ledger) == Position(TOPIC, 0, 10, 7)
-    ledger.settle(span, 1, Disposition.FILTERED)
-    ledger.settle(span, 2, Disposition.FILTERED)
+    ledger.settle(block, 1, Disposition.FILTERED)
+    ledger.settle(block, 2, Disposition.FILTERED)
     assert committable(ledger) == Position(TOPIC, 0, 41, 7)
     track(ledger, 90)
     assert committable(ledger) == Position(TOPIC, 0, 41, 7)
@@ -107,11 +107,11 @@ def test_a_start_to_commit_is_committable_before_any_record() -> None:
 def test_an_ended_assignment_settles_nothing() -> None:
     """What belongs to an older epoch never settles and never commits; what was open leaves `read`."""
     ledger = opened()
-    span = track(ledger, 0, 1)
-    ledger.settle(span, 0, Disposition.DELIVERED)
+    block = track(ledger, 0, 1)
+    ledger.settle(block, 0, Disposition.DELIVERED)
     state = ledger.drop(TP)
     assert state is not None
-    assert ledger.settle(span, 1, Disposition.DELIVERED) is False
+    assert ledger.settle(block, 1, Disposition.DELIVERED) is False
     assert ledger.final_positions([state]) == []
     assert list(ledger.committables()) == []
     totals = ledger.totals()
@@ -122,29 +122,29 @@ def test_an_ended_assignment_settles_nothing() -> None:
 def test_a_new_assignment_ends_the_older_one_of_the_same_partition() -> None:
     """Two epochs of one partition are never live at once."""
     ledger = opened()
-    span = track(ledger, 0)
+    block = track(ledger, 0)
     ledger.assign(TP, 2, 0, False)
-    assert ledger.settle(span, 0, Disposition.DELIVERED) is False
+    assert ledger.settle(block, 0, Disposition.DELIVERED) is False
     assert ledger.totals().open == 0
 
 
 def test_dropping_what_is_not_assigned_does_nothing() -> None:
     """Lost partitions that we never had are no bug."""
-    assert Ledger().drop(TP) is None
+    assert Books().drop(TP) is None
 
 
 def test_what_is_committed_is_not_offered_again() -> None:
     """Only positions ahead of the committed one are worth a commit; a partition being drained waits for its end."""
     ledger = opened()
-    span = track(ledger, 0, 1)
-    ledger.settle(span, 0, Disposition.DELIVERED)
+    block = track(ledger, 0, 1)
+    ledger.settle(block, 0, Disposition.DELIVERED)
     state = ledger.get(TP)
     assert state is not None
     [position] = ledger.committables()
     state.committed = position
     assert list(ledger.committables()) == []
     assert ledger.final_positions([state]) == []
-    ledger.settle(span, 1, Disposition.DELIVERED)
+    ledger.settle(block, 1, Disposition.DELIVERED)
     state.draining = True
     assert list(ledger.committables()) == []
     assert ledger.final_positions([state]) == [Position(TOPIC, 0, 2, 7)]
@@ -153,12 +153,12 @@ def test_what_is_committed_is_not_offered_again() -> None:
 def test_settling_twice_is_a_bug_and_stops() -> None:
     """A record has exactly one disposition."""
     ledger = opened()
-    span = track(ledger, 0)
-    ledger.settle(span, 0, Disposition.DELIVERED)
+    block = track(ledger, 0)
+    ledger.settle(block, 0, Disposition.DELIVERED)
     with pytest.raises(InvariantViolation, match="settled twice"):
-        ledger.settle(span, 0, Disposition.DUPLICATE)
+        ledger.settle(block, 0, Disposition.DUPLICATE)
     with pytest.raises(InvariantViolation, match="asked for again"):
-        span.record(0)
+        block.record(0)
 
 
 @pytest.mark.parametrize("offsets", [(5,), (4,), (6, 6), (8, 7)])
@@ -189,13 +189,13 @@ def test_books_that_do_not_add_up_stop_the_process() -> None:
 def test_bytes_count_the_whole_record() -> None:
     """Key, value, headers with the objects they are, and what the event serialised to, until the record settles."""
     ledger = opened()
-    span = track(ledger, 0)
+    block = track(ledger, 0)
     assert ledger.open_bytes == len(b"keyvalue") + len("name") + 1 + 184
-    span.costs[0] += 100
-    ledger.grow(span.assignment, 100)
-    assert ledger.open_bytes == span.assignment.open_bytes == 113 + 184
-    ledger.settle(span, 0, Disposition.DELIVERED)
-    assert ledger.open_bytes == span.assignment.open_bytes == 0
+    block.costs[0] += 100
+    ledger.grow(block.assignment, 100)
+    assert ledger.open_bytes == block.assignment.open_bytes == 113 + 184
+    ledger.settle(block, 0, Disposition.DELIVERED)
+    assert ledger.open_bytes == block.assignment.open_bytes == 0
 
 
 def test_position_is_after_the_last_record_read() -> None:
@@ -211,20 +211,20 @@ def test_position_is_after_the_last_record_read() -> None:
 class LedgerMachine(RuleBasedStateMachine):
     """The ledger against a naive model: a dict of open offsets per assignment, searched from the front."""
 
-    spans: Bundle[tuple[Span, int]] = Bundle("spans")
+    blocks: Bundle[tuple[Block, int]] = Bundle("blocks")
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = Ledger()
+        self.ledger = Books()
         self.next_epoch = 1
         self.seen: dict[int, dict[int, bool]] = {}
         """Per live epoch: each offset read, and whether it is settled."""
         self.epochs: dict[int, int] = {}
         """Partition to live epoch."""
-        self.tracked: dict[int, list[Span]] = {}
-        """Per live epoch: its spans."""
+        self.tracked: dict[int, list[Block]] = {}
+        """Per live epoch: its blocks."""
         self.void: set[tuple[int, int]] = set()
-        """Records released by a rewind: identity of the span, and index."""
+        """Records released by a rewind: identity of the block, and index."""
         self.rewound: set[int] = set()
         self.settled = 0
         self.released = 0
@@ -253,8 +253,8 @@ class LedgerMachine(RuleBasedStateMachine):
             self.released += sum(not done for done in self.seen.pop(epoch).values())
 
     @precondition(lambda self: self.epochs)
-    @rule(target=spans, data=st.data(), gaps=st.lists(st.integers(1, 5), min_size=1, max_size=6))
-    def track(self, data: st.DataObject, gaps: list[int]) -> MultipleResults[tuple[Span, int]]:
+    @rule(target=blocks, data=st.data(), gaps=st.lists(st.integers(1, 5), min_size=1, max_size=6))
+    def track(self, data: st.DataObject, gaps: list[int]) -> MultipleResults[tuple[Block, int]]:
         partition = data.draw(st.sampled_from(sorted(self.epochs)))
         state = self.ledger.get(TopicPartition(TOPIC, partition))
         assert state is not None
@@ -263,21 +263,21 @@ class LedgerMachine(RuleBasedStateMachine):
             at += gap
             offsets.append(at)
         records = [Record(offset, 0, None, b"12345", ()) for offset in offsets]
-        span = self.ledger.track(state, Chunk(TOPIC, partition, state.epoch, None, records))
+        block = self.ledger.track(state, Chunk(TOPIC, partition, state.epoch, None, records))
         self.seen[state.epoch].update(dict.fromkeys(offsets, False))
-        self.tracked[state.epoch].append(span)
-        return multiple(*((span, index) for index in range(len(offsets))))
+        self.tracked[state.epoch].append(block)
+        return multiple(*((block, index) for index in range(len(offsets))))
 
-    @rule(place=consumes(spans), disposition=st.sampled_from(Disposition))
-    def settle(self, place: tuple[Span, int], disposition: Disposition) -> None:
-        span, index = place
-        books = self.seen.get(span.assignment.epoch)
-        if books is None or (id(span), index) in self.void:
-            assert not self.ledger.settle(span, index, disposition)
+    @rule(place=consumes(blocks), disposition=st.sampled_from(Disposition))
+    def settle(self, place: tuple[Block, int], disposition: Disposition) -> None:
+        block, index = place
+        books = self.seen.get(block.assignment.epoch)
+        if books is None or (id(block), index) in self.void:
+            assert not self.ledger.settle(block, index, disposition)
             return
-        offset = span.record(index).offset
-        assert span.ours(index)
-        assert self.ledger.settle(span, index, disposition)
+        offset = block.record(index).offset
+        assert block.ours(index)
+        assert self.ledger.settle(block, index, disposition)
         books[offset] = True
         self.settled += 1
 
@@ -294,10 +294,10 @@ class LedgerMachine(RuleBasedStateMachine):
         offset = data.draw(st.integers(0, state.last_seen))
         books = self.seen[epoch]
         gone = {at for at, done in books.items() if at >= offset and not done}
-        for span in self.tracked[epoch]:
-            for index, at in enumerate(span.offsets):
-                if at in gone and not span.settled[index]:
-                    self.void.add((id(span), index))
+        for block in self.tracked[epoch]:
+            for index, at in enumerate(block.offsets):
+                if at in gone and block.stages[index] < RecordStage.DELIVERED:
+                    self.void.add((id(block), index))
         assert self.ledger.rewind(state, offset) == len(gone)
         self.seen[epoch] = {at: done for at, done in books.items() if at < offset}
         self.released += len(gone)

@@ -7,25 +7,25 @@ from random import Random
 import pytest
 
 from consumer.engine import offset_map
-from consumer.engine.block import Finished, Span
+from consumer.engine.block import Block, Finished, RecordStage
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import Disposition, Position
-from tests.engine.building import TOPIC, read_map, write_map
+from tests.engine.building import TOPIC, Books, read_map, write_map
 from tests.engine.offsets.test_ledger_restarts import TP, Identity, begin, chunk_of
 
 
-def reads(ledger: Ledger, first: int, count: int, *, step: int = 1, leader_epoch: int | None = 7) -> Span:
+def reads(ledger: Ledger, first: int, count: int, *, step: int = 1, leader_epoch: int | None = 7) -> Block:
     """So many records come in."""
     state = ledger.get(TP)
     assert state is not None
     return ledger.track(state, chunk_of([Identity(first + n * step, leader_epoch) for n in range(count)]))
 
 
-def settle_all(ledger: Ledger, span: Span) -> None:
-    """All that is open in a span is done."""
-    for index, mark in enumerate(span.settled):
-        if not mark:
-            ledger.settle(span, index, Disposition.DELIVERED)
+def settle_all(ledger: Ledger, block: Block) -> None:
+    """All that is open in a block is done."""
+    for index, stage in enumerate(block.stages):
+        if stage < RecordStage.DELIVERED:
+            ledger.settle(block, index, Disposition.DELIVERED)
 
 
 # -- what goes into a commit
@@ -34,13 +34,13 @@ def settle_all(ledger: Ledger, span: Span) -> None:
 @pytest.mark.parametrize("commit_start", [False, True])
 def test_the_committed_offset_is_out_of_range_and_something_settles(commit_start: bool) -> None:
     """The log was cut, or made anew, and is read from its beginning: settled runs are above what a commit names."""
-    ledger = Ledger()
+    ledger = Books()
     state = ledger.assign(TP, 1, 999, commit_start, 3)
     ledger.rewind(state, 0)  # as the pipeline does when the first record is below the start
-    span = reads(ledger, 0, 10)
-    ledger.settle(span, 5, Disposition.DELIVERED)
+    block = reads(ledger, 0, 10)
+    ledger.settle(block, 5, Disposition.DELIVERED)
     state.committable()
-    ledger.settle(span, 0, Disposition.DELIVERED)
+    ledger.settle(block, 0, Disposition.DELIVERED)
     position = state.committable()
     assert position is not None
     assert position.next_offset == 1
@@ -52,7 +52,7 @@ def test_the_committed_offset_is_out_of_range_and_something_settles(commit_start
 @pytest.mark.parametrize("commit_start", [False, True])
 def test_an_offset_out_of_range_is_not_committed_again(commit_start: bool) -> None:
     """Records below the committed offset came and are open: it is not committed, not even to hear if it is ours."""
-    ledger = Ledger()
+    ledger = Books()
     state = ledger.assign(TP, 1, 999, commit_start, 3)
     ledger.rewind(state, 0)  # as the pipeline does when the first record is below the start
     reads(ledger, 0, 10)
@@ -64,15 +64,15 @@ def test_an_offset_out_of_range_is_not_committed_again(commit_start: bool) -> No
 
 
 def test_one_open_record_keeps_little_of_what_is_behind_it() -> None:
-    """10,000 finished spans behind one open record are a handful of objects, and one run in the map."""
-    ledger = Ledger()
+    """10,000 finished blocks behind one open record are a handful of objects, and one run in the map."""
+    ledger = Books()
     state = ledger.assign(TP, 1, 0, False)
     reads(ledger, 0, 1)
     most = 0
     for number in range(10_000):
         settle_all(ledger, reads(ledger, 1 + 3 * number, 3, leader_epoch=7 + number // 4_000))
         assert state.committable() is not None
-        most = max(most, len(state.spans))
+        most = max(most, len(state.blocks))
     assert most <= 16
     position = state.committable()
     assert position is not None
@@ -85,34 +85,34 @@ def test_one_open_record_keeps_little_of_what_is_behind_it() -> None:
 
 
 def test_many_open_records_keep_no_more_than_themselves() -> None:
-    """Some open ones among thousands of finished spans: what is kept grows with the open, not with the others."""
-    ledger = Ledger()
+    """Some open ones among thousands of finished blocks: what is kept grows with the open, not with the others."""
+    ledger = Books()
     state = ledger.assign(TP, 1, 0, False)
-    waiting: list[Span] = []
+    waiting: list[Block] = []
     for number in range(5_000):
-        span = reads(ledger, 2 * number, 2)
+        block = reads(ledger, 2 * number, 2)
         if number % 500:
-            settle_all(ledger, span)
+            settle_all(ledger, block)
         else:
-            waiting.append(span)
+            waiting.append(block)
         state.committable()
-        assert len(state.spans) <= max(16, 2 * (2 * len(waiting) + 1))
-    for span in waiting:
-        settle_all(ledger, span)
+        assert len(state.blocks) <= max(16, 2 * (2 * len(waiting) + 1))
+    for block in waiting:
+        settle_all(ledger, block)
     assert state.committable() == Position(TOPIC, 0, 10_000, 7)
-    assert len(state.spans) == 0
+    assert len(state.blocks) == 0
 
 
 def test_finished_spans_keep_their_leader_epoch() -> None:
     """What is packed commits with the leader epoch of the last record before the position, as if it had not been."""
-    ledger = Ledger()
+    ledger = Books()
     state = ledger.assign(TP, 1, 0, False)
     first = reads(ledger, 0, 1, leader_epoch=1)
     for number in range(40):
         settle_all(ledger, reads(ledger, 1 + number, 1, leader_epoch=1 + number // 20))
     last = reads(ledger, 41, 2, leader_epoch=3)
     state.committable()
-    assert sum(isinstance(span, Finished) for span in state.spans) == 2
+    assert sum(isinstance(block, Finished) for block in state.blocks) == 2
     settle_all(ledger, first)
     assert state.committable() == Position(TOPIC, 0, 41, 2)
     settle_all(ledger, last)
@@ -122,7 +122,7 @@ def test_finished_spans_keep_their_leader_epoch() -> None:
 def test_a_record_below_the_map_of_a_higher_leader_epoch_voids_it() -> None:
     """The log was cut below the committed offset: all that comes is another's, and none of it is passed over."""
     committed = Position(TOPIC, 0, 10, 4, write_map(10, [12, 20], 4))
-    ledger = Ledger()
+    ledger = Books()
     state = begin(ledger, committed)
     for offset, leader_epoch in ((8, 5), (11, 5), (14, 5)):
         chunk = chunk_of([Identity(offset + n, leader_epoch) for n in range(3)])
@@ -134,16 +134,16 @@ def test_a_record_below_the_map_of_a_higher_leader_epoch_voids_it() -> None:
 
 def test_what_is_not_read_again_yet_is_handed_on() -> None:
     """A short life between two restarts: what the first had settled is known to the third."""
-    ledger = Ledger()
+    ledger = Books()
     state = begin(ledger, Position(TOPIC, 0, 10, 4, write_map(10, [12, 20, 25, 40], 4)))
-    span = reads(ledger, 10, 2, leader_epoch=4)
-    ledger.settle(span, 1, Disposition.DELIVERED)
+    block = reads(ledger, 10, 2, leader_epoch=4)
+    ledger.settle(block, 1, Disposition.DELIVERED)
     position = state.committable()
     assert position is not None
     found = read_map(position)
     assert found is not None
     assert (list(found.bounds), found.leader_epoch) == ([11, 20, 25, 40], 4)
-    settle_all(ledger, span)
+    settle_all(ledger, block)
     position = state.committable()
     assert position is not None
     assert position.next_offset == 12
@@ -154,14 +154,14 @@ def test_what_is_not_read_again_yet_is_handed_on() -> None:
 
 def test_a_broker_that_takes_no_maps_gets_none() -> None:
     """From then on, in assignments of now and of later; what is settled behind an open first record waits."""
-    ledger = Ledger()
+    ledger = Books()
     state = ledger.assign(TP, 1, 0, False)
-    span = reads(ledger, 0, 4)
-    ledger.settle(span, 2, Disposition.DELIVERED)
+    block = reads(ledger, 0, 4)
+    ledger.settle(block, 2, Disposition.DELIVERED)
     assert [one.metadata != "" for one in ledger.committables()] == [True]
     ledger.limit_metadata(0)
     assert list(ledger.committables()) == []
-    ledger.settle(span, 0, Disposition.DELIVERED)
+    ledger.settle(block, 0, Disposition.DELIVERED)
     assert list(ledger.committables()) == [Position(TOPIC, 0, 1, 7)]
     assert state.map_share(1e9) == 1.0
     later = ledger.assign(TP, 2, 0, False)
@@ -174,23 +174,23 @@ def test_a_broker_that_takes_no_maps_gets_none() -> None:
 @pytest.mark.parametrize("most", [0, offset_map.IDS_MOST])
 def test_where_no_map_is_taken_none_limits_what_is_read(most: int) -> None:
     """Nothing can be written down of what settles behind an open record, so reading less of it saves nothing."""
-    ledger = Ledger()
+    ledger = Books()
     state = ledger.assign(TP, 1, 0, False)
     ledger.limit_metadata(most)
-    span = reads(ledger, 0, 2000)
+    block = reads(ledger, 0, 2000)
     for index in range(1, 2000, 2):
-        ledger.settle(span, index, Disposition.DELIVERED)
+        ledger.settle(block, index, Disposition.DELIVERED)
     assert state.map_share(1e9) == 1.0
 
 
 def test_a_map_of_its_own_is_committed_though_the_first_record_waits() -> None:
     """Where reading began, with what is settled behind the record there; without such a map there is no commit."""
-    ledger = Ledger()
+    ledger = Books()
     state = ledger.assign(TP, 1, 3, False, 6)
-    span = reads(ledger, 5, 3)
+    block = reads(ledger, 5, 3)
     assert state.committable() is None
     assert state.proof() == Position(TOPIC, 0, 3, 6)
-    ledger.settle(span, 1, Disposition.DELIVERED)
+    ledger.settle(block, 1, Disposition.DELIVERED)
     position = state.committable()
     assert position is not None
     assert position[:4] == (TOPIC, 0, 3, 6)
@@ -199,7 +199,7 @@ def test_a_map_of_its_own_is_committed_though_the_first_record_waits() -> None:
 
 def test_where_reading_began_is_the_first_record_if_nobody_said() -> None:
     """Without a committed offset: the first record that came, not the first that settled."""
-    ledger = Ledger()
+    ledger = Books()
     state = ledger.assign(TP, 1, None, False)
     assert state.proof() is None
     reads(ledger, 20, 2)
@@ -215,18 +215,18 @@ def test_where_reading_began_is_the_first_record_if_nobody_said() -> None:
 @pytest.mark.parametrize("waits_every", [0, 2, 1_000_000])
 def test_an_ordinary_window_leaves_all_the_room(waits_every: int) -> None:
     """Half of what fits whatever its pattern: every second one open, all but one settled, none settled."""
-    ledger = Ledger()
+    ledger = Books()
     ledger.assign(TP, 1, 0, False)
-    span = reads(ledger, 0, offset_map.SAFE_WINDOW // 2)
-    for index in range(1, len(span.offsets)):
+    block = reads(ledger, 0, offset_map.SAFE_WINDOW // 2)
+    for index in range(1, len(block.offsets)):
         if waits_every and index % waits_every:
-            ledger.settle(span, index, Disposition.DELIVERED)
+            ledger.settle(block, index, Disposition.DELIVERED)
     assert ledger.map_share(1.0) == 1.0
 
 
 def test_a_long_window_with_a_short_map_leaves_all_the_room() -> None:
     """One record that waits for hours does not stop the rest."""
-    ledger = Ledger()
+    ledger = Books()
     ledger.assign(TP, 1, 0, False)
     reads(ledger, 0, 1)
     for number in range(100):
@@ -236,7 +236,7 @@ def test_a_long_window_with_a_short_map_leaves_all_the_room() -> None:
 
 def test_nothing_open_leaves_all_the_room() -> None:
     """However long the inherited map is: what is not open does not grow."""
-    ledger = Ledger()
+    ledger = Books()
     assert ledger.map_share(0.0) == 1.0
     begin(ledger, Position(TOPIC, 0, 0, 7, write_map(0, list(range(1, 200_001)), 7)))
     assert ledger.map_share(0.0) == 1.0
@@ -247,23 +247,23 @@ def read_on(most_open: int, burst: int, waiting: float, step: int, seed: int) ->
 
     Gives whether a map was cut, how many records were read, and the lowest share. Ends when there is no room.
     """
-    random, ledger = Random(seed), Ledger()
+    random, ledger = Random(seed), Books()
     state = ledger.assign(TP, 1, 0, False)
-    loose: list[tuple[Span, int]] = []
+    loose: list[tuple[Block, int]] = []
     lowest, seen = 1.0, 0
     for turn in range(300):
         share = ledger.map_share(turn * 0.2)
         lowest = min(lowest, share)
         room = min(int(1_000 * share), most_open - ledger.open)
         if room > 0:
-            span = reads(ledger, seen * step, room)
+            block = reads(ledger, seen * step, room)
             seen += room
-            loose += [(span, n) for n in range(room) if (turn or n) and random.random() >= waiting]
+            loose += [(block, n) for n in range(room) if (turn or n) and random.random() >= waiting]
         if len(loose) < burst and room > 0:
             continue
         random.shuffle(loose)
-        for span, index in loose[len(loose) // 2 :]:
-            ledger.settle(span, index, Disposition.DELIVERED)
+        for block, index in loose[len(loose) // 2 :]:
+            ledger.settle(block, index, Disposition.DELIVERED)
         del loose[len(loose) // 2 :]
         if was_cut(state):
             return True, seen, lowest

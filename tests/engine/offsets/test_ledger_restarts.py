@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from consumer.engine import offset_map
-from consumer.engine.block import Span
+from consumer.engine.block import Block
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import Chunk, Disposition, Position, Record, TopicPartition
-from tests.engine.building import MACHINE, TOPIC, read_map
+from tests.engine.building import MACHINE, TOPIC, Books, read_map
 
 TP = TopicPartition(TOPIC, 0)
 FIRST = 5
@@ -56,12 +56,12 @@ class Reader:
     """A ledger that is fed from a log; which records are open, and which were settled, is noted beside it."""
 
     def __init__(self, committed: Position | None, settled: frozenset[Identity]) -> None:
-        self.ledger = Ledger()
+        self.ledger = Books()
         self.state = begin(self.ledger, committed)
         self.committed = committed
         self.handed = settled
         """What was settled before, and is in the map; nothing any more once the map is done with."""
-        self.open: dict[Identity, tuple[Span, int]] = {}
+        self.open: dict[Identity, tuple[Block, int]] = {}
         self.settled: set[Identity] = set()
         self.next = FIRST if committed is None else committed.next_offset
 
@@ -75,13 +75,13 @@ class Reader:
             self.go_back(some[0].offset)
         chunk, to_pass = chunk_of(some), self.to_pass
         passed = self.ledger.settled_before(self.state, chunk)
-        span = self.ledger.track(self.state, chunk, None, passed)
+        block = self.ledger.track(self.state, chunk, None, passed)
         assert {some[at] for at in passed} == to_pass.intersection(some), "exactly what was settled before"
         for index, one in enumerate(some):
             if index in passed:
                 self.settled.add(one)
             else:
-                self.open[one] = (span, index)
+                self.open[one] = (block, index)
         self.next = some[-1].offset + 1
         self.mind_end_of_map()
         return True
@@ -100,8 +100,8 @@ class Reader:
         """The position went back: what was seen from there on is void."""
         gone = {one: place for one, place in self.open.items() if one.offset >= offset}
         assert self.ledger.rewind(self.state, offset) == len(gone)
-        for one, (span, index) in gone.items():
-            assert not self.ledger.settle(span, index, Disposition.DELIVERED)
+        for one, (block, index) in gone.items():
+            assert not self.ledger.settle(block, index, Disposition.DELIVERED)
             del self.open[one]
         self.settled = {one for one in self.settled if one.offset < offset}
         self.next = offset
@@ -109,8 +109,8 @@ class Reader:
 
     def settle(self, one: Identity) -> None:
         """This one is done."""
-        span, index = self.open.pop(one)
-        assert self.ledger.settle(span, index, Disposition.DELIVERED)
+        block, index = self.open.pop(one)
+        assert self.ledger.settle(block, index, Disposition.DELIVERED)
         self.settled.add(one)
 
     def known(self, position: Position) -> frozenset[Identity]:
@@ -137,7 +137,7 @@ class MapMachine(RuleBasedStateMachine):
         eager=st.booleans(),
     )
     def set_up(self, leader_epoch: int | None, most: int, eager: bool) -> None:
-        """`eager`: finished spans are packed as soon as there is one; `most`: bytes a map may take."""
+        """`eager`: finished blocks are packed as soon as there is one; `most`: bytes a map may take."""
         self.leader_epoch, self.most, self.eager = leader_epoch, most, eager
         self.append([1, 1, 3, 1, 1, 1, 2, 1])
         self.work([3, 2], 1, 0.5, commit=True)
@@ -263,7 +263,7 @@ class MapMachine(RuleBasedStateMachine):
         self,
         position: Position | None,
         settled: frozenset[Identity],
-        still_open: dict[Identity, tuple[Span, int]],
+        still_open: dict[Identity, tuple[Block, int]],
     ) -> None:
         """What is settled, and still in the log, is passed over (`Reader.fetch` sees to it), what is open is read."""
         other = Reader(position, settled)
@@ -275,14 +275,14 @@ class MapMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_kept_is_bounded_by_what_is_open(self) -> None:
-        """However many finished spans stand behind an open one."""
+        """However many finished blocks stand behind an open one."""
         if self.eager:
             self.position()
-            spans = list(self.reader.state.spans)
-            unfinished = sum(1 for span in spans if isinstance(span, Span))
-            leader_epochs = len({span.leader_epoch for span in spans})
+            blocks = list(self.reader.state.blocks)
+            unfinished = sum(1 for block in blocks if isinstance(block, Block))
+            leader_epochs = len({block.leader_epoch for block in blocks})
             assert unfinished <= len(self.reader.open)
-            assert len(spans) <= 2 * unfinished + leader_epochs
+            assert len(blocks) <= 2 * unfinished + leader_epochs
 
 
 TestMapMachine = MapMachine.TestCase

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from consumer.engine import messages as m
-from consumer.engine.block import Span
+from consumer.engine.block import Block, RecordStage
 from consumer.engine.commits import _SHOWN_FOR
 from consumer.engine.ledger import AssignmentState, Ledger
-from consumer.engine.model import Instant, TopicPartition
+from consumer.engine.model import Disposition, Instant, TopicPartition
 from consumer.engine.pipeline import Pipeline
 from consumer.errors import InvariantViolation
 from tests.engine.building import TOPIC, Core, event, filtered
@@ -32,7 +32,7 @@ def a_record_vanished(ledger: Ledger) -> None:
 
 def a_record_was_settled_twice(ledger: Ledger) -> None:
     """In the books, at least."""
-    state_of(ledger).counts[1] += 1
+    state_of(ledger).counts[Disposition.DELIVERED] += 1
 
 
 def open_ones_were_forgotten(ledger: Ledger) -> None:
@@ -47,16 +47,16 @@ def the_whole_forgot_one(ledger: Ledger) -> None:
 
 def a_span_holds_what_it_has_not(ledger: Ledger) -> None:
     """A finished one believes that one of its records is open."""
-    span = state_of(ledger).spans[0]
-    assert isinstance(span, Span)
-    span.open += 1
+    block = state_of(ledger).blocks[0]
+    assert isinstance(block, Block)
+    block.open += 1
 
 
 def a_finished_span_holds_one(ledger: Ledger) -> None:
     """And what is lowest of the open ones is none."""
-    span = state_of(ledger).spans[0]
-    assert isinstance(span, Span)
-    span.settled[:] = bytes([1]) * len(span.settled)
+    block = state_of(ledger).blocks[0]
+    assert isinstance(block, Block)
+    block.stages[:] = bytes([RecordStage.DELIVERED]) * len(block.stages)
 
 
 SPOILERS = [

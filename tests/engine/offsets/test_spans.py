@@ -1,4 +1,4 @@
-"""Spans: runs of open and of settled records, and what is left of a span when all of it is settled."""
+"""Spans: runs of open and of settled records, and what is left of a block when all of it is settled."""
 
 from __future__ import annotations
 
@@ -9,50 +9,49 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.engine.block import Finished, Span, settled_bounds, size_of_headers, sizes_of
-from consumer.engine.ledger import Ledger
+from consumer.engine.block import Block, Finished, settled_bounds, size_of_headers, sizes_of
 from consumer.engine.model import Chunk, Disposition, Record, TopicPartition
 from consumer.errors import InvariantViolation
-from tests.engine.building import PROPERTY, TOPIC
+from tests.engine.building import PROPERTY, TOPIC, Books
 
 TP = TopicPartition(TOPIC, 0)
 
 SPANS = st.lists(
     st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=8), min_size=1, max_size=6
 )
-"""Per span, its records: how far each is from the one before it, and whether it is settled."""
+"""Per block, its records: how far each is from the one before it, and whether it is settled."""
 
 
 def tracked(
     layout: list[list[tuple[int, bool]]], pack: bool = False
-) -> tuple[list[Span | Finished], dict[int, bool]]:
+) -> tuple[list[Block | Finished], dict[int, bool]]:
     """Spans of that layout, and what is settled; `pack`: finished ones as what is left of them."""
-    ledger = Ledger()
+    ledger = Books()
     state = ledger.assign(TP, 1, 0, False)
-    spans: list[Span | Finished] = []
+    blocks: list[Block | Finished] = []
     books: dict[int, bool] = {}
     for records in layout:
         offsets: list[int] = []
         for gap, _ in records:
             offsets.append((offsets[-1] if offsets else state.last_seen) + gap)
-        span = ledger.track(
+        block = ledger.track(
             state, Chunk(TOPIC, 0, 1, 7, [Record(offset, 0, None, b"v", ()) for offset in offsets])
         )
         for index, (offset, (_, settled)) in enumerate(zip(offsets, records, strict=True)):
             books[offset] = settled
             if settled:
-                ledger.settle(span, index, Disposition.DELIVERED)
-        spans.append(Finished(span) if pack and not span.open else span)
-    return spans, books
+                ledger.settle(block, index, Disposition.DELIVERED)
+        blocks.append(Finished(block) if pack and not block.open else block)
+    return blocks, books
 
 
 @PROPERTY
 @given(SPANS, st.booleans())
 def test_bounds_are_those_of_the_settled_records(layout: list[list[tuple[int, bool]]], pack: bool) -> None:
-    """From the lowest open record up each record lies in a run of its own kind; what a span ends with ends it."""
-    spans, books = tracked(layout, pack)
+    """From the lowest open record up each record lies in a run of its own kind; what a block ends with ends it."""
+    blocks, books = tracked(layout, pack)
     base = min((offset for offset, settled in books.items() if not settled), default=max(books) + 1)
-    bounds = settled_bounds(spans, base)
+    bounds = settled_bounds(blocks, base)
     assert len(bounds) % 2 == 0
     assert all(before < after for before, after in pairwise(bounds))
     runs = list(zip(bounds[::2], bounds[1::2], strict=True))
@@ -72,60 +71,60 @@ def test_what_is_left_of_finished_spans_says_the_same(layout: list[list[tuple[in
 
 def test_a_gap_between_spans_belongs_to_the_run_before_it() -> None:
     """No record will ever come of it, so one run is enough for both."""
-    spans, _ = tracked([[(1, False), (1, True)], [(40, True), (1, False)], [(9, True)]])
-    assert settled_bounds(spans, 0) == [1, 42, 51, 52]
+    blocks, _ = tracked([[(1, False), (1, True)], [(40, True), (1, False)], [(9, True)]])
+    assert settled_bounds(blocks, 0) == [1, 42, 51, 52]
 
 
 def test_what_the_log_was_cut_of_is_in_no_run() -> None:
-    """A span that was cut ends where the log was; records above it are neither open nor settled."""
-    ledger = Ledger()
+    """A block that was cut ends where the log was; records above it are neither open nor settled."""
+    ledger = Books()
     state = ledger.assign(TP, 1, 0, False)
     records = [Record(offset, 0, None, b"v", ()) for offset in range(6)]
-    span = ledger.track(state, Chunk(TOPIC, 0, 1, 7, records))
+    block = ledger.track(state, Chunk(TOPIC, 0, 1, 7, records))
     for index in (1, 2, 4):
-        ledger.settle(span, index, Disposition.FILTERED)
+        ledger.settle(block, index, Disposition.FILTERED)
     ledger.rewind(state, 4)
-    assert [span.ours(index) for index in range(6)] == [True] * 5 + [False]
-    assert settled_bounds(state.spans, 0) == [1, 3]
-    ledger.settle(span, 3, Disposition.FILTERED)
-    assert settled_bounds(state.spans, 0) == [1, 4]
+    assert [block.ours(index) for index in range(6)] == [True] * 5 + [False]
+    assert settled_bounds(state.blocks, 0) == [1, 3]
+    ledger.settle(block, 3, Disposition.FILTERED)
+    assert settled_bounds(state.blocks, 0) == [1, 4]
 
 
 def test_what_comes_where_the_log_was_cut_is_judged_by_itself() -> None:
-    """A record above the cut is no longer where its span ends, though it was released there."""
-    ledger = Ledger()
+    """A record above the cut is no longer where its block ends, though it was released there."""
+    ledger = Books()
     state = ledger.assign(TP, 1, 0, False)
     for offsets in ((0, 10), (5, 6, 7)):
         if offsets[0] <= state.last_seen:
             ledger.rewind(state, offsets[0])
-        span = ledger.track(state, Chunk(TOPIC, 0, 1, 7, [Record(at, 0, None, b"v", ()) for at in offsets]))
-    ledger.settle(span, 0, Disposition.FILTERED)
-    assert settled_bounds(state.spans, 0) == [5, 6]
+        block = ledger.track(state, Chunk(TOPIC, 0, 1, 7, [Record(at, 0, None, b"v", ()) for at in offsets]))
+    ledger.settle(block, 0, Disposition.FILTERED)
+    assert settled_bounds(state.blocks, 0) == [5, 6]
 
 
 def test_a_settled_record_is_not_held() -> None:
-    """Its bytes go with it, while the span still waits for others; asking for it again is a bug."""
-    spans, _ = tracked([[(1, True), (1, False)]])
-    span = spans[0]
-    assert isinstance(span, Span)
-    assert span.records[0] is None
+    """Its bytes go with it, while the block still waits for others; asking for it again is a bug."""
+    blocks, _ = tracked([[(1, True), (1, False)]])
+    block = blocks[0]
+    assert isinstance(block, Block)
+    assert block.records[0] is None
     with pytest.raises(InvariantViolation):
-        span.record(0)
-    assert span.record(1).offset == 1
-    assert span.lowest() == 1
+        block.record(0)
+    assert block.record(1).offset == 1
+    assert block.lowest() == 1
 
 
 def test_records_passed_over_are_settled_from_the_start() -> None:
     """They hold no record, no bytes, are not open, and no one else's mark."""
-    ledger = Ledger()
+    ledger = Books()
     state = ledger.assign(TP, 1, 0, False)
     records = [Record(offset, 0, b"k", b"v", ()) for offset in range(4)]
-    span = ledger.track(state, Chunk(TOPIC, 0, 1, 7, records), passed=[0, 2])
-    assert (span.open, state.open, state.read, ledger.passed) == (2, 2, 2, 2)
-    assert span.records[0] is span.records[2] is None
-    assert state.open_bytes == sum(span.costs) == 4
+    block = ledger.track(state, Chunk(TOPIC, 0, 1, 7, records), passed=[0, 2])
+    assert (block.open, state.open, state.read, ledger.passed) == (2, 2, 2, 2)
+    assert block.records[0] is block.records[2] is None
+    assert state.open_bytes == sum(block.costs) == 4
     with pytest.raises(InvariantViolation, match="settled twice"):
-        ledger.settle(span, 2, Disposition.DELIVERED)
+        ledger.settle(block, 2, Disposition.DELIVERED)
 
 
 def test_size_is_all_that_a_record_carries() -> None:

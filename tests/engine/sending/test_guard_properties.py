@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from consumer.engine import messages as m
-from consumer.engine.block import Delivery, Prepared, Span
+from consumer.engine.block import Block, Delivery, Prepared
 from consumer.engine.context import Context
 from consumer.engine.guard import Guard
 from consumer.engine.ledger import Ledger
@@ -72,7 +72,7 @@ class Books(RuleBasedStateMachine):
         self.records: dict[str, list[str]] = {one: [] for one in self.topics}
         """What became of them so far; what is filtered at once is not entered."""
         self.offsets: dict[str, list[int]] = {one: [] for one in self.topics}
-        self.waiting: list[tuple[str, Span, int, int]] = []
+        self.waiting: list[tuple[str, Block, int, int]] = []
         """Topic, record, and its place in `records`, of what may still get a verdict."""
         self.first: tuple[str, int, int] | None = None
         ledger = Ledger()
@@ -97,16 +97,16 @@ class Books(RuleBasedStateMachine):
         state = self.states[topic]
         values = chunk([b"x"] * len(kinds), offset=state.last_seen + 1)._replace(topic=topic)
         passed = [at for at, kind in enumerate(kinds) if kind == "passed over"]
-        span = self.ledger.track(state, values, None, passed)
-        self.guard.read(span, [KINDS[kind] for kind in kinds])
+        block = self.ledger.track(state, values, None, passed)
+        self.guard.read(block, [KINDS[kind] for kind in kinds])
         for index, kind in enumerate(kinds):
             if kind in FATES:
-                self.waiting.append((topic, span, index, len(self.records[topic])))
+                self.waiting.append((topic, block, index, len(self.records[topic])))
             if kind == "rejected":
-                self.guard.bad(span, index, REFUSED)
+                self.guard.bad(block, index, REFUSED)
             if kind != "filtered":
                 self.records[topic].append(kind)
-                self.offsets[topic].append(span.offsets[index])
+                self.offsets[topic].append(block.offsets[index])
         self.guard.weigh()
         self.look(topic)
 
@@ -130,13 +130,13 @@ class Books(RuleBasedStateMachine):
         some = data.draw(st.permutations(range(len(self.waiting))))[: data.draw(st.integers(1, 9))]
         topics = set()
         for at in some:
-            topic, span, index, place = self.waiting[at]
+            topic, block, index, place = self.waiting[at]
             fate = data.draw(st.sampled_from(FATES[self.records[topic][place]]))
             # What is no longer kept has no verdict that counts.
             if fate == "filtered":
-                self.guard.filtered_late(span, index)
+                self.guard.filtered_late(block, index)
             elif fate != "good":
-                self.guard.bad(span, index, REFUSED)
+                self.guard.bad(block, index, REFUSED)
             self.records[topic][place] = fate
             topics.add(topic)
         self.waiting = [one for at, one in enumerate(self.waiting) if at not in some]

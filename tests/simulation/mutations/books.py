@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from consumer.engine import answers, claims, commits, messages, offset_map
-from consumer.engine.block import Delivery, RecordPlace, Span
+from consumer.engine.block import Block, Delivery, RecordPlace, RecordStage
 from consumer.engine.claims import Claims, Outbox
 from consumer.engine.commits import Commits, Lives, Removals, removed_unread
 from consumer.engine.ledger import AssignmentState, Ledger
@@ -43,7 +43,7 @@ def boolean_dedup(patch: pytest.MonkeyPatch) -> None:
         if right(self, one):
             return True
         (self._leaders[one.key].followers or []).remove(one)
-        ledgers[id(self)].settle(one.span, one.index, Disposition.DUPLICATE)
+        ledgers[id(self)].settle(one.block, one.index, Disposition.DUPLICATE)
         return False
 
     ledgers: dict[int, Ledger] = {}
@@ -54,7 +54,7 @@ def boolean_dedup(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def claims_of_dropped_work_are_kept(patch: pytest.MonkeyPatch) -> None:
     """What is let go of keeps its key: its followers wait for ever."""
-    patch.setattr(Pipeline, "let_go", lambda self, deliveries: None)
+    patch.setattr(Pipeline, "_pass_on", lambda self, leaders: None)
 
 
 @mutation
@@ -169,12 +169,16 @@ def ended_assignments_settle(patch: pytest.MonkeyPatch) -> None:
     settle = Ledger.settle_all
 
     def inherited(self: Ledger, one: Any) -> RecordPlace:
-        heir = self.get(one.span.assignment.tp)
-        if not one.span.assignment.live and heir is not None and heir.spans:
-            other = heir.spans[0]
-            if isinstance(other, Span) and one.index < len(other.settled) and not other.settled[one.index]:
+        heir = self.get(one.block.assignment.tp)
+        if not one.block.assignment.live and heir is not None and heir.blocks:
+            other = heir.blocks[0]
+            if (
+                isinstance(other, Block)
+                and one.index < len(other.stages)
+                and other.stages[one.index] < RecordStage.DELIVERED
+            ):
                 return RecordPlace(other, one.index)
-        return RecordPlace(one.span, one.index)
+        return RecordPlace(one.block, one.index)
 
     def unfenced(self: Ledger, placed: Iterable[Any], disposition: Disposition) -> list[Any]:
         return [one for one in placed if settle(self, [inherited(self, one)], disposition)]
@@ -189,7 +193,7 @@ def commits_the_highest_seen(patch: pytest.MonkeyPatch) -> None:
     def committable(self: AssignmentState) -> Position | None:
         if self.last_seen < 0:
             return None
-        return Position(*self.tp, self.last_seen + 1, self.spans[-1].leader_epoch if self.spans else None)
+        return Position(*self.tp, self.last_seen + 1, self.blocks[-1].leader_epoch if self.blocks else None)
 
     patch.setattr(AssignmentState, "committable", committable)
 
@@ -414,13 +418,13 @@ def beginning_below_the_start_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
 def records_after_a_gap_are_taken_for_settled(patch: pytest.MonkeyPatch) -> None:
     """Runs counted in records instead of offsets."""
 
-    def by_index(self: Span) -> Iterator[tuple[int, int | None]]:
+    def by_index(self: Block) -> Iterator[tuple[int, int | None]]:
         for begin, after in open_runs(self):
             shift = begin - self.offsets[0] - self.offsets.index(begin)
             yield begin - min(shift, begin), after
 
-    open_runs = Span.open_runs
-    patch.setattr(Span, "open_runs", by_index)
+    open_runs = Block.open_runs
+    patch.setattr(Block, "open_runs", by_index)
 
 
 # -- dead letters
@@ -431,9 +435,9 @@ def settles_before_the_dead_letter_is_stored(patch: pytest.MonkeyPatch) -> None:
     """getsentry/arroyo, jitsu rotor: the write fails and the event is gone."""
     write = Pipeline.dead_letter
 
-    def early(self: Pipeline, span: Span, index: int, rejection: Rejection, attempts: int) -> None:
-        write(self, span, index, rejection, attempts)
-        self.ledger.settle(span, index, Disposition.DEAD_LETTERED)
+    def early(self: Pipeline, block: Block, index: int, rejection: Rejection, attempts: int) -> None:
+        write(self, block, index, rejection, attempts)
+        self.ledger.settle(block, index, Disposition.DEAD_LETTERED)
 
     def stored(self: Pipeline, happened: messages.DeadLettersStored) -> None:
         self.letters.finish(happened.number, happened.stored, self.context.now.monotonic, 0.5)

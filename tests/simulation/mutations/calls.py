@@ -426,7 +426,7 @@ def drains_do_not_wait_for_leaders_elsewhere(patch: pytest.MonkeyPatch) -> None:
     """Only records in flight are waited for, not the keys on their way to disk."""
 
     def busy(self: Pipeline, states: list[AssignmentState]) -> bool:
-        return any(one.span.assignment in states for one in self.dispatcher.in_flight())
+        return any(one.block.assignment in states for one in self.dispatcher.in_flight())
 
     patch.setattr(Pipeline, "_busy", busy)
 

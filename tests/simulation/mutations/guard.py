@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from consumer.engine import guard, messages
-from consumer.engine.block import Prepared, Span
+from consumer.engine.block import Block, Prepared
 from consumer.engine.guard import Guard
 from consumer.engine.intake import Admission
 from consumer.engine.model import Disposition, Rejection, Stage
@@ -31,7 +31,7 @@ def guard_settles_what_it_drops(patch: pytest.MonkeyPatch) -> None:
         dropped = list(self.letters)[self.letters.writing :] if self.guard.tripped is not None else []
         mind(self)
         for letter in dropped:
-            self.ledger.settle(letter.span, letter.place, Disposition.DEAD_LETTERED)
+            self.ledger.settle(letter.block, letter.place, Disposition.DEAD_LETTERED)
 
     patch.setattr(Pipeline, "_mind_guard", settling)
 
@@ -78,8 +78,8 @@ def guard_passes_over_what_is_passed_over(patch: pytest.MonkeyPatch) -> None:
     """After a restart the refused are what is left; without the settled ones between them they are all there is."""
     read = Guard.read
 
-    def without(self: Guard, span: Span, items: Sequence[Prepared | None]) -> None:
-        read(self, span, [TOMBSTONE if one is None else one for one in items])
+    def without(self: Guard, block: Block, items: Sequence[Prepared | None]) -> None:
+        read(self, block, [TOMBSTONE if one is None else one for one in items])
 
     patch.setattr(Guard, "read", without)
 
@@ -92,7 +92,7 @@ def guard_does_not_count_duplicates(patch: pytest.MonkeyPatch) -> None:
     def without(self: Pipeline, happened: messages.KeysLookedUp) -> None:
         for one, found in zip(self._looking_up[happened.number], happened.found, strict=True):
             if found and one.live:
-                self.guard.filtered_late(one.span, one.index)
+                self.guard.filtered_late(one.block, one.index)
         looked_up(self, happened)
 
     patch.setattr(Pipeline, "_keys_looked_up", without)
@@ -109,9 +109,9 @@ def guard_overlooks_refusals(patch: pytest.MonkeyPatch) -> None:
     """Only what is rejected at once counts: the platform may refuse a whole topic."""
     bad = Guard.bad
 
-    def at_once(self: Guard, span: Span, index: int, rejection: Rejection) -> None:
+    def at_once(self: Guard, block: Block, index: int, rejection: Rejection) -> None:
         if rejection.stage is not Stage.DELIVER:
-            bad(self, span, index, rejection)
+            bad(self, block, index, rejection)
 
     patch.setattr(Guard, "bad", at_once)
 

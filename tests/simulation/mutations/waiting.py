@@ -10,7 +10,7 @@ import pytest
 
 from consumer.engine import messages
 from consumer.engine.answers import Answers
-from consumer.engine.block import Span
+from consumer.engine.block import Block
 from consumer.engine.context import Clock
 from consumer.engine.intake import SchemaAnswers
 from consumer.engine.model import Policy, Rejection, SchemaRef, Stage
@@ -83,10 +83,10 @@ def parked_records_are_filtered(patch: pytest.MonkeyPatch) -> None:
     """A record nobody can read yet is passed over."""
     aside = Pipeline.set_aside
 
-    def passed_over(self: Pipeline, span: Span, index: int, verdict: Any) -> None:
+    def passed_over(self: Pipeline, block: Block, index: int, verdict: Any) -> None:
         if isinstance(verdict, SchemaRef):
             verdict = Rejection(Stage.DECODE, "unknown_schema", "unknown schema")
-        aside(self, span, index, verdict)
+        aside(self, block, index, verdict)
 
     patch.setattr(Pipeline, "set_aside", passed_over)
 
