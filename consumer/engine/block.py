@@ -233,7 +233,7 @@ class Block:
 
     def _illegal(self, index: int, stage: RecordStage) -> InvariantViolation:
         (topic, partition), before = self.assignment.tp, RecordStage(self.stages[index])
-        if stage in MARK.values() and before in MARK.values():
+        if stage in MARK.values() and before >= RecordStage.DELIVERED:
             return InvariantViolation(
                 f"a record of {topic}[{partition}] was settled twice; please report this"
             )

@@ -1,22 +1,32 @@
-"""Spans: runs of open and of settled records, and what is left of a block when all of it is settled."""
+"""Blocks: the stages of records, runs of open and of settled ones, and what is left of a block that is settled."""
 
 from __future__ import annotations
 
 import tracemalloc
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.engine.block import Block, Finished, settled_bounds, size_of_headers, sizes_of
+from consumer.engine.block import (
+    MOVES,
+    Block,
+    Finished,
+    RecordStage,
+    settled_bounds,
+    size_of_headers,
+    sizes_of,
+)
 from consumer.engine.model import Chunk, Disposition, Record, TopicPartition
 from consumer.errors import InvariantViolation
 from tests.engine.building import PROPERTY, TOPIC, Books
 
 TP = TopicPartition(TOPIC, 0)
+ROOT = Path(__file__).resolve().parents[3]
 
-SPANS = st.lists(
+BLOCKS = st.lists(
     st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=8), min_size=1, max_size=6
 )
 """Per block, its records: how far each is from the one before it, and whether it is settled."""
@@ -25,7 +35,7 @@ SPANS = st.lists(
 def tracked(
     layout: list[list[tuple[int, bool]]], pack: bool = False
 ) -> tuple[list[Block | Finished], dict[int, bool]]:
-    """Spans of that layout, and what is settled; `pack`: finished ones as what is left of them."""
+    """Blocks of that layout, and what is settled; `pack`: finished ones as what is left of them."""
     ledger = Books()
     state = ledger.assign(TP, 1, 0, False)
     blocks: list[Block | Finished] = []
@@ -46,7 +56,7 @@ def tracked(
 
 
 @PROPERTY
-@given(SPANS, st.booleans())
+@given(BLOCKS, st.booleans())
 def test_bounds_are_those_of_the_settled_records(layout: list[list[tuple[int, bool]]], pack: bool) -> None:
     """From the lowest open record up each record lies in a run of its own kind; what a block ends with ends it."""
     blocks, books = tracked(layout, pack)
@@ -62,7 +72,7 @@ def test_bounds_are_those_of_the_settled_records(layout: list[list[tuple[int, bo
 
 
 @PROPERTY
-@given(SPANS)
+@given(BLOCKS)
 def test_what_is_left_of_finished_spans_says_the_same(layout: list[list[tuple[int, bool]]]) -> None:
     """Packed or not, the bounds are the same ones."""
     base = -1
@@ -158,3 +168,45 @@ def test_headers_count_what_they_hold(name: str, value: int | None) -> None:
     assert counted >= held
     is_shared = len(name) == 1 or value in (None, 0, 1)  # Python has each of these once
     assert is_shared or counted <= held * 1.4
+
+
+def test_the_architecture_page_shows_the_table_of_stages() -> None:
+    """Each stage with where a record comes from, who moves it, and what a crash there means."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    for stage, move in MOVES.items():
+        came_from = ", ".join(one.name for one in sorted(move.of))
+        assert f"| {stage.name} | {came_from} | {move.by} | {move.after_crash} |" in page
+    assert {RecordStage.READ, *MOVES} == set(RecordStage)
+
+
+@pytest.mark.parametrize("stage", MOVES)
+@pytest.mark.parametrize("before", RecordStage)
+def test_only_what_the_table_says_moves(stage: RecordStage, before: RecordStage) -> None:
+    """One record or a run of them; a released one stays so; any other move is a bug."""
+    for indexes in ([0], [1, 2], [3, 0]):
+        ledger = Books()
+        state = ledger.assign(TP, 1, 0, False)
+        records = [Record(offset, 0, None, b"v", ()) for offset in range(4)]
+        block = ledger.track(state, Chunk(TOPIC, 0, 1, 7, records))
+        block.stages[:] = bytes([before]) * 4
+        if before in MOVES[stage].of:
+            assert block.move(indexes, stage)
+        elif before is RecordStage.RELEASED:
+            assert not block.move(indexes, stage)
+        else:
+            with pytest.raises(InvariantViolation, match="please report this"):
+                block.move(indexes, stage)
+            continue
+        expected = before if before is RecordStage.RELEASED else stage
+        assert [block.stages[at] == expected for at in indexes] == [True] * len(indexes)
+        assert all(block.stages[at] == before for at in {0, 1, 2, 3} - {*indexes})
+
+
+def test_nothing_moves_in_an_assignment_that_has_ended() -> None:
+    """Its records belong to whoever reads them next."""
+    ledger = Books()
+    state = ledger.assign(TP, 1, 0, False)
+    block = ledger.track(state, Chunk(TOPIC, 0, 1, 7, [Record(0, 0, None, b"v", ())]))
+    ledger.drop(TP)
+    assert not block.move([0], RecordStage.STORING)
+    assert block.stages[0] == RecordStage.READ
