@@ -521,23 +521,20 @@ class Admission:
         self, block: Block, indexes: Iterable[int], items: Iterable[Prepared | None], leaders: list[Delivery]
     ) -> None:
         claimed: list[Delivery] = []
-        at: list[int] = []
         for index, item in zip(indexes, items, strict=False):
             if isinstance(item, Delivery):
                 item.block, item.index = block, index
                 claimed.append(item)
-                at.append(index)
             elif item is not None:
                 self._pipeline.set_aside(block, index, item)
         if not claimed:
             return
         leading = self._intake.claim(claimed)
         if len(leading) < len(claimed):
-            following = {id(one) for one in claimed} - {id(one) for one in leading}
-            block.move([one.index for one in claimed if id(one) in following], RecordStage.FOLLOWING)
-            at = [one.index for one in leading]
-        if at:
-            block.move(at, RecordStage.LOOKED_UP)
+            leads = {id(one) for one in leading}
+            block.move([one.index for one in claimed if id(one) not in leads], RecordStage.FOLLOWING)
+        if leading:
+            block.move([one.index for one in leading], RecordStage.LOOKED_UP)
         block.note_accounts(claimed)
         leaders += leading
 

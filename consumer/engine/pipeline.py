@@ -143,10 +143,8 @@ class Pipeline:
                 self._answers.answered(happened)
             case m.Unanswered():
                 self._answers.unanswered(happened)
-            case m.KeysStored():
-                self._keys_stored(happened.number, True)
-            case m.StoreFailed():
-                self._keys_stored(happened.number, False)
+            case m.KeysStored() | m.StoreFailed():
+                self._keys_stored(happened.number, isinstance(happened, m.KeysStored))
             case m.DeadLettersStored():
                 self._dead_letters_stored(happened)
             case m.CommitDone():
@@ -302,7 +300,17 @@ class Pipeline:
 
     def _busy(self, states: list[AssignmentState]) -> bool:
         """Whether something of these is out there and may still settle."""
-        return is_busy(states, [*self.dispatcher.in_flight(), *self.keys], self.letters)
+        concerned = {id(state) for state in states if state.live}
+        if not concerned:
+            return False
+        # In flight, or on their way to the key store; their followers settle with them.
+        leaders = [*self.dispatcher.in_flight(), *self.keys]
+        followers = (one for leader in leaders for one in leader.followers or ())
+        return any(
+            id(one.block.assignment) in concerned
+            for some in (leaders, self.letters, followers)
+            for one in some
+        )
 
     def _finish(self, drain: Drain, late: bool) -> None:
         positions = self.ledger.final_positions(drain.states)
@@ -590,17 +598,3 @@ class Drain:
     number: int | None
     states: list[AssignmentState]
     deadline: float
-
-
-def is_busy(states: list[AssignmentState], leaders: Sequence[Delivery], letters: Iterable[Letter]) -> bool:
-    """Whether something of these assignments is out there and may still settle.
-
-    `leaders`: deliveries in flight or on their way to the key store; their followers settle with them.
-    """
-    concerned = {id(state) for state in states if state.live}
-    if not concerned:
-        return False
-    followers = (one for leader in leaders for one in leader.followers or ())
-    return any(
-        id(one.block.assignment) in concerned for some in (leaders, letters, followers) for one in some
-    )
