@@ -135,7 +135,7 @@ def test_values_echoed_in_another_case_are_masked() -> None:
 def test_the_same_message_is_masked_alike_in_every_process() -> None:
     """Same seed, same commands (docs/architecture.md, rule 10): values of equal length are not taken in set order."""
     code = (
-        "from consumer.engine.verdicts import mask\n"
+        "from consumer.engine.masking import mask\n"
         'print(mask("abcdefghij", b\'{"x":["abcd","bcde","cdef","defg","efgh","fghi","ghij"]}\'))'
     )
     results = {
