@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from consumer.engine.block import Delivery
+from consumer.engine.block import Delivery, RecordStage, move_all
 from consumer.engine.claims import KEY_BYTES, Claims, dedup_key
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import REAL_API, TopicPartition, destination_tag
@@ -81,6 +81,7 @@ def test_only_a_follower_that_is_still_ours_inherits(maker: Maker, how: str) -> 
     leader, gone, heir = maker.delivery(mine), maker.delivery(theirs), maker.delivery(mine)
     for one in (leader, gone, heir):
         claims.claim(one)
+    move_all([gone, heir], RecordStage.FOLLOWING)
     if how == "dropped":
         maker.ledger.drop(theirs.tp)
     theirs.draining = True
