@@ -171,7 +171,10 @@ class ClaimsMachine(RuleBasedStateMachine):
         delivery = self.maker.delivery(self.states[partition], key)
         queue = self.queues.setdefault(key, [])
         queue.append(delivery)
-        assert self.claims.claim(delivery) == (queue[0] is delivery)
+        leads = self.claims.claim(delivery)
+        assert leads == (queue[0] is delivery)
+        if not leads:
+            move_all([delivery], RecordStage.FOLLOWING)
 
     @precondition(lambda self: self.queues)
     @rule(data=st.data())
