@@ -282,6 +282,8 @@ _WAITS_FOR: Final = {
     RecordStage.DEAD_LETTERING: WaitsFor.DEAD_LETTER,
     # What drains waits for what is in flight.
     RecordStage.FREED: WaitsFor.PLATFORM,
+    # Only a bug leaves a record there; the page shows it all the same.
+    RecordStage.READ: WaitsFor.PLATFORM,
 }
 _HAS_ACCOUNT: Final = frozenset(
     {
