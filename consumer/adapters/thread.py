@@ -7,7 +7,7 @@ that hangs must not keep the process from ending at its deadline.
 
 A daemon thread that still runs while the interpreter shuts down may crash the process, for example in the middle of
 destroying a client whose own threads and callbacks need an interpreter. So each client is destroyed explicitly, in its
-thread, before its owner is told that it is closed (dropping the reference would not do: an error keeps the frames that
+thread, before its owner hears that it is closed (dropping the reference would not do: an error keeps the frames that
 it passed through). And the exit of the process waits a moment for the threads that were told to end.
 """
 

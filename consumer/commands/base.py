@@ -117,7 +117,7 @@ async def pause(seconds: float, stopped: asyncio.Event) -> None:
 
 
 def say(text: str) -> None:
-    """A line for people, on stderr: stdout is for results. That nobody listens is no reason to end."""
+    """Print a line for people to stderr; stdout is for results. A closed stderr is ignored."""
     with contextlib.suppress(OSError):
         click.echo(text, err=True)
 

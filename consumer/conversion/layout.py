@@ -3,7 +3,7 @@
 Theory of operation. `native/_slots.pyx` runs *operations* over a record's bytes, which put its values into *slots*.
 Fields of records, and of records in records, get a slot each (the record is *spread*), and so do the fields of each
 item. Everything else is built as the plain reader builds it, and looked up below its slot. What the mapping does not
-ask for gets no slot: it is passed over, and so are the parts of a value that nobody asks for (fields of records in
+ask for gets no slot: it is passed over, and so are the parts of a value that are not mapped (fields of records in
 arrays, keys of maps). A record that stands in several places is read in each of them, up to `MOST_OPERATIONS` in all;
 beyond that, and where a record holds itself, one operation calls the plain reader.
 
@@ -58,7 +58,7 @@ MOST_NESTED: Final = 32
 _MOST_STEPS: Final = 8
 """To a record that is spread."""
 NOWHERE: Final = -1
-"""The slot of what nobody asks for."""
+"""The slot of a value that is not mapped."""
 _SOMEWHERE: Final = 0
 """The slot of a part of a value: it is asked for, and goes where the value goes."""
 

@@ -23,8 +23,8 @@ while we did not hold the topic, that is seen at the next assignment: its commit
 
 *What was removed unread* (`Removals`), by retention or by hand (delete-records). Offsets that are missing are normal:
 compaction and transactions leave gaps. What is missing *below the log's beginning* is gone for another reason, and
-may have been records, unread. So of each gap the part counts that lies below the beginning, as last heard. Nobody can
-say any more how much of it was records: what is counted is the most that it can have been. What an offset map names
+may have been records, unread. So of each gap the part counts that lies below the beginning, as last heard. How
+much of it was records cannot be known any more: the count is the most that it can have been. What an offset map names
 as settled was delivered before, and does not count.
 """
 

@@ -140,7 +140,7 @@ class Limit:
         return left * (1 + counted + self.left_out) // (1 + counted) - held if left > 0 else 0
 
     def reached(self, waiting: int) -> bool:
-        """Whether nothing more will be read; so many `waiting` records have no verdict yet."""
+        """Whether nothing more will be read; `waiting` records have no verdict yet."""
         return self._most is not None and self._counted() - waiting >= self._most
 
     def _counted(self) -> int:
@@ -163,7 +163,7 @@ class Pace:
         return math.isinf(self._rate)
 
     def go_on(self, gone_on: int, still_open: int, now: float) -> None:
-        """So many events have gone on until `now`, some of them are open. The first time is when the pace begins."""
+        """Note how many events have gone on by `now`, open ones included. The first call starts the pace."""
         since = now - self._at if self._at is not None else 0.0
         self._at = now
         most = gone_on + max(1.0, self._rate * _UNUSED)

@@ -362,7 +362,7 @@ class Ledger:
         if state.inherited is not None and (
             state.inherited.leader_epoch is None or offset < (state.start or 0)
         ):
-            # Without leader epochs nobody can tell whether the log was cut; before its beginning it is another one.
+            # Without leader epochs a cut of the log cannot be recognised; before its beginning it is another one.
             state.inherited = None
         if not state.blocks and (state.next_offset is None or state.next_offset > offset):
             # Reading begins anew; what is before it is settled, or was never ours.

@@ -63,7 +63,7 @@ _ACCOUNT: attrgetter[str] = attrgetter("account")
 
 
 class Pipeline:
-    """The core. Feed it inputs in the order they happened; perform what it says; call again at `next_deadline`."""
+    """The engine. Feed it messages in the order they happened; perform its commands; call again at `next_deadline`."""
 
     def __init__(
         self,

@@ -2,11 +2,11 @@
 
 Theory of operation. The core knows nothing of ends. Whoever runs it looks, several times a second, whether the source
 has handed out all, and whether anything of it is still held or open; then asks for the stop, which is the same path
-as any (docs/architecture.md, rule 6): with nothing open it only commits and lets go. Interrupted, it drains as the
+as any (docs/architecture.md, rule 6): with nothing open it only commits and leaves. Interrupted, it drains as the
 service does.
 
-The guard against poison (`consumer.engine.guard`) holds a service until somebody comes. Nobody waits for a replay:
-there it ends the run.
+The guard against poison (`consumer.engine.guard`) stops the intake of a service until an operator acts. It ends
+a replay, which no operator watches.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def replay_policy(options: ReplayOptions, settings: Settings) -> Policy:
 
 @contextlib.contextmanager
 def only_one(state_dir: Path, name: str) -> Iterator[None]:
-    """Hold the name; the system lets go of it when the process ends, however it ends. Raises `UsageError`."""
+    """Lock the name; the system unlocks it when the process ends, however it ends. Raises `UsageError`."""
     with _open(state_dir, f"name-{name}.lock") as file:
         if not _lock(file, fcntl.LOCK_EX):
             raise UsageError(

@@ -23,7 +23,7 @@ class AcceptsAll:
     """An `Api` that says processed of every event, at once."""
 
     async def send(self, command: Send) -> Answered:
-        """As the API answers when all is well. Nobody else says what time it is here: this machine's clock counts, and
+        """As the API answers when all is well. There is no other clock here: this machine's clock counts, and
         what lies ahead of it need not wait for a word."""
         body = {
             "num_events_received": command.events,
